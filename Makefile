@@ -1,0 +1,40 @@
+# `make demo` and `make test` each work alone on a machine that has only Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+RUN := $(BIN)/cascade-jax
+DEMO := --gin_file=gin/experiments/demo.gin
+
+.PHONY: demo test test-slow lint format clean install
+
+install: $(STAMP)
+
+$(STAMP): setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("cascade_jax needs Python 3.11 or newer and %s is %s; name another one: make PYTHON=python3.11" % (sys.executable, sys.version.split()[0]))'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(RUN) train $(DEMO)
+	$(RUN) collect $(DEMO)
+	$(RUN) evaluate $(DEMO)
+	@echo "Open runs/demo/report/report.html"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,60 @@
+"""Metadata of the package; settings of the tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+import setuptools
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "cascade_jax/__init__.py").read_text())[1]
+
+# The gin files live at the top of the repository and are installed inside the package, where
+# `--gin_file=gin/...` finds them too. They hold no Python, so they are data of a namespace package.
+GIN_FOLDERS = [path for path in (ROOT / "gin").rglob("*") if path.is_dir()] + [ROOT / "gin"]
+GIN_PACKAGES = {
+    "cascade_jax.installed." + ".".join(path.relative_to(ROOT).parts): str(path.relative_to(ROOT))
+    for path in GIN_FOLDERS
+}
+
+setuptools.setup(
+    name="cascade-jax",
+    version=VERSION,
+    description="Train and measure cascades of a small and a large language model in JAX",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*setuptools.find_packages(include=["cascade_jax*", "tasks*"]), *GIN_PACKAGES],
+    package_dir=GIN_PACKAGES,
+    package_data={"": ["*.gin"]},
+    entry_points={"console_scripts": ["cascade-jax = cascade_jax.cli.main:main"]},
+    install_requires=[
+        "absl-py",
+        "flax",
+        "gin-config",
+        "jax",
+        "jaxtyping",
+        "matplotlib",
+        "msgpack",
+        "numpy",
+        "optax",
+        "orbax-checkpoint",
+        "pyarrow",
+        "rouge-score",
+        "sacrebleu",
+        "sentencepiece",
+        "seqio",
+        "tensorboardX",
+        "tensorflow-datasets",
+        "tensorstore",
+        "tqdm",
+    ],
+    extras_require={
+        "test": ["beartype", "hypothesis", "pytest", "pytest-xdist", "ruff", "scikit-learn"],
+        "tpu": ["libtpu"],
+        # T5X is not on the package index. Only interop/t5x.py's adapter needs it.
+        "t5x": [
+            "t5x @ git+https://github.com/google-research/t5x@cc342d419ec3e3e9c4bf1df33c82330cafdc1e16"
+        ],
+    },
+)
