@@ -1,0 +1,66 @@
+"""One batch of encoder-decoder examples, and the only place that spells seqio's feature names."""
+
+from collections.abc import Mapping
+
+import flax.struct
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+PAD_ID = 0
+
+
+@flax.struct.dataclass
+class Batch:
+    """Token ids of B examples; id 0 is padding everywhere.
+
+    Example: target "5 6 1" (1 is the end of sequence) in a row of length 4:
+    ``decoder_inputs = [0 5 6 1]``, ``targets = [5 6 1 0]``, ``weights = [1 1 1 0]``.
+
+    Attributes:
+      inputs: encoder tokens.
+      decoder_inputs: targets shifted right by one, starting with 0.
+      targets: tokens to predict.
+      weights: 1 for a target token that counts, 0 for padding (or anything between).
+      input_segment_ids, target_segment_ids: with packing, the number (from 1) of the example that
+        a position belongs to, 0 for padding; None when every row is one example.
+      input_positions, target_positions: with packing, the position inside that example.
+    """
+
+    inputs: Int[Array, "B S"]
+    decoder_inputs: Int[Array, "B L"]
+    targets: Int[Array, "B L"]
+    weights: Float[Array, "B L"]
+    input_segment_ids: Int[Array, "B S"] | None = None
+    target_segment_ids: Int[Array, "B L"] | None = None
+    input_positions: Int[Array, "B S"] | None = None
+    target_positions: Int[Array, "B L"] | None = None
+
+
+_SEQIO_NAMES = {
+    "inputs": "encoder_input_tokens",
+    "decoder_inputs": "decoder_input_tokens",
+    "targets": "decoder_target_tokens",
+    "weights": "decoder_loss_weights",
+    "input_segment_ids": "encoder_segment_ids",
+    "target_segment_ids": "decoder_segment_ids",
+    "input_positions": "encoder_positions",
+    "target_positions": "decoder_positions",
+}
+
+
+def from_seqio(features: Mapping[str, Array]) -> Batch:
+    """Builds a Batch from the output of `seqio.EncDecFeatureConverter`.
+
+    Args:
+      features: NumPy arrays keyed by seqio's names; the four packing ones may be missing. seqio's
+        weights are whole numbers and become float32.
+
+    Raises:
+      ValueError: if one of the four features that every batch has is missing.
+    """
+    required = list(_SEQIO_NAMES.values())[:4]
+    missing = [name for name in required if name not in features]
+    if missing:
+        raise ValueError(f"batch lacks {missing}; it has {sorted(features)}")
+    arrays = {ours: features.get(theirs) for ours, theirs in _SEQIO_NAMES.items()}
+    return Batch(**arrays | {"weights": np.asarray(arrays["weights"], np.float32)})

@@ -1,0 +1,162 @@
+"""Batched greedy decoding with a key-value cache."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from cascade_jax import numerics
+from cascade_jax.models.t5 import T5
+
+
+@flax.struct.dataclass
+class Generation:
+    """Answers of B rows; everything after a row's end of sequence is 0.
+
+    Example: the answer "5 6" with end of sequence 1 in a row of length 4:
+    ``tokens = [5 6 1 0]``, ``lengths = 3``.
+
+    Attributes:
+      tokens: chosen ids, the end of sequence included.
+      log_probs: of each chosen token, in nats.
+      entropies: of each whole next-token distribution, in nats.
+      lengths: number of tokens, the end of sequence included; max_length for a row without one.
+    """
+
+    tokens: Int[Array, "B L"]
+    log_probs: Float[Array, "B L"]
+    entropies: Float[Array, "B L"]
+    lengths: Int[Array, " B"]
+
+
+@flax.struct.dataclass
+class _State:
+    step: Int[Array, ""]
+    last: Int[Array, " B"]  # the decoder's next input
+    has_ended: Any  # bool [B]
+    generation: Generation
+    cache: Any
+
+
+@functools.lru_cache(maxsize=32)
+def make_generate_fn(
+    model: T5, max_length: int, eos_id: int
+) -> Callable[[Mapping[str, Any], Int[Array, "B S"]], Generation]:
+    """A jitted `(params, inputs) -> Generation`, compiled once for each shape of inputs.
+
+    Equal arguments give the same function, so that it does not matter where it is asked for.
+
+    Args:
+      model: an unbound module.
+      max_length: the most tokens that an answer may have, the end of sequence included.
+      eos_id: id that ends a row.
+
+    Raises:
+      ValueError: if max_length or eos_id is out of range.
+    """
+    vocab_size = model.config.vocab_size
+    if max_length < 1:
+        raise ValueError(f"max_length = {max_length}: expected a positive whole number")
+    if not 0 <= eos_id < vocab_size:
+        raise ValueError(
+            f"eos_id = {eos_id}: expected an id of the vocabulary, 0 to {vocab_size - 1}"
+        )
+
+    def is_running(state):
+        return (state.step < max_length) & ~jnp.all(state.has_ended)
+
+    @jax.jit
+    def generate_fn(params, inputs):
+        variables = {"params": params}
+        encoded = model.apply(variables, inputs, method="encode")
+        _, created = model.apply(
+            variables, encoded, inputs, max_length, method="init_cache", mutable=["cache"]
+        )
+
+        def next_state(state):
+            logits, updated = model.apply(
+                {"params": params, "cache": state.cache},
+                state.last[:, None],
+                inputs,
+                method="decode_step",
+                mutable=["cache"],
+            )
+            return _advance(state, logits[:, 0], updated["cache"], eos_id)
+
+        start = _initial_state(inputs.shape[0], max_length, created["cache"])
+        return jax.lax.while_loop(is_running, next_state, start).generation
+
+    return generate_fn
+
+
+def generate(
+    model: T5,
+    params: Mapping[str, Any],
+    inputs: Int[Array, "B S"],
+    *,
+    max_length: int,
+    eos_id: int,
+) -> Generation:
+    """The most likely token at every step, until all rows have ended or are max_length long.
+
+    Every id is allowed, padding (0) too: what comes back is the model's own argmax, the lowest id
+    among equals.
+
+    Args:
+      model: an unbound module.
+      params: its parameters.
+      inputs: encoder tokens, 0 for padding.
+      max_length: the most tokens that an answer may have, the end of sequence included.
+      eos_id: id that ends a row.
+
+    Returns:
+      Answers with log-probs and entropies in float32, whatever dtype the model computes in.
+    """
+    return make_generate_fn(model, max_length, eos_id)(params, inputs)
+
+
+def _initial_state(batch_size, max_length, cache):
+    shape = (batch_size, max_length)
+    return _State(
+        step=jnp.zeros((), jnp.int32),
+        last=jnp.zeros((batch_size,), jnp.int32),
+        has_ended=jnp.zeros((batch_size,), bool),
+        generation=Generation(
+            tokens=jnp.zeros(shape, jnp.int32),
+            log_probs=jnp.zeros(shape, jnp.float32),
+            entropies=jnp.zeros(shape, jnp.float32),
+            lengths=jnp.full((batch_size,), max_length, jnp.int32),
+        ),
+        cache=cache,
+    )
+
+
+def _advance(state, logits, cache, eos_id):
+    """Appends the argmax of logits [B V] to the rows that have not ended."""
+    log_p = numerics.log_probs(logits)
+    chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    chosen_log_prob = jnp.take_along_axis(log_p, chosen[:, None], axis=-1)[:, 0]
+    chosen = jnp.where(state.has_ended, 0, chosen)
+    ends_here = ~state.has_ended & (chosen == eos_id)
+    old = state.generation
+
+    def put(values, column):
+        column = jnp.where(state.has_ended, 0, column).astype(values.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(values, column[:, None], state.step, axis=1)
+
+    return _State(
+        step=state.step + 1,
+        last=chosen,
+        has_ended=state.has_ended | ends_here,
+        generation=Generation(
+            tokens=put(old.tokens, chosen),
+            log_probs=put(old.log_probs, chosen_log_prob),
+            entropies=put(old.entropies, numerics.entropy(log_p)),
+            lengths=jnp.where(ends_here, state.step + 1, old.lengths),
+        ),
+        cache=cache,
+    )

@@ -1,0 +1,42 @@
+"""Ratio, the one shape every metric has, and the names under which metrics are reported."""
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# Per counted target token, averaged over the global batch.
+LOSS = "loss"
+CROSS_ENTROPY = "cross_entropy"  # nats, student against the label, whatever the loss variant
+STUDENT_ACCURACY = "student_token_accuracy"
+TEACHER_ACCURACY = "teacher_token_accuracy"
+KEPT = "kept"  # share of tokens with alpha = 1
+# Under the "either" rule these three add up to KEPT: who keeps the token.
+RIGHT_BOTH = "right_both"
+RIGHT_STUDENT_ONLY = "right_student_only"
+RIGHT_TEACHER_ONLY = "right_teacher_only"
+# Per step.
+GRADIENT_NORM = "gradient_norm"
+LEARNING_RATE = "learning_rate"
+TARGET_TOKENS = "target_tokens"
+TOKENS_PER_SECOND = "target_tokens_per_second"
+
+
+@flax.struct.dataclass
+class Ratio:
+    """A metric as (sum, count), so that shards, microbatches and steps merge exactly.
+
+    Example: ``Ratio(3.0, 2.0).merge(Ratio(1.0, 2.0)).value() == 1.0``
+    """
+
+    numerator: Float[Array, ""]
+    denominator: Float[Array, ""]
+
+    def merge(self, other: "Ratio") -> "Ratio":
+        return Ratio(self.numerator + other.numerator, self.denominator + other.denominator)
+
+    def value(self) -> Float[Array, ""]:
+        """numerator / denominator; NaN when nothing was counted (never a made-up 0)."""
+        is_empty = self.denominator == 0
+        return jnp.where(
+            is_empty, jnp.nan, self.numerator / jnp.where(is_empty, 1.0, self.denominator)
+        )

@@ -1,0 +1,307 @@
+"""Parts of a T5 layer: linear maps, RMSNorm, embedding, relative position bias, attention, MLP.
+
+Parameter names and shapes are those of T5X's minimal T5. Heads are joined in the kernels
+([embed, heads * head size]), so that one matmul and one optimizer state serve them all.
+"""
+
+import functools
+import math
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from cascade_jax import axes
+from cascade_jax.models.config import T5Config
+
+_MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
+_ACTIVATIONS = {
+    "gelu": nn.gelu,  # tanh approximation, as in T5 1.1
+    "linear": lambda x: x,
+    "relu": nn.relu,
+    "sigmoid": nn.sigmoid,
+    "silu": nn.silu,
+    "tanh": nn.tanh,
+}
+
+_truncated_fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+_fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+def residual_constraint(x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    """Shards the residual stream by its logical axes; does nothing without a mesh and rules."""
+    return nn.with_logical_constraint(x, (axes.BATCH, axes.LENGTH, axes.EMBED))
+
+
+class Dense(nn.Module):
+    """`x @ kernel` over the last axis, without a bias.
+
+    Attributes:
+      features: size of the output's last axis.
+      kernel_axes: logical names of the kernel's two axes.
+      dtype: of the product; the kernel is float32.
+      kernel_init: initializer of the kernel.
+    """
+
+    features: int
+    kernel_axes: tuple[str, str]
+    dtype: str = "float32"
+    kernel_init: nn.initializers.Initializer = _truncated_fan_in
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*n in"]) -> Float[Array, "*n out"]:
+        kernel = self.param(
+            "kernel",
+            nn.with_logical_partitioning(self.kernel_init, self.kernel_axes),
+            (x.shape[-1], self.features),
+            jnp.float32,
+        )
+        dims = (((x.ndim - 1,), (0,)), ((), ()))
+        return jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), dims)
+
+
+class RMSNorm(nn.Module):
+    """`x / sqrt(mean(x^2) + 1e-6) * scale`: no mean is subtracted and no bias added.
+
+    The mean is taken in float32 whatever the dtype.
+
+    Reference: Zhang and Sennrich 2019, equation 4; Raffel et al. 2020, section 2.1.
+    """
+
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
+        init = nn.with_logical_partitioning(nn.initializers.ones, (axes.EMBED,))
+        scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
+        x = x.astype(jnp.float32)
+        normed = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+        scale = jnp.expand_dims(scale.astype(self.dtype), range(x.ndim - 1))
+        return normed.astype(self.dtype) * scale
+
+
+class Embed(nn.Module):
+    """Token embeddings, and the output projection that shares them."""
+
+    config: T5Config
+
+    def setup(self):
+        config = self.config
+        init = nn.with_logical_partitioning(
+            nn.initializers.normal(stddev=1.0), (axes.VOCAB, axes.EMBED)
+        )
+        shape = (config.vocab_size, config.embed_dim)
+        self.embedding = self.param("embedding", init, shape, jnp.float32)
+
+    def __call__(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+        """Rows of the embedding; an id past the vocabulary gives NaN rather than another token."""
+        rows = jnp.take(self.embedding, tokens, axis=0, mode="fill")
+        return residual_constraint(rows.astype(self.config.dtype))
+
+    def attend(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        """`hidden @ embedding.T / sqrt(embed_dim)` in float32."""
+        hidden = hidden.astype(jnp.float32) / math.sqrt(self.config.embed_dim)
+        return jnp.einsum("bld,vd->blv", hidden, self.embedding.astype(jnp.float32))
+
+
+@functools.cache
+def _distance_buckets(num_buckets: int, max_distance: int) -> np.ndarray:
+    """Bucket of each distance 0..max_distance in one direction, as a NumPy table.
+
+    A table rather than a logarithm on the device: distances that lie exactly on a boundary (16, 32
+    and 64 of 16 buckets) get the same bucket on every backend.
+    """
+    num_exact = num_buckets // 2
+    distance = np.arange(max_distance + 1)
+    ratio = np.log(np.maximum(distance, 1) / num_exact) / math.log(max_distance / num_exact)
+    # The small addend keeps a boundary that float64 puts at 1.9999999 in the bucket of 2.
+    large = num_exact + np.floor(ratio * (num_buckets - num_exact) + 1e-9).astype(np.int32)
+    return np.where(distance < num_exact, distance, np.minimum(large, num_buckets - 1))
+
+
+def relative_position_buckets(
+    relative_positions: Int[Array, "Q T"],
+    *,
+    bidirectional: bool,
+    num_buckets: int,
+    max_distance: int,
+) -> Int[Array, "Q T"]:
+    """Buckets of `key position - query position`.
+
+    In each direction the first half of the buckets holds one distance each, the second half grows
+    logarithmically up to max_distance, and the last one holds everything beyond.
+
+    Args:
+      relative_positions: key position minus query position.
+      bidirectional: True gives the upper half of the buckets to keys after the query; False puts
+        all such keys, which a causal mask hides, into bucket 0.
+      num_buckets: of both directions together.
+      max_distance: from here on all distances share a bucket.
+
+    Returns:
+      Numbers in [0, num_buckets).
+
+    Reference: Raffel et al. 2020, section 2.1.
+    """
+    distance = jnp.abs(relative_positions) if bidirectional else jnp.maximum(-relative_positions, 0)
+    half = num_buckets // 2 if bidirectional else num_buckets
+    table = jnp.asarray(_distance_buckets(half, max_distance), jnp.int32)
+    buckets = table[jnp.minimum(distance, max_distance)]
+    if bidirectional:
+        buckets = buckets + jnp.where(relative_positions > 0, half, 0)
+    return buckets
+
+
+class RelativePositionBias(nn.Module):
+    """A learned number per head and bucket of distance, added to the attention logits.
+
+    Computed once and used by every layer of a stack.
+
+    Reference: Raffel et al. 2020, section 2.1.
+    """
+
+    config: T5Config
+    bidirectional: bool
+
+    @nn.compact
+    def __call__(
+        self, query_positions: Int[Array, " Q"], key_positions: Int[Array, " T"]
+    ) -> Float[Array, "1 H Q T"]:
+        config = self.config
+        embedding = self.param(
+            "rel_embedding",
+            nn.with_logical_partitioning(
+                nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+                (axes.HEADS, axes.RELATIVE_BUCKETS),
+            ),
+            (config.num_heads, config.relative_buckets),
+            jnp.float32,
+        )
+        buckets = relative_position_buckets(
+            key_positions[None, :] - query_positions[:, None],
+            bidirectional=self.bidirectional,
+            num_buckets=config.relative_buckets,
+            max_distance=config.relative_max_distance,
+        )
+        # A product, not a gather: the gather's gradient would be H * Q * T additions into a few
+        # numbers, which a TPU does one after the other. Each sum has one term, so it is exact.
+        one_hot = jax.nn.one_hot(buckets, config.relative_buckets, dtype=jnp.float32)
+        bias = jnp.einsum("hb,qtb->hqt", embedding, one_hot, precision=jax.lax.Precision.HIGHEST)
+        return bias[None]
+
+
+class Attention(nn.Module):
+    """Multi-head attention; logits and softmax in float32, and no division by sqrt(head_dim).
+
+    T5 folds that division into the initialization of the query kernel.
+
+    Reference: Vaswani et al. 2017, section 3.2.2; Raffel et al. 2020, section 2.1.
+    """
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B Q D"],
+        source: Float[Array, "B T D"] | None,
+        mask: Bool[Array, "#B 1 #Q S"],
+        bias: Float[Array, "1 H #Q S"] | None,
+        position: Int[Array, ""] | None,
+        deterministic: bool,
+    ) -> Float[Array, "B Q D"]:
+        """Attends from x.
+
+        Args:
+          x: what the queries are made of.
+          source: what keys and values are made of; None takes all of them from the cache.
+          mask: True where a query may look at a key; a query that may look nowhere gets 0.
+          bias: added to the logits.
+          position: of single-token decoding: None computes keys and values from `source` alone;
+            else `x is source` (self-attention) adds one key at this position to the cache.
+          deterministic: True switches dropout off.
+        """
+        config = self.config
+        query = self._heads("query", x, lambda *a: _fan_in(*a) / math.sqrt(config.head_dim))
+        if position is None:
+            key, value = self._heads("key", source), self._heads("value", source)
+        elif source is x:
+            key, value = self._cache_one(x, position, mask.shape[-1])
+        else:
+            key, value = self._cache_all(source)
+        logits = jnp.einsum("bqhk,bthk->bhqt", query, key, preferred_element_type=jnp.float32)
+        if bias is not None:
+            logits = logits + bias
+        weights = jax.nn.softmax(jnp.where(mask, logits, _MASKED), axis=-1)
+        weights = jnp.where(mask, weights, 0.0).astype(config.dtype)
+        dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))  # same for all queries
+        weights = dropout(weights, deterministic=deterministic)
+        joined = jnp.einsum("bhqt,bthk->bqhk", weights, value)
+        joined = joined.reshape(*joined.shape[:2], config.num_heads * config.head_dim)
+        out = Dense(x.shape[-1], (axes.JOINED_HEADS, axes.EMBED), config.dtype, _fan_in, name="out")
+        return out(joined)
+
+    def _heads(self, name, x, kernel_init=_fan_in):
+        """Projects x [B L D] to [B L H K]."""
+        config = self.config
+        width = config.num_heads * config.head_dim
+        kernel_axes = (axes.EMBED, axes.JOINED_HEADS)
+        joined = Dense(width, kernel_axes, config.dtype, kernel_init, name=name)(x)
+        heads = joined.reshape(*joined.shape[:2], config.num_heads, config.head_dim)
+        return _heads_constraint(heads)
+
+    def _cache_one(self, x, position, length):
+        """Keys and values of all positions so far, after adding those of the one token in x."""
+        key, value = self._heads("key", x), self._heads("value", x)
+        exists = self.has_variable("cache", "cached_key")
+        shape = (key.shape[0], length, *key.shape[2:])
+        cached = [
+            self.variable("cache", name, lambda: _heads_constraint(jnp.zeros(shape, key.dtype)))
+            for name in ("cached_key", "cached_value")
+        ]
+        if exists:  # the call that creates the cache adds nothing to it
+            for variable, new in zip(cached, (key, value), strict=True):
+                variable.value = jax.lax.dynamic_update_slice_in_dim(
+                    variable.value, new, position, axis=1
+                )
+        return cached[0].value, cached[1].value
+
+    def _cache_all(self, source):
+        """Keys and values of a source that stays as it is: computed when the cache is created."""
+        key = self.variable("cache", "cached_key", lambda: self._heads("key", source))
+        value = self.variable("cache", "cached_value", lambda: self._heads("value", source))
+        return key.value, value.value
+
+
+def _heads_constraint(x):
+    return nn.with_logical_constraint(x, (axes.BATCH, axes.LENGTH, axes.HEADS, axes.HEAD_SIZE))
+
+
+class MLP(nn.Module):
+    """`wo(act_0(wi_0 x) * act_1(wi_1 x) * ...)`; a single activation is the plain `wo(act(wi x))`.
+
+    Reference: Shazeer 2020, equation 6; Raffel et al. 2020, section 2.1.
+    """
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"], deterministic: bool) -> Float[Array, "B L D"]:
+        config = self.config
+        names = [f"wi_{i}" for i in range(len(config.mlp_activations))]
+        if len(names) == 1:
+            names = ["wi"]
+        gates = [
+            _ACTIVATIONS[activation](
+                Dense(config.mlp_dim, (axes.EMBED, axes.MLP), config.dtype, name=name)(x)
+            )
+            for name, activation in zip(names, config.mlp_activations, strict=True)
+        ]
+        hidden = functools.reduce(operator.mul, gates)
+        dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+        hidden = dropout(hidden, deterministic=deterministic)
+        hidden = nn.with_logical_constraint(hidden, (axes.BATCH, axes.LENGTH, axes.MLP))
+        return Dense(x.shape[-1], (axes.MLP, axes.EMBED), config.dtype, name="wo")(hidden)
