@@ -1,0 +1,62 @@
+"""Which rows of a global batch a host holds, and host arrays made into global ones."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import seqio
+
+from cascade_jax import batch as batch_lib
+from cascade_jax.batch import Batch
+
+
+def host_shard(sharding: jax.sharding.Sharding, batch_size: int, length: int) -> seqio.ShardInfo:
+    """Which part of every global batch this process's devices hold.
+
+    Example: 2 processes of 4 devices on a mesh (data 8, model 1): ShardInfo(0, 2) and
+    ShardInfo(1, 2); on a mesh (data 1, model 8) both hold all rows: ShardInfo(0, 1).
+
+    Args:
+      sharding: of a [batch, length] array.
+      batch_size: rows in a global batch.
+      length: columns.
+
+    Raises:
+      ValueError: if the batch does not divide, or a process's rows are not one equal block.
+    """
+    try:
+        sharding.shard_shape((batch_size, length))
+    except ValueError as error:
+        raise ValueError(
+            f"batch_size {batch_size} does not divide over the mesh: {error}"
+        ) from None
+    held = sharding.addressable_devices_indices_map((batch_size, length)).values()
+    rows = np.zeros(batch_size, bool)
+    for index in held:
+        rows[index[0] if index else slice(None)] = True
+    count, first = int(rows.sum()), int(rows.argmax())
+    if not rows[first : first + count].all() or batch_size % count or first % count:
+        raise ValueError(
+            f"process {jax.process_index()} of {jax.process_count()} must hold one equal block of "
+            f"the batch's {batch_size} rows, but holds rows {np.flatnonzero(rows).tolist()}"
+        )
+    return seqio.ShardInfo(first // count, batch_size // count)
+
+
+def to_global_batch(
+    arrays: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding, batch_size: int
+) -> Batch:
+    """This host's rows, under seqio's names, as a Batch of global arrays (weights float32)."""
+
+    def to_global(array: np.ndarray, dtype: type) -> jax.Array:
+        shape = (batch_size, array.shape[1])
+        return jax.make_array_from_process_local_data(sharding, array.astype(dtype), shape)
+
+    local = batch_lib.from_seqio(arrays)
+    tokens = jax.tree.map(lambda array: to_global(array, np.int32), local)
+    return tokens.replace(weights=to_global(local.weights, np.float32))
+
+
+def fill_rows(array: np.ndarray, rows: int) -> np.ndarray:
+    """The array with rows of 0 put below, `rows` in all."""
+    return np.pad(array, ((0, rows - len(array)), (0, 0)))

@@ -1,0 +1,169 @@
+"""Eleven small real tasks with TFDS field names, from a data folder or from TFDS.
+
+Six have an answer of one word or number (exact match), five a sentence (ROUGE-L or chrF). The
+mixture `local_multitask_v1` draws each in proportion to its training rows, at most RATE_CAP.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+from cascade_jax.data.sources import TfdsOrJsonlSource
+from cascade_jax.evaluation import quality
+from tasks.registration import add_mixture, add_task
+
+MIXTURE = "local_multitask_v1"
+RATE_CAP = 4000
+
+Row = Mapping[str, tf.Tensor]
+
+
+def _labelled(classes: Sequence[str], prompt: Callable[[Row], tf.Tensor]) -> list[Callable]:
+    """Preprocessors of a classification task: the answer is the class's word."""
+
+    def is_labelled(row: Row) -> tf.Tensor:
+        return row["label"] >= 0  # TFDS marks rows without an agreed label (snli) with -1
+
+    def to_text(row: Row) -> Row:
+        return {"inputs": prompt(row), "targets": tf.gather(tf.constant(classes), row["label"])}
+
+    return [lambda rows: rows.filter(is_labelled), seqio.map_over_dataset(to_text)]
+
+
+def _written(prompt: Callable[[Row], tf.Tensor], target: str) -> list[Callable]:
+    """Preprocessors of a generation task; reference texts, where there are any, stay beside."""
+
+    def to_text(row: Row) -> Row:
+        texts = {"inputs": prompt(row), "targets": row[target]}
+        return texts | ({"references": row["references"]} if "references" in row else {})
+
+    return [seqio.map_over_dataset(to_text)]
+
+
+def references_as_target(output: str, example=None, is_target: bool = False, **_unused):
+    """seqio postprocessor: a target is all its reference texts, if the row has any."""
+    if not is_target or example is None or not len(example["references"]):
+        return output
+    return [text.decode("utf-8") for text in example["references"]]
+
+
+def _joined(texts: tf.Tensor, separator: str) -> tf.Tensor:
+    return tf.strings.reduce_join(texts, separator=separator)
+
+
+_TRAIN_VALIDATION = {"train": "train", "validation": "validation"}
+_VALIDATION_FROM_TEST = {"train": "train", "validation": "test"}
+
+
+def _add_classification(
+    name: str,
+    tfds_name: str,
+    texts: Sequence[str],
+    classes: Sequence[str],
+    prompt: Callable[[Row], tf.Tensor],
+    splits: Mapping[str, str] = _TRAIN_VALIDATION,
+) -> str:
+    fields = {text: str for text in texts} | {"label": range(len(classes))}
+    source = TfdsOrJsonlSource(tfds_name, fields, splits)
+    return add_task(f"local_{name}_v1", source, _labelled(classes, prompt), quality.accuracy)
+
+
+def _add_generation(
+    name: str, tfds_name: str, field: str, prompt: Callable[[Row], tf.Tensor]
+) -> str:
+    fields = {field: list[str], "target": str, "references": list[str]}
+    source = TfdsOrJsonlSource(tfds_name, fields, _TRAIN_VALIDATION)
+    preprocessors = _written(prompt, "target")
+    return add_task(
+        f"local_{name}_v1", source, preprocessors, quality.rouge_l, references_as_target
+    )
+
+
+def _add_translation(language: str, language_name: str) -> str:
+    source = TfdsOrJsonlSource(
+        f"tatoeba_pairs/{language}-en",
+        {language: str, "en": str},
+        _TRAIN_VALIDATION,
+        is_in_tfds=False,
+    )
+    preprocessors = _written(lambda row: f"from {language_name} to English: " + row[language], "en")
+    return add_task(f"local_tatoeba_{language}_en_v1", source, preprocessors, quality.chrf)
+
+
+def _add_equation() -> str:
+    source = TfdsOrJsonlSource(
+        "math_dataset/algebra__linear_1d:1.0.0",
+        {"question": str, "answer": str},
+        _VALIDATION_FROM_TEST,
+    )
+    preprocessors = _written(lambda row: "equation: " + row["question"], "answer")
+    return add_task("local_linear_1d_v1", source, preprocessors, quality.accuracy)
+
+
+TASKS = (
+    _add_classification(
+        "sst2",
+        "glue/sst2:2.0.0",
+        ["sentence"],
+        ["negative", "positive"],
+        lambda row: "film opinion: " + tf.strings.strip(row["sentence"]),
+    ),
+    _add_classification(
+        "cola",
+        "glue/cola:2.0.0",
+        ["sentence"],
+        ["wrong", "right"],
+        lambda row: "grammar: " + row["sentence"],
+    ),
+    _add_classification(
+        "ag_news",
+        "ag_news_subset:1.0.0",
+        ["title", "description"],
+        ["world", "sports", "business", "technology"],
+        lambda row: "news section: " + row["title"] + " | " + row["description"],
+        _VALIDATION_FROM_TEST,
+    ),
+    _add_classification(
+        "snli",
+        "snli:1.1.0",
+        ["premise", "hypothesis"],
+        ["yes", "maybe", "no"],
+        lambda row: "given: " + row["premise"] + " follows: " + row["hypothesis"],
+    ),
+    _add_classification(
+        "qnli",
+        "glue/qnli:2.0.0",
+        ["question", "sentence"],
+        ["yes", "no"],
+        lambda row: "asked: " + row["question"] + " answered by: " + row["sentence"],
+    ),
+    _add_equation(),
+    _add_generation(
+        "common_gen",
+        "gem/common_gen:1.1.0",
+        "concepts",
+        lambda row: "sentence with: " + _joined(row["concepts"], ", "),
+    ),
+    _add_generation(
+        "web_nlg",
+        "gem/web_nlg_en:1.1.0",
+        "input",
+        lambda row: "tell the facts: " + _joined(row["input"], " ; "),
+    ),
+    _add_generation(
+        "dart",
+        "gem/dart:1.1.0",
+        "tripleset",
+        lambda row: "tell the table: " + _joined(row["tripleset"], " ; "),
+    ),
+    _add_translation("zh", "Chinese"),
+    _add_translation("ja", "Japanese"),
+)
+
+
+def _capped_size(task: seqio.Task) -> float:
+    return float(min(task.num_input_examples("train"), RATE_CAP))
+
+
+add_mixture(MIXTURE, TASKS, _capped_size)

@@ -1,0 +1,48 @@
+"""What every task of this package has in common when it is registered."""
+
+from collections.abc import Callable, Sequence
+
+import seqio
+
+from cascade_jax.data import features
+
+
+def add_task(
+    name: str,
+    source: seqio.DataSource,
+    preprocessors: Sequence[Callable],
+    metric_fn: Callable,
+    postprocess_fn: Callable | None = None,
+) -> str:
+    """Registers a task, unless one of this name is there already, and gives back its name.
+
+    Args:
+      name: with its version, "demo_last_v1"; a changed prompt is a new version.
+      source: where the rows come from.
+      preprocessors: from the source's fields to the texts "inputs" and "targets".
+      metric_fn: the task's one metric; it measures each example by itself too.
+      postprocess_fn: as in seqio; None leaves text as it is.
+    """
+    if name not in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.add(
+            name,
+            source=source,
+            preprocessors=[*preprocessors, *features.tokenizing()],
+            output_features=features.output_features(),
+            metric_fns=[metric_fn],
+            postprocess_fn=postprocess_fn,
+        )
+    return name
+
+
+def add_mixture(name: str, tasks: Sequence[str], rate: float | Callable) -> str:
+    """Registers a mixture, unless one of this name is there already, and gives back its name.
+
+    Args:
+      name: with its version.
+      tasks: names of its tasks.
+      rate: share of each task, or a function of the task that gives it.
+    """
+    if name not in seqio.MixtureRegistry.names():
+        seqio.MixtureRegistry.add(name, list(tasks), default_rate=rate)
+    return name
