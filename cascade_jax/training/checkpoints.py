@@ -1,0 +1,262 @@
+"""Checkpoints: train state, data-iterator state and config, saved together by Orbax.
+
+A checkpoint is one folder `<run>/checkpoints/<step>`. Orbax writes it under a temporary name in the
+background and renames it when it is whole, so what has a number for a name is complete.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+from orbax.checkpoint import checkpoint_managers
+
+from cascade_jax import metrics
+from cascade_jax.training.state import TrainState
+
+# The checkpoint that counts as best has the highest of these. Losses of different variants can't be
+# compared (a masked loss falls when fewer tokens are kept); next-token accuracy can.
+BEST_METRIC = metrics.STUDENT_ACCURACY
+CHOICES = ("best", "last")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, does not fit, or could not be written."""
+
+
+class _IteratorStateHandler(ocp.CheckpointHandler):
+    """Each process writes and reads its own bytes, whatever the number of processes."""
+
+    def _file(self, directory) -> str:
+        return directory / f"process_{jax.process_index()}_of_{jax.process_count()}"
+
+    def save(self, directory, args):
+        self._file(directory).write_bytes(args.state)
+
+    def restore(self, directory, args=None):
+        file = self._file(directory)
+        if not file.exists():
+            found = sorted(path.name for path in directory.iterdir())
+            raise CheckpointError(
+                f"{directory} holds no data-iterator state for {file.name}; it has {found}. "
+                "Resume with the number of processes that wrote it"
+            )
+        return file.read_bytes()
+
+
+@ocp.args.register_with_handler(_IteratorStateHandler, for_save=True)
+@dataclasses.dataclass
+class _IteratorStateSave(ocp.args.CheckpointArgs):
+    state: bytes
+
+
+@ocp.args.register_with_handler(_IteratorStateHandler, for_restore=True)
+@dataclasses.dataclass
+class _IteratorStateRestore(ocp.args.CheckpointArgs):
+    pass
+
+
+class CheckpointStore:
+    """The checkpoints of one run.
+
+    Args:
+      run_folder: the run's folder; checkpoints live in its sub-folder `checkpoints`.
+      keep_last: how many of the newest to keep.
+      keep_best: how many of the best to keep as well, by BEST_METRIC of the held-out split.
+    """
+
+    def __init__(self, run_folder: str | Path, keep_last: int = 2, keep_best: int = 1):
+        self.folder = Path(run_folder).absolute() / "checkpoints"
+        policies = [checkpoint_managers.LatestN(keep_last)]
+        if keep_best:
+            best = checkpoint_managers.BestN(
+                get_metric_fn=_best_metric,
+                n=keep_best,
+                keep_checkpoints_without_metrics=False,  # LatestN alone decides on those
+            )
+            policies.append(best)
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                best_fn=_best_metric,  # also makes Orbax write the metrics beside the state
+                cleanup_tmp_directories=True,  # what a killed run left half-written
+            ),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "data": _IteratorStateHandler(),
+                "config": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    def last_step(self) -> int | None:
+        """The newest complete checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        iterator_state: bytes,
+        config: dict,
+        held_out: dict[str, float] | None,
+    ) -> None:
+        """Starts saving in the background; the arrays are copied before it returns.
+
+        Raises:
+          CheckpointError: if this or the save before it can't be written (disk full, say). Older
+            checkpoints stay as they are.
+        """
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=_IteratorStateSave(iterator_state),
+                    config=ocp.args.JsonSave(config),
+                ),
+                metrics=held_out,
+                force=True,
+            )
+        except Exception as error:
+            raise self._write_error(error) from error
+
+    def wait(self) -> None:
+        """Waits until everything that was started is on disk.
+
+        Raises:
+          CheckpointError: as `save`.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._write_error(error) from error
+
+    def _write_error(self, error: Exception) -> CheckpointError:
+        steps = _complete_steps(self.folder)
+        newest = f"step {steps[-1]} is complete and stays" if steps else "there is none before it"
+        reason = " ".join(str(error).split())
+        return CheckpointError(
+            f"could not write a checkpoint to {self.folder}: {reason}. {newest}; free some space "
+            "and start the same command again"
+        )
+
+    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, bytes]:
+        """Reads a checkpoint into the shardings of `abstract`.
+
+        Raises:
+          CheckpointError: if shapes differ (which parameter, both shapes) or a part is missing.
+        """
+        self._check_shapes(step, abstract)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), data=_IteratorStateRestore()
+            ),
+        )
+        return restored["state"], restored["data"]
+
+    def _check_shapes(self, step: int, abstract: TrainState) -> None:
+        stored = self._manager.item_metadata(step)["state"]
+        if stored is None:
+            raise CheckpointError(f"checkpoint {self.folder / str(step)} holds no train state")
+        check_shapes(self.folder / str(step), _by_name(stored["params"]), _by_name(abstract.params))
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def check_shapes(where, stored: dict[str, tuple], wanted: dict[str, tuple]) -> None:
+    """Compares parameter names and shapes of a checkpoint with those of the model.
+
+    Raises:
+      CheckpointError: naming the first parameter that is missing, left over or of another shape.
+    """
+    for name in sorted(wanted.keys() | stored.keys()):
+        if stored.get(name) != wanted.get(name):
+            has = f"shape {stored[name]}" if name in stored else "no such parameter"
+            needs = f"shape {wanted[name]}" if name in wanted else "none of that name"
+            raise CheckpointError(
+                f"checkpoint {where} does not fit the model: parameter {name}: the checkpoint has "
+                f"{has}, the model has {needs}"
+            )
+
+
+def load_parameters(run_folder: str | Path, abstract: PyTree, choice: str = "best") -> PyTree:
+    """Parameters alone, from a finished (or running) run, for a teacher or for decoding.
+
+    Args:
+      run_folder: the folder of a training run.
+      abstract: from `state.abstract_parameters`; says where each parameter goes.
+      choice: "best" (by BEST_METRIC on the held-out split; the last if nothing was measured) or
+        "last".
+
+    Raises:
+      CheckpointError: if there is no complete checkpoint or it does not fit the model.
+    """
+    step = chosen_step(run_folder, choice)
+    path = Path(run_folder).absolute() / "checkpoints" / str(step) / "state"
+    handler = ocp.PyTreeCheckpointHandler()
+    check_shapes(path.parent, _by_name(handler.metadata(path)["params"]), _by_name(abstract))
+    item = {"params": abstract}
+    restored = handler.restore(
+        path,
+        args=ocp.args.PyTreeRestore(
+            item=item,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+            partial_restore=True,
+        ),
+    )
+    handler.close()
+    return restored["params"]
+
+
+def chosen_step(run_folder: str | Path, choice: str) -> int:
+    """The step that `choice` ("best" or "last") names in a run.
+
+    Raises:
+      CheckpointError: if there is no complete checkpoint.
+      ValueError: for another choice.
+    """
+    if choice not in CHOICES:
+        raise ValueError(f"checkpoint choice {choice!r} is not one of {list(CHOICES)}")
+    folder = Path(run_folder) / "checkpoints"
+    steps = _complete_steps(folder)
+    if not steps:
+        raise CheckpointError(f"{run_folder} holds no complete checkpoint; train that run first")
+    scored = []
+    for step in steps:
+        file = folder / str(step) / "metrics" / "metrics"
+        if file.exists():
+            scored.append((_best_metric(json.loads(file.read_text())), step))
+    return max(scored)[1] if scored and choice == "best" else max(steps)
+
+
+def _complete_steps(folder: Path) -> list[int]:
+    """Steps with a whole checkpoint; one that is being written has another name."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def _best_metric(found: dict[str, float]) -> float:
+    return found[BEST_METRIC]
+
+
+def _by_name(tree) -> dict[str, tuple]:
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(str(key.key) for key in path): tuple(leaf.shape) for path, leaf in flat}
+
+
+def config_of(run_folder: str | Path) -> dict:
+    """The config that a run was started with (its `config.json`).
+
+    Raises:
+      CheckpointError: if the folder is not a run's.
+    """
+    file = Path(run_folder) / "config.json"
+    if not file.exists():
+        raise CheckpointError(f"{run_folder} is not the folder of a run: it has no config.json")
+    return json.loads(file.read_text())

@@ -1,0 +1,288 @@
+"""Training runs: what one is made of, and the loop.
+
+`train(config)` does the runs of an experiment in order, a teacher first and then its students, say.
+Started again with the same config it skips what is finished and goes on where it was interrupted.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray, PyTree
+
+from cascade_jax import metrics
+from cascade_jax.data import pipeline
+from cascade_jax.losses import variants
+from cascade_jax.models import pair, t5
+from cascade_jax.models.config import T5Config
+from cascade_jax.parallel import rules
+from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.training import checkpoints, reporting, run_folder
+from cascade_jax.training import state as state_lib
+from cascade_jax.training import step as step_lib
+from cascade_jax.training.optimizers import Adafactor
+
+_QUEUED = 3
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss or its gradient became NaN or infinite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainRun:
+    """One training run.
+
+    Attributes:
+      name: the run's sub-folder and its label in reports.
+      model: the model that is trained (a student, or a teacher to be).
+      data: mixture, lengths, batch size, vocabulary, seed of the order.
+      loss: the loss variant.
+      optimizer: e.g. Adafactor.
+      steps: number of updates.
+      teacher: config of the frozen teacher; None trains without one.
+      teacher_run: where the teacher's parameters are: the name of another run of the same output
+        folder, or the folder of a run.
+      teacher_checkpoint: "best" or "last" of that run.
+      microbatches: into how many parts a batch is cut to save memory; the result is the same.
+      seed: of the initial parameters and of dropout.
+      eval_split: the held-out split; None for no evaluation.
+      eval_batches: at most so many batches of it.
+      log_every, eval_every, checkpoint_every: steps between two; the last step does all three.
+        Evaluation is also done at every checkpoint, since that is what the best one is chosen by.
+      keep_last, keep_best: how many checkpoints stay.
+    """
+
+    name: str
+    model: T5Config
+    data: pipeline.DataConfig
+    loss: variants.Loss
+    optimizer: Adafactor
+    steps: int
+    teacher: T5Config | None = None
+    teacher_run: str | None = None
+    teacher_checkpoint: str = "best"
+    microbatches: int = 1
+    seed: int = 0
+    eval_split: str | None = "validation"
+    eval_batches: int = 16
+    log_every: int = 50
+    eval_every: int = 500
+    checkpoint_every: int = 500
+    keep_last: int = 2
+    keep_best: int = 1
+
+    def __post_init__(self):
+        counts = ("steps", "microbatches", "eval_batches", "log_every", "eval_every")
+        for field in (*counts, "checkpoint_every", "keep_last"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"run {self.name!r}: {field} is {getattr(self, field)}, below 1")
+        if not self.name or "/" in self.name:
+            raise ValueError(f"run name {self.name!r} must be one folder name")
+        if self.data.batch_size % self.microbatches:
+            raise ValueError(
+                f"run {self.name!r}: batch_size {self.data.batch_size} does not divide by "
+                f"microbatches {self.microbatches}"
+            )
+        if (self.teacher is None) != (self.teacher_run is None):
+            raise ValueError(
+                f"run {self.name!r}: give both teacher and teacher_run or neither; "
+                f"teacher_run is {self.teacher_run!r}"
+            )
+        if self.teacher is not None:
+            pair.ModelPair(student=self.model, teacher=self.teacher)
+        elif self.loss.needs_teacher:
+            raise ValueError(
+                f"run {self.name!r}: {type(self.loss).__name__} needs a teacher; give teacher and "
+                "teacher_run, or use variants.Xent"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """An experiment: runs done one after the other.
+
+    Attributes:
+      runs: the runs, a teacher before its students.
+      output_dir: each run has the sub-folder of its name.
+      mesh: the device mesh.
+      only: do just the runs of these names (one, or several), e.g. one per machine.
+    """
+
+    runs: Sequence[TrainRun]
+    output_dir: str
+    mesh: MeshConfig = MeshConfig()
+    only: str | Sequence[str] | None = None
+
+    def __post_init__(self):
+        names = [run.name for run in self.runs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"runs have the same name: {twice}; names must differ")
+        unknown = sorted(set(self._wanted()) - set(names))
+        if unknown:
+            raise ValueError(f"only={self.only!r}: no run named {unknown}; the runs are {names}")
+
+    def _wanted(self) -> Sequence[str]:
+        if self.only is None:
+            return [run.name for run in self.runs]
+        return [self.only] if isinstance(self.only, str) else self.only
+
+    def selected(self) -> list[TrainRun]:
+        """The runs to do."""
+        return [run for run in self.runs if run.name in self._wanted()]
+
+
+def train(config: TrainConfig) -> None:
+    """Does the selected runs in order; finished ones are skipped.
+
+    Raises:
+      ValueError: if the mesh, batch, vocabulary, run folder or a checkpoint does not fit.
+      NonFiniteLossError: see `train_one`.
+    """
+    mesh = config.mesh.build()
+    for run in config.selected():
+        train_one(run, Path(config.output_dir), mesh)
+
+
+def train_one(run: TrainRun, output_dir: Path, mesh: Mesh) -> state_lib.TrainState:
+    """Trains one model to the end, from the newest complete checkpoint if there is one.
+
+    Args:
+      run: what to do.
+      output_dir: the run's folder is `output_dir/run.name`.
+      mesh: the device mesh.
+
+    Returns:
+      The final state.
+
+    Raises:
+      ValueError: if the mesh, batch, vocabulary, run folder or a checkpoint does not fit.
+      NonFiniteLossError: names the steps; the last good checkpoint stays.
+    """
+    ############################ The run folder ############################
+    rules.check_batch_size("microbatch size", run.data.batch_size // run.microbatches, mesh)
+    folder = output_dir / run.name
+    mixture = pipeline.open_mixture(run.data)
+    run_folder.check_vocabulary(run.name, run.model.vocab_size, mixture)
+    config = run_folder.claim(folder, run, mixture.fingerprint)
+
+    ############################ Start or resume ############################
+    student = t5.T5(run.model)
+    abstract = state_lib.abstract_state(student, run.optimizer.build(), mesh)
+    parameter_key, dropout_key = jax.random.split(jax.random.key(run.seed))
+    store = checkpoints.CheckpointStore(folder, run.keep_last, run.keep_best)
+    with contextlib.closing(store):
+        first_step = store.last_step() or 0
+        if first_step:
+            state, position = store.restore(first_step, abstract)
+        else:
+            optimizer = run.optimizer.build()
+            state, position = (
+                state_lib.initialize(student, optimizer, parameter_key, abstract),
+                None,
+            )
+        if first_step >= run.steps:
+            print(f"{run.name}: already trained to step {first_step}, nothing to do")
+            return state
+        if first_step:
+            print(f"{run.name}: resuming from step {first_step} of {run.steps}")
+
+        ############################ Teacher, data, steps ############################
+        teacher, teacher_params = _load_teacher(run, output_dir, mesh, mixture.fingerprint)
+        batches, held_out = _open_data(run, mesh, position)
+        loss_fn = step_lib.make_loss_fn(student, teacher, run.loss)
+        loop = _Loop(run, folder, config, store, teacher_params, dropout_key)
+        return loop.run(state, first_step, batches, held_out, loss_fn, abstract, mesh)
+
+
+def _open_data(run: TrainRun, mesh: Mesh, position: bytes | None):
+    """Training batches from the saved position on, and the held-out batches."""
+    sharding = rules.batch_sharding(mesh)
+    batches = pipeline.train_batches(run.data, sharding)
+    if position is not None:
+        batches.set_state(position)
+    if run.eval_split is None:
+        return batches, []
+    return batches, list(
+        pipeline.eval_batches(run.data, sharding, run.eval_split, run.eval_batches)
+    )
+
+
+def _load_teacher(run: TrainRun, output_dir: Path, mesh: Mesh, fingerprint: str):
+    """The teacher and its parameters; they are never updated."""
+    if run.teacher is None:
+        return None, None
+    teacher = t5.T5(run.teacher)
+    folder = run_folder.resolve(output_dir, run.teacher_run)
+    run_folder.check_same_vocabulary(run.name, fingerprint, folder)
+    abstract = state_lib.abstract_parameters(teacher, mesh)
+    return teacher, checkpoints.load_parameters(folder, abstract, run.teacher_checkpoint)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loop:
+    """The loop of one run, with what stays the same through it."""
+
+    run_config: TrainRun
+    folder: Path
+    config: dict
+    store: checkpoints.CheckpointStore
+    teacher_params: PyTree
+    dropout_key: PRNGKeyArray
+
+    def run(self, state, first_step, batches, held_out, loss_fn, abstract, mesh):
+        """Steps from `first_step` to the end, with logs, evaluations and checkpoints when due."""
+        run = self.run_config
+        train_step = step_lib.make_train_step(
+            loss_fn,
+            run.optimizer.build(),
+            run.optimizer.learning_rate_schedule(),
+            jax.tree.map(lambda leaf: leaf.sharding, abstract),
+            mesh,
+            run.microbatches,
+        )
+        eval_step = step_lib.make_eval_step(loss_fn, mesh)
+        reporter = reporting.Reporter(self.folder, run.name, first_step, run.steps)
+        recent = []
+        for step in range(first_step + 1, run.steps + 1):
+            batch = next(batches)
+            state, found = train_step(state, self.teacher_params, batch, self.dropout_key)
+            recent.append(found)
+            # A few steps are queued ahead, no more: the progress bar shows what is done.
+            jax.block_until_ready(recent[-_QUEUED:][0])
+            reporter.advance()
+            saves = step == run.steps or step % run.checkpoint_every == 0
+            if saves or step % run.log_every == 0:
+                merged = reporting.merge(recent)
+                _check_finite(run.name, step - len(recent) + 1, step, merged, self.store)
+                reporter.train(step, len(recent), merged)
+                recent = []
+            measured = None
+            if held_out and (saves or step % run.eval_every == 0):
+                found = [eval_step(state.params, self.teacher_params, part) for part in held_out]
+                measured = reporting.merge(found)
+                reporter.held_out(step, run.eval_split, measured)
+            if saves:
+                self.store.save(step, state, batches.get_state(), self.config, measured)
+        self.store.wait()
+        reporter.close()
+        return state
+
+
+def _check_finite(name, first, last, merged, store) -> None:
+    for key in (metrics.LOSS, metrics.GRADIENT_NORM):
+        # An empty batch has no loss (NaN, since nothing was counted) and a gradient of 0.
+        empty = key == metrics.LOSS and merged[metrics.TARGET_TOKENS] == 0
+        if not math.isfinite(merged[key]) and not empty:
+            store.wait()
+            good = store.last_step()
+            kept = f"the checkpoint of step {good} stays" if good else "no checkpoint was written"
+            raise NonFiniteLossError(
+                f"run {name!r}: {key} is {merged[key]} somewhere in steps {first} to {last}; "
+                f"{kept}. Lower the learning rate, or raise warmup_steps"
+            )

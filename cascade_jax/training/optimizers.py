@@ -1,0 +1,77 @@
+"""Optimizers by name of the papers, built from optax."""
+
+import dataclasses
+
+import optax
+
+SCHEDULES = ("constant", "linear", "cosine", "inverse_square_root")
+
+
+@dataclasses.dataclass(frozen=True)
+class Adafactor:
+    """Adafactor with a warm-up, as in all 15 rows of the CAT paper's Table 1.
+
+    Attributes:
+      learning_rate: the peak. Updates are relative to each parameter's scale, so 1e-3 is a usual
+        value for a model of any size.
+      warmup_steps: linear ramp from 0 to the peak.
+      schedule: what follows: "constant"; "linear" or "cosine" down to 0 at `decay_steps`;
+        "inverse_square_root", peak * sqrt(warmup_steps / step) as in T5's pre-training.
+      decay_steps: the step at which linear and cosine reach 0, warm-up included.
+      weight_decay: decoupled, per step, not scaled by the learning rate (optax's convention).
+      decay_rate: exponent of the second-moment decay (0.8 in the Adafactor paper).
+      min_dim_size_to_factor: a matrix is factored only if both sides are at least this.
+    """
+
+    learning_rate: float
+    warmup_steps: int = 0
+    schedule: str = "constant"
+    decay_steps: int | None = None
+    weight_decay: float | None = None
+    decay_rate: float = 0.8
+    min_dim_size_to_factor: int = 128
+
+    def __post_init__(self):
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate {self.learning_rate} is not above 0")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps {self.warmup_steps} is negative")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule {self.schedule!r} is not one of {list(SCHEDULES)}")
+        decays = self.schedule in ("linear", "cosine")
+        if decays and (self.decay_steps is None or self.decay_steps <= self.warmup_steps):
+            raise ValueError(
+                f"schedule {self.schedule!r} needs decay_steps above warmup_steps "
+                f"({self.warmup_steps}); decay_steps is {self.decay_steps}"
+            )
+        if self.schedule == "inverse_square_root" and self.warmup_steps == 0:
+            raise ValueError("schedule 'inverse_square_root' needs warmup_steps of at least 1")
+
+    def learning_rate_schedule(self) -> optax.Schedule:
+        """Learning rate as a function of the number of updates done."""
+        peak, warmup = self.learning_rate, self.warmup_steps
+        if self.schedule == "constant":
+            after = optax.constant_schedule(peak)
+        elif self.schedule == "linear":
+            after = optax.linear_schedule(peak, 0.0, self.decay_steps - warmup)
+        elif self.schedule == "cosine":
+            after = optax.cosine_decay_schedule(peak, self.decay_steps - warmup)
+        else:
+            # `step` counts from the end of the warm-up.
+            def after(step):
+                return peak * (warmup / (step + warmup)) ** 0.5
+
+        if warmup == 0:
+            return after
+        # The first update already moves: (step + 1) / warmup, the peak at step warmup - 1.
+        ramp = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+        return optax.join_schedules([ramp, after], [warmup])
+
+    def build(self) -> optax.GradientTransformation:
+        """The optax transformation, parameter-scaled and clipped by update RMS 1."""
+        return optax.adafactor(
+            self.learning_rate_schedule(),
+            min_dim_size_to_factor=self.min_dim_size_to_factor,
+            decay_rate=self.decay_rate,
+            weight_decay_rate=self.weight_decay,
+        )

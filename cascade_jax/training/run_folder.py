@@ -1,0 +1,103 @@
+"""The folder of a run: its config.json, and the checks that keep two runs from mixing."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from cascade_jax.training import checkpoints
+
+# Settings that may change between two starts of one run: they do not change its parameters.
+_FREE = ("log_every", "eval_every", "checkpoint_every", "eval_batches", "keep_last", "keep_best")
+_FREE_DATA = ("data_dir", "vocabulary")  # places; the vocabulary's fingerprint is compared instead
+
+
+def describe(value: Any) -> Any:
+    """A config as JSON values: a dataclass becomes a dictionary with its class name as "type"."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__} | fields
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    return value
+
+
+def claim(folder: Path, run: Any, fingerprint: str) -> dict:
+    """Makes the run's folder, or checks that it holds the same run.
+
+    Args:
+      folder: the run's folder.
+      run: the TrainRun.
+      fingerprint: of the vocabulary.
+
+    Returns:
+      The config as JSON values.
+
+    Raises:
+      ValueError: if the folder holds another config; names each difference.
+    """
+    config = describe(run) | {"vocabulary_fingerprint": fingerprint}
+    file = folder / "config.json"
+    if file.exists():
+        before = json.loads(file.read_text())
+        differences = _differences(_fixed(before), _fixed(config))
+        if differences:
+            raise ValueError(
+                f"run folder {folder} holds another config: {'; '.join(differences)}. Choose "
+                "another output folder or run name, or delete the folder"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "config.json.tmp"
+    temporary.write_text(json.dumps(config, indent=2) + "\n")
+    os.replace(temporary, file)
+    return config
+
+
+def _fixed(config: dict) -> dict:
+    kept = {key: value for key, value in config.items() if key not in _FREE}
+    kept["data"] = {k: v for k, v in config["data"].items() if k not in _FREE_DATA}
+    return kept
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = []
+        for key in sorted(before.keys() | now.keys()):
+            inner = f"{name}.{key}" if name else key
+            found += _differences(before.get(key), now.get(key), inner)
+        return found
+    return [] if before == now else [f"{name} was {before!r} and is now {now!r}"]
+
+
+def resolve(output_dir: Path, run: str) -> Path:
+    """The folder of a run given by its name in `output_dir` or by its path."""
+    return Path(run) if "/" in run else output_dir / run
+
+
+def check_vocabulary(name: str, model_vocab_size: int, mixture: Any) -> None:
+    """Refuses a model whose embedding is smaller than the vocabulary.
+
+    Raises:
+      ValueError: naming both sizes.
+    """
+    if model_vocab_size < mixture.vocab_size:
+        raise ValueError(
+            f"run {name!r}: the model's vocab_size {model_vocab_size} is smaller than the "
+            f"vocabulary of mixture {mixture.name!r}, which has {mixture.vocab_size} ids; give "
+            f"the model a vocab_size of at least {mixture.vocab_size}"
+        )
+
+
+def check_same_vocabulary(name: str, fingerprint: str, teacher_folder: Path) -> None:
+    """Refuses a teacher that was trained on another vocabulary.
+
+    Raises:
+      ValueError: naming both vocabularies.
+    """
+    theirs = checkpoints.config_of(teacher_folder)["vocabulary_fingerprint"]
+    if theirs != fingerprint:
+        raise ValueError(
+            f"run {name!r}: student and teacher vocabularies differ: the student's data has "
+            f"{fingerprint}, the teacher in {teacher_folder} was trained with {theirs}"
+        )

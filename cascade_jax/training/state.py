@@ -1,0 +1,86 @@
+"""TrainState: what a step changes, how it is initialised and how it is split over the mesh."""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from cascade_jax.models import t5
+from cascade_jax.parallel import rules
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The student's side of a run. The frozen teacher is not in it.
+
+    Attributes:
+      step: number of updates done.
+      params: float32 parameters of the student.
+      opt_state: state of the optax optimizer.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    opt_state: PyTree
+
+
+def abstract_parameters(model: t5.T5, mesh: Mesh) -> PyTree:
+    """Shapes, dtypes and shardings of the model's parameters on a mesh."""
+    boxes = t5.parameter_shapes(model.config)
+    shardings = rules.parameter_shardings(boxes, mesh)
+    return jax.tree.map(_with_sharding, nn.unbox(boxes), shardings)
+
+
+def _with_sharding(leaf, sharding):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def abstract_state(model: t5.T5, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the whole state, for `initialize` and for restoring.
+
+    Optimizer statistics of a parameter's shape are split like the parameter; all others (the row
+    and column statistics of Adafactor, counters) are small and every device holds them whole.
+    """
+    params = abstract_parameters(model, mesh)
+    everywhere = rules.replicated(mesh)
+
+    def statistics(leaf, parameter):
+        alike = leaf.shape == parameter.shape
+        return _with_sharding(leaf, parameter.sharding if alike else everywhere)
+
+    opt_state = optax.tree.map_params(
+        optimizer,
+        statistics,
+        jax.eval_shape(optimizer.init, params),
+        params,
+        transform_non_params=lambda leaf: _with_sharding(leaf, everywhere),
+    )
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    return TrainState(step, params, opt_state)
+
+
+def initialize(
+    model: t5.T5,
+    optimizer: optax.GradientTransformation,
+    key: PRNGKeyArray,
+    abstract: TrainState,
+) -> TrainState:
+    """Makes a fresh state, each parameter created where it will live.
+
+    Args:
+      model: the student.
+      optimizer: as given to `abstract_state`.
+      key: PRNG key of the initial parameters.
+      abstract: from `abstract_state`.
+    """
+    tokens = jnp.zeros((1, 1), jnp.int32)
+
+    def make(key):
+        params = nn.unbox(model.init(key, tokens, tokens)["params"])
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(make, out_shardings=shardings)(key)

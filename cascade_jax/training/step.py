@@ -1,0 +1,163 @@
+"""One update of the student: both forward passes, the loss, gradients, the optimizer."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PRNGKeyArray, PyTree
+
+from cascade_jax import metrics, numerics
+from cascade_jax.batch import Batch
+from cascade_jax.losses import variants
+from cascade_jax.models import t5
+from cascade_jax.parallel import mesh as mesh_lib
+from cascade_jax.parallel import rules
+from cascade_jax.training.state import TrainState
+
+StepMetrics = dict[str, metrics.Ratio]
+
+
+def logits(model: t5.T5, params: PyTree, batch: Batch, dropout_key: PRNGKeyArray | None = None):
+    """Teacher-forced logits [B, L, V] of a model; dropout is on when a key is given."""
+    return model.apply(
+        {"params": params},
+        batch.inputs,
+        batch.decoder_inputs,
+        input_segment_ids=batch.input_segment_ids,
+        target_segment_ids=batch.target_segment_ids,
+        input_positions=batch.input_positions,
+        target_positions=batch.target_positions,
+        deterministic=dropout_key is None,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+    )
+
+
+def make_loss_fn(student: t5.T5, teacher: t5.T5 | None, loss: variants.Loss) -> Callable:
+    """The plain loss head: whole logits of both models, then the variant.
+
+    Returns:
+      A function (student_params, teacher_params, batch, dropout_key) -> LossSums. Another head
+      with the same signature can take its place in `make_train_step`.
+    """
+
+    def loss_fn(student_params, teacher_params, batch, dropout_key=None) -> variants.LossSums:
+        student_logits = logits(student, student_params, batch, dropout_key)
+        teacher_logits = None
+        if teacher is not None:
+            # The one place where gradients stop: nothing flows into the frozen teacher.
+            teacher_logits = jax.lax.stop_gradient(logits(teacher, teacher_params, batch))
+        return loss(student_logits, teacher_logits, batch.targets, batch.weights)
+
+    return loss_fn
+
+
+def make_train_step(
+    loss_fn: Callable,
+    optimizer: optax.GradientTransformation,
+    learning_rate: optax.Schedule,
+    state_shardings: PyTree,
+    mesh: Mesh,
+    microbatches: int = 1,
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """Builds the jitted update; the old state's memory is reused (donated).
+
+    Args:
+      loss_fn: from `make_loss_fn`.
+      optimizer: optax transformation.
+      learning_rate: reported only; the optimizer holds its own.
+      state_shardings: a TrainState of shardings.
+      mesh: the device mesh.
+      microbatches: into how many parts the batch is cut, one after the other; gradients of the
+        loss *sums* are added and divided by the total count once.
+
+    Returns:
+      A function (state, teacher_params, batch, key) -> (new state, metrics). The dropout of step
+      i comes from `fold_in(key, i)` alone, so a resumed run repeats it.
+    """
+
+    def train_step(state: TrainState, teacher_params: PyTree, batch: Batch, key: PRNGKeyArray):
+        step_key = jax.random.fold_in(key, state.step)
+
+        def value(params, part, part_key):
+            sums = loss_fn(params, teacher_params, part, part_key)
+            return sums.loss_sum, sums
+
+        grad_fn = jax.grad(value, has_aux=True)
+        if microbatches == 1:
+            grad_sums, sums = grad_fn(state.params, batch, step_key)
+        else:
+            grad_sums, sums = accumulate(grad_fn, state.params, batch, step_key, microbatches, mesh)
+        grads = jax.tree.map(lambda g: numerics.safe_ratio(g, sums.count), grad_sums)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        new_state = TrainState(
+            state.step + 1, optax.apply_updates(state.params, updates), opt_state
+        )
+        one = jnp.ones(())
+        tokens = sums.metrics[metrics.CROSS_ENTROPY].denominator
+        report = sums.metrics | {
+            metrics.GRADIENT_NORM: metrics.Ratio(optax.tree.norm(grads), one),
+            metrics.LEARNING_RATE: metrics.Ratio(jnp.asarray(learning_rate(state.step)), one),
+            metrics.TARGET_TOKENS: metrics.Ratio(tokens, one),
+        }
+        return new_state, report
+
+    everywhere = rules.replicated(mesh)
+    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(state_shardings, everywhere))
+    return _under(mesh, jitted)
+
+
+def accumulate(
+    grad_fn: Callable,
+    params: PyTree,
+    batch: Batch,
+    key: PRNGKeyArray,
+    microbatches: int,
+    mesh: Mesh,
+) -> tuple[PyTree, variants.LossSums]:
+    """Sums of gradients and losses over microbatches, in float32.
+
+    Row i goes to microbatch `i mod microbatches`, so that every device of the data axis has its
+    share of each and nothing moves between devices.
+    """
+    split = NamedSharding(mesh, PartitionSpec(None, mesh_lib.DATA))
+
+    def cut(rows):
+        parts = rows.reshape(-1, microbatches, *rows.shape[1:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(parts, split)
+
+    parts = jax.tree.map(cut, batch)
+
+    def add(total, part_and_index):
+        part, index = part_and_index
+        found = grad_fn(params, part, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, found), None
+
+    def zeros_like(shape):
+        return jnp.zeros(shape.shape, shape.dtype)
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    zeros = jax.tree.map(zeros_like, jax.eval_shape(grad_fn, params, first, key))
+    total, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(microbatches)))
+    return total
+
+
+def make_eval_step(loss_fn: Callable, mesh: Mesh) -> Callable[..., StepMetrics]:
+    """Builds the jitted (student_params, teacher_params, batch) -> metrics, without dropout."""
+
+    def eval_step(student_params, teacher_params, batch):
+        return loss_fn(student_params, teacher_params, batch).metrics
+
+    return _under(mesh, jax.jit(eval_step, out_shardings=rules.replicated(mesh)))
+
+
+def _under(mesh: Mesh, fn: Callable) -> Callable:
+    """Calls `fn` where the models' activation constraints see the mesh and the rules."""
+
+    def call(*args):
+        with jax.set_mesh(mesh), nn.logical_axis_rules(rules.RULES):
+            return fn(*args)
+
+    return call

@@ -1,0 +1,154 @@
+"""One update: the same on every mesh and split, with a teacher that nothing flows into."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cascade_jax.losses import variants
+from cascade_jax.models import t5
+from cascade_jax.parallel import rules
+from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.training import state as state_lib
+from cascade_jax.training import step as step_lib
+from cascade_jax.training.optimizers import Adafactor
+from tests import fakes
+
+STUDENT = fakes.t5_config(16)
+TEACHER = fakes.t5_config(32)
+OPTIMIZER = Adafactor(learning_rate=1e-2)
+
+
+@dataclasses.dataclass
+class Update:
+    """What one step on a mesh gave."""
+
+    params: dict
+    metrics: dict
+    gradient: dict
+    teacher_before: dict
+    teacher_after: dict
+
+
+def initial_params(model, mesh, seed):
+    abstract = state_lib.abstract_state(model, OPTIMIZER.build(), mesh)
+    return state_lib.initialize(model, OPTIMIZER.build(), jax.random.key(seed), abstract).params
+
+
+def update(mesh_config=None, microbatches=1, loss=None, batch=None, student=STUDENT, steps=1):
+    """Does steps on a mesh, and takes the gradient that they follow."""
+    mesh_config = mesh_config or MeshConfig(1, 1)
+    mesh = mesh_config.build(jax.devices()[: mesh_config.data * mesh_config.model])
+    models = t5.T5(student), t5.T5(TEACHER)
+    optimizer = OPTIMIZER.build()
+    abstract = state_lib.abstract_state(models[0], optimizer, mesh)
+    state = state_lib.initialize(models[0], optimizer, jax.random.key(0), abstract)
+    teacher = initial_params(models[1], mesh, 1)
+    teacher_before = jax.device_get(teacher)
+    loss_fn = step_lib.make_loss_fn(*models, loss or variants.CATDist())
+    train_step = step_lib.make_train_step(
+        loss_fn,
+        optimizer,
+        OPTIMIZER.learning_rate_schedule(),
+        jax.tree.map(lambda leaf: leaf.sharding, abstract),
+        mesh,
+        microbatches,
+    )
+    batch = jax.device_put(batch or fakes.ragged_batch(16), rules.batch_sharding(mesh))
+    before = jax.device_get(state.params)
+    for _ in range(steps):
+        state, found = train_step(state, teacher, batch, jax.random.key(2))
+    return Update(
+        jax.device_get(state.params),
+        {name: float(ratio.value()) for name, ratio in found.items()},
+        before,
+        teacher_before,
+        jax.device_get(teacher),
+    )
+
+
+def assert_same_update(found: Update, expected: Update):
+    assert found.metrics.keys() == expected.metrics.keys()
+    for name, value in expected.metrics.items():
+        assert found.metrics[name] == pytest.approx(value, rel=2e-6), name
+
+    def close(path, ours, theirs, start):
+        # Relative to how far the parameters moved, not only to their size.
+        moved = np.abs(theirs - start).max()
+        np.testing.assert_allclose(ours, theirs, atol=max(1e-4 * moved, 1e-8), err_msg=str(path))
+
+    jax.tree_util.tree_map_with_path(close, found.params, expected.params, expected.gradient)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return update()
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (4, 2), (1, 8)])
+def test_every_mesh_gives_the_update_of_one_device(shape, one_device):
+    assert_same_update(update(MeshConfig(*shape)), one_device)
+
+
+def test_microbatches_of_unequal_target_counts_equal_one_batch(one_device):
+    batch = fakes.ragged_batch(16)
+    counts = np.asarray(batch.weights).reshape(4, 4, -1).sum((0, 2))  # row i is in part i mod 4
+    assert len(set(counts.tolist())) == 4
+    assert_same_update(update(microbatches=4), one_device)
+
+
+def test_microbatches_on_a_mesh_equal_one_batch_with_the_kept_normalizer():
+    loss = variants.CATXent(normalizer="kept")
+    batch = with_some_right(fakes.ragged_batch(32, seed=4))
+    found = update(MeshConfig(4, 2), microbatches=4, loss=loss, batch=batch)
+    assert 0.1 < found.metrics["kept"] < 0.9
+    assert_same_update(found, update(loss=loss, batch=batch))
+
+
+def with_some_right(batch):
+    """The batch with the fresh student's own argmax as the label of every third token."""
+    model = t5.T5(STUDENT)
+    params = initial_params(model, MeshConfig(1, 1).build(jax.devices()[:1]), 0)
+    guess = np.asarray(step_lib.logits(model, params, batch)).argmax(-1)
+    right = np.arange(guess.size).reshape(guess.shape) % 3 == 0
+    return dataclasses.replace(batch, targets=np.where(right, guess, batch.targets))
+
+
+def test_the_teacher_stays_bitwise_and_its_gradient_is_exactly_zero(one_device):
+    jax.tree.map(np.testing.assert_array_equal, one_device.teacher_before, one_device.teacher_after)
+    models = t5.T5(STUDENT), t5.T5(TEACHER)
+    loss_fn = step_lib.make_loss_fn(*models, variants.Dist())
+    batch = jax.tree.map(jnp.asarray, fakes.ragged_batch(4))
+    mesh = MeshConfig(1, 1).build(jax.devices()[:1])
+    params = [initial_params(model, mesh, seed) for seed, model in enumerate(models)]
+
+    def value(student, teacher):
+        return loss_fn(student, teacher, batch).loss_sum
+
+    student_gradient, teacher_gradient = jax.jit(jax.grad(value, argnums=(0, 1)))(*params)
+    assert all(not np.asarray(g).any() for g in jax.tree.leaves(teacher_gradient))
+    assert all(np.asarray(g).any() for g in jax.tree.leaves(student_gradient))
+
+
+def test_a_batch_without_targets_changes_no_parameter_and_no_figure_is_made_up():
+    batch = fakes.ragged_batch(16)
+    empty = dataclasses.replace(batch, weights=np.zeros_like(batch.weights))
+    found = update(batch=empty)
+    jax.tree.map(np.testing.assert_array_equal, found.params, found.gradient)
+    assert found.metrics["gradient_norm"] == 0 and np.isnan(found.metrics["loss"])
+
+
+def test_dropout_depends_on_the_step_alone():
+    student = dataclasses.replace(STUDENT, dropout_rate=0.3)
+    loss = variants.Xent()
+    first, again = (update(student=student, loss=loss, steps=2) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
+    assert first.metrics["loss"] != update(loss=loss, steps=2).metrics["loss"]
+
+
+def test_training_lowers_the_loss():
+    loss = variants.Xent()
+    few, many = update(loss=loss, steps=1), update(loss=loss, steps=30)
+    assert many.metrics["loss"] < 0.8 * few.metrics["loss"]
