@@ -1,0 +1,255 @@
+"""Deferral curves: quality and cost of a cascade at every deferral rate, and the lines around them.
+
+Conventions: a score is higher where there is more reason to defer; an example is deferred iff its
+score >= tau; the small model is always paid; cost is FLOPs per token = 2 x parameters.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Real
+
+# Below this a difference between two mean qualities is rounding, and ratios of it mean nothing.
+_NO_DIFFERENCE = 1e-12
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Curve:
+    """A cascade of n examples with k = 0..n of them deferred, those with the highest scores first.
+
+    Where scores are tied no threshold separates them: the values are then the expectation over a
+    random order among the tied, which is linear inside such a group.
+
+    Example: scores [0.9 0.1], student quality [0 1], teacher quality [1 1]: ``rate = [0 0.5 1]``,
+    ``quality = [0.5 1 1]``, ``thresholds = [inf 0.9 0.1]``.
+
+    Attributes:
+      rate: share deferred, k / n.
+      quality: mean quality of the cascade, = a1 + a2.
+      flops_per_token: C_S + rate * C_L.
+      thresholds: score of the k-th deferred; deferring iff score >= thresholds[k] defers exactly k
+        examples where `is_realised`, else the whole tied group; inf for k = 0.
+      a1: part of the quality that the student's kept answers give: their sum over n, falling to 0.
+      a2: part that the teacher's answers to deferred examples give.
+      is_realised: True where some threshold defers exactly k examples.
+    """
+
+    rate: Float[np.ndarray, " n_plus_1"]
+    quality: Float[np.ndarray, " n_plus_1"]
+    flops_per_token: Float[np.ndarray, " n_plus_1"]
+    thresholds: Float[np.ndarray, " n_plus_1"]
+    a1: Float[np.ndarray, " n_plus_1"]
+    a2: Float[np.ndarray, " n_plus_1"]
+    is_realised: Bool[np.ndarray, " n_plus_1"]
+
+    @property
+    def student_quality(self) -> float:
+        return float(self.quality[0])
+
+    @property
+    def teacher_quality(self) -> float:
+        return float(self.quality[-1])
+
+    def thin(self, max_points: int) -> "Curve":
+        """At most `max_points` points at even distances, both ends among them."""
+        if max_points < 2:
+            raise ValueError(f"max_points must be at least 2 (both ends), got {max_points}")
+        last = len(self.rate) - 1
+        kept = np.unique(np.round(np.linspace(0, last, min(max_points, last + 1))).astype(int))
+        fields = dataclasses.fields(self)
+        return Curve(**{field.name: getattr(self, field.name)[kept] for field in fields})
+
+
+def deferral_order(
+    score: Real[np.ndarray, " n"],
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " groups"]]:
+    """Examples, the first deferred first, and how many are deferred after each tied group.
+
+    Example: scores [1 3 3] give the order [1 2 0] and the group ends [2 3].
+
+    Raises:
+      ValueError: if there is no example, or a score is NaN or infinite.
+    """
+    score = np.asarray(score)
+    if score.size == 0:
+        raise ValueError("a curve needs at least one example, got none")
+    bad = np.flatnonzero(~np.isfinite(score))
+    if len(bad):
+        raise ValueError(
+            f"the deferral score of row {bad[0]} is {score[bad[0]]} ({len(bad)} such): scores must "
+            "be finite, NaN is never 'certain'"
+        )
+    order = np.argsort(-score, kind="stable")
+    ordered = score[order]
+    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, len(score))
+    return order, ends
+
+
+def deferral_curve(
+    score: Real[np.ndarray, " n"],
+    student_quality: Real[np.ndarray, " n"],
+    teacher_quality: Real[np.ndarray, " n"],
+    student_flops_per_token: float,
+    teacher_flops_per_token: float,
+) -> Curve:
+    """Quality and cost at every deferral rate.
+
+    ``quality(tau) = E[M_S * 1[r < tau]] + E[M_L * 1[r >= tau]]``,
+    ``cost(tau) = C_S + E[1[r >= tau]] * C_L``.
+
+    Args:
+      score: one per example, higher = defer first.
+      student_quality, teacher_quality: per-example quality of both answers, higher is better.
+      student_flops_per_token, teacher_flops_per_token: 2 x parameters of each model.
+
+    Returns:
+      n + 1 points, from no example deferred to all.
+
+    Raises:
+      ValueError: if there is no example, a score or quality is not finite, or lengths differ.
+
+    Reference: Cascade-Aware Training of Language Models, equations 4, 6 and 9.
+    """
+    order, ends = deferral_order(score)
+    n = len(order)
+    for name, values in (("student", student_quality), ("teacher", teacher_quality)):
+        if len(values) != n:
+            raise ValueError(f"{n} scores, but {len(values)} values of {name} quality")
+        if not np.all(np.isfinite(values)):
+            raise ValueError(f"{name} quality must be finite")
+    ks = np.arange(n + 1)
+    nodes = np.append(0, ends)
+
+    def summed(quality: Real[np.ndarray, " n"]) -> Float[np.ndarray, " n_plus_1"]:
+        """Sum over the deferred, linear inside a tied group: the mean over all its orders."""
+        sums = np.append(0.0, np.cumsum(np.asarray(quality, dtype=np.float64)[order]))
+        return np.interp(ks, nodes, sums[nodes])
+
+    student, teacher = summed(student_quality), summed(teacher_quality)
+    a1, a2 = (student[-1] - student) / n, teacher / n
+    rate = ks / n
+    return Curve(
+        rate=rate,
+        quality=a1 + a2,
+        flops_per_token=student_flops_per_token + rate * teacher_flops_per_token,
+        thresholds=np.append(np.inf, np.asarray(score, dtype=np.float64)[order]),
+        a1=a1,
+        a2=a2,
+        is_realised=np.isin(ks, nodes),
+    )
+
+
+def oracle_curve(
+    student_quality: Real[np.ndarray, " n"],
+    teacher_quality: Real[np.ndarray, " n"],
+    student_flops_per_token: float,
+    teacher_flops_per_token: float,
+) -> Curve:
+    """The best that any score can do: those examples first where the teacher gains most.
+
+    Unlike `ideal_quality` it keeps, as long as it can, answers that only the student has right.
+    """
+    gain = np.asarray(teacher_quality, np.float64) - np.asarray(student_quality, np.float64)
+    return deferral_curve(
+        gain, student_quality, teacher_quality, student_flops_per_token, teacher_flops_per_token
+    )
+
+
+def random_quality(
+    rate: Float[np.ndarray, " points"], student_quality: float, teacher_quality: float
+) -> Float[np.ndarray, " points"]:
+    """Expected quality of deferring at random, ``p_s + r * (p_l - p_s)``.
+
+    Reference: Gatekeeper, the random line of its deferral-performance metric.
+    """
+    return student_quality + rate * (teacher_quality - student_quality)
+
+
+def ideal_quality(
+    rate: Float[np.ndarray, " points"], student_quality: float, teacher_quality: float
+) -> Float[np.ndarray, " points"]:
+    """Quality of deferring the student's errors first, if the teacher has right what it has right.
+
+    ``p_s + r / (1 - p_s) * (p_l - p_s)`` for ``r <= 1 - p_s``, else ``p_l``. Meant for 0/1 quality.
+    Where the teacher errs on examples that the student has right, `oracle_curve` lies above it.
+
+    Reference: Gatekeeper, the ideal line of its deferral-performance metric.
+    """
+    error = 1.0 - student_quality
+    if error <= 0:
+        return np.where(rate > 0, teacher_quality, student_quality)
+    return student_quality + np.minimum(rate / error, 1.0) * (teacher_quality - student_quality)
+
+
+def random_area(student_quality: float, teacher_quality: float) -> float:
+    """Area under `random_quality` over rates 0 to 1."""
+    return (student_quality + teacher_quality) / 2
+
+
+def ideal_area(student_quality: float, teacher_quality: float) -> float:
+    """Area under `ideal_quality` over rates 0 to 1: a trapezoid up to 1 - p_s, then level."""
+    error = 1.0 - student_quality
+    return error * (student_quality + teacher_quality) / 2 + (1.0 - error) * teacher_quality
+
+
+def area(curve: Curve) -> float:
+    """Area under quality over the deferral rate: the mean quality at a rate drawn evenly."""
+    return float(np.trapezoid(curve.quality, curve.rate))
+
+
+def deferral_performance(area: float, random_area: float, best_area: float) -> float:
+    """``s_d = (area - random) / (best - random)``: 0 is a random score, 1 the best line.
+
+    Args:
+      area: of the cascade's curve.
+      random_area: of its random line.
+      best_area: `ideal_area`, or the area of `oracle_curve`; only with the second is s_d at most 1.
+
+    Returns:
+      NaN where the best line is not above the random one (there is nothing to gain).
+
+    Reference: Gatekeeper, deferral performance s_d.
+    """
+    room = best_area - random_area
+    return (area - random_area) / room if room > _NO_DIFFERENCE else math.nan
+
+
+def quality_at_rate(curve: Curve, rate: float) -> float:
+    """Quality at a deferral rate in [0, 1], linear between two points."""
+    if not 0 <= rate <= 1:
+        raise ValueError(f"a deferral rate lies in [0, 1], got {rate}")
+    return float(np.interp(rate, curve.rate, curve.quality))
+
+
+def quality_at_cost(curve: Curve, flops_per_token: float) -> float:
+    """Quality when at most `flops_per_token` is spent on average, deferring as much as that allows.
+
+    Returns:
+      NaN below the small model's cost; above the cost of deferring all, the quality of that.
+    """
+    if flops_per_token < curve.flops_per_token[0]:
+        return math.nan
+    return float(np.interp(flops_per_token, curve.flops_per_token, curve.quality))
+
+
+def rate_at_quality(curve: Curve, quality: float) -> float:
+    """Smallest deferral rate whose quality is at least `quality`, linear between two points.
+
+    Returns:
+      NaN if no rate reaches it.
+    """
+    reached = curve.quality >= quality - _NO_DIFFERENCE
+    if not reached.any():
+        return math.nan
+    k = int(np.argmax(reached))
+    if k == 0:
+        return 0.0
+    below, above = curve.quality[k - 1], curve.quality[k]
+    share = min((quality - below) / (above - below), 1.0)
+    return float(curve.rate[k - 1] + share * (curve.rate[k] - curve.rate[k - 1]))
+
+
+def cost_at_quality(curve: Curve, quality: float) -> float:
+    """Smallest FLOPs per token whose quality is at least `quality`; NaN if none reaches it."""
+    return float(np.interp(rate_at_quality(curve, quality), curve.rate, curve.flops_per_token))

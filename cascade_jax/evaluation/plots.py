@@ -1,0 +1,241 @@
+"""Plots of deferral curves; the only file that imports matplotlib, and never its pyplot state."""
+
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from cascade_jax.evaluation import curves
+from cascade_jax.evaluation.metrics import REFERENCE_RATES, Panel
+
+# Okabe and Ito's palette without its yellow (too light for a line): safe for colour blindness.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_INK, _GREY, _BAND = "#222222", "#8a8a8a", "#e9e9e9"
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.labelcolor": _INK,
+    "axes.titlecolor": _INK,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "axes.titlesize": 10,
+}
+_POINTS = 401
+_MARKED_RATES = (0.0, *REFERENCE_RATES)
+_UNITS = ((1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"))
+
+
+def styles(names: Sequence[str]) -> dict[str, dict]:
+    """Colour, marker and line style of every cascade, the same in all plots of a report."""
+    result = {}
+    for i, name in enumerate(names):
+        turn, at = divmod(i, len(PALETTE))
+        dash = ("-", "--", "-.", ":")[turn % 4]
+        result[name] = {"color": PALETTE[at], "marker": _MARKERS[at], "linestyle": dash}
+    return result
+
+
+def curve_figure(panel: Panel) -> Figure:
+    """Quality over FLOPs per token; the deferral rate along the top if all students cost alike."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7.6, 4.3), dpi=160, layout="constrained")
+        axes = figure.add_subplot()
+        scale, unit = _unit(panel)
+        _draw(axes, panel, scale, with_markers=True)
+        axes.set_xlabel(f"{unit} per token (2 × parameters, small model always paid)")
+        axes.set_ylabel(f"quality: {_shorten(_words(panel.metric), 48)}")
+        axes.set_title(f"{panel.title}  (n = {panel.num_examples:,})", loc="left", pad=8)
+        _add_rate_axis(axes, panel, scale)
+        figure.legend(handles=_handles(panel), loc="outside right upper", fontsize=8, borderpad=0.2)
+    return figure
+
+
+def grid_figure(panels: Sequence[Panel], columns: int = 4) -> Figure:
+    """Small multiples: one curve plot per task, axes of their own, one legend above."""
+    if not panels:
+        raise ValueError("a grid needs at least one panel")
+    columns = min(columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    with rc_context(_STYLE):
+        size = (max(2.35 * columns, 4.7), 2.05 * rows + 0.75)
+        figure = Figure(figsize=size, dpi=150, layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        scale, unit = _unit(panels[0])
+        for axes, panel in zip(grid.flat, panels, strict=False):
+            _draw(axes, panel, scale, with_markers=False)
+            axes.set_title(
+                f"{_shorten(panel.title)} ({panel.num_examples:,})", fontsize=8, loc="left"
+            )
+            axes.set_ylabel(_shorten(_words(panel.metric), 22), fontsize=7)
+            axes.tick_params(labelsize=7)
+            axes.locator_params(axis="x", nbins=4)
+            axes.locator_params(axis="y", nbins=5)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        figure.supxlabel(f"{unit} per token (2 × parameters)", fontsize=9)
+        handles = _handles(panels[0], with_markers=False, with_areas=False)
+        figure.legend(
+            handles=handles,
+            loc="outside upper left",
+            ncols=min(len(handles), 2 * columns - 1),
+            fontsize=8,
+        )
+    return figure
+
+
+def decomposition_figure(panel: Panel) -> Figure:
+    """A1 (kept answers) and A2 (deferred ones) over the deferral rate; they add up to quality."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7.6, 3.0), dpi=160, layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        for name, style in styles(list(panel.curves)).items():
+            curve = panel.curves[name].thin(_POINTS)
+            line = {"color": style["color"], "linestyle": style["linestyle"], "linewidth": 1.6}
+            left.plot(100 * curve.rate, curve.a1, **line)
+            right.plot(100 * curve.rate, curve.a2, **line)
+        left.set_title("A1: from answers kept by the small model", loc="left", fontsize=9)
+        right.set_title("A2: from answers of the large model", loc="left", fontsize=9)
+        left.set_ylabel(f"share of {_words(panel.metric)}")
+        for axes in (left, right):
+            axes.set_xlabel("deferral rate (%)")
+            axes.set_xlim(0, 100)
+        handles = _handles(panel, with_markers=False, with_areas=False, with_lines=False)
+        figure.legend(handles=handles, loc="outside right upper", fontsize=8)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _draw(axes: Axes, panel: Panel, scale: float, with_markers: bool) -> None:
+    """Band of the best possible, random lines, curves."""
+    names = list(panel.curves)
+    thin = {name: panel.curves[name].thin(_POINTS) for name in names}
+    costs = np.unique(np.concatenate([c.flops_per_token for c in thin.values()]))
+    low, high = _best_band(panel, costs)
+    axes.fill_between(costs / scale, low, high, color=_BAND, linewidth=0, zorder=1)
+    axes.plot(costs / scale, low, color=_GREY, linewidth=0.9, linestyle="--", zorder=2)
+    for name, style in styles(names).items():
+        curve = thin[name]
+        x = curve.flops_per_token / scale
+        axes.plot(
+            x[[0, -1]], curve.quality[[0, -1]], color=style["color"], linewidth=1.0, linestyle=":"
+        )
+        line = {"color": style["color"], "linestyle": style["linestyle"], "zorder": 3}
+        axes.plot(x, curve.quality, linewidth=1.8 if with_markers else 1.3, **line)
+        if with_markers:
+            full = panel.curves[name]
+            axes.plot(
+                np.interp(_MARKED_RATES, full.rate, full.flops_per_token) / scale,
+                np.interp(_MARKED_RATES, full.rate, full.quality),
+                linestyle="none",
+                marker=style["marker"],
+                ms=5.5,
+                color=style["color"],
+                markeredgecolor="white",
+                markeredgewidth=0.7,
+                zorder=4,
+            )
+    if with_markers:
+        end = max(thin.values(), key=lambda curve: curve.flops_per_token[-1])
+        most, quality = end.flops_per_token[-1], end.quality[-1]
+        star = {"marker": "*", "ms": 11, "color": _INK, "linestyle": "none", "zorder": 6}
+        axes.plot(most / scale, quality, clip_on=False, **star)
+        alone = (most - end.flops_per_token[0]) / scale
+        axes.plot(alone, quality, markerfacecolor="white", **star)
+    axes.margins(x=0.03, y=0.08)
+
+
+def _best_band(panel: Panel, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest ideal line and highest oracle of the panel's cascades, at each of the costs."""
+    lows, highs = [], []
+    for name, curve in panel.curves.items():
+        ideal = curves.ideal_quality(curve.rate, curve.student_quality, curve.teacher_quality)
+        inside = {"left": np.nan, "right": curve.teacher_quality}
+        lows.append(np.interp(costs, curve.flops_per_token, ideal, **inside))
+        oracle = panel.oracles[name]
+        highs.append(np.interp(costs, oracle.flops_per_token, oracle.quality, **inside))
+    low = np.fmin.reduce(lows)
+    # With graded quality the closed form is no bound and may pass the oracle.
+    return low, np.fmax(low, np.fmax.reduce(highs))
+
+
+def _add_rate_axis(axes: Axes, panel: Panel, scale: float) -> None:
+    """Deferral rate in per cent along the top; left out where it differs between cascades."""
+    ends = {(c.flops_per_token[0], c.flops_per_token[-1]) for c in panel.curves.values()}
+    if len(ends) > 1:
+        return
+    student, most = ends.pop()
+    teacher = (most - student) / scale
+    student = student / scale
+    top = axes.secondary_xaxis(
+        "top",
+        functions=(lambda x: 100 * (x - student) / teacher, lambda r: student + r * teacher / 100),
+    )
+    top.set_xticks([0, 25, 50, 75, 100])
+    top.set_xlabel("deferral rate (%)")
+    top.spines["top"].set_visible(False)
+
+
+def _handles(
+    panel: Panel, with_markers: bool = True, with_areas: bool = True, with_lines: bool = True
+) -> list[Line2D | Patch]:
+    """Legend entries: a line per cascade, best area first where areas are shown, then the lines."""
+    look = styles(list(panel.curves))
+    names = list(panel.curves)
+    if with_areas:
+        names.sort(key=lambda name: -panel.summaries[name].area.value)
+    handles: list[Line2D | Patch] = []
+    for name in names:
+        style = dict(look[name])
+        if not with_markers:
+            style.pop("marker")
+        label = _shorten(name, 30)
+        if with_areas:
+            label += f"\narea {panel.summaries[name].area.value:.3f}"
+        handles.append(
+            Line2D([], [], linewidth=1.8, ms=5, markeredgecolor="white", label=label, **style)
+        )
+    if with_lines:
+        grey = {"color": _GREY, "linewidth": 1.0}
+        handles.append(Line2D([], [], linestyle=":", label="random deferral", **grey))
+        handles.append(Line2D([], [], linestyle="--", label="ideal", **grey))
+        handles.append(Patch(color=_BAND, label="ideal to oracle"))
+    if with_markers:
+        star = {"marker": "*", "ms": 9, "color": _INK, "linestyle": "none"}
+        handles.append(Line2D([], [], label="all deferred", **star))
+        handles.append(Line2D([], [], label="large model alone", markerfacecolor="white", **star))
+    return handles
+
+
+def _unit(panel: Panel) -> tuple[float, str]:
+    most = max(curve.flops_per_token[-1] for curve in panel.curves.values())
+    return next(((scale, unit) for scale, unit in _UNITS if most >= scale), (1.0, "FLOPs"))
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _shorten(text: str, limit: int = 26) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

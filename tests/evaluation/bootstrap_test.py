@@ -1,0 +1,117 @@
+"""Bootstrap intervals against explicit resampling, and their coverage."""
+
+import math
+
+import numpy as np
+import pytest
+
+from cascade_jax.evaluation import bootstrap, curves
+
+
+def _cascade(n, seed=0, levels=None):
+    """Score that knows something of the student's errors; `levels` makes ties."""
+    rng = np.random.default_rng(seed)
+    student = (rng.random(n) < 0.5) * 1.0
+    teacher = np.where(rng.random(n) < 0.8, 1.0, rng.random(n))
+    score = rng.normal(size=n) - student
+    return (score if levels is None else np.round(score * levels)), student, teacher
+
+
+@pytest.mark.parametrize("levels", [None, 2])
+def test_statistics_are_those_of_explicitly_resampled_curves(levels):
+    score, student, teacher = _cascade(25, levels=levels)
+    rates, qualities = (0.1, 0.5), (0.55, 0.8, 0.99)
+    got = bootstrap.resample(
+        score, student, teacher, rates=rates, qualities=qualities, samples=30, seed=4
+    )
+    rng = np.random.default_rng(4)
+    for b in range(30):
+        rows = rng.integers(25, size=25, dtype=np.int32)
+        curve = curves.deferral_curve(score[rows], student[rows], teacher[rows], 1.0, 1.0)
+        oracle = curves.oracle_curve(student[rows], teacher[rows], 1.0, 1.0)
+        ends = student[rows].mean(), teacher[rows].mean()
+        assert got.student_quality[b] == pytest.approx(ends[0])
+        assert got.teacher_quality[b] == pytest.approx(ends[1])
+        assert got.area[b] == pytest.approx(curves.area(curve))
+        assert got.oracle_area[b] == pytest.approx(curves.area(oracle))
+        for column, rate in enumerate(rates):
+            expected = curves.quality_at_rate(curve, rate)
+            assert got.quality_at_rate[b, column] == pytest.approx(expected)
+        for column, quality in enumerate(qualities):
+            expected = curves.rate_at_quality(curve, quality)
+            expected = math.inf if math.isnan(expected) else expected
+            assert got.rate_at_quality[b, column] == pytest.approx(expected)
+        areas = curves.area(curve), curves.random_area(*ends)
+        for best, area in (("ideal", curves.ideal_area(*ends)), ("oracle", curves.area(oracle))):
+            expected = curves.deferral_performance(*areas, area)
+            value = got.deferral_performance(best)[b]
+            assert value == pytest.approx(expected, nan_ok=True)
+
+
+def test_chunks_do_not_change_the_result(monkeypatch):
+    cascade = _cascade(50)
+    whole = bootstrap.resample(*cascade, rates=(0.5,), samples=20)
+    monkeypatch.setattr(bootstrap, "_CHUNK_VALUES", 150)
+    parts = bootstrap.resample(*cascade, rates=(0.5,), samples=20)
+    np.testing.assert_array_equal(whole.quality_at_rate, parts.quality_at_rate)
+    np.testing.assert_array_equal(whole.area, parts.area)
+
+
+def test_one_seed_gives_one_result_and_another_seed_another():
+    cascade = _cascade(50)
+    first, again = (bootstrap.resample(*cascade, samples=10, seed=1).area for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert np.any(bootstrap.resample(*cascade, samples=10, seed=2).area != first)
+
+
+def test_two_cascades_are_resampled_in_pairs():
+    score, student, teacher = _cascade(50)
+    one = bootstrap.resample(score, student, teacher, samples=20)
+    other = bootstrap.resample(-score, student, teacher, samples=20)
+    np.testing.assert_array_equal(one.student_quality, other.student_quality)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    population = _cascade(40_000, seed=5)
+    truth = curves.deferral_curve(*population, 1.0, 1.0)
+    rng = np.random.default_rng(6)
+    trials, covered = 200, np.zeros(3)
+    for trial in range(trials):
+        rows = rng.integers(40_000, size=150)
+        sample = bootstrap.resample(
+            *(part[rows] for part in population), rates=(0.3,), samples=200, seed=trial
+        )
+        values = (sample.student_quality, sample.area, sample.quality_at_rate[:, 0])
+        wanted = (
+            truth.student_quality,
+            curves.area(truth),
+            curves.quality_at_rate(truth, 0.3),
+        )
+        for i, (value, right) in enumerate(zip(values, wanted, strict=True)):
+            low, high = bootstrap.interval(value)
+            covered[i] += low <= right <= high
+    # 95 % nominal; three standard errors of 200 trials are 5 points, and percentile intervals of
+    # 150 examples are a little too short.
+    assert np.all(covered / trials >= 0.88) and np.all(covered / trials <= 0.995)
+
+
+def test_an_interval_is_of_values_that_occurred():
+    # Of 999 values, 24.975 and 974.025 are cut off: the 25th and the 975th remain.
+    low, high = bootstrap.interval(np.arange(999.0)[::-1])
+    assert (low, high) == (24.0, 974.0)
+
+
+def test_an_interval_is_open_where_resamples_never_reach():
+    low, high = bootstrap.interval(np.array([1.0] * 90 + [math.inf] * 10))
+    assert low == 1.0 and high == math.inf
+
+
+def test_an_undefined_resample_makes_the_interval_undefined():
+    assert all(map(math.isnan, bootstrap.interval(np.array([1.0, math.nan]))))
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
+        bootstrap.resample(*_cascade(3), samples=0)
+    with pytest.raises(ValueError, match="best must be 'ideal' or 'oracle', got 'idal'"):
+        bootstrap.resample(*_cascade(3), samples=1).deferral_performance("idal")

@@ -1,0 +1,183 @@
+"""The report: self-contained, escaped, complete."""
+
+import base64
+import html.parser
+import math
+import re
+
+import numpy as np
+import pytest
+
+from cascade_jax.evaluation import metrics, records, report
+from cascade_jax.evaluation.metrics import Cascade, Evaluation, Source
+
+EVIL = "<script>alert('x')</script>&\""
+PNG = b"\x89PNG not really"
+
+
+def _evaluation(names=("xent", "cat"), tasks=("t1", "t2"), teacher=None):
+    def panel(title, n):
+        cascades = {}
+        for seed, name in enumerate(names):
+            rng = np.random.default_rng(seed)
+            student = (rng.random(n) < 0.5) * 1.0
+            good = np.ones(n) if teacher is None else np.full(n, teacher)
+            cascades[name] = Cascade(rng.normal(size=n) - student, student, good, 2e6, 1e7)
+        return metrics.compare(title, "exact_match", cascades, bootstrap_samples=20)
+
+    return Evaluation(
+        pooled=panel("demo", 40),
+        tasks={task: panel(task, 20) for task in tasks},
+        sources=tuple(
+            Source(name, f"runs/{name}.parquet", {"split": "test", "student_parameters": 1234567})
+            for name in names
+        ),
+        score="Average()",
+        bootstrap_samples=20,
+        seed=0,
+    )
+
+
+def _example(**changes):
+    texts = dict.fromkeys(("task", "inputs", "target", "student_answer", "teacher_answer"), "text")
+    return report.Example(
+        "right", "kept", 0.5, student_quality=1.0, teacher_quality=0.0, **{**texts, **changes}
+    )
+
+
+IMAGES = {"curve": PNG, "decomposition": PNG, "tasks": PNG}
+
+
+class _Page(html.parser.HTMLParser):
+    """Collects tags with their attributes, texts, and tags left open."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.texts, self.open = [], [], []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_nothing_is_fetched_and_every_tag_is_closed():
+    page = report.render(_evaluation(), IMAGES, {"xent": [_example()], "cat": []})
+    parsed = _Page(page)
+    assert parsed.open == []
+    names = {tag for tag, _ in parsed.tags}
+    assert not names & {"script", "link", "iframe", "object", "embed", "a", "base"}
+    for _, attributes in parsed.tags:
+        assert "href" not in attributes
+        assert attributes.get("src", "data:").startswith("data:")
+        assert not any(name.startswith("on") for name in attributes)
+    assert not re.search(r"https?://|url\(|@import", page)
+
+
+def test_pictures_are_inside():
+    parsed = _Page(report.render(_evaluation(), IMAGES, {}))
+    sources = [attributes["src"] for tag, attributes in parsed.tags if tag == "img"]
+    assert len(sources) == 3
+    assert {base64.b64decode(src.partition(",")[2]) for src in sources} == {PNG}
+
+
+def test_every_text_is_escaped():
+    names = (EVIL, "cat")
+    evaluation = _evaluation(names, tasks=(EVIL, "t2"))
+    fields = ("task", "inputs", "target", "student_answer", "teacher_answer")
+    page = report.render(evaluation, IMAGES, {EVIL: [_example(**dict.fromkeys(fields, EVIL))]})
+    parsed = _Page(page)
+    assert "script" not in {tag for tag, _ in parsed.tags}
+    assert "<script" not in page
+    # As text it is there, whole: five fields of the example, and names in tables and headings.
+    assert sum(EVIL in text for text in parsed.texts) >= 8
+
+
+def test_every_figure_of_the_summary_is_in_the_table():
+    evaluation = _evaluation()
+    text = " ".join(_Page(report.render(evaluation, IMAGES, {})).texts)
+    for summary in evaluation.pooled.summaries.values():
+        values = [summary.student_quality, summary.area, summary.s_d_ideal, summary.s_d_oracle]
+        for estimate in [*values, *summary.quality_at_rate]:
+            assert f"{estimate.value:.3f}" in text
+            assert f"{estimate.low:.3f} to {estimate.high:.3f}" in text
+        for cost in summary.cost_at_quality.values():
+            assert report.format_flops(cost.value) in text
+    for task, panel in evaluation.tasks.items():
+        assert task in text
+        assert all(f"{s.area.value:.3f}" in text for s in panel.summaries.values())
+    for needed in ("Records schema version 1", "runs/xent.parquet", "1,234,567", "Average()"):
+        assert needed in text
+
+
+def test_undefined_figures_are_a_dash_and_open_intervals_say_so():
+    text = " ".join(_Page(report.render(_evaluation(teacher=0.0), IMAGES, {})).texts)
+    assert "–" in text and "nan" not in text.lower().split() and " inf" not in text
+
+
+def test_one_task_has_no_part_per_task():
+    images = {"curve": PNG}
+    page = report.render(_evaluation(("one",), tasks=("t1",)), images, {})
+    assert "Per task" not in page and "Where the quality comes from" not in page
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(2_214_000.0, "2.21 M"), (8.8e12, "8.8 T"), (12.0, "12"), (math.nan, "–"), (math.inf, "∞")],
+)
+def test_flops_are_short(value, text):
+    assert report.format_flops(value) == text
+
+
+def _records(tmp_path, student, teacher):
+    n = len(student)
+    rows = [
+        {
+            **dict.fromkeys(("mixture", "task", "split", "metric"), "m"),
+            **dict.fromkeys(("inputs", "target", "student_answer", "teacher_answer"), f"text {i}"),
+            "example_id": str(i),
+            **{f"student_{kind}": [0] for kind in ("tokens", "log_probs", "entropies")},
+            **{f"teacher_{kind}": [0] for kind in ("tokens", "log_probs", "entropies")},
+            "student_quality": student[i],
+            "teacher_quality": teacher[i],
+            "student_flops_per_token": 1.0,
+            "teacher_flops_per_token": 1.0,
+        }
+        for i in range(n)
+    ]
+    records.write(tmp_path / "r", rows, {"name": "n", "mixture": "m", "split": "m"})
+    return records.read(tmp_path / "r")
+
+
+def test_examples_are_right_and_wrong_decisions(tmp_path):
+    #          deferred: right, wrong, equal   kept: wrong, right, equal
+    table = _records(tmp_path, [0, 1, 1, 0, 1, 0], [1, 0, 1, 1, 0, 0])
+    score = np.array([6.0, 5, 4, 3, 2, 1])
+    picked = report.pick_examples(table, score)
+    assert {(e.verdict, e.what.split(",")[0], e.inputs) for e in picked} == {
+        ("right", "deferred", "text 0"),
+        ("wrong", "deferred", "text 1"),
+        ("wrong", "kept", "text 3"),
+        ("right", "kept", "text 4"),
+    }
+
+
+def test_the_clearest_examples_come_first_and_no_more_than_asked(tmp_path):
+    table = _records(tmp_path, [0.0] * 10, [1.0] * 10)
+    score = np.arange(10.0)
+    picked = report.pick_examples(table, score, per_kind=2)
+    by_verdict = {v: [e.score for e in picked if e.verdict == v] for v in ("right", "wrong")}
+    assert by_verdict == {"right": [9, 8], "wrong": [0, 1]}
+
+
+def test_long_texts_are_cut():
+    page = report.render(_evaluation(), IMAGES, {"xent": [_example(inputs="ab " * 5000)]})
+    assert page.count("ab ab") < 200 and "…" in page
