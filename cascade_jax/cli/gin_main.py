@@ -1,0 +1,252 @@
+"""From the command line to a built config: flags, gin files, bindings, and checks on all of them.
+
+Every command is configured by one frozen dataclass, its root. An experiment's gin file may bind the
+roots of several commands. Gin itself ignores a macro that nothing reads and a binding in a scope
+that nothing enters; here both are refused, as long as no command's root reaches them.
+"""
+
+import contextlib
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gin
+from absl import flags
+from gin import config as gin_config
+
+from cascade_jax.cli import main
+
+_MACRO = "gin.macro"
+
+
+class UsageError(ValueError):
+    """What the user gave can't be used; the message says what, where and what is allowed."""
+
+
+def run(command: ModuleType, argv: list[str]) -> int:
+    """Parses the arguments of a command, builds its config and runs it.
+
+    Args:
+      command: a module of this package with HELP, CONFIG and run.
+      argv: the arguments after the command's name.
+
+    Returns:
+      The exit status: 0; 2 for bad usage or input (one line on standard error).
+    """
+    name = command.__name__.rpartition(".")[2]
+    if not argv or {"-h", "--help"} & set(argv):
+        print(f"cascade-jax {name}\n\n{command.HELP}\n{_FLAG_HELP}", end="")
+        return 0
+    verbose = "--traceback" in argv
+    try:
+        config = parse(command.CONFIG, [arg for arg in argv if arg != "--traceback"])
+        _write_configs(config)
+        command.run(config)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if verbose:
+            raise
+        print(f"cascade-jax {name}: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+_FLAG_HELP = """\
+flags:
+  --gin_file=FILE        a gin file; may be given several times, later ones win. gin/... is found in
+                         the current folder, in a clone, and in the installed package
+  --gin.MACRO=VALUE      sets a macro, e.g. --gin.STEPS=100 --gin.DATA_DIR="'/data'"
+  --gin.X.PARAMETER=VALUE  sets a parameter, e.g. --gin.loop.TrainRun.seed=1
+  --traceback            shows where an error arose instead of one line
+"""
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def parse(root: str, argv: Iterable[str]) -> Any:
+    """Builds the config of one command from its arguments.
+
+    Args:
+      root: importable name of its dataclass.
+      argv: `--gin_file=...` and `--gin....=...` arguments.
+
+    Raises:
+      UsageError: for an unknown flag, macro or parameter, a macro without a value, a file that is
+        not there.
+      ValueError: from the dataclasses, for values that are not allowed.
+    """
+    files, bindings = _split_flags(argv)
+    load(files, bindings)
+    if root not in {selector for _, selector in gin_config._CONFIG}:
+        raise UsageError(f"the gin files bind nothing of {root}, which this command needs")
+    check_leftovers()
+    check_required(root)
+    try:
+        return gin.get_configurable(root)()
+    except TypeError as error:
+        raise UsageError(
+            f"the gin files do not bind all that is needed: {_one_line(error)}"
+        ) from error
+
+
+def _split_flags(argv: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Parses flags with absl; `--gin.NAME=VALUE` is turned into a gin binding first."""
+    values = flags.FlagValues()
+    flags.DEFINE_multi_string("gin_file", [], "A gin file.", flag_values=values)
+    flags.DEFINE_multi_string("gin_bindings", [], "A gin binding.", flag_values=values)
+    rewritten = ["cascade-jax"]
+    for arg in argv:
+        if arg.startswith("--gin."):
+            key, equals, value = arg.removeprefix("--gin.").partition("=")
+            if not equals:
+                raise UsageError(f"{arg}: write --gin.{key}=VALUE")
+            arg = f"--gin_bindings={key}={value}"
+        rewritten.append(arg)
+    try:
+        rest = values(rewritten)[1:]
+    except flags.Error as error:
+        raise UsageError(f"{error}; see --help") from error
+    if rest:
+        raise UsageError(f"argument {rest[0]!r} is not a flag; see --help")
+    if not values.gin_file:
+        raise UsageError("give at least one --gin_file; see --help for an example")
+    return values.gin_file, values.gin_bindings
+
+
+def search_paths() -> list[Path]:
+    """Folders in which `gin/...` is looked up: here, the clone, the installed package."""
+    package = Path(main.__file__).parents[1]
+    return [Path.cwd(), package.parent, package / "installed"]
+
+
+def load(files: Iterable[str], bindings: Iterable[str] = ()) -> None:
+    """Parses gin files and bindings into gin's global config.
+
+    Raises:
+      UsageError: for a file that is not there or does not parse, an unknown name, an unknown macro
+        among the bindings.
+    """
+    gin.clear_config(clear_constants=True)
+    for folder in search_paths():
+        gin.add_config_file_search_path(str(folder))
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a gin file may import a user's own module
+    try:
+        with _native_messages_hidden():
+            for file in files:
+                gin.parse_config_file(file)
+            _check_known_macros(bindings)
+            gin.parse_config(list(bindings))
+    except (SyntaxError, ValueError, OSError, ImportError, AttributeError, NameError) as error:
+        raise UsageError(_one_line(error)) from error
+
+
+@contextlib.contextmanager
+def _native_messages_hidden():
+    """Hides what is printed on file descriptor 2; exceptions come through as ever.
+
+    Gin files import TensorFlow, which greets with lines about devices that only JAX will use.
+    """
+    sys.stderr.flush()
+    real = os.dup(2)
+    try:
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        os.dup2(real, 2)
+        os.close(real)
+
+
+def _check_known_macros(bindings: Iterable[str]) -> None:
+    """A macro on the command line must be one that the gin files have."""
+    known = sorted(scope for scope, selector in gin_config._CONFIG if selector == _MACRO)
+    for binding in bindings:
+        name = binding.partition("=")[0].strip()
+        if "." not in name and "/" not in name and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise UsageError(f"unknown gin macro {name!r}: {hint}the files have {', '.join(known)}")
+
+
+def _references(value: Any) -> Iterable[gin_config.ConfigurableReference]:
+    return gin_config.iterate_references(value)
+
+
+def _reached(roots: Iterable[str]) -> set[tuple[str, str, str]]:
+    """All (scope, selector, parameter) bindings that building the roots reads."""
+    bindings = gin_config._CONFIG
+    used, seen = set(), set()
+    queue = [((), root) for root in roots]
+    while queue:
+        scopes, selector = queue.pop()
+        if (scopes, selector) in seen:
+            continue
+        seen.add((scopes, selector))
+        # Gin applies the bindings of every prefix of the active scopes, the longest last.
+        prefixes = ["/".join(scopes[:n]) for n in range(len(scopes) + 1)]
+        applied = {}
+        for prefix in prefixes:
+            for parameter, value in bindings.get((prefix, selector), {}).items():
+                used.add((prefix, selector, parameter))
+                applied[parameter] = value
+        for value in applied.values():
+            for reference in _references(value):
+                inner = tuple(reference.scopes) or scopes  # a scope of its own replaces ours
+                queue.append((inner, reference.configurable.selector))
+    return used
+
+
+def check_leftovers() -> None:
+    """Refuses a macro or binding that no command of this experiment reads.
+
+    Raises:
+      UsageError: names it, and the nearest name that is read.
+    """
+    commands = [importlib.import_module(f"cascade_jax.cli.{name}") for name in main.COMMANDS]
+    roots = [command.CONFIG for command in commands]
+    bound = {selector for _, selector in gin_config._CONFIG}
+    used = _reached(root for root in roots if root in bound)
+    for (scope, selector), parameters in sorted(gin_config._CONFIG.items()):
+        for parameter in parameters:
+            if (scope, selector, parameter) in used:
+                continue
+            if selector == _MACRO:
+                names = sorted({s for s, kind, _ in used if kind == _MACRO})
+                near = difflib.get_close_matches(scope, names, n=1, cutoff=0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise UsageError(f"gin macro {scope!r} is set but nothing reads it{hint}")
+            short = ".".join(selector.split(".")[-2:])
+            scopes = sorted({s for s, kind, _ in used if kind == selector and s})
+            hint = f" (scopes in use: {', '.join(scopes)})" if scopes else ""
+            where = f"{scope}/{short}" if scope else short
+            raise UsageError(f"gin binding {where}.{parameter} is set but nothing reads it{hint}")
+
+
+def check_required(root: str) -> None:
+    """Refuses a config in which a macro or parameter that `root` reads is still REQUIRED."""
+    for scope, selector, parameter in sorted(_reached([root])):
+        value = gin_config._CONFIG[(scope, selector)][parameter]
+        if "gin.REQUIRED" in repr(value):
+            if selector == _MACRO:
+                raise UsageError(
+                    f"gin macro {scope} has no value; give it: --gin.{scope}=VALUE "
+                    "(a string needs quotes inside quotes: \"'text'\")"
+                )
+            raise UsageError(f"gin parameter {selector}.{parameter} is required and has no value")
+
+
+def _write_configs(config: Any) -> None:
+    """Writes config.gin (as given) and operative_config.gin (as used) into the output folder."""
+    folder = getattr(config, "output_dir", None)
+    if folder is None:
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / "config.gin").write_text(gin.config_str())
+    (Path(folder) / "operative_config.gin").write_text(gin.operative_config_str())

@@ -1,0 +1,55 @@
+"""The command `cascade-jax`: picks the sub-command. Imports nothing heavy."""
+
+import difflib
+import importlib
+import sys
+
+COMMANDS = {
+    "train": "train the models of an experiment; go on where it was interrupted",
+    "collect": "decode a split with both models and write the records table",
+    "evaluate": "from records: deferral curves, figures, pictures and one HTML report",
+    "vocab": "train a SentencePiece vocabulary on the text of a mixture",
+}
+
+_USAGE = """\
+cascade-jax COMMAND --gin_file=FILE [--gin.MACRO=VALUE ...]
+
+{commands}
+
+cascade-jax COMMAND --help shows an example of each.
+"""
+
+
+def usage() -> str:
+    """What `cascade-jax --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return _USAGE.format(commands="\n".join(lines))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      argv: the arguments without the program's name; those of the process if None.
+
+    Returns:
+      The exit status: 0, or 2 for a command that does not exist.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(
+            f"cascade-jax: no command {name!r}{hint} (there are: {', '.join(COMMANDS)})",
+            file=sys.stderr,
+        )
+        return 2
+    command = importlib.import_module(f"cascade_jax.cli.{name}")
+    from cascade_jax.cli import gin_main
+
+    return gin_main.run(command, rest)

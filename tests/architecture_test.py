@@ -1,0 +1,136 @@
+"""The rules of the design that a machine can check, from the syntax trees alone."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "cascade_jax"
+
+LEVELS = {
+    "axes": 0, "numerics": 0,
+    "metrics": 1, "batch": 1,
+    "models": 2, "losses": 2, "deferral": 2, "parallel": 2, "data": 2,
+    "interop": 3, "training": 3, "inference": 3,
+    "evaluation": 4,
+    "cli": 5, "__main__": 6,
+}  # fmt: skip
+PRODUCT_FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tasks").rglob("*.py")])
+
+
+def part_of(module: str) -> str | None:
+    """`cascade_jax.models.t5` -> `models`."""
+    names = module.split(".")
+    return names[1] if names[0] == "cascade_jax" and len(names) > 1 else None
+
+
+def imports(file: Path) -> list[tuple[int, str]]:
+    """(line, full module or object name) of every import, also those inside functions."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}:{node.lineno}: relative import"
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def test_every_part_of_the_package_has_a_level():
+    parts = {path.stem for path in PACKAGE.iterdir() if path.name != "__pycache__"} - {"__init__"}
+    assert parts == set(LEVELS)
+
+
+def test_imports_go_down_only():
+    wrong = []
+    for file in PACKAGE.rglob("*.py"):
+        if file == PACKAGE / "__init__.py":
+            continue
+        ours = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for line, name in imports(file):
+            theirs = part_of(name)
+            if theirs is not None and theirs != ours and LEVELS[theirs] >= LEVELS[ours]:
+                wrong.append(f"{file.relative_to(ROOT)}:{line} imports {name}")
+    assert not wrong
+
+
+def test_the_package_never_imports_the_tasks():
+    wrong = [
+        f"{file}:{line}"
+        for file in PACKAGE.rglob("*.py")
+        for line, name in imports(file)
+        if name.split(".")[0] == "tasks"
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "library, home",
+    [("gin", "cascade_jax/cli/"), ("absl.flags", "cascade_jax/cli/"),
+     ("matplotlib", "cascade_jax/evaluation/plots.py"), ("t5x", "cascade_jax/interop/t5x.py"),
+     ("torch", "-"), ("transformers", "-")],
+)  # fmt: skip
+def test_libraries_that_have_one_home(library, home):
+    wrong = []
+    for file in PRODUCT_FILES:
+        where = file.relative_to(ROOT).as_posix()
+        for line, name in imports(file):
+            if (name + ".").startswith(library + ".") and not where.startswith(home):
+                wrong.append(f"{where}:{line} imports {name}")
+    assert not wrong
+
+
+def test_files_and_functions_stay_short():
+    wrong = []
+    for file in PRODUCT_FILES:
+        text = file.read_text()
+        lines = len(text.splitlines())
+        if lines > 400:
+            wrong.append(f"{file.relative_to(ROOT)}: {lines} lines, at most 400")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                if length > 60:
+                    wrong.append(f"{file.relative_to(ROOT)}:{node.lineno} {node.name}: {length}")
+    assert not wrong
+
+
+def test_public_things_have_docstrings():
+    wrong = []
+    for file in PRODUCT_FILES:
+        tree = ast.parse(file.read_text())
+        if tree.body and ast.get_docstring(tree) is None:
+            wrong.append(f"{file.relative_to(ROOT)}: module")
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                if ast.get_docstring(node) is None:
+                    wrong.append(f"{file.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert not wrong
+
+
+def test_there_is_one_stop_gradient():
+    found = [
+        file.relative_to(ROOT).as_posix()
+        for file in PRODUCT_FILES
+        for match in re.finditer(r"\bstop_gradient\(", file.read_text())
+    ]
+    assert found == ["cascade_jax/training/step.py"]
+
+
+def test_only_the_batch_module_spells_seqios_feature_names():
+    wrong = []
+    for file in PRODUCT_FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                if re.fullmatch(r"(encoder|decoder)_\w*(tokens|weights|ids|positions)", node.value):
+                    wrong.append((file.relative_to(ROOT).as_posix(), node.lineno))
+    assert {name for name, _ in wrong} == {"cascade_jax/batch.py"}
+
+
+def test_no_file_is_named_for_nothing():
+    names = {"utils.py", "common.py", "helpers.py", "misc.py"}
+    assert not [
+        file for file in ROOT.glob("*/**/*.py") if file.name in names and ".venv" not in file.parts
+    ]

@@ -1,0 +1,135 @@
+"""Every gin file parses and builds; what gin would silently ignore is refused."""
+
+import dataclasses
+from pathlib import Path
+
+import gin
+import pytest
+
+from cascade_jax.cli import collect, evaluate, gin_main, train, vocab
+
+ROOT = Path(__file__).parents[1]
+GIN_FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "gin").rglob("*.gin"))
+EXPERIMENTS = [name for name in GIN_FILES if name.startswith("gin/experiments/")]
+DEMO = "--gin_file=gin/experiments/demo.gin"
+
+
+@pytest.fixture(autouse=True)
+def clean_gin(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    yield
+    gin.clear_config(clear_constants=True)
+
+
+def test_the_gin_folder_holds_no_python():
+    assert not list((ROOT / "gin").rglob("*.py"))
+    assert GIN_FILES
+
+
+def given(file: str) -> list[str]:
+    """Arguments that an experiment leaves to the user."""
+    text = (ROOT / file).read_text()
+    return ["--gin.DATA_DIR='/data'"] if "DATA_DIR = %gin.REQUIRED" in text else []
+
+
+@pytest.mark.parametrize("command", [train, collect, evaluate])
+@pytest.mark.parametrize("file", EXPERIMENTS)
+def test_every_experiment_builds_every_command(file, command):
+    config = gin_main.parse(command.CONFIG, [f"--gin_file={file}", *given(file)])
+    assert type(config).__name__ == command.CONFIG.rpartition(".")[2]
+    assert dataclasses.is_dataclass(config)
+
+
+@pytest.mark.parametrize("file", sorted(set(GIN_FILES) - set(EXPERIMENTS)))
+def test_every_other_gin_file_parses_and_its_macros_build(file):
+    """Model, pair, loss and mesh files are parts: what they bind is built by itself."""
+    gin.clear_config(clear_constants=True)
+    for folder in gin_main.search_paths():
+        gin.add_config_file_search_path(str(folder))
+    gin.parse_config_file(file)
+    parts = file.split("/")[1]
+    if parts == "runs":
+        return  # whole only inside an experiment, where every run file is built above
+    macros = [scope for scope, selector in gin.config._CONFIG if selector == "gin.macro"]
+    assert macros
+    for name in macros:
+        built = gin.query_parameter(f"{name}/gin.macro.value")
+        if isinstance(built, gin.config.ConfigurableReference):
+            assert built.scoped_configurable_fn() is not None
+
+
+def test_every_run_file_is_included_by_an_experiment_or_has_its_own_root():
+    included = "".join((ROOT / name).read_text() for name in EXPERIMENTS)
+    for name in GIN_FILES:
+        if name.startswith("gin/runs/"):
+            assert f'include "{name}"' in included or name == "gin/runs/evaluate.gin"
+
+
+def error(argv, command=train):
+    with pytest.raises(gin_main.UsageError) as caught:
+        gin_main.parse(command.CONFIG, argv)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_unknown_macro_is_refused_with_the_nearest():
+    message = error([DEMO, "--gin.STUDENT_STEP=5"])
+    assert "unknown gin macro 'STUDENT_STEP': did you mean 'STUDENT_STEPS'?" in message
+
+
+def write(folder: Path, text: str) -> str:
+    file = folder / "x.gin"
+    file.write_text('include "gin/experiments/demo.gin"\n' + text)
+    return f"--gin_file={file}"
+
+
+def test_a_misspelt_macro_in_a_file_is_refused(tmp_path):
+    message = error([write(tmp_path, "BATCH_SIZ = 8\n")])
+    assert (
+        message == "gin macro 'BATCH_SIZ' is set but nothing reads it; did you mean 'BATCH_SIZE'?"
+    )
+
+
+def test_a_binding_in_an_unused_scope_is_refused(tmp_path):
+    text = "from __gin__ import dynamic_registration\nfrom cascade_jax.training import loop\n"
+    message = error([write(tmp_path, text + "cat_dits/loop.TrainRun.seed = 1\n")])
+    assert "gin binding cat_dits/loop.TrainRun.seed is set but nothing reads it" in message
+    assert "cat_dist" in message
+
+
+def test_a_misspelt_parameter_is_refused(tmp_path):
+    assert "stepps" in error([DEMO, "--gin.loop.TrainRun.stepps=1"])
+
+
+def test_a_required_macro_without_a_value_is_named():
+    message = error(["--gin_file=gin/runs/four_losses.gin"])
+    assert "gin macro" in message and "has no value; give it: --gin." in message
+
+
+def test_a_missing_gin_file_is_named():
+    assert "gin/experiments/none.gin" in error(["--gin_file=gin/experiments/none.gin"])
+
+
+def test_unknown_flags_and_stray_arguments_are_refused():
+    assert "Unknown command line flag 'steps'" in error([DEMO, "--steps=5"])
+    assert "argument 'stray' is not a flag" in error([DEMO, "stray"])
+    assert "give at least one --gin_file" in error(["--gin.STEPS=5"])
+
+
+def test_a_file_that_configures_another_command_says_so():
+    message = error(["--gin_file=gin/meshes/data_parallel.gin"])
+    assert message.startswith("the gin files bind nothing of cascade_jax.training.loop.TrainConfig")
+
+
+def test_macros_and_parameters_from_the_command_line_win():
+    argv = [DEMO, "--gin.STUDENT_STEPS=7", "--gin.loop.TrainRun.log_every=3", "--gin.SEED=5"]
+    config = gin_main.parse(train.CONFIG, argv)
+    runs = {run.name: run for run in config.runs}
+    assert runs["cat_dist"].steps == 7 and runs["teacher"].steps != 7
+    assert runs["xent"].log_every == 3 and runs["xent"].data.seed == 5
+
+
+def test_vocab_is_configured_by_an_experiment():
+    file = "gin/experiments/local_multitask.gin"
+    config = gin_main.parse(vocab.CONFIG, [f"--gin_file={file}", *given(file)])
+    assert config.vocab_size > 0
