@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -82,10 +83,10 @@ def parse(root: str, argv: Iterable[str]) -> Any:
       ValueError: from the dataclasses, for values that are not allowed.
     """
     files, bindings = _split_flags(argv)
-    load(files, bindings)
+    mentioned = load(files, bindings)
     if root not in {selector for _, selector in gin_config._CONFIG}:
         raise UsageError(f"the gin files bind nothing of {root}, which this command needs")
-    check_leftovers()
+    check_leftovers(mentioned)
     check_required(root)
     try:
         return gin.get_configurable(root)()
@@ -125,8 +126,11 @@ def search_paths() -> list[Path]:
     return [Path.cwd(), package.parent, package / "installed"]
 
 
-def load(files: Iterable[str], bindings: Iterable[str] = ()) -> None:
+def load(files: Iterable[str], bindings: Iterable[str] = ()) -> set[str]:
     """Parses gin files and bindings into gin's global config.
+
+    Returns:
+      The macros that some line of the files reads as %NAME, even if a later line replaces it.
 
     Raises:
       UsageError: for a file that is not there or does not parse, an unknown name, an unknown macro
@@ -139,12 +143,20 @@ def load(files: Iterable[str], bindings: Iterable[str] = ()) -> None:
         sys.path.insert(0, os.getcwd())  # a gin file may import a user's own module
     try:
         with _native_messages_hidden():
-            for file in files:
-                gin.parse_config_file(file)
+            parsed = [gin.parse_config_file(file) for file in files]
             _check_known_macros(bindings)
             gin.parse_config(list(bindings))
     except (SyntaxError, ValueError, OSError, ImportError, AttributeError, NameError) as error:
         raise UsageError(_one_line(error)) from error
+    return set().union(*map(_macros_read, parsed))
+
+
+def _macros_read(parsed) -> set[str]:
+    """Names after a % in a parsed file and all that it includes."""
+    found = [next(f for f in (p / parsed.filename for p in search_paths()) if f.exists())]
+    lines = found[0].read_text().splitlines()
+    names = set(re.findall(r"%([\w/]+)", " ".join(line.partition("#")[0] for line in lines)))
+    return names.union(*map(_macros_read, parsed.includes))
 
 
 @contextlib.contextmanager
@@ -203,8 +215,11 @@ def _reached(roots: Iterable[str]) -> set[tuple[str, str, str]]:
     return used
 
 
-def check_leftovers() -> None:
+def check_leftovers(mentioned: Iterable[str] = ()) -> None:
     """Refuses a macro or binding that no command of this experiment reads.
+
+    Args:
+      mentioned: macros that the files read somewhere, be it in a line that was overridden.
 
     Raises:
       UsageError: names it, and the nearest name that is read.
@@ -215,7 +230,7 @@ def check_leftovers() -> None:
     used = _reached(root for root in roots if root in bound)
     for (scope, selector), parameters in sorted(gin_config._CONFIG.items()):
         for parameter in parameters:
-            if (scope, selector, parameter) in used:
+            if (scope, selector, parameter) in used or (selector == _MACRO and scope in mentioned):
                 continue
             if selector == _MACRO:
                 names = sorted({s for s, kind, _ in used if kind == _MACRO})
