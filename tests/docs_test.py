@@ -1,0 +1,89 @@
+"""What the documents say is so: the tour runs, the tree is the disk's, links lead somewhere."""
+
+import contextlib
+import io
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def tracked() -> set[str]:
+    """Files of the project: what git tracks, or all but hidden and made ones without git."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode == 0:
+        return {name for name in done.stdout.split("\n") if name and (ROOT / name).exists()}
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*")
+        if path.is_file() and not path.relative_to(ROOT).parts[0].startswith((".", "runs"))
+    }
+
+
+def tree() -> dict[str, str]:
+    """Path -> line of the README's tree; a folder that stands for its files ends in /."""
+    block = README.split("## What is where")[1].split("```")[1]
+    found, folders = {}, []
+    for line in block.strip("\n").splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        name, _, text = line.strip().partition(" ")
+        folders[depth:] = [name]
+        found["".join(folders)] = text.strip()
+    return found
+
+
+def test_the_tree_is_what_is_on_the_disk():
+    listed = tree()
+    files = {name for name in tracked() if not name.startswith(".")}
+    names = {name for name in listed if not name.endswith("/")}
+    assert not names - files, "in the README but not on the disk"
+    # A folder whose files are not listed one by one covers them.
+    covering = [
+        n for n in listed if n.endswith("/") and not any(o != n and o.startswith(n) for o in listed)
+    ]
+    uncovered = {f for f in files - names if not f.startswith(tuple(covering))}
+    uncovered = {f for f in uncovered if not f.endswith("__init__.py")}
+    assert not uncovered, "on the disk but not in the README"
+    for folder in covering:
+        assert any(name.startswith(folder) for name in files), folder
+
+
+def test_every_line_of_the_tree_says_something():
+    listed = tree()
+    bare = {name for name, text in listed.items() if len(text) < 8}
+    headings = {name for name in bare if any(o != name and o.startswith(name) for o in listed)}
+    assert bare == headings
+
+
+def test_the_tour_runs_and_prints_what_it_says():
+    section = README.split("## Five minutes in Python")[1].split("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.S)
+    assert len(blocks) == 3
+    namespace = {}
+    for block in blocks:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(block, "README.md", "exec"), namespace)
+        lines = printed.getvalue().splitlines()
+        promised = re.findall(r"^print\(.*\)\s+# ([\d.]+)", block, re.M)
+        promised += re.findall(r"^# (.* -> .*)$", block, re.M)
+        assert promised and lines == promised
+
+
+def test_links_lead_to_files():
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_paper_map_names_things_that_are_there():
+    for line in (ROOT / "docs/paper_map.md").read_text().splitlines():
+        for file, names in re.findall(r"`([\w/]+\.py)` ([\w., ]+?)(?:;|\||$)", line):
+            text = (ROOT / "cascade_jax" / file).read_text()
+            for name in re.findall(r"[A-Za-z_]\w+", names):
+                if name not in ("and", "rules"):
+                    assert re.search(rf"\b{name}\b", text), f"{file}: {name}"
