@@ -50,7 +50,15 @@ setuptools.setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["beartype", "hypothesis", "pytest", "pytest-xdist", "ruff", "scikit-learn"],
+        "test": [
+            "beartype",
+            "hypothesis",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "scikit-learn",
+            "setuptools>=77",
+        ],
         "tpu": ["libtpu"],
         # T5X is not on the package index. Only interop/t5x.py's adapter needs it.
         "t5x": [

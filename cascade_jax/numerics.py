@@ -2,16 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Shaped
 
 
-def masked_sum(
-    values: Float[Array, "*n"], mask: Float[Array, "*n"] | Bool[Array, "*n"]
-) -> Float[Array, ""]:
+def masked_sum(values: Shaped[Array, "*n"], mask: Shaped[Array, "*n"]) -> Float[Array, ""]:
     """Sum of `values * mask` in float32, where a masked value may be NaN or infinite.
 
     Args:
-      values: any floating dtype.
+      values: numbers of any dtype, or booleans that count as 0 and 1.
       mask: weights of the same shape; where it is 0 the value does not matter.
 
     Returns:

@@ -14,7 +14,12 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+# Shapes in the signatures of array code are checked at every call of every test.
+_CHECKED = ("losses", "numerics", "deferral", "evaluation")
+jaxtyping.install_import_hook([f"cascade_jax.{part}" for part in _CHECKED], "beartype.beartype")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

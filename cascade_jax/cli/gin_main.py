@@ -7,15 +7,18 @@ that nothing enters; here both are refused, as long as no command's root reaches
 
 import contextlib
 import difflib
-import importlib
+import importlib.util  # gin uses importlib.util without importing it
+import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import absl.logging
 import gin
 from absl import flags
 from gin import config as gin_config
@@ -44,10 +47,19 @@ def run(command: ModuleType, argv: list[str]) -> int:
         print(f"cascade-jax {name}\n\n{command.HELP}\n{_FLAG_HELP}", end="")
         return 0
     verbose = "--traceback" in argv
+    if not verbose:
+        _hide_background_errors()
     try:
         config = parse(command.CONFIG, [arg for arg in argv if arg != "--traceback"])
-        _write_configs(config)
+        # A long command may be killed: its configs are written first, but not over those of another
+        # run, which its check refuses.
+        check = getattr(command, "check", None)
+        if check is not None:
+            check(config)
+            _write_configs(config)
         command.run(config)
+        if check is None:
+            _write_configs(config)
     except (ValueError, OSError, FloatingPointError) as error:
         if verbose:
             raise
@@ -64,6 +76,23 @@ flags:
   --gin.X.PARAMETER=VALUE  sets a parameter, e.g. --gin.loop.TrainRun.seed=1
   --traceback            shows where an error arose instead of one line
 """
+
+
+def _hide_background_errors() -> None:
+    """Keeps threads that write a checkpoint from printing the error that is reported anyway.
+
+    On a full disk Orbax, asyncio and TensorStore would show a traceback for every parameter, some
+    of them when the process ends.
+    """
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.excepthook = _main_thread_excepthook
+
+
+def _main_thread_excepthook(kind, error, trace) -> None:
+    # TensorStore's own threads come here; Python's have threading.excepthook.
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)
 
 
 def _one_line(error: Exception) -> str:
@@ -92,7 +121,7 @@ def parse(root: str, argv: Iterable[str]) -> Any:
         return gin.get_configurable(root)()
     except TypeError as error:
         raise UsageError(
-            f"the gin files do not bind all that is needed: {_one_line(error)}"
+            f"the gin files leave out a value or give one of another type: {_one_line(error)}"
         ) from error
 
 
