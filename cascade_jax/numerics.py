@@ -21,9 +21,14 @@ def masked_sum(values: Shaped[Array, "*n"], mask: Shaped[Array, "*n"]) -> Float[
 
 
 def safe_ratio(
-    numerator: Float[Array, "*n"], denominator: Float[Array, "*n"]
+    numerator: Float[Array, "*n"], denominator: Float[Array, "..."]
 ) -> Float[Array, "*n"]:
-    """`numerator / denominator`, and 0 where the denominator is 0 (gradients stay finite too)."""
+    """`numerator / denominator`, and 0 where the denominator is 0 (gradients stay finite too).
+
+    Args:
+      numerator: any shape.
+      denominator: of the same shape, or a scalar.
+    """
     is_zero = denominator == 0
     return jnp.where(is_zero, 0.0, numerator / jnp.where(is_zero, 1.0, denominator))
 

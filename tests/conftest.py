@@ -18,7 +18,7 @@ import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
 # Shapes in the signatures of array code are checked at every call of every test.
-_CHECKED = ("losses", "numerics", "deferral", "evaluation")
+_CHECKED = ("losses.terms", "losses.alpha", "numerics", "deferral", "evaluation")
 jaxtyping.install_import_hook([f"cascade_jax.{part}" for part in _CHECKED], "beartype.beartype")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from cascade_jax.data import features
 from cascade_jax.data.mixtures import DataConfig, OpenMixture, open_mixture
-from cascade_jax.data.placement import fill_rows, host_shard
+from cascade_jax.data.placement import host_shard
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,12 @@ def batch_inputs(
 
     Yields:
       Up to `batch_size` examples, and their inputs as a global array of exactly `batch_size` rows:
-      the first len(examples) are theirs, the rest is padding (id 0).
+      the first len(examples) are theirs, the rest repeats the last, so that it ends when that does.
     """
     for start in range(0, len(examples), batch_size):
         group = list(examples[start : start + batch_size])
-        inputs = fill_rows(np.stack([example.inputs for example in group]), batch_size)
+        filled = group + [group[-1]] * (batch_size - len(group))
+        inputs = np.stack([example.inputs for example in filled])
         shard = host_shard(sharding, *inputs.shape)
         host_rows = batch_size // shard.num_shards
         mine = inputs[shard.index * host_rows :][:host_rows]

@@ -195,7 +195,8 @@ def eval_batches(
       config: what to read; `seed`, `shuffle_buffer` and `pack` do not matter.
       sharding: of a [batch, length] array.
       split: tasks without it are left out.
-      max_batches: stop after so many; None for all.
+      max_batches: stop after so many, with equally many rows of every task that has them; None for
+        all rows.
 
     Yields:
       Batch; the last one is filled up with rows of weight 0.
@@ -203,9 +204,12 @@ def eval_batches(
     shard = host_shard(sharding, config.batch_size, config.input_length)
     tasks = open_mixture(config).tasks_with(split)
     lengths = features.sequence_length(config.input_length, config.target_length)
+    # -1 takes all.
+    most = -1 if max_batches is None else -(-max_batches * config.batch_size // len(tasks))
     whole = None
     for task in tasks.values():
         rows = task.get_dataset(lengths, split=split, shuffle=False, try_in_mem_cache=False)
+        rows = rows.take(most)
         rows = features.converter()(rows, task_feature_lengths=lengths)
         whole = rows if whole is None else whole.concatenate(rows)
     host_rows = config.batch_size // shard.num_shards

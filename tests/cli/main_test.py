@@ -1,0 +1,60 @@
+"""The command line: quick help, examples that work, one line for a mistake."""
+
+import importlib
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cascade_jax.cli import gin_main, main
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("jax", "flax", "numpy", "tensorflow", "seqio")
+
+
+@pytest.mark.parametrize("argv", [["--help"], [], ["train", "--help"]])
+def test_help_imports_nothing_heavy_and_is_quick(argv):
+    code = (
+        "import sys, time; start = time.perf_counter()\n"
+        "from cascade_jax.cli import main\n"
+        f"status = main.main({argv!r})\n"
+        "seconds = time.perf_counter() - start\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "print(status, heavy, seconds < 1.0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 [] True", done.stdout + done.stderr
+
+
+def test_help_lists_every_command():
+    text = main.usage()
+    for name in main.COMMANDS:
+        assert f"  {name}" in text
+
+
+def test_python_dash_m_is_the_same_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "cascade_jax", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, main.usage())
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(capsys):
+    assert main.main(["colect"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "did you mean 'collect'?" in error
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_the_examples_of_every_help_build(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    command = importlib.import_module(f"cascade_jax.cli.{name}")
+    text = command.HELP.replace("\\\n", " ")
+    examples = [shlex.split(line) for line in text.splitlines() if "--gin_file" in line]
+    assert examples
+    for program, command_name, *argv in examples:
+        assert (program, command_name) == ("cascade-jax", name)
+        config = gin_main.parse(command.CONFIG, argv)
+        assert type(config).__name__ == command.CONFIG.rpartition(".")[2]
