@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cascade_jax.deferral.scores import Average, DeferralScore
-from cascade_jax.evaluation import metrics, plots, records, report
+from cascade_jax.evaluation import markdown, metrics, plots, records, report
 from cascade_jax.evaluation.metrics import Evaluation, Panel
 
 _MAX_POINTS = 201
@@ -77,7 +77,7 @@ def evaluate(
 
     Writes ``metrics.json`` (every figure in full precision, curves thinned to 201 points; null =
     undefined or never reached), ``curve.png``, ``decomposition.png``, ``tasks.png`` (with two tasks
-    or more) and ``report.html``.
+    or more), ``summary.md`` (tables to paste) and ``report.html``.
 
     Args:
       records_files: see `EvaluateConfig`; or a whole config, and then nothing else.
@@ -114,6 +114,7 @@ def evaluate(
     examples = {name: report.pick_examples(tables[name], scores[name]) for name in tables}
     page = report.render(evaluation, images, examples)
     (output_dir / "report.html").write_text(page, encoding="utf-8")
+    (output_dir / "summary.md").write_text(markdown.render(evaluation), encoding="utf-8")
     return evaluation
 
 

@@ -1,0 +1,47 @@
+"""summary.md holds the figures of the evaluation, in tables that Markdown can read."""
+
+import numpy as np
+
+from cascade_jax.evaluation import curves, markdown, metrics
+from cascade_jax.evaluation.metrics import Cascade, Evaluation
+
+
+def evaluation():
+    def panel(title, n):
+        cascades = {}
+        for seed, name in enumerate(("xent", "cat")):
+            rng = np.random.default_rng(seed)
+            right = (rng.random(n) < 0.5) * 1.0
+            cascades[name] = Cascade(rng.normal(size=n) - right, right, np.ones(n), 2e6, 1e7)
+        return metrics.compare(title, "accuracy", cascades, bootstrap_samples=20)
+
+    tasks = {"t1": panel("t1", 20), "t2": panel("t2", 20)}
+    return Evaluation(panel("mix", 40), tasks, (), "Average()", 20, 0)
+
+
+def tables(text):
+    """Lists of rows, each a list of cells, of every table in a Markdown text."""
+    found = [[]]
+    for line in text.splitlines():
+        if line.startswith("|"):
+            found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        elif found[-1]:
+            found.append([])
+    return [table for table in found if table]
+
+
+def test_three_tables_whose_cells_are_the_figures():
+    found = evaluation()
+    summary, curve, tasks = tables(markdown.render(found))
+    for table in (summary, curve, tasks):
+        assert len({len(row) for row in table}) == 1
+    assert [row[0] for row in summary[2:]] == ["xent", "cat"]
+    alone = found.pooled.summaries["cat"].student_quality
+    assert summary[3][1] == f"{alone.value:.3f} [{alone.low:.3f}, {alone.high:.3f}]"
+    assert summary[2][6] == "–" and summary[3][6][0] in "+-"
+    read = curves.quality_at_rate(found.pooled.curves["xent"], 0.3)
+    assert curve[2][4] == f"{float(read):.3f}"
+    assert curve[0][4] == "30 %" and curve[2][11] == "1.000"
+    assert [row[0] for row in tasks[2:]] == ["t1", "t2"]
+    area = found.tasks["t2"].summaries["cat"].area.value
+    assert tasks[3][5].endswith(f"/ {area:.3f}")
