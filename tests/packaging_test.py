@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_a_wheel_holds_package_tasks_and_gin_files_and_nothing_else(tmp_path):
-    code = "from setuptools import build_meta; build_meta.build_wheel({!r})".format(str(tmp_path))
+    code = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
     egg_base = f"[egg_info]\negg_base={tmp_path}\n[build]\nbuild_base={tmp_path}/build\n"
     config = tmp_path / "config.cfg"
     config.write_text(egg_base)

@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import sys
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +25,7 @@ from gin import config as gin_config
 from cascade_jax.cli import main
 
 _MACRO = "gin.macro"
+_QUOTES = "a string needs quotes inside quotes: \"'text'\""
 
 
 class UsageError(ValueError):
@@ -46,7 +46,7 @@ def run(command: ModuleType, argv: list[str]) -> int:
     if not argv or {"-h", "--help"} & set(argv):
         print(f"cascade-jax {name}\n\n{command.HELP}\n{_FLAG_HELP}", end="")
         return 0
-    verbose = "--traceback" in argv
+    verbose, config = "--traceback" in argv, None
     if not verbose:
         _hide_background_errors()
     try:
@@ -63,7 +63,7 @@ def run(command: ModuleType, argv: list[str]) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         if verbose:
             raise
-        print(f"cascade-jax {name}: {_one_line(error)}", file=sys.stderr)
+        print(f"cascade-jax {name}: {_one_line(error)}{_where(error, config)}", file=sys.stderr)
         return 2
     return 0
 
@@ -86,17 +86,27 @@ def _hide_background_errors() -> None:
     """
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    sys.excepthook = _main_thread_excepthook
+    shown = sys.unraisablehook
+    if shown.__module__ == __name__:
+        return
 
+    def unraisablehook(unraisable) -> None:
+        # From TensorStore's callbacks, after Orbax gave up.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            shown(unraisable)
 
-def _main_thread_excepthook(kind, error, trace) -> None:
-    # TensorStore's own threads come here; Python's have threading.excepthook.
-    if threading.current_thread() is threading.main_thread():
-        sys.__excepthook__(kind, error, trace)
+    sys.unraisablehook = unraisablehook
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _where(error: Exception, config: Any) -> str:
+    """The output folder, for a failed write (disk full, say) that names no file."""
+    folder = getattr(config, "output_dir", None)
+    nameless = isinstance(error, OSError) and error.errno and error.filename is None
+    return f", while writing to {folder}" if nameless and folder else ""
 
 
 def parse(root: str, argv: Iterable[str]) -> Any:
@@ -176,7 +186,9 @@ def load(files: Iterable[str], bindings: Iterable[str] = ()) -> set[str]:
             _check_known_macros(bindings)
             gin.parse_config(list(bindings))
     except (SyntaxError, ValueError, OSError, ImportError, AttributeError, NameError) as error:
-        raise UsageError(_one_line(error)) from error
+        unquoted = "Failed to parse token" in str(error)
+        hint = f"; {_QUOTES}" if unquoted else ""
+        raise UsageError(_one_line(error) + hint) from error
     return set().union(*map(_macros_read, parsed))
 
 
@@ -280,8 +292,7 @@ def check_required(root: str) -> None:
         if "gin.REQUIRED" in repr(value):
             if selector == _MACRO:
                 raise UsageError(
-                    f"gin macro {scope} has no value; give it: --gin.{scope}=VALUE "
-                    "(a string needs quotes inside quotes: \"'text'\")"
+                    f"gin macro {scope} has no value; give it: --gin.{scope}=VALUE ({_QUOTES})"
                 )
             raise UsageError(f"gin parameter {selector}.{parameter} is required and has no value")
 
@@ -292,5 +303,8 @@ def _write_configs(config: Any) -> None:
     if folder is None:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / "config.gin").write_text(gin.config_str())
-    (Path(folder) / "operative_config.gin").write_text(gin.operative_config_str())
+    texts = {"config.gin": gin.config_str(), "operative_config.gin": gin.operative_config_str()}
+    for name, text in texts.items():
+        temporary = Path(folder) / f"{name}.tmp"
+        temporary.write_text(text)
+        os.replace(temporary, Path(folder) / name)  # the old one stays when the disk is full

@@ -11,6 +11,13 @@ example:
 CONFIG = "cascade_jax.training.loop.TrainConfig"
 
 
+def check(config) -> None:
+    """Refuses what does not fit before anything is written."""
+    from cascade_jax.training import loop
+
+    loop.check(config)
+
+
 def run(config) -> None:
     """Runs the command on its built config."""
     from cascade_jax.training import loop

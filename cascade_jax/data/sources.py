@@ -140,12 +140,13 @@ def read_jsonl(path: Path, fields: Mapping[str, FieldType]) -> Rows:
                 continue
             where = f"{path}:{number}"
             try:
-                row = json.loads(line.decode("utf-8"))
+                row = json.loads(line.decode("utf-8").rstrip())
             except UnicodeDecodeError as error:
                 raise ValueError(f"{where}: not UTF-8 ({error.reason})") from None
             except json.JSONDecodeError as error:
+                what = error.msg.removesuffix(" at")
                 raise ValueError(
-                    f"{where}: not a JSON object ({error.msg} at column {error.colno})"
+                    f"{where}: not a JSON object ({what} at column {error.colno})"
                 ) from None
             rows.append({field: _pick(row, field, kind, where) for field, kind in fields.items()})
     if not rows:

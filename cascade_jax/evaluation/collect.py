@@ -50,6 +50,9 @@ class CollectConfig:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
+        folder = self.experiment_dir
+        if not folder or not isinstance(folder, str):
+            raise ValueError(f"experiment_dir is {folder!r}; must be the path of a folder")
         pair.ModelPair(student=self.student, teacher=self.teacher)
         if self.checkpoint not in checkpoints.CHOICES:
             raise ValueError(f"checkpoint {self.checkpoint!r} is not in {checkpoints.CHOICES}")
@@ -66,9 +69,9 @@ class CollectConfig:
 class Answers:
     """What one model answered to n examples; lists hold the end of sequence too."""
 
-    tokens: list[Int[np.ndarray, " n"]]
-    log_probs: list[Float[np.ndarray, " n"]]
-    entropies: list[Float[np.ndarray, " n"]]
+    tokens: list[Int[np.ndarray, " _"]]
+    log_probs: list[Float[np.ndarray, " _"]]
+    entropies: list[Float[np.ndarray, " _"]]
     texts: list[str]
     metrics: list[str]  # name of the quality of each example
     quality: Float[np.ndarray, " n"]  # in [0, 1]
@@ -98,7 +101,7 @@ def collect(config: CollectConfig) -> list[Path]:
         file = Path(config.output_dir) / f"{student.name}.parquet"
         metadata = _metadata(config, student, teacher)
         files.append(file)
-        if file.exists() and records.read(file).metadata == metadata:
+        if _is_up_to_date(file, metadata):
             print(f"{student.name}: {file} is up to date")
         else:
             missing.append((student, file, metadata))
@@ -117,6 +120,13 @@ def collect(config: CollectConfig) -> list[Path]:
     return files
 
 
+def _is_up_to_date(file: Path, metadata: dict) -> bool:
+    try:
+        return file.exists() and records.read(file).metadata == metadata
+    except records.RecordsError:  # of another schema version, say: it is made anew
+        return False
+
+
 class _Model:
     """A model of the experiment with the checkpoint it answers from."""
 
@@ -126,6 +136,7 @@ class _Model:
         self.folder = run_folder.resolve(Path(config.experiment_dir), run)
         self.choice = config.checkpoint
         self.step = checkpoints.chosen_step(self.folder, config.checkpoint)
+        self.saved = checkpoints.saved_at(self.folder, self.step)
 
     def load(self, mesh: Mesh):
         abstract = state.abstract_parameters(t5.T5(self.config), mesh)
@@ -186,7 +197,12 @@ def _metadata(config: CollectConfig, student: _Model, teacher: _Model) -> dict:
         "teacher_parameters": flops.parameter_count(shapes[1]),
         "student_checkpoint": f"{student.folder}/checkpoints/{student.step}",
         "teacher_checkpoint": f"{teacher.folder}/checkpoints/{teacher.step}",
+        "input_length": config.data.input_length,
+        "target_length": config.data.target_length,
         "loss": checkpoints.config_of(student.folder)["loss"],
+        # A run that was trained anew has the same path and step.
+        "student_saved": student.saved,
+        "teacher_saved": teacher.saved,
     }
 
 

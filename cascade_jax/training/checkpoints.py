@@ -6,6 +6,7 @@ background and renames it when it is whole, so what has a number for a name is c
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -137,7 +138,9 @@ class CheckpointStore:
     def _write_error(self, error: Exception) -> CheckpointError:
         steps = _complete_steps(self.folder)
         newest = f"step {steps[-1]} is complete and stays" if steps else "there is none before it"
-        reason = " ".join(str(error).split())
+        reason = re.sub(
+            r" \[(tensorstore_spec|source locations)=.*", "", " ".join(str(error).split())
+        )
         return CheckpointError(
             f"could not write a checkpoint to {self.folder}: {reason}. {newest}; free some space "
             "and start the same command again"
@@ -165,7 +168,15 @@ class CheckpointStore:
         check_shapes(self.folder / str(step), _by_name(stored["params"]), _by_name(abstract.params))
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits as `wait` does and lets go of the folder.
+
+        Raises:
+          CheckpointError: as `save`.
+        """
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise self._write_error(error) from error
 
 
 def check_shapes(where, stored: dict[str, tuple], wanted: dict[str, tuple]) -> None:
@@ -232,6 +243,12 @@ def chosen_step(run_folder: str | Path, choice: str) -> int:
         if file.exists():
             scored.append((_best_metric(json.loads(file.read_text())), step))
     return max(scored)[1] if scored and choice == "best" else max(steps)
+
+
+def saved_at(run_folder: str | Path, step: int) -> int:
+    """When a checkpoint was completed, in nanoseconds since 1970: tells one from its successor."""
+    file = Path(run_folder) / "checkpoints" / str(step) / "_CHECKPOINT_METADATA"
+    return json.loads(file.read_text())["commit_timestamp_nsecs"]
 
 
 def _complete_steps(folder: Path) -> list[int]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import optax
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
@@ -79,8 +80,11 @@ class TrainRun:
     def __post_init__(self):
         counts = ("steps", "microbatches", "eval_batches", "log_every", "eval_every")
         for field in (*counts, "checkpoint_every", "keep_last"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"run {self.name!r}: {field} is {getattr(self, field)}, below 1")
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"run {self.name!r}: {field} is {value!r}; must be an integer of at least 1"
+                )
         if not self.name or "/" in self.name:
             raise ValueError(f"run name {self.name!r} must be one folder name")
         if self.data.batch_size % self.microbatches:
@@ -119,6 +123,8 @@ class TrainConfig:
     only: str | Sequence[str] | None = None
 
     def __post_init__(self):
+        if not self.output_dir or not isinstance(self.output_dir, str):
+            raise ValueError(f"output_dir is {self.output_dir!r}; must be the path of a folder")
         names = [run.name for run in self.runs]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -135,6 +141,27 @@ class TrainConfig:
     def selected(self) -> list[TrainRun]:
         """The runs to do."""
         return [run for run in self.runs if run.name in self._wanted()]
+
+
+def check(config: TrainConfig) -> None:
+    """Refuses what can be refused of any selected run before the first starts; writes nothing.
+
+    Raises:
+      ValueError: if the mesh, batch, vocabulary or a run folder does not fit.
+    """
+    mesh = config.mesh.build()
+    for run in config.selected():
+        _check_one(run, Path(config.output_dir), mesh)
+
+
+def _check_one(run: TrainRun, output_dir: Path, mesh: Mesh) -> tuple[pipeline.OpenMixture, dict]:
+    """The run's open mixture and its config as JSON values, when both fit mesh and folder."""
+    size = run.data.batch_size // run.microbatches
+    label = "batch_size" if run.microbatches == 1 else "batch_size / microbatches"
+    rules.check_batch_size(f"run {run.name!r}: {label}", size, mesh)
+    mixture = pipeline.open_mixture(run.data)
+    run_folder.check_vocabulary(run.name, run.model.vocab_size, mixture)
+    return mixture, run_folder.check(output_dir / run.name, run, mixture.fingerprint)
 
 
 def train(config: TrainConfig) -> None:
@@ -165,11 +192,8 @@ def train_one(run: TrainRun, output_dir: Path, mesh: Mesh) -> state_lib.TrainSta
       NonFiniteLossError: names the steps; the last good checkpoint stays.
     """
     ############################ The run folder ############################
-    rules.check_batch_size("microbatch size", run.data.batch_size // run.microbatches, mesh)
     folder = output_dir / run.name
-    mixture = pipeline.open_mixture(run.data)
-    run_folder.check_vocabulary(run.name, run.model.vocab_size, mixture)
-    config = run_folder.claim(folder, run, mixture.fingerprint)
+    mixture, config = _check_one(run, output_dir, mesh)
 
     ############################ Start or resume ############################
     student = t5.T5(run.model)
@@ -195,6 +219,7 @@ def train_one(run: TrainRun, output_dir: Path, mesh: Mesh) -> state_lib.TrainSta
         ############################ Teacher, data, steps ############################
         teacher, teacher_params = _load_teacher(run, output_dir, mesh, mixture.fingerprint)
         batches, held_out = _open_data(run, mesh, position)
+        run_folder.claim(folder, config)  # all of it fits: a refused start leaves no config.json
         loss_fn = step_lib.make_loss_fn(student, teacher, run.loss)
         loop = _Loop(run, folder, config, store, teacher_params, dropout_key)
         return loop.run(state, first_step, batches, held_out, loss_fn, abstract, mesh)
@@ -247,42 +272,58 @@ class _Loop:
             run.microbatches,
         )
         eval_step = step_lib.make_eval_step(loss_fn, mesh)
+        parameter_norm = jax.jit(optax.tree.norm, out_shardings=rules.replicated(mesh))
         reporter = reporting.Reporter(self.folder, run.name, first_step, run.steps)
         recent = []
-        for step in range(first_step + 1, run.steps + 1):
-            batch = next(batches)
-            state, found = train_step(state, self.teacher_params, batch, self.dropout_key)
-            recent.append(found)
-            # A few steps are queued ahead, no more: the progress bar shows what is done.
-            jax.block_until_ready(recent[-_QUEUED:][0])
-            reporter.advance()
-            saves = step == run.steps or step % run.checkpoint_every == 0
-            if saves or step % run.log_every == 0:
-                merged = reporting.merge(recent)
-                _check_finite(run.name, step - len(recent) + 1, step, merged, self.store)
-                reporter.train(step, len(recent), merged)
-                recent = []
-            measured = None
-            if held_out and (saves or step % run.eval_every == 0):
-                found = [eval_step(state.params, self.teacher_params, part) for part in held_out]
-                measured = reporting.merge(found)
-                reporter.held_out(step, run.eval_split, measured)
-            if saves:
-                self.store.save(step, state, batches.get_state(), self.config, measured)
-        self.store.wait()
-        reporter.close()
+        with contextlib.closing(reporter):
+            for step in range(first_step + 1, run.steps + 1):
+                batch = next(batches)
+                state, found = train_step(state, self.teacher_params, batch, self.dropout_key)
+                recent.append(found)
+                # A few steps are queued ahead, no more: the progress bar shows what is done.
+                jax.block_until_ready(recent[-_QUEUED:][0])
+                reporter.advance()
+                saves = step == run.steps or step % run.checkpoint_every == 0
+                if saves or step % run.log_every == 0:
+                    merged = reporting.merge(recent)
+                    self._check_finite(step - len(recent) + 1, step, _must_be_finite(merged))
+                    reporter.train(step, len(recent), merged)
+                    recent = []
+                if saves:
+                    # The loss was that of the parameters before the update; those after it are
+                    # saved. (Parameters that overflow when squared have no finite loss either.)
+                    norm = float(parameter_norm(state.params))
+                    self._check_finite(step, step, {"norm of the parameters": norm})
+                measured = None
+                if held_out and (saves or step % run.eval_every == 0):
+                    found = [eval_step(state.params, self.teacher_params, b) for b in held_out]
+                    measured = reporting.merge(found)
+                    label = f"{metrics.CROSS_ENTROPY} of split {run.eval_split!r}"
+                    self._check_finite(step, step, {label: measured[metrics.CROSS_ENTROPY]})
+                    reporter.held_out(step, run.eval_split, measured)
+                if saves:
+                    self.store.save(step, state, batches.get_state(), self.config, measured)
+            self.store.wait()
         return state
 
-
-def _check_finite(name, first, last, merged, store) -> None:
-    for key in (metrics.LOSS, metrics.GRADIENT_NORM):
-        # An empty batch has no loss (NaN, since nothing was counted) and a gradient of 0.
-        empty = key == metrics.LOSS and merged[metrics.TARGET_TOKENS] == 0
-        if not math.isfinite(merged[key]) and not empty:
-            store.wait()
-            good = store.last_step()
+    def _check_finite(self, first: int, last: int, figures: dict[str, float]) -> None:
+        for key, value in figures.items():
+            if math.isfinite(value):
+                continue
+            self.store.wait()
+            good = self.store.last_step()
             kept = f"the checkpoint of step {good} stays" if good else "no checkpoint was written"
             raise NonFiniteLossError(
-                f"run {name!r}: {key} is {merged[key]} somewhere in steps {first} to {last}; "
-                f"{kept}. Lower the learning rate, or raise warmup_steps"
+                f"run {self.run_config.name!r}: {key} is {value} somewhere in steps {first} to "
+                f"{last}; {kept}. Lower the learning rate, or raise warmup_steps"
             )
+
+
+def _must_be_finite(merged: dict[str, float]) -> dict[str, float]:
+    """The figures that show whether a step went well.
+
+    Where no token was counted or kept there is no loss: it is NaN and the gradient 0.
+    """
+    empty = merged[metrics.TARGET_TOKENS] == 0 or merged[metrics.KEPT] == 0
+    keys = [metrics.GRADIENT_NORM] if empty else [metrics.LOSS, metrics.GRADIENT_NORM]
+    return {key: merged[key] for key in keys}

@@ -1,6 +1,7 @@
 """Optimizers by name of the papers, built from optax."""
 
 import dataclasses
+import math
 
 import optax
 
@@ -32,10 +33,13 @@ class Adafactor:
     min_dim_size_to_factor: int = 128
 
     def __post_init__(self):
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate {self.learning_rate} is not above 0")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps {self.warmup_steps} is negative")
+        rate, warmup, decay = self.learning_rate, self.warmup_steps, self.decay_steps
+        if not isinstance(rate, int | float) or not 0 < rate < math.inf:
+            raise ValueError(f"learning_rate is {rate!r}; must be a number above 0")
+        if not isinstance(warmup, int) or warmup < 0:
+            raise ValueError(f"warmup_steps is {warmup!r}; must be an integer of at least 0")
+        if decay is not None and not isinstance(decay, int):
+            raise ValueError(f"decay_steps is {decay!r}; must be None or an integer")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule {self.schedule!r} is not one of {list(SCHEDULES)}")
         decays = self.schedule in ("linear", "cosine")

@@ -1,13 +1,16 @@
 """Where a run's figures go: metrics.jsonl, TensorBoard and a progress bar."""
 
+import contextlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
 import jax
-import tensorboardX
 import tqdm
+from tensorboardX import event_file_writer
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from cascade_jax import metrics
 
@@ -20,6 +23,33 @@ def merge(found: list[dict[str, metrics.Ratio]]) -> dict[str, float]:
         for name, ratio in one.items():
             merged[name] = merged[name].merge(ratio) if name in merged else ratio
     return {name: float(ratio.value()) for name, ratio in merged.items()}
+
+
+class _TensorBoard:
+    """An event file that is written at once and by this thread.
+
+    tensorboardX's own writer has a thread that keeps events for up to two minutes: a killed run
+    would lose them, and a full disk would show as a traceback of that thread.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        if first_step:  # hides what an interrupted run wrote from this step on
+            log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._add(step=first_step + 1, session_log=log)
+
+    def _add(self, **content) -> None:
+        self._file.write_event(event_pb2.Event(wall_time=time.time(), **content))
+        self._file.flush()
+
+    def scalars(self, step: int, found: dict[str, float]) -> None:
+        values = [summary_pb2.Summary.Value(tag=k, simple_value=v) for k, v in found.items()]
+        self._add(step=step, summary=summary_pb2.Summary(value=values))
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what could not be written has been raised by `_add`
+            self._file.close()
 
 
 class Reporter:
@@ -42,9 +72,7 @@ class Reporter:
             return
         self._file = run_folder / "metrics.jsonl"
         _drop_lines_after(self._file, first_step)
-        self._tensorboard = tensorboardX.SummaryWriter(
-            str(run_folder / "tensorboard"), purge_step=first_step + 1 if first_step else None
-        )
+        self._tensorboard = _TensorBoard(run_folder / "tensorboard", first_step)
         # Redrawing in place is for terminals; a log file gets a line every ten seconds.
         in_terminal = sys.stderr.isatty()
         self._bar = tqdm.tqdm(
@@ -84,8 +112,7 @@ class Reporter:
             return
         with self._file.open("a") as file:
             file.write(json.dumps({"step": step, "split": split} | found) + "\n")
-        for name, value in found.items():
-            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+        self._tensorboard.scalars(step, {f"{split}/{name}": v for name, v in found.items()})
 
     def close(self) -> None:
         if self._writes:
@@ -103,4 +130,6 @@ def _drop_lines_after(file: Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             pass  # the line that was being written when the run was killed
-    file.write_text("".join(kept))
+    temporary = file.with_name(f"{file.name}.tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, file)  # the old lines stay when the disk is full

@@ -23,8 +23,8 @@ def describe(value: Any) -> Any:
     return value
 
 
-def claim(folder: Path, run: Any, fingerprint: str) -> dict:
-    """Makes the run's folder, or checks that it holds the same run.
+def check(folder: Path, run: Any, fingerprint: str) -> dict:
+    """Checks that the run's folder, if there is one, holds the same run; writes nothing.
 
     Args:
       folder: the run's folder.
@@ -47,11 +47,16 @@ def claim(folder: Path, run: Any, fingerprint: str) -> dict:
                 f"run folder {folder} holds another config: {'; '.join(differences)}. Choose "
                 "another output folder or run name, or delete the folder"
             )
+    return config
+
+
+def claim(folder: Path, config: dict) -> None:
+    """Makes the run's folder and writes its config.json; `config` is from `check`."""
+    file = folder / "config.json"
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "config.json.tmp"
     temporary.write_text(json.dumps(config, indent=2) + "\n")
     os.replace(temporary, file)
-    return config
 
 
 def _fixed(config: dict) -> dict:
