@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The demo's four students again under other seeds (initial parameters, data order), with the teacher
+# that `make demo` trained: does a difference between two losses hold beyond one run?
+#
+#   launch/demo_seeds.sh "1 2"
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seeds=${1:-"1 2"}
+out=runs/demo_seeds
+run=(--gin_file=gin/runs/student.gin --gin_file=gin/pairs/demo.gin --gin_file=gin/data/demo.gin
+  "--gin.OUTPUT_DIR='$out'" "--gin.TEACHER_RUN='runs/demo/teacher'"
+  --gin.BATCH_SIZE=64 --gin.STUDENT_STEPS=1000 --gin.STUDENT_LEARNING_RATE=0.02
+  --gin.CHECKPOINT_EVERY=250 --gin.EVAL_BATCHES=33 --gin.DECODE_BATCH_SIZE=256)
+names=()
+for seed in $seeds; do
+  for loss in xent dist cat_xent cat_dist; do
+    names+=("'${loss}_$seed'")
+    cascade-jax train "${run[@]}" "--gin_file=gin/losses/$loss.gin" \
+      "--gin.NAME='${loss}_$seed'" "--gin.SEED=$seed"
+  done
+done
+list="[$(IFS=,; echo "${names[*]}")]"
+all=("${run[@]}" --gin_file=gin/losses/xent.gin "--gin.NAME='all'" "--gin.NAMES=$list")
+cascade-jax collect "${all[@]}"
+cascade-jax evaluate "${all[@]}"
