@@ -5,12 +5,13 @@
 #   launch/demo_seeds.sh "1 2"
 set -euo pipefail
 cd "$(dirname "$0")/.."
+if [ -d .venv/bin ]; then PATH="$PWD/.venv/bin:$PATH"; fi # where make installs cascade-jax
 seeds=${1:-"1 2"}
 out=runs/demo_seeds
 run=(--gin_file=gin/runs/student.gin --gin_file=gin/pairs/demo.gin --gin_file=gin/data/demo.gin
   "--gin.OUTPUT_DIR='$out'" "--gin.TEACHER_RUN='runs/demo/teacher'"
   --gin.BATCH_SIZE=64 --gin.STUDENT_STEPS=1000 --gin.STUDENT_LEARNING_RATE=0.02
-  --gin.CHECKPOINT_EVERY=250 --gin.EVAL_BATCHES=33 --gin.DECODE_BATCH_SIZE=256)
+  --gin.CHECKPOINT_EVERY=250 --gin.DECODE_BATCH_SIZE=256 "--gin.COLLECT_SPLIT='test'")
 names=()
 for seed in $seeds; do
   for loss in xent dist cat_xent cat_dist; do

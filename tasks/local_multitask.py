@@ -64,7 +64,7 @@ def _add_classification(
     prompt: Callable[[Row], tf.Tensor],
     splits: Mapping[str, str] = _TRAIN_VALIDATION,
 ) -> str:
-    fields = {text: str for text in texts} | {"label": range(len(classes))}
+    fields = {text: str for text in texts} | {"label": range(-1, len(classes))}
     source = TfdsOrJsonlSource(tfds_name, fields, splits)
     return add_task(f"local_{name}_v1", source, _labelled(classes, prompt), quality.accuracy)
 

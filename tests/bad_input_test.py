@@ -203,7 +203,7 @@ ROWS = [{"sentence": f"row {i} of many", "label": i % 2, "idx": i} for i in rang
             ":41: not a JSON object (Unterminated string starting at column 14)",
         ),
         ('{"label": 1}', ":41: lacks field 'sentence'; the line has ['label']"),
-        ('{"sentence": "a", "label": 7}', ":41: field 'label' is 7, must be an integer from 0 to"),
+        ('{"sentence": "a", "label": 7}', ":41: field 'label' is 7, must be an integer from -1 to"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(refused, tmp_path, bad, said):
@@ -242,11 +242,11 @@ def test_a_mesh_that_does_not_divide(refused, tiny):
 
 
 def test_a_folder_of_another_config_is_left_as_it_is(refused, tiny, finished):
-    before = (finished / "config.gin").read_text()
+    before = (finished / "teacher" / "config.gin").read_text()
     line = refused("train", tiny, output(finished), "--gin.SEED=3")
     assert f"run folder {finished}/teacher holds another config" in line
     assert "seed was 0 and is now 3" in line and "Choose another output folder" in line
-    assert (finished / "config.gin").read_text() == before
+    assert (finished / "teacher" / "config.gin").read_text() == before
 
 
 def test_a_run_that_is_not_there(refused, tiny, tmp_path):

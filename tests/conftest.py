@@ -8,6 +8,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 _FLAG = "--xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), _FLAG]).strip()
+# XLA sizes its thread pool by this. Collectives of 8 devices on 2 cores can otherwise wait for each
+# other until the rendezvous times out and ends the process.
+os.environ.setdefault("NPROC", "64")
 # Tests start processes of their own that compile the same steps.
 _CACHE = Path(tempfile.gettempdir()) / f"cascade_jax_test_cache_{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))

@@ -3,8 +3,16 @@
 import contextlib
 import io
 import re
+import shlex
 import subprocess
+import sys
 from pathlib import Path
+
+import gin
+import pytest
+
+from cascade_jax.cli import gin_main, train
+from tests import fakes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -71,6 +79,67 @@ def test_the_tour_runs_and_prints_what_it_says():
         promised = re.findall(r"^print\(.*\)\s+# ([\d.]+)", block, re.M)
         promised += re.findall(r"^# (.* -> .*)$", block, re.M)
         assert promised and lines == promised
+
+
+@pytest.fixture
+def user_files(tmp_path, monkeypatch):
+    """A user's folder, the current one, with the README's snippets under the names they have."""
+    import seqio
+
+    from cascade_jax.data import sources
+
+    for name, text in re.findall(r"```(?:python)?\n# (my\w*\.\w+)\n(.*?)```", README, re.S):
+        (tmp_path / name).write_text(text.replace("/path/to/data", str(tmp_path / "data")))
+    assert {path.name for path in tmp_path.iterdir()} == {"my_tasks.py", "my.gin", "my_pair.gin"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = sources.get_data_dir()
+    yield tmp_path
+    sources.set_data_dir(before)
+    gin.clear_config(clear_constants=True)
+    if sys.modules.pop("my_tasks", None):
+        seqio.TaskRegistry.remove("my_reviews_v1")
+
+
+def stated_command(name: str) -> list[str]:
+    """The arguments of the README's `cascade-jax train` with a snippet's file."""
+    (command,) = re.findall(rf"`cascade-jax train ([^`]*\b{name})`", README)
+    return shlex.split(command)
+
+
+def test_the_task_snippet_builds_and_reads_rows(user_files):
+    from cascade_jax.data import pipeline
+
+    config = gin_main.parse(train.CONFIG, stated_command("my.gin"))
+    assert {run.data.mixture for run in config.runs} == {"my_reviews_v1"}
+    assert config.output_dir == "runs/my_reviews"
+    rows = [{"text": "dull", "label": 0}, {"text": "a joy", "label": 1}]
+    for split in ("train", "validation"):
+        fakes.write_jsonl(user_files / "data", "reviews", split, rows)
+    found = pipeline.decode_examples(config.runs[0].data, "my_reviews_v1", "validation")
+    texts = [(example.inputs_text, example.target_text) for example in found]
+    assert texts == [("review: dull", "bad"), ("review: a joy", "good")]
+
+
+def test_the_pair_snippet_builds_the_models_that_it_states(user_files):
+    config = gin_main.parse(train.CONFIG, stated_command("my_pair.gin"))
+    demo = gin_main.parse(train.CONFIG, ["--gin_file=gin/experiments/demo.gin"])
+    assert config.output_dir != demo.output_dir  # which `make demo` has filled
+    teacher, *students = config.runs
+    stated = re.findall(
+        r"^(\w+)/config\.T5Config\.(\w+) = (\d+)$", (user_files / "my_pair.gin").read_text(), re.M
+    )
+    assert len(stated) == 14 and ("small", "head_dim", "32") in stated
+    for model, name, value in stated:
+        for run in students if model == "small" else [teacher]:
+            assert getattr(run.model, name) == int(value), (model, name)
+    assert all(run.teacher == teacher.model for run in students)
+
+
+def test_no_page_is_empty():
+    pages = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "docs").rglob("*.md")}
+    assert pages
+    assert not [name for name, path in pages.items() if not path.read_text().strip()]
 
 
 def test_links_lead_to_files():

@@ -76,6 +76,7 @@ MIXTURE = "own_mixture_v1"
 VOCABULARY = "out/vocabulary.model"
 VOCAB_SIZE = 290
 DATA_DIR = "data"
+COLLECT_SPLIT = "validation"
 OUTPUT_DIR = "out"
 BATCH_SIZE = 8
 DECODE_BATCH_SIZE = 16
@@ -167,12 +168,14 @@ def test_the_vocabulary_is_of_the_asked_size(out):
     assert len(pieces) == 290
 
 
-@pytest.mark.parametrize("folder", [".", "records/validation", "report"])
+@pytest.mark.parametrize("folder", ["teacher", "cat_dist", "records/validation", "report"])
 def test_both_configs_lie_beside_what_they_made(out, report, folder):
     given = (out / folder / "config.gin").read_text()
     assert "STUDENT_STEPS = 6" in given and "own_mixture_v1" in given
     used = (out / folder / "operative_config.gin").read_text()
-    root = {".": "TrainConfig", "report": "EvaluateConfig"}.get(folder, "CollectConfig")
+    root = {"report": "EvaluateConfig", "records/validation": "CollectConfig"}.get(
+        folder, "TrainConfig"
+    )
     assert re.search(rf"^[\w.]*{root}\.", used, re.MULTILINE)
 
 
@@ -313,7 +316,7 @@ def test_the_same_commands_again_do_nothing_new(out, report, run, capfd):
 
 
 def test_packed_rows_train(out, run, user):
-    """Several examples share a row: more target tokens a step, and the run resumes in them."""
+    """Several examples share a row: more target tokens a step. (Resuming: data/pipeline_test.)"""
     argv = [
         "--gin.OUTPUT_DIR='packed'",
         "--gin.ONLY='teacher'",

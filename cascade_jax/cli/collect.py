@@ -6,7 +6,7 @@ Decodes a split greedily with the large model and each small one, and writes one
 
 example:
   cascade-jax collect --gin_file=gin/experiments/demo.gin
-  cascade-jax collect --gin_file=gin/experiments/demo.gin --gin.COLLECT_SPLIT="'test'"
+  cascade-jax collect --gin_file=gin/experiments/demo.gin --gin.COLLECT_SPLIT="'validation'"
 """
 CONFIG = "cascade_jax.evaluation.collect.CollectConfig"
 

@@ -23,6 +23,7 @@ from absl import flags
 from gin import config as gin_config
 
 from cascade_jax.cli import main
+from cascade_jax.files import write_text
 
 _MACRO = "gin.macro"
 _QUOTES = "a string needs quotes inside quotes: \"'text'\""
@@ -298,13 +299,9 @@ def check_required(root: str) -> None:
 
 
 def _write_configs(config: Any) -> None:
-    """Writes config.gin (as given) and operative_config.gin (as used) into the output folder."""
-    folder = getattr(config, "output_dir", None)
-    if folder is None:
-        return
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    texts = {"config.gin": gin.config_str(), "operative_config.gin": gin.operative_config_str()}
-    for name, text in texts.items():
-        temporary = Path(folder) / f"{name}.tmp"
-        temporary.write_text(text)
-        os.replace(temporary, Path(folder) / name)  # the old one stays when the disk is full
+    """Writes config.gin (as given) and operative_config.gin (as used) beside what is made."""
+    output_dir = getattr(config, "output_dir", None)
+    folders = getattr(config, "run_folders", [output_dir] if output_dir else [])
+    for folder in folders:
+        write_text(Path(folder) / "config.gin", gin.config_str())
+        write_text(Path(folder) / "operative_config.gin", gin.operative_config_str())

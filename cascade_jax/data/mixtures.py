@@ -91,6 +91,18 @@ class OpenMixture:
             raise ValueError(f"no task of {self.name!r} has a split {split!r}; there are {splits}")
         return tasks
 
+    def data_fingerprints(self, split: str) -> dict[str, str]:
+        """By task, a text that changes with the rows of a split.
+
+        A source without a `fingerprint(split)` of its own is told by its class alone.
+        """
+        found = {}
+        for name, task in self.tasks_with(split).items():
+            by_class = type(task.source).__name__
+            fingerprint = getattr(task.source, "fingerprint", lambda split, name=by_class: name)
+            found[name] = fingerprint(split)
+        return found
+
 
 def _copy(provider, vocab: seqio.Vocabulary | None, shuffle_buffer: int | None):
     """An unregistered copy on another vocabulary, with another shuffle buffer."""

@@ -195,8 +195,8 @@ def eval_batches(
       config: what to read; `seed`, `shuffle_buffer` and `pack` do not matter.
       sharding: of a [batch, length] array.
       split: tasks without it are left out.
-      max_batches: stop after so many, with equally many rows of every task that has them; None for
-        all rows.
+      max_batches: at most so many, with equally many rows (to one) of every task that has them;
+        None for all rows.
 
     Yields:
       Batch; the last one is filled up with rows of weight 0.
@@ -204,17 +204,17 @@ def eval_batches(
     shard = host_shard(sharding, config.batch_size, config.input_length)
     tasks = open_mixture(config).tasks_with(split)
     lengths = features.sequence_length(config.input_length, config.target_length)
-    # -1 takes all.
-    most = -1 if max_batches is None else -(-max_batches * config.batch_size // len(tasks))
     whole = None
-    for task in tasks.values():
+    for number, task in enumerate(tasks.values()):
         rows = task.get_dataset(lengths, split=split, shuffle=False, try_in_mem_cache=False)
-        rows = rows.take(most)
+        if max_batches is not None:
+            share, rest = divmod(max_batches * config.batch_size, len(tasks))
+            rows = rows.take(share + (number < rest))
         rows = features.converter()(rows, task_feature_lengths=lengths)
         whole = rows if whole is None else whole.concatenate(rows)
     host_rows = config.batch_size // shard.num_shards
     mine = slice(shard.index * host_rows, (shard.index + 1) * host_rows)
-    for arrays in whole.batch(config.batch_size).take(-1 if max_batches is None else max_batches):
+    for arrays in whole.batch(config.batch_size):
         filled = {
             name: fill_rows(tensor.numpy(), config.batch_size)[mine]
             for name, tensor in arrays.items()

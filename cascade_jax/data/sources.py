@@ -8,6 +8,7 @@ same dtypes, so that one list of preprocessors serves both.
 
 import abc
 import difflib
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -185,6 +186,11 @@ class RowsSource(seqio.DataSource):
     def rows(self, split: str) -> Rows:
         """All rows of a split, always in the same order, keyed by the field paths."""
 
+    def fingerprint(self, split: str) -> str:
+        """A text that two sets of rows share exactly if they are the same rows in one order."""
+        text = json.dumps(self.rows(split), sort_keys=True)
+        return f"rows-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
     @property
     def supports_arbitrary_sharding(self) -> bool:
         """Any row can go to any shard."""
@@ -267,10 +273,9 @@ class TfdsOrJsonlSource(RowsSource):
         self.name = tfds_name.partition(":")[0]
         self._files = dict(splits)
         self._is_in_tfds = is_in_tfds
-        self._tfds = seqio.TfdsDataSource(
-            tfds_name if ":" in tfds_name else f"{tfds_name}:*.*.*",
-            splits=dict(tfds_splits or splits),
-        )
+        self._tfds_name = tfds_name if ":" in tfds_name else f"{tfds_name}:*.*.*"
+        self._tfds_splits = dict(tfds_splits or splits)
+        self._tfds = seqio.TfdsDataSource(self._tfds_name, splits=self._tfds_splits)
 
     def _split_file(self, split: str) -> Path:
         if split not in self._files:
@@ -280,6 +285,13 @@ class TfdsOrJsonlSource(RowsSource):
     def rows(self, split: str) -> Rows:
         """Reads the split's file; needs a data folder."""
         return read_jsonl(self._split_file(split), self.fields)
+
+    def fingerprint(self, split: str) -> str:
+        """The file's hash, or the TFDS builder with its version and split."""
+        if _data_dir is None:
+            return f"tfds-{self._tfds_name}-{self._tfds_splits[split]}"
+        digest = hashlib.sha256(self._split_file(split).read_bytes()).hexdigest()
+        return f"file-{digest[:16]}"
 
     @property
     def supports_arbitrary_sharding(self) -> bool:

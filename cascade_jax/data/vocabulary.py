@@ -10,6 +10,7 @@ from pathlib import Path
 
 import seqio
 
+from cascade_jax import files
 from cascade_jax.data.features import INPUTS, PRETOKENIZED, TARGETS
 from cascade_jax.data.registry import look_up
 
@@ -54,14 +55,14 @@ def fingerprint(vocabulary: seqio.Vocabulary) -> str:
     SentencePiece one.
 
     Raises:
-      TypeError: for any other vocabulary.
+      ValueError: for any other vocabulary.
     """
     if isinstance(vocabulary, seqio.ByteVocabulary):
         return f"{BYTE}-{vocabulary.vocab_size}"
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
         digest = hashlib.sha256(vocabulary.sp_model).hexdigest()
         return f"sentencepiece-{digest}-{vocabulary.vocab_size}"
-    raise TypeError(
+    raise ValueError(
         f"cannot tell {type(vocabulary).__name__} from others; must be ByteVocabulary or "
         "SentencePieceVocabulary"
     )
@@ -197,11 +198,12 @@ def _write(model: bytes, output_prefix: str):
     """Writes <prefix>.model and <prefix>.vocab (piece, tab, log-probability a line)."""
     import sentencepiece
 
-    Path(output_prefix).parent.mkdir(parents=True, exist_ok=True)
-    Path(f"{output_prefix}.model").write_bytes(model)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     pieces = (
         f"{processor.id_to_piece(i)}\t{processor.get_score(i):g}\n" for i in range(len(processor))
     )
-    Path(f"{output_prefix}.vocab").write_text("".join(pieces), encoding="utf-8")
+    files.write_text(f"{output_prefix}.vocab", "".join(pieces))
+    # Last: where the model is, the training was whole.
+    with files.replacing(f"{output_prefix}.model") as temporary:
+        temporary.write_bytes(model)
     return processor

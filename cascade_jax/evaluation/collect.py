@@ -95,11 +95,13 @@ def collect(config: CollectConfig) -> list[Path]:
     students = [_Model(config, name, config.student, name) for name in config.students]
     for model in (teacher, *students):
         run_folder.check_same_vocabulary(model.name, mixture.fingerprint, model.folder)
+        model.check(mesh)
 
+    data_fingerprints = mixture.data_fingerprints(config.split)
     files, missing = [], []
     for student in students:
         file = Path(config.output_dir) / f"{student.name}.parquet"
-        metadata = _metadata(config, student, teacher)
+        metadata = _metadata(config, student, teacher, data_fingerprints)
         files.append(file)
         if _is_up_to_date(file, metadata):
             print(f"{student.name}: {file} is up to date")
@@ -134,13 +136,18 @@ class _Model:
         self.name = Path(name).name
         self.config = model
         self.folder = run_folder.resolve(Path(config.experiment_dir), run)
-        self.choice = config.checkpoint
         self.step = checkpoints.chosen_step(self.folder, config.checkpoint)
         self.saved = checkpoints.saved_at(self.folder, self.step)
 
+    def check(self, mesh: Mesh) -> None:
+        """Refuses a checkpoint that is not this model's, before anything is decoded."""
+        abstract = state.abstract_parameters(t5.T5(self.config), mesh)
+        checkpoints.check_fits(self.folder, self.step, abstract)
+        run_folder.check_same_model(self.name, self.config, self.folder)
+
     def load(self, mesh: Mesh):
         abstract = state.abstract_parameters(t5.T5(self.config), mesh)
-        return checkpoints.load_parameters(self.folder, abstract, self.choice)
+        return checkpoints.load_parameters(self.folder, self.step, abstract)
 
 
 def answer(
@@ -184,7 +191,7 @@ def _quality(mixture, examples, texts) -> tuple[list[str], Float[np.ndarray, " n
     return names, values
 
 
-def _metadata(config: CollectConfig, student: _Model, teacher: _Model) -> dict:
+def _metadata(config: CollectConfig, student: _Model, teacher: _Model, data_fingerprints) -> dict:
     shapes = [t5.parameter_shapes(model.config) for model in (student, teacher)]
     return {
         "schema_version": records.SCHEMA_VERSION,
@@ -195,11 +202,14 @@ def _metadata(config: CollectConfig, student: _Model, teacher: _Model) -> dict:
         "decoding": "greedy",
         "student_parameters": flops.parameter_count(shapes[0]),
         "teacher_parameters": flops.parameter_count(shapes[1]),
+        "student_flops_per_token": flops.flops_per_token(shapes[0]),
+        "teacher_flops_per_token": flops.flops_per_token(shapes[1]),
         "student_checkpoint": f"{student.folder}/checkpoints/{student.step}",
         "teacher_checkpoint": f"{teacher.folder}/checkpoints/{teacher.step}",
         "input_length": config.data.input_length,
         "target_length": config.data.target_length,
         "loss": checkpoints.config_of(student.folder)["loss"],
+        "data_fingerprints": data_fingerprints,
         # A run that was trained anew has the same path and step.
         "student_saved": student.saved,
         "teacher_saved": teacher.saved,
@@ -224,6 +234,6 @@ def _rows(config, examples, student: Answers, teacher: Answers, metadata) -> dic
             f"{model}_log_probs": answers.log_probs,
             f"{model}_entropies": answers.entropies,
             f"{model}_quality": answers.quality,
-            f"{model}_flops_per_token": [2.0 * metadata[f"{model}_parameters"]] * count,
+            f"{model}_flops_per_token": [float(metadata[f"{model}_flops_per_token"])] * count,
         }
     return columns

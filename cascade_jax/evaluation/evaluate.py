@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cascade_jax import files
 from cascade_jax.deferral.scores import Average, DeferralScore
 from cascade_jax.evaluation import markdown, metrics, plots, records, report
 from cascade_jax.evaluation.metrics import Evaluation, Panel
@@ -110,11 +111,11 @@ def evaluate(
     for name, image in images.items():
         (output_dir / f"{name}.png").write_bytes(image)
     figures = json.dumps(to_json(evaluation), allow_nan=False)
-    (output_dir / "metrics.json").write_text(figures + "\n", encoding="utf-8")
+    files.write_text(output_dir / "metrics.json", figures + "\n")
     examples = {name: report.pick_examples(tables[name], scores[name]) for name in tables}
     page = report.render(evaluation, images, examples)
-    (output_dir / "report.html").write_text(page, encoding="utf-8")
-    (output_dir / "summary.md").write_text(markdown.render(evaluation), encoding="utf-8")
+    files.write_text(output_dir / "report.html", page)
+    files.write_text(output_dir / "summary.md", markdown.render(evaluation))
     return evaluation
 
 

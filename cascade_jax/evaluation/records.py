@@ -36,6 +36,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
+from cascade_jax import files
 from cascade_jax.deferral.scores import AnswerTokens
 
 SCHEMA_VERSION = 1
@@ -148,13 +149,8 @@ def write(
         text = json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RecordsError(f"{path}: the metadata must be JSON values: {error}") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with files.replacing(path) as temporary:
         pq.write_table(table.replace_schema_metadata({METADATA_KEY: text}), temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read(path: str | os.PathLike) -> Records:

@@ -4,6 +4,7 @@ A checkpoint is one folder `<run>/checkpoints/<step>`. Orbax writes it under a t
 background and renames it when it is whole, so what has a number for a name is complete.
 """
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -195,37 +196,59 @@ def check_shapes(where, stored: dict[str, tuple], wanted: dict[str, tuple]) -> N
             )
 
 
-def load_parameters(run_folder: str | Path, abstract: PyTree, choice: str = "best") -> PyTree:
-    """Parameters alone, from a finished (or running) run, for a teacher or for decoding.
+def check_fits(run_folder: str | Path, step: int, abstract: PyTree) -> None:
+    """Refuses a checkpoint whose parameters have other names or shapes; reads no array.
 
     Args:
       run_folder: the folder of a training run.
-      abstract: from `state.abstract_parameters`; says where each parameter goes.
-      choice: "best" (by BEST_METRIC on the held-out split; the last if nothing was measured) or
-        "last".
+      step: of a complete checkpoint.
+      abstract: from `state.abstract_parameters`.
 
     Raises:
-      CheckpointError: if there is no complete checkpoint or it does not fit the model.
+      CheckpointError: naming the first parameter that differs, with both shapes.
     """
-    step = chosen_step(run_folder, choice)
-    path = Path(run_folder).absolute() / "checkpoints" / str(step) / "state"
-    handler = ocp.PyTreeCheckpointHandler()
-    check_shapes(path.parent, _by_name(handler.metadata(path)["params"]), _by_name(abstract))
+    path = _state_folder(run_folder, step)
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        stored = handler.metadata(path)["params"]
+    check_shapes(path.parent, _by_name(stored), _by_name(abstract))
+
+
+def load_parameters(run_folder: str | Path, step: int, abstract: PyTree) -> PyTree:
+    """Parameters alone, for a teacher or for decoding.
+
+    Args:
+      run_folder: the folder of a training run.
+      step: of a complete checkpoint, see `chosen_step`.
+      abstract: from `state.abstract_parameters`; says where each parameter goes.
+
+    Raises:
+      CheckpointError: if it does not fit the model.
+    """
+    check_fits(run_folder, step, abstract)
     item = {"params": abstract}
-    restored = handler.restore(
-        path,
-        args=ocp.args.PyTreeRestore(
-            item=item,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-            partial_restore=True,
-        ),
-    )
-    handler.close()
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        restored = handler.restore(
+            _state_folder(run_folder, step),
+            args=ocp.args.PyTreeRestore(
+                item=item,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+                partial_restore=True,
+            ),
+        )
     return restored["params"]
 
 
+def _state_folder(run_folder: str | Path, step: int) -> Path:
+    return Path(run_folder).absolute() / "checkpoints" / str(step) / "state"
+
+
 def chosen_step(run_folder: str | Path, choice: str) -> int:
-    """The step that `choice` ("best" or "last") names in a run.
+    """The step that a choice names in a run.
+
+    Args:
+      run_folder: the folder of a training run.
+      choice: "best" (by BEST_METRIC on the held-out split; the last if nothing was measured) or
+        "last".
 
     Raises:
       CheckpointError: if there is no complete checkpoint.
@@ -243,6 +266,25 @@ def chosen_step(run_folder: str | Path, choice: str) -> int:
         if file.exists():
             scored.append((_best_metric(json.loads(file.read_text())), step))
     return max(scored)[1] if scored and choice == "best" else max(steps)
+
+
+def has_checkpoint(run_folder: str | Path) -> bool:
+    """Whether a run has a complete checkpoint."""
+    return bool(_complete_steps(Path(run_folder) / "checkpoints"))
+
+
+def check_finished(name: str, run_folder: str | Path) -> None:
+    """Refuses a teacher that has not been trained to its last step.
+
+    Raises:
+      CheckpointError: naming both steps.
+    """
+    last, steps = chosen_step(run_folder, "last"), config_of(run_folder)["steps"]
+    if last < steps:
+        raise CheckpointError(
+            f"run {name!r}: its teacher in {run_folder} is at step {last} of {steps}; train it to "
+            "the end first"
+        )
 
 
 def saved_at(run_folder: str | Path, step: int) -> int:

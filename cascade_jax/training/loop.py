@@ -138,6 +138,11 @@ class TrainConfig:
             return [run.name for run in self.runs]
         return [self.only] if isinstance(self.only, str) else self.only
 
+    @property
+    def run_folders(self) -> list[str]:
+        """Folders of the runs to do."""
+        return [str(Path(self.output_dir) / run.name) for run in self.selected()]
+
     def selected(self) -> list[TrainRun]:
         """The runs to do."""
         return [run for run in self.runs if run.name in self._wanted()]
@@ -161,7 +166,24 @@ def _check_one(run: TrainRun, output_dir: Path, mesh: Mesh) -> tuple[pipeline.Op
     rules.check_batch_size(f"run {run.name!r}: {label}", size, mesh)
     mixture = pipeline.open_mixture(run.data)
     run_folder.check_vocabulary(run.name, run.model.vocab_size, mixture)
-    return mixture, run_folder.check(output_dir / run.name, run, mixture.fingerprint)
+    splits = {"train", run.eval_split} - {None}
+    identity = {
+        "vocabulary_fingerprint": mixture.fingerprint,
+        "data_fingerprints": {split: mixture.data_fingerprints(split) for split in sorted(splits)},
+        "teacher_saved": _teacher_saved(run, output_dir),
+    }
+    return mixture, run_folder.check(output_dir / run.name, run, identity)
+
+
+def _teacher_saved(run: TrainRun, output_dir: Path) -> int | None:
+    """Which checkpoint the teacher is; None for no teacher, or one that is still to be trained."""
+    if run.teacher is None:
+        return None
+    folder = run_folder.resolve(output_dir, run.teacher_run)
+    if not checkpoints.has_checkpoint(folder):
+        return None
+    step = checkpoints.chosen_step(folder, run.teacher_checkpoint)
+    return checkpoints.saved_at(folder, step)
 
 
 def train(config: TrainConfig) -> None:
@@ -245,8 +267,12 @@ def _load_teacher(run: TrainRun, output_dir: Path, mesh: Mesh, fingerprint: str)
     teacher = t5.T5(run.teacher)
     folder = run_folder.resolve(output_dir, run.teacher_run)
     run_folder.check_same_vocabulary(run.name, fingerprint, folder)
+    checkpoints.check_finished(run.name, folder)
+    step = checkpoints.chosen_step(folder, run.teacher_checkpoint)
     abstract = state_lib.abstract_parameters(teacher, mesh)
-    return teacher, checkpoints.load_parameters(folder, abstract, run.teacher_checkpoint)
+    checkpoints.check_fits(folder, step, abstract)
+    run_folder.check_same_model(run.name, run.teacher, folder)
+    return teacher, checkpoints.load_parameters(folder, step, abstract)
 
 
 @dataclasses.dataclass(frozen=True)

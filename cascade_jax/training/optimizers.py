@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax.numpy as jnp
 import optax
 
 SCHEDULES = ("constant", "linear", "cosine", "inverse_square_root")
@@ -63,7 +64,7 @@ class Adafactor:
         else:
             # `step` counts from the end of the warm-up.
             def after(step):
-                return peak * (warmup / (step + warmup)) ** 0.5
+                return peak * (warmup / jnp.maximum(step + warmup, warmup)) ** 0.5
 
         if warmup == 0:
             return after

@@ -12,7 +12,7 @@ import tqdm
 from tensorboardX import event_file_writer
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from cascade_jax import metrics
+from cascade_jax import files, metrics
 
 
 def merge(found: list[dict[str, metrics.Ratio]]) -> dict[str, float]:
@@ -130,6 +130,4 @@ def _drop_lines_after(file: Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             pass  # the line that was being written when the run was killed
-    temporary = file.with_name(f"{file.name}.tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, file)  # the old lines stay when the disk is full
+    files.write_text(file, "".join(kept))

@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from cascade_jax import files
 from cascade_jax.training import checkpoints
 
-# Settings that may change between two starts of one run: they do not change its parameters.
-_FREE = ("log_every", "eval_every", "checkpoint_every", "eval_batches", "keep_last", "keep_best")
-_FREE_DATA = ("data_dir", "vocabulary")  # places; the vocabulary's fingerprint is compared instead
+# Settings that may change between two starts of one run: they change neither its parameters nor
+# which of its checkpoints is the best.
+_FREE = ("log_every", "eval_every", "keep_last")
+_FREE_DATA = ("data_dir", "vocabulary")  # places; fingerprints of what is there are compared
+# A model is the same one under these.
+_FREE_MODEL = ("dropout_rate", "dtype", "remat", "scan_layers")
 
 
 def describe(value: Any) -> Any:
@@ -23,21 +26,21 @@ def describe(value: Any) -> Any:
     return value
 
 
-def check(folder: Path, run: Any, fingerprint: str) -> dict:
+def check(folder: Path, run: Any, identity: dict[str, Any]) -> dict:
     """Checks that the run's folder, if there is one, holds the same run; writes nothing.
 
     Args:
       folder: the run's folder.
       run: the TrainRun.
-      fingerprint: of the vocabulary.
+      identity: JSON values that tell what the run reads: vocabulary, data, teacher checkpoint.
 
     Returns:
-      The config as JSON values.
+      The config as JSON values, `identity` included.
 
     Raises:
       ValueError: if the folder holds another config; names each difference.
     """
-    config = describe(run) | {"vocabulary_fingerprint": fingerprint}
+    config = describe(run) | identity
     file = folder / "config.json"
     if file.exists():
         before = json.loads(file.read_text())
@@ -52,11 +55,7 @@ def check(folder: Path, run: Any, fingerprint: str) -> dict:
 
 def claim(folder: Path, config: dict) -> None:
     """Makes the run's folder and writes its config.json; `config` is from `check`."""
-    file = folder / "config.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "config.json.tmp"
-    temporary.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(temporary, file)
+    files.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def _fixed(config: dict) -> dict:
@@ -91,6 +90,21 @@ def check_vocabulary(name: str, model_vocab_size: int, mixture: Any) -> None:
             f"run {name!r}: the model's vocab_size {model_vocab_size} is smaller than the "
             f"vocabulary of mixture {mixture.name!r}, which has {mixture.vocab_size} ids; give "
             f"the model a vocab_size of at least {mixture.vocab_size}"
+        )
+
+
+def check_same_model(name: str, model: Any, folder: Path) -> None:
+    """Refuses to load a run's parameters into a model that it did not train.
+
+    Raises:
+      ValueError: naming each setting that differs, other than dropout, dtype and layout.
+    """
+    before, now = checkpoints.config_of(folder)["model"], describe(model)
+    kept = [{k: v for k, v in each.items() if k not in _FREE_MODEL} for each in (before, now)]
+    differences = _differences(*kept)
+    if differences:
+        raise ValueError(
+            f"{name!r}: {folder} was trained with another model: {'; '.join(differences)}"
         )
 
 

@@ -1,6 +1,7 @@
 """One update: the same on every mesh and split, with a teacher that nothing flows into."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ class Update:
 
     params: dict
     metrics: dict
-    gradient: dict
+    params_before: dict
     teacher_before: dict
     teacher_after: dict
 
@@ -37,14 +38,30 @@ def initial_params(model, mesh, seed):
     return state_lib.initialize(model, OPTIMIZER.build(), jax.random.key(seed), abstract).params
 
 
+def with_some_right(batch):
+    """The batch with the fresh student's own argmax as the label of every third token."""
+    model = t5.T5(STUDENT)
+    params = initial_params(model, MeshConfig(1, 1).build(jax.devices()[:1]), 0)
+    guess = np.asarray(step_lib.logits(model, params, batch)).argmax(-1)
+    right = np.arange(guess.size).reshape(guess.shape) % 3 == 0
+    return dataclasses.replace(batch, targets=np.where(right, guess, batch.targets))
+
+
+@functools.cache
+def usual_batch():
+    """Rows with 0 to 8 targets, a third of which the fresh student has right."""
+    return with_some_right(fakes.ragged_batch(16))
+
+
 def update(mesh_config=None, microbatches=1, loss=None, batch=None, student=STUDENT, steps=1):
-    """Does steps on a mesh, and takes the gradient that they follow."""
+    """Does steps on a mesh with a fresh student and teacher."""
     mesh_config = mesh_config or MeshConfig(1, 1)
     mesh = mesh_config.build(jax.devices()[: mesh_config.data * mesh_config.model])
     models = t5.T5(student), t5.T5(TEACHER)
     optimizer = OPTIMIZER.build()
     abstract = state_lib.abstract_state(models[0], optimizer, mesh)
     state = state_lib.initialize(models[0], optimizer, jax.random.key(0), abstract)
+    before = jax.device_get(state.params)
     teacher = initial_params(models[1], mesh, 1)
     teacher_before = jax.device_get(teacher)
     loss_fn = step_lib.make_loss_fn(*models, loss or variants.CATDist())
@@ -56,8 +73,7 @@ def update(mesh_config=None, microbatches=1, loss=None, batch=None, student=STUD
         mesh,
         microbatches,
     )
-    batch = jax.device_put(batch or fakes.ragged_batch(16), rules.batch_sharding(mesh))
-    before = jax.device_get(state.params)
+    batch = jax.device_put(batch or usual_batch(), rules.batch_sharding(mesh))
     for _ in range(steps):
         state, found = train_step(state, teacher, batch, jax.random.key(2))
     return Update(
@@ -79,12 +95,14 @@ def assert_same_update(found: Update, expected: Update):
         moved = np.abs(theirs - start).max()
         np.testing.assert_allclose(ours, theirs, atol=max(1e-4 * moved, 1e-8), err_msg=str(path))
 
-    jax.tree_util.tree_map_with_path(close, found.params, expected.params, expected.gradient)
+    jax.tree_util.tree_map_with_path(close, found.params, expected.params, expected.params_before)
 
 
 @pytest.fixture(scope="module")
 def one_device():
-    return update()
+    found = update()
+    assert 0.2 < found.metrics["kept"] < 0.5  # alpha has a say: some tokens count, others do not
+    return found
 
 
 @pytest.mark.parametrize("shape", [(8, 1), (4, 2), (1, 8)])
@@ -103,17 +121,8 @@ def test_microbatches_on_a_mesh_equal_one_batch_with_the_kept_normalizer():
     loss = variants.CATXent(normalizer="kept")
     batch = with_some_right(fakes.ragged_batch(32, seed=4))
     found = update(MeshConfig(4, 2), microbatches=4, loss=loss, batch=batch)
-    assert 0.1 < found.metrics["kept"] < 0.9
+    assert 0.2 < found.metrics["kept"] < 0.5
     assert_same_update(found, update(loss=loss, batch=batch))
-
-
-def with_some_right(batch):
-    """The batch with the fresh student's own argmax as the label of every third token."""
-    model = t5.T5(STUDENT)
-    params = initial_params(model, MeshConfig(1, 1).build(jax.devices()[:1]), 0)
-    guess = np.asarray(step_lib.logits(model, params, batch)).argmax(-1)
-    right = np.arange(guess.size).reshape(guess.shape) % 3 == 0
-    return dataclasses.replace(batch, targets=np.where(right, guess, batch.targets))
 
 
 def test_the_teacher_stays_bitwise_and_its_gradient_is_exactly_zero(one_device):
@@ -136,7 +145,7 @@ def test_a_batch_without_targets_changes_no_parameter_and_no_figure_is_made_up()
     batch = fakes.ragged_batch(16)
     empty = dataclasses.replace(batch, weights=np.zeros_like(batch.weights))
     found = update(batch=empty)
-    jax.tree.map(np.testing.assert_array_equal, found.params, found.gradient)
+    jax.tree.map(np.testing.assert_array_equal, found.params, found.params_before)
     assert found.metrics["gradient_norm"] == 0 and np.isnan(found.metrics["loss"])
 
 

@@ -1,0 +1,30 @@
+"""Writing files whole or not at all."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a temporary name to write to, which becomes `path` when the block ends.
+
+    If the block fails (disk full, say) or the process dies, `path` stays as it was.
+
+    Example: ``with replacing("a.json") as temporary: temporary.write_text(text)``
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a UTF-8 text file, replacing an older one only when the new one is whole."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
