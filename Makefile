@@ -1,4 +1,4 @@
-# `make demo` and `make test` each work alone on a machine that has only Python 3.11+ and make.
+# `make demo` and `make test` each work alone on a machine that has only Python 3.11 (to 3.13) and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ DEMO := --gin_file=gin/experiments/demo.gin
 install: $(STAMP)
 
 $(STAMP): setup.py constraints.txt
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("cascade_jax needs Python 3.11 or newer and %s is %s; name another one: make PYTHON=python3.11" % (sys.executable, sys.version.split()[0]))'
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("cascade_jax needs Python 3.11, 3.12 or 3.13 and %s is %s; name another one: make PYTHON=python3.11" % (sys.executable, sys.version.split()[0]))'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $(STAMP)

@@ -23,7 +23,7 @@ setuptools.setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.14",
     packages=[*setuptools.find_packages(include=["cascade_jax*", "tasks*"]), *GIN_PACKAGES],
     package_dir=GIN_PACKAGES,
     package_data={"": ["*.gin"]},

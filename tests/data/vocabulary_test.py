@@ -46,7 +46,7 @@ def test_training_twice_gives_the_same_file_and_fingerprint(trained, tmp_path):
     ]
     assert prints[0] == prints[1] != prints[2]
     assert vocabulary.fingerprint(seqio.ByteVocabulary()) == "byte-259"
-    with pytest.raises(TypeError, match="PassThroughVocabulary"):
+    with pytest.raises(ValueError, match="PassThroughVocabulary"):
         vocabulary.fingerprint(seqio.PassThroughVocabulary(10))
 
 

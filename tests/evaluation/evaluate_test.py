@@ -66,6 +66,7 @@ def test_the_files_are_there(outcome):
         "decomposition.png",
         "tasks.png",
         "report.html",
+        "summary.md",
     }
     for path in folder.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
