@@ -252,7 +252,7 @@ def test_a_folder_of_another_config_is_left_as_it_is(refused, tiny, finished):
 
 def test_a_run_that_is_not_there(refused, tiny, tmp_path):
     line = refused("train", tiny, output(tmp_path), "--gin.ONLY='xent'")
-    assert f"{tmp_path}/teacher is not the folder of a run" in line
+    assert f"run 'xent' needs its teacher in {tmp_path}/teacher, which is not trained" in line
     line = refused("collect", tiny, output(tmp_path))
     assert f"{tmp_path}/teacher holds no complete checkpoint; train that run first" in line
 

@@ -122,7 +122,7 @@ def test_a_required_macro_without_a_value_is_named():
 
 
 def test_a_string_without_quotes_is_answered_with_how_to_quote():
-    assert "a string needs quotes inside quotes" in error([DEMO, "--gin.OUTPUT_DIR=runs/x"])
+    assert "quotes inside quotes" in error([DEMO, "--gin.OUTPUT_DIR=runs/x"])
 
 
 def test_a_missing_gin_file_is_named():

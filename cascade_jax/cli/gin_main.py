@@ -26,7 +26,7 @@ from cascade_jax.cli import main
 from cascade_jax.files import write_text
 
 _MACRO = "gin.macro"
-_QUOTES = "a string needs quotes inside quotes: \"'text'\""
+_QUOTES = "a string needs quotes, and on a command line quotes inside quotes: \"'text'\""
 
 
 class UsageError(ValueError):
@@ -41,10 +41,10 @@ def run(command: ModuleType, argv: list[str]) -> int:
       argv: the arguments after the command's name.
 
     Returns:
-      The exit status: 0; 2 for bad usage or input (one line on standard error).
+      The exit status: 0; 2 for bad usage or input (one line on standard error); 130 for Ctrl-C.
     """
     name = command.__name__.rpartition(".")[2]
-    if not argv or {"-h", "--help"} & set(argv):
+    if {"-h", "--help"} & set(argv):
         print(f"cascade-jax {name}\n\n{command.HELP}\n{_FLAG_HELP}", end="")
         return 0
     verbose, config = "--traceback" in argv, None
@@ -61,6 +61,14 @@ def run(command: ModuleType, argv: list[str]) -> int:
         command.run(config)
         if check is None:
             _write_configs(config)
+    except KeyboardInterrupt:
+        if verbose:
+            raise
+        print(
+            f"cascade-jax {name}: interrupted; the same command goes on from what is complete",
+            file=sys.stderr,
+        )
+        return 130
     except (ValueError, OSError, FloatingPointError) as error:
         if verbose:
             raise
@@ -73,8 +81,8 @@ _FLAG_HELP = """\
 flags:
   --gin_file=FILE        a gin file; may be given several times, later ones win. gin/... is found in
                          the current folder, in a clone, and in the installed package
-  --gin.MACRO=VALUE      sets a macro, e.g. --gin.STEPS=100 --gin.DATA_DIR="'/data'"
-  --gin.X.PARAMETER=VALUE  sets a parameter, e.g. --gin.loop.TrainRun.seed=1
+  --gin.MACRO=VALUE      sets a macro, e.g. --gin.STUDENT_STEPS=500 --gin.DATA_DIR="'/data'"
+  --gin.X.PARAMETER=VALUE  sets a parameter, e.g. --gin.mesh.MeshConfig.model=2
   --traceback            shows where an error arose instead of one line
 """
 
@@ -100,7 +108,10 @@ def _hide_background_errors() -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    # Gin's and Python's inner wording: the class is not the user's, the scope is.
+    text = re.sub(r" In call to configurable '\w+' \(<class '[^']*'>\)", "", text)
+    return re.sub(r"malformed node or string[^>]*> ?", "", text)
 
 
 def _where(error: Exception, config: Any) -> str:

@@ -7,6 +7,7 @@ same dtypes, so that one list of preprocessors serves both.
 """
 
 import abc
+import contextlib
 import difflib
 import hashlib
 import json
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import seqio
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 # What a field may be: a text, a number, a flag, a list of texts, or a class label range(n).
 FieldType = Any
@@ -302,16 +304,16 @@ class TfdsOrJsonlSource(RowsSource):
         """TFDS's files, or the one local file."""
         if _data_dir is not None:
             return [str(self._split_file(split))]
-        self._require_tfds()
-        return self._tfds.list_shards(split)
+        with self._in_tfds():
+            return self._tfds.list_shards(split)
 
     def num_input_examples(self, split: str) -> int | None:
         """Number of rows of a split."""
         if _data_dir is not None:
             with open(self._split_file(split), "rb") as lines:
                 return sum(1 for line in lines if line.strip())
-        self._require_tfds()
-        return self._tfds.num_input_examples(split)
+        with self._in_tfds():
+            return self._tfds.num_input_examples(split)
 
     def get_dataset(
         self, split="train", shuffle=True, seed=None, shard_info=None, **unused_by_sources
@@ -324,16 +326,23 @@ class TfdsOrJsonlSource(RowsSource):
         """
         if _data_dir is not None:
             return super().get_dataset(split, shuffle, seed, shard_info)
-        self._require_tfds()
-        dataset = self._tfds.get_dataset(split, shuffle, seed, shard_info)
+        with self._in_tfds():
+            dataset = self._tfds.get_dataset(split, shuffle, seed, shard_info)
         return dataset.map(self._declared_fields, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def _require_tfds(self) -> None:
+    @contextlib.contextmanager
+    def _in_tfds(self):
+        """Says what to do where TFDS has no such data set, in place of a list of all it has."""
+        message = (
+            f"{self.name} is not in TFDS: set a data folder (DATA_DIR) that holds "
+            f"{self.name.replace('/', '__')}/<split>.jsonl"
+        )
         if not self._is_in_tfds:
-            raise ValueError(
-                f"{self.name} is not in TFDS: set a data folder that holds "
-                f"{self.name.replace('/', '__')}/<split>.jsonl"
-            )
+            raise ValueError(message)
+        try:
+            yield
+        except tfds.core.DatasetNotFoundError:
+            raise ValueError(message) from None
 
     def _declared_fields(self, example: Mapping[str, Any]) -> dict[str, Any]:
         picked = {}

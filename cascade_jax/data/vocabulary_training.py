@@ -25,8 +25,11 @@ class VocabConfig:
     split: str = "train"
 
     def __post_init__(self):
-        if not self.output_path.endswith(".model"):
-            raise ValueError(f"output_path {self.output_path!r} must end in '.model'")
+        if not isinstance(self.output_path, str) or not self.output_path.endswith(".model"):
+            raise ValueError(
+                f"output_path is {self.output_path!r}; must be the file to write, ending in "
+                "'.model' (in the run files: VOCABULARY)"
+            )
 
 
 def train(config: VocabConfig) -> None:

@@ -266,6 +266,11 @@ def _load_teacher(run: TrainRun, output_dir: Path, mesh: Mesh, fingerprint: str)
         return None, None
     teacher = t5.T5(run.teacher)
     folder = run_folder.resolve(output_dir, run.teacher_run)
+    if not checkpoints.has_checkpoint(folder):
+        raise checkpoints.CheckpointError(
+            f"run {run.name!r} needs its teacher in {folder}, which is not trained yet; train it "
+            "first"
+        )
     run_folder.check_same_vocabulary(run.name, fingerprint, folder)
     checkpoints.check_finished(run.name, folder)
     step = checkpoints.chosen_step(folder, run.teacher_checkpoint)

@@ -47,7 +47,8 @@ class Adafactor:
         if decays and (self.decay_steps is None or self.decay_steps <= self.warmup_steps):
             raise ValueError(
                 f"schedule {self.schedule!r} needs decay_steps above warmup_steps "
-                f"({self.warmup_steps}); decay_steps is {self.decay_steps}"
+                f"({self.warmup_steps}); decay_steps is {self.decay_steps}. Train for more steps "
+                "or lower warmup_steps (in the run files: WARMUP_STEPS)"
             )
         if self.schedule == "inverse_square_root" and self.warmup_steps == 0:
             raise ValueError("schedule 'inverse_square_root' needs warmup_steps of at least 1")

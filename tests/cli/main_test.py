@@ -58,3 +58,18 @@ def test_the_examples_of_every_help_build(name, monkeypatch):
         assert (program, command_name) == ("cascade-jax", name)
         config = gin_main.parse(command.CONFIG, argv)
         assert type(config).__name__ == command.CONFIG.rpartition(".")[2]
+
+
+def test_ctrl_c_is_answered_in_one_line(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    command = importlib.import_module("cascade_jax.cli.evaluate")
+
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", interrupted)
+    assert main.main(["evaluate", "--gin_file=gin/experiments/demo.gin"]) == 130
+    error = capsys.readouterr().err
+    assert error == (
+        "cascade-jax evaluate: interrupted; the same command goes on from what is complete\n"
+    )

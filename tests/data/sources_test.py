@@ -176,3 +176,10 @@ def test_generated_rows_are_made_once():
     for _ in range(2):
         assert [row["x"] for row in _all(source.get_dataset("train", shuffle=False))] == [1, 2]
     assert calls == ["train"]
+
+
+def test_a_name_that_tfds_does_not_know_is_answered_with_the_data_folder():
+    source = sources.TfdsOrJsonlSource("no_such_reviews", {"text": str}, {"train": "train"})
+    message = r"^no_such_reviews is not in TFDS: set a data folder \(DATA_DIR\) that holds "
+    with pytest.raises(ValueError, match=message):
+        source.get_dataset("train")
