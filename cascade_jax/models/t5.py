@@ -190,7 +190,7 @@ class T5(nn.Module):
 
     Packed rows: segment ids keep every example to itself. Relative positions are differences, and
     a packed example's tokens stand together, so positions in the row serve as well as positions
-    in the example: the `*_positions` arguments are there for symmetry with `Batch` and not read.
+    in the example, and `Batch`'s positions are not needed.
 
     Reference: Raffel et al. 2020, "Exploring the Limits of Transfer Learning".
     """
@@ -209,8 +209,6 @@ class T5(nn.Module):
         *,
         input_segment_ids: Int[Array, "B S"] | None = None,
         target_segment_ids: Int[Array, "B L"] | None = None,
-        input_positions: Int[Array, "B S"] | None = None,
-        target_positions: Int[Array, "B L"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "B L V"]:
         """Logits of every next token, in float32.
@@ -220,7 +218,6 @@ class T5(nn.Module):
           decoder_inputs: targets shifted right by one, starting with 0.
           input_segment_ids, target_segment_ids: number (from 1) of the example that a position of a
             packed row belongs to; both or neither.
-          input_positions, target_positions: see the class; not read.
           deterministic: False switches dropout on.
 
         Raises:
@@ -231,8 +228,6 @@ class T5(nn.Module):
             decoder_inputs,
             input_segment_ids=input_segment_ids,
             target_segment_ids=target_segment_ids,
-            input_positions=input_positions,
-            target_positions=target_positions,
             deterministic=deterministic,
         )
         return self.unembed(hidden)
@@ -244,18 +239,14 @@ class T5(nn.Module):
         *,
         input_segment_ids: Int[Array, "B S"] | None = None,
         target_segment_ids: Int[Array, "B L"] | None = None,
-        input_positions: Int[Array, "B S"] | None = None,
-        target_positions: Int[Array, "B L"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "B L D"]:
         """What `unembed` turns into logits; arguments as in `__call__`."""
-        del target_positions
         if (input_segment_ids is None) != (target_segment_ids is None):
             raise ValueError("give input_segment_ids and target_segment_ids together, or neither")
         encoded = self.encode(
             inputs,
             input_segment_ids=input_segment_ids,
-            input_positions=input_positions,
             deterministic=deterministic,
         )
         length = decoder_inputs.shape[1]
@@ -278,11 +269,9 @@ class T5(nn.Module):
         inputs: Int[Array, "B S"],
         *,
         input_segment_ids: Int[Array, "B S"] | None = None,
-        input_positions: Int[Array, "B S"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "B S D"]:
         """The encoder's output; arguments as in `__call__`."""
-        del input_positions
         is_token = inputs != PAD_ID
         mask = (is_token[:, None, :] & is_token[:, :, None])[:, None]
         if input_segment_ids is not None:

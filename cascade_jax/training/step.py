@@ -28,8 +28,6 @@ def logits(model: t5.T5, params: PyTree, batch: Batch, dropout_key: PRNGKeyArray
         batch.decoder_inputs,
         input_segment_ids=batch.input_segment_ids,
         target_segment_ids=batch.target_segment_ids,
-        input_positions=batch.input_positions,
-        target_positions=batch.target_positions,
         deterministic=dropout_key is None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )

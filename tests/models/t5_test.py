@@ -234,17 +234,16 @@ def test_packed_row_gives_what_its_examples_give_alone():
     examples = [([3, 4, 5, 1], [0, 11, 12]), ([6, 7, 1], [0, 13, 14, 15]), ([8, 1], [0, 16])]
 
     def pack(rows, length):
-        tokens, segments, positions = np.zeros((3, 1, length), int)
+        tokens, segments = np.zeros((2, 1, length), int)
         start = 0
         for number, row in enumerate(rows, start=1):
             here = slice(start, start + len(row))
             tokens[0, here], segments[0, here] = row, number
-            positions[0, here] = range(len(row))
             start += len(row)
-        return tokens, segments, positions
+        return tokens, segments
 
-    inputs, input_segments, input_positions = pack([example[0] for example in examples], 12)
-    targets, target_segments, target_positions = pack([example[1] for example in examples], 11)
+    inputs, input_segments = pack([example[0] for example in examples], 12)
+    targets, target_segments = pack([example[1] for example in examples], 11)
     packed = _logits(
         SHALLOW,
         params,
@@ -252,8 +251,6 @@ def test_packed_row_gives_what_its_examples_give_alone():
         targets,
         input_segment_ids=input_segments,
         target_segment_ids=target_segments,
-        input_positions=input_positions,
-        target_positions=target_positions,
     )
     assert np.isfinite(packed).all()
     pad = lambda rows: np.array([row + [0] * (4 - len(row)) for row in rows])  # noqa: E731
