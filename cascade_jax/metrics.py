@@ -4,16 +4,23 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cascade_jax import numerics
+
 # Per counted target token, averaged over the global batch.
 LOSS = "loss"
 CROSS_ENTROPY = "cross_entropy"  # nats, student against the label, whatever the loss variant
 STUDENT_ACCURACY = "student_token_accuracy"
 TEACHER_ACCURACY = "teacher_token_accuracy"
+TEACHER_KL = "teacher_kl"  # KL(p_L || p_S) in nats at temperature 1, over the whole vocabulary
+ENTROPY_RIGHT = "student_entropy_right"  # nats, mean over tokens that the student gets right
+ENTROPY_WRONG = "student_entropy_wrong"
 KEPT = "kept"  # share of tokens with alpha = 1
 # Under the "either" rule these three add up to KEPT: who keeps the token.
 RIGHT_BOTH = "right_both"
 RIGHT_STUDENT_ONLY = "right_student_only"
 RIGHT_TEACHER_ONLY = "right_teacher_only"
+# exp(CROSS_ENTROPY), once the sums are merged.
+PERPLEXITY = "perplexity"
 # Per step.
 GRADIENT_NORM = "gradient_norm"
 LEARNING_RATE = "learning_rate"
@@ -35,8 +42,5 @@ class Ratio:
         return Ratio(self.numerator + other.numerator, self.denominator + other.denominator)
 
     def value(self) -> Float[Array, ""]:
-        """numerator / denominator; NaN when nothing was counted (never a made-up 0)."""
-        is_empty = self.denominator == 0
-        return jnp.where(
-            is_empty, jnp.nan, self.numerator / jnp.where(is_empty, 1.0, self.denominator)
-        )
+        """numerator / denominator, and 0 when nothing was counted; `denominator` tells which."""
+        return numerics.safe_ratio(jnp.asarray(self.numerator), jnp.asarray(self.denominator))

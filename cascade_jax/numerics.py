@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
+
+LOWEST = -1e30  # stands for -inf where 0 * -inf would be NaN
 
 
 def masked_sum(values: Shaped[Array, "*n"], mask: Shaped[Array, "*n"]) -> Float[Array, ""]:
@@ -33,13 +35,42 @@ def safe_ratio(
     return jnp.where(is_zero, 0.0, numerator / jnp.where(is_zero, 1.0, denominator))
 
 
-def log_probs(logits: Float[Array, "*n V"]) -> Float[Array, "*n V"]:
-    """log-softmax over the last axis in float32, whatever the dtype of the logits."""
-    return jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+def floored(
+    logits: Float[Array, "*n V"], where: Bool[Array, "*n V"] | None = None
+) -> Float[Array, "*n V"]:
+    """float32 logits, those of -inf and those outside `where` replaced by the finite LOWEST.
+
+    Its exponential is 0 all the same, and no product with it is NaN.
+    """
+    logits = logits.astype(jnp.float32)
+    is_outcome = ~jnp.isneginf(logits)
+    return jnp.where(is_outcome if where is None else is_outcome & where, logits, LOWEST)
+
+
+def log_sum_exp(
+    logits: Float[Array, "*n V"], where: Bool[Array, "*n V"] | None = None
+) -> Float[Array, "*n"]:
+    """log of the sum of exponentials over the last axis, in float32."""
+    return jax.nn.logsumexp(floored(logits, where), axis=-1)
+
+
+def log_probs(
+    logits: Float[Array, "*n V"],
+    *,
+    temperature: float | Float[Array, ""] = 1.0,
+    where: Bool[Array, "*n V"] | None = None,
+) -> Float[Array, "*n V"]:
+    """log-softmax over the last axis in float32, whatever the dtype of the logits.
+
+    Args:
+      logits: may hold -inf, whose log-prob is about -1e30, finite.
+      temperature: divides the logits.
+      where: False for entries that are no outcomes; they get a log-prob of about -1e30.
+    """
+    return jax.nn.log_softmax(floored(logits, where) / temperature, axis=-1)
 
 
 def entropy(log_p: Float[Array, "*n V"]) -> Float[Array, "*n"]:
     """Shannon entropy in nats of distributions given by their log-probs; log-prob -inf counts 0."""
-    finite = log_p > -jnp.inf
-    safe = jnp.where(finite, log_p, 0.0)
-    return -jnp.sum(jnp.where(finite, jnp.exp(safe) * safe, 0.0), axis=-1)
+    log_p = jnp.maximum(log_p, LOWEST)
+    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)

@@ -16,6 +16,7 @@ _CACHE = Path(tempfile.gettempdir()) / f"cascade_jax_test_cache_{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
@@ -25,6 +26,10 @@ _CHECKED = ("losses.terms", "losses.alpha", "numerics", "deferral", "evaluation"
 jaxtyping.install_import_hook([f"cascade_jax.{part}" for part in _CHECKED], "beartype.beartype")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples in every run: a test that fails is one that the change has broken.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
 
 ROOT = Path(__file__).parents[1]
 

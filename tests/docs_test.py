@@ -11,11 +11,14 @@ from pathlib import Path
 import gin
 import pytest
 
+from cascade_jax import metrics
 from cascade_jax.cli import gin_main, train
+from cascade_jax.losses import schedules, variants
 from tests import fakes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+LOSSES = (ROOT / "docs/losses.md").read_text()
 
 
 def tracked() -> set[str]:
@@ -66,15 +69,18 @@ def test_every_line_of_the_tree_says_something():
     assert bare == headings
 
 
-def test_the_tour_runs_and_prints_what_it_says():
-    section = README.split("## Five minutes in Python")[1].split("\n## ")[0]
+@pytest.mark.parametrize(
+    "page, heading", [("README.md", "Five minutes in Python"), ("docs/losses.md", "From Python")]
+)
+def test_the_tour_runs_and_prints_what_it_says(page, heading):
+    section = (ROOT / page).read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```python\n(.*?)```", section, re.S)
     assert len(blocks) == 3
     namespace = {}
     for block in blocks:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(block, "README.md", "exec"), namespace)
+            exec(compile(block, page, "exec"), namespace)
         lines = printed.getvalue().splitlines()
         promised = re.findall(r"^print\(.*\)\s+# ([\d.]+)", block, re.M)
         promised += re.findall(r"^# (.* -> .*)$", block, re.M)
@@ -136,10 +142,74 @@ def test_the_pair_snippet_builds_the_models_that_it_states(user_files):
     assert all(run.teacher == teacher.model for run in students)
 
 
+def table(heading: str) -> list[list[str]]:
+    """Cells of the rows of the table in a section of docs/losses.md."""
+    section = LOSSES.split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows[2:]]
+
+
+def test_the_losses_page_names_each_variant_with_its_gin_file():
+    rows = {cells[0].strip("`"): cells[-1].strip("`") for cells in table("Variants")}
+    assert {name for name in rows} == {
+        name
+        for name, value in vars(variants).items()
+        if isinstance(value, type) and issubclass(value, variants.Loss) and name != "Loss"
+    }
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gin/losses").iterdir()}
+    assert set(rows.values()) == files
+    for name, file in rows.items():
+        assert f"@variants.{name}()" in (ROOT / file).read_text()
+
+
+def test_the_pages_explain_every_metric():
+    in_train = (ROOT / "docs/train.md").read_text().split("## Figures")[1].split("\n## ")[0]
+    explained = {name for cells in table("Metrics") for name in cells[0].split(", ")}
+    explained |= set(re.findall(r"^\| (\w+) \|", in_train, re.M)) - {"name"}
+    assert explained == {value for name, value in vars(metrics).items() if name.isupper()}
+
+
+@pytest.fixture
+def in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    yield
+    gin.clear_config(clear_constants=True)
+
+
+def test_the_command_of_the_losses_page_builds_the_loss_it_names(in_root):
+    (text,) = re.findall(r"```bash\n(cascade-jax train .*?)```", LOSSES, re.S)
+    (run,) = gin_main.parse(train.CONFIG, shlex.split(text.replace("\\\n", " "))[2:]).runs
+    assert run.loss == variants.CATDistL(temperature=2.0) and run.name == "cat_dist_l"
+
+
+def test_the_schedules_of_the_losses_page_build(in_root, tmp_path):
+    (text,) = re.findall(r"```\n# my_annealing\.gin\n(.*?)```", LOSSES, re.S)
+    (tmp_path / "my_annealing.gin").write_text(text)
+    config = gin_main.parse(train.CONFIG, [f"--gin_file={tmp_path}/my_annealing.gin"])
+    loss = {run.name: run.loss for run in config.runs}["cat_dist"]
+    assert loss == variants.CATDist(
+        label_weight=schedules.PiecewiseLinear((0, 500), (1.0, 0.5)),
+        temperature=schedules.PiecewiseLinear((0, 1000), (4.0, 1.0)),
+    )
+
+
 def test_no_page_is_empty():
     pages = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "docs").rglob("*.md")}
     assert pages
     assert not [name for name, path in pages.items() if not path.read_text().strip()]
+
+
+def test_links_lead_to_headings():
+    """GitHub's anchor of a heading: small letters, hyphens for spaces, no punctuation."""
+    found = 0
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+            text = (page.parent / target if target else page).read_text()
+            headings = re.findall(r"^#+ (.+)$", text, re.M)
+            anchors = {re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings}
+            assert anchor in anchors, f"{page.name} links to {target}#{anchor}"
+            found += 1
+    assert found
 
 
 def test_links_lead_to_files():

@@ -8,6 +8,7 @@ import gin
 import pytest
 
 from cascade_jax.cli import collect, evaluate, gin_main, train, vocab
+from cascade_jax.losses import schedules
 
 ROOT = Path(__file__).parents[1]
 GIN_FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "gin").rglob("*.gin"))
@@ -146,6 +147,50 @@ def test_macros_and_parameters_from_the_command_line_win():
     runs = {run.name: run for run in config.runs}
     assert runs["cat_dist"].steps == 700 and runs["teacher"].steps != 700
     assert runs["xent"].log_every == 3 and runs["xent"].data.seed == 5
+
+
+def test_the_head_and_its_chunks_reach_every_run():
+    runs = gin_main.parse(train.CONFIG, [DEMO]).runs
+    assert {(run.head, run.chunk_tokens) for run in runs} == {("fused", None)}
+    runs = gin_main.parse(train.CONFIG, [DEMO, "--gin.HEAD='plain'", "--gin.CHUNK_TOKENS=96"]).runs
+    assert len(runs) == 5
+    assert {(run.head, run.chunk_tokens) for run in runs} == {("plain", 96)}
+
+
+def test_an_unknown_head_is_refused():
+    with pytest.raises(ValueError, match="head is 'plian'; must be one of .*'fused', 'plain'"):
+        gin_main.parse(train.CONFIG, [DEMO, "--gin.HEAD='plian'"])
+
+
+SCHEDULE = """\
+from __gin__ import dynamic_registration
+from cascade_jax.losses import schedules
+from cascade_jax.losses import variants
+
+schedules.PiecewiseLinear.steps = [0, 500]
+schedules.PiecewiseLinear.values = [1, 0.5]
+"""
+
+
+@pytest.mark.parametrize(
+    "binding, scheduled",
+    [
+        ("variants.CATDist.label_weight = @schedules.PiecewiseLinear()", {"cat_dist"}),
+        ("LABEL_WEIGHT = @schedules.PiecewiseLinear()", {"dist", "cat_dist"}),
+    ],
+)
+def test_a_schedule_builds_where_it_is_bound(tmp_path, binding, scheduled):
+    runs = gin_main.parse(train.CONFIG, [write(tmp_path, SCHEDULE + binding)]).runs
+    weights = {run.name: getattr(run.loss, "label_weight", None) for run in runs}
+    expected = schedules.PiecewiseLinear(steps=(0, 500), values=(1.0, 0.5))
+    assert {name for name, weight in weights.items() if weight == expected} == scheduled
+
+
+def test_a_schedule_with_a_value_out_of_range_is_refused(tmp_path):
+    text = SCHEDULE.replace("0.5]", "1.5]")
+    text += "variants.CATDist.label_weight = @schedules.PiecewiseLinear()\n"
+    with pytest.raises(ValueError, match=r"label_weight .*1\.5.* is not in \[0\.0, 1\.0\]"):
+        gin_main.parse(train.CONFIG, [write(tmp_path, text)])
 
 
 def test_vocab_is_configured_by_an_experiment():

@@ -1,147 +1,268 @@
-"""The loss variants: frozen settings, called on logits, giving sums to be divided once.
+"""The loss variants: frozen settings that say what each token's loss is made of.
 
-A variant never divides. It returns `LossSums`, which add up over microbatches and shards; the
-training step divides the gradient of `loss_sum` by the total `count` once, so the result is that
-of one big batch whatever the split.
+Every variant is `hard * ce + soft * divergence + uniform * kl_uniform + kept * z_loss * log(Z)^2`
+per token; its `coefficients` are constants for the gradient. The plain head (`plain.py`) computes
+that from logits and leaves the gradient to JAX; the fused head (`fused.py`) computes it from hidden
+states with the gradients in closed form. Both give `LossSums`, which are divided once.
 """
 
 import dataclasses
+import difflib
+from typing import ClassVar, NamedTuple
 
-import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from cascade_jax import metrics, numerics
-from cascade_jax.losses import alpha, terms
+from cascade_jax.losses import alpha, plain, schedules, teachers
+from cascade_jax.losses.schedules import Scheduled
+from cascade_jax.losses.sums import LossSums
 
 NORMALIZERS = ("tokens", "kept")
+DIVERGENCES = ("cross_entropy", "forward_kl", "reverse_kl", "jensen_shannon")
+DIRECTIONS = ("to_uniform", "from_uniform")
+LABELS = ("data", "teacher")
 
 
-@flax.struct.dataclass
-class LossSums:
-    """Sums over the tokens of one microbatch.
+class Coefficients(NamedTuple):
+    """Of each token, float32; a term that the variant does not have is None.
 
     Attributes:
-      loss_sum: sum of the per-token losses, weights applied.
-      count: what the loss is divided by in the end; 0 gives loss and gradient 0.
-      metrics: each metric as a Ratio, keyed by the constants of `cascade_jax.metrics`.
+      kept: alpha, 0 or 1.
+      hard, soft, uniform: of the terms in the head of this file, alpha and weights applied.
     """
 
-    loss_sum: Float[Array, ""]
-    count: Float[Array, ""]
-    metrics: dict[str, metrics.Ratio]
+    kept: Float[Array, "*n"]
+    hard: Float[Array, "*n"]
+    soft: Float[Array, "*n"] | None = None
+    uniform: Float[Array, "*n"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """`alpha * (w * ce + (1 - w) * soft)` per target token; the variants below fix its switches.
+    """What all variants have in common; use one of those below.
 
     Attributes:
-      label_weight: w, the weight of the hard label, in [0, 1] (others often weigh the soft term).
-      alpha_rule: a rule of `losses/alpha.py`, or None when every token counts.
-      normalizer: "tokens" divides by all counted target tokens, "kept" by those alpha keeps.
-
-    Reference: CAT, equations 2, 3, 7 and 8. The papers do not state the normaliser.
+      normalizer: "tokens" divides by all counted target tokens, "kept" by those alpha keeps. The
+        papers do not state it.
+      label_smoothing: in [0, 1); see `terms.cross_entropy`.
+      z_loss: at least 0; see `terms.cross_entropy`. It counts once on each kept token.
     """
 
-    label_weight: float = 1.0
-    alpha_rule: str | None = None
     normalizer: str = "tokens"
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+    alpha_rule: ClassVar[str | None] = None  # a rule of alpha.py; None keeps every token
+    labels = "data"  # what the hard label is; Gatekeeper has a choice
 
     def __post_init__(self):
-        if not 0.0 <= self.label_weight <= 1.0:
-            raise ValueError(f"label_weight {self.label_weight} is not in [0, 1]")
-        if self.alpha_rule is not None and self.alpha_rule not in alpha.RULES:
-            raise ValueError(f"alpha_rule {self.alpha_rule!r} is not None or in {alpha.RULES}")
-        if self.normalizer not in NORMALIZERS:
-            raise ValueError(f"normalizer {self.normalizer!r} is not one of {NORMALIZERS}")
+        _check_name("normalizer", self.normalizer, NORMALIZERS)
+        schedules.check_fixed("label_smoothing", self.label_smoothing)
+        schedules.check_range("label_smoothing", self.label_smoothing, 0.0, 1.0)
+        if self.label_smoothing == 1.0:
+            raise ValueError("label_smoothing 1.0 is not in [0.0, 1.0)")
+        schedules.check_fixed("z_loss", self.z_loss)
+        schedules.check_range("z_loss", self.z_loss, 0.0, float("inf"))
+
+    @property
+    def teacher_need(self) -> str:
+        """What the loss must know of the teacher, from the least to the most.
+
+        "nothing", "correctness" (is its argmax the label?), "most likely token", "distribution".
+        """
+        return "correctness" if self.alpha_rule in ("either", "teacher") else "nothing"
 
     @property
     def needs_teacher(self) -> bool:
         """Whether the loss itself depends on the teacher (its metrics may show it all the same)."""
-        return self.label_weight < 1.0 or self.alpha_rule in ("either", "teacher")
+        return self.teacher_need != "nothing"
+
+    def kept(
+        self, student_ok: Bool[Array, "*n"], teacher_ok: Bool[Array, "*n"] | None
+    ) -> Float[Array, "*n"]:
+        """alpha of each token."""
+        if self.alpha_rule is None:
+            return jnp.ones(student_ok.shape, jnp.float32)
+        # A rule that does not look at the teacher gets a mask that adds nothing.
+        teacher_ok = jnp.zeros_like(student_ok) if teacher_ok is None else teacher_ok
+        return alpha.token_mask(self.alpha_rule, student_ok, teacher_ok)
+
+    def coefficients(
+        self,
+        student_ok: Bool[Array, "*n"],
+        teacher_ok: Bool[Array, "*n"] | None,
+        step: Int[Array, ""] | None,
+    ) -> Coefficients:
+        """Coefficients of the tokens, from who is right and the step of the schedules."""
+        del step
+        kept = self.kept(student_ok, teacher_ok)
+        return Coefficients(kept, kept)
 
     def __call__(
         self,
         student_logits: Float[Array, "*n V"],
-        teacher_logits: Float[Array, "*n V"] | None,
+        teacher: teachers.Teacher | None,
         targets: Int[Array, "*n"],
         weights: Float[Array, "*n"],
+        *,
+        step: Int[Array, ""] | None = None,
+        every_metric: bool = True,
     ) -> LossSums:
-        """Loss sums and metrics of one microbatch.
+        """Loss sums and metrics of one microbatch by the plain head.
 
         Args:
           student_logits: raw logits, any floating dtype.
-          teacher_logits: the frozen teacher's logits on the same tokens; None for no teacher.
+          teacher: the frozen teacher's logits on the same tokens, or facts of `teachers.py`; None
+            for no teacher.
           targets: labels.
-          weights: 1 for a counted target token, 0 for padding, whose logits may be anything.
+          weights: 1 for a counted target token, 0 for padding, whose logits may be anything; other
+            numbers weigh the token's loss.
+          step: for schedules.
+          every_metric: also those that the loss has no need for and that cost time.
 
         Raises:
-          ValueError: if the variant needs a teacher and there is none.
+          ValueError: if shapes, dtypes or vocabularies do not fit, a counted target is outside the
+            vocabulary, or the variant needs more of the teacher than is given.
         """
-        if teacher_logits is None and self.needs_teacher:
-            raise ValueError(f"{type(self).__name__} needs the teacher's logits, and got None")
-        counted = weights > 0
-        # Padding may hold NaN: replace the inputs, or the gradient of `where` would be NaN too.
-        student_logits = jnp.where(counted[..., None], student_logits, 0)
-        ce = terms.cross_entropy(student_logits, targets)
-        student_ok = terms.is_correct(student_logits, targets)
-        teacher_ok = None
-        per_token = self.label_weight * ce
-        if teacher_logits is not None:
-            teacher_logits = jnp.where(counted[..., None], teacher_logits, 0)
-            teacher_ok = terms.is_correct(teacher_logits, targets)
-            if self.label_weight < 1.0:
-                soft = terms.soft_cross_entropy(student_logits, teacher_logits)
-                per_token = per_token + (1.0 - self.label_weight) * soft
-        kept = jnp.ones_like(weights)
-        if self.alpha_rule is not None:
-            # A rule that does not look at the teacher gets a mask that adds nothing.
-            other_ok = jnp.zeros_like(student_ok) if teacher_ok is None else teacher_ok
-            kept = alpha.token_mask(self.alpha_rule, student_ok, other_ok)
-        loss_sum = numerics.masked_sum(per_token, weights * kept)
-        tokens = jnp.sum(weights)
-        count = tokens if self.normalizer == "tokens" else jnp.sum(weights * kept)
-
-        def share(values):
-            return metrics.Ratio(numerics.masked_sum(values, weights), tokens)
-
-        found = {
-            metrics.LOSS: metrics.Ratio(loss_sum, count),
-            metrics.CROSS_ENTROPY: share(ce),
-            metrics.STUDENT_ACCURACY: share(student_ok.astype(jnp.float32)),
-            metrics.KEPT: share(kept),
-        }
-        if teacher_ok is not None:
-            found[metrics.TEACHER_ACCURACY] = share(teacher_ok.astype(jnp.float32))
-            found[metrics.RIGHT_BOTH] = share(student_ok & teacher_ok)
-            found[metrics.RIGHT_STUDENT_ONLY] = share(student_ok & ~teacher_ok)
-            found[metrics.RIGHT_TEACHER_ONLY] = share(teacher_ok & ~student_ok)
-        return LossSums(loss_sum, count, found)
+        return plain.loss_sums(
+            self, student_logits, teacher, targets, weights, step=step, every_metric=every_metric
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Xent(Loss):
-    """Cross-entropy with the label. Reference: CAT, equation 2."""
+    """Cross-entropy with the label, `ce`. Reference: CAT, equation 2."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dist(Loss):
-    """Distillation, `w * ce + (1 - w) * soft`. Reference: CAT, equation 3 (w = 0.5)."""
+    """Distillation, `w * ce + (1 - w) * T^2 * D(p_L, p_S; T)`.
 
-    label_weight: float = 0.5
+    Attributes:
+      label_weight: w, the weight of the hard label, in [0, 1], or a schedule (others often weigh
+        the soft term).
+      temperature: T above 0, or a schedule; it divides the logits of both models in the soft term,
+        and the factor T^2 keeps the size of its gradient.
+      divergence: D. "cross_entropy" is the papers'; "forward_kl" is it less the teacher's entropy,
+        with the same gradient; "reverse_kl"; "jensen_shannon" with `beta`.
+      beta: in (0, 1), of "jensen_shannon".
+
+    Reference: CAT, equation 3 (w = 0.5, T = 1); Hinton et al. 2015 for T; Agarwal et al. 2024 for
+    the divergences.
+    """
+
+    label_weight: Scheduled = 0.5
+    temperature: Scheduled = 1.0
+    divergence: str = "cross_entropy"
+    beta: float = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        schedules.check_range("label_weight", self.label_weight, 0.0, 1.0)
+        schedules.check_range("temperature", self.temperature, 0.0, float("inf"), open_low=True)
+        _check_name("divergence", self.divergence, DIVERGENCES)
+        if not isinstance(self.beta, int | float) or not 0.0 < self.beta < 1.0:
+            raise ValueError(
+                f"beta {self.beta!r} is not in (0, 1); its ends are divergence='forward_kl' and "
+                "'reverse_kl'"
+            )
+
+    @property
+    def teacher_need(self) -> str:
+        return super().teacher_need if self.label_weight == 1.0 else "distribution"
+
+    def coefficients(self, student_ok, teacher_ok, step) -> Coefficients:
+        kept = self.kept(student_ok, teacher_ok)
+        if self.label_weight == 1.0:
+            return Coefficients(kept, kept)
+        w = schedules.value_at(self.label_weight, step)
+        temperature = schedules.value_at(self.temperature, step)
+        return Coefficients(kept, kept * w, kept * ((1.0 - w) * temperature * temperature))
 
 
 @dataclasses.dataclass(frozen=True)
-class CATXent(Loss):
-    """Cascade-aware cross-entropy, `alpha * ce`. Reference: CAT, equations 7 (w = 1) and 8."""
+class CATXent(Xent):
+    """`alpha * ce`, alpha: either model is right. Reference: CAT, equations 7 (w = 1) and 8."""
 
-    alpha_rule: str | None = "either"
+    alpha_rule: ClassVar[str | None] = "either"
 
 
 @dataclasses.dataclass(frozen=True)
-class CATDist(Loss):
-    """Cascade-aware distillation. Reference: CAT, equations 7 and 8 (w = 0.5)."""
+class CATXentL(Xent):
+    """`alpha * ce`, alpha: the large model is right. Reference: CAT, equation 11."""
 
-    label_weight: float = 0.5
-    alpha_rule: str | None = "either"
+    alpha_rule: ClassVar[str | None] = "teacher"
+
+
+@dataclasses.dataclass(frozen=True)
+class CATXentS(Xent):
+    """`alpha * ce`, alpha: the small model is right. Reference: CAT, equation 12."""
+
+    alpha_rule: ClassVar[str | None] = "student"
+
+
+@dataclasses.dataclass(frozen=True)
+class CATDist(Dist):
+    """alpha times Dist's loss, alpha: either model is right. Reference: CAT, equations 7 and 8."""
+
+    alpha_rule: ClassVar[str | None] = "either"
+
+
+@dataclasses.dataclass(frozen=True)
+class CATDistL(Dist):
+    """alpha times Dist's loss, alpha: the large model is right. Reference: CAT, equation 13."""
+
+    alpha_rule: ClassVar[str | None] = "teacher"
+
+
+@dataclasses.dataclass(frozen=True)
+class CATDistS(Dist):
+    """alpha times Dist's loss, alpha: the small model is right. Reference: CAT, equation 14."""
+
+    alpha_rule: ClassVar[str | None] = "student"
+
+
+@dataclasses.dataclass(frozen=True)
+class Gatekeeper(Loss):
+    """Confident where right, uniform where wrong: `a * ok * ce + (1 - a) * (1 - ok) * KL`.
+
+    ok: no token has a larger student logit than the label.
+
+    Attributes:
+      correct_weight: a (the paper's alpha) in [0, 1], or a schedule; near 1 it keeps the task's
+        quality, near 0 it lowers the confidence of wrong answers.
+      direction: of the KL: "to_uniform" is KL(p_S || U) = log V - H(p_S), "from_uniform" is
+        KL(U || p_S).
+      labels: "data", or "teacher" for the teacher's most likely token (of several, the smallest id)
+        in the place of the label.
+
+    Reference: Gatekeeper, its loss for tokens; the direction of the KL is not certain there.
+    """
+
+    correct_weight: Scheduled = 0.5
+    direction: str = "to_uniform"
+    labels: str = "data"
+
+    def __post_init__(self):
+        super().__post_init__()
+        schedules.check_range("correct_weight", self.correct_weight, 0.0, 1.0)
+        _check_name("direction", self.direction, DIRECTIONS)
+        _check_name("labels", self.labels, LABELS)
+
+    @property
+    def teacher_need(self) -> str:
+        return "most likely token" if self.labels == "teacher" else "nothing"
+
+    def coefficients(self, student_ok, teacher_ok, step) -> Coefficients:
+        a = schedules.value_at(self.correct_weight, step)
+        right = student_ok.astype(jnp.float32)
+        kept = self.kept(student_ok, teacher_ok)
+        return Coefficients(kept, right * a, uniform=(1.0 - right) * (1.0 - a))
+
+
+def _check_name(field: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        nearest = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"{field} {value!r} is not one of {list(allowed)}; did you mean {nearest!r}?"
+        )

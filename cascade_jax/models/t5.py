@@ -4,6 +4,7 @@ The parameter tree has the names and shapes of T5X's minimal T5, except that wit
 `config.scan_layers` the trees `layers_0`, `layers_1`, ... are stacked on a new axis 0 as `layers`.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from cascade_jax.models.layers import (
     RMSNorm,
     residual_constraint,
 )
+from cascade_jax.unembedding import Unembedding
 
 _REMAT_POLICIES = {
     "full": None,
@@ -331,6 +333,19 @@ def parameter_shapes(config: T5Config) -> dict[str, Any]:
     """
     tokens = jnp.zeros((1, 1), jnp.int32)
     return jax.eval_shape(T5(config).init, jax.random.key(0), tokens, tokens)["params"]
+
+
+def unembedding(config: T5Config, params: Mapping[str, Any]) -> Unembedding:
+    """The map from `hidden` to the logits of `unembed`, for a head that makes them in parts.
+
+    Args:
+      config: of the model.
+      params: its parameters, without boxes.
+    """
+    if config.tied_logits:
+        scale = 1.0 / math.sqrt(config.embed_dim)
+        return Unembedding(params["token_embedder"]["embedding"], tied=True, scale=scale)
+    return Unembedding(params["decoder"]["logits_dense"]["kernel"])
 
 
 def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class TrainRun:
         folder, or the folder of a run.
       teacher_checkpoint: "best" or "last" of that run.
       microbatches: into how many parts a batch is cut to save memory; the result is the same.
+      head: "fused", or "plain" for whole logits; see `training/step.py`.
+      chunk_tokens: tokens at a time in the fused head; None for a default.
       seed: of the initial parameters and of dropout.
       eval_split: the held-out split; None for no evaluation.
       eval_batches: at most so many batches of it.
@@ -68,6 +70,8 @@ class TrainRun:
     teacher_run: str | None = None
     teacher_checkpoint: str = "best"
     microbatches: int = 1
+    head: str = "fused"
+    chunk_tokens: int | None = None
     seed: int = 0
     eval_split: str | None = "validation"
     eval_batches: int = 16
@@ -85,6 +89,17 @@ class TrainRun:
                 raise ValueError(
                     f"run {self.name!r}: {field} is {value!r}; must be an integer of at least 1"
                 )
+        if self.head not in step_lib.HEADS:
+            raise ValueError(
+                f"run {self.name!r}: head is {self.head!r}; must be one of {list(step_lib.HEADS)}"
+            )
+        if self.chunk_tokens is not None and (
+            not isinstance(self.chunk_tokens, int) or self.chunk_tokens < 1
+        ):
+            raise ValueError(
+                f"run {self.name!r}: chunk_tokens is {self.chunk_tokens!r}; must be an integer of "
+                "at least 1, or None"
+            )
         if not self.name or "/" in self.name:
             raise ValueError(f"run name {self.name!r} must be one folder name")
         if self.data.batch_size % self.microbatches:
@@ -242,7 +257,9 @@ def train_one(run: TrainRun, output_dir: Path, mesh: Mesh) -> state_lib.TrainSta
         teacher, teacher_params = _load_teacher(run, output_dir, mesh, mixture.fingerprint)
         batches, held_out = _open_data(run, mesh, position)
         run_folder.claim(folder, config)  # all of it fits: a refused start leaves no config.json
-        loss_fn = step_lib.make_loss_fn(student, teacher, run.loss)
+        loss_fn = step_lib.make_loss_fn(
+            student, teacher, run.loss, head=run.head, mesh=mesh, chunk_tokens=run.chunk_tokens
+        )
         loop = _Loop(run, folder, config, store, teacher_params, dropout_key)
         return loop.run(state, first_step, batches, held_out, loss_fn, abstract, mesh)
 
@@ -327,10 +344,12 @@ class _Loop:
                     self._check_finite(step, step, {"norm of the parameters": norm})
                 measured = None
                 if held_out and (saves or step % run.eval_every == 0):
-                    found = [eval_step(state.params, self.teacher_params, b) for b in held_out]
+                    models = state.params, self.teacher_params
+                    found = [eval_step(*models, batch, state.step) for batch in held_out]
                     measured = reporting.merge(found)
                     label = f"{metrics.CROSS_ENTROPY} of split {run.eval_split!r}"
-                    self._check_finite(step, step, {label: measured[metrics.CROSS_ENTROPY]})
+                    value = measured.get(metrics.CROSS_ENTROPY, math.nan)
+                    self._check_finite(step, step, {label: value})
                     reporter.held_out(step, run.eval_split, measured)
                 if saves:
                     self.store.save(step, state, batches.get_state(), self.config, measured)
@@ -353,8 +372,7 @@ class _Loop:
 def _must_be_finite(merged: dict[str, float]) -> dict[str, float]:
     """The figures that show whether a step went well.
 
-    Where no token was counted or kept there is no loss: it is NaN and the gradient 0.
+    Where no token was counted or kept there is no loss, and the gradient is 0.
     """
-    empty = merged[metrics.TARGET_TOKENS] == 0 or merged[metrics.KEPT] == 0
-    keys = [metrics.GRADIENT_NORM] if empty else [metrics.LOSS, metrics.GRADIENT_NORM]
-    return {key: merged[key] for key in keys}
+    keys = (metrics.LOSS, metrics.GRADIENT_NORM)
+    return {key: merged[key] for key in keys if key in merged}

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import tqdm
 from tensorboardX import event_file_writer
 from tensorboardX.proto import event_pb2, summary_pb2
@@ -16,13 +17,22 @@ from cascade_jax import files, metrics
 
 
 def merge(found: list[dict[str, metrics.Ratio]]) -> dict[str, float]:
-    """Merges the metrics of several steps on the host: one float each, sums divided once."""
+    """Merges the metrics of several steps on the host: one float each, sums divided once.
+
+    A metric that nothing was counted for is left out; perplexity is added.
+    """
     found = jax.device_get(found)
     merged = {}
     for one in found:
         for name, ratio in one.items():
             merged[name] = merged[name].merge(ratio) if name in merged else ratio
-    return {name: float(ratio.value()) for name, ratio in merged.items()}
+    values = {
+        name: float(ratio.value()) for name, ratio in merged.items() if ratio.denominator != 0
+    }
+    if metrics.CROSS_ENTROPY in values:
+        with np.errstate(over="ignore"):
+            values[metrics.PERPLEXITY] = float(np.exp(values[metrics.CROSS_ENTROPY]))
+    return values
 
 
 class _TensorBoard:
@@ -97,10 +107,10 @@ class Reporter:
         self._time = now
         self._write(step, "train", found)
         if self._writes:
-            accuracy = found[metrics.STUDENT_ACCURACY]
-            self._bar.set_postfix_str(
-                f"loss {found[metrics.LOSS]:.3f}, token accuracy {accuracy:.3f}", refresh=False
-            )
+            # A figure is missing where no token was counted.
+            shown = {"loss": metrics.LOSS, "token accuracy": metrics.STUDENT_ACCURACY}
+            texts = [f"{text} {found[key]:.3f}" for text, key in shown.items() if key in found]
+            self._bar.set_postfix_str(", ".join(texts), refresh=False)
 
     def held_out(self, step: int, split: str, found: dict[str, float]) -> None:
         """Reports figures on a held-out split; the time it took is not charged to training."""

@@ -11,17 +11,28 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from cascade_jax import metrics, numerics
 from cascade_jax.batch import Batch
-from cascade_jax.losses import variants
+from cascade_jax.losses import fused, sums, teachers, variants
 from cascade_jax.models import t5
 from cascade_jax.parallel import mesh as mesh_lib
 from cascade_jax.parallel import rules
 from cascade_jax.training.state import TrainState
 
 StepMetrics = dict[str, metrics.Ratio]
+HEADS = ("fused", "plain")
 
 
 def logits(model: t5.T5, params: PyTree, batch: Batch, dropout_key: PRNGKeyArray | None = None):
     """Teacher-forced logits [B, L, V] of a model; dropout is on when a key is given."""
+    return _apply(model, params, batch, dropout_key, "__call__")
+
+
+def hidden(model: t5.T5, params: PyTree, batch: Batch, dropout_key: PRNGKeyArray | None = None):
+    """Hidden states [B, L, D] that the logits are made of, and the map that makes them."""
+    states = _apply(model, params, batch, dropout_key, "hidden")
+    return states, t5.unembedding(model.config, params)
+
+
+def _apply(model, params, batch, dropout_key, method):
     return model.apply(
         {"params": params},
         batch.inputs,
@@ -30,24 +41,54 @@ def logits(model: t5.T5, params: PyTree, batch: Batch, dropout_key: PRNGKeyArray
         target_segment_ids=batch.target_segment_ids,
         deterministic=dropout_key is None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
+        method=method,
     )
 
 
-def make_loss_fn(student: t5.T5, teacher: t5.T5 | None, loss: variants.Loss) -> Callable:
-    """The plain loss head: whole logits of both models, then the variant.
+def make_loss_fn(
+    student: t5.T5,
+    teacher: t5.T5 | None,
+    loss: variants.Loss,
+    *,
+    head: str = "fused",
+    mesh: Mesh | None = None,
+    chunk_tokens: int | None = None,
+) -> Callable:
+    """Both forward passes and the loss head.
+
+    Args:
+      student, teacher: the models; None for no teacher.
+      loss: the variant.
+      head: "fused" never holds a [tokens, vocabulary] array; "plain" computes the same from whole
+        logits and serves as its reference.
+      mesh: the device mesh; None for one device. (The plain head does not need to know.)
+      chunk_tokens: of the fused head.
 
     Returns:
-      A function (student_params, teacher_params, batch, dropout_key) -> LossSums. Another head
-      with the same signature can take its place in `make_train_step`.
+      A function (student_params, teacher_params, batch, dropout_key=None, step=None,
+      every_metric=False) -> LossSums. `step` is for schedules of the loss.
     """
+    if head not in HEADS:
+        raise ValueError(f"head {head!r} is not one of {list(HEADS)}")
+    forward = hidden if head == "fused" else logits
+    layout = None if mesh is None else fused.Layout(mesh, mesh_lib.DATA, mesh_lib.MODEL)
 
-    def loss_fn(student_params, teacher_params, batch, dropout_key=None) -> variants.LossSums:
-        student_logits = logits(student, student_params, batch, dropout_key)
-        teacher_logits = None
+    def loss_fn(
+        student_params, teacher_params, batch, dropout_key=None, step=None, every_metric=False
+    ) -> sums.LossSums:
+        ours = forward(student, student_params, batch, dropout_key)
+        theirs = None
         if teacher is not None:
             # The one place where gradients stop: nothing flows into the frozen teacher.
-            teacher_logits = jax.lax.stop_gradient(logits(teacher, teacher_params, batch))
-        return loss(student_logits, teacher_logits, batch.targets, batch.weights)
+            theirs = jax.lax.stop_gradient(forward(teacher, teacher_params, batch))
+        tokens = batch.targets, batch.weights
+        if head == "plain":
+            return loss(ours, theirs, *tokens, step=step, every_metric=every_metric)
+        theirs = None if theirs is None else teachers.TeacherHidden(*theirs)
+        return fused.loss_sums(
+            loss, *ours, theirs, *tokens,
+            step=step, every_metric=every_metric, chunk_tokens=chunk_tokens, layout=layout,
+        )  # fmt: skip
 
     return loss_fn
 
@@ -80,22 +121,24 @@ def make_train_step(
         step_key = jax.random.fold_in(key, state.step)
 
         def value(params, part, part_key):
-            sums = loss_fn(params, teacher_params, part, part_key)
-            return sums.loss_sum, sums
+            found = loss_fn(params, teacher_params, part, part_key, state.step)
+            return found.loss_sum, found
 
         grad_fn = jax.grad(value, has_aux=True)
         if microbatches == 1:
-            grad_sums, sums = grad_fn(state.params, batch, step_key)
+            grad_sums, found = grad_fn(state.params, batch, step_key)
         else:
-            grad_sums, sums = accumulate(grad_fn, state.params, batch, step_key, microbatches, mesh)
-        grads = jax.tree.map(lambda g: numerics.safe_ratio(g, sums.count), grad_sums)
+            grad_sums, found = accumulate(
+                grad_fn, state.params, batch, step_key, microbatches, mesh
+            )
+        grads = jax.tree.map(lambda g: numerics.safe_ratio(g, found.count), grad_sums)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         new_state = TrainState(
             state.step + 1, optax.apply_updates(state.params, updates), opt_state
         )
         one = jnp.ones(())
-        tokens = sums.metrics[metrics.CROSS_ENTROPY].denominator
-        report = sums.metrics | {
+        tokens = found.metrics[metrics.CROSS_ENTROPY].denominator
+        report = found.metrics | {
             metrics.GRADIENT_NORM: metrics.Ratio(optax.tree.norm(grads), one),
             metrics.LEARNING_RATE: metrics.Ratio(jnp.asarray(learning_rate(state.step)), one),
             metrics.TARGET_TOKENS: metrics.Ratio(tokens, one),
@@ -114,7 +157,7 @@ def accumulate(
     key: PRNGKeyArray,
     microbatches: int,
     mesh: Mesh,
-) -> tuple[PyTree, variants.LossSums]:
+) -> tuple[PyTree, sums.LossSums]:
     """Sums of gradients and losses over microbatches, in float32.
 
     Row i goes to microbatch `i mod microbatches`, so that every device of the data axis has its
@@ -143,10 +186,14 @@ def accumulate(
 
 
 def make_eval_step(loss_fn: Callable, mesh: Mesh) -> Callable[..., StepMetrics]:
-    """Builds the jitted (student_params, teacher_params, batch) -> metrics, without dropout."""
+    """Builds the jitted (student_params, teacher_params, batch, step) -> metrics, all of them.
 
-    def eval_step(student_params, teacher_params, batch):
-        return loss_fn(student_params, teacher_params, batch).metrics
+    There is no dropout. `step` is for schedules of the loss.
+    """
+
+    def eval_step(student_params, teacher_params, batch, step):
+        found = loss_fn(student_params, teacher_params, batch, step=step, every_metric=True)
+        return found.metrics
 
     return _under(mesh, jax.jit(eval_step, out_shardings=rules.replicated(mesh)))
 

@@ -53,7 +53,16 @@ def usual_batch():
     return with_some_right(fakes.ragged_batch(16))
 
 
-def update(mesh_config=None, microbatches=1, loss=None, batch=None, student=STUDENT, steps=1):
+def update(
+    mesh_config=None,
+    microbatches=1,
+    loss=None,
+    batch=None,
+    student=STUDENT,
+    steps=1,
+    head="fused",
+    chunk_tokens=None,
+):
     """Does steps on a mesh with a fresh student and teacher."""
     mesh_config = mesh_config or MeshConfig(1, 1)
     mesh = mesh_config.build(jax.devices()[: mesh_config.data * mesh_config.model])
@@ -64,7 +73,9 @@ def update(mesh_config=None, microbatches=1, loss=None, batch=None, student=STUD
     before = jax.device_get(state.params)
     teacher = initial_params(models[1], mesh, 1)
     teacher_before = jax.device_get(teacher)
-    loss_fn = step_lib.make_loss_fn(*models, loss or variants.CATDist())
+    loss_fn = step_lib.make_loss_fn(
+        *models, loss or variants.CATDist(), head=head, mesh=mesh, chunk_tokens=chunk_tokens
+    )
     train_step = step_lib.make_train_step(
         loss_fn,
         optimizer,
@@ -110,6 +121,16 @@ def test_every_mesh_gives_the_update_of_one_device(shape, one_device):
     assert_same_update(update(MeshConfig(*shape)), one_device)
 
 
+@pytest.mark.parametrize("tied_logits", [False, True])
+def test_the_fused_head_gives_the_update_of_the_plain_head(tied_logits):
+    student = dataclasses.replace(STUDENT, tied_logits=tied_logits)
+    # The teacher's KL is a metric that the plain head has at no cost, so both have it here.
+    settings = dict(student=student, loss=variants.CATDist())
+    plain = update(head="plain", **settings)
+    assert_same_update(update(chunk_tokens=7, **settings), plain)
+    assert_same_update(update(MeshConfig(4, 2), chunk_tokens=7, **settings), plain)
+
+
 def test_microbatches_of_unequal_target_counts_equal_one_batch(one_device):
     batch = fakes.ragged_batch(16)
     counts = np.asarray(batch.weights).reshape(4, 4, -1).sum((0, 2))  # row i is in part i mod 4
@@ -141,12 +162,13 @@ def test_the_teacher_stays_bitwise_and_its_gradient_is_exactly_zero(one_device):
     assert all(np.asarray(g).any() for g in jax.tree.leaves(student_gradient))
 
 
-def test_a_batch_without_targets_changes_no_parameter_and_no_figure_is_made_up():
+def test_a_batch_without_targets_changes_no_parameter_and_no_figure_is_nan():
     batch = fakes.ragged_batch(16)
     empty = dataclasses.replace(batch, weights=np.zeros_like(batch.weights))
     found = update(batch=empty)
     jax.tree.map(np.testing.assert_array_equal, found.params, found.params_before)
-    assert found.metrics["gradient_norm"] == 0 and np.isnan(found.metrics["loss"])
+    assert found.metrics["target_tokens"] == 0
+    assert found.metrics["gradient_norm"] == 0 and found.metrics["loss"] == 0
 
 
 def test_dropout_depends_on_the_step_alone():

@@ -1,0 +1,135 @@
+"""Refusals of arrays that do not fit each other, before anything is computed from them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cascade_jax.losses import teachers
+
+
+def check_tokens(shape: tuple[int, ...], targets, weights) -> None:
+    """Refuses targets or weights that are not one number for each token.
+
+    Args:
+      shape: of the tokens, i.e. of the student's logits or hidden states without the last axis.
+      targets: whole numbers.
+      weights: real numbers.
+
+    Raises:
+      ValueError: naming both shapes, or the dtype.
+    """
+    for name, array in (("targets", targets), ("weights", weights)):
+        if array.shape != shape:
+            raise ValueError(f"{name} have shape {array.shape}; the student's tokens have {shape}")
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
+        raise ValueError(f"targets have dtype {targets.dtype}; must be an integer type")
+    check_floating(weights=weights)
+
+
+def check_targets(targets, weights, num_tokens: int) -> None:
+    """Refuses counted targets outside the vocabulary, where the values are known.
+
+    Inside `jax.jit` they are not: there such a target makes the loss NaN.
+
+    Raises:
+      ValueError: with their number and the first place.
+    """
+    if isinstance(targets, jax.core.Tracer) or isinstance(weights, jax.core.Tracer):
+        return
+    targets, weights = np.asarray(targets), np.asarray(weights)
+    outside = (weights != 0) & ((targets < 0) | (targets >= num_tokens))
+    if outside.any():
+        first = tuple(int(i) for i in np.argwhere(outside)[0])
+        raise ValueError(
+            f"{int(outside.sum())} counted targets are outside the vocabulary of {num_tokens} "
+            f"tokens; the first is {int(targets[first])} at index {first}"
+        )
+
+
+def check_floating(**arrays) -> None:
+    """Refuses arrays, given by name, that hold no real numbers.
+
+    Raises:
+      ValueError: naming the array and its dtype.
+    """
+    for name, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name} have dtype {array.dtype}; must be a floating type")
+
+
+def check_teacher(loss, teacher, student_shape: tuple[int, ...], weights) -> None:
+    """Refuses a teacher that does not fit the student, or knows less than the loss needs.
+
+    Args:
+      loss: the variant.
+      teacher: logits, facts of `teachers.py`, or None.
+      student_shape: of the student's logits, padding columns left out.
+      weights: of the tokens; facts of tokens that do not count are not looked at.
+
+    Raises:
+      ValueError: naming both shapes or vocabularies, or what is needed.
+    """
+    name, need = type(loss).__name__, loss.teacher_need
+    if teacher is None:
+        if need != "nothing":
+            raise ValueError(f"{name} needs the teacher's {need}, and got None")
+        return
+    *tokens, vocabulary = student_shape
+    match teacher:
+        case teachers.TeacherHidden():
+            theirs = (*teacher.hidden.shape[:-1], teacher.unembedding.num_tokens)
+        case teachers.TeacherArgmax():
+            theirs = (*teacher.is_correct.shape, vocabulary)
+            if teacher.is_correct.dtype != bool:
+                raise ValueError(f"is_correct has dtype {teacher.is_correct.dtype}; must be bool")
+            if need in ("most likely token", "distribution"):
+                raise ValueError(
+                    f"{name} needs the teacher's {need}, and TeacherArgmax only says whether "
+                    "its argmax is the label; give logits, hidden states or TeacherTopK"
+                )
+        case teachers.TeacherTopK():
+            theirs = (*teacher.ids.shape[:-1], vocabulary)
+        case _:
+            theirs = teacher.shape
+    if theirs[-1] != vocabulary:
+        raise ValueError(
+            f"the student has {vocabulary} tokens and the teacher {theirs[-1]}; a cascade's models "
+            "share one vocabulary (padding columns: set vocab_size)"
+        )
+    if theirs[:-1] != tuple(tokens):
+        raise ValueError(
+            f"the teacher's tokens have shape {theirs[:-1]} and the student's {tuple(tokens)}"
+        )
+    if isinstance(teacher, teachers.TeacherTopK):
+        _check_top_k(teacher, vocabulary, weights)
+
+
+def _check_top_k(teacher, vocabulary, weights) -> None:
+    log_probs, ids = teacher.log_probs, teacher.ids
+    if log_probs.shape != ids.shape:
+        raise ValueError(
+            f"the teacher's top-k has log_probs {log_probs.shape} and ids {ids.shape}; both must "
+            "have one shape"
+        )
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise ValueError(f"the teacher's top-k ids have dtype {ids.dtype}; must be an integer type")
+    check_floating(**{"the teacher's top-k log_probs": log_probs})
+    if not 1 <= teacher.k <= vocabulary:
+        raise ValueError(
+            f"the teacher's k is {teacher.k}; must be 1 to {vocabulary}, the vocabulary"
+        )
+    if isinstance(ids, jax.core.Tracer) or isinstance(weights, jax.core.Tracer):
+        return
+    counted = np.asarray(weights) != 0
+    ids = np.sort(np.asarray(ids), axis=-1)
+    outside = (ids[..., 0] < 0) | (ids[..., -1] >= vocabulary)
+    twice = (ids[..., 1:] == ids[..., :-1]).any(-1)
+    for wrong, what in ((outside, "outside the vocabulary"), (twice, "that occur twice")):
+        wrong = wrong & counted
+        if wrong.any():
+            first = tuple(int(i) for i in np.argwhere(wrong)[0])
+            raise ValueError(
+                f"the teacher's top-k has ids {what} on {int(wrong.sum())} counted tokens, first "
+                f"at index {first}: {ids[first].tolist()}; allowed are different ids in "
+                f"[0, {vocabulary})"
+            )

@@ -1,0 +1,366 @@
+"""The fused head: from hidden states to loss and gradients without a [tokens, vocabulary] array.
+
+The counted tokens are taken in chunks. For each chunk the logits of both models are made, the
+per-token terms and, in closed form, the gradient for the logits; that is turned at once into the
+gradients for the hidden states and for the output matrix, and the logits are forgotten. Tokens that
+do not count (padding) are left out of the chunks: a batch that is half padding costs half.
+
+On a mesh the tokens are split over the data axis and the vocabulary over the model axis. Inside the
+loop only figures of a token each are exchanged, over the model axis; the gradient of the output
+matrix is added up over the data axis once, after the loop.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from cascade_jax.losses import checks, closed_form, sums, teachers
+from cascade_jax.losses.columns import Columns
+from cascade_jax.losses.variants import Loss
+from cascade_jax.unembedding import Unembedding
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the arrays lie on a mesh.
+
+    Attributes:
+      mesh: the device mesh, its axes of type Auto as `jax.sharding.Mesh` makes them.
+      data: its axis that splits the first axis of tokens.
+      model: its axis that splits the columns of the kernels.
+    """
+
+    mesh: Mesh
+    data: str = "data"
+    model: str = "model"
+
+    def __post_init__(self):
+        for axis in (self.data, self.model):
+            if axis not in self.mesh.axis_names:
+                raise ValueError(
+                    f"{axis!r} is not an axis of the mesh {list(self.mesh.axis_names)}"
+                )
+        if set(self.mesh.axis_types) != {AxisType.Auto}:
+            raise ValueError(
+                f"the mesh has axes of types {self.mesh.axis_types}; all must be Auto, as "
+                "jax.sharding.Mesh makes them"
+            )
+
+    def split_axes(self) -> tuple[str | None, str | None]:
+        """The data and the model axis, None for one that has a single device."""
+        data, model = (a if self.mesh.shape[a] > 1 else None for a in (self.data, self.model))
+        return data, model
+
+
+def loss_sums(
+    loss: Loss,
+    hidden: Float[Array, "*n D"],
+    unembedding: Unembedding,
+    teacher: teachers.TeacherHidden | teachers.TeacherArgmax | teachers.TeacherTopK | None,
+    targets: Int[Array, "*n"],
+    weights: Float[Array, "*n"],
+    *,
+    step: Int[Array, ""] | None = None,
+    every_metric: bool = True,
+    chunk_tokens: int | None = None,
+    layout: Layout | None = None,
+) -> sums.LossSums:
+    """Loss sums and metrics of one microbatch; `loss_sum` can be differentiated.
+
+    Gradients flow to `hidden` and to the kernel and bias of `unembedding`, to whichever of them is
+    differentiated (a frozen output matrix costs nothing). All else is constant, the teacher and the
+    metrics included.
+
+    Args:
+      loss: the variant.
+      hidden: the student's hidden states.
+      unembedding: the student's last map.
+      teacher: its hidden states or facts on the same tokens; None for no teacher.
+      targets: labels.
+      weights: 1 for a counted target token, 0 for padding, whose hidden states may be anything;
+        other numbers weigh the token's loss.
+      step: for schedules.
+      every_metric: also those that the loss has no need for and that cost time.
+      chunk_tokens: tokens at a time on each device. [chunk_tokens, V] float32 is held some three
+        times; with few tokens more time goes to adding up the output matrix's gradient. None takes
+        three quarters of the hidden width, from 128 to 1024: the logits then need about twice the
+        memory of that gradient.
+      layout: on a mesh; `hidden`, `targets`, `weights` and the teacher's arrays are then split
+        over the data axis, kernels and biases over the model axis.
+
+    Raises:
+      ValueError: as `variants.Loss.__call__`, or if chunk_tokens is not positive.
+    """
+    arguments = hidden, unembedding, teacher, targets, weights
+    hidden, unembedding, teacher, targets, weights = jax.tree.map(jnp.asarray, arguments)
+    _check(loss, hidden, unembedding, teacher, targets, weights, layout)
+    if chunk_tokens is None:
+        chunk_tokens = min(max(3 * unembedding.features // 4, 128), 1024)
+    if not isinstance(chunk_tokens, int) or chunk_tokens < 1:
+        raise ValueError(
+            f"chunk_tokens {chunk_tokens!r} must be an integer of at least 1, or None for a default"
+        )
+    setup = _Setup(loss, unembedding.num_tokens, chunk_tokens, every_metric, layout)
+    if not targets.size:
+        return sums.reduce(_no_terms(setup, teacher, 0), weights.reshape(0), loss.normalizer)
+    columns = unembedding.columns
+    if isinstance(teacher, teachers.TeacherHidden):
+        # Columns of both models must lie on the same devices. (Nothing is copied where they do.)
+        columns = max(columns, teacher.unembedding.columns)
+        teacher = dataclasses.replace(teacher, unembedding=teacher.unembedding.widened(columns))
+    constants = (teacher, targets, weights, step)
+    loss_sum, found = _head(setup, hidden, unembedding.widened(columns), constants)
+    reduced = sums.reduce(found, weights, loss.normalizer)
+    return dataclasses.replace(reduced, loss_sum=loss_sum)
+
+
+def _check(loss, hidden, unembedding, teacher, targets, weights, layout) -> None:
+    """Refuses arrays that do not fit each other or the mesh."""
+    if isinstance(teacher, jax.Array):
+        raise ValueError(
+            "the fused head takes the teacher as TeacherHidden(hidden, unembedding) or as facts, "
+            f"and got an array {teacher.shape}; call the loss itself on logits"
+        )
+    pairs = [("student", hidden, unembedding)]
+    if isinstance(teacher, teachers.TeacherHidden):
+        pairs.append(("teacher", teacher.hidden, teacher.unembedding))
+    for whose, states, head in pairs:
+        checks.check_floating(**{f"the {whose}'s hidden states": states})
+        if states.shape[-1] != head.features:
+            raise ValueError(
+                f"the {whose}'s hidden states have shape {states.shape} and its output matrix "
+                f"{head.kernel.shape}; the hidden states' last axis must be {head.features}"
+            )
+        if layout is None:
+            continue
+        for axis, what, size in (
+            (layout.data, "first axis of the tokens", states.shape[0]),
+            (layout.model, "columns of the output matrix", head.columns),
+        ):
+            if size % layout.mesh.shape[axis]:
+                raise ValueError(
+                    f"the {whose}'s {what}, {size}, must divide by the {layout.mesh.shape[axis]} "
+                    f"shards of mesh axis {axis!r}"
+                )
+    checks.check_tokens(hidden.shape[:-1], targets, weights)
+    checks.check_targets(targets, weights, unembedding.num_tokens)
+    shape = (*hidden.shape[:-1], unembedding.num_tokens)
+    checks.check_teacher(loss, teacher, shape, weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setup:
+    """What is fixed when the head is traced."""
+
+    loss: Loss
+    num_tokens: int
+    chunk_tokens: int
+    every_metric: bool
+    layout: Layout | None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _head(setup: _Setup, hidden, unembedding, constants):
+    """(sum of the weighted losses, TokenTerms); the gradients are made along with them."""
+    loss_sum, found, _ = _run(setup, hidden, unembedding, constants, (False, False))
+    return loss_sum, found
+
+
+def _is_primal(leaf) -> bool:
+    """Whether it is an argument as `symbolic_zeros` gives it: a value, and is it differentiated."""
+    return hasattr(leaf, "perturbed")
+
+
+def _forward(setup, hidden, unembedding, constants):
+    """`_head` and the gradients for what is differentiated."""
+    head_arrays = jax.tree.leaves(unembedding, is_leaf=_is_primal)
+    is_wanted = hidden.perturbed, any(leaf.perturbed for leaf in head_arrays)
+    arguments = hidden, unembedding, constants
+    values = jax.tree.map(lambda leaf: leaf.value, arguments, is_leaf=_is_primal)
+    loss_sum, found, gradients = _run(setup, *values, is_wanted)
+    return (loss_sum, found), gradients
+
+
+def _backward(setup, gradients, cotangents):
+    """The gradients times the cotangent of the sum; what else was returned is constant."""
+    del setup
+    factor = cotangents[0]
+    if isinstance(factor, jax.custom_derivatives.SymbolicZero):
+        factor = jnp.zeros(factor.shape, factor.dtype)
+    scaled = jax.tree.map(lambda g: g * factor.astype(g.dtype), gradients)
+    return (*scaled, None)
+
+
+_head.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _run(setup, hidden, unembedding, constants, is_wanted):
+    """(loss sum, TokenTerms, gradients), the last (of hidden, of unembedding) or None for each."""
+    sweep = functools.partial(_sweep, setup, is_wanted)
+    if setup.layout is not None:
+        sweep = _on_mesh(sweep, setup, hidden, unembedding, constants, is_wanted)
+    found, gradients = sweep(hidden, unembedding, constants)
+    weights = constants[2].astype(jnp.float32)
+    return jnp.sum(found.loss * weights), found, gradients
+
+
+def _on_mesh(sweep, setup, hidden, unembedding, constants, is_wanted):
+    """`sweep` under `jax.shard_map`, every device with its tokens and its columns."""
+    layout = setup.layout
+    by_token = PartitionSpec(layout.data)
+    teacher, _, _, step = constants
+
+    def specs(head):
+        columns = PartitionSpec(layout.model)
+        kernel = columns if head.tied else PartitionSpec(None, layout.model)
+        return dataclasses.replace(head, kernel=kernel, bias=None if head.bias is None else columns)
+
+    head_specs = specs(unembedding)
+    teacher_specs = jax.tree.map(lambda _: by_token, teacher)
+    if isinstance(teacher, teachers.TeacherHidden):
+        teacher_specs = teachers.TeacherHidden(by_token, specs(teacher.unembedding))
+    constant_specs = teacher_specs, by_token, by_token, None if step is None else PartitionSpec()
+    gradient_specs = by_token if is_wanted[0] else None, head_specs if is_wanted[1] else None
+    return jax.shard_map(
+        sweep,
+        mesh=layout.mesh,
+        in_specs=(by_token, head_specs, constant_specs),
+        out_specs=(by_token, gradient_specs),
+        check_vma=False,  # a loop's carry starts the same on all devices and ends different
+    )
+
+
+def _sweep(setup, is_wanted, hidden, unembedding, constants):
+    """This device's part: a loop over chunks of its counted tokens. Returns (terms, gradients)."""
+    teacher, targets, weights, step = constants
+    data_axis, model_axis = (None, None) if setup.layout is None else setup.layout.split_axes()
+    columns = Columns(setup.num_tokens, model_axis)
+    shape = targets.shape
+    head = _cast(unembedding)
+    teacher_head = _cast(teacher.unembedding) if _is_hidden(teacher) else None
+    facts = teacher.hidden if _is_hidden(teacher) else teacher
+    per_token = jax.tree.map(
+        lambda x: x.reshape(-1, *x.shape[len(shape) :]), (hidden, facts, targets, weights)
+    )
+
+    ############################ Counted tokens first ############################
+    count = per_token[3].size
+    size = -(-count // -(-count // min(setup.chunk_tokens, count)))  # chunks of about equal size
+    slots = -(-count // size) * size
+    is_counted = per_token[3] != 0
+    order = jnp.argsort(~is_counted, stable=True)
+    num_counted = jnp.sum(is_counted)
+    num_chunks = -(-num_counted // size)
+    if data_axis:  # every device does as many rounds: they meet in the exchanges
+        num_chunks = jax.lax.pmax(num_chunks, data_axis)
+
+    ############################ The loop ############################
+    def one_chunk(i, carry):
+        terms, d_hidden, d_head = carry
+        start = i * size
+        rows = jax.lax.dynamic_slice_in_dim(jnp.pad(order, (0, slots - count)), start, size)
+        is_real = start + jnp.arange(size) < num_counted
+        tokens = jax.tree.map(lambda x: _keep(x[rows], is_real), per_token)
+        found, gradient = _chunk(
+            setup, head, teacher_head, tokens, is_real, step, columns, num_counted, any(is_wanted)
+        )
+        put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
+        terms = jax.tree.map(put, terms, found)
+        if d_hidden is not None:
+            d_hidden = put(d_hidden, _d_hidden(head, gradient))
+        if d_head is not None:
+            d_head = jax.tree.map(jnp.add, d_head, _d_head(head, tokens[0], gradient))
+        return terms, d_hidden, d_head
+
+    first = (
+        _no_terms(setup, teacher, slots),
+        jnp.zeros((slots, hidden.shape[-1]), jnp.float32) if is_wanted[0] else None,
+        jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), head) if is_wanted[1] else None,
+    )
+    terms, d_hidden, d_head = jax.lax.fori_loop(0, num_chunks, one_chunk, first)
+
+    ############################ Back in order, added up once ############################
+    slot_of = jnp.zeros((count,), order.dtype).at[order].set(jnp.arange(count, dtype=order.dtype))
+    terms = jax.tree.map(lambda x: x[slot_of].reshape(shape), terms)
+    if d_hidden is not None:
+        d_hidden = jax.lax.psum(d_hidden, model_axis) if model_axis else d_hidden
+        d_hidden = d_hidden[slot_of].reshape(hidden.shape).astype(hidden.dtype)
+    if d_head is not None:
+        d_head = jax.lax.psum(d_head, data_axis) if data_axis else d_head
+        d_head = jax.tree.map(lambda g, x: g.astype(x.dtype), d_head, unembedding)
+    return terms, (d_hidden, d_head)
+
+
+def _is_hidden(teacher) -> bool:
+    return isinstance(teacher, teachers.TeacherHidden)
+
+
+def _cast(head: Unembedding) -> Unembedding:
+    """With the kernel in the dtype of the product, once and not in every chunk."""
+    return dataclasses.replace(head, kernel=head.kernel.astype(head.dtype))
+
+
+def _keep(values, is_real):
+    """Zero where a slot holds no counted token, whose values may be NaN."""
+    mask = jnp.expand_dims(is_real, range(1, values.ndim))
+    return jnp.where(mask, values, jnp.zeros((), values.dtype))
+
+
+def _chunk(setup, head, teacher_head, tokens, is_real, step, columns, num_counted, with_gradient):
+    """Terms of a chunk, and the gradient of its weighted loss for `hidden @ kernel`."""
+    hidden, teacher, targets, weights = tokens
+    raw = head.all_logits(hidden)
+    if teacher_head is not None:
+        teacher = columns.floored(teacher_head.all_logits(teacher))
+    elif isinstance(teacher, teachers.TeacherTopK):
+        teacher = teacher.where(is_real)
+    found, gradient = closed_form.token_terms(
+        setup.loss, columns.floored(raw), teacher, targets, step, columns, num_counted,
+        every_metric=setup.every_metric, with_gradient=with_gradient,
+    )  # fmt: skip
+    if not with_gradient:
+        return found, None
+    gradient = gradient * weights.astype(jnp.float32)[:, None]
+    if head.soft_cap is not None:  # the derivative of cap * tanh(x / cap)
+        gradient = gradient * (1.0 - jnp.square(raw / head.soft_cap))
+    return found, gradient
+
+
+def _d_hidden(head: Unembedding, gradient) -> Float[Array, "C D"]:
+    """Gradient for the hidden states, from the columns that are here."""
+    dims = (((1,), (0 if head.tied else 1,)), ((), ()))
+    found = jax.lax.dot_general(
+        gradient.astype(head.dtype), head.kernel, dims, preferred_element_type=jnp.float32
+    )
+    return found * head.scale
+
+
+def _d_head(head: Unembedding, hidden, gradient) -> Unembedding:
+    """Gradient for kernel and bias, from the tokens that are here."""
+    pair: Any = head.scaled(hidden), gradient.astype(head.dtype)
+    left, right = reversed(pair) if head.tied else pair
+    kernel = jax.lax.dot_general(
+        left, right, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    bias = None if head.bias is None else jnp.sum(gradient, axis=0)
+    return dataclasses.replace(head, kernel=kernel, bias=bias)
+
+
+def _no_terms(setup, teacher, slots) -> sums.TokenTerms:
+    """Terms of tokens that nothing is known of yet."""
+    shows_kl = teachers.shows_kl(teacher, setup.loss.teacher_need, setup.every_metric)
+    number, flag = jnp.zeros((slots,), jnp.float32), jnp.zeros((slots,), bool)
+    return sums.TokenTerms(
+        loss=number,
+        kept=number,
+        cross_entropy=number,
+        entropy=number,
+        student_ok=flag,
+        teacher_ok=None if teacher is None else flag,
+        teacher_kl=number if shows_kl else None,
+    )

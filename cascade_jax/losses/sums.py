@@ -1,0 +1,79 @@
+"""From per-token terms to sums that add up over microbatches and shards."""
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from cascade_jax import metrics, numerics
+
+
+@flax.struct.dataclass
+class LossSums:
+    """Sums over the tokens of one microbatch.
+
+    Attributes:
+      loss_sum: sum of the per-token losses, weights applied.
+      count: what the loss is divided by in the end; 0 gives loss and gradient 0.
+      metrics: each metric as a Ratio, keyed by the constants of `cascade_jax.metrics`.
+    """
+
+    loss_sum: Float[Array, ""]
+    count: Float[Array, ""]
+    metrics: dict[str, metrics.Ratio]
+
+
+@flax.struct.dataclass
+class TokenTerms:
+    """What a loss head finds out about each token; all float32 or bool, of one shape.
+
+    Attributes:
+      loss: the variant's loss, alpha applied, weights not.
+      kept: alpha, 0 or 1.
+      cross_entropy: `-log p_S(y)`, nats, whatever the variant.
+      entropy: of the student's distribution, nats.
+      student_ok, teacher_ok: no token has a larger logit than the label; None without a teacher.
+      teacher_kl: `KL(p_L || p_S)` in nats, or None where it is not asked for or not known.
+    """
+
+    loss: Float[Array, "*n"]
+    kept: Float[Array, "*n"]
+    cross_entropy: Float[Array, "*n"]
+    entropy: Float[Array, "*n"]
+    student_ok: Bool[Array, "*n"]
+    teacher_ok: Bool[Array, "*n"] | None
+    teacher_kl: Float[Array, "*n"] | None
+
+
+def reduce(terms: TokenTerms, weights: Float[Array, "*n"], normalizer: str) -> LossSums:
+    """The sums of a microbatch.
+
+    Args:
+      terms: anything, NaN included, where the weight is 0.
+      weights: of the tokens.
+      normalizer: "tokens" counts the weights, "kept" those of the tokens that alpha keeps.
+    """
+    weights = weights.astype(jnp.float32)
+    tokens = jnp.sum(weights)
+    loss_sum = numerics.masked_sum(terms.loss, weights)
+    count = tokens if normalizer == "tokens" else numerics.masked_sum(terms.kept, weights)
+
+    def mean(values, mask=weights):
+        return metrics.Ratio(numerics.masked_sum(values, mask), jnp.sum(mask))
+
+    right = weights * terms.student_ok
+    found = {
+        metrics.LOSS: metrics.Ratio(loss_sum, count),
+        metrics.CROSS_ENTROPY: mean(terms.cross_entropy),
+        metrics.STUDENT_ACCURACY: mean(terms.student_ok),
+        metrics.KEPT: mean(terms.kept),
+        metrics.ENTROPY_RIGHT: mean(terms.entropy, right),
+        metrics.ENTROPY_WRONG: mean(terms.entropy, weights - right),
+    }
+    if terms.teacher_ok is not None:
+        found[metrics.TEACHER_ACCURACY] = mean(terms.teacher_ok)
+        found[metrics.RIGHT_BOTH] = mean(terms.student_ok & terms.teacher_ok)
+        found[metrics.RIGHT_STUDENT_ONLY] = mean(terms.student_ok & ~terms.teacher_ok)
+        found[metrics.RIGHT_TEACHER_ONLY] = mean(terms.teacher_ok & ~terms.student_ok)
+    if terms.teacher_kl is not None:
+        found[metrics.TEACHER_KL] = mean(terms.teacher_kl)
+    return LossSums(loss_sum, count, found)

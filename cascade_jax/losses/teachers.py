@@ -1,0 +1,103 @@
+"""What a loss may know of the teacher on each token.
+
+| given | serves |
+|---|---|
+| logits, as an array | every variant (plain head) |
+| TeacherHidden | every variant (fused head): logits are made chunk by chunk |
+| TeacherArgmax | CAT-Xent and its -L and -S forms: was the teacher right? |
+| TeacherTopK | every variant: k log-probs, the rest of the vocabulary as one more bucket |
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from cascade_jax import numerics
+from cascade_jax.unembedding import Unembedding
+
+# What float32 can tell from 0 when it adds up probabilities that make 1.
+_SMALLEST_TAIL = 1e-7
+
+
+@flax.struct.dataclass
+class TeacherHidden:
+    """The teacher's hidden states [*n, D] and its last map, for the fused head."""
+
+    hidden: Float[Array, "*n D"]
+    unembedding: Unembedding
+
+
+@flax.struct.dataclass
+class TeacherArgmax:
+    """For each token, whether no token has a larger teacher logit than the label."""
+
+    is_correct: Bool[Array, "*n"]
+
+
+@flax.struct.dataclass
+class TeacherTopK:
+    """The teacher's k most likely tokens, the most likely one first or not.
+
+    Attributes:
+      log_probs: their log-probs, over the whole vocabulary and at temperature 1.
+      ids: their token ids, all different.
+    """
+
+    log_probs: Float[Array, "*n k"]
+    ids: Int[Array, "*n k"]
+
+    @property
+    def k(self) -> int:
+        return self.ids.shape[-1]
+
+    def buckets(self, num_tokens: int) -> Float[Array, "*n buckets"]:
+        """Log-probs of the k tokens and, unless they are all, of the others together.
+
+        The tail is at least 1e-7, float32's resolution of what the k leave.
+        """
+        log_p = jnp.maximum(self.log_probs.astype(jnp.float32), numerics.LOWEST)
+        if self.k >= num_tokens:
+            return log_p
+        tail = jnp.maximum(1.0 - jnp.sum(jnp.exp(log_p), axis=-1, keepdims=True), _SMALLEST_TAIL)
+        return jnp.concatenate([log_p, jnp.log(tail)], axis=-1)
+
+    def is_correct(self, targets: Int[Array, "*n"]) -> Bool[Array, "*n"]:
+        """Whether the label is among the k and none of them is more likely."""
+        best = jnp.max(self.log_probs, axis=-1, keepdims=True)
+        return jnp.any((self.ids == targets[..., None]) & (self.log_probs >= best), axis=-1)
+
+    def argmax(self) -> Int[Array, "*n"]:
+        """Id of the most likely token; of several, the smallest id."""
+        best = jnp.max(self.log_probs, axis=-1, keepdims=True)
+        largest = jnp.iinfo(self.ids.dtype).max
+        return jnp.min(jnp.where(self.log_probs >= best, self.ids, largest), axis=-1)
+
+    def where(self, counted: Bool[Array, "*n"]) -> "TeacherTopK":
+        """The same on counted tokens, and harmless figures elsewhere."""
+        harmless = jnp.arange(self.k, dtype=self.ids.dtype)
+        counted = counted[..., None]
+        return TeacherTopK(
+            jnp.where(counted, self.log_probs, -jnp.log(self.k + 1.0)),
+            jnp.where(counted, self.ids, jnp.expand_dims(harmless, range(counted.ndim - 1))),
+        )
+
+
+Teacher = jax.Array | TeacherHidden | TeacherArgmax | TeacherTopK
+
+
+FACTS = (TeacherHidden, TeacherArgmax, TeacherTopK)
+
+
+def shows_kl(teacher: Teacher | None, need: str, every_metric: bool) -> bool:
+    """Whether KL(p_L || p_S) is measured: its whole p_L is known, and used or asked for.
+
+    Args:
+      teacher: what is given.
+      need: `teacher_need` of the loss. A loss that only needs the argmax is spared the teacher's
+        softmax in training.
+      every_metric: whether it is asked for anyway.
+    """
+    if teacher is None or isinstance(teacher, TeacherArgmax | TeacherTopK):
+        return False
+    return every_metric or need == "distribution"

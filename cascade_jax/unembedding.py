@@ -1,0 +1,104 @@
+"""The last linear map of a language model, from hidden states to logits, as arrays and settings."""
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+DTYPES = ("bfloat16", "float32")
+
+
+@flax.struct.dataclass
+class Unembedding:
+    """`logits = cap(scale * hidden @ kernel + bias)`, with what the families of models add to it.
+
+    Attributes:
+      kernel: [D, V], or [V, D] when `tied`.
+      bias: added to the logits, or None.
+      vocab_size: number of token ids; columns of the kernel from here on are padding, which gets
+        no probability. None takes all columns.
+      tied: the kernel is the embedding, one row a token.
+      scale: what the hidden states are multiplied by; 1 / sqrt(D) in T5 with tied logits.
+      soft_cap: logits become `soft_cap * tanh(logits / soft_cap)` (Gemma); None for no cap.
+      dtype: of the product's operands; sums and logits are float32.
+    """
+
+    kernel: Float[Array, "D V"]
+    bias: Float[Array, " V"] | None = None
+    vocab_size: int | None = flax.struct.field(default=None, pytree_node=False)
+    tied: bool = flax.struct.field(default=False, pytree_node=False)
+    scale: float = flax.struct.field(default=1.0, pytree_node=False)
+    soft_cap: float | None = flax.struct.field(default=None, pytree_node=False)
+    dtype: str = flax.struct.field(default="float32", pytree_node=False)
+
+    def __post_init__(self):
+        if self.soft_cap is not None and not self.soft_cap > 0:
+            raise ValueError(f"soft_cap {self.soft_cap} must be above 0, or None for no cap")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype {self.dtype!r} is not one of {list(DTYPES)}")
+        if not hasattr(self.kernel, "shape"):
+            return  # a tree of specs or shardings, not of arrays
+        if self.kernel.ndim != 2:
+            raise ValueError(f"kernel has shape {self.kernel.shape}; it must have two axes")
+        if self.bias is not None and self.bias.shape != (self.columns,):
+            raise ValueError(
+                f"bias has shape {self.bias.shape}; the kernel {self.kernel.shape} wants "
+                f"({self.columns},)"
+            )
+        if self.vocab_size is not None and not 0 < self.vocab_size <= self.columns:
+            raise ValueError(
+                f"vocab_size {self.vocab_size} does not fit the kernel {self.kernel.shape}; "
+                f"allowed is 1 to {self.columns}"
+            )
+
+    @property
+    def columns(self) -> int:
+        """Number of logits that the kernel makes, padding included."""
+        return self.kernel.shape[0 if self.tied else 1]
+
+    @property
+    def features(self) -> int:
+        """Width of the hidden states."""
+        return self.kernel.shape[1 if self.tied else 0]
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of token ids, padding left out."""
+        return self.columns if self.vocab_size is None else self.vocab_size
+
+    def logits(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
+        """float32 logits of the `num_tokens` token ids."""
+        return self.all_logits(hidden)[..., : self.num_tokens]
+
+    def all_logits(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n columns"]:
+        """float32 logits with those of the padding columns, which mean nothing."""
+        dims = (((hidden.ndim - 1,), (1 if self.tied else 0,)), ((), ()))
+        found = jax.lax.dot_general(
+            self.scaled(hidden),
+            self.kernel.astype(self.dtype),
+            dims,
+            preferred_element_type=jnp.float32,
+        )
+        if self.bias is not None:
+            found = found + jnp.expand_dims(self.bias.astype(jnp.float32), range(found.ndim - 1))
+        if self.soft_cap is not None:
+            found = self.soft_cap * jnp.tanh(found / self.soft_cap)
+        return found
+
+    def scaled(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
+        """What is multiplied by the kernel, in `dtype`."""
+        return hidden.astype(self.dtype) * jnp.asarray(self.scale, self.dtype)
+
+    def widened(self, columns: int) -> "Unembedding":
+        """With padding columns up to `columns`, all of which then count as tokens."""
+        more = columns - self.columns
+        kernel_pad = ((0, more), (0, 0)) if self.tied else ((0, 0), (0, more))
+        bias = None if self.bias is None else jnp.pad(self.bias, (0, more))
+        return dataclasses.replace(
+            self,
+            kernel=jnp.pad(self.kernel, kernel_pad),
+            bias=bias,
+            vocab_size=None,
+        )

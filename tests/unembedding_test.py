@@ -1,0 +1,101 @@
+"""The last linear map: logits against NumPy, padding columns, what does not fit."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cascade_jax.unembedding import Unembedding
+
+ROWS, WIDTH, VOCAB, COLUMNS = (2, 3), 4, 5, 8
+
+
+def draw(tied=False, bias=False, **settings):
+    a, b, c = jax.random.split(jax.random.key(0), 3)
+    kernel = jax.random.normal(a, (COLUMNS, WIDTH) if tied else (WIDTH, COLUMNS))
+    bias = jax.random.normal(b, (COLUMNS,)) if bias else None
+    return Unembedding(kernel, bias, tied=tied, **settings), jax.random.normal(c, (*ROWS, WIDTH))
+
+
+@pytest.mark.parametrize(
+    "tied, bias, scale, cap, vocab_size",
+    list(itertools.product([False, True], [False, True], [1.0, 0.3], [None, 2.0], [None, VOCAB])),
+)
+def test_logits_are_those_of_numpy(tied, bias, scale, cap, vocab_size):
+    head, hidden = draw(tied, bias, scale=scale, soft_cap=cap, vocab_size=vocab_size)
+    kernel = np.asarray(head.kernel, np.float64)
+    expected = np.einsum("...d,dv->...v", hidden, kernel.T if tied else kernel) * scale
+    if bias:
+        expected = expected + np.asarray(head.bias)
+    if cap is not None:
+        expected = cap * np.tanh(expected / cap)
+        assert np.abs(head.logits(hidden)).max() < cap
+    assert head.num_tokens == (vocab_size or COLUMNS)
+    assert (head.features, head.columns) == (WIDTH, COLUMNS)
+    found = head.logits(hidden)
+    assert found.shape == (*ROWS, head.num_tokens) and found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected[..., : head.num_tokens], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(head.all_logits(hidden), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_in_bfloat16_the_operands_are_rounded_and_the_sums_are_not():
+    head = Unembedding(jnp.ones((300, 1)).at[0].set(1 + 2**-10), dtype="bfloat16")
+    found = head.logits(jnp.ones((1, 300)))
+    assert found.dtype == jnp.float32
+    # 300 ones make 300 in float32 (bfloat16 would stop at 256); 1 + 2^-10 is 1 in bfloat16.
+    assert found.tolist() == [[300.0]]
+
+
+def test_the_scale_is_applied_before_the_product():
+    head, hidden = draw(scale=0.25)
+    np.testing.assert_array_equal(head.scaled(hidden), hidden / 4)
+    half = head.replace(dtype="bfloat16").scaled(hidden)
+    assert half.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_widened_adds_columns_after_the_others(tied, bias):
+    head, hidden = draw(tied, bias, vocab_size=VOCAB, scale=0.5, soft_cap=3.0)
+    wide = head.widened(11)
+    assert (wide.columns, wide.features, wide.num_tokens) == (11, WIDTH, 11)
+    found = wide.logits(hidden)
+    np.testing.assert_array_equal(found[..., :COLUMNS], head.all_logits(hidden))
+    assert not np.asarray(found[..., COLUMNS:]).any()
+    same = head.widened(COLUMNS)
+    np.testing.assert_array_equal(same.kernel, head.kernel)
+
+
+@pytest.mark.parametrize(
+    "kernel, settings, message",
+    [
+        ((4, 5), dict(soft_cap=0.0), "soft_cap 0.0 must be above 0, or None"),
+        ((4, 5), dict(soft_cap=-1.0), "soft_cap -1.0 must be above 0"),
+        ((4, 5), dict(soft_cap=float("nan")), "soft_cap nan must be above 0"),
+        ((4,), {}, r"kernel has shape \(4,\); it must have two axes"),
+        ((4, 5), dict(bias=jnp.zeros(4)), r"bias has shape \(4,\); the kernel \(4, 5\) wants \(5,"),
+        ((4, 5), dict(bias=jnp.zeros(5), tied=True), r"bias has shape \(5,\).*wants \(4,\)"),
+        ((4, 5), dict(vocab_size=6), r"vocab_size 6 does not fit the kernel \(4, 5\).*1 to 5"),
+        ((4, 5), dict(vocab_size=0), r"vocab_size 0 does not fit.*1 to 5"),
+        ((4, 5), dict(vocab_size=5, tied=True), r"vocab_size 5 does not fit.*1 to 4"),
+    ],
+)
+def test_what_does_not_fit_is_refused_when_built(kernel, settings, message):
+    with pytest.raises(ValueError, match=message):
+        Unembedding(jnp.zeros(kernel), **settings)
+
+
+def test_it_passes_through_transformations_with_its_settings():
+    head, hidden = draw(bias=True, vocab_size=VOCAB, scale=0.5, soft_cap=3.0)
+    assert len(jax.tree.leaves(head)) == 2
+    np.testing.assert_allclose(
+        jax.jit(lambda head: head.logits(hidden))(head), head.logits(hidden), rtol=1e-5
+    )
+    gradient = jax.grad(lambda head: head.logits(hidden).sum())(head)
+    assert jax.tree.structure(gradient) == jax.tree.structure(head)
+    # Columns of padding are cut off, so that they get no gradient.
+    assert not np.asarray(gradient.kernel[:, VOCAB:]).any() and np.asarray(gradient.kernel).any()
+    specs = jax.tree.map(lambda leaf: "spec", head)  # a tree of other things than arrays
+    assert specs.kernel == specs.bias == "spec" and specs.vocab_size == VOCAB
