@@ -23,6 +23,7 @@ class Sizes:
     dtype: str = "float32"
     chunk_tokens: int | None = None
     metrics: str = "needed"
+    microbatches: int = 1
 
 
 ########################################### The heads ###########################################
@@ -172,6 +173,35 @@ def _peer(value, mesh, columns):
         check_vma=False,
     )
     return lambda trained, fixed: mapped(*trained, fixed[2])
+
+
+def in_microbatches(step: Callable, sizes: Sizes, mesh: Mesh | None) -> Callable:
+    """The step over several microbatches in a scan, their gradients added as training does."""
+
+    def cut(rows):
+        parts = rows.reshape(-1, sizes.microbatches, *rows.shape[1:]).swapaxes(0, 1)
+        if mesh is None:
+            return parts
+        split = NamedSharding(mesh, PartitionSpec(None, "data"))
+        return jax.lax.with_sharding_constraint(parts, split)
+
+    def whole_step(trained, fixed):
+        hidden, kernel = trained
+        teacher_hidden, teacher_kernel, *labels = fixed
+
+        def add(total, part):
+            hidden, teacher_hidden, labels = part
+            (loss_sum, _), (d_hidden, d_kernel) = step(
+                (hidden, kernel), (teacher_hidden, teacher_kernel, *labels)
+            )
+            return jax.tree.map(jnp.add, total, (loss_sum, d_kernel)), d_hidden
+
+        zero = jnp.zeros(()), jnp.zeros_like(kernel)
+        parts = jax.tree.map(cut, (hidden, teacher_hidden, labels))
+        (loss_sum, d_kernel), d_hidden = jax.lax.scan(add, zero, parts)
+        return (loss_sum, {}), (d_hidden.swapaxes(0, 1).reshape(hidden.shape), d_kernel)
+
+    return whole_step
 
 
 PLAIN = Head("plain", plain)

@@ -223,7 +223,10 @@ def tpu_row(head: Head, sizes: Sizes, loss: variants.Loss, mesh: Mesh) -> dict:
     everywhere = NamedSharding(mesh, PartitionSpec())
     outputs = (everywhere, everywhere), tuple(x.sharding for x in arguments[0])
     # On one chip there is nothing to split.
-    step = head.make(sizes, loss, mesh if mesh.size > 1 else None)
+    mesh_or_none = mesh if mesh.size > 1 else None
+    step = head.make(sizes, loss, mesh_or_none)
+    if sizes.microbatches > 1 and not is_peer:
+        step = heads.in_microbatches(step, sizes, mesh_or_none)
     # tokamax asks the default device which kernels it may use.
     chosen = jax.default_device(mesh.devices.flat[0]) if is_peer else contextlib.nullcontext()
     with chosen:
@@ -311,6 +314,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "vocab": "32128; 256128",
         "chunk_tokens": "of the fused head, on each device; by default what training takes",
         "repeats": "of each timing: 5",
+        "microbatches": "with --tpu: parts that our heads take one after the other: 1",
     }.items():
         flags.add_argument("--" + name, type=_positive, metavar="N", help=text)
     flags.add_argument("--dtype", choices=("float32", "bfloat16"), help="float32; bfloat16")

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec
 
 from cascade_jax import axes
 from cascade_jax.models.config import T5Config
-from cascade_jax.models.t5 import T5, parameter_shapes, stack_layers, unstack_layers
+from cascade_jax.models.t5 import T5, parameter_shapes, stack_layers, unembedding, unstack_layers
 
 CONFIG = T5Config(
     vocab_size=19,
@@ -177,8 +177,13 @@ def test_logits_are_the_unembedded_hidden_states():
     # The same hidden states under a tied head, which reads the embedding alone.
     tied = T5(dataclasses.replace(SHALLOW, tied_logits=True))
     embedding = np.asarray(params["token_embedder"]["embedding"], np.float64)
-    logits = tied.apply(variables, hidden, method="unembed")
-    np.testing.assert_allclose(logits, hidden @ embedding.T / math.sqrt(8), rtol=1e-4, atol=1e-5)
+    tied_logits = tied.apply(variables, hidden, method="unembed")
+    expected = hidden @ embedding.T / math.sqrt(8)
+    np.testing.assert_allclose(tied_logits, expected, rtol=1e-4, atol=1e-5)
+    # The map that a head takes to make logits in parts.
+    for one, expected in ((SHALLOW, logits), (tied.config, tied_logits)):
+        found = unembedding(one, params).logits(hidden)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_bfloat16_computes_roughly_the_same_from_float32_parameters():
