@@ -6,8 +6,8 @@ from jaxtyping import Array, Float
 
 from cascade_jax import numerics
 
-# Per counted target token, averaged over the global batch.
-LOSS = "loss"
+# Means over the counted target tokens of the global batch, if nothing else is said.
+LOSS = "loss"  # over what the loss's normaliser counts
 CROSS_ENTROPY = "cross_entropy"  # nats, student against the label, whatever the loss variant
 STUDENT_ACCURACY = "student_token_accuracy"
 TEACHER_ACCURACY = "teacher_token_accuracy"

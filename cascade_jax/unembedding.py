@@ -38,8 +38,13 @@ class Unembedding:
             raise ValueError(f"soft_cap {self.soft_cap} must be above 0, or None for no cap")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype {self.dtype!r} is not one of {list(DTYPES)}")
-        if not hasattr(self.kernel, "shape"):
-            return  # a tree of specs or shardings, not of arrays
+
+    def check(self) -> None:
+        """Refuses arrays that do not fit. (Not when built: trees of other things are built too.)
+
+        Raises:
+          ValueError: naming the shapes.
+        """
         if self.kernel.ndim != 2:
             raise ValueError(f"kernel has shape {self.kernel.shape}; it must have two axes")
         if self.bias is not None and self.bias.shape != (self.columns,):
@@ -64,13 +69,13 @@ class Unembedding:
         return self.kernel.shape[1 if self.tied else 0]
 
     @property
-    def num_tokens(self) -> int:
+    def num_ids(self) -> int:
         """Number of token ids, padding left out."""
         return self.columns if self.vocab_size is None else self.vocab_size
 
     def logits(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
-        """float32 logits of the `num_tokens` token ids."""
-        return self.all_logits(hidden)[..., : self.num_tokens]
+        """float32 logits of the `num_ids` token ids."""
+        return self.all_logits(hidden)[..., : self.num_ids]
 
     def all_logits(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n columns"]:
         """float32 logits with those of the padding columns, which mean nothing."""

@@ -32,11 +32,11 @@ def test_logits_are_those_of_numpy(tied, bias, scale, cap, vocab_size):
     if cap is not None:
         expected = cap * np.tanh(expected / cap)
         assert np.abs(head.logits(hidden)).max() < cap
-    assert head.num_tokens == (vocab_size or COLUMNS)
+    assert head.num_ids == (vocab_size or COLUMNS)
     assert (head.features, head.columns) == (WIDTH, COLUMNS)
     found = head.logits(hidden)
-    assert found.shape == (*ROWS, head.num_tokens) and found.dtype == jnp.float32
-    np.testing.assert_allclose(found, expected[..., : head.num_tokens], rtol=1e-5, atol=1e-6)
+    assert found.shape == (*ROWS, head.num_ids) and found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected[..., : head.num_ids], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(head.all_logits(hidden), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -60,7 +60,7 @@ def test_the_scale_is_applied_before_the_product():
 def test_widened_adds_columns_after_the_others(tied, bias):
     head, hidden = draw(tied, bias, vocab_size=VOCAB, scale=0.5, soft_cap=3.0)
     wide = head.widened(11)
-    assert (wide.columns, wide.features, wide.num_tokens) == (11, WIDTH, 11)
+    assert (wide.columns, wide.features, wide.num_ids) == (11, WIDTH, 11)
     found = wide.logits(hidden)
     np.testing.assert_array_equal(found[..., :COLUMNS], head.all_logits(hidden))
     assert not np.asarray(found[..., COLUMNS:]).any()

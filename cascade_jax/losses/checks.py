@@ -26,8 +26,8 @@ def check_tokens(shape: tuple[int, ...], targets, weights) -> None:
     check_floating(weights=weights)
 
 
-def check_targets(targets, weights, num_tokens: int) -> None:
-    """Refuses counted targets outside the vocabulary, where the values are known.
+def check_targets(targets, weights, num_ids: int) -> None:
+    """Refuses negative weights, and counted targets outside the vocabulary, where they are known.
 
     Inside `jax.jit` they are not: there such a target makes the loss NaN.
 
@@ -37,11 +37,19 @@ def check_targets(targets, weights, num_tokens: int) -> None:
     if isinstance(targets, jax.core.Tracer) or isinstance(weights, jax.core.Tracer):
         return
     targets, weights = np.asarray(targets), np.asarray(weights)
-    outside = (weights != 0) & ((targets < 0) | (targets >= num_tokens))
+    if targets.shape != weights.shape:
+        return  # refused by check_tokens
+    if (weights < 0).any():
+        first = tuple(int(i) for i in np.argwhere(weights < 0)[0])
+        raise ValueError(
+            f"{int((weights < 0).sum())} weights are negative; the first is {weights[first]} at "
+            f"index {first}; allowed are 0 for padding and numbers above 0"
+        )
+    outside = (weights != 0) & ((targets < 0) | (targets >= num_ids))
     if outside.any():
         first = tuple(int(i) for i in np.argwhere(outside)[0])
         raise ValueError(
-            f"{int(outside.sum())} counted targets are outside the vocabulary of {num_tokens} "
+            f"{int(outside.sum())} counted targets are outside the vocabulary of {num_ids} "
             f"tokens; the first is {int(targets[first])} at index {first}"
         )
 
@@ -77,7 +85,7 @@ def check_teacher(loss, teacher, student_shape: tuple[int, ...], weights) -> Non
     *tokens, vocabulary = student_shape
     match teacher:
         case teachers.TeacherHidden():
-            theirs = (*teacher.hidden.shape[:-1], teacher.unembedding.num_tokens)
+            theirs = (*teacher.hidden.shape[:-1], teacher.unembedding.num_ids)
         case teachers.TeacherArgmax():
             theirs = (*teacher.is_correct.shape, vocabulary)
             if teacher.is_correct.dtype != bool:
@@ -89,8 +97,16 @@ def check_teacher(loss, teacher, student_shape: tuple[int, ...], weights) -> Non
                 )
         case teachers.TeacherTopK():
             theirs = (*teacher.ids.shape[:-1], vocabulary)
-        case _:
+        case jax.Array():
             theirs = teacher.shape
+            check_floating(**{"the teacher's logits": teacher})
+            if teacher.ndim < 1:
+                raise ValueError("the teacher's logits are a scalar; must be like the student's")
+        case _:
+            raise ValueError(
+                f"the teacher is of type {type(teacher).__name__}; must be logits or one of "
+                "losses/teachers.py"
+            )
     if theirs[-1] != vocabulary:
         raise ValueError(
             f"the student has {vocabulary} tokens and the teacher {theirs[-1]}; a cascade's models "
@@ -121,7 +137,7 @@ def _check_top_k(teacher, vocabulary, weights) -> None:
     if isinstance(ids, jax.core.Tracer) or isinstance(weights, jax.core.Tracer):
         return
     counted = np.asarray(weights) != 0
-    ids = np.sort(np.asarray(ids), axis=-1)
+    ids = np.sort(np.asarray(ids).astype(np.int64), axis=-1)
     outside = (ids[..., 0] < 0) | (ids[..., -1] >= vocabulary)
     twice = (ids[..., 1:] == ids[..., :-1]).any(-1)
     for wrong, what in ((outside, "outside the vocabulary"), (twice, "that occur twice")):

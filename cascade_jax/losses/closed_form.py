@@ -33,24 +33,39 @@ class _Softmax(NamedTuple):
     that takes longer than another exponential and holds more arrays. So every use asks with a
     number of its own, which adds a zero that the compiler cannot know to be one.
 
+    Maximum and total stay apart: in their sum, log Z, rounding would eat what tells the probability
+    of a confident token from 1.
+
     Attributes:
       logits: over the temperature.
-      log_z: log of the sum of their exponentials over the vocabulary.
+      top: their maximum over the vocabulary.
+      total: sum of the exponentials of `logits - top`.
       count: a number of at least 0 that is not known when compiling.
     """
 
     logits: Float[Array, "C width"]
-    log_z: Float[Array, " C"]
+    top: Float[Array, " C"]
+    total: Float[Array, " C"]
     count: Int[Array, ""]
 
-    def log_p(self, use: int) -> Float[Array, "C width"]:
-        """Log-probs, not shared with those of another `use` (at least 0)."""
-        zero = jnp.minimum(self.count + use, 0).astype(jnp.float32)
-        return self.logits - (self.log_z + zero)[:, None]
+    @property
+    def log_total(self) -> Float[Array, " C"]:
+        return jnp.log(self.total)
 
-    def p(self, use: int) -> Float[Array, "C width"]:
-        """Probabilities; `use` as in `log_p`."""
-        return jnp.exp(self.log_p(use))
+    def shifted(self, use: int) -> Float[Array, "C width"]:
+        """`logits - top`, not shared with that of another `use` (at least 0)."""
+        return self.logits - (self.top + self._zero(use))[:, None]
+
+    def exp(self, use: int) -> Float[Array, "C width"]:
+        """Probabilities times `total`; `use` as in `shifted`."""
+        return jnp.exp(self.shifted(use))
+
+    def log_p(self, use: int) -> Float[Array, "C width"]:
+        """Log-probs; `use` as in `shifted`."""
+        return self.shifted(use) - (self.log_total + self._zero(use))[:, None]
+
+    def _zero(self, use: int) -> Float[Array, ""]:
+        return jnp.minimum(self.count + use, 0).astype(jnp.float32)
 
 
 # Loops over [C, width] that are to stay apart.
@@ -62,7 +77,7 @@ def _softmax(logits, columns: Columns, count, temperature=1.0) -> _Softmax:
         logits = logits / temperature
     top = columns.max(logits)
     total = columns.sum(jnp.exp(logits - top[:, None]))
-    return _Softmax(logits, top + jnp.log(total), count)
+    return _Softmax(logits, top, total, count)
 
 
 def token_terms(
@@ -85,16 +100,17 @@ def token_terms(
       (TokenTerms, float32 gradient [C, width] or None).
     """
     student = _softmax(logits, columns, count)
-    student_ok, picked = _label(logits, targets, columns, student)
-    teacher_ok = _teacher_ok(teacher, targets, columns)
+    student_ok, picked = _label(student, targets, columns)
+    teacher_ok, teacher_is_nan = _teacher_facts(teacher, targets, columns)
     labels, label_ok, cross_entropy = targets, student_ok, -picked
     if loss.labels == "teacher":
-        is_facts = isinstance(teacher, teachers.FACTS)
-        labels = teacher.argmax() if is_facts else columns.first_argmax(teacher)
-        label_ok, picked = _label(logits, labels, columns, student)
+        is_top_k = isinstance(teacher, teachers.TeacherTopK)
+        labels = teacher.argmax() if is_top_k else columns.first_argmax(teacher)
+        label_ok, picked = _label(student, labels, columns)
     coefficients = loss.coefficients(label_ok, teacher_ok, step)
     shared = teacher_kl = None
-    entropy = -columns.sum(student.p(_ENTROPY) * student.log_p(_ENTROPY))
+    mean_shifted = columns.sum(student.exp(_ENTROPY) * student.shifted(_ENTROPY)) / student.total
+    entropy = student.log_total - mean_shifted
     if teachers.shows_kl(teacher, loss.teacher_need, every_metric):
         shared, cross, teacher_kl = _compare(teacher, student, columns)
 
@@ -104,7 +120,7 @@ def token_terms(
             # p - l as two summands, the first of which joins the label's p.
             values.append(coefficients.soft * cross)
             factor = factor + coefficients.soft
-            gradients.append(-coefficients.soft[:, None] * shared.p(_GRADIENT))
+            gradients.append(-(coefficients.soft / shared.total)[:, None] * shared.exp(_GRADIENT))
         else:
             value, gradient = _soft(loss, logits, teacher, step, columns, student)
             values.append(coefficients.soft * value)
@@ -113,10 +129,12 @@ def token_terms(
         value, gradient = _uniform(loss, student, entropy, columns)
         values.append(coefficients.uniform * value)
         gradients.append(coefficients.uniform[:, None] * gradient)
-    gradients.append(factor[:, None] * student.p(_GRADIENT))
-    is_inside = (targets >= 0) & (targets < columns.num_tokens)
+    gradients.append((factor / student.total)[:, None] * student.exp(_GRADIENT))
+    is_wrong = (targets < 0) | (targets >= columns.num_ids)
+    if loss.needs_teacher:
+        is_wrong = is_wrong | teacher_is_nan
     found = sums.TokenTerms(
-        loss=jnp.where(is_inside, sum(values), jnp.nan),
+        loss=jnp.where(is_wrong, jnp.nan, sum(values)),
         kept=coefficients.kept,
         cross_entropy=cross_entropy,
         entropy=entropy,
@@ -127,19 +145,21 @@ def token_terms(
     return found, sum(gradients) if with_gradient else None
 
 
-def _label(logits, labels, columns, student):
+def _label(student, labels, columns):
     """Whether no logit is larger than the label's, and the label's log-prob."""
-    logit = columns.pick(logits, labels[:, None])[:, 0]
-    return logit >= columns.max(logits), logit - student.log_z
+    logit = columns.pick(student.logits, labels[:, None])[:, 0]
+    return logit >= student.top, (logit - student.top) - student.log_total
 
 
 def _compare(teacher_logits, student, columns):
     """The teacher's softmax, -sum p_L log p_S, and KL(p_L || p_S), at temperature 1."""
     teacher = _softmax(teacher_logits, columns, student.count)
-    cross, kl = columns.sum(
-        -teacher.p(_CROSS) * student.log_p(_CROSS),
-        teacher.p(_KL) * (teacher.log_p(_KL) - student.log_p(_KL)),
+    ours, difference = columns.sum(
+        teacher.exp(_CROSS) * student.shifted(_CROSS),
+        teacher.exp(_KL) * (teacher.shifted(_KL) - student.shifted(_KL)),
     )
+    cross = student.log_total - ours / teacher.total
+    kl = difference / teacher.total + (student.log_total - teacher.log_total)
     return teacher, cross, kl
 
 
@@ -149,16 +169,18 @@ def _is_papers_term(loss) -> bool:
     return loss.divergence == "cross_entropy" and fixed and loss.temperature == 1.0
 
 
-def _teacher_ok(teacher, targets, columns):
+def _teacher_facts(teacher, targets, columns):
+    """Whether the teacher is right, None without one; and whether what it says is NaN."""
     match teacher:
         case None:
-            return None
+            return None, False
         case teachers.TeacherArgmax():
-            return teacher.is_correct
+            return teacher.is_correct, False
         case teachers.TeacherTopK():
-            return teacher.is_correct(targets)
+            return teacher.is_correct(targets), jnp.isnan(teacher.log_probs).any(-1)
         case _:
-            return columns.pick(teacher, targets[:, None])[:, 0] >= columns.max(teacher)
+            top = columns.max(teacher)
+            return columns.pick(teacher, targets[:, None])[:, 0] >= top, jnp.isnan(top)
 
 
 def _hard(loss, coefficients, student, labels, picked, columns):
@@ -167,16 +189,16 @@ def _hard(loss, coefficients, student, labels, picked, columns):
     factor = on_label = hard
     values, gradients = [-hard * picked], []
     if loss.label_smoothing:
-        confidence, low, entropy = terms.smoothed_target(loss.label_smoothing, columns.num_tokens)
+        confidence, low, entropy = terms.smoothed_target(loss.label_smoothing, columns.num_ids)
         is_token = columns.is_token(width)
         rest = columns.sum(jnp.where(is_token, student.log_p(_SMOOTHING), 0.0))
         values = [hard * (-(low * rest + (confidence - low) * picked) - entropy)]
         gradients = [-jnp.where(is_token, (hard * low)[:, None], 0.0)]
         on_label = hard * (confidence - low)
     if loss.z_loss:
-        weight = coefficients.kept * loss.z_loss
-        values.append(weight * jnp.square(student.log_z))
-        factor = factor + 2.0 * weight * student.log_z
+        weight, log_z = coefficients.kept * loss.z_loss, student.top + student.log_total
+        values.append(weight * jnp.square(log_z))
+        factor = factor + 2.0 * weight * log_z
     is_label = columns.ids(width) == labels[:, None]
     gradients.append(-jnp.where(is_label, on_label[:, None], 0.0))
     return factor, values, gradients
@@ -184,13 +206,13 @@ def _hard(loss, coefficients, student, labels, picked, columns):
 
 def _uniform(loss, student, entropy, columns):
     """Value and gradient of the Gatekeeper's KL."""
-    count = float(columns.num_tokens)
+    count = float(columns.num_ids)
     if loss.direction == "to_uniform":
         log_p = student.log_p(_GRADIENT)
         return jnp.log(count) - entropy, jnp.exp(log_p) * (log_p + entropy[:, None])
     is_token = columns.is_token(student.logits.shape[-1])
     rest = columns.sum(jnp.where(is_token, student.log_p(_SMOOTHING), 0.0))
-    return -jnp.log(count) - rest / count, student.p(_GRADIENT) - jnp.where(
+    return -jnp.log(count) - rest / count, jnp.exp(student.log_p(_GRADIENT)) - jnp.where(
         is_token, 1.0 / count, 0.0
     )
 
@@ -239,14 +261,16 @@ def _divergence(loss, log_probs, total):
 
 def _top_k(loss, logits, teacher, temperature, columns, student):
     """As `_soft`, on the teacher's k tokens and the tail."""
-    log_s = columns.pick(logits, teacher.ids) - student.log_z[:, None]
-    has_tail = teacher.k < columns.num_tokens
+    log_s = columns.pick(logits, teacher.ids) - student.top[:, None]
+    has_tail = teacher.k < columns.num_ids
     if has_tail:
         rest = columns.put(logits, teacher.ids, jnp.full(teacher.ids.shape, numerics.LOWEST))
         tail = _softmax(rest, columns, student.count)
-        log_s = jnp.concatenate([log_s, (tail.log_z - student.log_z)[:, None]], axis=-1)
+        tail_mass = (tail.top - student.top) + tail.log_total
+        log_s = jnp.concatenate([log_s, tail_mass[:, None]], axis=-1)
+    log_s = log_s - student.log_total[:, None]
     log_s = numerics.log_probs(log_s, temperature=temperature)
-    log_l = numerics.log_probs(teacher.buckets(columns.num_tokens), temperature=temperature)
+    log_l = numerics.log_probs(teacher.buckets(columns.num_ids), temperature=temperature)
     value, r = _divergence(loss, lambda use: (log_s, log_l), lambda x: jnp.sum(x, axis=-1))
-    spread = r[:, -1:] * tail.p(_GRADIENT) if has_tail else jnp.zeros_like(logits)
+    spread = r[:, -1:] * jnp.exp(tail.log_p(_GRADIENT)) if has_tail else jnp.zeros_like(logits)
     return value, columns.put(spread, teacher.ids, r[:, : teacher.k]) / temperature

@@ -14,12 +14,12 @@ class Columns:
     """The columns of the logits that this device holds: all, or its part of a mesh axis.
 
     Attributes:
-      num_tokens: number of token ids; columns from here on are padding.
+      num_ids: number of token ids; columns from here on are padding.
       axis: name of the mesh axis that splits the columns evenly, inside `jax.shard_map`; None when
         this device holds all.
     """
 
-    num_tokens: int
+    num_ids: int
     axis: str | None = None
 
     def ids(self, width: int) -> Int[Array, "1 width"]:
@@ -29,11 +29,13 @@ class Columns:
 
     def is_token(self, width: int) -> Bool[Array, "1 width"]:
         """Which columns here are no padding."""
-        return self.ids(width) < self.num_tokens
+        return self.ids(width) < self.num_ids
 
-    def floored(self, logits: Float[Array, "C width"]) -> Float[Array, "C width"]:
-        """float32 logits, at about -inf in padding columns."""
-        if logits.shape[-1] * self._parts() == self.num_tokens:
+    def floored(
+        self, logits: Float[Array, "C width"], *, may_be_inf: bool
+    ) -> Float[Array, "C width"]:
+        """float32 logits, at about -inf in padding columns and, if there may be any, for -inf."""
+        if not may_be_inf and logits.shape[-1] * self._parts() == self.num_ids:
             return logits.astype(jnp.float32)
         mask = jnp.broadcast_to(self.is_token(logits.shape[-1]), logits.shape)
         return numerics.floored(logits, mask)
@@ -58,12 +60,12 @@ class Columns:
         return found if self.axis is None else jax.lax.pmin(found, self.axis)
 
     def pick(self, values: Float[Array, "C width"], ids: Int[Array, "C k"]) -> Float[Array, "C k"]:
-        """Values at token ids; NaN where an id is outside [0, num_tokens)."""
+        """Values at token ids; NaN where an id is outside [0, num_ids)."""
         local, is_here = self._local(ids, values.shape[-1])
         found = jnp.where(is_here, jnp.take_along_axis(values, local, axis=-1), 0.0)
         if self.axis is not None:
             found = jax.lax.psum(found, self.axis)
-        return jnp.where((ids >= 0) & (ids < self.num_tokens), found, jnp.nan)
+        return jnp.where((ids >= 0) & (ids < self.num_ids), found, jnp.nan)
 
     def put(
         self, values: Float[Array, "C width"], ids: Int[Array, "C k"], new: Float[Array, "C k"]

@@ -12,6 +12,7 @@ matrix is added up over the data axis once, after the loop.
 
 import dataclasses
 import functools
+import numbers
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from cascade_jax import metrics
 from cascade_jax.losses import checks, closed_form, sums, teachers
 from cascade_jax.losses.columns import Columns
 from cascade_jax.losses.variants import Loss
@@ -40,6 +42,8 @@ class Layout:
     model: str = "model"
 
     def __post_init__(self):
+        if self.data == self.model:
+            raise ValueError(f"data and model are both {self.data!r}; they must be two axes")
         for axis in (self.data, self.model):
             if axis not in self.mesh.axis_names:
                 raise ValueError(
@@ -83,29 +87,30 @@ def loss_sums(
       teacher: its hidden states or facts on the same tokens; None for no teacher.
       targets: labels.
       weights: 1 for a counted target token, 0 for padding, whose hidden states may be anything;
-        other numbers weigh the token's loss.
+        other numbers above 0 weigh the token's loss.
       step: for schedules.
       every_metric: also those that the loss has no need for and that cost time.
-      chunk_tokens: tokens at a time on each device. [chunk_tokens, V] float32 is held some three
+      chunk_tokens: tokens at a time on each device. [chunk_tokens, V] float32 is held two or three
         times; with few tokens more time goes to adding up the output matrix's gradient. None takes
-        three quarters of the hidden width, from 128 to 1024: the logits then need about twice the
-        memory of that gradient.
+        the hidden width, from 128 to 1024: the logits of a model then need as much memory as that
+        gradient.
       layout: on a mesh; `hidden`, `targets`, `weights` and the teacher's arrays are then split
         over the data axis, kernels and biases over the model axis.
 
     Raises:
       ValueError: as `variants.Loss.__call__`, or if chunk_tokens is not positive.
     """
+    checks.check_targets(targets, weights, unembedding.num_ids)
     arguments = hidden, unembedding, teacher, targets, weights
     hidden, unembedding, teacher, targets, weights = jax.tree.map(jnp.asarray, arguments)
     _check(loss, hidden, unembedding, teacher, targets, weights, layout)
     if chunk_tokens is None:
-        chunk_tokens = min(max(3 * unembedding.features // 4, 128), 1024)
-    if not isinstance(chunk_tokens, int) or chunk_tokens < 1:
+        chunk_tokens = min(max(unembedding.features, 128), 1024)
+    if not isinstance(chunk_tokens, numbers.Integral) or chunk_tokens < 1:
         raise ValueError(
             f"chunk_tokens {chunk_tokens!r} must be an integer of at least 1, or None for a default"
         )
-    setup = _Setup(loss, unembedding.num_tokens, chunk_tokens, every_metric, layout)
+    setup = _Setup(loss, unembedding.num_ids, chunk_tokens, every_metric, layout)
     if not targets.size:
         return sums.reduce(_no_terms(setup, teacher, 0), weights.reshape(0), loss.normalizer)
     columns = unembedding.columns
@@ -113,10 +118,11 @@ def loss_sums(
         # Columns of both models must lie on the same devices. (Nothing is copied where they do.)
         columns = max(columns, teacher.unembedding.columns)
         teacher = dataclasses.replace(teacher, unembedding=teacher.unembedding.widened(columns))
-    constants = (teacher, targets, weights, step)
+    constants = (teachers.with_wide_ids(teacher), targets.astype(jnp.int32), weights, step)
     loss_sum, found = _head(setup, hidden, unembedding.widened(columns), constants)
     reduced = sums.reduce(found, weights, loss.normalizer)
-    return dataclasses.replace(reduced, loss_sum=loss_sum)
+    shown = metrics.Ratio(loss_sum, reduced.count)
+    return sums.LossSums(loss_sum, reduced.count, reduced.metrics | {metrics.LOSS: shown})
 
 
 def _check(loss, hidden, unembedding, teacher, targets, weights, layout) -> None:
@@ -126,8 +132,10 @@ def _check(loss, hidden, unembedding, teacher, targets, weights, layout) -> None
             "the fused head takes the teacher as TeacherHidden(hidden, unembedding) or as facts, "
             f"and got an array {teacher.shape}; call the loss itself on logits"
         )
+    unembedding.check()
     pairs = [("student", hidden, unembedding)]
     if isinstance(teacher, teachers.TeacherHidden):
+        teacher.unembedding.check()
         pairs.append(("teacher", teacher.hidden, teacher.unembedding))
     for whose, states, head in pairs:
         checks.check_floating(**{f"the {whose}'s hidden states": states})
@@ -148,8 +156,7 @@ def _check(loss, hidden, unembedding, teacher, targets, weights, layout) -> None
                     f"shards of mesh axis {axis!r}"
                 )
     checks.check_tokens(hidden.shape[:-1], targets, weights)
-    checks.check_targets(targets, weights, unembedding.num_tokens)
-    shape = (*hidden.shape[:-1], unembedding.num_tokens)
+    shape = (*hidden.shape[:-1], unembedding.num_ids)
     checks.check_teacher(loss, teacher, shape, weights)
 
 
@@ -158,7 +165,7 @@ class _Setup:
     """What is fixed when the head is traced."""
 
     loss: Loss
-    num_tokens: int
+    num_ids: int
     chunk_tokens: int
     every_metric: bool
     layout: Layout | None
@@ -192,7 +199,7 @@ def _backward(setup, gradients, cotangents):
     factor = cotangents[0]
     if isinstance(factor, jax.custom_derivatives.SymbolicZero):
         factor = jnp.zeros(factor.shape, factor.dtype)
-    scaled = jax.tree.map(lambda g: g * factor.astype(g.dtype), gradients)
+    scaled = jax.tree.map(lambda g: (g.astype(jnp.float32) * factor).astype(g.dtype), gradients)
     return (*scaled, None)
 
 
@@ -239,7 +246,7 @@ def _sweep(setup, is_wanted, hidden, unembedding, constants):
     """This device's part: a loop over chunks of its counted tokens. Returns (terms, gradients)."""
     teacher, targets, weights, step = constants
     data_axis, model_axis = (None, None) if setup.layout is None else setup.layout.split_axes()
-    columns = Columns(setup.num_tokens, model_axis)
+    columns = Columns(setup.num_ids, model_axis)
     shape = targets.shape
     head = _cast(unembedding)
     teacher_head = _cast(teacher.unembedding) if _is_hidden(teacher) else None
@@ -250,7 +257,7 @@ def _sweep(setup, is_wanted, hidden, unembedding, constants):
 
     ############################ Counted tokens first ############################
     count = per_token[3].size
-    size = -(-count // -(-count // min(setup.chunk_tokens, count)))  # chunks of about equal size
+    size = _chunk_size(count, setup.chunk_tokens)
     slots = -(-count // size) * size
     is_counted = per_token[3] != 0
     order = jnp.argsort(~is_counted, stable=True)
@@ -296,6 +303,12 @@ def _sweep(setup, is_wanted, hidden, unembedding, constants):
     return terms, (d_hidden, d_head)
 
 
+def _chunk_size(count: int, most: int) -> int:
+    """Tokens in a chunk: about equal ones, but in whole tiles of a matrix unit."""
+    even = -(-count // -(-count // most))
+    return min(most, count, -(-even // 128) * 128)
+
+
 def _is_hidden(teacher) -> bool:
     return isinstance(teacher, teachers.TeacherHidden)
 
@@ -316,11 +329,13 @@ def _chunk(setup, head, teacher_head, tokens, is_real, step, columns, num_counte
     hidden, teacher, targets, weights = tokens
     raw = head.all_logits(hidden)
     if teacher_head is not None:
-        teacher = columns.floored(teacher_head.all_logits(teacher))
+        teacher = teacher_head.all_logits(teacher)
+        teacher = columns.floored(teacher, may_be_inf=teacher_head.bias is not None)
     elif isinstance(teacher, teachers.TeacherTopK):
         teacher = teacher.where(is_real)
+    logits = columns.floored(raw, may_be_inf=head.bias is not None)
     found, gradient = closed_form.token_terms(
-        setup.loss, columns.floored(raw), teacher, targets, step, columns, num_counted,
+        setup.loss, logits, teacher, targets, step, columns, num_counted,
         every_metric=setup.every_metric, with_gradient=with_gradient,
     )  # fmt: skip
     if not with_gradient:

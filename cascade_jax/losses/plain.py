@@ -9,6 +9,7 @@ from cascade_jax.losses import checks, schedules, sums, teachers, terms
 
 def loss_sums(loss, student_logits, teacher, targets, weights, *, step, every_metric):
     """LossSums of one microbatch; arguments as in `variants.Loss.__call__`."""
+    checks.check_targets(targets, weights, student_logits.shape[-1])
     arguments = student_logits, teacher, targets, weights
     student_logits, teacher, targets, weights = jax.tree.map(jnp.asarray, arguments)
     if isinstance(teacher, teachers.TeacherHidden):
@@ -17,14 +18,13 @@ def loss_sums(loss, student_logits, teacher, targets, weights, *, step, every_me
         )
     checks.check_floating(student_logits=student_logits)
     checks.check_tokens(student_logits.shape[:-1], targets, weights)
-    checks.check_targets(targets, weights, student_logits.shape[-1])
     checks.check_teacher(loss, teacher, student_logits.shape, weights)
     counted = weights != 0
     # Padding may hold NaN: replace the inputs, or the gradient of `where` would be NaN too.
     student_logits = jnp.where(counted[..., None], student_logits, 0)
-    targets = jnp.where(counted, targets, 0)
+    targets = jnp.where(counted, targets.astype(jnp.int32), 0)
     if isinstance(teacher, teachers.TeacherTopK):
-        teacher = teacher.where(counted)
+        teacher = teachers.with_wide_ids(teacher).where(counted)
     elif isinstance(teacher, jax.Array):
         teacher = jnp.where(counted[..., None], teacher, 0)
     found = token_terms(loss, student_logits, teacher, targets, step, every_metric)
@@ -34,12 +34,11 @@ def loss_sums(loss, student_logits, teacher, targets, weights, *, step, every_me
 def token_terms(loss, student_logits, teacher, targets, step, every_metric) -> sums.TokenTerms:
     """Per-token terms; logits and facts must be finite on every token."""
     student_ok = terms.is_correct(student_logits, targets)
-    teacher_ok = _teacher_ok(teacher, targets)
+    teacher_ok, teacher_is_nan = _teacher_facts(teacher, targets)
     labels, label_ok = targets, student_ok
     if loss.labels == "teacher":
-        labels = teacher.argmax() if isinstance(teacher, teachers.TeacherTopK) else (
-            jnp.argmax(teacher, axis=-1)
-        )  # fmt: skip
+        is_top_k = isinstance(teacher, teachers.TeacherTopK)
+        labels = teacher.argmax() if is_top_k else jnp.argmax(teacher, axis=-1)
         label_ok = terms.is_correct(student_logits, labels)
     coefficients = loss.coefficients(label_ok, teacher_ok, step)
     smoothing = loss.label_smoothing
@@ -58,9 +57,11 @@ def token_terms(loss, student_logits, teacher, targets, step, every_metric) -> s
     teacher_kl = None
     if teachers.shows_kl(teacher, loss.teacher_need, every_metric):
         teacher_kl = terms.forward_kl(student_logits, teacher)
-    is_inside = (targets >= 0) & (targets < student_logits.shape[-1])
+    is_wrong = (targets < 0) | (targets >= student_logits.shape[-1])
+    if loss.needs_teacher:
+        is_wrong = is_wrong | teacher_is_nan
     return sums.TokenTerms(
-        loss=jnp.where(is_inside, per_token, jnp.nan),
+        loss=jnp.where(is_wrong, jnp.nan, per_token),
         kept=coefficients.kept,
         cross_entropy=terms.cross_entropy(student_logits, targets),
         entropy=numerics.entropy(numerics.log_probs(student_logits)),
@@ -70,16 +71,17 @@ def token_terms(loss, student_logits, teacher, targets, step, every_metric) -> s
     )
 
 
-def _teacher_ok(teacher, targets):
+def _teacher_facts(teacher, targets):
+    """Whether the teacher is right, None without one; and whether what it says is NaN."""
     match teacher:
         case None:
-            return None
+            return None, False
         case teachers.TeacherArgmax():
-            return teacher.is_correct
+            return teacher.is_correct, False
         case teachers.TeacherTopK():
-            return teacher.is_correct(targets)
+            return teacher.is_correct(targets), jnp.isnan(teacher.log_probs).any(-1)
         case _:
-            return terms.is_correct(teacher, targets)
+            return terms.is_correct(teacher, targets), jnp.isnan(jnp.max(teacher, axis=-1))
 
 
 def _soft(loss, student_logits, teacher, step):

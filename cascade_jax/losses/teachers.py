@@ -51,13 +51,13 @@ class TeacherTopK:
     def k(self) -> int:
         return self.ids.shape[-1]
 
-    def buckets(self, num_tokens: int) -> Float[Array, "*n buckets"]:
+    def buckets(self, num_ids: int) -> Float[Array, "*n buckets"]:
         """Log-probs of the k tokens and, unless they are all, of the others together.
 
         The tail is at least 1e-7, float32's resolution of what the k leave.
         """
         log_p = jnp.maximum(self.log_probs.astype(jnp.float32), numerics.LOWEST)
-        if self.k >= num_tokens:
+        if self.k >= num_ids:
             return log_p
         tail = jnp.maximum(1.0 - jnp.sum(jnp.exp(log_p), axis=-1, keepdims=True), _SMALLEST_TAIL)
         return jnp.concatenate([log_p, jnp.log(tail)], axis=-1)
@@ -86,7 +86,11 @@ class TeacherTopK:
 Teacher = jax.Array | TeacherHidden | TeacherArgmax | TeacherTopK
 
 
-FACTS = (TeacherHidden, TeacherArgmax, TeacherTopK)
+def with_wide_ids(teacher: Teacher | None) -> Teacher | None:
+    """With top-k ids as int32, which can be compared with any size of vocabulary."""
+    if not isinstance(teacher, TeacherTopK):
+        return teacher
+    return TeacherTopK(teacher.log_probs, teacher.ids.astype(jnp.int32))
 
 
 def shows_kl(teacher: Teacher | None, need: str, every_metric: bool) -> bool:

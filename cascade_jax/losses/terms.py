@@ -56,7 +56,7 @@ def cross_entropy(
     picked = _pick(log_p, targets)
     value = -picked
     if label_smoothing:
-        confidence, low, entropy = smoothed_target(label_smoothing, _num_tokens(x, where))
+        confidence, low, entropy = smoothed_target(label_smoothing, _num_ids(x, where))
         rest = jnp.sum(log_p if where is None else jnp.where(where, log_p, 0.0), axis=-1)
         value = -(low * rest + (confidence - low) * picked) - entropy
     if z_loss:
@@ -64,10 +64,10 @@ def cross_entropy(
     return value
 
 
-def smoothed_target(label_smoothing: float, num_tokens):
+def smoothed_target(label_smoothing: float, num_ids):
     """(probability of the label, of each other token, entropy) of the smoothed target."""
     confidence = 1.0 - label_smoothing
-    low = label_smoothing / (num_tokens - 1)
+    low = label_smoothing / (num_ids - 1)
     log_low = jnp.log(low) if isinstance(low, jax.Array) else math.log(low)
     return confidence, low, -(confidence * math.log(confidence) + label_smoothing * log_low)
 
@@ -127,14 +127,14 @@ def kl_to_uniform(logits: Logits, *, axis: int = -1, where: Where = None) -> Per
     """`KL(p || U) = log V - H(p)`, 0 where p is uniform. Reference: Gatekeeper's loss."""
     x, where = _last(logits, axis, where)
     log_p = numerics.log_probs(x, where=where)
-    return jnp.log(_num_tokens(x, where)) + jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+    return jnp.log(_num_ids(x, where)) + jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
 
 def kl_from_uniform(logits: Logits, *, axis: int = -1, where: Where = None) -> PerToken:
     """`KL(U || p) = -log V - mean_v log p(v)`. Reference: Gatekeeper's loss, other direction."""
     x, where = _last(logits, axis, where)
     log_p = numerics.log_probs(x, where=where)
-    count = _num_tokens(x, where)
+    count = _num_ids(x, where)
     rest = jnp.sum(log_p if where is None else jnp.where(where, log_p, 0.0), axis=-1)
     return -jnp.log(count) - rest / count
 
@@ -165,6 +165,7 @@ def top_k_log_probs(
     """
     x, where = _last(logits, axis, where)
     x = numerics.floored(x, where)
+    ids = ids.astype(jnp.int32)
     picked = jnp.take_along_axis(x, ids, axis=-1)
     picked = jnp.where((ids >= 0) & (ids < x.shape[-1]), picked, jnp.nan)
     log_z = numerics.log_sum_exp(x)[..., None]
@@ -233,12 +234,13 @@ def _both(student_logits, teacher_logits, temperature, axis, where):
     )
 
 
-def _num_tokens(x, where):
+def _num_ids(x, where):
     return x.shape[-1] if where is None else jnp.sum(where, axis=-1).astype(jnp.float32)
 
 
 def _pick(values: Float[Array, "*n V"], targets: Int[Array, "*n"]) -> Float[Array, "*n"]:
     """values at the targets; NaN where a target is outside [0, V)."""
+    targets = targets.astype(jnp.int32)
     inside = (targets >= 0) & (targets < values.shape[-1])
     safe = jnp.where(inside, targets, 0)
     picked = jnp.take_along_axis(values, safe[..., None], axis=-1)[..., 0]

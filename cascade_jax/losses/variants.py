@@ -28,7 +28,8 @@ class Coefficients(NamedTuple):
 
     Attributes:
       kept: alpha, 0 or 1.
-      hard, soft, uniform: of the terms in the head of this file, alpha and weights applied.
+      hard, soft, uniform: of the terms in the head of this file; alpha, w or a, and T^2 are
+        applied, the weights of tokens are not.
     """
 
     kept: Float[Array, "*n"]
@@ -53,7 +54,7 @@ class Loss:
     z_loss: float = 0.0
 
     alpha_rule: ClassVar[str | None] = None  # a rule of alpha.py; None keeps every token
-    labels = "data"  # what the hard label is; Gatekeeper has a choice
+    labels: ClassVar[str] = "data"  # what the hard label is; Gatekeeper has a choice
 
     def __post_init__(self):
         _check_name("normalizer", self.normalizer, NORMALIZERS)
@@ -116,7 +117,7 @@ class Loss:
             for no teacher.
           targets: labels.
           weights: 1 for a counted target token, 0 for padding, whose logits may be anything; other
-            numbers weigh the token's loss.
+            numbers above 0 weigh the token's loss.
           step: for schedules.
           every_metric: also those that the loss has no need for and that cost time.
 

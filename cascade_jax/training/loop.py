@@ -348,8 +348,9 @@ class _Loop:
                     found = [eval_step(*models, batch, state.step) for batch in held_out]
                     measured = reporting.merge(found)
                     label = f"{metrics.CROSS_ENTROPY} of split {run.eval_split!r}"
-                    value = measured.get(metrics.CROSS_ENTROPY, math.nan)
-                    self._check_finite(step, step, {label: value})
+                    # It is missing when no held-out token counts: nothing then says it went wrong.
+                    if metrics.CROSS_ENTROPY in measured:
+                        self._check_finite(step, step, {label: measured[metrics.CROSS_ENTROPY]})
                     reporter.held_out(step, run.eval_split, measured)
                 if saves:
                     self.store.save(step, state, batches.get_state(), self.config, measured)

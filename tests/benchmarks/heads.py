@@ -176,7 +176,7 @@ def _peer(value, mesh, columns):
 
 
 def in_microbatches(step: Callable, sizes: Sizes, mesh: Mesh | None) -> Callable:
-    """The step over several microbatches in a scan, their gradients added as training does."""
+    """The step over several microbatches in a scan, gradients added in float32 as in training."""
 
     def cut(rows):
         parts = rows.reshape(-1, sizes.microbatches, *rows.shape[1:]).swapaxes(0, 1)
@@ -194,12 +194,14 @@ def in_microbatches(step: Callable, sizes: Sizes, mesh: Mesh | None) -> Callable
             (loss_sum, _), (d_hidden, d_kernel) = step(
                 (hidden, kernel), (teacher_hidden, teacher_kernel, *labels)
             )
-            return jax.tree.map(jnp.add, total, (loss_sum, d_kernel)), d_hidden
+            found = loss_sum, d_kernel.astype(jnp.float32)
+            return jax.tree.map(jnp.add, total, found), d_hidden
 
-        zero = jnp.zeros(()), jnp.zeros_like(kernel)
+        zero = jnp.zeros(()), jnp.zeros(kernel.shape, jnp.float32)
         parts = jax.tree.map(cut, (hidden, teacher_hidden, labels))
         (loss_sum, d_kernel), d_hidden = jax.lax.scan(add, zero, parts)
-        return (loss_sum, {}), (d_hidden.swapaxes(0, 1).reshape(hidden.shape), d_kernel)
+        d_hidden = d_hidden.swapaxes(0, 1).reshape(hidden.shape)
+        return (loss_sum, {}), (d_hidden, d_kernel.astype(kernel.dtype))
 
     return whole_step
 

@@ -327,6 +327,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = flags.parse_args(argv)
     if args.tpu and args.tokens is not None and args.tokens % 8:
         flags.error(f"--tokens {args.tokens}: with --tpu a multiple of 8, the number of chips")
+    if args.microbatches and not args.tpu:
+        flags.error("--microbatches: only with --tpu")
+    if args.microbatches and (args.tokens or 32768) % (8 * args.microbatches):
+        flags.error(f"--microbatches {args.microbatches}: must divide an eighth of the tokens")
     if args.tpu and args.vocab is not None and args.vocab % 2:
         flags.error(f"--vocab {args.vocab}: with --tpu even; two chips split it")
     return args

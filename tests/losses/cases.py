@@ -141,4 +141,4 @@ def logits(head, hidden):
     found = found if head.bias is None else found + np.asarray(head.bias, np.float64)
     if head.soft_cap is not None:
         found = head.soft_cap * np.tanh(found / head.soft_cap)
-    return found[..., : head.num_tokens]
+    return found[..., : head.num_ids]

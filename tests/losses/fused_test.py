@@ -106,9 +106,9 @@ def float64(problem, case, kind):
     sums = oracle.sums(
         *cases.CASES[case], student, facts, flat(problem.targets), flat(problem.weights)
     )
-    g = np.pad(sums.gradient, ((0, 0), (0, head.columns - head.num_tokens)))
+    g = np.pad(sums.gradient, ((0, 0), (0, head.columns - head.num_ids)))
     if head.soft_cap is not None:
-        g[:, : head.num_tokens] *= 1 - (student / head.soft_cap) ** 2
+        g[:, : head.num_ids] *= 1 - (student / head.soft_cap) ** 2
     kernel = kernel.T if head.tied else kernel
     d_kernel = head.scale * hidden.T @ g
     bounds = head.scale * np.abs(g) @ np.abs(kernel.T), head.scale * np.abs(hidden.T) @ np.abs(g)
