@@ -30,6 +30,7 @@ setuptools.setup(
     entry_points={"console_scripts": ["cascade-jax = cascade_jax.cli.main:main"]},
     install_requires=[
         "absl-py",
+        "editdistance",
         "flax",
         "gin-config",
         "jax",
@@ -41,6 +42,7 @@ setuptools.setup(
         "optax",
         "orbax-checkpoint",
         "pyarrow",
+        "rouge-score",
         "sacrebleu",
         "sentencepiece",
         "seqio",
@@ -50,6 +52,7 @@ setuptools.setup(
         "tqdm",
     ],
     extras_require={
+        "ja": ["sacrebleu[ja]"],  # BLEU of Japanese: MeCab and its dictionary
         "test": [
             "beartype",
             "hypothesis",

@@ -1,9 +1,16 @@
-"""Quality of text answers in [0, 1]: metric functions for seqio tasks, and the same per example.
+"""Quality of answers in [0, 1]: metric functions for seqio tasks, and the same per example.
 
 A metric function takes lists of targets and predictions and gives {name: mean over the examples}.
-A target is a text, or a list of texts of which the best counts. Because each metric is a mean of
-per-example qualities, a cascade's quality is the sum of a kept and a deferred part at every
-threshold; corpus-level metrics (BLEU) are not.
+A target is a text, or a list of texts of which the best counts. Because each metric here is a mean
+of per-example qualities, a cascade's quality is the sum of a kept and a deferred part at every
+threshold. A metric of the whole list (`corpus_metric`) is not; it says what measures one example.
+
+| where | metrics |
+|---|---|
+| here | accuracy, word F1, ROUGE-L of words split at white space, sentence chrF |
+| answer_metrics.py | F1 of classes, groups, Matthews, correlations, SQuAD, TriviaQA |
+| overlap_metrics.py | ROUGE, word edit distance |
+| translation_metrics.py | corpus BLEU and chrF, by statistics that add up |
 """
 
 import functools
@@ -20,39 +27,117 @@ MetricFn = Callable[[Sequence[Any], Sequence[Any]], Mapping[str, Any]]
 _ROUNDING = 1e-6  # a mean of float32 ones may come out above 1 by this much
 
 
-def _mean_of_best(
-    score_fn: Callable[[str, str], float], targets: Sequence[Target], predictions: Sequence[str]
-) -> float:
+def check_pairs(targets: Sequence[Any], predictions: Sequence[Any]) -> None:
+    """Refuses lists of unequal length and empty ones with a ValueError."""
     if len(targets) != len(predictions):
         raise ValueError(f"{len(targets)} targets but {len(predictions)} predictions")
-    if not targets:
+    if not len(targets):
         raise ValueError("no examples: a mean over none is undefined")
-    best = []
-    for target, prediction in zip(targets, predictions, strict=True):
-        references = [target] if isinstance(target, str) else list(target)
-        if not references:
-            raise ValueError(f"no reference for the prediction {prediction!r}")
-        best.append(max(score_fn(reference, prediction) for reference in references))
-    return float(np.mean(best))
 
 
-def accuracy(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
-    """Share of predictions equal to (one of) the target texts, outer white space aside."""
-    return {
-        "accuracy": _mean_of_best(lambda t, p: float(t.strip() == p.strip()), targets, predictions)
-    }
+def value_of(answer: Any) -> Any:
+    """The answer itself, of a plain one and of ``{"group": ..., "value": ...}`` alike."""
+    if not isinstance(answer, Mapping):
+        return answer
+    if "value" not in answer:
+        raise ValueError(f"{dict(answer)!r} has no 'value'; must be {{'group': ..., 'value': ...}}")
+    return answer["value"]
 
 
-def _f1(common: int, target_size: int, prediction_size: int) -> float:
-    """2PR / (P + R) = 2 common / (target + prediction); two empty texts agree fully."""
-    total = target_size + prediction_size
+def references_of(target: Any) -> list[Any]:
+    """The right answers of a target: of a list (or tuple, or set) all, else the target alone.
+
+    Raises:
+      ValueError: an empty list.
+    """
+    several = isinstance(target, list | tuple | set | frozenset | np.ndarray)
+    references = list(target) if several else [target]
+    if not references:
+        raise ValueError("no reference: a target list is empty")
+    return references
+
+
+def text_pairs(targets: Sequence[Any], predictions: Sequence[Any]) -> list[tuple[list[str], str]]:
+    """(reference texts, prediction) of every example.
+
+    Raises:
+      ValueError: unequal or empty lists, no reference, or something that is not text (where).
+    """
+    check_pairs(targets, predictions)
+    pairs = []
+    for i, (target, prediction) in enumerate(zip(targets, predictions, strict=True)):
+        references, prediction = references_of(value_of(target)), value_of(prediction)
+        for kind, text in [("prediction", prediction), *(("target", r) for r in references)]:
+            if not isinstance(text, str):
+                found = f"{text!r} ({type(text).__name__})"
+                raise ValueError(f"{kind} of example {i} is {found}; must be text")
+        pairs.append((references, prediction))
+    return pairs
+
+
+def mean_of_best(
+    score_fn: Callable[[str, str], float], targets: Sequence[Any], predictions: Sequence[Any]
+) -> float:
+    """Mean over examples of the highest score_fn(reference, prediction); ValueError if not text."""
+    pairs = text_pairs(targets, predictions)
+    return float(np.mean([max(score_fn(r, given) for r in wanted) for wanted, given in pairs]))
+
+
+def corpus_metric(per_example: MetricFn) -> Callable[[MetricFn], MetricFn]:
+    """Decorates a metric that is not a mean over examples with the one that measures an example.
+
+    `per_example_quality` uses the latter. A class does the same by a method `per_example`.
+
+    Example: Matthews correlation of a single answer says nothing; ``@corpus_metric(accuracy)``.
+    """
+
+    def mark(metric_fn: MetricFn) -> MetricFn:
+        metric_fn.per_example = per_example
+        return metric_fn
+
+    return mark
+
+
+def check_same_kind(target: Any, prediction: Any) -> None:
+    """Refuses a text beside a number: never equal, and silently so."""
+    if isinstance(target, str) != isinstance(prediction, str):
+        raise ValueError(
+            f"target {target!r} and prediction {prediction!r}: one is text, the other is not; "
+            "the task's postprocessor must treat both alike"
+        )
+
+
+def _is_same(target: Any, prediction: Any) -> bool:
+    check_same_kind(target, prediction)
+    if isinstance(target, str):
+        return target.strip() == prediction.strip()
+    return bool(target == prediction)
+
+
+def accuracy(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+    """Share of predictions equal to (one of) the targets, outer white space of texts aside.
+
+    Answers are texts, or numbers such as class ids; ``{"group": ..., "value": answer}`` counts as
+    its value.
+
+    Example: targets ["yes", ["b", "c"]], predictions [" yes", "a"]: accuracy 0.5.
+    """
+    check_pairs(targets, predictions)
+    is_right = [
+        any(_is_same(reference, value_of(given)) for reference in references_of(value_of(wanted)))
+        for wanted, given in zip(targets, predictions, strict=True)
+    ]
+    return {"accuracy": float(np.mean(is_right))}
+
+
+def bag_f1(target: Sequence[str], prediction: Sequence[str]) -> float:
+    """F1 of two bags of words, repeated words counted; two empty bags agree fully.
+
+    2PR / (P + R) = 2 common / (size of target + size of prediction)
+    """
+    total = len(target) + len(prediction)
+    common = (Counter(target) & Counter(prediction)).total()
     return 2.0 * common / total if total else 1.0
-
-
-def _token_f1(target: str, prediction: str) -> float:
-    wanted, given = target.lower().split(), prediction.lower().split()
-    common = (Counter(wanted) & Counter(given)).total()
-    return _f1(common, len(wanted), len(given))
 
 
 def token_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
@@ -60,35 +145,45 @@ def token_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str,
 
     Example: target "the red dog", prediction "red red dog": 2 words in common, F1 = 4 / 6.
     """
-    return {"token_f1": _mean_of_best(_token_f1, targets, predictions)}
+
+    def score(target: str, prediction: str) -> float:
+        return bag_f1(target.lower().split(), prediction.lower().split())
+
+    return {"token_f1": mean_of_best(score, targets, predictions)}
 
 
-def _longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest sequence of words that both have in this order, with gaps allowed."""
-    previous = [0] * (len(second) + 1)
-    for word in first:
-        current = [0]
-        for column, other in enumerate(second):
-            longest = max(previous[column + 1], current[column])
-            current.append(previous[column] + 1 if word == other else longest)
-        previous = current
-    return previous[-1]
+class _WhiteSpaceTokenizer:
+    """For rouge-score, whose own tokenizer knows the letters a to z only."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return text.lower().split()
+
+
+@functools.cache
+def _rouge_scorer():
+    from rouge_score import rouge_scorer
+
+    return rouge_scorer.RougeScorer(["rougeL"], tokenizer=_WhiteSpaceTokenizer())
 
 
 def _rouge_l(target: str, prediction: str) -> float:
-    wanted, given = target.lower().split(), prediction.lower().split()
-    return _f1(_longest_common_subsequence(wanted, given), len(wanted), len(given))
+    if not target.strip():
+        return float(not prediction.strip())
+    return float(_rouge_scorer().score(target, prediction)["rougeL"].fmeasure)
 
 
 def rouge_l(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
     """ROUGE-L F1 over lower-cased words split at white space, no stemming; best reference counts.
+
+    Suits every language that has spaces; punctuation belongs to its word. For the figures that
+    papers on English print, with rouge-score's own words, see `overlap_metrics.Rouge`.
 
     Example: target "a dog ran off", prediction "a cat ran": "a ran" is common, F1 = 2 * 2 / 7.
 
     Reference: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", section 3.1,
     with beta = 1.
     """
-    return {"rouge_l": _mean_of_best(_rouge_l, targets, predictions)}
+    return {"rouge_l": mean_of_best(_rouge_l, targets, predictions)}
 
 
 @functools.cache
@@ -111,7 +206,7 @@ def chrf(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, flo
 
     Reference: Popovic 2015, "chrF: character n-gram F-score for automatic MT evaluation".
     """
-    return {"chrf": _mean_of_best(_chrf, targets, predictions)}
+    return {"chrf": mean_of_best(_chrf, targets, predictions)}
 
 
 def percent(metric_fn: MetricFn) -> MetricFn:
@@ -133,8 +228,9 @@ def per_example_quality(
 ) -> tuple[str, Float[np.ndarray, " N"]]:
     """The task's first metric for each example by itself.
 
-    Any metric that is a mean over examples works; one whose value is in percent must be declared
-    so (`percent`), because 0 and 1 mean something on both scales.
+    Any metric that is a mean over examples works, and any other that says what measures one
+    example (`corpus_metric`). One whose value is in percent must be declared so (`percent`),
+    because 0 and 1 mean something on both scales.
 
     Args:
       task_metric_fns: `task.metric_fns` of a seqio task; the first is used, and if it gives several
@@ -154,7 +250,7 @@ def per_example_quality(
         )
     if len(targets) != len(predictions):
         raise ValueError(f"{len(targets)} targets but {len(predictions)} predictions")
-    metric_fn = task_metric_fns[0]
+    metric_fn = getattr(task_metric_fns[0], "per_example", task_metric_fns[0])
     metric_name = getattr(metric_fn, "__name__", type(metric_fn).__name__)
     qualities = np.empty(len(targets), np.float64)
     for i, (target, prediction) in enumerate(zip(targets, predictions, strict=True)):

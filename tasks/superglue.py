@@ -1,0 +1,142 @@
+"""The eight tasks of SuperGLUE in T5's formats, from TFDS or from a data folder.
+
+Every task has the metric that the paper plots, accuracy. Labels of the test split are hidden, so
+there are "train" and "validation". `cascade_superglue_v1` draws the tasks in proportion to their
+training examples, at most RATE_CAP each; three more mixtures differ in their rates alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import seqio
+import tensorflow as tf
+
+from cascade_jax.data import sources
+from cascade_jax.evaluation import quality
+from tasks import superglue_preprocessors as preprocessors
+from tasks.registration import add_mixture, add_task
+
+RATE_CAP = 3000  # as in FLAN 2021's code
+LARGE_RATE_CAP = 30000
+# T5's mixing weights: training examples, of ReCoRD one per answer, of WSC those labelled True.
+TRAIN_EXAMPLES = {
+    "boolq": 9427,
+    "cb": 250,
+    "copa": 400,
+    "multirc": 27243,
+    "record": 138854,
+    "rte": 2490,
+    "wic": 5428,
+    "wsc": 259,
+}
+
+_TRAIN = "train"
+
+
+class SuperGlueSource(sources.TfdsOrJsonlSource):
+    """Rows of one SuperGLUE data set, each with a flag `is_training` beside its fields."""
+
+    def __init__(
+        self, config: str, fields: Mapping[str, sources.FieldType], folder: str | None = None
+    ):
+        """Args: config: of the TFDS builder; folder: of the local files, if another's name."""
+        splits = {split: split for split in (_TRAIN, "validation")}
+        super().__init__(f"super_glue/{config}:1.0.2", fields, splits)
+        self.name = f"super_glue/{folder or config}"
+
+    def rows(self, split: str) -> sources.Rows:
+        """Reads the split's file.
+
+        Raises:
+          ValueError: "<task>/<split>.jsonl:<line>: ..." for a line that lacks a field, has one of
+            another type or a label out of range, or a text or a list that is empty.
+        """
+        rows = super().rows(split)
+        for index, row in enumerate(rows):
+            for field, value in row.items():
+                texts = [value] if isinstance(value, str) else value
+                if isinstance(texts, list) and not all(text.strip() for text in texts or [""]):
+                    path = sources.jsonl_path(sources.get_data_dir(), self.name, split)
+                    line = _line_number(path, index)
+                    raise ValueError(f"{path}:{line}: field {field!r} is {value!r}, must have text")
+        return rows
+
+    def get_dataset(
+        self, split=_TRAIN, shuffle=True, seed=None, shard_info=None, **unused_by_sources
+    ) -> tf.data.Dataset:
+        """The rows as a tf.data.Dataset; arguments as in `seqio.DataSource.get_dataset`."""
+        rows = super().get_dataset(split, shuffle, seed, shard_info)
+        return rows.map(lambda row: row | {"is_training": tf.constant(split == _TRAIN)})
+
+
+def _line_number(path: Path, index: int) -> int:
+    """Line, from 1, of the row at `index`; blank lines are no rows."""
+    with open(path, "rb") as lines:
+        return [number for number, line in enumerate(lines, 1) if line.strip()][index]
+
+
+def _add_labelled(name: str, texts: Sequence[str], classes: Sequence[str]) -> str:
+    """A task whose input has the texts in this order, and whose target is the class's name."""
+    fields = {text: str for text in texts} | {"label": range(len(classes))}
+    steps = preprocessors.labelled(name, texts, classes)
+    return add_task(_versioned(name), SuperGlueSource(name, fields), steps, quality.accuracy)
+
+
+def _add_multirc() -> str:
+    fields = {"paragraph": str, "question": str, "answer": str, "label": range(2)}
+    source = SuperGlueSource("multirc", fields | {"idx/question": int})
+    return add_task(_versioned("multirc"), source, preprocessors.multirc(), quality.accuracy)
+
+
+def _add_record() -> str:
+    fields = {"passage": str, "query": str, "entities": list[str], "answers": list[str]}
+    return add_task(
+        _versioned("record"),
+        SuperGlueSource("record", fields),
+        preprocessors.record(),
+        quality.accuracy,
+        preprocessors.references_as_target,
+    )
+
+
+def _add_wsc(name: str, steps: Sequence[Callable], postprocess_fn: Callable | None = None) -> str:
+    spans = {"span1_text": str, "span2_text": str}
+    places = {"span1_index": range(1000), "span2_index": range(1000)}
+    fields = {"text": str, "label": range(2)} | spans | places
+    # A data folder has the rows as published; spans are fixed by our preprocessors in any case.
+    source = SuperGlueSource("wsc.fixed", fields, folder="wsc")
+    return add_task(_versioned(name), source, steps, quality.accuracy, postprocess_fn)
+
+
+def _versioned(name: str) -> str:
+    return f"cascade_superglue_{name}_v1"
+
+
+_ENTAILMENT = ("entailment", "contradiction", "neutral")
+
+TASKS = (
+    _add_labelled("boolq", ["passage", "question"], preprocessors.TRUE_FALSE),
+    _add_labelled("cb", ["hypothesis", "premise"], _ENTAILMENT),
+    _add_labelled("copa", ["choice1", "choice2", "premise", "question"], ["choice1", "choice2"]),
+    _add_multirc(),
+    _add_record(),
+    _add_labelled("rte", ["hypothesis", "premise"], ["entailment", "not_entailment"]),
+    _add_labelled("wic", ["sentence1", "sentence2", "word"], preprocessors.TRUE_FALSE),
+    _add_wsc("wsc", preprocessors.wsc_referent(), preprocessors.is_wsc_referent),
+)
+# The same rows as in cascade_superglue_wsc_v1 in T5's other form; in none of the mixtures.
+WSC_SPANS = _add_wsc("wsc_spans", preprocessors.wsc_spans())
+
+
+def _add_proportional(name: str, cap: float) -> None:
+    def rate(task: seqio.Task) -> float:
+        # Not by the task's name: a copy on another vocabulary has another.
+        return float(min(TRAIN_EXAMPLES[task.source.name.removeprefix("super_glue/")], cap))
+
+    add_mixture(name, TASKS, rate)
+
+
+_add_proportional("cascade_superglue_v1", RATE_CAP)
+_add_proportional("cascade_superglue_cap_30000_v1", LARGE_RATE_CAP)
+_add_proportional("cascade_superglue_proportional_v1", float("inf"))
+add_mixture("cascade_superglue_equal_v1", TASKS, 1.0)
