@@ -69,11 +69,22 @@ def test_widened_adds_columns_after_the_others(tied, bias):
 
 
 @pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(soft_cap=0.0), "soft_cap 0.0 must be above 0, or None"),
+        (dict(soft_cap=-1.0), "soft_cap -1.0 must be above 0"),
+        (dict(soft_cap=float("nan")), "soft_cap nan must be above 0"),
+        (dict(dtype="float16"), r"dtype 'float16' is not one of \['bfloat16', 'float32'\]"),
+    ],
+)
+def test_bad_settings_are_refused_when_built(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Unembedding(jnp.zeros((4, 5)), **settings)
+
+
+@pytest.mark.parametrize(
     "kernel, settings, message",
     [
-        ((4, 5), dict(soft_cap=0.0), "soft_cap 0.0 must be above 0, or None"),
-        ((4, 5), dict(soft_cap=-1.0), "soft_cap -1.0 must be above 0"),
-        ((4, 5), dict(soft_cap=float("nan")), "soft_cap nan must be above 0"),
         ((4,), {}, r"kernel has shape \(4,\); it must have two axes"),
         ((4, 5), dict(bias=jnp.zeros(4)), r"bias has shape \(4,\); the kernel \(4, 5\) wants \(5,"),
         ((4, 5), dict(bias=jnp.zeros(5), tied=True), r"bias has shape \(5,\).*wants \(4,\)"),
@@ -82,9 +93,29 @@ def test_widened_adds_columns_after_the_others(tied, bias):
         ((4, 5), dict(vocab_size=5, tied=True), r"vocab_size 5 does not fit.*1 to 4"),
     ],
 )
-def test_what_does_not_fit_is_refused_when_built(kernel, settings, message):
+def test_check_refuses_arrays_that_do_not_fit(kernel, settings, message):
     with pytest.raises(ValueError, match=message):
-        Unembedding(jnp.zeros(kernel), **settings)
+        Unembedding(jnp.zeros(kernel), **settings).check()
+
+
+def test_check_takes_what_fits():
+    for tied in (False, True):
+        draw(tied, bias=True, vocab_size=COLUMNS)[0].check()
+
+
+def test_several_can_be_stacked_and_differentiated_at_once():
+    head, hidden = draw(bias=True, vocab_size=VOCAB, soft_cap=3.0)
+    other = jax.tree.map(lambda x: x * 2, head)
+    both = jax.tree.map(lambda *x: jnp.stack(x), head, other)
+    assert both.kernel.shape == (2, WIDTH, COLUMNS) and both.bias.shape == (2, COLUMNS)
+    gradient = jax.grad(lambda head: jnp.square(head.logits(hidden)).sum())
+    found = jax.vmap(gradient)(both)
+    for i, each in enumerate((head, other)):
+        jax.tree.map(
+            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6),
+            found,
+            gradient(each),
+        )
 
 
 def test_it_passes_through_transformations_with_its_settings():

@@ -301,7 +301,7 @@ def _complete_steps(folder: Path) -> list[int]:
 
 
 def _best_metric(found: dict[str, float]) -> float:
-    return found[BEST_METRIC]
+    return found.get(BEST_METRIC, 0.0)  # missing where no held-out token counted
 
 
 def _by_name(tree) -> dict[str, tuple]:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from cascade_jax.losses import fused, schedules, teachers, variants
 from cascade_jax.parallel.mesh import MeshConfig
@@ -215,6 +216,59 @@ def test_counted_labels_outside_the_vocabulary_are_counted_and_the_first_is_name
 
 
 @pytest.mark.parametrize("head", HEADS)
+def test_negative_weights_are_counted_and_the_first_is_named(head):
+    *models, targets, weights = arrays()
+    weights = weights.at[0, 2].set(-0.5).at[1, 1].set(-2)
+    message = r"2 weights are negative; the first is -0.5 at index \(0, 2\); allowed"
+    with pytest.raises(ValueError, match=message):
+        HEADS[head](variants.Xent(), *models, targets, weights)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    "teacher, message",
+    [
+        ((jnp.ones((*TOKENS, VOCAB)),), "the teacher is of type tuple; must be logits or one of"),
+        ([1.0, 2.0], "the teacher is of type list"),
+        (jnp.ones(()), "the teacher's logits are a scalar"),
+        (3.0, "the teacher's logits are a scalar"),
+        (jnp.ones((*TOKENS, VOCAB), jnp.int32), "the teacher's logits have dtype int32"),
+    ],
+)
+def test_a_teacher_of_another_kind_is_refused(head, teacher, message):
+    hidden, ours, _, _, targets, weights = arrays()
+    for loss in (variants.CATDist(), variants.Xent()):
+        if head == "plain":
+            with pytest.raises(ValueError, match=message):
+                loss(ours.logits(hidden), teacher, targets, weights)
+        else:  # it takes no logits at all
+            with pytest.raises(ValueError, match="of type|takes the teacher as TeacherHidden"):
+                fused.loss_sums(loss, hidden, ours, teacher, targets, weights)
+
+
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(bias=jnp.zeros(4)), r"bias has shape \(4,\); the kernel \(4, 5\)"),
+        (dict(vocab_size=6), "vocab_size 6 does not fit the kernel"),
+        (dict(kernel=jnp.zeros((1, 4, 5))), r"kernel has shape \(1, 4, 5\); it must have two"),
+    ],
+)
+def test_an_output_map_that_does_not_fit_itself_is_refused(whose, change, message):
+    hidden, ours, theirs, their_map, targets, weights = arrays()
+    if whose == "student":
+        ours = ours.replace(**change)
+    else:
+        their_map = their_map.replace(**change)
+        student, facts = ours.logits(hidden), teachers.TeacherHidden(theirs, their_map)
+        with pytest.raises(ValueError, match="TeacherHidden|" + message):
+            variants.CATDist()(student, facts, targets, weights)
+    with pytest.raises(ValueError, match=message):
+        fused_head(variants.CATDist(), hidden, ours, theirs, their_map, targets, weights)
+
+
+@pytest.mark.parametrize("head", HEADS)
 def test_padding_columns_are_outside_the_vocabulary(head):
     hidden, ours, theirs, their_map, targets, weights = arrays()
     ours, their_map = ours.replace(vocab_size=4), their_map.replace(vocab_size=4)
@@ -255,8 +309,7 @@ def test_without_a_counted_token_loss_and_gradient_are_zero(head, normalizer):
             sums = HEADS[head](
                 loss, hidden, ours, theirs * jnp.nan, their_map, targets, weights * 0
             )
-            value = sums.metrics["loss"].value()
-            return value, sums
+            return sums.loss_sum / jnp.maximum(sums.count, 1), sums
 
         return [
             jax.value_and_grad(mean, has_aux=True)(hidden, getattr(variants, name)(**options))
@@ -313,6 +366,17 @@ MESH = MeshConfig(4, 2)
 def test_an_axis_that_the_mesh_does_not_have_is_refused_when_built(axes):
     with pytest.raises(ValueError, match=r"'batch'.*[\[(]'data', 'model'[\])]"):
         fused.Layout(MESH.build(), **axes)
+
+
+def test_a_layout_of_one_axis_twice_is_refused_when_built():
+    with pytest.raises(ValueError, match="data and model are both 'data'; they must be two axes"):
+        fused.Layout(MESH.build(), "data", "data")
+
+
+def test_a_mesh_with_explicit_axes_is_refused_when_built():
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    with pytest.raises(ValueError, match="axes of types .*Explicit.*; all must be Auto"):
+        fused.Layout(mesh)
 
 
 @pytest.mark.parametrize("rows, vocab, numbers", [(3, 6, (3, 4)), (4, 5, (5, 2))])

@@ -15,7 +15,8 @@ from tests.losses.fused_test import compare, plain_head, value_and_gradients
 
 MESHES = [(8, 1), (4, 2), (2, 4), (1, 8)]
 HIDDEN_CASES = ("xent_smoothing_z", "cat_dist_kept", "dist_reverse_t2", "dist_jsd_t1.5",
-                "cat_xent_kept_z", "gatekeeper", "gatekeeper_from_teacher")  # fmt: skip
+                "cat_xent_kept_z", "gatekeeper", "gatekeeper_from_teacher",
+                "cat_xent_l", "cat_xent_s", "cat_dist_l", "cat_dist_s")  # fmt: skip
 FACTS_CASES = (("dist_w.3_t.5_all", "top_k"), ("gatekeeper_teacher", "top_k"),
                ("cat_xent", "argmax"))  # fmt: skip
 
@@ -175,3 +176,35 @@ def test_a_frozen_output_matrix_on_a_mesh():
     )
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert not np.asarray(d_theirs).any()
+
+
+def test_in_bfloat16_a_mesh_gives_what_one_device_gives():
+    mesh, _ = program((4, 2))
+    size = dict(vocab_size=cases.Problem.VOCAB, dtype="bfloat16")
+    problem = cases.Problem.draw(16, dict(bias=True) | size, dict(tied=True) | size, "bfloat16")
+    trained, rest, *_ = place(mesh, problem, *facts_of(problem))
+
+    @functools.partial(jax.jit, static_argnames="layout")
+    def run(trained, rest, layout=None):
+        facts = teachers.TeacherHidden(*rest[:2])
+
+        def loss_sum(trained):
+            sums = fused.loss_sums(
+                cases.build("cat_dist"), *trained, facts, *rest[2:], chunk_tokens=4, layout=layout
+            )
+            return sums.loss_sum
+
+        return jax.value_and_grad(loss_sum)(trained)
+
+    loss, found = run(trained, rest, fused.Layout(mesh))
+    expected_loss, expected = run(*problem.arrays)
+    # Products of bfloat16 numbers are exact in float32, in whatever order they are added.
+    assert loss == pytest.approx(float(expected_loss), rel=1e-6)
+    assert found[0].dtype == jnp.bfloat16 and found[1].kernel.dtype == jnp.float32
+    np.testing.assert_allclose(
+        found[1].bias, expected[1].bias, rtol=0, atol=1e-5 * np.abs(expected[1].bias).max()
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        # Now and then the last bit of bfloat16 falls the other way.
+        assert 0 < np.linalg.norm(b) and np.linalg.norm(a - b) <= 2.0**-8 * np.linalg.norm(b)
