@@ -104,8 +104,7 @@ def token_terms(
     teacher_ok, teacher_is_nan = _teacher_facts(teacher, targets, columns)
     labels, label_ok, cross_entropy = targets, student_ok, -picked
     if loss.labels == "teacher":
-        is_top_k = isinstance(teacher, teachers.TeacherTopK)
-        labels = teacher.argmax() if is_top_k else columns.first_argmax(teacher)
+        labels = _teacher_label(teacher, columns)
         label_ok, picked = _label(student, labels, columns)
     coefficients = loss.coefficients(label_ok, teacher_ok, step)
     shared = teacher_kl = None
@@ -130,9 +129,7 @@ def token_terms(
         values.append(coefficients.uniform * value)
         gradients.append(coefficients.uniform[:, None] * gradient)
     gradients.append((factor / student.total)[:, None] * student.exp(_GRADIENT))
-    is_wrong = (targets < 0) | (targets >= columns.num_ids)
-    if loss.needs_teacher:
-        is_wrong = is_wrong | teacher_is_nan
+    is_wrong = (targets < 0) | (targets >= columns.num_ids) | (loss.needs_teacher & teacher_is_nan)
     found = sums.TokenTerms(
         loss=jnp.where(is_wrong, jnp.nan, sum(values)),
         kept=coefficients.kept,
@@ -143,6 +140,13 @@ def token_terms(
         teacher_kl=teacher_kl,
     )
     return found, sum(gradients) if with_gradient else None
+
+
+def _teacher_label(teacher, columns):
+    """The teacher's most likely token."""
+    if isinstance(teacher, teachers.TeacherTopK):
+        return teacher.argmax()
+    return columns.first_argmax(teacher)
 
 
 def _label(student, labels, columns):

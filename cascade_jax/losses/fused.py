@@ -103,13 +103,9 @@ def loss_sums(
     checks.check_targets(targets, weights, unembedding.num_ids)
     arguments = hidden, unembedding, teacher, targets, weights
     hidden, unembedding, teacher, targets, weights = jax.tree.map(jnp.asarray, arguments)
-    _check(loss, hidden, unembedding, teacher, targets, weights, layout)
     if chunk_tokens is None:
         chunk_tokens = min(max(unembedding.features, 128), 1024)
-    if not isinstance(chunk_tokens, numbers.Integral) or chunk_tokens < 1:
-        raise ValueError(
-            f"chunk_tokens {chunk_tokens!r} must be an integer of at least 1, or None for a default"
-        )
+    _check(loss, hidden, unembedding, teacher, targets, weights, layout, chunk_tokens)
     setup = _Setup(loss, unembedding.num_ids, chunk_tokens, every_metric, layout)
     if not targets.size:
         return sums.reduce(_no_terms(setup, teacher, 0), weights.reshape(0), loss.normalizer)
@@ -125,8 +121,12 @@ def loss_sums(
     return sums.LossSums(loss_sum, reduced.count, reduced.metrics | {metrics.LOSS: shown})
 
 
-def _check(loss, hidden, unembedding, teacher, targets, weights, layout) -> None:
-    """Refuses arrays that do not fit each other or the mesh."""
+def _check(loss, hidden, unembedding, teacher, targets, weights, layout, chunk_tokens) -> None:
+    """Refuses arrays that do not fit each other or the mesh, and chunks of no tokens."""
+    if not isinstance(chunk_tokens, numbers.Integral) or chunk_tokens < 1:
+        raise ValueError(
+            f"chunk_tokens {chunk_tokens!r} must be an integer of at least 1, or None for a default"
+        )
     if isinstance(teacher, jax.Array):
         raise ValueError(
             "the fused head takes the teacher as TeacherHidden(hidden, unembedding) or as facts, "

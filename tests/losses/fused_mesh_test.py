@@ -91,8 +91,8 @@ def test_shards_without_a_counted_token_take_part_all_the_same(shape):
     facts = facts_of(problem)
     found = run(*place(mesh, problem, *facts))
     expected = plain(*problem.arrays, *facts)
-    for key in expected:
-        compare(found[key], expected[key], f"{key} on {shape}")
+    for key in expected:  # the few tokens left may all be dropped by the teacher's mask
+        compare(found[key], expected[key], f"{key} on {shape}", may_vanish="_l" in key[0])
 
 
 @pytest.mark.parametrize("shape", MESHES, ids=str)
