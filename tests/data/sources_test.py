@@ -16,6 +16,7 @@ SPLITS = {"train": "train", "validation": "test"}
 @pytest.fixture(autouse=True)
 def _restore_data_dir():
     before = sources.get_data_dir()
+    sources.set_data_dir(None)  # whatever a test of another file has left
     yield
     sources.set_data_dir(before)
 
