@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
+DTYPE_NAMES = ("bfloat16", "float32")  # of a computation; sums are float32 in either
 LOWEST = -1e30  # stands for -inf where 0 * -inf would be NaN
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-DTYPES = ("bfloat16", "float32")
+from cascade_jax.numerics import DTYPE_NAMES
 
 
 @flax.struct.dataclass
@@ -36,8 +36,8 @@ class Unembedding:
     def __post_init__(self):
         if self.soft_cap is not None and not self.soft_cap > 0:
             raise ValueError(f"soft_cap {self.soft_cap} must be above 0, or None for no cap")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype {self.dtype!r} is not one of {list(DTYPES)}")
+        if self.dtype not in DTYPE_NAMES:
+            raise ValueError(f"dtype {self.dtype!r} is not one of {list(DTYPE_NAMES)}")
 
     def check(self) -> None:
         """Refuses arrays that do not fit. (Not when built: trees of other things are built too.)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from cascade_jax.data.sources import TfdsOrJsonlSource
 from cascade_jax.evaluation import quality
-from tasks.registration import add_mixture, add_task
+from tasks.registration import add_mixture, add_task, references_as_target
 
 MIXTURE = "local_multitask_v1"
 RATE_CAP = 4000
@@ -39,13 +39,6 @@ def _written(prompt: Callable[[Row], tf.Tensor], target: str) -> list[Callable]:
         return texts | ({"references": row["references"]} if "references" in row else {})
 
     return [seqio.map_over_dataset(to_text)]
-
-
-def references_as_target(output: str, example=None, is_target: bool = False, **_unused):
-    """seqio postprocessor: a target is all its reference texts, if the row has any."""
-    if not is_target or example is None or not len(example["references"]):
-        return output
-    return [text.decode("utf-8") for text in example["references"]]
 
 
 def _joined(texts: tf.Tensor, separator: str) -> tf.Tensor:

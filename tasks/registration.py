@@ -46,3 +46,10 @@ def add_mixture(name: str, tasks: Sequence[str], rate: float | Callable) -> str:
     if name not in seqio.MixtureRegistry.names():
         seqio.MixtureRegistry.add(name, list(tasks), default_rate=rate)
     return name
+
+
+def references_as_target(output: str, example=None, is_target: bool = False, **_unused):
+    """seqio postprocessor: a target is all its reference texts, if the row has any."""
+    if not is_target or example is None or not len(example["references"]):
+        return output
+    return [text.decode("utf-8") for text in example["references"]]

@@ -6,7 +6,6 @@ training examples, at most RATE_CAP each; three more mixtures differ in their ra
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import seqio
 import tensorflow as tf
@@ -14,7 +13,7 @@ import tensorflow as tf
 from cascade_jax.data import sources
 from cascade_jax.evaluation import quality
 from tasks import superglue_preprocessors as preprocessors
-from tasks.registration import add_mixture, add_task
+from tasks.registration import add_mixture, add_task, references_as_target
 
 RATE_CAP = 3000  # as in FLAN 2021's code
 LARGE_RATE_CAP = 30000
@@ -41,25 +40,9 @@ class SuperGlueSource(sources.TfdsOrJsonlSource):
     ):
         """Args: config: of the TFDS builder; folder: of the local files, if another's name."""
         splits = {split: split for split in (_TRAIN, "validation")}
-        super().__init__(f"super_glue/{config}:1.0.2", fields, splits)
-        self.name = f"super_glue/{folder or config}"
-
-    def rows(self, split: str) -> sources.Rows:
-        """Reads the split's file.
-
-        Raises:
-          ValueError: "<task>/<split>.jsonl:<line>: ..." for a line that lacks a field, has one of
-            another type or a label out of range, or a text or a list that is empty.
-        """
-        rows = super().rows(split)
-        for index, row in enumerate(rows):
-            for field, value in row.items():
-                texts = [value] if isinstance(value, str) else value
-                if isinstance(texts, list) and not all(text.strip() for text in texts or [""]):
-                    path = sources.jsonl_path(sources.get_data_dir(), self.name, split)
-                    line = _line_number(path, index)
-                    raise ValueError(f"{path}:{line}: field {field!r} is {value!r}, must have text")
-        return rows
+        name = f"super_glue/{folder or config}"
+        tfds_name = f"super_glue/{config}:1.0.2"
+        super().__init__(tfds_name, fields, splits, name=name, blank_texts=False)
 
     def get_dataset(
         self, split=_TRAIN, shuffle=True, seed=None, shard_info=None, **unused_by_sources
@@ -67,12 +50,6 @@ class SuperGlueSource(sources.TfdsOrJsonlSource):
         """The rows as a tf.data.Dataset; arguments as in `seqio.DataSource.get_dataset`."""
         rows = super().get_dataset(split, shuffle, seed, shard_info)
         return rows.map(lambda row: row | {"is_training": tf.constant(split == _TRAIN)})
-
-
-def _line_number(path: Path, index: int) -> int:
-    """Line, from 1, of the row at `index`; blank lines are no rows."""
-    with open(path, "rb") as lines:
-        return [number for number, line in enumerate(lines, 1) if line.strip()][index]
 
 
 def _add_labelled(name: str, texts: Sequence[str], classes: Sequence[str]) -> str:
@@ -95,7 +72,7 @@ def _add_record() -> str:
         SuperGlueSource("record", fields),
         preprocessors.record(),
         quality.accuracy,
-        preprocessors.references_as_target,
+        references_as_target,
     )
 
 

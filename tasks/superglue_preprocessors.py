@@ -63,7 +63,7 @@ def record() -> list[Callable]:
     """Preprocessors of ReCoRD: in training an example per answer, in evaluation one per query.
 
     A highlight's mark ends the sentence before it. In evaluation the target is the first answer,
-    and all stand in "references" (see `references_as_target`).
+    and all stand in "references" (see `registration.references_as_target`).
 
     Example: {"query": "@placeholder can fly.", "passage": "Birds fly\\n@highlight\\nPigs do not",
     "entities": ["Birds", "Pigs"], "answers": ["Birds", "The birds"]} becomes "record query:
@@ -87,13 +87,6 @@ def _record_inputs(row: Row) -> tf.Tensor:
     entities = tf.strings.reduce_join(row["entities"], separator=", ")
     parts = ["record query:", row["query"], "entities:", entities, "passage:", passage]
     return tf.strings.join(parts, " ")
-
-
-def references_as_target(output: str, example=None, is_target: bool = False, **_unused):
-    """seqio postprocessor: a target is all the answers that count as right."""
-    if not is_target or example is None or not len(example["references"]):
-        return output
-    return [text.decode("utf-8") for text in example["references"]]
 
 
 def wsc_referent() -> list[Callable]:

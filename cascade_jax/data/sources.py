@@ -106,7 +106,14 @@ def _fits(value: Any, kind: FieldType) -> bool:
     return type(value) is kind
 
 
-def _pick(row: Any, field: str, kind: FieldType, where: str) -> Any:
+def _is_blank(value: Any) -> bool:
+    """Whether it is a text without a word, or a list that is empty or holds one."""
+    if isinstance(value, list):
+        return not value or any(map(_is_blank, value))
+    return isinstance(value, str) and not value.strip()
+
+
+def _pick(row: Any, field: str, kind: FieldType, where: str, blank_texts: bool) -> Any:
     """The value at path `field` ("choices/text") of a parsed line, checked."""
     value = row
     for key in field.split("/"):
@@ -118,23 +125,26 @@ def _pick(row: Any, field: str, kind: FieldType, where: str) -> Any:
         shown = json.dumps(value, ensure_ascii=False)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         raise ValueError(f"{where}: field {field!r} is {shown}, must be {_describe(kind)}")
+    if not blank_texts and _is_blank(value):
+        raise ValueError(f"{where}: field {field!r} is {value!r}, must have text")
     return value
 
 
-def read_jsonl(path: Path, fields: Mapping[str, FieldType]) -> Rows:
+def read_jsonl(path: Path, fields: Mapping[str, FieldType], *, blank_texts: bool = True) -> Rows:
     """Reads and checks a JSONL file; blank lines are skipped.
 
     Args:
       path: the file, UTF-8.
       fields: path of each wanted field ("label", "choices/text") and its type: str, int, float,
         bool, list[str], or range(n) for a class label.
+      blank_texts: whether a text may be blank, and a list of texts empty.
 
     Returns:
       One dictionary a line, keyed by the field paths.
 
     Raises:
       ValueError: "<file>:<line>: ..." for a line that does not parse, lacks a field or has one of
-        another type; also if the file has no line.
+        another type, or blank where that may not be; also if the file has no line.
     """
     rows = []
     with open(path, "rb") as lines:
@@ -151,7 +161,7 @@ def read_jsonl(path: Path, fields: Mapping[str, FieldType]) -> Rows:
                 raise ValueError(
                     f"{where}: not a JSON object ({what} at column {error.colno})"
                 ) from None
-            rows.append({field: _pick(row, field, kind, where) for field, kind in fields.items()})
+            rows.append({f: _pick(row, f, kind, where, blank_texts) for f, kind in fields.items()})
     if not rows:
         raise ValueError(f"{path}: is empty; a split needs at least one line")
     return rows
@@ -261,18 +271,23 @@ class TfdsOrJsonlSource(RowsSource):
         *,
         tfds_splits: Mapping[str, str] | None = None,
         is_in_tfds: bool = True,
+        name: str | None = None,
+        blank_texts: bool = True,
     ):
         """Declares where rows come from; nothing is opened here.
 
         Args:
-          tfds_name: TFDS builder with version, "glue/sst2:2.0.0"; the folder name has no version.
+          tfds_name: TFDS builder with version, "glue/sst2:2.0.0".
           fields: the fields that the task's preprocessors need, as in `read_jsonl`.
           splits: the task's split names, and the file (without .jsonl) that each comes from.
           tfds_splits: the same for TFDS, where it differs.
           is_in_tfds: False for data that only a local folder has.
+          name: of the local folder; None for the builder's, without its version.
+          blank_texts: as in `read_jsonl`; rows of TFDS are not checked.
         """
         super().__init__(tuple(splits), fields)
-        self.name = tfds_name.partition(":")[0]
+        self.name = name or tfds_name.partition(":")[0]
+        self._blank_texts = blank_texts
         self._files = dict(splits)
         self._is_in_tfds = is_in_tfds
         self._tfds_name = tfds_name if ":" in tfds_name else f"{tfds_name}:*.*.*"
@@ -286,7 +301,7 @@ class TfdsOrJsonlSource(RowsSource):
 
     def rows(self, split: str) -> Rows:
         """Reads the split's file; needs a data folder."""
-        return read_jsonl(self._split_file(split), self.fields)
+        return read_jsonl(self._split_file(split), self.fields, blank_texts=self._blank_texts)
 
     def fingerprint(self, split: str) -> str:
         """The file's hash, or the TFDS builder with its version and split."""

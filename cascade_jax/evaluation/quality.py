@@ -187,16 +187,17 @@ def rouge_l(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, 
 
 
 @functools.cache
-def _sacrebleu_chrf():
+def sacrebleu_chrf(word_order: int = 0):
+    """sacrebleu's chrF, made once for each order of words."""
     import sacrebleu
 
-    return sacrebleu.CHRF()
+    return sacrebleu.CHRF(word_order=word_order)
 
 
 def _chrf(target: str, prediction: str) -> float:
     if not target.strip():
         return float(not prediction.strip())
-    return _sacrebleu_chrf().sentence_score(prediction, [target]).score / 100.0
+    return sacrebleu_chrf().sentence_score(prediction, [target]).score / 100.0
 
 
 def chrf(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:

@@ -179,13 +179,6 @@ class Bleu:
         return {"sentence_bleu": float(np.mean(scores))}
 
 
-@functools.cache
-def _sacrebleu_chrf(word_order: int):
-    import sacrebleu
-
-    return sacrebleu.CHRF(word_order=word_order)
-
-
 @dataclasses.dataclass(frozen=True)
 class Chrf:
     """Corpus chrF2 (n-grams of 1 to 6 characters, recall counts double) by sacrebleu, in [0, 1].
@@ -226,7 +219,7 @@ class Chrf:
         Raises:
           ValueError: unequal or empty lists, no reference, something that is not text.
         """
-        chrf = _sacrebleu_chrf(self.word_order)
+        chrf = quality.sacrebleu_chrf(self.word_order)
         pairs = quality.text_pairs(targets, predictions)
         # sacrebleu shows these counts to its own significance test only; the version is pinned.
         counts = [
@@ -244,7 +237,7 @@ class Chrf:
         Raises:
           ValueError: another number of them, fractions, or negative ones.
         """
-        chrf = _sacrebleu_chrf(self.word_order)
+        chrf = quality.sacrebleu_chrf(self.word_order)
         found = chrf._compute_score_from_stats(_sum(summed, 3 * (6 + self.word_order)))
         return min(found.score / 100.0, 1.0)
 

@@ -101,7 +101,7 @@ def token_terms(
     """
     student = _softmax(logits, columns, count)
     student_ok, picked = _label(student, targets, columns)
-    teacher_ok, teacher_is_nan = _teacher_facts(teacher, targets, columns)
+    teacher_ok, teacher_is_nan = _verdict(teacher, targets, columns)
     labels, label_ok, cross_entropy = targets, student_ok, -picked
     if loss.labels == "teacher":
         labels = _teacher_label(teacher, columns)
@@ -173,18 +173,14 @@ def _is_papers_term(loss) -> bool:
     return loss.divergence == "cross_entropy" and fixed and loss.temperature == 1.0
 
 
-def _teacher_facts(teacher, targets, columns):
-    """Whether the teacher is right, None without one; and whether what it says is NaN."""
-    match teacher:
-        case None:
-            return None, False
-        case teachers.TeacherArgmax():
-            return teacher.is_correct, False
-        case teachers.TeacherTopK():
-            return teacher.is_correct(targets), jnp.isnan(teacher.log_probs).any(-1)
-        case _:
-            top = columns.max(teacher)
-            return columns.pick(teacher, targets[:, None])[:, 0] >= top, jnp.isnan(top)
+def _verdict(teacher, targets, columns):
+    """`teachers.verdict` on a vocabulary that may be split."""
+
+    def of_logits(logits):
+        top = columns.max(logits)
+        return columns.pick(logits, targets[:, None])[:, 0] >= top, jnp.isnan(top)
+
+    return teachers.verdict(teacher, targets, of_logits)
 
 
 def _hard(loss, coefficients, student, labels, picked, columns):

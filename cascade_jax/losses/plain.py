@@ -34,7 +34,11 @@ def loss_sums(loss, student_logits, teacher, targets, weights, *, step, every_me
 def token_terms(loss, student_logits, teacher, targets, step, every_metric) -> sums.TokenTerms:
     """Per-token terms; logits and facts must be finite on every token."""
     student_ok = terms.is_correct(student_logits, targets)
-    teacher_ok, teacher_is_nan = _teacher_facts(teacher, targets)
+    teacher_ok, teacher_is_nan = teachers.verdict(
+        teacher,
+        targets,
+        lambda z: (terms.is_correct(z, targets), jnp.isnan(jnp.max(z, axis=-1))),
+    )
     labels, label_ok = targets, student_ok
     if loss.labels == "teacher":
         is_top_k = isinstance(teacher, teachers.TeacherTopK)
@@ -69,19 +73,6 @@ def token_terms(loss, student_logits, teacher, targets, step, every_metric) -> s
         teacher_ok=teacher_ok,
         teacher_kl=teacher_kl,
     )
-
-
-def _teacher_facts(teacher, targets):
-    """Whether the teacher is right, None without one; and whether what it says is NaN."""
-    match teacher:
-        case None:
-            return None, False
-        case teachers.TeacherArgmax():
-            return teacher.is_correct, False
-        case teachers.TeacherTopK():
-            return teacher.is_correct(targets), jnp.isnan(teacher.log_probs).any(-1)
-        case _:
-            return terms.is_correct(teacher, targets), jnp.isnan(jnp.max(teacher, axis=-1))
 
 
 def _soft(loss, student_logits, teacher, step):

@@ -8,6 +8,8 @@
 | TeacherTopK | every variant: k log-probs, the rest of the vocabulary as one more bucket |
 """
 
+from collections.abc import Callable
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -91,6 +93,29 @@ def with_wide_ids(teacher: Teacher | None) -> Teacher | None:
     if not isinstance(teacher, TeacherTopK):
         return teacher
     return TeacherTopK(teacher.log_probs, teacher.ids.astype(jnp.int32))
+
+
+def verdict(
+    teacher: Teacher | None,
+    targets: Int[Array, "*n"],
+    of_logits: Callable[[Array], tuple[Bool[Array, "*n"], Bool[Array, "*n"]]],
+) -> tuple[Bool[Array, "*n"] | None, Bool[Array, "*n"] | bool]:
+    """Whether the teacher is right on each token, and whether what it says is NaN.
+
+    Args:
+      teacher: what is given; None is neither right nor wrong.
+      targets: labels.
+      of_logits: finds both from logits, which each head has in its own form.
+    """
+    match teacher:
+        case None:
+            return None, False
+        case TeacherArgmax():
+            return teacher.is_correct, False
+        case TeacherTopK():
+            return teacher.is_correct(targets), jnp.isnan(teacher.log_probs).any(-1)
+        case _:
+            return of_logits(teacher)
 
 
 def shows_kl(teacher: Teacher | None, need: str, every_metric: bool) -> bool:

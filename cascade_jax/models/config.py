@@ -4,8 +4,9 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 
+from cascade_jax.numerics import DTYPE_NAMES
+
 ACTIVATION_NAMES = ("gelu", "linear", "relu", "sigmoid", "silu", "tanh")
-DTYPE_NAMES = ("bfloat16", "float32")
 REMAT_NAMES = ("none", "full", "dots")
 
 _SIZES = (
