@@ -153,5 +153,15 @@ def _source(name: str) -> GeneratedSource:
     return GeneratedSource(functools.partial(make_rows, name), tuple(SPLIT_ROWS), fields)
 
 
-TASKS = tuple(add_task(f"demo_{name}_v1", _source(name), [], quality.accuracy) for name in _MAKERS)
+TASKS = tuple(
+    add_task(
+        f"demo_{name}_v1",
+        _source(name),
+        [],
+        [quality.accuracy],
+        suite="demo",
+        kind="short_answer",
+    )
+    for name in _MAKERS
+)
 add_mixture(MIXTURE, TASKS, 1.0)

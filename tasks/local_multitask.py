@@ -26,7 +26,9 @@ def _labelled(classes: Sequence[str], prompt: Callable[[Row], tf.Tensor]) -> lis
         return row["label"] >= 0  # TFDS marks rows without an agreed label (snli) with -1
 
     def to_text(row: Row) -> Row:
-        return {"inputs": prompt(row), "targets": tf.gather(tf.constant(classes), row["label"])}
+        options = tf.constant(classes)
+        answer = tf.gather(options, row["label"])
+        return {"inputs": prompt(row), "targets": answer, "options": options}
 
     return [lambda rows: rows.filter(is_labelled), seqio.map_over_dataset(to_text)]
 
@@ -45,6 +47,20 @@ def _joined(texts: tf.Tensor, separator: str) -> tf.Tensor:
     return tf.strings.reduce_join(texts, separator=separator)
 
 
+def _add(
+    name: str,
+    source: TfdsOrJsonlSource,
+    preprocessors: Sequence[Callable],
+    metric_fn: Callable,
+    postprocess_fn: Callable | None = None,
+    kind: str = "generation",
+) -> str:
+    task = f"local_{name}_v1"
+    return add_task(
+        task, source, preprocessors, [metric_fn], postprocess_fn, suite="local", kind=kind
+    )
+
+
 _TRAIN_VALIDATION = {"train": "train", "validation": "validation"}
 _VALIDATION_FROM_TEST = {"train": "train", "validation": "test"}
 
@@ -59,7 +75,8 @@ def _add_classification(
 ) -> str:
     fields = {text: str for text in texts} | {"label": range(-1, len(classes))}
     source = TfdsOrJsonlSource(tfds_name, fields, splits)
-    return add_task(f"local_{name}_v1", source, _labelled(classes, prompt), quality.accuracy)
+    steps = _labelled(classes, prompt)
+    return _add(name, source, steps, quality.accuracy, kind="classification")
 
 
 def _add_generation(
@@ -68,9 +85,7 @@ def _add_generation(
     fields = {field: list[str], "target": str, "references": list[str]}
     source = TfdsOrJsonlSource(tfds_name, fields, _TRAIN_VALIDATION)
     preprocessors = _written(prompt, "target")
-    return add_task(
-        f"local_{name}_v1", source, preprocessors, quality.rouge_l, references_as_target
-    )
+    return _add(name, source, preprocessors, quality.rouge_l, references_as_target)
 
 
 def _add_translation(language: str, language_name: str) -> str:
@@ -81,7 +96,8 @@ def _add_translation(language: str, language_name: str) -> str:
         is_in_tfds=False,
     )
     preprocessors = _written(lambda row: f"from {language_name} to English: " + row[language], "en")
-    return add_task(f"local_tatoeba_{language}_en_v1", source, preprocessors, quality.chrf)
+    name = f"tatoeba_{language}_en"
+    return _add(name, source, preprocessors, quality.chrf, kind="translation")
 
 
 def _add_equation() -> str:
@@ -91,7 +107,7 @@ def _add_equation() -> str:
         _VALIDATION_FROM_TEST,
     )
     preprocessors = _written(lambda row: "equation: " + row["question"], "answer")
-    return add_task("local_linear_1d_v1", source, preprocessors, quality.accuracy)
+    return _add("linear_1d", source, preprocessors, quality.accuracy, kind="short_answer")
 
 
 TASKS = (

@@ -4,32 +4,38 @@ from collections.abc import Callable, Sequence
 
 import seqio
 
-from cascade_jax.data import features
+from cascade_jax.data import catalog, features
 
 
 def add_task(
     name: str,
     source: seqio.DataSource,
     preprocessors: Sequence[Callable],
-    metric_fn: Callable,
+    metric_fns: Sequence[Callable],
     postprocess_fn: Callable | None = None,
+    *,
+    suite: str,
+    kind: str,
 ) -> str:
     """Registers a task, unless one of this name is there already, and gives back its name.
 
     Args:
       name: with its version, "demo_last_v1"; a changed prompt is a new version.
       source: where the rows come from.
-      preprocessors: from the source's fields to the texts "inputs" and "targets".
-      metric_fn: the task's one metric; it measures each example by itself too.
+      preprocessors: from the source's fields to the texts "inputs" and "targets"; where the answer
+        is one of a few, also to the list of texts "options".
+      metric_fns: the first measures each example by itself too, the others whole splits only.
       postprocess_fn: as in seqio; None leaves text as it is.
+      suite, kind: see `catalog.TaskCard`.
     """
+    catalog.add_card(name, catalog.TaskCard(suite, kind))
     if name not in seqio.TaskRegistry.names():
         seqio.TaskRegistry.add(
             name,
             source=source,
             preprocessors=[*preprocessors, *features.tokenizing()],
             output_features=features.output_features(),
-            metric_fns=[metric_fn],
+            metric_fns=list(metric_fns),
             postprocess_fn=postprocess_fn,
         )
     return name

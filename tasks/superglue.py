@@ -1,8 +1,9 @@
 """The eight tasks of SuperGLUE in T5's formats, from TFDS or from a data folder.
 
-Every task has the metric that the paper plots, accuracy. Labels of the test split are hidden, so
-there are "train" and "validation". `cascade_superglue_v1` draws the tasks in proportion to their
-training examples, at most RATE_CAP each; three more mixtures differ in their rates alone.
+The first metric of every task is accuracy, which the paper plots; CB, MultiRC and ReCoRD have
+SuperGLUE's own beside it. Labels of the test split are hidden, so there are "train" and
+"validation". `cascade_superglue_v1` draws the tasks in proportion to their training examples, at
+most RATE_CAP each; three more mixtures differ in their rates alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ import seqio
 import tensorflow as tf
 
 from cascade_jax.data import sources
-from cascade_jax.evaluation import quality
+from cascade_jax.evaluation import answer_metrics, quality
 from tasks import superglue_preprocessors as preprocessors
 from tasks.registration import add_mixture, add_task, references_as_target
 
@@ -52,57 +53,85 @@ class SuperGlueSource(sources.TfdsOrJsonlSource):
         return rows.map(lambda row: row | {"is_training": tf.constant(split == _TRAIN)})
 
 
-def _add_labelled(name: str, texts: Sequence[str], classes: Sequence[str]) -> str:
+def _add(
+    name: str,
+    source: SuperGlueSource,
+    steps: Sequence[Callable],
+    *more_metrics: Callable,
+    postprocess_fn: Callable | None = None,
+    kind: str = "classification",
+) -> str:
+    return add_task(
+        f"cascade_superglue_{name}_v1",
+        source,
+        steps,
+        [quality.accuracy, *more_metrics],
+        postprocess_fn,
+        suite="superglue",
+        kind=kind,
+    )
+
+
+def _add_labelled(
+    name: str, texts: Sequence[str], classes: Sequence[str], *more_metrics: Callable
+) -> str:
     """A task whose input has the texts in this order, and whose target is the class's name."""
     fields = {text: str for text in texts} | {"label": range(len(classes))}
     steps = preprocessors.labelled(name, texts, classes)
-    return add_task(_versioned(name), SuperGlueSource(name, fields), steps, quality.accuracy)
+    return _add(name, SuperGlueSource(name, fields), steps, *more_metrics)
 
 
 def _add_multirc() -> str:
     fields = {"paragraph": str, "question": str, "answer": str, "label": range(2)}
-    source = SuperGlueSource("multirc", fields | {"idx/question": int})
-    return add_task(_versioned("multirc"), source, preprocessors.multirc(), quality.accuracy)
+    return _add(
+        "multirc",
+        SuperGlueSource("multirc", fields | {"idx/question": int}),
+        preprocessors.multirc(),
+        answer_metrics.BinaryF1(),
+        answer_metrics.group_exact_match,
+        postprocess_fn=preprocessors.with_question,
+    )
 
 
 def _add_record() -> str:
     fields = {"passage": str, "query": str, "entities": list[str], "answers": list[str]}
-    return add_task(
-        _versioned("record"),
+    return _add(
+        "record",
         SuperGlueSource("record", fields),
         preprocessors.record(),
-        quality.accuracy,
-        references_as_target,
+        answer_metrics.squad,
+        postprocess_fn=references_as_target,
+        kind="multiple_choice",
     )
 
 
-def _add_wsc(name: str, steps: Sequence[Callable], postprocess_fn: Callable | None = None) -> str:
+def _add_wsc(
+    name: str, kind: str, steps: Sequence[Callable], postprocess_fn: Callable | None = None
+) -> str:
     spans = {"span1_text": str, "span2_text": str}
     places = {"span1_index": range(1000), "span2_index": range(1000)}
     fields = {"text": str, "label": range(2)} | spans | places
     # A data folder has the rows as published; spans are fixed by our preprocessors in any case.
     source = SuperGlueSource("wsc.fixed", fields, folder="wsc")
-    return add_task(_versioned(name), source, steps, quality.accuracy, postprocess_fn)
-
-
-def _versioned(name: str) -> str:
-    return f"cascade_superglue_{name}_v1"
+    return _add(name, source, steps, postprocess_fn=postprocess_fn, kind=kind)
 
 
 _ENTAILMENT = ("entailment", "contradiction", "neutral")
 
 TASKS = (
     _add_labelled("boolq", ["passage", "question"], preprocessors.TRUE_FALSE),
-    _add_labelled("cb", ["hypothesis", "premise"], _ENTAILMENT),
+    _add_labelled(
+        "cb", ["hypothesis", "premise"], _ENTAILMENT, answer_metrics.MeanClassF1(_ENTAILMENT)
+    ),
     _add_labelled("copa", ["choice1", "choice2", "premise", "question"], ["choice1", "choice2"]),
     _add_multirc(),
     _add_record(),
     _add_labelled("rte", ["hypothesis", "premise"], ["entailment", "not_entailment"]),
     _add_labelled("wic", ["sentence1", "sentence2", "word"], preprocessors.TRUE_FALSE),
-    _add_wsc("wsc", preprocessors.wsc_referent(), preprocessors.is_wsc_referent),
+    _add_wsc("wsc", "short_answer", preprocessors.wsc_referent(), preprocessors.is_wsc_referent),
 )
 # The same rows as in cascade_superglue_wsc_v1 in T5's other form; in none of the mixtures.
-WSC_SPANS = _add_wsc("wsc_spans", preprocessors.wsc_spans())
+WSC_SPANS = _add_wsc("wsc_spans", "classification", preprocessors.wsc_spans())
 
 
 def _add_proportional(name: str, cap: float) -> None:

@@ -38,7 +38,13 @@ def labelled(prefix: str, fields: Sequence[str], classes: Sequence[str]) -> list
 
 def _labelled_row(row: Row, prefix: str, fields: Sequence[str], classes: Sequence[str]) -> Row:
     inputs = tf.strings.join([prefix, *(part for f in fields for part in (f"{f}:", row[f]))], " ")
-    return {"inputs": inputs, "targets": tf.gather(tf.constant(classes), row["label"])}
+    return {"inputs": inputs} | _class(row["label"], classes)
+
+
+def _class(label: tf.Tensor, classes: Sequence[str]) -> Row:
+    """The target and, for rank classification, all that it could be."""
+    options = tf.constant(classes)
+    return {"targets": tf.gather(options, label), "options": options}
 
 
 def multirc() -> list[Callable]:
@@ -59,6 +65,13 @@ def multirc() -> list[Callable]:
     return [seqio.map_over_dataset(to_text)]
 
 
+def with_question(output: str, example=None, is_target: bool = False, **_unused) -> Any:
+    """seqio postprocessor of MultiRC: a target is an answer to a question, the group it is of."""
+    if not is_target or example is None:
+        return output
+    return {"group": int(example["idx/question"]), "value": output}
+
+
 def record() -> list[Callable]:
     """Preprocessors of ReCoRD: in training an example per answer, in evaluation one per query.
 
@@ -74,7 +87,7 @@ def record() -> list[Callable]:
     def to_texts(row: Row) -> tf.data.Dataset:
         answers = row["answers"]
         answers = tf.cond(tf.size(answers) > 0, lambda: answers, lambda: tf.constant([NO_ANSWER]))
-        texts = {"inputs": _record_inputs(row), "references": answers}
+        texts = {"inputs": _record_inputs(row), "references": answers, "options": row["entities"]}
         targets = tf.cond(row["is_training"], lambda: answers, lambda: answers[:1])
         return tf.data.Dataset.from_tensor_slices(targets).map(lambda t: texts | {"targets": t})
 
@@ -121,8 +134,7 @@ def wsc_spans() -> list[Callable]:
     def to_text(row: Row) -> Row:
         text, spans = row["text"], [fixed_span(row["text"], row[f"span{n}_text"]) for n in (1, 2)]
         text = _mark_spans(text, spans, [row["span1_index"], row["span2_index"]])
-        targets = tf.gather(tf.constant(TRUE_FALSE), row["label"])
-        return {"inputs": "wsc text: " + text, "targets": targets}
+        return {"inputs": "wsc text: " + text} | _class(row["label"], TRUE_FALSE)
 
     return [seqio.map_over_dataset(to_text)]
 

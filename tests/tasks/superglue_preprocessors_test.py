@@ -23,6 +23,8 @@ def test_a_labelled_task_joins_its_fields_in_the_order_given():
     other = row | {"label": 1}
     first, second = _processed(steps, row, other)
     inputs = b"rte hypothesis: It is wet. premise: It rains."
+    for example in (first, second):
+        assert example.pop("options").tolist() == [b"entailment", b"not"]
     assert first == {"inputs": inputs, "targets": b"entailment"}
     assert second == {"inputs": inputs, "targets": b"not"}
 
@@ -36,12 +38,20 @@ def test_multirc_takes_tags_out():
     }
     dataset = tf.data.Dataset.from_tensors(row | {"idx": {"question": 7}})
     (example,) = preprocessors.multirc()[0](dataset).as_numpy_iterator()
+    assert example.pop("options").tolist() == [b"False", b"True"]
     assert example == {
         "inputs": b"multirc question: Who ran? answer: Ann paragraph: Sent 1: Ann ran. Sent 2: "
         b"Ben sat.",
         "targets": b"True",
         "idx/question": 7,
     }
+
+
+def test_multirc_answers_belong_to_their_question():
+    row = {"idx/question": 7}
+    target = preprocessors.with_question("True", example=row, is_target=True)
+    assert target == {"group": 7, "value": "True"}
+    assert preprocessors.with_question("False", example=row, is_target=False) == "False"
 
 
 RECORD_ROW = {
@@ -64,6 +74,7 @@ def test_record_ends_sentences_at_highlights_and_repeats_for_answers(is_training
             b"do not! They run"
         )
         assert example["references"].tolist() == [b"Birds", b"The birds"]
+        assert example["options"].tolist() == [b"Birds", b"Pigs"]
 
 
 @pytest.mark.parametrize("is_training", [True, False])

@@ -186,6 +186,41 @@ def test_the_target_as_answer_is_worth_1(real_data, name):
     assert metric == "accuracy" and len(values) >= 3 and (values == 1.0).all()
 
 
+def _figures(name, change):
+    """All metrics of a task on its real validation rows, answered by change(target text, row)."""
+    task = seqio.TaskRegistry.get(f"cascade_superglue_{name}_v1")
+    targets, answers = [], []
+    for index, example in enumerate(_dataset(name, "validation")):
+        text = _texts(example)[1]
+        answer = change(text, index)
+        targets.append(task.postprocess_fn(text, example=example, is_target=True))
+        answers.append(task.postprocess_fn(answer, example=example, is_target=False))
+    figures = {}
+    for metric_fn in task.metric_fns:
+        figures |= metric_fn(targets, answers)
+    return figures
+
+
+def test_superglues_own_metrics_stand_beside_accuracy(real_data):
+    figures = _figures("multirc", lambda text, index: text if index else "neither")
+    rows = _raw("multirc", "validation")
+    assert figures["accuracy"] == 1 - 1 / len(rows)
+    # The first question is the only one with a wrong answer.
+    assert figures["exact_match"] == 1 - 1 / len({row["idx/question"] for row in rows})
+    assert 0.99 < figures["f1"] < 1
+    assert _figures("record", lambda text, _: f"The {text}!") == {
+        "accuracy": 0.0,
+        "em": 1.0,
+        "f1": 1.0,
+    }
+    labels = [row["label"] for row in _raw("cb", "validation")]
+    figures = _figures("cb", lambda *_: "contradiction")
+    share = labels.count(1) / len(labels)
+    assert figures == pytest.approx(
+        {"accuracy": share, "mean_3class_f1": 2 * share / (1 + share) / 3}, abs=1e-12
+    )
+
+
 def test_record_has_an_example_per_answer_in_training_and_per_query_in_evaluation(real_data):
     rows = {split: _raw("record", split) for split in SPLITS}
     trained = [_texts(example)[1] for example in _dataset("record", "train")]

@@ -1,0 +1,46 @@
+"""What a task is, for people who choose among tasks; seqio's registry keeps none of it."""
+
+import difflib
+from dataclasses import dataclass
+
+KINDS = (
+    "classification",  # the answer is one of the task's classes
+    "multiple_choice",  # one of the options that the row brings
+    "short_answer",
+    "translation",
+    "summarization",
+    "generation",  # any other text
+    "language_modeling",  # no question, no answer
+)
+
+
+@dataclass(frozen=True)
+class TaskCard:
+    """Facts of a task beside what seqio registers.
+
+    Attributes:
+      suite: the benchmark it belongs to, "superglue".
+      kind: one of KINDS. Rows of the first two have their options as a list of texts, "options".
+    """
+
+    suite: str
+    kind: str
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            near = difflib.get_close_matches(str(self.kind), KINDS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"kind is {self.kind!r}; must be one of {KINDS}{hint}")
+
+
+_cards: dict[str, TaskCard] = {}
+
+
+def add_card(task_name: str, card: TaskCard) -> None:
+    """Notes what a registered task is."""
+    _cards[task_name] = card
+
+
+def card_of(task_name: str) -> TaskCard | None:
+    """The card of a task; None for one that was registered with seqio alone."""
+    return _cards.get(task_name)
