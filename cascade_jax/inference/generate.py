@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cascade_jax import numerics
-from cascade_jax.models.t5 import T5
+from cascade_jax.models import families
 
 
 @flax.struct.dataclass
@@ -44,7 +44,7 @@ class _State:
 
 @functools.lru_cache(maxsize=32)
 def make_generate_fn(
-    model: T5, max_length: int, eos_id: int
+    model: families.Model, max_length: int, eos_id: int
 ) -> Callable[[Mapping[str, Any], Int[Array, "B S"]], Generation]:
     """A jitted `(params, inputs) -> Generation`, compiled once for each shape of inputs.
 
@@ -71,11 +71,7 @@ def make_generate_fn(
 
     @jax.jit
     def generate_fn(params, inputs):
-        variables = {"params": params}
-        encoded = model.apply(variables, inputs, method="encode")
-        _, created = model.apply(
-            variables, encoded, inputs, max_length, method="init_cache", mutable=["cache"]
-        )
+        first, cache = families.start_decoding(model, params, inputs, max_length)
 
         def next_state(state):
             logits, updated = model.apply(
@@ -87,14 +83,14 @@ def make_generate_fn(
             )
             return _advance(state, logits[:, 0], updated["cache"], eos_id)
 
-        start = _initial_state(inputs.shape[0], max_length, created["cache"])
+        start = _initial_state(first, max_length, cache)
         return jax.lax.while_loop(is_running, next_state, start).generation
 
     return generate_fn
 
 
 def generate(
-    model: T5,
+    model: families.Model,
     params: Mapping[str, Any],
     inputs: Int[Array, "B S"],
     *,
@@ -109,7 +105,7 @@ def generate(
     Args:
       model: an unbound module.
       params: its parameters.
-      inputs: encoder tokens, 0 for padding.
+      inputs: tokens, 0 for padding at the end.
       max_length: the most tokens that an answer may have, the end of sequence included.
       eos_id: id that ends a row.
 
@@ -119,11 +115,12 @@ def generate(
     return make_generate_fn(model, max_length, eos_id)(params, inputs)
 
 
-def _initial_state(batch_size, max_length, cache):
+def _initial_state(first, max_length, cache):
+    batch_size = len(first)
     shape = (batch_size, max_length)
     return _State(
         step=jnp.zeros((), jnp.int32),
-        last=jnp.zeros((batch_size,), jnp.int32),
+        last=first,
         has_ended=jnp.zeros((batch_size,), bool),
         generation=Generation(
             tokens=jnp.zeros(shape, jnp.int32),

@@ -102,3 +102,169 @@ def _check_name(field: str, value: object, allowed: Sequence[str]) -> None:
     raise ValueError(
         f"{field} = {value!r}: expected one of {', '.join(allowed)}; nearest is {nearest!r}"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are stretched for longer contexts than a model was first trained on.
+
+    Attributes:
+      factor: by how much.
+      kind: "linear" divides every frequency by `factor` (Gemma 3); "llama3" only those whose wave
+        is long against `original_length`, with a ramp between.
+      low_frequency_factor, high_frequency_factor, original_length: of "llama3": waves longer than
+        original_length / low_frequency_factor are divided, those shorter than
+        original_length / high_frequency_factor are kept.
+    """
+
+    factor: float
+    kind: str = "linear"
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    original_length: int = 8192
+
+    def __post_init__(self):
+        _check_name("kind", self.kind, ("linear", "llama3"))
+        if not self.factor > 0:
+            raise ValueError(f"factor = {self.factor!r}: expected a number above 0")
+        if not 0 < self.low_frequency_factor < self.high_frequency_factor:
+            raise ValueError(
+                f"low_frequency_factor = {self.low_frequency_factor!r}: expected above 0 and below "
+                f"high_frequency_factor = {self.high_frequency_factor!r}"
+            )
+        _check_size("original_length", self.original_length)
+
+
+ATTENTION_KINDS = ("full", "sliding")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """A decoder-only Transformer of the Gemma, Llama and Qwen kind.
+
+    Attributes:
+      vocab_size: number of token ids, id 0 being padding.
+      embed_dim: width of the residual stream.
+      num_layers: layers.
+      num_heads, num_kv_heads, head_dim: query heads, the key and value heads that they share in
+        equal groups, and the size of each.
+      mlp_dim, mlp_activations: as in `T5Config`.
+      norm_epsilon, norm_adds_one: of every RMSNorm.
+      post_norms: each block's output is normed too before it is added (Gemma 2 and 3).
+      qk_norm: queries and keys are normed per head, before rotation (Gemma 3, Qwen 3).
+      qkv_bias: queries, keys and values have biases (Qwen 2).
+      attention_out_bias: attention's output has one.
+      query_scale: what attention logits are multiplied by; None for 1 / sqrt(head_dim).
+      rope_theta, rope_scaling: of the rotary positions.
+      sliding_window: in layers of kind "sliding" a position sees itself and the
+        `sliding_window - 1` before it.
+      attention_kinds: "full" or "sliding", repeated over the layers: ("sliding", "full") takes
+        turns.
+      sliding_rope_theta: of the sliding layers, unscaled; None for the same as the others.
+      attention_soft_cap, logit_soft_cap: c of `c * tanh(x / c)` (Gemma 2); None for no cap.
+      scaled_embedding: embeddings are multiplied by sqrt(embed_dim) (Gemma).
+      tied_logits: project to the vocabulary with the embedding.
+      bidirectional_prefix: positions of the input see each other both ways (prefix-LM); False is
+        causal throughout, as these families were trained.
+      bos_id: what stands at the start of every example in place of `DecoderBatch`'s 0.
+      dropout_rate: of every block's output, in [0, 1).
+      query_chunk: attention goes over the queries in blocks of so many, so that its memory grows
+        with the length and not with its square.
+      dtype, remat, scan_layers: as in `T5Config`.
+
+    Raises:
+      ValueError: if a value is outside what its line above allows.
+    """
+
+    vocab_size: int
+    embed_dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    mlp_activations: Sequence[str] = ("silu", "linear")
+    norm_epsilon: float = 1e-6
+    norm_adds_one: bool = False
+    post_norms: bool = False
+    qk_norm: bool = False
+    qkv_bias: bool = False
+    attention_out_bias: bool = False
+    query_scale: float | None = None
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int | None = None
+    attention_kinds: Sequence[str] = ("full",)
+    sliding_rope_theta: float | None = None
+    attention_soft_cap: float | None = None
+    logit_soft_cap: float | None = None
+    scaled_embedding: bool = False
+    tied_logits: bool = True
+    bidirectional_prefix: bool = False
+    bos_id: int = 0
+    dropout_rate: float = 0.0
+    query_chunk: int = 512
+    dtype: str = "float32"
+    remat: str = "none"
+    scan_layers: bool = False
+
+    def __post_init__(self):
+        for name in (*_DECODER_SIZES, "query_chunk"):
+            _check_size(name, getattr(self, name))
+        for name in ("mlp_activations", "attention_kinds"):
+            # Tuples, so that the config can be hashed whatever sequence a config file gave.
+            object.__setattr__(self, name, _names(name, getattr(self, name)))
+        for activation in self.mlp_activations:
+            _check_name("mlp_activations", activation, ACTIVATION_NAMES)
+        for kind in self.attention_kinds:
+            _check_name("attention_kinds", kind, ATTENTION_KINDS)
+        _check_name("dtype", self.dtype, DTYPE_NAMES)
+        _check_name("remat", self.remat, REMAT_NAMES)
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise ValueError(f"dropout_rate = {self.dropout_rate!r}: expected 0 <= rate < 1")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads = {self.num_heads}: expected a multiple of num_kv_heads = "
+                f"{self.num_kv_heads}"
+            )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"head_dim = {self.head_dim}: expected an even number, for rotary positions"
+            )
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for name in ("norm_epsilon", "rope_theta"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: expected a number above 0")
+        optional = ("query_scale", "sliding_rope_theta", "attention_soft_cap", "logit_soft_cap")
+        for name in optional:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} = {value!r}: expected a number above 0, or None")
+        if self.sliding_window is not None:
+            _check_size("sliding_window", self.sliding_window)
+        elif "sliding" in self.attention_kinds:
+            raise ValueError(
+                f"attention_kinds = {self.attention_kinds!r}: 'sliding' needs sliding_window"
+            )
+        if isinstance(self.bos_id, bool) or not 0 <= self.bos_id < self.vocab_size:
+            raise ValueError(
+                f"bos_id = {self.bos_id!r}: expected an id of the vocabulary, 0 to "
+                f"{self.vocab_size - 1}"
+            )
+
+    def attention_kind(self, layer: int) -> str:
+        """ "full" or "sliding", of a layer counted from 0."""
+        return self.attention_kinds[layer % len(self.attention_kinds)]
+
+
+_DECODER_SIZES = (
+    "vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
+)  # fmt: skip
+
+
+def _names(field: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not value:
+        raise ValueError(f"{field} = {value!r}: expected a tuple of one or more names")
+    return tuple(value)

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from cascade_jax.models.config import T5Config
-from cascade_jax.models.t5 import parameter_shapes
+from cascade_jax.models.config import DecoderConfig, T5Config
+from cascade_jax.models.families import ModelConfig, parameter_shapes
 
 
 def parameter_count(params: Mapping[str, Any]) -> int:
@@ -16,7 +16,7 @@ def parameter_count(params: Mapping[str, Any]) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nn.meta.unbox(params)))
 
 
-def flops_per_token(model: T5Config | Mapping[str, Any]) -> int:
+def flops_per_token(model: ModelConfig | Mapping[str, Any]) -> int:
     """FLOPs to generate one token: `2 * parameters`, a multiply and an add for each.
 
     Counts every parameter, embeddings included, and no attention over the context: the cost axis
@@ -25,5 +25,6 @@ def flops_per_token(model: T5Config | Mapping[str, Any]) -> int:
     Args:
       model: the config of a model, or its parameters (arrays or shapes).
     """
-    params = parameter_shapes(model) if isinstance(model, T5Config) else model
+    is_config = isinstance(model, T5Config | DecoderConfig)
+    params = parameter_shapes(model) if is_config else model
     return 2 * parameter_count(params)

@@ -37,19 +37,21 @@ def residual_constraint(x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
 
 
 class Dense(nn.Module):
-    """`x @ kernel` over the last axis, without a bias.
+    """`x @ kernel + bias` over the last axis.
 
     Attributes:
       features: size of the output's last axis.
       kernel_axes: logical names of the kernel's two axes.
       dtype: of the product; the kernel is float32.
       kernel_init: initializer of the kernel.
+      use_bias: whether there is a bias, which starts at 0.
     """
 
     features: int
     kernel_axes: tuple[str, str]
     dtype: str = "float32"
     kernel_init: nn.initializers.Initializer = _truncated_fan_in
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "*n in"]) -> Float[Array, "*n out"]:
@@ -60,27 +62,44 @@ class Dense(nn.Module):
             jnp.float32,
         )
         dims = (((x.ndim - 1,), (0,)), ((), ()))
-        return jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), dims)
+        product = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), dims)
+        if not self.use_bias:
+            return product
+        init = nn.with_logical_partitioning(nn.initializers.zeros, self.kernel_axes[1:])
+        bias = self.param("bias", init, (self.features,), jnp.float32)
+        return product + jnp.expand_dims(bias.astype(self.dtype), range(x.ndim - 1))
 
 
 class RMSNorm(nn.Module):
-    """`x / sqrt(mean(x^2) + 1e-6) * scale`: no mean is subtracted and no bias added.
+    """`x / sqrt(mean(x^2) + epsilon) * scale`: no mean is subtracted and no bias added.
 
     The mean is taken in float32 whatever the dtype.
+
+    Attributes:
+      dtype: of the result.
+      epsilon: keeps a row of zeros finite.
+      adds_one: the factor is `1 + scale`, and multiplies in float32 (Gemma).
+      axis: logical name of the last axis.
 
     Reference: Zhang and Sennrich 2019, equation 4; Raffel et al. 2020, section 2.1.
     """
 
     dtype: str = "float32"
+    epsilon: float = 1e-6
+    adds_one: bool = False
+    axis: str = axes.EMBED
 
     @nn.compact
     def __call__(self, x: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
-        init = nn.with_logical_partitioning(nn.initializers.ones, (axes.EMBED,))
+        start = nn.initializers.zeros if self.adds_one else nn.initializers.ones
+        init = nn.with_logical_partitioning(start, (self.axis,))
         scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
         x = x.astype(jnp.float32)
-        normed = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
-        scale = jnp.expand_dims(scale.astype(self.dtype), range(x.ndim - 1))
-        return normed.astype(self.dtype) * scale
+        normed = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+        scale = jnp.expand_dims(scale, range(x.ndim - 1))
+        if self.adds_one:
+            return (normed * (1.0 + scale)).astype(self.dtype)
+        return normed.astype(self.dtype) * scale.astype(self.dtype)
 
 
 class Embed(nn.Module):

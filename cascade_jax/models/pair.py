@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from cascade_jax.models.config import T5Config
+from cascade_jax.models.families import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,8 +13,8 @@ class ModelPair:
       ValueError: if the vocabularies differ in size, so that no per-token loss can compare them.
     """
 
-    student: T5Config
-    teacher: T5Config
+    student: ModelConfig
+    teacher: ModelConfig
 
     def __post_init__(self):
         if self.student.vocab_size != self.teacher.vocab_size:

@@ -280,6 +280,15 @@ class T5(nn.Module):
             mask = mask & _same_segment(input_segment_ids, input_segment_ids)
         return self.encoder(self.token_embedder(inputs), mask, deterministic)
 
+    def start_decoding(self, inputs: Int[Array, "B S"], max_length: int) -> Int[Array, " B"]:
+        """Encodes the inputs and creates the cache: apply with `mutable=["cache"]`.
+
+        Returns:
+          The first token to give to `decode_step`, 0 for every row.
+        """
+        self.init_cache(self.encode(inputs), inputs, max_length)
+        return jnp.zeros((inputs.shape[0],), jnp.int32)
+
     def init_cache(
         self, encoded: Float[Array, "B S D"], inputs: Int[Array, "B S"], max_length: int
     ) -> None:

@@ -18,11 +18,11 @@ from jaxtyping import PRNGKeyArray, PyTree
 from cascade_jax import metrics
 from cascade_jax.data import pipeline
 from cascade_jax.losses import variants
-from cascade_jax.models import pair, t5
-from cascade_jax.models.config import T5Config
+from cascade_jax.models import families, pair
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.training import checkpoints, reporting, run_folder
+from cascade_jax.training import start as start_lib
 from cascade_jax.training import state as state_lib
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
@@ -49,6 +49,7 @@ class TrainRun:
       teacher_run: where the teacher's parameters are: the name of another run of the same output
         folder, or the folder of a run.
       teacher_checkpoint: "best" or "last" of that run.
+      start: where the first parameters are, see `training/start.py`; None for fresh ones.
       microbatches: into how many parts a batch is cut to save memory; the result is the same.
       head: "fused", or "plain" for whole logits; see `training/step.py`.
       chunk_tokens: tokens at a time in the fused head; None for a default.
@@ -61,14 +62,15 @@ class TrainRun:
     """
 
     name: str
-    model: T5Config
+    model: families.ModelConfig
     data: pipeline.DataConfig
     loss: variants.Loss
     optimizer: Adafactor
     steps: int
-    teacher: T5Config | None = None
+    teacher: families.ModelConfig | None = None
     teacher_run: str | None = None
     teacher_checkpoint: str = "best"
+    start: start_lib.Start | None = None
     microbatches: int = 1
     head: str = "fused"
     chunk_tokens: int | None = None
@@ -107,6 +109,10 @@ class TrainRun:
                 f"run {self.name!r}: batch_size {self.data.batch_size} does not divide by "
                 f"microbatches {self.microbatches}"
             )
+        for model in (self.model, self.teacher):
+            families.check_reads(model, self.data.architecture, self.data.pack)
+        if self.start is not None:
+            self.start.check(self.model)
         if (self.teacher is None) != (self.teacher_run is None):
             raise ValueError(
                 f"run {self.name!r}: give both teacher and teacher_run or neither; "
@@ -233,7 +239,7 @@ def train_one(run: TrainRun, output_dir: Path, mesh: Mesh) -> state_lib.TrainSta
     mixture, config = _check_one(run, output_dir, mesh)
 
     ############################ Start or resume ############################
-    student = t5.T5(run.model)
+    student = families.build(run.model)
     abstract = state_lib.abstract_state(student, run.optimizer.build(), mesh)
     parameter_key, dropout_key = jax.random.split(jax.random.key(run.seed))
     store = checkpoints.CheckpointStore(folder, run.keep_last, run.keep_best)
@@ -243,10 +249,11 @@ def train_one(run: TrainRun, output_dir: Path, mesh: Mesh) -> state_lib.TrainSta
             state, position = store.restore(first_step, abstract)
         else:
             optimizer = run.optimizer.build()
-            state, position = (
-                state_lib.initialize(student, optimizer, parameter_key, abstract),
-                None,
-            )
+            state = state_lib.initialize(student, optimizer, parameter_key, abstract)
+            position = None
+            if run.start is not None:
+                found = (run.start, run.name, run.model, output_dir, mesh, mixture.fingerprint)
+                state = state.replace(params=start_lib.parameters(*found))
         if first_step >= run.steps:
             print(f"{run.name}: already trained to step {first_step}, nothing to do")
             return state
@@ -281,7 +288,7 @@ def _load_teacher(run: TrainRun, output_dir: Path, mesh: Mesh, fingerprint: str)
     """The teacher and its parameters; they are never updated."""
     if run.teacher is None:
         return None, None
-    teacher = t5.T5(run.teacher)
+    teacher = families.build(run.teacher)
     folder = run_folder.resolve(output_dir, run.teacher_run)
     if not checkpoints.has_checkpoint(folder):
         raise checkpoints.CheckpointError(

@@ -11,9 +11,9 @@ from cascade_jax.training import checkpoints
 # Settings that may change between two starts of one run: they change neither its parameters nor
 # which of its checkpoints is the best.
 _FREE = ("log_every", "eval_every", "keep_last")
-_FREE_DATA = ("data_dir", "vocabulary")  # places; fingerprints of what is there are compared
+_FREE_DATA = ("data_dir", "vocabulary", "cache_dir")  # places; what is there has a fingerprint
 # A model is the same one under these.
-_FREE_MODEL = ("dropout_rate", "dtype", "remat", "scan_layers")
+_FREE_MODEL = ("dropout_rate", "dtype", "remat", "scan_layers", "query_chunk")
 
 
 def describe(value: Any) -> Any:
@@ -108,15 +108,15 @@ def check_same_model(name: str, model: Any, folder: Path) -> None:
         )
 
 
-def check_same_vocabulary(name: str, fingerprint: str, teacher_folder: Path) -> None:
-    """Refuses a teacher that was trained on another vocabulary.
+def check_same_vocabulary(name: str, fingerprint: str, folder: Path) -> None:
+    """Refuses to read a run (a teacher, or what a run starts from) with another vocabulary.
 
     Raises:
       ValueError: naming both vocabularies.
     """
-    theirs = checkpoints.config_of(teacher_folder)["vocabulary_fingerprint"]
+    theirs = checkpoints.config_of(folder)["vocabulary_fingerprint"]
     if theirs != fingerprint:
         raise ValueError(
-            f"run {name!r}: student and teacher vocabularies differ: the student's data has "
-            f"{fingerprint}, the teacher in {teacher_folder} was trained with {theirs}"
+            f"run {name!r}: vocabularies differ: its data has {fingerprint}, the run in {folder} "
+            f"was trained with {theirs}"
         )

@@ -8,7 +8,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from cascade_jax.models import t5
+from cascade_jax.models import families
 from cascade_jax.parallel import rules
 
 
@@ -27,9 +27,9 @@ class TrainState:
     opt_state: PyTree
 
 
-def abstract_parameters(model: t5.T5, mesh: Mesh) -> PyTree:
+def abstract_parameters(model: families.Model, mesh: Mesh) -> PyTree:
     """Shapes, dtypes and shardings of the model's parameters on a mesh."""
-    boxes = t5.parameter_shapes(model.config)
+    boxes = families.parameter_shapes(model.config)
     shardings = rules.parameter_shardings(boxes, mesh)
     return jax.tree.map(_with_sharding, nn.unbox(boxes), shardings)
 
@@ -38,7 +38,9 @@ def _with_sharding(leaf, sharding):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def abstract_state(model: t5.T5, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(
+    model: families.Model, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
     """Shapes, dtypes and shardings of the whole state, for `initialize` and for restoring.
 
     Optimizer statistics of a parameter's shape are split like the parameter; all others (the row
@@ -63,7 +65,7 @@ def abstract_state(model: t5.T5, optimizer: optax.GradientTransformation, mesh: 
 
 
 def initialize(
-    model: t5.T5,
+    model: families.Model,
     optimizer: optax.GradientTransformation,
     key: PRNGKeyArray,
     abstract: TrainState,
@@ -76,10 +78,9 @@ def initialize(
       key: PRNG key of the initial parameters.
       abstract: from `abstract_state`.
     """
-    tokens = jnp.zeros((1, 1), jnp.int32)
 
     def make(key):
-        params = nn.unbox(model.init(key, tokens, tokens)["params"])
+        params = families.initialize(model, key)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)

@@ -10,9 +10,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PRNGKeyArray, PyTree
 
 from cascade_jax import metrics, numerics
-from cascade_jax.batch import Batch
+from cascade_jax.batch import Batch, DecoderBatch
 from cascade_jax.losses import fused, sums, teachers, variants
-from cascade_jax.models import t5
+from cascade_jax.models import families
 from cascade_jax.parallel import mesh as mesh_lib
 from cascade_jax.parallel import rules
 from cascade_jax.training.state import TrainState
@@ -21,33 +21,20 @@ StepMetrics = dict[str, metrics.Ratio]
 HEADS = ("fused", "plain")
 
 
-def logits(model: t5.T5, params: PyTree, batch: Batch, dropout_key: PRNGKeyArray | None = None):
-    """Teacher-forced logits [B, L, V] of a model; dropout is on when a key is given."""
-    return _apply(model, params, batch, dropout_key, "__call__")
-
-
-def hidden(model: t5.T5, params: PyTree, batch: Batch, dropout_key: PRNGKeyArray | None = None):
+def hidden(
+    model: families.Model,
+    params: PyTree,
+    batch: Batch | DecoderBatch,
+    dropout_key: PRNGKeyArray | None = None,
+):
     """Hidden states [B, L, D] that the logits are made of, and the map that makes them."""
-    states = _apply(model, params, batch, dropout_key, "hidden")
-    return states, t5.unembedding(model.config, params)
-
-
-def _apply(model, params, batch, dropout_key, method):
-    return model.apply(
-        {"params": params},
-        batch.inputs,
-        batch.decoder_inputs,
-        input_segment_ids=batch.input_segment_ids,
-        target_segment_ids=batch.target_segment_ids,
-        deterministic=dropout_key is None,
-        rngs=None if dropout_key is None else {"dropout": dropout_key},
-        method=method,
-    )
+    states = families.hidden(model, params, batch, dropout_key)
+    return states, families.unembedding(model.config, params)
 
 
 def make_loss_fn(
-    student: t5.T5,
-    teacher: t5.T5 | None,
+    student: families.Model,
+    teacher: families.Model | None,
     loss: variants.Loss,
     *,
     head: str = "fused",
@@ -70,7 +57,7 @@ def make_loss_fn(
     """
     if head not in HEADS:
         raise ValueError(f"head {head!r} is not one of {list(HEADS)}")
-    forward = hidden if head == "fused" else logits
+    forward = hidden if head == "fused" else families.logits
     layout = None if mesh is None else fused.Layout(mesh, mesh_lib.DATA, mesh_lib.MODEL)
 
     def loss_fn(
@@ -117,7 +104,7 @@ def make_train_step(
       i comes from `fold_in(key, i)` alone, so a resumed run repeats it.
     """
 
-    def train_step(state: TrainState, teacher_params: PyTree, batch: Batch, key: PRNGKeyArray):
+    def train_step(state: TrainState, teacher_params: PyTree, batch: Batch | DecoderBatch, key):
         step_key = jax.random.fold_in(key, state.step)
 
         def value(params, part, part_key):

@@ -1,0 +1,245 @@
+"""Attention of a decoder-only model: rotary positions, shared key heads, windows, a cache.
+
+Which key a query sees follows from small arrays (`Places`), never from a [length, length] one, and
+queries are taken in blocks, so that neither pass holds an array that grows with the square of the
+length.
+"""
+
+import math
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from cascade_jax import axes
+from cascade_jax.models.config import DecoderConfig, RopeScaling
+from cascade_jax.models.layers import Dense, RMSNorm
+
+_MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
+
+
+@flax.struct.dataclass
+class Places:
+    """Where tokens stand, as far as attention has to know.
+
+    Attributes:
+      positions: inside the example, from 0.
+      segments: number of the example in a packed row; all alike in a row of one example.
+      is_prefix: True for tokens that see each other both ways.
+      is_readable: False for a key that nobody may see, such as an empty place of a cache.
+    """
+
+    positions: Int[Array, "B T"]
+    segments: Int[Array, "B T"]
+    is_prefix: Bool[Array, "B T"]
+    is_readable: Bool[Array, "B T"]
+
+
+def is_visible(query: Places, key: Places, window: Int[Array, ""]) -> Bool[Array, "B Q T"]:
+    """True where a query may look at a key.
+
+    A key is seen from its own example, from positions that are not before it (or anywhere in the
+    prefix, if both are of it), and not from `window` or more positions after it.
+    """
+
+    def of_query(name):
+        return getattr(query, name)[:, :, None]
+
+    def of_key(name):
+        return getattr(key, name)[:, None, :]
+
+    distance = of_query("positions") - of_key("positions")
+    in_order = (distance >= 0) | (of_query("is_prefix") & of_key("is_prefix"))
+    same = of_query("segments") == of_key("segments")
+    return of_key("is_readable") & same & in_order & (distance < window)
+
+
+def frequencies(
+    head_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> Float[Array, " half"]:
+    """Angle per position of each pair of a head's numbers, `theta ** (-2 i / head_dim)`, stretched.
+
+    Reference: Su et al. 2021, "RoFormer", section 3.2.2; the stretching is that of Llama 3.1 and of
+    Chen et al. 2023, "Extending Context Window of Large Language Models via Position
+    Interpolation".
+    """
+    found = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if scaling is None:
+        return found
+    stretched = found / scaling.factor
+    if scaling.kind == "linear":
+        return stretched
+    turns = scaling.original_length * found / (2 * math.pi)  # in the original context
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return kept * found + (1.0 - kept) * stretched
+
+
+def rotate(
+    x: Float[Array, "B T H K"], positions: Int[Array, "B T"], freqs: Float[Array, " half"]
+) -> Float[Array, "B T H K"]:
+    """Turns the pairs (x_i, x_{i + K/2}) of every head by `position * frequency_i`, in float32."""
+    angles = positions.astype(jnp.float32)[:, :, None] * freqs[None, None, :]
+    sin, cos = jnp.sin(angles)[:, :, None], jnp.cos(angles)[:, :, None]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+def attend(
+    query: Float[Array, "B Q H K"],
+    key: Float[Array, "B T G K"],
+    value: Float[Array, "B T G K"],
+    query_places: Places,
+    key_places: Places,
+    *,
+    window: Int[Array, ""],
+    scale: float,
+    soft_cap: float | None,
+    chunk: int,
+) -> Float[Array, "B Q H K"]:
+    """`softmax(cap(scale * q k^T)) v` with the keys that each query may see; softmax in float32.
+
+    Each of the G key heads serves H / G query heads that stand together. Blocks of `chunk` queries
+    follow each other, and the backward pass computes their weights anew.
+
+    Reference: Vaswani et al. 2017, section 3.2; Ainslie et al. 2023, "GQA"; Rabe and Staats 2021,
+    "Self-attention Does Not Need O(n^2) Memory".
+    """
+    batch, length, heads, size = query.shape
+    groups = key.shape[2]
+
+    @jax.checkpoint
+    def block(query, places):
+        query = query.reshape(batch, -1, groups, heads // groups, size)
+        logits = jnp.einsum("bqghk,btgk->bghqt", query, key, preferred_element_type=jnp.float32)
+        logits = logits * scale
+        if soft_cap is not None:
+            logits = soft_cap * jnp.tanh(logits / soft_cap)
+        visible = is_visible(places, key_places, window)[:, None, None]
+        weights = jax.nn.softmax(jnp.where(visible, logits, _MASKED), axis=-1)
+        weights = jnp.where(visible, weights, 0.0).astype(value.dtype)
+        found = jnp.einsum("bghqt,btgk->bqghk", weights, value)
+        return found.reshape(batch, -1, heads, size)
+
+    if length <= chunk:
+        return block(query, query_places)
+    count = -(-length // chunk)
+
+    def cut(x):  # [B Q ...] -> [count B chunk ...]
+        x = jnp.pad(x, ((0, 0), (0, count * chunk - length), *((0, 0),) * (x.ndim - 2)))
+        return x.reshape(batch, count, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+    blocks = jax.lax.map(lambda b: block(*b), jax.tree.map(cut, (query, query_places)))
+    return blocks.swapaxes(0, 1).reshape(batch, count * chunk, heads, size)[:, :length]
+
+
+@flax.struct.dataclass
+class Kind:
+    """What differs between layers of kind "full" and "sliding", as arrays that a scan can stack."""
+
+    window: Int[Array, "..."]
+    freqs: Float[Array, "... half"]
+
+
+def kind_of(config: DecoderConfig, layer: int) -> Kind:
+    """The kind of a layer counted from 0."""
+    theta, scaling = config.rope_theta, config.rope_scaling
+    window = jnp.iinfo(jnp.int32).max
+    if config.attention_kind(layer) == "sliding":
+        window = config.sliding_window
+        if config.sliding_rope_theta is not None:
+            theta, scaling = config.sliding_rope_theta, None
+    return Kind(jnp.asarray(window, jnp.int32), frequencies(config.head_dim, theta, scaling))
+
+
+class GroupedAttention(nn.Module):
+    """Self-attention with rotary positions and key heads that groups of query heads share."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B Q D"],
+        kind: Kind,
+        query_places: Places,
+        key_places: Places,
+        slot: Int[Array, ""] | None,
+        deterministic: bool,
+    ) -> Float[Array, "B Q D"]:
+        """Attends from x.
+
+        Args:
+          x: what queries, keys and values are made of.
+          kind: of this layer.
+          query_places: of x.
+          key_places: of x too (slot None), else of all places of the cache.
+          slot: first place of the cache that the keys and values of x go to; None for no cache.
+          deterministic: unused; the block's output has the dropout.
+        """
+        config = self.config
+        query = self._heads("query", x, config.num_heads)
+        key = self._heads("key", x, config.num_kv_heads)
+        value = self._heads("value", x, config.num_kv_heads)
+        if config.qk_norm:
+            query, key = self._norm("query_norm")(query), self._norm("key_norm")(key)
+        query = rotate(query, query_places.positions, kind.freqs)
+        key = rotate(key, query_places.positions, kind.freqs)
+        if slot is not None:
+            length = key_places.positions.shape[1]
+            key = self._cached("cached_key", key, slot, length)
+            value = self._cached("cached_value", value, slot, length)
+        found = attend(
+            query,
+            key,
+            value,
+            query_places,
+            key_places,
+            window=kind.window,
+            scale=config.query_scale or config.head_dim**-0.5,
+            soft_cap=config.attention_soft_cap,
+            chunk=config.query_chunk,
+        )
+        joined = found.reshape(*found.shape[:2], config.num_heads * config.head_dim)
+        return Dense(
+            x.shape[-1],
+            (axes.JOINED_HEADS, axes.EMBED),
+            config.dtype,
+            use_bias=config.attention_out_bias,
+            name="out",
+        )(joined)
+
+    def _norm(self, name: str) -> RMSNorm:
+        config = self.config
+        return RMSNorm(
+            config.dtype, config.norm_epsilon, config.norm_adds_one, axes.HEAD_SIZE, name=name
+        )
+
+    def _heads(self, name: str, x: Any, num_heads: int) -> Any:
+        """Projects x [B L D] to [B L num_heads K]."""
+        config = self.config
+        joined = Dense(
+            num_heads * config.head_dim,
+            (axes.EMBED, axes.JOINED_HEADS),
+            config.dtype,
+            use_bias=config.qkv_bias,
+            name=name,
+        )(x)
+        heads = joined.reshape(*joined.shape[:2], num_heads, config.head_dim)
+        return _heads_constraint(heads)
+
+    def _cached(self, name: str, new: Any, slot: Any, length: int) -> Any:
+        """All cached keys (or values) after those of x have been put in."""
+        shape = (new.shape[0], length, *new.shape[2:])
+        start = lambda: _heads_constraint(jnp.zeros(shape, new.dtype))  # noqa: E731
+        variable = self.variable("cache", name, start)
+        variable.value = jax.lax.dynamic_update_slice_in_dim(variable.value, new, slot, axis=1)
+        return variable.value
+
+
+def _heads_constraint(x):
+    return nn.with_logical_constraint(x, (axes.BATCH, axes.LENGTH, axes.HEADS, axes.HEAD_SIZE))

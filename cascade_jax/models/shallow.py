@@ -1,0 +1,128 @@
+"""A shallower model made of some layers of a deeper one."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cascade_jax.models.config import DecoderConfig, T5Config
+from cascade_jax.models.families import ModelConfig
+
+# What a deeper model may have otherwise: these change neither names nor shapes nor meaning.
+_FREE = ("dropout_rate", "dtype", "remat", "scan_layers", "query_chunk")
+# Compared layer by layer.
+_BY_LAYER = ("num_layers", "num_encoder_layers", "num_decoder_layers", "attention_kinds")
+
+
+def evenly_spaced(count: int, of: int) -> tuple[int, ...]:
+    """`count` layers of `of`, the first and the last among them, at even distances.
+
+    Example: ``evenly_spaced(6, 12)`` is (0, 2, 4, 7, 9, 11), DistilBERT's choice.
+
+    Raises:
+      ValueError: if there are not so many.
+
+    Reference: Sanh et al. 2019, "DistilBERT", section 3 (one layer out of two).
+    """
+    if not 1 <= count <= of:
+        raise ValueError(f"cannot choose {count} layers out of {of}")
+    if count == 1:
+        return (0,)
+    return tuple(round(i * (of - 1) / (count - 1)) for i in range(count))
+
+
+def check_alike(shallow: ModelConfig, deep: ModelConfig) -> None:
+    """Refuses two models that differ in more than their depth.
+
+    Raises:
+      ValueError: lists what differs.
+    """
+    if type(shallow) is not type(deep):
+        kinds = f"{type(shallow).__name__} and {type(deep).__name__}"
+        raise ValueError(f"layers of one model go into another of its kind only, not {kinds}")
+    names = [f.name for f in dataclasses.fields(shallow) if f.name not in (*_FREE, *_BY_LAYER)]
+    different = [
+        f"{name} is {getattr(shallow, name)!r} and not {getattr(deep, name)!r}"
+        for name in names
+        if getattr(shallow, name) != getattr(deep, name)
+    ]
+    if different:
+        raise ValueError(
+            f"layers of one model go into another of its widths only; {'; '.join(different)}"
+        )
+
+
+def choose_layers(
+    params: Mapping[str, Any],
+    shallow: ModelConfig,
+    deep: ModelConfig,
+    layers: Sequence[int] | None = None,
+    encoder_layers: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """Parameters of the shallow model: everything of the deep one, but only some of its layers.
+
+    Args:
+      params: of the deep model, without boxes; layers stacked or not, as its config says.
+      shallow, deep: configs that differ in their depth alone (and in layout, dtype, dropout).
+      layers: which layers of a decoder, counted from 0, in their new order; None for evenly spaced.
+      encoder_layers: likewise of a T5's encoder.
+
+    Raises:
+      ValueError: the models differ in more, or the layers are not as many as the shallow model has,
+        not of the deep one, or of another kind of attention than in their new place.
+    """
+    check_alike(shallow, deep)
+    if isinstance(shallow, DecoderConfig):
+        if encoder_layers is not None:
+            raise ValueError("encoder_layers is given, but a decoder-only model has no encoder")
+        chosen = _check("layers", layers, shallow.num_layers, deep.num_layers)
+        _check_kinds(chosen, shallow, deep)
+        return _choose(params, chosen, deep, shallow)
+    assert isinstance(shallow, T5Config) and isinstance(deep, T5Config)
+    counts = shallow.num_encoder_layers, deep.num_encoder_layers
+    encoder = _check("encoder_layers", encoder_layers, *counts)
+    decoder = _check("layers", layers, shallow.num_decoder_layers, deep.num_decoder_layers)
+    return {
+        **params,
+        "encoder": _choose(params["encoder"], encoder, deep, shallow),
+        "decoder": _choose(params["decoder"], decoder, deep, shallow),
+    }
+
+
+def _check(name: str, layers: Sequence[int] | None, count: int, of: int) -> tuple[int, ...]:
+    if layers is None:
+        return evenly_spaced(count, of)
+    if len(layers) != count or not all(type(i) is int and 0 <= i < of for i in layers):
+        raise ValueError(
+            f"{name} is {list(layers)}; must be {count} numbers from 0 to {of - 1}, one for each "
+            "layer of the shallow model"
+        )
+    return tuple(layers)
+
+
+def _check_kinds(chosen: Sequence[int], shallow: DecoderConfig, deep: DecoderConfig) -> None:
+    """A layer that learned with a window, or other rotary positions, is no use without them."""
+    kinds = tuple(deep.attention_kind(layer) for layer in chosen)
+    places = tuple(shallow.attention_kind(place) for place in range(len(chosen)))
+    if kinds != places:
+        raise ValueError(
+            f"layers {list(chosen)} are of the kinds {kinds}, their new places of {places}; choose "
+            "other layers, or give the shallow model these attention_kinds"
+        )
+
+
+def _choose(tree, chosen, deep, shallow):
+    """A stack with some of its layers, stacked or not as `shallow` has it."""
+    rest = {name: value for name, value in tree.items() if not name.startswith("layers")}
+    if deep.scan_layers and shallow.scan_layers:
+        index = jnp.asarray(chosen)
+        return rest | {"layers": jax.tree.map(lambda leaf: leaf[index], tree["layers"])}
+    if deep.scan_layers:
+        one = [jax.tree.map(lambda leaf, i=i: leaf[i], tree["layers"]) for i in chosen]
+    else:
+        one = [tree[f"layers_{i}"] for i in chosen]
+    if shallow.scan_layers:
+        return rest | {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *one)}
+    return rest | {f"layers_{i}": layer for i, layer in enumerate(one)}
