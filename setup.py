@@ -33,6 +33,7 @@ setuptools.setup(
         "editdistance",
         "flax",
         "gin-config",
+        "importlib_resources",  # TensorFlow Datasets imports it to prepare data and does not say so
         "jax",
         "jaxtyping",
         "matplotlib",

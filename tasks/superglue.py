@@ -9,7 +9,6 @@ most RATE_CAP each; three more mixtures differ in their rates alone.
 from collections.abc import Callable, Mapping, Sequence
 
 import seqio
-import tensorflow as tf
 
 from cascade_jax.data import sources
 from cascade_jax.evaluation import answer_metrics, quality
@@ -30,32 +29,24 @@ TRAIN_EXAMPLES = {
     "wsc": 259,
 }
 
-_TRAIN = "train"
 
-
-class SuperGlueSource(sources.TfdsOrJsonlSource):
-    """Rows of one SuperGLUE data set, each with a flag `is_training` beside its fields."""
-
-    def __init__(
-        self, config: str, fields: Mapping[str, sources.FieldType], folder: str | None = None
-    ):
-        """Args: config: of the TFDS builder; folder: of the local files, if another's name."""
-        splits = {split: split for split in (_TRAIN, "validation")}
-        name = f"super_glue/{folder or config}"
-        tfds_name = f"super_glue/{config}:1.0.2"
-        super().__init__(tfds_name, fields, splits, name=name, blank_texts=False)
-
-    def get_dataset(
-        self, split=_TRAIN, shuffle=True, seed=None, shard_info=None, **unused_by_sources
-    ) -> tf.data.Dataset:
-        """The rows as a tf.data.Dataset; arguments as in `seqio.DataSource.get_dataset`."""
-        rows = super().get_dataset(split, shuffle, seed, shard_info)
-        return rows.map(lambda row: row | {"is_training": tf.constant(split == _TRAIN)})
+def _source(
+    config: str, fields: Mapping[str, sources.FieldType], folder: str | None = None
+) -> sources.TfdsOrJsonlSource:
+    """Rows of a config of the TFDS builder, or of a data folder (by another name, if given)."""
+    return sources.TfdsOrJsonlSource(
+        f"super_glue/{config}:1.0.2",
+        fields,
+        {split: split for split in ("train", "validation")},
+        name=f"super_glue/{folder or config}",
+        blank_texts=False,
+        training_flag=True,  # ReCoRD and WSC read differently in training
+    )
 
 
 def _add(
     name: str,
-    source: SuperGlueSource,
+    source: sources.TfdsOrJsonlSource,
     steps: Sequence[Callable],
     *more_metrics: Callable,
     postprocess_fn: Callable | None = None,
@@ -78,14 +69,14 @@ def _add_labelled(
     """A task whose input has the texts in this order, and whose target is the class's name."""
     fields = {text: str for text in texts} | {"label": range(len(classes))}
     steps = preprocessors.labelled(name, texts, classes)
-    return _add(name, SuperGlueSource(name, fields), steps, *more_metrics)
+    return _add(name, _source(name, fields), steps, *more_metrics)
 
 
 def _add_multirc() -> str:
     fields = {"paragraph": str, "question": str, "answer": str, "label": range(2)}
     return _add(
         "multirc",
-        SuperGlueSource("multirc", fields | {"idx/question": int}),
+        _source("multirc", fields | {"idx/question": int}),
         preprocessors.multirc(),
         answer_metrics.BinaryF1(),
         answer_metrics.group_exact_match,
@@ -97,7 +88,7 @@ def _add_record() -> str:
     fields = {"passage": str, "query": str, "entities": list[str], "answers": list[str]}
     return _add(
         "record",
-        SuperGlueSource("record", fields),
+        _source("record", fields),
         preprocessors.record(),
         answer_metrics.squad,
         postprocess_fn=references_as_target,
@@ -112,7 +103,7 @@ def _add_wsc(
     places = {"span1_index": range(1000), "span2_index": range(1000)}
     fields = {"text": str, "label": range(2)} | spans | places
     # A data folder has the rows as published; spans are fixed by our preprocessors in any case.
-    source = SuperGlueSource("wsc.fixed", fields, folder="wsc")
+    source = _source("wsc.fixed", fields, folder="wsc")
     return _add(name, source, steps, postprocess_fn=postprocess_fn, kind=kind)
 
 

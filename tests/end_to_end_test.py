@@ -10,6 +10,7 @@ from pathlib import Path
 import gin
 import pyarrow.parquet as pq
 import pytest
+import sacrebleu
 
 from cascade_jax import metrics
 from cascade_jax.cli.main import main
@@ -24,6 +25,7 @@ TASKS = """
 import seqio
 from cascade_jax.data.sources import TfdsOrJsonlSource
 from cascade_jax.evaluation.quality import accuracy, token_f1
+from cascade_jax.evaluation.translation_metrics import Bleu, Chrf
 
 FEATURES = {
     name: seqio.Feature(seqio.ByteVocabulary(), add_eos=True) for name in ("inputs", "targets")
@@ -34,7 +36,12 @@ def to_text(row):
     return {"inputs": "say " + row["question"], "targets": row["answer"]}
 
 
-for name, metric in (("colour", accuracy), ("echo", token_f1)):
+def with_options(row):
+    return to_text(row) | {"options": ["red", "blue", "green"]}
+
+
+COLOUR, ECHO = ("colour", with_options, [accuracy]), ("echo", to_text, [token_f1, Bleu(), Chrf()])
+for name, text_fn, metrics in (COLOUR, ECHO):
     seqio.TaskRegistry.add(
         f"own_{name}_v1",
         source=TfdsOrJsonlSource(
@@ -44,12 +51,12 @@ for name, metric in (("colour", accuracy), ("echo", token_f1)):
             is_in_tfds=False,
         ),
         preprocessors=[
-            seqio.map_over_dataset(to_text),
+            seqio.map_over_dataset(text_fn),
             seqio.preprocessors.tokenize,
             seqio.preprocessors.append_eos_after_trim,
         ],
         output_features=FEATURES,
-        metric_fns=[metric],
+        metric_fns=metrics,
     )
 seqio.MixtureRegistry.add("own_mixture_v1", ["own_colour_v1", "own_echo_v1"], default_rate=1.0)
 """
@@ -268,6 +275,22 @@ def test_records_hold_both_models_and_one_teacher(out):
     assert table[0]["inputs"] == "say colour 0" and table[0]["target"] == "red"
 
 
+def test_records_hold_counts_and_figures_of_corpus_metrics(out):
+    """Figures by sacrebleu, from the answers in the table."""
+    for name in STUDENTS:
+        read = records.read(out / "records" / "validation" / f"{name}.parquet")
+        echoes = [r for r in pq.read_table(read.source).to_pylist() if r["task"] == "own_echo_v1"]
+        figures, found = read.metadata["figures"]["own_echo_v1"], read.statistics("own_echo_v1")
+        assert set(figures) == {"token_f1", "bleu", "corpus_chrf"}
+        for model, counts in (("student", found.student), ("teacher", found.teacher)):
+            texts = [r[f"{model}_answer"] for r in echoes], [[r["target"] for r in echoes]]
+            bleu, chrf = sacrebleu.corpus_bleu(*texts).score, sacrebleu.corpus_chrf(*texts).score
+            assert found.metric.score(counts.sum(axis=0)) == pytest.approx(bleu / 100, abs=1e-9)
+            assert figures["bleu"][model] == pytest.approx(bleu / 100, abs=1e-9)
+            assert figures["corpus_chrf"][model] == pytest.approx(chrf / 100, abs=1e-9)
+        assert read.statistics("own_colour_v1") is None
+
+
 def test_the_report_needs_no_model_and_nothing_outside(out, report):
     for picture in ("curve", "decomposition", "tasks"):
         assert (report / f"{picture}.png").read_bytes().startswith(b"\x89PNG\r\n")
@@ -319,6 +342,34 @@ def test_the_same_commands_again_do_nothing_new(out, report, run, capfd):
     after = contents(out)
     assert after.keys() == before.keys()
     assert [name for name in after if after[name] != before[name]] == []
+
+
+def test_rank_classification_answers_with_options(out, run, user, capfd):
+    """The same checkpoints, the other way to answer."""
+    file = out / "records" / "validation" / "xent.parquet"
+    ranks = "--gin.DECODING='rank_classification'"
+    greedy = records.read(file)
+    shutil.move(out / "records", out / "greedy_records")
+    try:
+        capfd.readouterr()
+        run("collect", ranks)
+        assert "rank_classification: 1 of 2 tasks, the others greedily" in capfd.readouterr().out
+        ranked = records.read(file)
+        run("collect", ranks)
+        assert f"xent: {file.relative_to(user)} is up to date" in capfd.readouterr().out
+        run("evaluate", ranks, "--gin.evaluate.EvaluateConfig.output_dir='ranked'")
+    finally:
+        shutil.rmtree(out / "records")
+        shutil.move(out / "greedy_records", out / "records")
+    assert "rank classification</td>" in (user / "ranked/report.html").read_text(encoding="utf-8")
+    is_colour = ranked.task == "own_colour_v1"
+    assert set(greedy.student_answer[is_colour]) - set(COLOURS)  # six steps teach nothing
+    for answer in (ranked.student_answer, ranked.teacher_answer):
+        assert set(answer[is_colour]) <= set(COLOURS)
+    right = ranked.student_answer[is_colour] == ranked.target[is_colour]
+    assert ranked.student_quality[is_colour].tolist() == right.tolist()
+    written = (table.student_answer[~is_colour].tolist() for table in (greedy, ranked))
+    assert next(written) == next(written)
 
 
 def test_packed_rows_train(out, run, user):

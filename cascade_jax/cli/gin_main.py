@@ -7,7 +7,6 @@ that nothing enters; here both are refused, as long as no command's root reaches
 
 import contextlib
 import difflib
-import importlib.util  # gin uses importlib.util without importing it
 import logging
 import os
 import re
@@ -37,7 +36,8 @@ def run(command: ModuleType, argv: list[str]) -> int:
     """Parses the arguments of a command, builds its config and runs it.
 
     Args:
-      command: a module of this package with HELP, CONFIG and run.
+      command: a module of this package with HELP, CONFIG and run; one without gin files has HELP,
+        FLAG_HELP, parse and run instead.
       argv: the arguments after the command's name.
 
     Returns:
@@ -45,13 +45,15 @@ def run(command: ModuleType, argv: list[str]) -> int:
     """
     name = command.__name__.rpartition(".")[2]
     if {"-h", "--help"} & set(argv):
-        print(f"cascade-jax {name}\n\n{command.HELP}\n{_FLAG_HELP}", end="")
+        flag_help = getattr(command, "FLAG_HELP", _FLAG_HELP)
+        print(f"cascade-jax {name}\n\n{command.HELP}\n{flag_help}", end="")
         return 0
     verbose, config = "--traceback" in argv, None
     if not verbose:
         _hide_background_errors()
     try:
-        config = parse(command.CONFIG, [arg for arg in argv if arg != "--traceback"])
+        argv = [arg for arg in argv if arg != "--traceback"]
+        config = parse(command.CONFIG, argv) if _takes_gin(command) else command.parse(argv)
         # A long command may be killed: its configs are written first, but not over those of another
         # run, which its check refuses.
         check = getattr(command, "check", None)
@@ -75,6 +77,10 @@ def run(command: ModuleType, argv: list[str]) -> int:
         print(f"cascade-jax {name}: {_one_line(error)}{_where(error, config)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _takes_gin(command: ModuleType) -> bool:
+    return hasattr(command, "CONFIG")
 
 
 _FLAG_HELP = """\
@@ -177,6 +183,12 @@ def search_paths() -> list[Path]:
     return [Path.cwd(), package.parent, package / "installed"]
 
 
+def add_current_folder() -> None:
+    """Lets a user's own module of the current folder be imported."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
 def load(files: Iterable[str], bindings: Iterable[str] = ()) -> set[str]:
     """Parses gin files and bindings into gin's global config.
 
@@ -190,10 +202,9 @@ def load(files: Iterable[str], bindings: Iterable[str] = ()) -> set[str]:
     gin.clear_config(clear_constants=True)
     for folder in search_paths():
         gin.add_config_file_search_path(str(folder))
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a gin file may import a user's own module
+    add_current_folder()
     try:
-        with _native_messages_hidden():
+        with native_messages_hidden():
             parsed = [gin.parse_config_file(file) for file in files]
             _check_known_macros(bindings)
             gin.parse_config(list(bindings))
@@ -213,7 +224,7 @@ def _macros_read(parsed) -> set[str]:
 
 
 @contextlib.contextmanager
-def _native_messages_hidden():
+def native_messages_hidden():
     """Hides what is printed on file descriptor 2; exceptions come through as ever.
 
     Gin files import TensorFlow, which greets with lines about devices that only JAX will use.
@@ -277,8 +288,8 @@ def check_leftovers(mentioned: Iterable[str] = ()) -> None:
     Raises:
       UsageError: names it, and the nearest name that is read.
     """
-    commands = [importlib.import_module(f"cascade_jax.cli.{name}") for name in main.COMMANDS]
-    roots = [command.CONFIG for command in commands]
+    commands = [main.module_of(name) for name in main.COMMANDS]
+    roots = [command.CONFIG for command in commands if _takes_gin(command)]
     bound = {selector for _, selector in gin_config._CONFIG}
     used = _reached(root for root in roots if root in bound)
     for (scope, selector), parameters in sorted(gin_config._CONFIG.items()):

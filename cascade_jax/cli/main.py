@@ -3,11 +3,13 @@
 import difflib
 import importlib
 import sys
+from types import ModuleType
 
 COMMANDS = {
     "train": "train the models of an experiment; go on where it was interrupted",
     "collect": "decode a split with both models and write the records table",
     "evaluate": "from records: deferral curves, figures, pictures and one HTML report",
+    "tasks": "list the tasks; show rows of one as the model gets them; measure their lengths",
     "vocab": "train a SentencePiece vocabulary on the text of a mixture",
 }
 
@@ -16,7 +18,7 @@ cascade-jax COMMAND --gin_file=FILE [--gin.MACRO=VALUE ...]
 
 {commands}
 
-cascade-jax COMMAND --help shows an example of each.
+cascade-jax COMMAND --help shows an example of each; tasks takes plain flags.
 """
 
 
@@ -25,6 +27,11 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
     return _USAGE.format(commands="\n".join(lines))
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"cascade_jax.cli.{name}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    command = importlib.import_module(f"cascade_jax.cli.{name}")
+    command = module_of(name)
     from cascade_jax.cli import gin_main
 
     return gin_main.run(command, rest)

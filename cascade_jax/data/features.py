@@ -1,4 +1,4 @@
-"""Names, end-of-sequence handling and lengths of encoder-decoder features."""
+"""Names, end-of-sequence handling, lengths and model forms of inputs and targets."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,9 @@ import seqio
 INPUTS = "inputs"
 TARGETS = "targets"
 PRETOKENIZED = "_pretokenized"  # seqio keeps the text of a feature under this suffix
+ENCODER_DECODER = "encoder_decoder"
+PREFIX_LM = "prefix_lm"
+ARCHITECTURES = (ENCODER_DECODER, PREFIX_LM)
 
 
 def output_features(vocabulary: seqio.Vocabulary | None = None) -> dict[str, seqio.Feature]:
@@ -25,6 +28,8 @@ def output_features(vocabulary: seqio.Vocabulary | None = None) -> dict[str, seq
 def tokenizing() -> list:
     """The last preprocessors of a task: text to ids, cut to length so that EOS always stays.
 
+    A task that ends in these two can be tokenised once and kept (see `token_cache`).
+
     Example with target length 4: "abcdef" -> [100 101 102 1] under the byte vocabulary.
     """
     return [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim]
@@ -35,6 +40,16 @@ def sequence_length(input_length: int, target_length: int) -> Mapping[str, int]:
     return {INPUTS: input_length, TARGETS: target_length}
 
 
-def converter(pack: bool = False) -> seqio.EncDecFeatureConverter:
-    """seqio's converter to model features; `pack` puts several examples into one row."""
+def converter(
+    pack: bool = False, architecture: str = ENCODER_DECODER
+) -> seqio.EncDecFeatureConverter | seqio.PrefixLMFeatureConverter:
+    """seqio's converter to model features.
+
+    Args:
+      pack: put several examples into one row.
+      architecture: one of ARCHITECTURES. Rows of "prefix_lm" hold inputs and targets one after the
+        other, so that their length is the sum of both; the loss counts targets only.
+    """
+    if architecture == PREFIX_LM:
+        return seqio.PrefixLMFeatureConverter(pack=pack, loss_on_targets_only=True)
     return seqio.EncDecFeatureConverter(pack=pack)

@@ -1,12 +1,18 @@
 """What to read: the data config, and a mixture opened on one vocabulary."""
 
-from collections.abc import Mapping
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import seqio
 
 from cascade_jax.data import features, sources, vocabulary
 from cascade_jax.data.registry import look_up
+
+ALL_ROWS = "all_rows"
+OWN_ROWS = "own_rows"
+HOSTS_READ = (ALL_ROWS, OWN_ROWS)
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,15 @@ class DataConfig:
       shuffle_buffer: rows, per task; None for the tasks' own. Local rows are shuffled as a whole
         once and then, each time around, within this buffer.
       pack: put several short training examples into one row.
+      architecture: "encoder_decoder", or "prefix_lm" for decoder-only models, whose rows have
+        input_length + target_length positions.
+      hosts_read: "all_rows": every host prepares the whole stream of batches and keeps its part of
+        each, so that the batches are the same whatever the number of hosts. "own_rows": every host
+        prepares only its share of the rows, which is less work for many hosts on large data; the
+        order then depends on their number.
+      cache_rows: training rows of a task with at most so many are tokenised once, when training
+        starts, and kept in memory (see `token_cache`); 0 for none. Batches are the same either way.
+      cache_dir: folder where these token ids are kept for the next start; None for memory only.
     """
 
     mixture: str
@@ -35,12 +50,17 @@ class DataConfig:
     seed: int = 0
     shuffle_buffer: int | None = None
     pack: bool = False
+    architecture: str = features.ENCODER_DECODER
+    hosts_read: str = ALL_ROWS
+    cache_rows: int = 50_000
+    cache_dir: str | None = None
 
     def __post_init__(self):
-        """Raises ValueError for lengths, sizes or a seed that cannot work."""
+        """Raises ValueError for lengths, sizes, names or a seed that cannot work."""
         if not self.mixture or not isinstance(self.mixture, str):
             raise ValueError(f"mixture is {self.mixture!r}; must be the name of a mixture or task")
-        for name, least in (("input_length", 2), ("target_length", 2), ("batch_size", 1)):
+        sizes = {"input_length": 2, "target_length": 2, "batch_size": 1, "cache_rows": 0}
+        for name, least in sizes.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is {value!r}; must be an integer of at least {least}")
@@ -49,6 +69,25 @@ class DataConfig:
         buffer = self.shuffle_buffer
         if buffer is not None and (not isinstance(buffer, int) or buffer < 1):
             raise ValueError(f"shuffle_buffer is {buffer!r}; must be None or at least 1")
+        _check_choice("architecture", self.architecture, features.ARCHITECTURES)
+        _check_choice("hosts_read", self.hosts_read, HOSTS_READ)
+        if self.cache_dir is not None and not (self.cache_dir and isinstance(self.cache_dir, str)):
+            raise ValueError(
+                f"cache_dir is {self.cache_dir!r}; must be None or the path of a folder"
+            )
+
+    @property
+    def row_length(self) -> int:
+        """Positions of a row of tokens: of the input, or of input and target together."""
+        both = self.input_length + self.target_length
+        return both if self.architecture == features.PREFIX_LM else self.input_length
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name} is {value!r}; must be one of {list(choices)}{hint}")
 
 
 @dataclass(frozen=True)
@@ -91,6 +130,23 @@ class OpenMixture:
             raise ValueError(f"no task of {self.name!r} has a split {split!r}; there are {splits}")
         return tasks
 
+    def rates(self, split: str) -> dict[str, float]:
+        """By task that has the split, its share of the mixture, not normalised.
+
+        Raises:
+          ValueError: no task has the split, or a rate is not a finite number above 0 (which task).
+        """
+        rates = dict.fromkeys(self.tasks_with(split), 0.0)
+        for task in seqio.get_subtasks(self.provider):
+            name = _registered_name(task, self.tasks, self.name)
+            # A task that stands in two mixtures of a mixture has a copy, and a rate, in each.
+            if name in rates:
+                lone = isinstance(self.provider, seqio.Task)
+                rate = 1.0 if lone else self.provider.get_rate(task)
+                _check_rate(rate, name, self.name)
+                rates[name] += rate
+        return rates
+
     def data_fingerprints(self, split: str) -> dict[str, str]:
         """By task, a text that changes with the rows of a split.
 
@@ -120,11 +176,35 @@ def _copy(provider, vocab: seqio.Vocabulary | None, shuffle_buffer: int | None):
     return copy
 
 
+def _registered_name(task: seqio.Task, names: Iterable[str], default: str = "") -> str:
+    """Which of the registered names a task has that may be a copy."""
+    # seqio names a copied task "<mixture's new name>.<task>"; a copied lone task anything.
+    ends = [old for old in names if task.name == old or task.name.endswith(f".{old}")]
+    return max(ends, key=len, default=default)
+
+
+def _check_rate(rate: float, task: str, mixture: str) -> None:
+    if not 0 < rate < math.inf:
+        raise ValueError(
+            f"mixture {mixture!r} has task {task!r} at rate {rate!r}; a rate must be a finite "
+            "number above 0: leave the task out, or change its rate"
+        )
+
+
+def _check_written_rates(provider: seqio.Mixture | seqio.Task) -> None:
+    """Refuses rates given as numbers; those of functions may need data, and wait for `rates`."""
+    if isinstance(provider, seqio.Mixture):
+        for task, rate in provider.rate_per_task_name.items():
+            if not callable(rate):
+                _check_rate(rate, task, provider.name)
+
+
 def open_mixture(config: DataConfig) -> OpenMixture:
     """Looks a mixture up and puts it on the config's vocabulary; reads no data yet.
 
     Raises:
-      ValueError: unknown name (the nearest are listed), or inputs and targets of two vocabularies.
+      ValueError: unknown name (the nearest are listed), inputs and targets of two vocabularies, or
+        a rate that is a number and not above 0.
       FileNotFoundError: missing vocabulary.
     """
     if config.data_dir is not None:
@@ -133,12 +213,12 @@ def open_mixture(config: DataConfig) -> OpenMixture:
     if config.vocabulary or config.shuffle_buffer:
         vocab = vocabulary.load_vocabulary(config.vocabulary) if config.vocabulary else None
         provider = _copy(original, vocab, config.shuffle_buffer)
-    tasks = {}
-    old_names = sorted((task.name for task in seqio.get_subtasks(original)), key=len)
-    for task in seqio.get_subtasks(provider):
-        # seqio names a copied task "<mixture's new name>.<task>"; a copied lone task anything.
-        ends = [old for old in old_names if task.name == old or task.name.endswith(f".{old}")]
-        tasks[ends[-1] if ends else config.mixture] = task
+    _check_written_rates(original)
+    old_names = [task.name for task in seqio.get_subtasks(original)]
+    tasks = {
+        _registered_name(task, old_names, config.mixture): task
+        for task in seqio.get_subtasks(provider)
+    }
     vocabularies = [
         provider.output_features[name].vocabulary for name in (features.INPUTS, features.TARGETS)
     ]

@@ -1,6 +1,7 @@
 """From a mixture's name to batches of global arrays, for training (restorable) and evaluation.
 
-This module also gives out the names of `mixtures` and `examples`, so that a caller needs only it.
+This module also gives out the names of `mixtures`, `examples` and `lengths`, so that a caller needs
+only it.
 """
 
 import hashlib
@@ -13,31 +14,34 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import seqio
 import tensorflow as tf
 
-from cascade_jax.batch import Batch
-from cascade_jax.data import features
+from cascade_jax.batch import Batch, DecoderBatch
+from cascade_jax.data import features, stream
 from cascade_jax.data.examples import Example, answer_for_metric, batch_inputs, decode_examples
-from cascade_jax.data.mixtures import DataConfig, OpenMixture, open_mixture
+from cascade_jax.data.lengths import check_lengths
+from cascade_jax.data.mixtures import ALL_ROWS, DataConfig, OpenMixture, open_mixture
 from cascade_jax.data.placement import fill_rows, host_shard, to_global_batch
 
 __all__ = [
     "BatchIterator",
     "DataConfig",
     "Example",
+    "HostBatches",
     "OpenMixture",
     "answer_for_metric",
     "batch_inputs",
+    "check_lengths",
     "decode_examples",
     "eval_batches",
-    "host_dataset",
     "host_shard",
     "open_mixture",
     "train_batches",
 ]
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 # TensorFlow only reads text here; left alone it would take the accelerators' memory.
 for _kind in ("GPU", "TPU"):
@@ -48,54 +52,43 @@ for _kind in ("GPU", "TPU"):
 # ------------------------------------------------------------------ training
 
 
-def host_dataset(
-    mixture: OpenMixture, config: DataConfig, split: str, shard: seqio.ShardInfo
-) -> tf.data.Dataset:
-    """One host's endless, shuffled batches of seqio model features.
+class HostBatches:
+    """One host's rows of endless training batches; its position can be saved and restored exactly.
 
-    Args:
-      mixture: from `open_mixture(config)`.
-      config: lengths, seed, batch size, packing.
-      split: e.g. "train".
-      shard: which part of the rows; batches have batch_size / shard.num_shards rows.
-    """
-    mixture.tasks_with(split)
-    lengths = features.sequence_length(config.input_length, config.target_length)
-    dataset = mixture.provider.get_dataset(
-        sequence_length=lengths,
-        split=split,
-        shuffle=True,
-        seed=config.seed,
-        shard_info=shard,
-        num_epochs=None,
-        # A memory cache would be written whole into every saved state.
-        try_in_mem_cache=False,
-    )
-    dataset = features.converter(config.pack)(dataset, task_feature_lengths=lengths)
-    dataset = dataset.batch(config.batch_size // shard.num_shards, drop_remainder=True)
-    return dataset.prefetch(2)
-
-
-class BatchIterator:
-    """Endless training batches whose position can be saved and restored exactly.
-
-    Every process has its own state: save each under its process index. After `set_state` in a new
-    process, the batches are bit for bit those that the saved iterator would have given.
+    With `hosts_read="all_rows"` the rows of all hosts, one below the other, do not depend on how
+    many hosts there are, and a state saved by any of them is good for each, and for another number
+    of hosts. With "own_rows" every host has a state of its own.
     """
 
-    def __init__(self, dataset: tf.data.Dataset, sharding, batch_size: int, signature: dict):
-        """Use `train_batches`."""
-        self._iterator = iter(dataset)
-        self._sharding = sharding
-        self._batch_size = batch_size
-        self._signature = signature
+    def __init__(self, config: DataConfig, split: str, shard: seqio.ShardInfo):
+        """Opens the mixture.
 
-    def __iter__(self) -> "BatchIterator":
+        Args:
+          config: what to read.
+          split: e.g. "train".
+          shard: which part of every batch this host holds.
+
+        Raises:
+          ValueError, FileNotFoundError: unknown mixture or split, a rate that is not above 0,
+            lengths that cut off every target of a task, missing or malformed data.
+        """
+        mixture = open_mixture(config)
+        mixture.rates(split)  # refuses before anything is read
+        cached = stream.cached_tasks(mixture, config, split)
+        self._iterator = iter(stream.training_batches(mixture, config, split, shard, cached))
+        rows = config.batch_size // shard.num_shards
+        first = shard.index * rows if config.hosts_read == ALL_ROWS else 0
+        self._rows = slice(first, first + rows)
+        self._signature = _signature(mixture, config, split, shard) | {
+            "cached_tasks": _digest(name for name in cached if cached[name] is not None)
+        }
+
+    def __iter__(self) -> "HostBatches":
         return self
 
-    def __next__(self) -> Batch:
-        arrays = {name: tensor.numpy() for name, tensor in next(self._iterator).items()}
-        return to_global_batch(arrays, self._sharding, self._batch_size)
+    def __next__(self) -> dict[str, np.ndarray]:
+        # Cut here, not in tf.data, which would buffer, and save, the rows of this host.
+        return {name: rows.numpy()[self._rows] for name, rows in next(self._iterator).items()}
 
     def get_state(self) -> bytes:
         """The position after the batches taken so far, as a zip file of tf.train.Checkpoint's."""
@@ -112,8 +105,8 @@ class BatchIterator:
         """Goes to a saved position.
 
         Raises:
-          ValueError: not a state, or one of another data config, vocabulary or number of hosts
-            (which entry, both values).
+          ValueError: not a state, or one of another data config or vocabulary or, where every host
+            reads its own rows, number of hosts (which entry, both values).
         """
         try:
             archive = zipfile.ZipFile(io.BytesIO(state))
@@ -132,7 +125,13 @@ class BatchIterator:
             status.assert_consumed()
 
 
-def _signature(mixture: OpenMixture, config: DataConfig, split: str, shard) -> dict[str, Any]:
+def _digest(names) -> str:
+    return hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
+
+
+def _signature(
+    mixture: OpenMixture, config: DataConfig, split: str, shard: seqio.ShardInfo
+) -> dict[str, Any]:
     """What has to be the same for a saved position to mean the same rows."""
     names = (
         "mixture",
@@ -142,21 +141,57 @@ def _signature(mixture: OpenMixture, config: DataConfig, split: str, shard) -> d
         "seed",
         "shuffle_buffer",
         "pack",
+        "architecture",
+        "hosts_read",
     )
+    same_for_all = config.hosts_read == ALL_ROWS
     return {
         "version": STATE_VERSION,
         **{name: getattr(config, name) for name in names},
         "split": split,
-        "shard": [shard.index, shard.num_shards],
+        "shard": None if same_for_all else [shard.index, shard.num_shards],
         "vocabulary": mixture.fingerprint,
-        "tasks": hashlib.sha256(" ".join(mixture.tasks).encode()).hexdigest()[:16],
+        "tasks": _digest(mixture.tasks),
     }
+
+
+class BatchIterator:
+    """`HostBatches` as global arrays.
+
+    Every process has a state: save each under its process index. After `set_state` in a new
+    process, the batches are bit for bit those that the saved iterator would have given.
+    """
+
+    def __init__(self, host_batches: HostBatches, sharding, config: DataConfig):
+        """Use `train_batches`."""
+        self._host_batches = host_batches
+        self._sharding = sharding
+        self._config = config
+
+    def __iter__(self) -> "BatchIterator":
+        return self
+
+    def __next__(self) -> Batch | DecoderBatch:
+        return to_global_batch(
+            next(self._host_batches),
+            self._sharding,
+            self._config.batch_size,
+            self._config.architecture,
+        )
+
+    def get_state(self) -> bytes:
+        """See `HostBatches`."""
+        return self._host_batches.get_state()
+
+    def set_state(self, state: bytes) -> None:
+        """See `HostBatches`."""
+        self._host_batches.set_state(state)
 
 
 def train_batches(
     config: DataConfig, sharding: jax.sharding.Sharding, split: str = "train"
 ) -> BatchIterator:
-    """Endless batches of a mixture in an order set by the seed, each host reading its own rows.
+    """Endless batches of a mixture, in an order set by the seed.
 
     Args:
       config: what to read.
@@ -164,17 +199,14 @@ def train_batches(
       split: which split.
 
     Returns:
-      An iterator of Batch: int32 tokens, float32 weights, all global arrays under `sharding`.
+      An iterator of Batch, or of DecoderBatch where `config.architecture` is "prefix_lm": int32
+      tokens, float32 weights, all global arrays under `sharding`.
 
     Raises:
-      ValueError, FileNotFoundError: unknown mixture or split, batch that does not divide, missing
-        or malformed data.
+      ValueError, FileNotFoundError: batch that does not divide, or see `HostBatches`.
     """
-    shard = host_shard(sharding, config.batch_size, config.input_length)
-    mixture = open_mixture(config)
-    dataset = host_dataset(mixture, config, split, shard)
-    signature = _signature(mixture, config, split, shard)
-    return BatchIterator(dataset, sharding, config.batch_size, signature)
+    shard = host_shard(sharding, config.batch_size, config.row_length)
+    return BatchIterator(HostBatches(config, split, shard), sharding, config)
 
 
 # ------------------------------------------------------------------ evaluation
@@ -185,7 +217,7 @@ def eval_batches(
     sharding: jax.sharding.Sharding,
     split: str = "validation",
     max_batches: int | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[Batch | DecoderBatch]:
     """One pass over a split, task after task by name, in file order, unpacked.
 
     Every host reads all rows and keeps its own, so that all hosts take equally many batches and
@@ -199,18 +231,19 @@ def eval_batches(
         None for all rows.
 
     Yields:
-      Batch; the last one is filled up with rows of weight 0.
+      Batch or DecoderBatch; the last one is filled up with rows of weight 0.
     """
-    shard = host_shard(sharding, config.batch_size, config.input_length)
+    shard = host_shard(sharding, config.batch_size, config.row_length)
     tasks = open_mixture(config).tasks_with(split)
-    lengths = features.sequence_length(config.input_length, config.target_length)
+    trim = features.sequence_length(config.input_length, config.target_length)
     whole = None
     for number, task in enumerate(tasks.values()):
-        rows = task.get_dataset(lengths, split=split, shuffle=False, try_in_mem_cache=False)
+        rows = task.get_dataset(trim, split=split, shuffle=False, try_in_mem_cache=False)
         if max_batches is not None:
             share, rest = divmod(max_batches * config.batch_size, len(tasks))
             rows = rows.take(share + (number < rest))
-        rows = features.converter()(rows, task_feature_lengths=lengths)
+        converter = features.converter(architecture=config.architecture)
+        rows = converter(rows, task_feature_lengths=trim)
         whole = rows if whole is None else whole.concatenate(rows)
     host_rows = config.batch_size // shard.num_shards
     mine = slice(shard.index * host_rows, (shard.index + 1) * host_rows)
@@ -219,4 +252,4 @@ def eval_batches(
             name: fill_rows(tensor.numpy(), config.batch_size)[mine]
             for name, tensor in arrays.items()
         }
-        yield to_global_batch(filled, sharding, config.batch_size)
+        yield to_global_batch(filled, sharding, config.batch_size, config.architecture)

@@ -7,7 +7,8 @@ import numpy as np
 import seqio
 
 from cascade_jax import batch as batch_lib
-from cascade_jax.batch import Batch
+from cascade_jax.batch import Batch, DecoderBatch
+from cascade_jax.data import features
 
 
 def host_shard(sharding: jax.sharding.Sharding, batch_size: int, length: int) -> seqio.ShardInfo:
@@ -44,15 +45,19 @@ def host_shard(sharding: jax.sharding.Sharding, batch_size: int, length: int) ->
 
 
 def to_global_batch(
-    arrays: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding, batch_size: int
-) -> Batch:
-    """This host's rows, under seqio's names, as a Batch of global arrays (weights float32)."""
+    arrays: Mapping[str, np.ndarray],
+    sharding: jax.sharding.Sharding,
+    batch_size: int,
+    architecture: str = features.ENCODER_DECODER,
+) -> Batch | DecoderBatch:
+    """This host's rows, under seqio's names, as a batch of global arrays (weights float32)."""
 
     def to_global(array: np.ndarray, dtype: type) -> jax.Array:
         shape = (batch_size, array.shape[1])
         return jax.make_array_from_process_local_data(sharding, array.astype(dtype), shape)
 
-    local = batch_lib.from_seqio(arrays)
+    is_decoder = architecture == features.PREFIX_LM
+    local = (batch_lib.from_seqio_prefix_lm if is_decoder else batch_lib.from_seqio)(arrays)
     tokens = jax.tree.map(lambda array: to_global(array, np.int32), local)
     return tokens.replace(weights=to_global(local.weights, np.float32))
 

@@ -8,11 +8,10 @@ same dtypes, so that one list of preprocessors serves both.
 
 import abc
 import contextlib
-import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,28 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-# What a field may be: a text, a number, a flag, a list of texts, or a class label range(n).
-FieldType = Any
-Rows = list[dict[str, Any]]
+from cascade_jax.data import slices
+from cascade_jax.data.jsonl import FieldType, Rows, count_rows, jsonl_path, read_jsonl
+
+__all__ = [
+    "FieldType",
+    "GeneratedSource",
+    "Rows",
+    "RowsSource",
+    "TfdsOrJsonlSource",
+    "get_data_dir",
+    "set_data_dir",
+]
 
 _data_dir: Path | None = None
-_KINDS = {
-    str: "a string",
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    list[str]: "a list of strings",
+_DTYPES = {
+    str: tf.string,
+    int: tf.int64,
+    float: tf.float32,
+    bool: tf.bool,
+    list[str]: tf.string,
+    list[int]: tf.int64,
 }
-_DTYPES = {str: tf.string, int: tf.int64, float: tf.float32, bool: tf.bool, list[str]: tf.string}
 
 
 def set_data_dir(path: str | os.PathLike | None) -> None:
@@ -52,119 +60,6 @@ def set_data_dir(path: str | os.PathLike | None) -> None:
 def get_data_dir() -> Path | None:
     """The folder set by `set_data_dir`, or None for TFDS."""
     return _data_dir
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"; nearest: {', '.join(close)}" if close else ""
-
-
-def jsonl_path(data_dir: Path, name: str, split: str) -> Path:
-    """Path of one split's file.
-
-    Args:
-      data_dir: the data folder.
-      name: task name with TFDS's slashes, e.g. "glue/sst2".
-      split: file name without ".jsonl".
-
-    Raises:
-      FileNotFoundError: if the data folder, the task's folder or the file is missing; the message
-        lists what is there.
-    """
-    if not data_dir.is_dir():
-        raise FileNotFoundError(
-            f"data folder {str(data_dir)!r} does not exist; give a folder that holds "
-            "<task>/<split>.jsonl, or none to read from TFDS"
-        )
-    folder = data_dir / name.replace("/", "__")
-    if not folder.is_dir():
-        tasks = sorted(child.name for child in data_dir.iterdir() if child.is_dir())
-        raise FileNotFoundError(
-            f"data folder {str(data_dir)!r} has no task folder {folder.name!r}; it has "
-            f"{len(tasks)}{_nearest(folder.name, tasks)}"
-        )
-    path = folder / f"{split}.jsonl"
-    if not path.is_file():
-        splits = sorted(child.stem for child in folder.glob("*.jsonl"))
-        raise FileNotFoundError(f"{str(folder)!r} has no split {split!r}; it has {splits}")
-    return path
-
-
-def _describe(kind: FieldType) -> str:
-    if isinstance(kind, range):
-        return f"an integer from {kind.start} to {kind.stop - 1}"
-    return _KINDS[kind]
-
-
-def _fits(value: Any, kind: FieldType) -> bool:
-    if isinstance(kind, range):
-        return type(value) is int and value in kind
-    if kind is float:
-        return type(value) in (int, float)
-    if kind == list[str]:
-        return isinstance(value, list) and all(type(item) is str for item in value)
-    return type(value) is kind
-
-
-def _is_blank(value: Any) -> bool:
-    """Whether it is a text without a word, or a list that is empty or holds one."""
-    if isinstance(value, list):
-        return not value or any(map(_is_blank, value))
-    return isinstance(value, str) and not value.strip()
-
-
-def _pick(row: Any, field: str, kind: FieldType, where: str, blank_texts: bool) -> Any:
-    """The value at path `field` ("choices/text") of a parsed line, checked."""
-    value = row
-    for key in field.split("/"):
-        if not isinstance(value, dict) or key not in value:
-            present = sorted(row) if isinstance(row, dict) else type(row).__name__
-            raise ValueError(f"{where}: lacks field {field!r}; the line has {present}")
-        value = value[key]
-    if not _fits(value, kind):
-        shown = json.dumps(value, ensure_ascii=False)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        raise ValueError(f"{where}: field {field!r} is {shown}, must be {_describe(kind)}")
-    if not blank_texts and _is_blank(value):
-        raise ValueError(f"{where}: field {field!r} is {value!r}, must have text")
-    return value
-
-
-def read_jsonl(path: Path, fields: Mapping[str, FieldType], *, blank_texts: bool = True) -> Rows:
-    """Reads and checks a JSONL file; blank lines are skipped.
-
-    Args:
-      path: the file, UTF-8.
-      fields: path of each wanted field ("label", "choices/text") and its type: str, int, float,
-        bool, list[str], or range(n) for a class label.
-      blank_texts: whether a text may be blank, and a list of texts empty.
-
-    Returns:
-      One dictionary a line, keyed by the field paths.
-
-    Raises:
-      ValueError: "<file>:<line>: ..." for a line that does not parse, lacks a field or has one of
-        another type, or blank where that may not be; also if the file has no line.
-    """
-    rows = []
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line.decode("utf-8").rstrip())
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{where}: not UTF-8 ({error.reason})") from None
-            except json.JSONDecodeError as error:
-                what = error.msg.removesuffix(" at")
-                raise ValueError(
-                    f"{where}: not a JSON object ({what} at column {error.colno})"
-                ) from None
-            rows.append({f: _pick(row, f, kind, where, blank_texts) for f, kind in fields.items()})
-    if not rows:
-        raise ValueError(f"{path}: is empty; a split needs at least one line")
-    return rows
 
 
 def _dtype(kind: FieldType) -> tf.DType:
@@ -198,6 +93,16 @@ class RowsSource(seqio.DataSource):
     def rows(self, split: str) -> Rows:
         """All rows of a split, always in the same order, keyed by the field paths."""
 
+    def row_spec(self) -> dict[str, Any]:
+        """Types of a row's declared fields, in the form of `tf.data.Dataset.element_spec`."""
+        lists = (list[str], list[int])
+        return _nest(
+            {
+                field: tf.TensorSpec([None] if kind in lists else [], _dtype(kind))
+                for field, kind in self.fields.items()
+            }
+        )
+
     def fingerprint(self, split: str) -> str:
         """A text that two sets of rows share exactly if they are the same rows in one order."""
         text = json.dumps(self.rows(split), sort_keys=True)
@@ -227,8 +132,8 @@ class RowsSource(seqio.DataSource):
         columns = {}
         for field, kind in self.fields.items():
             column = [rows[i][field] for i in order]
-            if kind == list[str]:
-                columns[field] = tf.ragged.constant(column, dtype=tf.string, ragged_rank=1)
+            if kind in (list[str], list[int]):
+                columns[field] = tf.ragged.constant(column, dtype=_dtype(kind), ragged_rank=1)
             else:
                 columns[field] = tf.constant(column, dtype=_dtype(kind))
         return tf.data.Dataset.from_tensor_slices(_nest(columns))
@@ -258,9 +163,18 @@ class GeneratedSource(RowsSource):
 class TfdsOrJsonlSource(RowsSource):
     """Rows of `<data folder>/<name>/<split>.jsonl` while a data folder is set, else of TFDS.
 
+    A split may be a slice of a file, in TFDS's notation (`slices.SplitSlice`). What another split
+    holds out of the same file is never in "train" (`slices.rows_of`).
+
     Example: ``TfdsOrJsonlSource("imdb_reviews:1.0.0", {"text": str, "label": range(2)},
-    splits={"train": "train", "validation": "test"})`` serves the file test.jsonl, or the TFDS
-    split "test", as the task's split "validation".
+    splits={"train": "train[:-200]", "validation": "train[-200:]", "test": "test"})`` serves the
+    last 200 rows of train.jsonl, or of the TFDS split "train", as the task's split "validation".
+
+    Attributes:
+      name: of the local folder, with TFDS's slashes.
+      tfds_name: TFDS builder with version.
+      is_in_tfds: False for data that only a local folder has.
+      manual: for data that TFDS cannot download, what to put where.
     """
 
     def __init__(
@@ -272,43 +186,68 @@ class TfdsOrJsonlSource(RowsSource):
         tfds_splits: Mapping[str, str] | None = None,
         is_in_tfds: bool = True,
         name: str | None = None,
-        blank_texts: bool = True,
+        blank_texts: bool | Collection[str] = True,
+        training_flag: bool = False,
+        manual: str | None = None,
     ):
         """Declares where rows come from; nothing is opened here.
 
         Args:
           tfds_name: TFDS builder with version, "glue/sst2:2.0.0".
           fields: the fields that the task's preprocessors need, as in `read_jsonl`.
-          splits: the task's split names, and the file (without .jsonl) that each comes from.
+          splits: the task's split names, and the file (without .jsonl) or slice of a file that each
+            comes from.
           tfds_splits: the same for TFDS, where it differs.
           is_in_tfds: False for data that only a local folder has.
           name: of the local folder; None for the builder's, without its version.
           blank_texts: as in `read_jsonl`; rows of TFDS are not checked.
+          training_flag: whether each row gets a flag "is_training", true in the split "train";
+            seqio tells a preprocessor nothing of the split.
+          manual: for data that TFDS cannot download, what to put where.
+
+        Raises:
+          ValueError: a slice of another form.
         """
         super().__init__(tuple(splits), fields)
         self.name = name or tfds_name.partition(":")[0]
         self._blank_texts = blank_texts
-        self._files = dict(splits)
-        self._is_in_tfds = is_in_tfds
-        self._tfds_name = tfds_name if ":" in tfds_name else f"{tfds_name}:*.*.*"
+        self._slices = {split: slices.parse_slice(text) for split, text in splits.items()}
+        self.is_in_tfds = is_in_tfds
+        self._training_flag = training_flag
+        self.manual = manual
+        self.tfds_name = tfds_name if ":" in tfds_name else f"{tfds_name}:*.*.*"
         self._tfds_splits = dict(tfds_splits or splits)
-        self._tfds = seqio.TfdsDataSource(self._tfds_name, splits=self._tfds_splits)
+        self._tfds = seqio.TfdsDataSource(self.tfds_name, splits=self._tfds_splits)
+
+    def _check_split(self, split: str) -> None:
+        if split not in self._slices:
+            raise ValueError(f"{self.name} has no split {split!r}; it has {sorted(self._slices)}")
 
     def _split_file(self, split: str) -> Path:
-        if split not in self._files:
-            raise ValueError(f"{self.name} has no split {split!r}; it has {sorted(self._files)}")
-        return jsonl_path(_data_dir, self.name, self._files[split])
+        self._check_split(split)
+        return jsonl_path(_data_dir, self.name, self._slices[split].split)
+
+    def _row_numbers(self, split: str, size: int) -> Sequence[int]:
+        try:
+            return slices.rows_of(split, self._slices, size)
+        except ValueError as error:
+            raise ValueError(f"{self._split_file(split)}: {error}") from None
 
     def rows(self, split: str) -> Rows:
         """Reads the split's file; needs a data folder."""
-        return read_jsonl(self._split_file(split), self.fields, blank_texts=self._blank_texts)
+        every = read_jsonl(self._split_file(split), self.fields, blank_texts=self._blank_texts)
+        return [every[number] for number in self._row_numbers(split, len(every))]
 
     def fingerprint(self, split: str) -> str:
-        """The file's hash, or the TFDS builder with its version and split."""
+        """The file's hash and which rows of it, or the TFDS builder with its version and split."""
         if _data_dir is None:
-            return f"tfds-{self._tfds_name}-{self._tfds_splits[split]}"
-        digest = hashlib.sha256(self._split_file(split).read_bytes()).hexdigest()
-        return f"file-{digest[:16]}"
+            return f"tfds-{self.tfds_name}-{self._tfds_splits[split]}"
+        path = self._split_file(split)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        size = count_rows(path)
+        rows = self._row_numbers(split, size)
+        part = "" if len(rows) == size else f"[{slices.as_ranges(rows)}]"
+        return f"file-{digest[:16]}{part}"
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
@@ -325,10 +264,35 @@ class TfdsOrJsonlSource(RowsSource):
     def num_input_examples(self, split: str) -> int | None:
         """Number of rows of a split."""
         if _data_dir is not None:
-            with open(self._split_file(split), "rb") as lines:
-                return sum(1 for line in lines if line.strip())
+            return len(self._row_numbers(split, count_rows(self._split_file(split))))
         with self._in_tfds():
             return self._tfds.num_input_examples(split)
+
+    def is_available(self, split: str) -> bool:
+        """Whether a split can be read without a download.
+
+        Raises:
+          ValueError: the task has no such split.
+        """
+        self._check_split(split)
+        if _data_dir is None:
+            return self.is_in_tfds and self._is_prepared(self._tfds_splits[split])
+        try:
+            return bool(self.num_input_examples(split))
+        except (FileNotFoundError, ValueError):  # no file, or no row of it is left
+            return False
+
+    def _is_prepared(self, tfds_split: str) -> bool:
+        name, _, version = self.tfds_name.partition(":")
+        # A name without a config means the builder's first one, if it has any.
+        patterns = (f"{name}/{version}", *([] if "/" in name else [f"{name}/*/{version}"]))
+        for folder in tfds.core.utils.file_utils.list_data_dirs(self._tfds.tfds_dataset.data_dir):
+            for pattern in patterns:
+                for info in Path(folder).glob(f"{pattern}/dataset_info.json"):
+                    splits = [split["name"] for split in json.loads(info.read_text())["splits"]]
+                    if tfds_split.partition("[")[0] in splits:
+                        return True
+        return False
 
     def get_dataset(
         self, split="train", shuffle=True, seed=None, shard_info=None, **unused_by_sources
@@ -336,28 +300,37 @@ class TfdsOrJsonlSource(RowsSource):
         """The declared fields of a split as a tf.data.Dataset.
 
         Raises:
-          FileNotFoundError, ValueError: see `jsonl_path` and `read_jsonl`.
-          ValueError: no data folder is set and the data is not in TFDS.
+          FileNotFoundError: see `jsonl_path`; or TFDS wants a manual download.
+          ValueError: see `read_jsonl` and `slices.rows_of`; or no data folder is set and the data
+            is not in TFDS.
         """
         if _data_dir is not None:
-            return super().get_dataset(split, shuffle, seed, shard_info)
-        with self._in_tfds():
-            dataset = self._tfds.get_dataset(split, shuffle, seed, shard_info)
-        return dataset.map(self._declared_fields, num_parallel_calls=tf.data.AUTOTUNE)
+            dataset = super().get_dataset(split, shuffle, seed, shard_info)
+        else:
+            with self._in_tfds():
+                dataset = self._tfds.get_dataset(split, shuffle, seed, shard_info)
+            dataset = dataset.map(self._declared_fields, num_parallel_calls=tf.data.AUTOTUNE)
+        if not self._training_flag:
+            return dataset
+        return dataset.map(lambda row: row | {"is_training": tf.constant(split == slices.TRAIN)})
 
     @contextlib.contextmanager
     def _in_tfds(self):
-        """Says what to do where TFDS has no such data set, in place of a list of all it has."""
-        message = (
-            f"{self.name} is not in TFDS: set a data folder (DATA_DIR) that holds "
-            f"{self.name.replace('/', '__')}/<split>.jsonl"
-        )
-        if not self._is_in_tfds:
+        """Says what to do where TFDS has no such data set, or cannot download it."""
+        folder = f"a data folder (DATA_DIR) that holds {self.name.replace('/', '__')}/<split>.jsonl"
+        message = f"{self.name} is not in TFDS: set {folder}"
+        if not self.is_in_tfds:
             raise ValueError(message)
         try:
             yield
         except tfds.core.DatasetNotFoundError:
             raise ValueError(message) from None
+        except (AssertionError, FileNotFoundError, tf.errors.NotFoundError) as error:
+            if self.manual is None:
+                raise
+            raise FileNotFoundError(
+                f"{self.name} must be downloaded by hand: {self.manual}; or set {folder}"
+            ) from error
 
     def _declared_fields(self, example: Mapping[str, Any]) -> dict[str, Any]:
         picked = {}

@@ -18,24 +18,30 @@ BYTE = "byte"
 
 
 def load_vocabulary(spec: str) -> seqio.Vocabulary:
-    """Builds a vocabulary.
+    """Builds a vocabulary, with sentinel ids behind its own if asked for.
+
+    Sentinels stand for what a text leaves out (tasks/denoising.py). They are the last ids, the
+    first sentinel the very last: "byte+100" has ids 259..358 for them, 358 first. T5's public model
+    with "+100" has the 32,100 ids that its checkpoints were trained with.
 
     Args:
-      spec: "byte" (ids 3..258 are the bytes), or the path of a SentencePiece .model file.
+      spec: "byte" (ids 3..258 are the bytes), or the path of a SentencePiece .model file; then, for
+        n sentinels, "+n".
 
     Raises:
-      FileNotFoundError: if `spec` is neither.
-      ValueError: if the file is not a SentencePiece model, or its pad id is not 0.
+      FileNotFoundError: if `spec` is none of these.
+      ValueError: if the file is not a SentencePiece model, its pad id is not 0, or n is 0.
     """
-    if spec == BYTE:
-        return seqio.ByteVocabulary()
-    path = Path(spec)
+    name, sentinels = _without_sentinels(spec)
+    if name == BYTE:
+        return seqio.ByteVocabulary(extra_ids=sentinels)
+    path = Path(name)
     if not path.is_file():
         raise FileNotFoundError(
             f"vocabulary {spec!r} does not exist; give {BYTE!r} or the path of a SentencePiece "
-            ".model file (`cascade-jax vocab` trains one)"
+            '.model file (`cascade-jax vocab` trains one), and "+100" behind it for 100 sentinels'
         )
-    vocabulary = seqio.SentencePieceVocabulary(str(path), extra_ids=0)
+    vocabulary = seqio.SentencePieceVocabulary(str(path), extra_ids=sentinels)
     try:
         tokenizer = vocabulary.tokenizer
     except Exception as error:  # protobuf, RuntimeError or OSError, by version
@@ -48,11 +54,21 @@ def load_vocabulary(spec: str) -> seqio.Vocabulary:
     return vocabulary
 
 
+def _without_sentinels(spec: str) -> tuple[str, int]:
+    """ "byte+100" -> ("byte", 100); a file whose own name ends so is that file."""
+    found = re.fullmatch(r"(.+)\+(\d+)", spec)
+    if not found or Path(spec).is_file():
+        return spec, 0
+    if not int(found[2]):
+        raise ValueError(f"vocabulary {spec!r} asks for 0 sentinels; leave '+0' out")
+    return found[1], int(found[2])
+
+
 def fingerprint(vocabulary: seqio.Vocabulary) -> str:
     """A text that two vocabularies share exactly if they give the same ids.
 
     "byte-259" for the byte vocabulary, "sentencepiece-<sha256 of the model>-<size>" for a
-    SentencePiece one.
+    SentencePiece one; sentinels count among the size, and as pieces of the model. "tokenizer-..."
 
     Raises:
       ValueError: for any other vocabulary.
@@ -86,6 +102,8 @@ class TrainedVocabulary:
 def mixture_texts(mixture: str, split: str = "train") -> Iterator[str]:
     """Every input and target text of a mixture's (or task's) split once, task after task.
 
+    Of a task that works on ids and keeps no text, what its ids spell under its own vocabulary.
+
     Raises:
       ValueError: unknown name (the nearest are listed), or no task with that split.
     """
@@ -95,10 +113,14 @@ def mixture_texts(mixture: str, split: str = "train") -> Iterator[str]:
         raise ValueError(f"no task of {mixture!r} has a split {split!r}")
     for task in tasks:
         dataset = task.get_dataset(None, split=split, shuffle=False, try_in_mem_cache=False)
-        keys = [name + PRETOKENIZED for name in (INPUTS, TARGETS)]
         for example in dataset.as_numpy_iterator():
-            for key in keys:
-                yield example[key].decode("utf-8")
+            for name in (INPUTS, TARGETS):
+                text = example.get(name + PRETOKENIZED)
+                if text is None:
+                    own = task.output_features[name].vocabulary
+                    yield own.decode(example[name].tolist())
+                else:
+                    yield text.decode("utf-8")
 
 
 def _trainer_error(error: Exception, vocab_size: int, texts: int) -> ValueError:

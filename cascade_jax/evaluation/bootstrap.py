@@ -6,6 +6,7 @@ Copies of one example are tied, and so linear, exactly as `curves.deferral_curve
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, Real
@@ -15,6 +16,9 @@ from cascade_jax.evaluation import curves
 CONFIDENCE = 0.95
 # Numbers held at a time, in float64; bounds memory, not the result.
 _CHUNK_VALUES = 4_000_000
+# Points at which a corpus metric is scored in each resample, and its random line is.
+_CORPUS_NODES = 200
+_RANDOM_RATES = np.linspace(0, 1, 21)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,7 +31,7 @@ class Resamples:
     Attributes:
       student_quality, teacher_quality: means.
       area: under the deferral curve.
-      oracle_area: under the oracle's.
+      random_area, ideal_area, oracle_area: under the lines that it is judged by; NaN for none.
       quality_at_rate: for each of the given rates.
       rate_at_quality: smallest rate reaching each of the given qualities; inf where none does.
     """
@@ -35,6 +39,8 @@ class Resamples:
     student_quality: Float[np.ndarray, " B"]
     teacher_quality: Float[np.ndarray, " B"]
     area: Float[np.ndarray, " B"]
+    random_area: Float[np.ndarray, " B"]
+    ideal_area: Float[np.ndarray, " B"]
     oracle_area: Float[np.ndarray, " B"]
     quality_at_rate: Float[np.ndarray, "B rates"]
     rate_at_quality: Float[np.ndarray, "B qualities"]
@@ -43,12 +49,8 @@ class Resamples:
         """s_d of each resample, under the "ideal" line or the "oracle"; NaN where undefined."""
         if best not in ("ideal", "oracle"):
             raise ValueError(f"best must be 'ideal' or 'oracle', got {best!r}")
-        ends = list(zip(self.student_quality, self.teacher_quality, strict=True))
-        random_areas = [curves.random_area(*pair) for pair in ends]
-        best_areas = self.oracle_area
-        if best == "ideal":
-            best_areas = [curves.ideal_area(*pair) for pair in ends]
-        triples = zip(self.area, random_areas, best_areas, strict=True)
+        best_areas = self.ideal_area if best == "ideal" else self.oracle_area
+        triples = zip(self.area, self.random_area, best_areas, strict=True)
         return np.array([curves.deferral_performance(*triple) for triple in triples])
 
 
@@ -100,11 +102,14 @@ def resample(
         base = counts @ student / n
         rate, quality = _nodes(counts, base, gain, order, ends)
         oracle_rate, oracle_quality = _nodes(counts, base, gain, oracle_order, oracle_ends)
+        ends_of = list(zip(base, quality[:, -1], strict=True))
         pieces.append(
             Resamples(
                 student_quality=base,
                 teacher_quality=quality[:, -1],
                 area=np.trapezoid(quality, rate, axis=1),
+                random_area=np.array([curves.random_area(*pair) for pair in ends_of]),
+                ideal_area=np.array([curves.ideal_area(*pair) for pair in ends_of]),
                 oracle_area=np.trapezoid(oracle_quality, oracle_rate, axis=1),
                 quality_at_rate=np.stack(
                     [np.interp(rates, x, y) for x, y in zip(rate, quality, strict=True)]
@@ -112,10 +117,94 @@ def resample(
                 rate_at_quality=_first_reaching(rate, quality, qualities),
             )
         )
-    fields = dataclasses.fields(Resamples)
-    return Resamples(
-        **{field.name: np.concatenate([getattr(p, field.name) for p in pieces]) for field in fields}
-    )
+    return _joined(pieces)
+
+
+def _joined(pieces: Sequence[Resamples]) -> Resamples:
+    names = [field.name for field in dataclasses.fields(Resamples)]
+    return Resamples(**{name: np.concatenate([getattr(p, name) for p in pieces]) for name in names})
+
+
+def resample_corpus(
+    score: Real[np.ndarray, " n"],
+    gain: Real[np.ndarray, " n"],
+    student_statistics: Int[np.ndarray, "n K"],
+    teacher_statistics: Int[np.ndarray, "n K"],
+    scores_fn: curves.ScoresFn,
+    *,
+    rates: tuple[float, ...] = (),
+    qualities: tuple[float, ...] = (),
+    samples: int = 1000,
+    seed: int = 0,
+) -> Resamples:
+    """The same of a corpus metric: examples are drawn, and their statistics added and scored.
+
+    Scoring every point of every resample would take a minute and more for 10,000 examples, so each
+    resample's curve is scored at 200 points spread over the order (at all, if there are no more)
+    and is straight between them.
+
+    Args:
+      score, student_statistics, teacher_statistics, scores_fn: as for `curves.corpus_curve`.
+      gain: of deferring each example, in the whole sample: the oracle's order.
+      rates, qualities, samples, seed: as for `resample`, with the same draws.
+
+    Returns:
+      Resamples without an ideal line.
+    """
+    student = np.asarray(student_statistics, np.float64)
+    difference = np.asarray(teacher_statistics, np.float64) - student
+    n, rng = len(score), np.random.default_rng(seed)
+    orders = [(order, _thinned(ends)) for order, ends in map(curves.deferral_order, (score, gain))]
+    pieces = []
+    chunk = max(1, _CHUNK_VALUES // max(n, _CORPUS_NODES * student.shape[1]))
+    for start in range(0, samples, chunk):
+        counts = _draw(rng, min(chunk, samples - start), n)
+        base = counts @ student
+        (rate, quality), (oracle_rate, oracle_quality) = (
+            _corpus_nodes(counts, base, difference, order, ends, scores_fn)
+            for order, ends in orders
+        )
+        random = curves.corpus_random(_RANDOM_RATES, base, base + counts @ difference, scores_fn)
+        pieces.append(
+            Resamples(
+                student_quality=quality[:, 0],
+                teacher_quality=quality[:, -1],
+                area=np.trapezoid(quality, rate, axis=1),
+                random_area=np.trapezoid(random, _RANDOM_RATES, axis=1),
+                ideal_area=np.full(len(counts), np.nan),
+                oracle_area=np.trapezoid(oracle_quality, oracle_rate, axis=1),
+                quality_at_rate=np.stack(
+                    [np.interp(rates, x, y) for x, y in zip(rate, quality, strict=True)]
+                ),
+                rate_at_quality=_first_reaching(rate, quality, qualities),
+            )
+        )
+    return _joined(pieces)
+
+
+def _thinned(ends: Int[np.ndarray, " groups"]) -> Int[np.ndarray, " nodes"]:
+    """Some 200 of the ends of tied groups, evenly spread over the examples, the last among them."""
+    if len(ends) <= _CORPUS_NODES:
+        return ends
+    wanted = np.linspace(0, ends[-1], _CORPUS_NODES + 1)[1:]
+    return ends[np.unique(np.searchsorted(ends, np.floor(wanted)))]
+
+
+def _corpus_nodes(
+    counts: Float[np.ndarray, "B n"],
+    base: Float[np.ndarray, "B K"],
+    difference: Float[np.ndarray, "n K"],
+    order: Int[np.ndarray, " n"],
+    ends: Int[np.ndarray, " nodes"],
+    scores_fn: curves.ScoresFn,
+) -> tuple[Float[np.ndarray, "B points"], Float[np.ndarray, "B points"]]:
+    """Deferral rates of each resample, and the corpus figures there."""
+    drawn, difference = counts[:, order], difference[order]
+    starts = np.append(0, ends[:-1])
+    rate = np.cumsum(np.add.reduceat(drawn, starts, axis=1), axis=1) / len(order)
+    blocks = [drawn[:, i:j] @ difference[i:j] for i, j in zip(starts, ends, strict=True)]
+    sums = base[:, None] + np.cumsum(np.stack([np.zeros_like(base), *blocks], axis=1), axis=1)
+    return np.hstack([np.zeros((len(counts), 1)), rate]), scores_fn(sums)
 
 
 def _draw(rng: np.random.Generator, samples: int, n: int) -> Float[np.ndarray, "B n"]:

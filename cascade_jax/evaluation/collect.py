@@ -1,21 +1,19 @@
 """Decoding a split with both models into records tables, one per student."""
 
 import dataclasses
-from collections.abc import Sequence
+import difflib
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import flax.linen as nn
-import jax
-import numpy as np
-import tqdm
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
 
 from cascade_jax.data import pipeline
-from cascade_jax.evaluation import quality, records
-from cascade_jax.inference import generate
-from cascade_jax.models import flops, pair, t5
-from cascade_jax.models.config import T5Config
+from cascade_jax.evaluation import answers as answers_lib
+from cascade_jax.evaluation import corpus, records
+from cascade_jax.evaluation.answers import Answers, Measured, Questions
+from cascade_jax.evaluation.records_schema import CORPUS_METRICS, DECODING, FIGURES
+from cascade_jax.models import families, flops, pair
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.training import checkpoints, run_folder, state
@@ -36,18 +34,21 @@ class CollectConfig:
       limit: at most so many examples of a task; None for all.
       checkpoint: "best" or "last" of every run.
       mesh: the device mesh.
+      decoding: "greedy", or "rank_classification": where rows bring their options, the likeliest of
+        them is the answer; tasks without options are decoded greedily then too.
     """
 
     experiment_dir: str
     students: Sequence[str]
-    student: T5Config
-    teacher: T5Config
+    student: families.ModelConfig
+    teacher: families.ModelConfig
     teacher_run: str
     data: pipeline.DataConfig
     split: str = "validation"
     limit: int | None = None
     checkpoint: str = "best"
     mesh: MeshConfig = MeshConfig()
+    decoding: str = answers_lib.GREEDY
 
     def __post_init__(self):
         folder = self.experiment_dir
@@ -56,6 +57,10 @@ class CollectConfig:
         pair.ModelPair(student=self.student, teacher=self.teacher)
         if self.checkpoint not in checkpoints.CHOICES:
             raise ValueError(f"checkpoint {self.checkpoint!r} is not in {checkpoints.CHOICES}")
+        if self.decoding not in answers_lib.DECODINGS:
+            near = difflib.get_close_matches(str(self.decoding), answers_lib.DECODINGS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"decoding {self.decoding!r} is not in {answers_lib.DECODINGS}{hint}")
         if not self.students:
             raise ValueError("students is empty; name at least one run")
 
@@ -63,18 +68,6 @@ class CollectConfig:
     def output_dir(self) -> str:
         """Where the tables go: `<experiment_dir>/records/<split>`."""
         return str(Path(self.experiment_dir) / "records" / self.split)
-
-
-@dataclasses.dataclass(frozen=True)
-class Answers:
-    """What one model answered to n examples; lists hold the end of sequence too."""
-
-    tokens: list[Int[np.ndarray, " _"]]
-    log_probs: list[Float[np.ndarray, " _"]]
-    entropies: list[Float[np.ndarray, " _"]]
-    texts: list[str]
-    metrics: list[str]  # name of the quality of each example
-    quality: Float[np.ndarray, " n"]  # in [0, 1]
 
 
 def collect(config: CollectConfig) -> list[Path]:
@@ -87,6 +80,7 @@ def collect(config: CollectConfig) -> list[Path]:
 
     Raises:
       ValueError: for runs on another vocabulary, checkpoints that do not fit, an unknown split.
+      ImportError: a metric of a task needs an extra that is not installed.
     """
     mesh = config.mesh.build()
     rules.check_batch_size("batch_size", config.data.batch_size, mesh)
@@ -97,11 +91,19 @@ def collect(config: CollectConfig) -> list[Path]:
         run_folder.check_same_vocabulary(model.name, mixture.fingerprint, model.folder)
         model.check(mesh)
 
-    data_fingerprints = mixture.data_fingerprints(config.split)
+    answers_lib.check_installed(mixture, config.split)
+    facts = {
+        "data_fingerprints": mixture.data_fingerprints(config.split),
+        DECODING: answers_lib.decoding_of(config.decoding, mixture, config.data, config.split),
+        CORPUS_METRICS: {
+            task: corpus.describe(metric)
+            for task, metric in answers_lib.corpus_metrics(mixture, config.split).items()
+        },
+    }
     files, missing = [], []
     for student in students:
         file = Path(config.output_dir) / f"{student.name}.parquet"
-        metadata = _metadata(config, student, teacher, data_fingerprints)
+        metadata = _metadata(config, student, teacher, facts)
         files.append(file)
         if _is_up_to_date(file, metadata):
             print(f"{student.name}: {file} is up to date")
@@ -113,18 +115,50 @@ def collect(config: CollectConfig) -> list[Path]:
     examples = []
     for task in mixture.tasks_with(config.split):
         examples += pipeline.decode_examples(config.data, task, config.split, config.limit)
-    teacher_answers = answer(teacher, examples, mixture, config.data, mesh)
+    if config.decoding != answers_lib.GREEDY:
+        ranked = sum(how == config.decoding for how in facts[DECODING].values())
+        print(f"{config.decoding}: {ranked} of {len(facts[DECODING])} tasks, the others greedily")
+    questions = Questions(examples, mixture, config.data, mesh, facts[DECODING])
+    of_teacher = _answers_of(teacher, questions)
     for student, file, metadata in missing:
-        student_answers = answer(student, examples, mixture, config.data, mesh)
-        rows = _rows(config, examples, student_answers, teacher_answers, metadata)
-        records.write(file, rows, metadata)
+        of_student = _answers_of(student, questions)
+        figures = _figures(of_student[1], of_teacher[1])
+        rows = _rows(config, examples, of_student, of_teacher, metadata)
+        records.write(file, rows, {**metadata, FIGURES: figures})
         print(f"{student.name}: {len(examples)} examples in {file}")
     return files
 
 
+def _answers_of(model: "_Model", questions: Questions) -> tuple[Answers, Measured]:
+    """What a model answers, and how good that is; its parameters are gone by then."""
+    module = families.build(model.config)
+    found = answers_lib.answer(model.name, module, model.load(questions.mesh), questions)
+    return found, answers_lib.measure(found, questions)
+
+
+def _figures(student: Measured, teacher: Measured) -> dict:
+    """By task and metric, the value of both models; None for one that is not defined."""
+
+    def value(measured: Measured, task: str, name: str) -> float | None:
+        found = measured.figures[task].get(name, math.nan)
+        return found if math.isfinite(found) else None
+
+    return {
+        task: {
+            name: {"student": value(student, task, name), "teacher": value(teacher, task, name)}
+            for name in dict.fromkeys([*of_task, *teacher.figures[task]])
+        }
+        for task, of_task in student.figures.items()
+    }
+
+
 def _is_up_to_date(file: Path, metadata: dict) -> bool:
     try:
-        return file.exists() and records.read(file).metadata == metadata
+        if not file.exists():
+            return False
+        # The figures are only known once all is decoded.
+        found = dict(records.read(file).metadata)
+        return found.pop(FIGURES, None) is not None and found == metadata
     except records.RecordsError:  # of another schema version, say: it is made anew
         return False
 
@@ -132,7 +166,7 @@ def _is_up_to_date(file: Path, metadata: dict) -> bool:
 class _Model:
     """A model of the experiment with the checkpoint it answers from."""
 
-    def __init__(self, config: CollectConfig, name: str, model: T5Config, run: str):
+    def __init__(self, config: CollectConfig, name: str, model: families.ModelConfig, run: str):
         self.name = Path(name).name
         self.config = model
         self.folder = run_folder.resolve(Path(config.experiment_dir), run)
@@ -141,65 +175,23 @@ class _Model:
 
     def check(self, mesh: Mesh) -> None:
         """Refuses a checkpoint that is not this model's, before anything is decoded."""
-        abstract = state.abstract_parameters(t5.T5(self.config), mesh)
+        abstract = state.abstract_parameters(families.build(self.config), mesh)
         checkpoints.check_fits(self.folder, self.step, abstract)
         run_folder.check_same_model(self.name, self.config, self.folder)
 
     def load(self, mesh: Mesh):
-        abstract = state.abstract_parameters(t5.T5(self.config), mesh)
+        abstract = state.abstract_parameters(families.build(self.config), mesh)
         return checkpoints.load_parameters(self.folder, self.step, abstract)
 
 
-def answer(
-    model: _Model,
-    examples: Sequence[pipeline.Example],
-    mixture: pipeline.OpenMixture,
-    data: pipeline.DataConfig,
-    mesh: Mesh,
-) -> Answers:
-    """Greedy answers of one model to all examples, with their quality."""
-    params = model.load(mesh)
-    generate_fn = generate.make_generate_fn(t5.T5(model.config), data.target_length, mixture.eos_id)
-    groups = pipeline.batch_inputs(examples, data.batch_size, rules.batch_sharding(mesh))
-    bar = tqdm.tqdm(total=len(examples), desc=f"{model.name} answers", unit="example")
-    tokens, log_probs, entropies = [], [], []
-    for group, inputs in groups:
-        with jax.set_mesh(mesh), nn.logical_axis_rules(rules.RULES):
-            made = jax.device_get(generate_fn(params, inputs))
-        for row, length in enumerate(made.lengths[: len(group)]):
-            tokens.append(made.tokens[row, :length])
-            log_probs.append(made.log_probs[row, :length])
-            entropies.append(made.entropies[row, :length])
-        bar.update(len(group))
-    bar.close()
-    texts = [mixture.vocabulary.decode(row.tolist()) for row in tokens]
-    return Answers(tokens, log_probs, entropies, texts, *_quality(mixture, examples, texts))
-
-
-def _quality(mixture, examples, texts) -> tuple[list[str], Float[np.ndarray, " n"]]:
-    """Each example's metric by name, and its value in [0, 1]."""
-    names = [""] * len(examples)
-    values = np.zeros(len(examples))
-    for name in sorted({example.task for example in examples}):
-        rows = [row for row, example in enumerate(examples) if example.task == name]
-        predictions = [pipeline.answer_for_metric(mixture, examples[r], texts[r]) for r in rows]
-        targets = [examples[row].target for row in rows]
-        metric_fns = mixture.tasks[name].metric_fns
-        metric, found = quality.per_example_quality(metric_fns, targets, predictions)
-        for row, value in zip(rows, found, strict=True):
-            names[row], values[row] = metric, value
-    return names, values
-
-
-def _metadata(config: CollectConfig, student: _Model, teacher: _Model, data_fingerprints) -> dict:
-    shapes = [t5.parameter_shapes(model.config) for model in (student, teacher)]
+def _metadata(config: CollectConfig, student: _Model, teacher: _Model, facts: Mapping) -> dict:
+    shapes = [families.parameter_shapes(model.config) for model in (student, teacher)]
     return {
         "schema_version": records.SCHEMA_VERSION,
         "name": student.name,
         "mixture": config.data.mixture,
         "split": config.split,
         "limit": config.limit,
-        "decoding": "greedy",
         "student_parameters": flops.parameter_count(shapes[0]),
         "teacher_parameters": flops.parameter_count(shapes[1]),
         "student_flops_per_token": flops.flops_per_token(shapes[0]),
@@ -209,14 +201,15 @@ def _metadata(config: CollectConfig, student: _Model, teacher: _Model, data_fing
         "input_length": config.data.input_length,
         "target_length": config.data.target_length,
         "loss": checkpoints.config_of(student.folder)["loss"],
-        "data_fingerprints": data_fingerprints,
+        **facts,
         # A run that was trained anew has the same path and step.
         "student_saved": student.saved,
         "teacher_saved": teacher.saved,
     }
 
 
-def _rows(config, examples, student: Answers, teacher: Answers, metadata) -> dict:
+def _rows(config, examples, student, teacher, metadata) -> dict:
+    """The columns of the table; student and teacher are pairs of answers and their measures."""
     count = len(examples)
     columns = {
         "mixture": [config.data.mixture] * count,
@@ -225,15 +218,17 @@ def _rows(config, examples, student: Answers, teacher: Answers, metadata) -> dic
         "example_id": [example.example_id for example in examples],
         "inputs": [example.inputs_text for example in examples],
         "target": [example.target_text for example in examples],
-        "metric": student.metrics,
+        "metric": student[1].metrics,
     }
-    for model, answers in (("student", student), ("teacher", teacher)):
+    for model, (answers, measured) in (("student", student), ("teacher", teacher)):
         columns |= {
             f"{model}_answer": answers.texts,
             f"{model}_tokens": answers.tokens,
             f"{model}_log_probs": answers.log_probs,
             f"{model}_entropies": answers.entropies,
-            f"{model}_quality": answers.quality,
+            f"{model}_quality": measured.quality,
             f"{model}_flops_per_token": [float(metadata[f"{model}_flops_per_token"])] * count,
         }
+        if metadata[CORPUS_METRICS]:
+            columns[f"{model}_statistics"] = measured.statistics
     return columns

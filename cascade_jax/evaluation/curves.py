@@ -6,12 +6,15 @@ score >= tau; the small model is always paid; cost is FLOPs per token = 2 x para
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
 # Below this a difference between two mean qualities is rounding, and ratios of it mean nothing.
 _NO_DIFFERENCE = 1e-12
+# Corpus figures of K summed statistics, many at once: `Bleu().scores`.
+ScoresFn = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +34,8 @@ class Curve:
       thresholds: score of the k-th deferred; deferring iff score >= thresholds[k] defers exactly k
         examples where `is_realised`, else the whole tied group; inf for k = 0.
       a1: part of the quality that the student's kept answers give: their sum over n, falling to 0.
-      a2: part that the teacher's answers to deferred examples give.
+      a2: part that the teacher's answers to deferred examples give. Both are NaN for a corpus
+        metric, which is no sum of parts.
       is_realised: True where some threshold defers exactly k examples.
     """
 
@@ -154,6 +158,90 @@ def oracle_curve(
     return deferral_curve(
         gain, student_quality, teacher_quality, student_flops_per_token, teacher_flops_per_token
     )
+
+
+def corpus_curve(
+    score: Real[np.ndarray, " n"],
+    student_statistics: Int[np.ndarray, "n K"],
+    teacher_statistics: Int[np.ndarray, "n K"],
+    scores_fn: ScoresFn,
+    student_flops_per_token: float,
+    teacher_flops_per_token: float,
+) -> Curve:
+    """A corpus metric, such as BLEU, of the cascade's answers at every deferral rate.
+
+    Exact at every realised point: statistics are added along the deferral order,
+    ``sum_i S_i + sum_{i deferred} (T_i - S_i)``, and scored. Where scores are tied no threshold
+    separates them, and the curve is straight between the realised points on both sides, which is
+    not quite the expectation over their orders.
+
+    Args:
+      score: one per example, higher = defer first.
+      student_statistics, teacher_statistics: additive counts of both answers.
+      scores_fn: corpus figures of sums [points, K].
+      student_flops_per_token, teacher_flops_per_token: 2 x parameters of each model.
+
+    Returns:
+      n + 1 points, from no example deferred to all.
+
+    Raises:
+      ValueError: if there is no example, a score is not finite, or lengths differ.
+    """
+    order, ends = deferral_order(score)
+    n = len(order)
+    for name, counts in (("student", student_statistics), ("teacher", teacher_statistics)):
+        if len(counts) != n:
+            raise ValueError(f"{n} scores, but {len(counts)} rows of {name} statistics")
+    nodes = np.append(0, ends)
+    gained = np.cumsum((teacher_statistics - student_statistics)[order], axis=0)[ends - 1]
+    base = np.sum(student_statistics, axis=0)
+    at_nodes = scores_fn(np.vstack([base, base + gained]))
+    ks = np.arange(n + 1)
+    return Curve(
+        rate=ks / n,
+        quality=np.interp(ks, nodes, at_nodes),
+        flops_per_token=student_flops_per_token + ks / n * teacher_flops_per_token,
+        thresholds=np.append(np.inf, np.asarray(score, dtype=np.float64)[order]),
+        a1=np.full(n + 1, np.nan),
+        a2=np.full(n + 1, np.nan),
+        is_realised=np.isin(ks, nodes),
+    )
+
+
+def corpus_gain(
+    student_statistics: Int[np.ndarray, "n K"],
+    teacher_statistics: Int[np.ndarray, "n K"],
+    scores_fn: ScoresFn,
+) -> Float[np.ndarray, " n"]:
+    """What deferring each example adds to a corpus metric, to first order.
+
+    ``sum_k dscore/dsum_k * (T_ik - S_ik)``, with the slopes at the middle between both models'
+    sums. By the gain of each answer's own figure, sentence BLEU say, short answers would come
+    first, which hardly change the corpus figure.
+    """
+    sums = np.sum(student_statistics, axis=0), np.sum(teacher_statistics, axis=0)
+    middle = (sums[0] + sums[1]) / 2
+    step = np.diag(np.minimum(0.5, middle))  # no sum below 0
+    width = 2 * np.diag(step)
+    rise = scores_fn(middle + step) - scores_fn(middle - step)
+    slopes = np.where(width > 0, rise / np.where(width > 0, width, 1.0), 0.0)
+    return (teacher_statistics - student_statistics) @ slopes
+
+
+def corpus_random(
+    rate: Float[np.ndarray, " points"],
+    student_sums: Real[np.ndarray, "*rows K"],
+    teacher_sums: Real[np.ndarray, "*rows K"],
+    scores_fn: ScoresFn,
+) -> Float[np.ndarray, "*rows points"]:
+    """A corpus metric of deferring at random: the figure of the expected statistics.
+
+    ``score((1 - r) * S + r * T)``, where S and T are the sums of all examples. Nearly what random
+    draws have on average, and more nearly so the more examples there are; for a mean it is
+    `random_quality`. Not quite straight where the two models write at different lengths.
+    """
+    share = rate[:, None]
+    return scores_fn((1 - share) * student_sums[..., None, :] + share * teacher_sums[..., None, :])
 
 
 def random_quality(

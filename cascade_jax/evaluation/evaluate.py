@@ -12,7 +12,7 @@ import numpy as np
 
 from cascade_jax import files
 from cascade_jax.deferral.scores import Average, DeferralScore
-from cascade_jax.evaluation import markdown, metrics, plots, records, report
+from cascade_jax.evaluation import figures, markdown, metrics, plots, records, report
 from cascade_jax.evaluation.metrics import Evaluation, Panel
 
 _MAX_POINTS = 201
@@ -76,9 +76,12 @@ def evaluate(
 ) -> Evaluation:
     """Compares cascades by their records, pooled over the mixture and per task.
 
+    Pooled quality is the mean of per-example quality. A task with a corpus metric (its records hold
+    statistics) is shown by that metric, exact at every threshold.
+
     Writes ``metrics.json`` (every figure in full precision, curves thinned to 201 points; null =
     undefined or never reached), ``curve.png``, ``decomposition.png``, ``tasks.png`` (with two tasks
-    or more), ``summary.md`` (tables to paste) and ``report.html``.
+    or more, or a corpus metric), ``summary.md`` (tables to paste) and ``report.html``.
 
     Args:
       records_files: see `EvaluateConfig`; or a whole config, and then nothing else.
@@ -106,12 +109,12 @@ def evaluate(
         "curve": plots.png(plots.curve_figure(evaluation.pooled)),
         "decomposition": plots.png(plots.decomposition_figure(evaluation.pooled)),
     }
-    if len(evaluation.tasks) > 1:
+    if evaluation.shows_tasks:
         images["tasks"] = plots.png(plots.grid_figure(list(evaluation.tasks.values())))
     for name, image in images.items():
         (output_dir / f"{name}.png").write_bytes(image)
-    figures = json.dumps(to_json(evaluation), allow_nan=False)
-    files.write_text(output_dir / "metrics.json", figures + "\n")
+    text = json.dumps(to_json(evaluation), allow_nan=False)
+    files.write_text(output_dir / "metrics.json", text + "\n")
     examples = {name: report.pick_examples(tables[name], scores[name]) for name in tables}
     page = report.render(evaluation, images, examples)
     files.write_text(output_dir / "report.html", page)
@@ -175,26 +178,45 @@ def _compare(
         for name, table in tables.items()
     }
 
-    def panel(title: str, rows: np.ndarray) -> Panel:
-        return metrics.compare(
-            title,
-            ", ".join(dict.fromkeys(first.metric[rows])),
-            {name: cascade.take(rows) for name, cascade in cascades.items()},
-            bootstrap_samples=config.bootstrap_samples,
-            seed=config.seed,
-        )
+    def panel(title: str, metric: str, cascades: Mapping[str, metrics.Cascade]) -> Panel:
+        samples, seed = config.bootstrap_samples, config.seed
+        return metrics.compare(title, metric, cascades, bootstrap_samples=samples, seed=seed)
 
-    rows_of = {task: np.flatnonzero(first.task == task) for task in dict.fromkeys(first.task)}
+    tasks, per_example, notes = {}, {}, []
+    for task in map(str, dict.fromkeys(first.task)):
+        rows = np.flatnonzero(first.task == task)
+        of_task = {name: cascade.take(rows) for name, cascade in cascades.items()}
+        tasks[task] = panel(task, _metric_names(first, rows), of_task)
+        found = {name: table.statistics(task) for name, table in tables.items()}
+        lacking = [name for name, statistics in found.items() if statistics is None]
+        if not lacking:
+            per_example[task] = tasks[task]
+            of_task = {n: dataclasses.replace(c, statistics=found[n]) for n, c in of_task.items()}
+            label = next(iter(found.values())).metric.label
+            tasks[task] = panel(task, f"{label} (corpus)", of_task)
+        elif len(lacking) < len(tables):
+            notes.append(
+                f"{task} has no curve of its corpus metric: no statistics in the records of "
+                + ", ".join(lacking)
+            )
+    everything = np.arange(len(first))
     return Evaluation(
-        pooled=panel(str(first.metadata["mixture"]), np.arange(len(first))),
-        tasks={str(task): panel(str(task), rows) for task, rows in rows_of.items()},
+        pooled=panel(str(first.metadata["mixture"]), _metric_names(first, everything), cascades),
+        tasks=tasks,
         sources=tuple(
             metrics.Source(name, table.source, table.metadata) for name, table in tables.items()
         ),
         score=repr(config.score),
         bootstrap_samples=config.bootstrap_samples,
         seed=config.seed,
+        per_example=per_example,
+        figures=figures.of_split(tables, tasks, per_example),
+        notes=tuple(notes),
     )
+
+
+def _metric_names(table: records.Records, rows: np.ndarray) -> str:
+    return ", ".join(dict.fromkeys(table.metric[rows]))
 
 
 def _one_cost(table: records.Records, column: str) -> float:
@@ -219,6 +241,9 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "pooled": _panel_json(evaluation.pooled),
             "macro": evaluation.macro(),
             "tasks": {task: _panel_json(panel) for task, panel in evaluation.tasks.items()},
+            "per_example": {t: _panel_json(panel) for t, panel in evaluation.per_example.items()},
+            "figures": [dataclasses.asdict(figure) for figure in evaluation.figures],
+            "notes": evaluation.notes,
         }
     )
 
@@ -227,14 +252,18 @@ def _panel_json(panel: Panel) -> dict[str, Any]:
     cascades = {}
     for name, summary in panel.summaries.items():
         curve, oracle = panel.curves[name].thin(_MAX_POINTS), panel.oracles[name].thin(_MAX_POINTS)
+        # A corpus metric is no sum of a kept and a deferred part.
+        left_out = ("a1", "a2") if panel.is_corpus else ()
+        points = {k: v for k, v in dataclasses.asdict(curve).items() if k not in left_out}
         cascades[name] = {
             "summary": dataclasses.asdict(summary),
-            "curve": dataclasses.asdict(curve),
+            "curve": points,
             "oracle_quality": oracle.quality,
         }
     return {
         "title": panel.title,
         "metric": panel.metric,
+        "is_corpus": panel.is_corpus,
         "num_examples": panel.num_examples,
         "references": dataclasses.asdict(panel.references),
         "cascades": cascades,

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Sequence
 
-from cascade_jax.evaluation import curves, report
+from cascade_jax.evaluation import curves, figures, report
 from cascade_jax.evaluation.metrics import Estimate, Evaluation, Panel
 
 _CURVE_RATES = tuple(step / 10 for step in range(11))
 
 
 def render(evaluation: Evaluation) -> str:
-    """The pooled summary with intervals, the pooled curves at every tenth, and a row per task."""
+    """The pooled summary with intervals, its curves at every tenth, tasks, and all figures."""
     pooled = evaluation.pooled
     teacher = next(iter(pooled.summaries.values())).teacher_quality
     parts = [
@@ -24,6 +24,9 @@ def render(evaluation: Evaluation) -> str:
         "curve:",
         _tasks(evaluation),
     ]
+    if evaluation.figures:
+        parts += ["Figures of the whole split, as far as records can tell:", _figures(evaluation)]
+    parts += [f"{note}." for note in evaluation.notes]
     return "\n\n".join(parts) + "\n"
 
 
@@ -60,6 +63,11 @@ def _tasks(evaluation: Evaluation) -> str:
         large = _number(found[0].teacher_quality.value)
         rows.append([task, panel.metric, f"{panel.num_examples:,}", large, *cells])
     return _table(["task", "metric", "examples", "large", *names], rows)
+
+
+def _figures(evaluation: Evaluation) -> str:
+    names = list(evaluation.pooled.summaries)
+    return _table(figures.heads(names), [figures.cells(f, names) for f in evaluation.figures])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Real
 
 from cascade_jax.evaluation import bootstrap, curves
+from cascade_jax.evaluation.cascades import Cascade, Lines, lines_of, resample
 
 REFERENCE_RATES = (0.25, 0.5, 0.75)
 
@@ -20,26 +21,6 @@ class Estimate:
     value: float
     low: float = math.nan
     high: float = math.nan
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Cascade:
-    """What a summary needs of one cascade, for the n examples that all of them share."""
-
-    score: Float[np.ndarray, " n"]
-    student_quality: Float[np.ndarray, " n"]
-    teacher_quality: Float[np.ndarray, " n"]
-    student_flops_per_token: float
-    teacher_flops_per_token: float
-
-    def take(self, rows: np.ndarray) -> "Cascade":
-        """The cascade on some of its examples."""
-        return dataclasses.replace(
-            self,
-            score=self.score[rows],
-            student_quality=self.student_quality[rows],
-            teacher_quality=self.teacher_quality[rows],
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +55,9 @@ class CascadeSummary:
         graded quality or without both kinds.
       student_better_share: share of examples where the small model is better than the large one
         (for 0/1 quality: small right, large wrong); the ideal line takes it to be 0.
+
+    For a corpus metric there is no ideal line, so its area and s_d are NaN, and the oracle, which
+    defers the largest gains first (`curves.corpus_gain`), is a good order but no strict bound.
     """
 
     num_examples: int
@@ -100,9 +84,11 @@ class Panel:
 
     Attributes:
       title: mixture or task.
-      metric: name of the per-example quality; several are joined by ", ".
+      metric: name of the per-example quality, or of the corpus metric; several are joined by ", ".
       references: where the curves were read off.
       curves, oracles, summaries: by cascade name, in the order given.
+      randoms: quality of random deferral at the rates of each curve.
+      is_corpus: whether quality is a corpus metric rather than a mean over examples.
     """
 
     title: str
@@ -111,6 +97,8 @@ class Panel:
     curves: dict[str, curves.Curve]
     oracles: dict[str, curves.Curve]
     summaries: dict[str, CascadeSummary]
+    randoms: dict[str, Float[np.ndarray, " n_plus_1"]]
+    is_corpus: bool = False
 
     @property
     def num_examples(self) -> int:
@@ -137,8 +125,8 @@ def auroc(score: Real[np.ndarray, " n"], is_error: Bool[np.ndarray, " n"]) -> fl
 
 def references(cascades: Mapping[str, Cascade]) -> References:
     """The reference points that all given cascades are read off at."""
-    teacher = max(float(np.mean(c.teacher_quality)) for c in cascades.values())
-    best_student = max(float(np.mean(c.student_quality)) for c in cascades.values())
+    students, teachers = zip(*(cascade.ends() for cascade in cascades.values()), strict=True)
+    best_student, teacher = max(students), max(teachers)
     dearest = max(c.student_flops_per_token for c in cascades.values())
     teacher_cost = max(c.teacher_flops_per_token for c in cascades.values())
     return References(
@@ -160,56 +148,70 @@ def compare(
 
     Args:
       title: mixture or task.
-      metric: name of the per-example quality.
+      metric: name of the per-example quality, or of the corpus metric.
       cascades: by name; rows of all stand for the same examples in the same order.
       bootstrap_samples: resamples for the intervals, the same draws for every cascade.
       seed: of the draws.
 
     Raises:
-      ValueError: if there is no cascade, or they hold different numbers of examples.
+      ValueError: if there is no cascade, they hold different numbers of examples, or only some have
+        statistics.
     """
     sizes = {name: len(cascade.score) for name, cascade in cascades.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(f"cascades side by side need the same examples, got {sizes}")
+    if len({cascade.statistics is None for cascade in cascades.values()}) != 1:
+        raise ValueError("cascades side by side need statistics all of them, or none")
     points = references(cascades)
-    lines, oracles, summaries = {}, {}, {}
+    lines, summaries = {}, {}
     first: bootstrap.Resamples | None = None
-    for name, c in cascades.items():
-        costs = c.student_flops_per_token, c.teacher_flops_per_token
-        lines[name] = curves.deferral_curve(c.score, c.student_quality, c.teacher_quality, *costs)
-        oracles[name] = curves.oracle_curve(c.student_quality, c.teacher_quality, *costs)
-        cost_rates = [min((cost - costs[0]) / costs[1], 1.0) for cost in points.costs]
-        resamples = bootstrap.resample(
-            c.score,
-            c.student_quality,
-            c.teacher_quality,
-            rates=(*points.rates, *cost_rates),
-            qualities=tuple(points.qualities.values()),
-            samples=bootstrap_samples,
-            seed=seed,
-        )
+    for name, cascade in cascades.items():
+        lines[name] = lines_of(cascade)
+        resamples = _resample(cascade, points, bootstrap_samples, seed)
         first = first or resamples
-        first_area = curves.area(next(iter(lines.values())))
+        first_area = curves.area(next(iter(lines.values())).curve)
         difference = Estimate(
-            curves.area(lines[name]) - first_area,
+            curves.area(lines[name].curve) - first_area,
             *bootstrap.interval(resamples.area - first.area),
         )
-        summaries[name] = _summarize(c, lines[name], oracles[name], points, resamples, difference)
-    return Panel(title, metric, points, lines, oracles, summaries)
+        summaries[name] = _summarize(cascade, lines[name], points, resamples, difference)
+    return Panel(
+        title=title,
+        metric=metric,
+        references=points,
+        curves={name: line.curve for name, line in lines.items()},
+        oracles={name: line.oracle for name, line in lines.items()},
+        summaries=summaries,
+        randoms={name: line.random for name, line in lines.items()},
+        is_corpus=next(iter(cascades.values())).statistics is not None,
+    )
+
+
+def _resample(cascade: Cascade, points: References, samples: int, seed: int) -> bootstrap.Resamples:
+    """Resamples read off at the rates, then at the costs, and at the qualities."""
+    student_cost, teacher_cost = cascade.costs
+    cost_rates = [min((cost - student_cost) / teacher_cost, 1.0) for cost in points.costs]
+    return resample(
+        cascade,
+        rates=(*points.rates, *cost_rates),
+        qualities=tuple(points.qualities.values()),
+        samples=samples,
+        seed=seed,
+    )
 
 
 def _summarize(
     cascade: Cascade,
-    curve: curves.Curve,
-    oracle: curves.Curve,
+    lines: Lines,
     points: References,
     resamples: bootstrap.Resamples,
     area_minus_first: Estimate,
 ) -> CascadeSummary:
     """All figures of one cascade."""
+    curve = lines.curve
     ends = curve.student_quality, curve.teacher_quality
-    areas = curves.area(curve), curves.random_area(*ends)
-    ideal_area, oracle_area = curves.ideal_area(*ends), curves.area(oracle)
+    areas = curves.area(curve), lines.random_area
+    oracle_area = curves.area(lines.oracle)
 
     def estimate(value: float, values: Float[np.ndarray, " B"]) -> Estimate:
         return Estimate(value, *bootstrap.interval(values))
@@ -230,10 +232,11 @@ def _summarize(
         area=estimate(areas[0], resamples.area),
         area_minus_first=area_minus_first,
         random_area=areas[1],
-        ideal_area=ideal_area,
+        ideal_area=lines.ideal_area,
         oracle_area=oracle_area,
         s_d_ideal=estimate(
-            curves.deferral_performance(*areas, ideal_area), resamples.deferral_performance("ideal")
+            curves.deferral_performance(*areas, lines.ideal_area),
+            resamples.deferral_performance("ideal"),
         ),
         s_d_oracle=estimate(
             curves.deferral_performance(*areas, oracle_area),
@@ -263,16 +266,41 @@ class Source:
     metadata: Mapping[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """One metric of one task over the whole split.
+
+    Attributes:
+      task, metric: names.
+      decoding: how the answers were made; "" if the records do not say.
+      teacher: of the large model alone; NaN if not known.
+      students: of each small model alone, by cascade name; NaN if not known.
+      cascades: of each cascade at REFERENCE_RATES; empty where the metric is neither a mean over
+        examples nor additive, so that a mixture of answers has none that records could tell.
+    """
+
+    task: str
+    metric: str
+    decoding: str
+    teacher: float
+    students: dict[str, float]
+    cascades: dict[str, tuple[float, ...]]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
     """Everything that `evaluate` found out, as the report and the table show it.
 
     Attributes:
-      pooled: all examples as one set, one threshold for all tasks, every example weighing the same.
-      tasks: each task by itself, with its own deferral rates.
+      pooled: all examples as one set, one threshold for all tasks, every example weighing the same:
+        means of per-example quality.
+      tasks: each task by itself, with its own deferral rates; by its corpus metric if it has one.
       sources: the records files, in the order of the cascades.
       score: the deferral score, as text.
       bootstrap_samples, seed: of the intervals.
+      per_example: the tasks with a corpus metric once more, by means of per-example quality.
+      figures: every metric of every task over the whole split.
+      notes: what the reader must know beside.
     """
 
     pooled: Panel
@@ -281,9 +309,17 @@ class Evaluation:
     score: str
     bootstrap_samples: int
     seed: int
+    per_example: dict[str, Panel] = dataclasses.field(default_factory=dict)
+    figures: tuple[Figure, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shows_tasks(self) -> bool:
+        """Whether a task by itself says more than the pool."""
+        return len(self.tasks) > 1 or any(panel.is_corpus for panel in self.tasks.values())
 
     def macro(self) -> dict[str, dict[str, float]]:
-        """By cascade, means over tasks in which every task weighs the same."""
+        """By cascade, means over the tasks' panels in which every task weighs the same."""
         result = {}
         for name in self.pooled.summaries:
             rows = [panel.summaries[name] for panel in self.tasks.values()]

@@ -37,6 +37,7 @@ _STYLE = {
     "axes.titlesize": 10,
 }
 _POINTS = 401
+_GAIN_DASH = (0, (5, 2, 1, 2))
 _MARKED_RATES = (0.0, *REFERENCE_RATES)
 _UNITS = ((1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"))
 
@@ -89,7 +90,8 @@ def grid_figure(panels: Sequence[Panel], columns: int = 4) -> Figure:
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
         figure.supxlabel(f"{unit} per token (2 × parameters)", fontsize=9)
-        handles = _handles(panels[0], with_markers=False, with_areas=False)
+        handles = _handles(panels[0], with_markers=False, with_areas=False, with_lines=False)
+        handles += _line_handles(panels)
         figure.legend(
             handles=handles,
             loc="outside upper left",
@@ -128,19 +130,22 @@ def png(figure: Figure) -> bytes:
 
 
 def _draw(axes: Axes, panel: Panel, scale: float, with_markers: bool) -> None:
-    """Band of the best possible, random lines, curves."""
+    """Band of the best possible (of a corpus metric, a good order's line), random lines, curves."""
     names = list(panel.curves)
     thin = {name: panel.curves[name].thin(_POINTS) for name in names}
     costs = np.unique(np.concatenate([c.flops_per_token for c in thin.values()]))
     low, high = _best_band(panel, costs)
-    axes.fill_between(costs / scale, low, high, color=_BAND, linewidth=0, zorder=1)
-    axes.plot(costs / scale, low, color=_GREY, linewidth=0.9, linestyle="--", zorder=2)
+    grey = {"color": _GREY, "linewidth": 0.9, "zorder": 2}
+    if panel.is_corpus:
+        axes.plot(costs / scale, high, linestyle=_GAIN_DASH, **grey)
+    else:
+        axes.fill_between(costs / scale, low, high, color=_BAND, linewidth=0, zorder=1)
+        axes.plot(costs / scale, low, linestyle="--", **grey)
     for name, style in styles(names).items():
         curve = thin[name]
         x = curve.flops_per_token / scale
-        axes.plot(
-            x[[0, -1]], curve.quality[[0, -1]], color=style["color"], linewidth=1.0, linestyle=":"
-        )
+        random = np.interp(curve.rate, panel.curves[name].rate, panel.randoms[name])
+        axes.plot(x, random, color=style["color"], linewidth=1.0, linestyle=":")
         line = {"color": style["color"], "linestyle": style["linestyle"], "zorder": 3}
         axes.plot(x, curve.quality, linewidth=1.8 if with_markers else 1.3, **line)
         if with_markers:
@@ -170,10 +175,12 @@ def _best_band(panel: Panel, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """Lowest ideal line and highest oracle of the panel's cascades, at each of the costs."""
     lows, highs = [], []
     for name, curve in panel.curves.items():
-        ideal = curves.ideal_quality(curve.rate, curve.student_quality, curve.teacher_quality)
         inside = {"left": np.nan, "right": curve.teacher_quality}
-        lows.append(np.interp(costs, curve.flops_per_token, ideal, **inside))
         oracle = panel.oracles[name]
+        ideal = oracle.quality  # a corpus metric has no ideal line
+        if not panel.is_corpus:
+            ideal = curves.ideal_quality(curve.rate, curve.student_quality, curve.teacher_quality)
+        lows.append(np.interp(costs, curve.flops_per_token, ideal, **inside))
         highs.append(np.interp(costs, oracle.flops_per_token, oracle.quality, **inside))
     low = np.fmin.reduce(lows)
     # With graded quality the closed form is no bound and may pass the oracle.
@@ -217,14 +224,24 @@ def _handles(
             Line2D([], [], linewidth=1.8, ms=5, markeredgecolor="white", label=label, **style)
         )
     if with_lines:
-        grey = {"color": _GREY, "linewidth": 1.0}
-        handles.append(Line2D([], [], linestyle=":", label="random deferral", **grey))
-        handles.append(Line2D([], [], linestyle="--", label="ideal", **grey))
-        handles.append(Patch(color=_BAND, label="ideal to oracle"))
+        handles += _line_handles([panel])
     if with_markers:
         star = {"marker": "*", "ms": 9, "color": _INK, "linestyle": "none"}
         handles.append(Line2D([], [], label="all deferred", **star))
         handles.append(Line2D([], [], label="large model alone", markerfacecolor="white", **star))
+    return handles
+
+
+def _line_handles(panels: Sequence[Panel]) -> list[Line2D | Patch]:
+    """Legend entries of the lines around the curves of the panels."""
+    grey = {"color": _GREY, "linewidth": 1.0}
+    handles = [Line2D([], [], linestyle=":", label="random deferral", **grey)]
+    if not all(panel.is_corpus for panel in panels):
+        handles.append(Line2D([], [], linestyle="--", label="ideal", **grey))
+        handles.append(Patch(color=_BAND, label="ideal to oracle"))
+    if any(panel.is_corpus for panel in panels):
+        label = "largest gain first (corpus)"
+        handles.append(Line2D([], [], linestyle=_GAIN_DASH, label=label, **grey))
     return handles
 
 

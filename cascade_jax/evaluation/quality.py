@@ -267,3 +267,22 @@ def per_example_quality(
             )
         qualities[i] = min(max(value, 0.0), 1.0)
     return metric_name, qualities
+
+
+def split_figures(
+    task_metric_fns: Sequence[MetricFn], targets: Sequence[Any], predictions: Sequence[Any]
+) -> dict[str, float]:
+    """All metrics of a task over all examples at once, in their own units.
+
+    Two metrics that give one name with different values are told apart by their place:
+    ``{"f1": 0.5, "f1_2": 0.4}``. What is no number is left out.
+    """
+    found: dict[str, float] = {}
+    for place, metric_fn in enumerate(task_metric_fns, start=1):
+        for name, value in metric_fn(targets, predictions).items():
+            value = getattr(value, "value", value)
+            if np.ndim(value) or not isinstance(value, int | float | np.number):
+                continue
+            is_new = found.get(name, value) == value
+            found[name if is_new else f"{name}_{place}"] = float(value)
+    return found

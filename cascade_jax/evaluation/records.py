@@ -1,7 +1,8 @@
 """The records table: what both models answered, one Parquet row per example.
 
 This is an exchange format: whoever has answers and log-probs from another system writes this table
-and can use everything after it. Every column is required and holds no nulls; others are ignored.
+and can use everything after it. Columns hold no nulls, and all but the statistics are required;
+others are ignored.
 
 | column | type | what |
 |---|---|---|
@@ -15,15 +16,27 @@ and can use everything after it. Every column is required and holds no nulls; ot
 | student_entropies, teacher_entropies | list<float32> | nats, of the whole distribution there |
 | student_quality, teacher_quality | double | in [0, 1], higher is better |
 | student_flops_per_token, teacher_flops_per_token | double | 2 x parameters |
+| student_statistics, teacher_statistics | list<int64> | optional: counts of a corpus metric |
 
 The three lists of one model have one length per row. A teacher whose tokens are not known has empty
 lists. The Parquet file metadata holds, under the key ``cascade_jax``, a JSON object: schema_version
 (int), name (the student's label in tables and plots), mixture, split, and by custom
 student_parameters, teacher_parameters, student_checkpoint, teacher_checkpoint; other keys are kept.
+
+Three more keys are read where they are there, each an object by task:
+
+| key | what it holds for a task |
+|---|---|
+| corpus_metrics | the metric that the statistics are of, see `corpus.build` |
+| figures | by metric, its value over the whole split: ``{"student": 0.31, "teacher": 0.40}`` |
+| decoding | how answers were made, ``"greedy"`` or ``"rank_classification"`` (a text: all tasks) |
+
+A row has statistics (as many as the metric says, see `Bleu.statistics`) exactly if its task is in
+corpus_metrics; else its lists are empty. A table without the two columns has no corpus metrics.
+They are optional, and older programs pass over them, so the schema version is what it was.
 """
 
 import dataclasses
-import difflib
 import json
 import os
 import pathlib
@@ -32,35 +45,30 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from cascade_jax import files
 from cascade_jax.deferral.scores import AnswerTokens
-
-SCHEMA_VERSION = 1
-METADATA_KEY = "cascade_jax"
-REQUIRED_METADATA = ("name", "mixture", "split")
-
-_TEXTS = ("mixture", "task", "split", "example_id", "inputs", "target", "metric")
-_TEXTS += ("student_answer", "teacher_answer")
-_TOKENS = ("student_tokens", "teacher_tokens")
-_PER_TOKEN = ("student_log_probs", "student_entropies", "teacher_log_probs", "teacher_entropies")
-_NUMBERS = ("student_quality", "teacher_quality")
-_NUMBERS += ("student_flops_per_token", "teacher_flops_per_token")
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in _TEXTS]
-    + [(name, pa.list_(pa.int32())) for name in _TOKENS]
-    + [(name, pa.list_(pa.float32())) for name in _PER_TOKEN]
-    + [(name, pa.float64()) for name in _NUMBERS]
+from cascade_jax.evaluation import corpus, records_schema
+from cascade_jax.evaluation.records_schema import (
+    METADATA_KEY,
+    SCHEMA,
+    SCHEMA_VERSION,
+    RecordsError,
 )
-# Log-softmax rounding can leave a log-prob a little above 0; a probability is far above.
-_LARGEST_LOG_PROB = 1e-3
 
-
-class RecordsError(ValueError):
-    """A records file, or a set of them, that can not be used; the message says which and why."""
+__all__ = [
+    "METADATA_KEY",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "Records",
+    "RecordsError",
+    "align",
+    "check_comparable",
+    "read",
+    "write",
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,6 +77,7 @@ class Records:
 
     Tokens of the student's answer to example i are those from ``student_offsets[i]`` up to, not
     including, ``student_offsets[i + 1]``; likewise log-probs and entropies, and the teacher's.
+    Statistics of both models lie from ``statistics_offsets[i]``; `statistics` gives a task's.
     """
 
     mixture: np.ndarray
@@ -92,6 +101,9 @@ class Records:
     teacher_quality: Float[np.ndarray, " n"]
     student_flops_per_token: Float[np.ndarray, " n"]
     teacher_flops_per_token: Float[np.ndarray, " n"]
+    statistics_offsets: Int[np.ndarray, " n_plus_1"]
+    student_statistics: Int[np.ndarray, " counts"]
+    teacher_statistics: Int[np.ndarray, " counts"]
     metadata: Mapping[str, Any]
     source: str = ""
 
@@ -110,17 +122,32 @@ class Records:
             self.student_log_probs, self.student_entropies, self.student_offsets, self.example_id
         )
 
+    def decoding(self, task: str) -> str:
+        """How the answers of a task were made: "greedy", "rank_classification", "" if unknown."""
+        stated = self.metadata.get(records_schema.DECODING, "")
+        return stated if isinstance(stated, str) else str(stated.get(task, ""))
+
+    def statistics(self, task: str) -> corpus.Statistics | None:
+        """Additive statistics of the rows of a task, in their order; None if it has none."""
+        described = self.metadata.get(records_schema.CORPUS_METRICS, {})
+        if task not in described:
+            return None
+        metric, rows = corpus.build(described[task]), np.flatnonzero(self.task == task)
+        at = self.statistics_offsets[rows][:, None] + np.arange(metric.num_statistics)
+        return corpus.Statistics(metric, self.student_statistics[at], self.teacher_statistics[at])
+
     def take(self, rows: Int[np.ndarray, " rows"]) -> "Records":
         """The given rows, in the given order."""
         rows = np.asarray(rows)
-        changes: dict[str, np.ndarray] = {n: getattr(self, n)[rows] for n in _TEXTS + _NUMBERS}
-        for model in ("student", "teacher"):
-            offsets = getattr(self, f"{model}_offsets")
+        names = records_schema.TEXTS + records_schema.NUMBERS
+        changes: dict[str, np.ndarray] = {name: getattr(self, name)[rows] for name in names}
+        for key, columns in records_schema.LISTS.items():
+            offsets = getattr(self, key)
             lengths = np.diff(offsets)[rows]
             taken = np.concatenate([[0], np.cumsum(lengths)])
             positions = np.arange(taken[-1]) + np.repeat(offsets[:-1][rows] - taken[:-1], lengths)
-            changes[f"{model}_offsets"] = taken
-            for column in _list_columns(model):
+            changes[key] = taken
+            for column in columns:
                 changes[column] = getattr(self, column)[positions]
         return dataclasses.replace(self, **changes)
 
@@ -142,9 +169,9 @@ def write(
     """
     path = pathlib.Path(path)
     metadata = {**metadata, "schema_version": metadata.get("schema_version", SCHEMA_VERSION)}
-    _check_metadata(metadata, str(path))
-    table = _to_table(rows, str(path))
-    _from_table(table, metadata, str(path))
+    records_schema.check_metadata(metadata, str(path))
+    table = records_schema.to_table(rows, str(path))
+    records_schema.from_table(table, metadata, str(path))
     try:
         text = json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -159,7 +186,8 @@ def read(path: str | os.PathLike) -> Records:
     Raises:
       FileNotFoundError: no such file.
       RecordsError: not a records file, another schema version, a missing column, a null, a log-prob
-        that is not finite or above 0, a quality outside [0, 1], an example_id that comes twice.
+        that is not finite or above 0, a quality outside [0, 1], an example_id that comes twice,
+        statistics that do not fit the corpus metric of their task.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -174,9 +202,12 @@ def read(path: str | os.PathLike) -> Records:
             f"{path} is not a records file: its Parquet metadata lack the key {METADATA_KEY!r}"
         )
     metadata = json.loads(text)
-    _check_metadata(metadata, str(path))
-    _check_columns(file.schema_arrow.names, str(path))
-    return _from_table(file.read(columns=SCHEMA.names), metadata, str(path))
+    records_schema.check_metadata(metadata, str(path))
+    names = file.schema_arrow.names
+    records_schema.check_columns(names, str(path))
+    table = file.read(columns=records_schema.present_schema(names).names)
+    columns = records_schema.from_table(table, metadata, str(path))
+    return Records(**columns, metadata=dict(metadata), source=str(path))
 
 
 def check_comparable(records: Sequence[Records]) -> None:
@@ -184,8 +215,9 @@ def check_comparable(records: Sequence[Records]) -> None:
 
     All must have the schema version, mixture, split and examples (with inputs, target and metric)
     of the first. The teacher's quality and cost must be the same too: it is the other end of every
-    curve, so with two teachers a difference between curves would no longer be the students'. The
-    order of rows does not matter (see `align`).
+    curve, so with two teachers a difference between curves would no longer be the students'. How
+    answers were made must be the same where both say it, and a task's corpus metric with the
+    teacher's statistics where both have them. The order of rows does not matter (see `align`).
 
     Raises:
       RecordsError: naming both records, what differs, how often, and the first example.
@@ -209,9 +241,32 @@ def check_comparable(records: Sequence[Records]) -> None:
                     + _TEACHER_HINT
                     * column.startswith("teacher")
                 )
+        in_order = other.take(rows)
+        for task in dict.fromkeys(first.task):
+            _check_same_answers(first, in_order, str(task), pair)
 
 
 _TEACHER_HINT = "; collect all of them with one teacher checkpoint"
+
+
+def _check_same_answers(first: Records, other: Records, task: str, pair: str) -> None:
+    """Refuses answers to one task that were made in two ways, or that two metrics are of."""
+    ours, theirs = first.decoding(task), other.decoding(task)
+    if ours and theirs and ours != theirs:
+        raise RecordsError(f"{pair}: answers to task {task!r} are by {theirs}, not by {ours}")
+    ours, theirs = first.statistics(task), other.statistics(task)
+    if ours is None or theirs is None:
+        return
+    if ours.metric != theirs.metric:
+        raise RecordsError(
+            f"{pair}: the corpus metric of task {task!r} is {theirs.metric}, not {ours.metric}"
+        )
+    differing = np.any(ours.teacher != theirs.teacher, axis=1)
+    if np.any(differing):
+        raise RecordsError(
+            f"{pair}: teacher_statistics differ on {int(np.sum(differing))} of {len(differing)} "
+            f"examples of task {task!r}" + _TEACHER_HINT
+        )
 
 
 def align(records: Sequence[Records]) -> list[Records]:
@@ -252,127 +307,3 @@ def _label(records: Records) -> str:
 def _short(value: Any) -> str:
     text = repr(value if isinstance(value, str) else float(value))
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _list_columns(model: str) -> tuple[str, ...]:
-    return f"{model}_tokens", f"{model}_log_probs", f"{model}_entropies"
-
-
-def _check_metadata(metadata: Mapping[str, Any], source: str) -> None:
-    version = metadata.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise RecordsError(
-            f"{source}: records schema version {version!r}, this program reads version "
-            f"{SCHEMA_VERSION}; collect the records again"
-        )
-    for key in REQUIRED_METADATA:
-        if not isinstance(metadata.get(key), str) or not metadata[key]:
-            raise RecordsError(
-                f"{source}: metadata must hold a text under {key!r}, got {metadata.get(key)!r}"
-            )
-
-
-def _check_columns(names: Iterable[str], source: str) -> None:
-    names = list(names)
-    missing = [name for name in SCHEMA.names if name not in names]
-    if missing:
-        near = difflib.get_close_matches(missing[0], set(names) - set(SCHEMA.names), n=1)
-        hint = f" (nearest there: {near[0]!r})" if near else ""
-        raise RecordsError(f"{source}: missing column {', '.join(map(repr, missing))}{hint}")
-
-
-def _to_table(rows: Mapping[str, Any] | Iterable[Mapping[str, Any]], source: str) -> pa.Table:
-    """An Arrow table of the schema's columns and types."""
-    if not isinstance(rows, Mapping):
-        rows = list(rows)
-        _check_columns(rows[0] if rows else SCHEMA.names, source)
-        for number, row in enumerate(rows):
-            if lacking := [name for name in SCHEMA.names if name not in row]:
-                raise RecordsError(f"{source}: row {number} lacks {', '.join(map(repr, lacking))}")
-        rows = {name: [row[name] for row in rows] for name in SCHEMA.names}
-    _check_columns(rows, source)
-    arrays = []
-    for field in SCHEMA:
-        try:
-            arrays.append(_to_array(rows[field.name], field.type))
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise RecordsError(
-                f"{source}: column {field.name!r} must hold {field.type}: {error}"
-            ) from None
-    lengths = {name: len(array) for name, array in zip(SCHEMA.names, arrays, strict=True)}
-    if len(set(lengths.values())) > 1:
-        raise RecordsError(f"{source}: columns of different lengths: {lengths}")
-    return pa.table(arrays, schema=SCHEMA)
-
-
-def _to_array(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    if isinstance(values, (pa.Array, pa.ChunkedArray)):
-        return values.cast(kind)
-    # A 2-D NumPy array is a sequence of its rows; Arrow takes 1-D ones only.
-    return pa.array(list(values) if getattr(values, "ndim", 1) > 1 else values, type=kind)
-
-
-def _from_table(table: pa.Table, metadata: Mapping[str, Any], source: str) -> Records:
-    """Arrow to NumPy, with every check on the values."""
-    columns: dict[str, Any] = {}
-    for field in SCHEMA:
-        column = table.column(field.name)
-        if column.type != field.type:
-            try:
-                column = column.cast(field.type)
-            except pa.ArrowException:
-                raise RecordsError(
-                    f"{source}: column {field.name!r} is {column.type}, must be {field.type}"
-                ) from None
-        if column.null_count:
-            raise RecordsError(f"{source}: column {field.name!r} holds {column.null_count} nulls")
-        if pa.types.is_list(field.type):
-            lengths = pc.list_value_length(column).to_numpy().astype(np.int64)
-            offsets = np.concatenate([[0], np.cumsum(lengths)])
-            flat = pc.list_flatten(column)
-            if flat.null_count:
-                raise RecordsError(f"{source}: lists of column {field.name!r} hold nulls")
-            key = f"{field.name.split('_')[0]}_offsets"
-            if not np.array_equal(columns.setdefault(key, offsets), offsets):
-                row = int(np.flatnonzero(np.diff(columns[key]) != lengths)[0])
-                raise RecordsError(
-                    f"{source}: {field.name!r} of row {row} has {lengths[row]} values, "
-                    f"the tokens of that answer are {np.diff(columns[key])[row]}"
-                )
-            columns[field.name] = flat.to_numpy()
-        else:
-            columns[field.name] = column.to_numpy()
-    _check_values(columns, source)
-    return Records(**columns, metadata=dict(metadata), source=source)
-
-
-def _check_values(columns: Mapping[str, np.ndarray], source: str) -> None:
-    ids = columns["example_id"]
-    seen: set[str] = set()
-    if len(set(ids)) != len(ids):
-        twice = next(i for i in ids if i in seen or seen.add(i))
-        raise RecordsError(f"{source}: example_id {twice!r} comes twice, every id must be unique")
-
-    def refuse(column: str, is_bad: np.ndarray, allowed: str) -> None:
-        if not np.any(is_bad):
-            return
-        at = row = int(np.flatnonzero(is_bad)[0])
-        if column in _PER_TOKEN:
-            row = int(np.searchsorted(columns[f"{column.split('_')[0]}_offsets"], at, "right")) - 1
-        raise RecordsError(
-            f"{source}: {column} of example {ids[row]!r} (row {row}) is {columns[column][at]}, "
-            f"must be {allowed} ({int(np.sum(is_bad))} such)"
-        )
-
-    for name in _PER_TOKEN:
-        values = columns[name]
-        if name.endswith("log_probs"):
-            refuse(
-                name, ~(np.isfinite(values) & (values <= _LARGEST_LOG_PROB)), "finite and at most 0"
-            )
-        else:
-            refuse(name, ~np.isfinite(values), "finite")
-    for name in ("student_quality", "teacher_quality"):
-        refuse(name, ~((columns[name] >= 0) & (columns[name] <= 1)), "in [0, 1]")
-    for name in ("student_flops_per_token", "teacher_flops_per_token"):
-        refuse(name, ~(np.isfinite(columns[name]) & (columns[name] > 0)), "finite and positive")

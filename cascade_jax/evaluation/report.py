@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from cascade_jax.evaluation import figures, report_text
 from cascade_jax.evaluation.metrics import Estimate, Evaluation, Panel
 from cascade_jax.evaluation.records import SCHEMA_VERSION, Records
+from cascade_jax.evaluation.records_schema import CORPUS_METRICS, DECODING, FIGURES
 
 _TEXT_LIMIT = 280
 _UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
@@ -20,35 +22,6 @@ _KINDS = (
     ("wrong", "kept, the large model is better", 1, False),
     ("wrong", "deferred, the small model is better", -1, True),
 )
-
-_CSS = """
-:root { color-scheme: light dark; --ink:#1d1d1f; --soft:#5f6368; --line:#dcdcdc; --bg:#ffffff;
-  --card:#f6f6f4; --good:#00664b; --bad:#a63c00; }
-@media (prefers-color-scheme: dark) { :root { --ink:#e8e8e6; --soft:#a3a6aa; --line:#3a3b3d;
-  --bg:#161718; --card:#202123; --good:#4cc7a3; --bad:#f29157; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.2rem 3rem; background: var(--bg);
-  color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.7rem; margin: 0 0 .2rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; }
-p, li, dd { max-width: 46rem; } .soft, small { color: var(--soft); } small { font-size: .78em; }
-.wide { overflow-x: auto; margin: .8rem 0; }
-table { border-collapse: collapse; font-size: .86rem; min-width: 40%; }
-th, td { padding: .4rem .55rem; border-bottom: 1px solid var(--line); text-align: right;
-  vertical-align: top; font-variant-numeric: tabular-nums; }
-th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
-th:first-child, td:first-child, .texts td, .texts th { text-align: left; }
-td small { display: block; white-space: nowrap; } td.best { font-weight: 700; }
-td.best small { font-weight: 400; }
-.texts td { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 5rem; max-width: 20rem; }
-.right { color: var(--good); } .wrong { color: var(--bad); }
-figure { margin: .6rem 0 1rem; padding: .6rem; background: #fff; border: 1px solid var(--line);
-  border-radius: 8px; } img { display: block; max-width: 100%; height: auto; margin: auto; }
-figcaption { color: #5f6368; font-size: .8rem; padding-top: .4rem; }
-sub { line-height: 0; } dt { font-weight: 600; margin-top: .6rem; } dd { margin: 0; }
-details { margin: .5rem 0; } summary { cursor: pointer; font-weight: 600; }
-footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem;
-  color: var(--soft); font-size: .8rem; overflow-wrap: anywhere; }
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +92,7 @@ def render(
         f"<h1>{_text(title)}</h1>",
         _lead(evaluation),
         "<h2>Quality against cost, all tasks pooled</h2>",
-        _figure(images["curve"], _CURVE_CAPTION),
+        _figure(images["curve"], report_text.CURVE_CAPTION),
         "<h2>Summary</h2>",
         _quality_table(pooled),
         _cost_table(pooled),
@@ -127,59 +100,24 @@ def render(
     ]
     if "decomposition" in images:
         parts += ["<h2>Where the quality comes from</h2>"]
-        parts += [_figure(images["decomposition"], _DECOMPOSITION_CAPTION)]
-    if len(evaluation.tasks) > 1:
+        parts += [_figure(images["decomposition"], report_text.DECOMPOSITION_CAPTION)]
+    if evaluation.shows_tasks:
         parts += ["<h2>Per task</h2>"]
-        parts += [_figure(images["tasks"], _TASKS_CAPTION)] if "tasks" in images else []
+        parts += [_figure(images["tasks"], report_text.TASKS_CAPTION)] if "tasks" in images else []
         parts += [_task_table(evaluation)]
-    parts += ["<h2>How to read this</h2>", _READING]
+        parts += [f'<p class="soft">{_text(note)}.</p>' for note in evaluation.notes]
+    if evaluation.figures:
+        parts += ["<h2>Figures of the whole split</h2>", _figures_table(evaluation)]
+    parts += ["<h2>How to read this</h2>", report_text.READING]
     parts += ["<h2>Where the two models differ</h2>", _examples(examples)]
     parts += ["<h2>What was compared</h2>", _sources_table(evaluation), _footer(evaluation)]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(title)}</title><style>{_CSS}</style></head>\n<body>\n"
+        f"<title>{_text(title)}</title><style>{report_text.CSS}</style></head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
-
-
-_CURVE_CAPTION = (
-    "Each line is one cascade, from the small model alone to all deferred; markers stand at 0, 25, "
-    "50 and 75 % deferral, the star at 100 %. Hollow star: the large model without a cascade. "
-    "Dotted: deferring at random. Dashed: ideal. Shaded: from ideal to the true oracle."
-)
-_DECOMPOSITION_CAPTION = "A1 + A2 is the quality of the cascade at that deferral rate."
-_TASKS_CAPTION = (
-    "One panel per task, number of examples in brackets. Each task has deferral rates of its own, "
-    "and each panel its own vertical scale."
-)
-_READING = """<dl>
-<dt>Cascade</dt><dd>The small model answers every example. Those with the highest deferral score go
-to the large model, whose answer then counts. An example is deferred iff its score is at least the
-threshold τ.</dd>
-<dt>Cost</dt><dd>FLOPs per token = 2 × parameters. The small model is always paid, the large one
-for deferred examples only: C<sub>S</sub> + rate × C<sub>L</sub>. Deferring everything therefore
-costs more than the large model alone.</dd>
-<dt>Score</dt><dd>One number per example, higher = more reason to defer. The average score is the
-negative mean log-prob (nats) of the small model's own answer tokens, the end-of-sequence token
-included. Only the order matters. Tied scores count as the expectation over a random order.</dd>
-<dt>Random</dt><dd>Deferring examples drawn at random: a straight line between the two ends.</dd>
-<dt>Ideal</dt><dd>All errors of the small model first, if the large one never errs where the small
-one is right: p<sub>S</sub> + r/(1 − p<sub>S</sub>) × (p<sub>L</sub> − p<sub>S</sub>), then level.
-Meant for 0/1 quality.</dd>
-<dt>Oracle</dt><dd>The best order there is on these answers: largest gain first. It lies above ideal
-where the small model is right and the large one wrong.</dd>
-<dt>Area</dt><dd>Mean quality over all deferral rates from 0 to 1.</dd>
-<dt>s<sub>d</sub></dt><dd>Share of the room between random and ideal (or oracle) that the score
-wins: 0 is random. Against ideal it can exceed 1, against the oracle it can not.</dd>
-<dt>Cost at a quality</dt><dd>Least cost that reaches it. The qualities are the same for all rows:
-halfway from the best small model to the large one, and 99 % of the large one's.</dd>
-<dt>AUROC</dt><dd>Chance that an error of the small model scores higher than a right answer; only
-for 0/1 quality.</dd>
-<dt>Small better than large</dt><dd>Share of examples where the small model's answer has the higher
-quality (for 0/1 quality: small right, large wrong). They let a cascade beat the large model.</dd>
-</dl>"""
 
 
 def _lead(evaluation: Evaluation) -> str:
@@ -193,6 +131,8 @@ def _lead(evaluation: Evaluation) -> str:
         f"{tasks} task{'s' * (tasks != 1)}, split {split}; quality is {pooled.metric}. "
         f"The large model alone has {teacher:.3f}. "
     )
+    if evaluation.per_example:
+        text += "Pooled quality is the mean over single examples; corpus metrics stand per task. "
     if len(names) > 1:
         text += f"The largest area, {pooled.summaries[best].area.value:.3f}, is that of {best}."
     return f'<p class="soft">{_text(text)}</p>'
@@ -250,8 +190,19 @@ def _task_table(evaluation: Evaluation) -> str:
     return _table(head, [*rows, "".join(cells)])
 
 
+def _figures_table(evaluation: Evaluation) -> str:
+    names = list(evaluation.pooled.summaries)
+    rows = [
+        "".join(f"<td>{_text(cell)}</td>" for cell in figures.cells(figure, names))
+        for figure in evaluation.figures
+    ]
+    caption = f'<p class="soft">{_text(report_text.FIGURES_CAPTION)}</p>'
+    return caption + _table(figures.heads(names), rows, "figures")
+
+
 def _sources_table(evaluation: Evaluation) -> str:
-    skipped = {"name", "schema_version"}
+    # The last three are shown by task, in the table of figures.
+    skipped = {"name", "schema_version", CORPUS_METRICS, FIGURES, DECODING}
     keys = list(
         dict.fromkeys(k for s in evaluation.sources for k in s.metadata if k not in skipped)
     )

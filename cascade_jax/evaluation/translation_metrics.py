@@ -8,7 +8,8 @@ subset, such as what a cascade answers at some threshold, is the score of the su
     teacher = metric.statistics(targets, teacher_answers)
     metric.score(np.where(is_deferred[:, None], teacher, student).sum(axis=0))  # corpus BLEU
 
-Values are sacrebleu's divided by 100.
+`scores` does the same for many sums at once, such as those of all points of a curve. Values are
+sacrebleu's divided by 100.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Real, Shaped
 
 from cascade_jax.evaluation import quality
 
@@ -77,6 +78,21 @@ def _sum(summed: Any, size: int) -> list[int]:
     return counts.tolist()
 
 
+def _many(summed: Any, size: int) -> Float[np.ndarray, "... K"]:
+    sums = np.asarray(summed, np.float64)
+    if sums.ndim < 1 or sums.shape[-1] != size or not np.all(sums >= 0):
+        raise ValueError(
+            f"summed statistics have shape {list(sums.shape)}; must end in {size} numbers of 0 or "
+            "more: add the rows of statistics(...) up, or cumulate them"
+        )
+    return sums
+
+
+def _ratio(numerator: Any, denominator: Any) -> np.ndarray:
+    """Their ratio, 0 where the denominator is 0."""
+    return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1.0), 0.0)
+
+
 @functools.cache
 def _sacrebleu_bleu(tokenize: str, lowercase: bool):
     import sacrebleu
@@ -107,6 +123,10 @@ class Bleu:
 
     tokenize: str = "13a"
     lowercase: bool = False
+
+    name = "bleu"
+    label = "BLEU"
+    num_statistics = 10
 
     def __post_init__(self):
         if self.tokenize not in TOKENIZERS:
@@ -164,14 +184,33 @@ class Bleu:
         """
         import sacrebleu
 
-        given, wanted, *counts = _sum(summed, 10)
+        given, wanted, *counts = _sum(summed, self.num_statistics)
         found = sacrebleu.BLEU.compute_bleu(
             counts[:4], counts[4:], given, wanted, smooth_method="exp"
         )
         return min(found.score / 100.0, 1.0)
 
+    def scores(self, summed: Real[np.ndarray, "*points 10"]) -> Float[np.ndarray, "*points"]:
+        """`score` of many sums at once; they may be fractions, such as expected ones.
+
+        Args:
+          summed: sums of rows of `statistics`, one along the last axis.
+
+        Raises:
+          ValueError: not 10 numbers, or negative ones.
+        """
+        sums = _many(summed, self.num_statistics)
+        given, wanted, right, total = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:]
+        # Each order without a match counts as half, a quarter, an eighth of one (exponential).
+        halvings = np.cumsum(right == 0, axis=-1)
+        precision = _ratio(np.where(right > 0, right, 0.5**halvings), total)
+        brevity = np.exp(np.minimum(1.0 - wanted / np.maximum(given, 1e-300), 0.0))
+        is_zero = np.all(right == 0, axis=-1) | np.any(total == 0, axis=-1)
+        log_mean = np.mean(np.log(np.where(precision > 0, precision, 1.0)), axis=-1)
+        return np.where(is_zero, 0.0, np.minimum(brevity * np.exp(log_mean), 1.0))
+
     def __call__(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-        return {"bleu": self.score(self.statistics(targets, predictions).sum(axis=0))}
+        return {self.name: self.score(self.statistics(targets, predictions).sum(axis=0))}
 
     def per_example(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         """Mean sentence BLEU."""
@@ -202,6 +241,21 @@ class Chrf:
     def __post_init__(self):
         if self.word_order not in (0, 1, 2):
             raise ValueError(f"word_order is {self.word_order!r}; must be 0 (chrF), 1 or 2")
+
+    @property
+    def name(self) -> str:
+        """Of the corpus figure."""
+        return f"corpus_{self._suffix}"
+
+    @property
+    def label(self) -> str:
+        """As papers write it."""
+        return "chrF" + "+" * self.word_order
+
+    @property
+    def num_statistics(self) -> int:
+        """Three counts for every order of n-grams."""
+        return 3 * (6 + self.word_order)
 
     @property
     def _suffix(self) -> str:
@@ -238,12 +292,32 @@ class Chrf:
           ValueError: another number of them, fractions, or negative ones.
         """
         chrf = quality.sacrebleu_chrf(self.word_order)
-        found = chrf._compute_score_from_stats(_sum(summed, 3 * (6 + self.word_order)))
+        found = chrf._compute_score_from_stats(_sum(summed, self.num_statistics))
         return min(found.score / 100.0, 1.0)
+
+    def scores(self, summed: Real[np.ndarray, "*points K"]) -> Float[np.ndarray, "*points"]:
+        """`score` of many sums at once; they may be fractions, such as expected ones.
+
+        Args:
+          summed: sums of rows of `statistics`, one along the last axis.
+
+        Raises:
+          ValueError: not K numbers, or negative ones.
+        """
+        sums = _many(summed, self.num_statistics)
+        given, wanted, right = sums[..., 0::3], sums[..., 1::3], sums[..., 2::3]
+        # Orders that no text is long enough for are left out.
+        is_there = (given > 0) & (wanted > 0)
+        orders = is_there.sum(axis=-1)
+        precision = _ratio(np.sum(_ratio(right, given) * is_there, axis=-1), orders)
+        recall = _ratio(np.sum(_ratio(right, wanted) * is_there, axis=-1), orders)
+        # F with recall counting double, so its square 4 times.
+        found = _ratio(5.0 * precision * recall, 4.0 * precision + recall)
+        return np.asarray(np.minimum(found, 1.0))
 
     def __call__(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         summed = self.statistics(targets, predictions).sum(axis=0)
-        return {f"corpus_{self._suffix}": self.score(summed)}
+        return {self.name: self.score(summed)}
 
     def per_example(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         """Mean sentence chrF."""

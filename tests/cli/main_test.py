@@ -47,7 +47,7 @@ def test_an_unknown_command_is_answered_with_the_nearest(capsys):
     assert error.count("\n") == 1 and "did you mean 'collect'?" in error
 
 
-@pytest.mark.parametrize("name", main.COMMANDS)
+@pytest.mark.parametrize("name", sorted(main.COMMANDS.keys() - {"tasks", "import", "export"}))
 def test_the_examples_of_every_help_build(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     command = importlib.import_module(f"cascade_jax.cli.{name}")

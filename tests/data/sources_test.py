@@ -184,3 +184,71 @@ def test_a_name_that_tfds_does_not_know_is_answered_with_the_data_folder():
     message = r"^no_such_reviews is not in TFDS: set a data folder \(DATA_DIR\) that holds "
     with pytest.raises(ValueError, match=message):
         source.get_dataset("train")
+
+
+def test_a_list_of_integers_is_served(tmp_path):
+    _write(tmp_path, "t", "train", [{"n": [3, 1]}, {"n": []}])
+    sources.set_data_dir(tmp_path)
+    source = sources.TfdsOrJsonlSource("t:1.0.0", {"n": list[int]}, {"train": "train"})
+    rows = [row["n"] for row in _all(source.get_dataset("train", shuffle=False))]
+    assert [row.tolist() for row in rows] == [[3, 1], []] and rows[0].dtype == np.int64
+
+
+def test_blank_texts_are_refused_but_in_the_fields_named(tmp_path):
+    _write(tmp_path, "t", "train", [{"a": "", "b": "x"}])
+    sources.set_data_dir(tmp_path)
+
+    def read(**kwargs):
+        fields = {"a": str, "b": str}
+        source = sources.TfdsOrJsonlSource("t:1.0.0", fields, {"train": "train"}, **kwargs)
+        return source.rows("train")
+
+    assert read() == read(blank_texts=["a"]) == [{"a": "", "b": "x"}]
+    for refusing in (False, ["b"]):
+        with pytest.raises(ValueError, match="train.jsonl:1: field 'a' is '', must have text"):
+            read(blank_texts=refusing)
+
+
+def test_a_split_is_available_if_its_file_is_there(tmp_path):
+    source = sources.TfdsOrJsonlSource("glue/sst2:2.0.0", FIELDS, SPLITS | {"test": "test[:5]"})
+    sources.set_data_dir(tmp_path)
+    assert not source.is_available("train")
+    _write(tmp_path, "glue/sst2", "test", [{"text": "a", "label": 0}])
+    found = {split: source.is_available(split) for split in source.splits}
+    assert found == {"train": False, "validation": True, "test": True}
+    with pytest.raises(ValueError, match="has no split 'dev'"):
+        source.is_available("dev")
+
+
+@pytest.mark.parametrize("name", ["glue/sst2:2.0.0", "squad:1.0.0"])
+def test_a_split_of_tfds_is_available_once_prepared(monkeypatch, tmp_path, name):
+    slices = {"train": "train[:30000]", "validation": "train[-200:]", "test": "test"}
+    source = sources.TfdsOrJsonlSource(name, FIELDS, slices)
+    monkeypatch.setattr(source._tfds.tfds_dataset, "_data_dir", str(tmp_path))
+    assert not source.is_available("train")
+    # A name without a config is that of the builder's first one.
+    builder, version = name.split(":")
+    folder = tmp_path / builder / ("" if "/" in builder else "plain") / version
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text(json.dumps({"splits": [{"name": "train"}]}))
+    found = {split: source.is_available(split) for split in source.splits}
+    assert found == {"train": True, "validation": True, "test": False}
+    unknown = sources.TfdsOrJsonlSource("x", FIELDS, SPLITS, is_in_tfds=False)
+    assert not unknown.is_available("train")
+
+
+def test_a_manual_download_says_what_to_put_where(monkeypatch, tmp_path):
+    def source(manual):
+        splits = {"train": "validation[:-200]"}
+        made = sources.TfdsOrJsonlSource("story_cloze/2016:1.0.0", {}, splits, manual=manual)
+        monkeypatch.setattr(made._tfds.tfds_dataset, "_data_dir", str(tmp_path))
+        return made
+
+    with pytest.raises(AssertionError):  # what TFDS itself says
+        source(None).get_dataset("train")
+    with pytest.raises(FileNotFoundError) as caught:
+        source("put b.csv into c").get_dataset("train")
+    assert str(caught.value) == (
+        "story_cloze/2016 must be downloaded by hand: put b.csv into c; or set a data folder "
+        "(DATA_DIR) that holds story_cloze__2016/<split>.jsonl"
+    )

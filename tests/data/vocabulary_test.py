@@ -1,6 +1,7 @@
 """Vocabularies: training one on the demo mixture, round trip, and what a bad one says."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import seqio
@@ -62,6 +63,37 @@ def test_a_mixture_can_be_read_with_another_vocabulary(trained):
     assert other.vocabulary.decode([i for i in example.inputs.tolist() if i > 1]) == (
         example.inputs_text
     )
+
+
+def test_sentinels_are_the_last_ids(trained):
+    byte = vocabulary.load_vocabulary("byte+100")
+    assert (byte.vocab_size, byte.extra_ids) == (359, 100)
+    pieces = vocabulary.load_vocabulary(f"{trained.model_path}+100")
+    assert (pieces.vocab_size, pieces.extra_ids) == (500, 100)
+    assert pieces.decode([499, 400]).split() == ["<extra_id_0>", "<extra_id_99>"]
+    for text in ("last cafe", "日本語"):
+        for plain, more in [("byte", byte), (trained.model_path, pieces)]:
+            assert more.encode(text) == vocabulary.load_vocabulary(plain).encode(text)
+
+
+def test_sentinels_change_the_fingerprint(trained):
+    specs = [name + more for name in ("byte", trained.model_path) for more in ("", "+1", "+100")]
+    prints = [vocabulary.fingerprint(vocabulary.load_vocabulary(spec)) for spec in specs]
+    assert len(set(prints)) == 6 and prints[:3] == ["byte-259", "byte-260", "byte-359"]
+    assert prints[4].endswith("-401") and prints[5].endswith("-500")
+
+
+def test_a_model_may_be_named_as_sentinels_are(trained, tmp_path):
+    odd = tmp_path / "v.model+7"
+    odd.write_bytes(Path(trained.model_path).read_bytes())
+    assert vocabulary.load_vocabulary(str(odd)).vocab_size == 400
+    assert vocabulary.load_vocabulary(f"{odd}+3").vocab_size == 403
+    with pytest.raises(ValueError, match="'byte\\+0' asks for 0 sentinels"):
+        vocabulary.load_vocabulary("byte+0")
+    with pytest.raises(FileNotFoundError, match="'none.model\\+100' does not exist"):
+        vocabulary.load_vocabulary("none.model+100")
+    with pytest.raises(FileNotFoundError, match="'byte\\+x' does not exist"):
+        vocabulary.load_vocabulary("byte+x")
 
 
 def test_impossible_sizes_say_the_limit(tmp_path):

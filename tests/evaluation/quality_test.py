@@ -73,6 +73,27 @@ def test_per_example_values_have_the_metrics_mean():
     assert len(set(values.tolist())) == 3
 
 
+def test_figures_of_a_split_are_those_of_all_metrics_at_once():
+    def scalar(targets, predictions):
+        class Scalar:  # as seqio's
+            value = np.float32(0.25)
+
+        return {"scalar": Scalar(), "text": "no number", "list": [1.0]}
+
+    def longer(targets, predictions):
+        return {"rouge_l": 2, "exact": 0.0}
+
+    targets, predictions = ["a b", "c d e"], ["a x", "c e"]
+    whole = quality.rouge_l(targets, predictions)["rouge_l"]
+    metric_fns = [quality.rouge_l, scalar, longer, quality.rouge_l]
+    assert quality.split_figures(metric_fns, targets, predictions) == {
+        "rouge_l": whole,
+        "scalar": 0.25,
+        "rouge_l_3": 2.0,
+        "exact": 0.0,
+    }
+
+
 def test_a_metric_in_percent_has_to_be_declared():
     def accuracy(targets, predictions):
         return {"accuracy": 100.0 * float(targets == predictions)}

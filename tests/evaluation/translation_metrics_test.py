@@ -118,6 +118,42 @@ def test_a_cascades_bleu_at_every_threshold_is_that_of_its_answers():
         assert got == close(sacrebleu.corpus_bleu(answers, [targets]).score / 100)
 
 
+def degenerate_rows(rng, metric):
+    """Sums as they come, and with nothing given, wanted or right in some orders."""
+    rows = rng.integers(0, 60, (400, metric.num_statistics))
+    rows *= rng.random(rows.shape) < rng.choice([0.3, 0.8, 1.0], (400, 1))
+    if isinstance(metric, Bleu):
+        rows[:, 2:6] = np.minimum(rows[:, 2:6], rows[:, 6:])
+    else:
+        rows[:, 2::3] = np.minimum(rows[:, 2::3], np.minimum(rows[:, 0::3], rows[:, 1::3]))
+    return rows
+
+
+@pytest.mark.parametrize("metric", [Bleu(), Chrf(), Chrf(2)])
+def test_scores_of_many_sums_are_sacrebleus_of_each(metric):
+    rng = np.random.default_rng(4)
+    targets = texts(rng, "en", 60)
+    sums = metric.statistics(targets, changed(rng, targets)).cumsum(axis=0)
+    sums = np.vstack([sums, degenerate_rows(rng, metric), np.zeros_like(sums[:1])])
+    expected = np.array([metric.score(row) for row in sums])
+    assert metric.scores(sums) == close(expected)
+    assert len(set(expected.tolist())) > 200 and 0 in expected
+    shaped = metric.scores(sums[:20].reshape(4, 5, -1).astype(float))
+    assert shaped == close(expected[:20].reshape(4, 5))
+    assert metric.scores(sums[19]) == close(expected[19])
+
+
+@pytest.mark.parametrize("metric", [Bleu(), Chrf()])
+def test_sums_that_scores_refuses(metric):
+    # With run-time shape checks on, those speak first of a wrong number.
+    with pytest.raises((ValueError, TypeError), match="must end in|Type-check error"):
+        metric.scores(np.ones((3, 4)))
+    with pytest.raises(ValueError, match="numbers of 0 or more"):
+        metric.scores(-np.ones((3, metric.num_statistics)))
+    with pytest.raises(ValueError, match="numbers of 0 or more"):
+        metric.scores(np.full((3, metric.num_statistics), np.nan))
+
+
 def test_the_docstrings_examples():
     counts = Bleu().statistics(["the cat sat on it"], ["the cat sat on"])
     assert counts.tolist() == [[4, 5, 4, 3, 2, 1, 4, 3, 2, 1]]

@@ -1,0 +1,257 @@
+"""What `cascade-jax tasks` prints: lists, rows as the model gets them, lengths."""
+
+import os
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import seqio
+import tqdm
+
+from cascade_jax.data import browse, registry, row_view, token_counts
+
+_WIDTH = 100
+_STYLES = {"bold": "1", "dim": "2", "cut": "9;31", "here": "32", "away": "33"}
+
+
+class Paint:
+    """Colours text, or leaves it as it is."""
+
+    def __init__(self, color: str):
+        """Args: color: "always", "never", or "auto": in a terminal, unless NO_COLOR is set."""
+        terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self.on = color == "always" or (
+            color == "auto" and terminal and not os.environ.get("NO_COLOR")
+        )
+
+    def __call__(self, style: str, text: str) -> str:
+        """The text in a style of _STYLES."""
+        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.on and text else text
+
+
+def pages(config: Any) -> Iterator[str]:
+    """The parts of what is printed, each as soon as it is known.
+
+    Args:
+      config: a `tasks.TasksConfig`.
+
+    Raises:
+      ValueError: unknown name (the nearest are listed), suite or split; lengths that cut off every
+        target of a task, after they were shown.
+    """
+    paint = Paint(config.color)
+    if config.name is None:
+        yield _mixture_table() if config.mixtures else _task_table(config.suite, paint)
+        return
+    found = registry.look_up(config.name)
+    is_mixture = isinstance(found, seqio.Mixture)
+    if is_mixture and not config.lengths:
+        yield _mixture_page(browse.mixture_facts(found), paint)
+        return
+    opened = row_view.open_tasks(
+        config.name,
+        split=config.split,
+        vocabulary=config.vocabulary,
+        input_length=config.input_length,
+        target_length=config.target_length,
+    )
+    if config.lengths:
+        yield from _length_pages(opened, config)
+        return
+    (task,) = opened
+    yield _facts(task, paint)
+    if not config.download:
+        row_view.check_is_here(task)
+    example = None
+    for example in row_view.seen_examples(task, config.examples):
+        yield _example(task, example, config.tokens, paint)
+    if example is None:
+        raise ValueError(f"{task.name} has no row in split {task.split!r}")
+
+
+# ------------------------------------------------------------------ lists
+
+
+def _columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Lines with aligned columns; those numbered in `right` end at one place."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _task_table(suite: str | None, paint: Paint) -> str:
+    tasks = browse.list_tasks(suite)
+    head = ("task", "kind", "metrics", "source", "here")
+    rows = [(f.name, f.kind, ", ".join(f.metrics), f.source, f.here) for f in tasks]
+    first, *lines = _columns([head, *rows])
+    shown = [paint("bold", f"  {first}")]
+    before = None
+    for facts, line in zip(tasks, lines, strict=True):
+        if facts.suite != before:
+            count = sum(other.suite == facts.suite for other in tasks)
+            shown += ["", paint("bold", f"{facts.suite} ({count})")]
+            before = facts.suite
+        style = "here" if browse.is_here(facts) else "away"
+        shown.append(f"  {line.removesuffix(facts.here)}{paint(style, facts.here)}")
+    here = sum(map(browse.is_here, tasks))
+    suites = len({facts.suite for facts in tasks})
+    shown += ["", f"{_count(len(tasks), 'task')} in {_count(suites, 'suite')}; data of {here} here"]
+    return "\n".join(shown)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.10g}"
+
+
+def _mixture_table() -> str:
+    mixtures = browse.list_mixtures()
+    rows = [(m.name, str(len(m.rates)), _number(m.total)) for m in mixtures]
+    lines = _columns([("mixture", "tasks", "sum of rates"), *rows], right=(1, 2))
+    lines += ["", _count(len(mixtures), "mixture")]
+    if any(mixture.total is None for mixture in mixtures):
+        lines[-1] += "; - where a rate is a number of rows that are not here"
+    return "\n".join(lines)
+
+
+def _mixture_page(mixture: browse.MixtureFacts, paint: Paint) -> str:
+    shares = mixture.shares()
+    percent = {n: "-" if share is None else f"{share:.2%}" for n, share in shares.items()}
+    rows = [(name, _number(rate), percent[name]) for name, rate in mixture.rates.items()]
+    lines = [f"  {line}" for line in _columns([("task", "rate", "share"), *rows], right=(1, 2))]
+    title = f"{mixture.name}: {_count(len(rows), 'task')}, sum of rates {_number(mixture.total)}"
+    return "\n".join([paint("bold", title), *lines])
+
+
+# ------------------------------------------------------------------ rows
+
+
+def _facts(opened: row_view.OpenTask, paint: Paint) -> str:
+    facts = browse.facts_of(opened.task, opened.name)
+    size = opened.vocabulary.vocab_size
+    lines = {
+        "suite": facts.suite,
+        "kind": facts.kind,
+        "metrics": ", ".join(facts.metrics),
+        "source": facts.source,
+        "here": facts.here,
+        "by hand": facts.manual,
+        "splits": ", ".join(facts.splits),
+        "vocabulary": f"{type(opened.vocabulary).__name__}, {size:,} ids",
+    }
+    shown = [f"  {name:<10}  {text}" for name, text in lines.items() if text]
+    return "\n".join([paint("bold", facts.name), *shown])
+
+
+def _visible(text: str) -> str:
+    """Text whose control characters can do nothing to a terminal; line breaks stay."""
+    return "".join(
+        c if c == "\n" or unicodedata.category(c)[0] != "C" else repr(c)[1:-1] for c in text
+    )
+
+
+def _indented(text: str) -> str:
+    return _visible(text).replace("\n", "\n" + " " * 14)
+
+
+def _example(
+    opened: row_view.OpenTask, example: row_view.SeenExample, tokens: int, paint: Paint
+) -> str:
+    lines = ["", paint("bold", f"{opened.split}/{example.index}")]
+    for name, seen in (("inputs", example.inputs), ("targets", example.targets)):
+        text = _indented(seen.kept_text)
+        if seen.cut_text:
+            text += paint("cut", f"[cut: {_indented(seen.cut_text)}]")
+        length = f"{len(seen.ids)} tokens"
+        if seen.length > len(seen.ids):
+            length += paint("cut", f", cut from {seen.length}")
+        if seen.unknown:
+            length += paint("away", f", {seen.unknown} of them unknown to the vocabulary")
+        lines += [f"  {name:<10}  {text}", f"  {'':<10}  {length}"]
+        lines += _token_lines(seen, tokens, paint)
+    if example.options is not None:
+        options = " | ".join(map(_indented, example.options))
+        lines.append(f"  {'options':<10}  {options}")
+    return "\n".join(lines)
+
+
+def _cells(text: str) -> int:
+    """Columns that a text takes in a terminal."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+def _token_lines(seen: row_view.SeenText, most: int, paint: Paint) -> list[str]:
+    """Pieces above their ids, so many a line as fit."""
+    pairs = [
+        (_visible(piece).replace(" ", "▁").replace("\n", "\\n"), str(i))
+        for piece, i in zip(seen.pieces, seen.ids, strict=True)
+    ]
+    if len(pairs) > most:
+        pairs = [*pairs[:most], ("…", f"({len(pairs) - most} more)")]
+    lines, pieces, ids, used = [], "", "", 0
+    for piece, token_id in pairs:
+        width = max(_cells(piece), len(token_id)) + 1
+        if used + width > _WIDTH - 14:
+            lines += [pieces, paint("dim", ids.rstrip())]
+            pieces, ids, used = "", "", 0
+        pieces += piece + " " * (width - _cells(piece))
+        ids += token_id.ljust(width)
+        used += width
+    return [f"{'':14}{line.rstrip()}" for line in (*lines, pieces, paint("dim", ids.rstrip()))]
+
+
+# ------------------------------------------------------------------ lengths
+
+
+def _length_pages(opened: Sequence[row_view.OpenTask], config: Any) -> Iterator[str]:
+    """A table for each task, then the error if no target of one fits.
+
+    Of a mixture, the tasks that are not here are left out, and named.
+    """
+    targets = {}
+    for task in opened:
+        try:
+            if not config.download:
+                row_view.check_is_here(task)
+        except (ValueError, FileNotFoundError) as error:
+            if len(opened) == 1:
+                raise
+            yield f"{task.name}: left out, {error}"
+            continue
+
+        def progress(rows, name=task.name):
+            # A bar where somebody looks on, on standard error.
+            return tqdm.tqdm(rows, desc=name, unit="row", disable=None, leave=False)
+
+        inputs, targets[task.name] = token_counts.count_tokens(task, config.rows, progress)
+        read = len(inputs.tokens)
+        first = "first " if read == config.rows else ""
+        vocabulary = type(task.vocabulary).__name__
+        yield f"{task.name}, {task.split}: {first}{_count(read, 'row')}, {vocabulary}"
+        yield _length_table(inputs, targets[task.name])
+    token_counts.check_targets_fit(targets)
+
+
+def _length_table(inputs: token_counts.TokenCounts, targets: token_counts.TokenCounts) -> str:
+    percents = ["max" if p == 100 else f"{p} %" for p in token_counts.PERCENTILES]
+    head = ["tokens", *percents, "length", "rows cut", "tokens lost", "only EOS"]
+    rows = [head]
+    for name, found in (("inputs", inputs), ("targets", targets)):
+        values = [str(found.percentile(percent)) for percent in token_counts.PERCENTILES]
+        share = found.rows_cut / len(found.tokens)
+        what = ["-" if found.limit is None else str(found.limit), f"{share:.1%}"]
+        rows.append([name, *values, *what, f"{found.tokens_lost:.1%}", str(found.only_eos)])
+    return "\n".join(f"  {line}" for line in _columns(rows, right=range(1, len(head))))

@@ -1,0 +1,299 @@
+"""Small tasks tokenised once: ids kept in memory, and in a folder if there is one.
+
+What is kept are the whole token ids, before they are cut to a length, in the order of the source's
+rows. Batches are those that the task would give without: rows are shuffled as a whole under the
+seed, the shuffle buffer draws numbers of examples in place of examples (so that saved states stay
+small), and the last preprocessor cuts and ends each example when it is drawn.
+
+A task is kept if
+
+- it ends in the steps of `features.tokenizing()`, and no step before takes a seed or a length;
+- each row becomes examples by itself, and always the same (looked at on the first rows);
+- its source says how many rows it has and has a `fingerprint(split)`.
+
+Any other is read anew each time around, as if there were no cache. The order of a source that does
+not shuffle its rows as a whole (TFDS) is another, and a better one, with the cache.
+"""
+
+import hashlib
+import inspect
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import seqio
+import tensorflow as tf
+import tqdm
+from jaxtyping import Int, Integer
+
+import cascade_jax
+from cascade_jax import files
+from cascade_jax.data import features, vocabulary
+
+FORMAT = 1  # of the files
+CHECKED_ROWS = 32  # made anew each time, to see that the ids are still those that the task gives
+_CHUNK = 1024
+_PATIENCE_SECONDS = 3  # before a progress bar shows
+_NAMES = (features.INPUTS, features.TARGETS)
+
+# By key, the preprocessors that made the ids, and these.
+_in_memory: dict[str, tuple[list, "CachedTokens | None"]] = {}
+
+
+@dataclass(frozen=True)
+class CachedTokens:
+    """Token ids of one task's split, whole, without EOS.
+
+    Example: rows 0 and 2 of three became one example each, with targets "5 6" and "7":
+    ``row_splits = [0 1 1 2]``, ``values["targets"] = [5 6 7]``, ``splits["targets"] = [0 2 3]``.
+
+    Attributes:
+      row_splits: examples row_splits[r] to row_splits[r + 1] come from row r of the source.
+      values: by feature, the ids of all examples, one after the other, in the smallest dtype.
+      splits: by feature, ids splits[e] to splits[e + 1] are those of example e.
+    """
+
+    row_splits: Int[np.ndarray, " R+1"]
+    values: Mapping[str, Integer[np.ndarray, " T"]]
+    splits: Mapping[str, Int[np.ndarray, " E+1"]]
+
+    @property
+    def num_examples(self) -> int:
+        """Examples of all rows."""
+        return int(self.row_splits[-1])
+
+    def lengths(self, name: str) -> Int[np.ndarray, " E"]:
+        """Ids of each example's feature, without EOS."""
+        return np.diff(self.splits[name])
+
+    def order(self, seed: int, shard: seqio.ShardInfo) -> Int[np.ndarray, " N"]:
+        """Numbers of the examples of a shard, rows shuffled as `sources.RowsSource` does."""
+        rows = np.random.default_rng(seed).permutation(len(self.row_splits) - 1)
+        rows = rows[shard.index :: shard.num_shards]
+        starts, counts = self.row_splits[rows], np.diff(self.row_splits)[rows]
+        # The k-th example of its row: counts upwards from 0 within each row.
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(starts, counts) + within
+
+    def dataset(
+        self, task: seqio.Task, lengths: Mapping[str, int], seed: int, shard: seqio.ShardInfo
+    ) -> tf.data.Dataset:
+        """The examples, endless and shuffled, as `task.get_dataset` would give them."""
+        held = {
+            name: (tf.constant(self.values[name]), tf.constant(self.splits[name]))
+            for name in _NAMES
+        }
+
+        # Nothing for AutoGraph to convert, which takes a while for many tasks.
+        @tf.autograph.experimental.do_not_convert
+        def example(number: tf.Tensor) -> dict[str, tf.Tensor]:
+            found = {}
+            for name, (values, splits) in held.items():
+                feature = task.output_features[name]
+                start, end = splits[number], splits[number + 1]
+                ids = values[start : tf.minimum(end, start + lengths[name] - feature.add_eos)]
+                ids = tf.cast(ids, feature.dtype)
+                eos = [feature.vocabulary.eos_id] if feature.add_eos else []
+                found[name] = tf.concat([ids, tf.constant(eos, feature.dtype)], axis=0)
+            return found
+
+        dataset = tf.data.Dataset.from_tensor_slices(self.order(seed, shard)).repeat()
+        dataset = dataset.shuffle(task.shuffle_buffer_size, seed=seed)
+        return dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def cached_tokens(
+    task: seqio.Task, name: str, split: str, max_rows: int, cache_dir: str | None = None
+) -> CachedTokens | None:
+    """The token ids of a task's split, made now if they are neither in memory nor in the folder.
+
+    Args:
+      task: perhaps a copy on another vocabulary.
+      name: its registered name.
+      split: which split.
+      max_rows: only for splits of at most so many rows.
+      cache_dir: folder of the files, or None.
+
+    Returns:
+      None if the task cannot be kept or has more rows.
+    """
+    fingerprint = getattr(task.source, "fingerprint", None)
+    rows = _num_rows(task.source, split)
+    if not fingerprint or rows is None or rows > max_rows or not _is_fixed(task):
+        return None
+    vocabularies = [vocabulary.fingerprint(task.output_features[n].vocabulary) for n in _NAMES]
+    parts = [FORMAT, cascade_jax.__version__, name, split, fingerprint(split), *vocabularies]
+    key, steps = json.dumps(parts), list(task.preprocessors)
+    steps_before, found = _in_memory.get(key, (None, None))
+    if steps_before == steps:
+        return found
+    path = None if cache_dir is None else _path(cache_dir, name, split, key)
+    found = path and _read(path, key)
+    if found is None or not _is_up_to_date(found, task, split):
+        found = _make(task, name, split, rows)
+        if found is not None and path is not None:
+            _write(path, key, found)
+    _in_memory[key] = steps, found
+    return found
+
+
+def forget() -> None:
+    """Drops what is in memory; files stay."""
+    _in_memory.clear()
+
+
+def _num_rows(source: seqio.DataSource, split: str) -> int | None:
+    try:
+        return source.num_input_examples(split)
+    except (KeyError, ValueError):  # not there, or TFDS has no sizes: reading it will say so
+        return None
+
+
+def _is_fixed(task: seqio.Task) -> bool:
+    """Whether a task ends in our tokenisation, and nothing before is told a seed or a length."""
+    before, ending = task.preprocessors[:-2], list(task.preprocessors[-2:])
+    told = {name for step in before for name in inspect.signature(step).parameters}
+    is_told = told & {"seed", "seeds", "sequence_length"}
+    return ending == features.tokenizing() and not is_told and bool(task.shuffle_buffer_size)
+
+
+# ------------------------------------------------------------------ making
+
+
+def _applied(task: seqio.Task, steps: int, seed: int | None = None) -> Callable:
+    """The task's first preprocessors, as a function from rows to examples."""
+    shorter = task.replace(preprocessors=list(task.preprocessors[:steps]))
+
+    def apply(rows: tf.data.Dataset) -> tf.data.Dataset:
+        return shorter.preprocess_postcache(shorter.preprocess_precache(rows, seed), None, seed)
+
+    return apply
+
+
+def _row_by_row(rows: tf.data.Dataset, apply: Callable) -> tf.data.Dataset:
+    """(number of the row, example), every row preprocessed as a data set of its own."""
+
+    def examples(number: tf.Tensor, row: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
+        return apply(tf.data.Dataset.from_tensors(row)).map(lambda example: (number, example))
+
+    return rows.enumerate().flat_map(examples)
+
+
+def _ids_only(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {name: example[name] for name in _NAMES}
+
+
+def _make(task: seqio.Task, name: str, split: str, num_rows: int) -> CachedTokens | None:
+    """Tokenises a whole split; None if its rows do not become examples one by one."""
+    rows = task.source.get_dataset(split, shuffle=False)
+    steps = len(task.preprocessors) - 1
+    bar = tqdm.tqdm(
+        total=num_rows,
+        desc=f"tokenising {name}",
+        unit=" rows",
+        delay=_PATIENCE_SECONDS,
+        leave=False,
+        disable=None,  # unless in a terminal
+    )
+    with bar:
+        ids = _collect(_applied(task, steps, seed=0)(rows).map(_ids_only), bar)
+    by_row = _row_by_row(rows.take(CHECKED_ROWS), _applied(task, steps, seed=1))
+    head = list(by_row.as_numpy_iterator())
+    if not _starts_with(ids, [example for _, example in head]):
+        return None
+    examples = len(ids[_NAMES[0]][1]) - 1
+    row_of_example = np.arange(examples)
+    if examples != num_rows or [row for row, _ in head] != list(range(len(head))):
+        # Some rows gave none or several; texts alone say which.
+        numbered = _row_by_row(rows, _applied(task, steps - 1)).map(lambda row, _: row)
+        row_of_example = np.fromiter(numbered.as_numpy_iterator(), np.int64)
+    if len(row_of_example) != examples:
+        return None
+    row_splits = np.searchsorted(row_of_example, np.arange(num_rows + 1))
+    return CachedTokens(
+        row_splits,
+        {name: _smallest(values) for name, (values, _) in ids.items()},
+        {name: splits for name, (_, splits) in ids.items()},
+    )
+
+
+def _smallest(ids: np.ndarray) -> np.ndarray:
+    return ids.astype(np.uint16) if ids.max(initial=0) < 1 << 16 else ids
+
+
+def _is_up_to_date(found: CachedTokens, task: seqio.Task, split: str) -> bool:
+    """Whether the first rows still give these ids: those of a changed prompt, say, do not."""
+    rows = task.source.get_dataset(split, shuffle=False).take(CHECKED_ROWS)
+    examples = list(
+        _applied(task, len(task.preprocessors) - 1)(rows).map(_ids_only).as_numpy_iterator()
+    )
+    last = min(CHECKED_ROWS, len(found.row_splits) - 1)
+    ids = {name: (found.values[name], found.splits[name]) for name in _NAMES}
+    return len(examples) == found.row_splits[last] and _starts_with(ids, examples)
+
+
+def _starts_with(ids: Mapping[str, tuple], examples: Sequence[Mapping[str, np.ndarray]]) -> bool:
+    return all(
+        len(splits) > len(examples)
+        and all(
+            np.array_equal(values[splits[number] : splits[number + 1]], example[name])
+            for number, example in enumerate(examples)
+        )
+        for name, (values, splits) in ids.items()
+    )
+
+
+def _collect(dataset: tf.data.Dataset, bar: tqdm.tqdm | None = None) -> dict[str, tuple]:
+    """By feature, all ids one after the other, and where each example starts."""
+    values = {name: [np.zeros(0, np.int32)] for name in _NAMES}
+    lengths = {name: [np.zeros(0, np.int64)] for name in _NAMES}
+    for chunk in dataset.ragged_batch(_CHUNK):
+        for name in _NAMES:
+            values[name].append(chunk[name].values.numpy())
+            lengths[name].append(chunk[name].row_lengths().numpy())
+        if bar is not None:
+            bar.update(len(lengths[_NAMES[0]][-1]))
+    return {
+        name: (
+            np.concatenate(values[name]),
+            np.concatenate([[0], np.cumsum(np.concatenate(lengths[name]))]),
+        )
+        for name in _NAMES
+    }
+
+
+# ------------------------------------------------------------------ files
+
+
+def _path(cache_dir: str, name: str, split: str, key: str) -> Path:
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return Path(cache_dir) / f"{name}-{split}-{digest}.npz"
+
+
+def _write(path: Path, key: str, tokens: CachedTokens) -> None:
+    arrays = {"key": np.array(key), "row_splits": tokens.row_splits}
+    for name in _NAMES:
+        arrays |= {f"{name}_values": tokens.values[name], f"{name}_splits": tokens.splits[name]}
+    with files.replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def _read(path: Path, key: str) -> CachedTokens | None:
+    """What a file holds; None if it is not there, is damaged or is of something else."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            if str(archive["key"]) != key:
+                return None
+            return CachedTokens(
+                archive["row_splits"],
+                {name: archive[f"{name}_values"] for name in _NAMES},
+                {name: archive[f"{name}_splits"] for name in _NAMES},
+            )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        print(f"{path}: damaged, made anew")
+        return None

@@ -1,0 +1,77 @@
+"""The 70 data sets of FLAN 2021's code: 69 in 17 clusters, and WSC273, which is for testing only.
+
+Splits are FLAN's: at most 30,000 training rows, mostly 200 rows for validation. Prompts are our
+own, or FLAN's from a checkout of it (`checkout.from_checkout`). `cascade_flan2021_v1` draws the 69
+in proportion to their training rows, at most RATE_CAP each. FLAN cuts every training split at
+30,000 rows, so that `..._cap_30000_v1` and `..._proportional_v1` draw alike.
+
+Reference: Wei et al. 2022, "Finetuned Language Models Are Zero-Shot Learners", section 2 (of its 62
+data sets the code counts configs one by one).
+"""
+
+from collections.abc import Callable, Sequence
+
+import seqio
+
+from tasks.flan2021 import (
+    entailment,
+    flan_task,
+    generation,
+    multiple_choice,
+    question_answering,
+    summarization,
+    translation,
+    understanding,
+)
+from tasks.registration import add_mixture
+
+RATE_CAP = 3000  # as in FLAN 2021's code
+LARGE_RATE_CAP = 30000  # as in the FLAN Collection
+
+_MODULES = (
+    entailment,
+    generation,
+    multiple_choice,
+    question_answering,
+    summarization,
+    translation,
+    understanding,
+)
+# By FLAN's name.
+DATA_SETS = {task.name: task for module in _MODULES for task in module.TASKS}
+TASKS = {name: flan_task.register(task) for name, task in DATA_SETS.items()}
+
+CLUSTERED = tuple(name for name, task in DATA_SETS.items() if task.cluster)
+# The tasks that the cascade-aware training paper counts as "accuracy" (figures 11 and 12, and seven
+# of which it shows no figure; those seven are of the generating kind).
+CLASSIFICATION = tuple(
+    "ag_news_subset anli_r1 anli_r2 anli_r3 arc_challenge arc_easy bool_q cb cola copa coqa "
+    "cosmos_qa definite_pronoun_resolution drop glue_mrpc glue_qqp hellaswag imdb_reviews "
+    "math_dataset mnli_matched mnli_mismatched natural_questions openbookqa paws_wiki piqa qnli "
+    "rte samsum sentiment140 snli squad_v1 squad_v2 sst2 story_cloze trec trivia_qa wic wsc "
+    "yelp_polarity_reviews".split()
+)
+# Those of its figure 10, with BLEU.
+GENERATION = tuple(name for name, task in DATA_SETS.items() if task.cluster == "translation")
+
+
+def _proportional(cap: float) -> Callable[[seqio.Task], float]:
+    def rate(task: seqio.Task) -> float:
+        # By the source: a copy of the task on another vocabulary has another name.
+        return float(min(task.source.train_examples, cap))
+
+    return rate
+
+
+def _mixture(name: str, data_sets: Sequence[str], rate: float | Callable) -> str:
+    return add_mixture(f"cascade_flan2021{name}_v1", [TASKS[n] for n in data_sets], rate)
+
+
+MIXTURES = (
+    _mixture("", CLUSTERED, _proportional(RATE_CAP)),
+    _mixture("_cap_30000", CLUSTERED, _proportional(LARGE_RATE_CAP)),
+    _mixture("_proportional", CLUSTERED, _proportional(float("inf"))),
+    _mixture("_equal", CLUSTERED, 1.0),
+    _mixture("_classification", CLASSIFICATION, _proportional(RATE_CAP)),
+    _mixture("_generation", GENERATION, _proportional(RATE_CAP)),
+)

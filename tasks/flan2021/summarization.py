@@ -1,0 +1,303 @@
+"""FLAN 2021's ten summarization data sets.
+
+An e-mail's subject, the highlights or the headline of an article, the summary of a dialogue, what
+many opinions have in common, the steps of a guide. ROUGE-1 is the quality of an example; sentences
+of rougeLsum are lines, as in every `overlap_metrics.Rouge`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import tensorflow as tf
+
+from cascade_jax.data.sources import FieldType
+from cascade_jax.evaluation import quality
+from cascade_jax.evaluation.overlap_metrics import Rouge
+from tasks.flan2021.flan_task import FlanTask, Row
+
+ROUGE = Rouge(("rouge1", "rouge2", "rougeLsum"))
+CUT_SPLITS = {"train": "train[:30000]", "validation": "validation[:200]", "test": "test"}
+
+# The builder has one split; FLAN carves the others off its end.
+_OPINION_SPLITS = {
+    "train": "train[:-600]",
+    "validation": "train[-600:-500]",
+    "test": "train[-500:]",
+}
+_MANUAL_FOLDER = "the manual folder of TFDS (~/tensorflow_datasets/downloads/manual)"
+_MOST_OPINIONS = 10
+
+
+def renamed(**names: str) -> Callable[[Row], Row]:
+    """Texts that are fields of the row under another name: ``renamed(text="document")``."""
+    return lambda row: {name: row[field] for name, field in names.items()}
+
+
+def numbered(items: tf.Tensor) -> tf.Tensor:
+    """A list of texts as lines with their numbers: ["yes", "no"] -> "1. yes\\n2. no"."""
+    numbers = tf.strings.as_string(tf.range(1, tf.size(items) + 1))
+    return tf.strings.reduce_join(tf.strings.join([numbers, items], ". "), separator="\n")
+
+
+# ------------------------------------------------------------------ rows
+
+
+def _email(row: Row) -> Row:
+    """Line ends become spaces in the body, and vanish in the subject, as FLAN has it.
+
+    Example: {"email_body": "Hi,\\nbye", "subject_line": "To us\\n"} -> "Hi, bye" and "To us".
+    """
+    return {
+        "body": tf.strings.regex_replace(row["email_body"], "\n", " "),
+        "subject": tf.strings.regex_replace(row["subject_line"], "\n", ""),
+    }
+
+
+def _has_email(row: Row) -> tf.Tensor:
+    return tf.strings.length(row["email_body"] + row["subject_line"]) > 0
+
+
+def _article(row: Row) -> Row:
+    """An article after the last mark that ends a dateline, as the FLAN Collection has it.
+
+    The marks are ") -- " and a year from 2012 to 2014 before " . ". FLAN 2021 keeps what stands
+    before the first one, which of an article that opens with its dateline is the dateline alone.
+
+    Example: "PARIS (Reuters) -- It rained." -> "It rained."
+    """
+    text = tf.strings.regex_replace(row["article"], r"(?s)^.*(201[2-4] \. |\) -- )", "")
+    return {"text": text, "highlights": row["highlights"]}
+
+
+def _has_all_words(row: Row) -> tf.Tensor:
+    """Whether no word of the row was replaced: by UNK, or a number's digits by #."""
+    both = tf.stack([row["document"], row["summary"]])
+    return ~tf.reduce_any(tf.strings.regex_full_match(both, "(?s).*(UNK|#).*"))
+
+
+def _dialogue(row: Row) -> Row:
+    """A dialogue with plain line ends, and a space for what angle brackets enclose.
+
+    From the first "<" of a line to its last ">", as FLAN has it.
+
+    Example: "Al: look <file_photo> <file_gif>\\r\\nBo: 1 < 2" -> "Al: look  \\nBo: 1 < 2".
+    """
+    dialogue = tf.strings.regex_replace(row["dialogue"], "\r\n", "\n")
+    return {
+        "dialogue": tf.strings.regex_replace(dialogue, "<.*>", " "),
+        "summary": row["summary"],
+    }
+
+
+def _reviews(row: Row) -> Row:
+    """At most ten reviews, numbered; underscores of the film's name are spaces.
+
+    Example: {"_movie_name": "up_again", "_critic_consensus": "Fine.", "_critics": {"value":
+    ["Good.", "Bad."]}} -> movie "up again", critic_consensus "Fine.", first_review "Good.",
+    numbered_reviews "1. Good.\\n2. Bad.".
+    """
+    reviews = row["_critics"]["value"]
+    return {
+        "movie": tf.strings.regex_replace(row["_movie_name"], "_", " "),
+        "critic_consensus": row["_critic_consensus"],
+        "first_review": reviews[0],
+        "numbered_reviews": numbered(reviews[:_MOST_OPINIONS]),
+    }
+
+
+def _has_review(row: Row) -> tf.Tensor:
+    return tf.size(row["_critics"]["value"]) > 0
+
+
+def _arguments(row: Row) -> Row:
+    """At most ten arguments, numbered: argument_sentences "1. It costs much.\\n2. It is old."."""
+    arguments = row["_argument_sentences"]["value"]
+    return {
+        "debate_name": row["_debate_name"],
+        "claim": row["_claim"],
+        "argument_sentences": numbered(arguments[:_MOST_OPINIONS]),
+    }
+
+
+# ------------------------------------------------------------------ the table
+
+
+def _task(
+    name: str,
+    tfds_name: str,
+    fields: Mapping[str, FieldType],
+    texts: Callable[[Row], Row],
+    prompts: Sequence[tuple[str, str]],
+    splits: Mapping[str, str] = CUT_SPLITS,
+    train_examples: int = 30000,
+    **others,
+) -> FlanTask:
+    return FlanTask(
+        name=name,
+        cluster="summarization",
+        tfds_name=tfds_name,
+        fields=fields,
+        splits=splits,
+        train_examples=train_examples,
+        kind="summarization",
+        texts=texts,
+        prompts=prompts,
+        **{"metric_fns": [ROUGE]} | others,
+    )
+
+
+def _with_target(target: str, *inputs: str) -> list[tuple[str, str]]:
+    return [(template, target) for template in inputs]
+
+
+TASKS: tuple[FlanTask, ...] = (
+    _task(
+        "aeslc",
+        "aeslc:1.0.0",
+        {"email_body": str, "subject_line": str},
+        _email,
+        _with_target(
+            "{subject}",
+            "Write a short subject line that fits this e-mail.\n\n{body}",
+            "The sender forgot the subject of the e-mail below. What could it have been?\n\n{body}",
+            "In a few words, what is this e-mail about?\n\nE-mail: {body}",
+        ),
+        {"train": "train", "validation": "validation[-200:]", "test": "test"},
+        14436,
+        keep=_has_email,
+        blank_texts=("email_body", "subject_line"),
+    ),
+    _task(
+        "cnn_dailymail",
+        "cnn_dailymail:3.4.0",
+        {"article": str, "highlights": str},
+        _article,
+        _with_target(
+            "{highlights}",
+            "Give the main points of this news article.\n\n{text}",
+            "Somebody has only ten seconds for the news below. What should they read?\n\n{text}",
+            "Sum up in a few sentences what this report says.\n\nReport: {text}",
+        ),
+    ),
+    _task(
+        "gigaword",
+        "gigaword:1.2.0",
+        {"document": str, "summary": str},
+        renamed(text="document", summary="summary"),
+        _with_target(
+            "{summary}",
+            "Write a headline for a news story that begins like this.\n\n{text}",
+            "Shorten this sentence to a headline: {text}",
+            "{text}\n\nWhich title would an editor put above this?",
+        ),
+        keep=_has_all_words,
+    ),
+    _task(
+        "multi_news",
+        "multi_news:2.1.0",
+        {"document": str, "summary": str},
+        # Between two articles stands "|||||", which FLAN leaves.
+        renamed(text="document", summary="summary"),
+        _with_target(
+            "{summary}",
+            "The articles below, divided by bars, are about the same event. Sum them up together."
+            "\n\n{text}",
+            "Several papers wrote about one thing. Merge what they say into one summary.\n\n{text}",
+            "What do these reports tell us, taken together?\n\nReports: {text}",
+        ),
+        blank_texts=("document",),
+    ),
+    _task(
+        "newsroom",
+        "newsroom:1.0.0",
+        {"text": str, "summary": str, "title": str},
+        renamed(text="text", summary="summary", title="title"),
+        _with_target(
+            "{summary}",
+            "Sum up this article briefly.\n\nHeadline: {title}\nArticle: {text}",
+            'What follows was published as "{title}". State its gist.\n\n{text}',
+            "Write the teaser that a newspaper would print to announce this article.\n\n{text}",
+        ),
+        blank_texts=("title",),
+        manual="register at https://summari.es/download/, download the data set, and put "
+        f"train.jsonl, dev.jsonl and test.jsonl into {_MANUAL_FOLDER}",
+    ),
+    _task(
+        "samsum",
+        "samsum:1.0.0",
+        {"dialogue": str, "summary": str},
+        _dialogue,
+        _with_target(
+            "{summary}",
+            "Tell in one or two sentences what happens in this chat.\n\n{dialogue}",
+            "Somebody missed the conversation below. Sum it up for them.\n\n{dialogue}",
+            "What did these people talk about, and what came of it?\n\nChat:\n{dialogue}",
+        ),
+        {"train": "train", "validation": "validation[:200]", "test": "test"},
+        14732,
+        metric_fns=[ROUGE, quality.accuracy],  # the paper lists it among its accuracy tasks
+        blank_texts=("dialogue",),
+        manual="download https://arxiv.org/src/1911.12237v2/anc/corpus.7z, unpack it, and put "
+        f"train.json, val.json and test.json into {_MANUAL_FOLDER}",
+    ),
+    _task(
+        "xsum",
+        "xsum:1.1.0",
+        {"document": str, "summary": str},
+        renamed(text="document", summary="summary"),
+        _with_target(
+            "{summary}",
+            "Sum up this article in a single sentence.\n\n{text}",
+            "Which one sentence says what the following news is about?\n\n{text}",
+            "Write the opening sentence, which tells the whole story, of this report.\n\n{text}",
+        ),
+        manual="make xsum-extracts-from-downloads.tar.gz with the script of "
+        "https://github.com/EdinburghNLP/XSum (XSum-Dataset/README.md), and put it into "
+        f"{_MANUAL_FOLDER}",
+    ),
+    _task(
+        "opinion_abstracts_rotten_tomatoes",
+        "opinion_abstracts/rotten_tomatoes:1.0.0",
+        {"_movie_name": str, "_critic_consensus": str, "_critics/value": list[str]},
+        _reviews,
+        _with_target(
+            "{critic_consensus}",
+            'Critics wrote this about the film "{movie}". What do they agree on?\n\n'
+            "{numbered_reviews}",
+            "Write one verdict out of all these reviews of {movie}:\n{numbered_reviews}",
+            "Read the reviews, then say in a sentence how the film was received.\n\n"
+            "Film: {movie}\nReviews:\n{numbered_reviews}",
+        ),
+        _OPINION_SPLITS,
+        3131,
+        keep=_has_review,
+        blank_texts=("_critics/value",),
+    ),
+    _task(
+        "opinion_abstracts_idebate",
+        "opinion_abstracts/idebate:1.0.0",
+        {"_debate_name": str, "_claim": str, "_argument_sentences/value": list[str]},
+        _arguments,
+        _with_target(
+            "{claim}",
+            'These arguments come from a debate on "{debate_name}". Which claim do they support?'
+            "\n\n{argument_sentences}",
+            "Put into one sentence the point that all of these make:\n{argument_sentences}",
+            "Topic: {debate_name}\nArguments:\n{argument_sentences}\n"
+            "What does the speaker want to show?",
+        ),
+        _OPINION_SPLITS,
+        1659,
+    ),
+    _task(
+        "wiki_lingua_english_en",
+        "gem/wiki_lingua_english_en:1.1.0",
+        {"source": str, "target": str},
+        renamed(source="source", target="target"),
+        _with_target(
+            "{target}",
+            "Shorten this guide to its most important steps.\n\n{source}",
+            "List in a few short sentences what the instructions below ask for.\n\n{source}",
+            "How would you explain this in brief to someone in a hurry?\n\nGuide: {source}",
+        ),
+    ),
+)

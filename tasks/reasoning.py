@@ -1,0 +1,220 @@
+"""ARC, MMLU and GSM8K, which the Gatekeeper paper tunes and measures on.
+
+The choices of ARC and MMLU stand in the input with letters, and the target is the letter: the
+options of a row are the letters of its choices (three to five in ARC, four in MMLU). GSM8K is there
+twice: with the number alone as target, and with the worked solution, of which only the last number
+is compared. It has no validation split.
+
+MMLU is not in TFDS; a data folder has mmlu/<split>.jsonl with the fields of cais/mmlu (question,
+subject, choices, answer), and auxiliary_train.jsonl to train on. For GSM8K the authors' files do.
+"""
+
+import decimal
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from cascade_jax.data.sources import FieldType, Rows, TfdsOrJsonlSource
+from cascade_jax.evaluation import quality
+from tasks.registration import add_task
+
+LETTERS = ("A", "B", "C", "D", "E")
+ANSWER_MARK = "####"  # GSM8K: what stands before the number
+
+Row = Mapping[str, Any]
+
+_ALL_SPLITS = {split: split for split in ("train", "validation", "test")}
+_NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+
+
+class CheckedSource(TfdsOrJsonlSource):
+    """A source whose rows, when they come from a data folder, must agree in themselves."""
+
+    def __init__(
+        self,
+        tfds_name: str,
+        fields: Mapping[str, FieldType],
+        splits: Mapping[str, str],
+        problem_of: Callable[[Row], str | None],
+        **options: Any,
+    ):
+        """Args: problem_of: what is wrong with a row, None if nothing; the rest as the parent's."""
+        super().__init__(tfds_name, fields, splits, **options)
+        self._problem_of = problem_of
+
+    def rows(self, split: str) -> Rows:
+        """As the parent's; ValueError "<file>:<line>: ..." for a row that has a problem."""
+        rows = super().rows(split)
+        for number, row in enumerate(rows):
+            if problem := self._problem_of(row):
+                path = self._split_file(split)
+                with open(path, "rb") as lines:
+                    places = [place for place, line in enumerate(lines, 1) if line.strip()]
+                raise ValueError(f"{path}:{places[number]}: {problem}")
+        return rows
+
+
+# ---- multiple choice
+
+
+def lettered(choices: str, answer: str, named: Callable[[Row], tf.Tensor]) -> list[Callable]:
+    """Preprocessors of a multiple-choice task: choices with letters in the input, one as target.
+
+    Example: {"question": "What melts?", "choices": ["ice", "stone", "air"], "answer": 0} becomes
+    "question: What melts? options: (A) ice (B) stone (C) air" and "A", with the options A, B, C.
+
+    Args:
+      choices: path of the list of texts, "choices/text".
+      answer: field of the right one's number.
+      named: row -> what stands before the question.
+    """
+
+    def to_text(row: Row) -> Row:
+        texts = row
+        for key in choices.split("/"):
+            texts = texts[key]
+        texts = texts[: len(LETTERS)]  # there are no more in real rows
+        letters = tf.constant(LETTERS)[: tf.size(texts)]
+        listed = tf.strings.reduce_join("(" + letters + ") " + texts, separator=" ")
+        inputs = tf.strings.join([named(row), ": ", row["question"], " options: ", listed])
+        targets = tf.gather(tf.constant(LETTERS), row[answer])
+        return {"inputs": inputs, "targets": targets, "options": letters}
+
+    return [seqio.map_over_dataset(to_text)]
+
+
+def _choices_problem(choices: str, answer: str, fewest: int) -> Callable[[Row], str | None]:
+    def problem_of(row: Row) -> str | None:
+        count = len(row[choices])
+        if not fewest <= count <= len(LETTERS):
+            return f"field {choices!r} has {count} texts, must be {fewest} to {len(LETTERS)}"
+        if row[answer] >= count:
+            return f"field {answer!r} is {row[answer]}, must be below the {count} choices"
+        return None
+
+    return problem_of
+
+
+def _add_arc(config: str, name: str) -> str:
+    source = CheckedSource(
+        f"ai2_arc/{config}:1.0.0",
+        {"question": str, "choices/text": list[str], "answerKey": range(len(LETTERS))},
+        _ALL_SPLITS,
+        _choices_problem("choices/text", "answerKey", 3),
+        blank_texts=False,
+    )
+    steps = lettered("choices/text", "answerKey", lambda row: "question")
+    return add_task(
+        f"cascade_arc_{name}_v1",
+        source,
+        steps,
+        [quality.accuracy],
+        suite="arc",
+        kind="multiple_choice",
+    )
+
+
+def _mmlu_name(row: Row) -> tf.Tensor:
+    """ "question about abstract algebra"; auxiliary_train has no subjects."""
+    subject = tf.strings.regex_replace(row["subject"], "_", " ")
+    return tf.where(subject == "", "question", "question about " + subject)
+
+
+def _add_mmlu() -> str:
+    source = CheckedSource(
+        "mmlu",
+        {"question": str, "subject": str, "choices": list[str], "answer": range(4)},
+        _ALL_SPLITS | {"train": "auxiliary_train", "dev": "dev"},
+        _choices_problem("choices", "answer", 4),
+        is_in_tfds=False,
+        blank_texts=("subject", "choices"),  # auxiliary_train has no subjects
+    )
+    return add_task(
+        "cascade_mmlu_all_v1",
+        source,
+        lettered("choices", "answer", _mmlu_name),
+        [quality.accuracy],
+        suite="mmlu",
+        kind="multiple_choice",
+    )
+
+
+# ---- GSM8K
+
+
+def last_number(text: str) -> str:
+    """The number that a worked solution ends in, without commas, in one spelling; "" if none.
+
+    Only what stands after the last "####" counts, if there is one.
+
+    Examples: "5 * 2 = 10\\n#### 1,010" gives "1010", "so it costs $7.50." gives "7.5", "I give up"
+    gives "".
+    """
+    found = _NUMBER.findall(text.rpartition(ANSWER_MARK)[2])
+    if not found:
+        return ""
+    digits = found[-1].replace(",", "")
+    exact = decimal.Context(prec=len(digits))  # the usual one rounds to 28 digits
+    # plus() makes 0 of -0, normalize() drops zeros behind the point, "f" writes 1E+1 as 10.
+    return f"{exact.plus(decimal.Decimal(digits)).normalize(exact):f}"
+
+
+def number_of(output: str, **_unused) -> str:
+    """seqio postprocessor: the last number of an answer or of a target."""
+    return last_number(output)
+
+
+def worked(is_short: bool) -> list[Callable]:
+    """Preprocessors of GSM8K; calculator annotations go, and so do commas in the short target.
+
+    Example: {"question": "Two bags of 600?", "answer": "It is 2*600=<<2*600=1200>>1200.\\n####
+    1,200"} becomes "solve: Two bags of 600?" and "It is 2*600=1200.\\n#### 1,200", or, if short,
+    "answer with a number: Two bags of 600?" and "1200".
+    """
+
+    def to_text(row: Row) -> Row:
+        solution = tf.strings.regex_replace(row["answer"], r"<<[^>]*>>", "")
+        if not is_short:
+            return {"inputs": "solve: " + row["question"], "targets": solution}
+        number = tf.strings.regex_replace(solution, rf"(?s)^.*{ANSWER_MARK}", "")
+        number = tf.strings.strip(tf.strings.regex_replace(number, ",", ""))
+        return {"inputs": "answer with a number: " + row["question"], "targets": number}
+
+    return [seqio.map_over_dataset(to_text)]
+
+
+def _solution_problem(row: Row) -> str | None:
+    if ANSWER_MARK not in row["answer"] or not last_number(row["answer"]):
+        return f"field 'answer' must end in {ANSWER_MARK!r} and a number"
+    return None
+
+
+def _add_gsm8k(name: str, kind: str) -> str:
+    source = CheckedSource(
+        "gsm8k:1.0.0",
+        {"question": str, "answer": str},
+        {"train": "train", "test": "test"},
+        _solution_problem,
+        blank_texts=False,
+    )
+    return add_task(
+        f"cascade_gsm8k_{name}_v1",
+        source,
+        worked(is_short=name == "main"),
+        [quality.accuracy],
+        number_of,
+        suite="gsm8k",
+        kind=kind,
+    )
+
+
+TASKS = (
+    _add_arc("ARC-Challenge", "challenge"),
+    _add_arc("ARC-Easy", "easy"),
+    _add_mmlu(),
+    _add_gsm8k("main", "short_answer"),
+    _add_gsm8k("reasoning", "generation"),
+)
