@@ -64,9 +64,8 @@ setuptools.setup(
             "setuptools>=77",
         ],
         "tpu": ["libtpu"],
-        # T5X is not on the package index. Only interop/t5x.py's adapter needs it.
-        "t5x": [
-            "t5x @ git+https://github.com/google-research/t5x@cc342d419ec3e3e9c4bf1df33c82330cafdc1e16"
-        ],
+        # T5X is not on the package index, and its own requirements would replace ours: clones of it and
+        # of two more repositories go on PYTHONPATH, see docs/t5x.md. This is what they miss then.
+        "t5x": ["cached_property", "fiddle", "grain", "tensorboard"],
     },
 )

@@ -90,7 +90,7 @@ def from_seqio(features: Mapping[str, Array]) -> Batch:
     """Builds a Batch from the output of `seqio.EncDecFeatureConverter`.
 
     Args:
-      features: NumPy arrays keyed by seqio's names; the four packing ones may be missing. seqio's
+      features: arrays keyed by seqio's names; the four packing ones may be missing. seqio's
         weights are whole numbers and become float32.
 
     Raises:
@@ -103,7 +103,7 @@ def from_seqio_prefix_lm(features: Mapping[str, Array]) -> DecoderBatch:
     """Builds a DecoderBatch from the output of `seqio.PrefixLMFeatureConverter`.
 
     Args:
-      features: NumPy arrays keyed by seqio's names; the two packing ones may be missing. seqio's
+      features: arrays keyed by seqio's names; the two packing ones may be missing. seqio's
         weights are whole numbers and become float32.
 
     Raises:
@@ -118,4 +118,4 @@ def _renamed(features: Mapping[str, Array], names: Mapping[str, str]) -> dict[st
     if missing:
         raise ValueError(f"batch lacks {missing}; it has {sorted(features)}")
     arrays = {ours: features.get(theirs) for ours, theirs in names.items()}
-    return arrays | {"weights": np.asarray(arrays["weights"], np.float32)}
+    return arrays | {"weights": arrays["weights"].astype(np.float32)}

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +11,14 @@ from pathlib import Path
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary name to write to, which becomes `path` when the block ends.
 
-    If the block fails (disk full, say) or the process dies, `path` stays as it was.
+    If the block fails (disk full, say) or the process dies, `path` stays as it was. Several
+    writers, also on other machines that share the folder, do not meet: the last to end is kept.
 
     Example: ``with replacing("a.json") as temporary: temporary.write_text(text)``
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -1,124 +1,278 @@
-"""Reading parameters out of T5X checkpoints.
+"""The T5X adapter: T5X trains its own network with this project's losses and a frozen teacher.
 
-A T5X checkpoint is a folder with an index, the msgpack file `checkpoint`, whose tree
-`optimizer/target` holds for every parameter either the array itself or the description of a Zarr
-array in a folder beside the index, for example `target.decoder.decoder_norm.scale`.
+`CascadeModel` is the model to name in a gin file, `Trainer` the trainer; gin/t5x holds examples.
+The only module that imports T5X; nothing imports it but gin files and tests.
 """
 
-import difflib
-import os
-import pathlib
-from collections.abc import Mapping
-from typing import Any
+import copy
+import functools
+from collections.abc import Callable, Mapping
 
-import msgpack
-import numpy as np
-import tensorstore
+import clu.metrics
+import flax.struct
+import jax
+import seqio
+from flax import core as flax_core
 from flax import linen as nn
-from flax import serialization
-from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from t5x import decoding, models, optimizers, partitioning, utils
+from t5x import train_state as train_state_lib
+from t5x import trainer as trainer_lib
 
-from cascade_jax.models.config import T5Config
-from cascade_jax.models.t5 import parameter_shapes
+from cascade_jax import batch as batch_lib
+from cascade_jax import metrics, numerics
+from cascade_jax.interop import t5x_checkpoints
+from cascade_jax.losses import variants
 
-_INDEX = "checkpoint"
+
+class CascadeModel(models.EncoderDecoderModel):
+    """T5X's encoder-decoder with a loss variant and a frozen teacher.
+
+    The teacher is a second T5X network. Its parameters are no part of the train state: `Trainer`
+    hands them to every step as an argument. Decoding, scoring and inference are T5X's.
+
+    The loss takes whole logits of both models; T5X's networks do not give out hidden states.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        input_vocabulary: seqio.Vocabulary,
+        output_vocabulary: seqio.Vocabulary,
+        optimizer_def: optimizers.OptimizerDefType,
+        loss: variants.Loss,
+        teacher_module: nn.Module | None = None,
+        decode_fn: models.DecodeFnCallable = decoding.beam_search,
+        feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
+        default_decoder_params: models.DecoderParams | None = None,
+    ):
+        """Puts a model together.
+
+        Args:
+          module: the student's network.
+          input_vocabulary, output_vocabulary, optimizer_def, decode_fn, feature_converter_cls,
+            default_decoder_params: as in T5X. Its label_smoothing, z_loss and normalising factor
+            are options of `loss` here.
+          loss: the variant.
+          teacher_module: the teacher's network; None for a loss that needs none.
+
+        Raises:
+          ValueError: if the loss needs a teacher and there is none.
+        """
+        super().__init__(
+            module=module,
+            input_vocabulary=input_vocabulary,
+            output_vocabulary=output_vocabulary,
+            optimizer_def=optimizer_def,
+            decode_fn=decode_fn,
+            feature_converter_cls=feature_converter_cls,
+            default_decoder_params=default_decoder_params,
+        )
+        if loss.needs_teacher and teacher_module is None:
+            raise ValueError(f"{type(loss).__name__} needs a teacher: give teacher_module")
+        self.loss = loss
+        self.teacher = None
+        if teacher_module is not None:
+            self.teacher = models.EncoderDecoderModel(
+                teacher_module, input_vocabulary, output_vocabulary, optimizer_def=None
+            )
+        self._teacher_params = None
+        self._step = None
+
+    def bound(self, teacher_params: PyTree | None, step: Int[Array, ""]) -> "CascadeModel":
+        """This model inside one step, where the teacher's parameters and the step are arguments."""
+        model = copy.copy(self)
+        model._teacher_params = teacher_params
+        model._step = step
+        return model
+
+    def loss_fn(
+        self, params: PyTree, batch: Mapping[str, Array], dropout_rng: PRNGKeyArray | None
+    ) -> tuple[Float[Array, ""], dict[str, clu.metrics.Metric]]:
+        """The sum of the loss over the batch, and metrics: T5X's, then ours by our names.
+
+        The sum, not the mean, so that the gradients of microbatches add up; `Trainer` divides them
+        once by what the loss's normaliser counts.
+
+        Raises:
+          ValueError: if the model has a teacher and the trainer is not `Trainer`.
+        """
+        if self.teacher is not None and self._teacher_params is None:
+            raise ValueError(
+                "the teacher has no parameters here: a model with a teacher is trained by "
+                "cascade_jax.interop.t5x.Trainer (in gin: train.trainer_cls)"
+            )
+        logits = self._compute_logits(params, batch, dropout_rng)
+        theirs = None
+        if self.teacher is not None:
+            theirs = self.teacher._compute_logits(self._teacher_params, batch)
+        tokens = batch_lib.from_seqio(batch)
+        sums = self.loss(
+            logits, theirs, tokens.targets, tokens.weights,
+            step=self._step, every_metric=dropout_rng is None,
+        )  # fmt: skip
+        found = self._compute_metrics(
+            logits=logits,
+            targets=tokens.targets,
+            mask=tokens.weights,
+            loss=sums.loss_sum,
+            segment_ids={k: v for k, v in batch.items() if k.endswith("_segment_ids")} or None,
+        )
+        ours = {name: _Mean(r.numerator, r.denominator) for name, r in sums.metrics.items()}
+        return sums.loss_sum, {**found, **ours}
 
 
-def load_parameters(path: str | os.PathLike[str], config: T5Config | None = None) -> dict[str, Any]:
-    """The parameters of a T5X checkpoint, as a nested dict of float32 NumPy arrays.
+@flax.struct.dataclass
+class _Mean(clu.metrics.Average):
+    """T5X's kind of a `Ratio`: what nothing was counted for is 0, not a division by zero."""
 
-    Reads local folders, and layers that T5X did not scan. For a model with `scan_layers`, give the
-    result to `cascade_jax.models.t5.stack_layers`.
+    def compute(self):
+        return metrics.Ratio(self.total, self.count).value()
+
+
+def load_teacher(
+    model: CascadeModel,
+    partitioner: partitioning.BasePartitioner,
+    path: str,
+    dtype: str | None = None,
+) -> tuple[PyTree, PyTree]:
+    """Reads the teacher's parameters, split over the devices as T5X would split them.
 
     Args:
-      path: folder of one checkpoint, for example `.../checkpoint_1000000`.
-      config: the model that the parameters are for; None leaves names and shapes unchecked.
+      model: with a teacher.
+      partitioner: T5X's.
+      path: one T5X checkpoint of the teacher's network, local or gs://.
+      dtype: of the parameters on the devices; None keeps the checkpoint's.
+
+    Returns:
+      The parameters, and the mesh axes of each.
 
     Raises:
-      ValueError: if the folder holds no T5X checkpoint, or (with a config) if a parameter is
-        missing, unknown, or of another shape than the model's.
+      ValueError: from `t5x_checkpoints.load_named`.
     """
-    folder = pathlib.Path(path)
-    leaves = flatten_dict(_read_index(folder), is_leaf=lambda _, node: "kvstore" in node)
-    if config is not None:
-        _check(folder, {name: _shape(leaf) for name, leaf in leaves.items()}, config)
-    pending = {name: _start_reading(folder, name, leaf) for name, leaf in leaves.items()}
-    return unflatten_dict(
-        {name: np.asarray(future.result(), np.float32) for name, future in pending.items()}
+    # Parameters do not depend on the lengths of a batch.
+    shapes = dict.fromkeys(seqio.EncDecFeatureConverter.MODEL_FEATURES, (1, 1))
+    initializer = utils.TrainStateInitializer(
+        None, model.teacher.get_initial_variables, shapes, partitioner
     )
+    wanted = flax_core.unfreeze(initializer.global_train_state_shape.params)
+    axes = flax_core.unfreeze(initializer.train_state_axes.params)
+    mesh = partitioner.mesh
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), axes)
+    return t5x_checkpoints.load_named(path, wanted, shardings, dtype), axes
 
 
-def _read_index(folder: pathlib.Path) -> Mapping[str, Any]:
-    """The tree of parameters in the index, with descriptions in place of arrays."""
-    index = folder / _INDEX
-    if not index.is_file():
-        inner = sorted(child.name for child in folder.glob("checkpoint_*") if child.is_dir())
-        hint = f"; it holds {', '.join(inner)}: name one of them" if inner else ""
-        raise ValueError(f"{folder} is not a T5X checkpoint: no file {_INDEX!r} in it{hint}")
-    try:
-        target = serialization.msgpack_restore(index.read_bytes())["optimizer"]["target"]
-    except (msgpack.exceptions.UnpackException, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{index} is not the index of a T5X checkpoint: "
-            f"no parameters under optimizer/target ({type(error).__name__}: {error})"
-        ) from error
-    if not isinstance(target, Mapping) or not target:
-        raise ValueError(f"{index} is not the index of a T5X checkpoint: optimizer/target is empty")
-    return target
+class _WithTeacher:
+    """A step (train state, batch, teacher) as T5X calls it, with the train state and the batch.
+
+    It stands for all three of a function, what it is lowered to, and what that is compiled to.
+    """
+
+    def __init__(self, step, teacher_params: PyTree):
+        self._function = step
+        self._teacher_params = teacher_params
+
+    def __call__(self, train_state, batch):
+        return self._function(train_state, batch, self._teacher_params)
+
+    def lower(self, train_state, batch) -> "_WithTeacher":
+        lowered = self._function.lower(train_state, batch, self._teacher_params)
+        return _WithTeacher(lowered, self._teacher_params)
+
+    def compile(self) -> "_WithTeacher":
+        return _WithTeacher(self._function.compile(), self._teacher_params)
 
 
-def _shape(leaf) -> tuple[int, ...]:
-    shape = leaf["metadata"]["shape"] if isinstance(leaf, Mapping) else np.shape(leaf)
-    return tuple(shape)
+class Trainer(trainer_lib.Trainer):
+    """T5X's trainer, whose steps take the frozen teacher's parameters as an argument.
 
+    So they are in device memory once, split as the partitioner splits them, and neither donated,
+    optimised, checkpointed nor compiled into the program. Microbatches give what one batch gives.
+    """
 
-def _check(folder, shapes, config: T5Config) -> None:
-    """Compares names and shapes with those of the (unrolled) model."""
-    unrolled = T5Config(**{**vars(config), "scan_layers": False})
-    wanted = flatten_dict(nn.meta.unbox(parameter_shapes(unrolled)))
-    for name in wanted:
-        if name not in shapes:
-            raise ValueError(f"{folder} lacks the parameter {_join(name)}{_nearest(name, shapes)}")
-    for name in shapes:
-        if name not in wanted:
-            raise ValueError(
-                f"{folder} has the parameter {_join(name)}, which the model lacks"
-                f"{_nearest(name, wanted)}"
+    def __init__(
+        self,
+        model: CascadeModel,
+        train_state: train_state_lib.TrainState,
+        partitioner: partitioning.BasePartitioner,
+        eval_names,
+        summary_dir: str | None,
+        train_state_axes,
+        rng: PRNGKeyArray,
+        learning_rate_fn: Callable,
+        num_microbatches: int | None = None,
+        weight_metrics_computer: trainer_lib.WeightMetricsComputer | None = None,
+        teacher_checkpoint: str | None = None,
+        teacher_dtype: str | None = None,
+    ):
+        """Reads the teacher; all other arguments are T5X's.
+
+        Args:
+          teacher_checkpoint: folder of one T5X checkpoint of the model's `teacher_module`.
+          teacher_dtype: of its parameters on the devices, e.g. "bfloat16"; None keeps them.
+
+        Raises:
+          ValueError: if only one of the model's teacher and the checkpoint is given, or from
+            reading it.
+        """
+        if (model.teacher is None) != (teacher_checkpoint is None):
+            there = "no teacher_module" if model.teacher is None else "a teacher_module"
+            raise ValueError(f"the model has {there}, and teacher_checkpoint={teacher_checkpoint}")
+        self._teacher_params, self._teacher_axes = None, None
+        if teacher_checkpoint is not None:
+            self._teacher_params, self._teacher_axes = load_teacher(
+                model, partitioner, teacher_checkpoint, teacher_dtype
             )
-    for name, leaf in wanted.items():
-        if shapes[name] != leaf.shape:
-            raise ValueError(
-                f"{_join(name)}: the checkpoint {folder} has shape {shapes[name]}, "
-                f"the model {leaf.shape}"
+        super().__init__(
+            model=model,
+            train_state=train_state,
+            partitioner=partitioner,
+            eval_names=eval_names,
+            summary_dir=summary_dir,
+            train_state_axes=train_state_axes,
+            rng=rng,
+            learning_rate_fn=learning_rate_fn,
+            num_microbatches=num_microbatches,
+            weight_metrics_computer=weight_metrics_computer,
+        )
+
+    def _partitioned(self, step: Callable, out_axes, **settings) -> _WithTeacher:
+        axes = self._train_state_axes, self._partitioner.data_partition_spec, self._teacher_axes
+        partitioned = self._partitioner.partition(
+            step, in_axis_resources=axes, out_axis_resources=out_axes, **settings
+        )
+        return _WithTeacher(partitioned, self._teacher_params)
+
+    @functools.cached_property
+    def _partitioned_train_step(self) -> _WithTeacher:
+        def train_step(state, batch, teacher_params):
+            gradients, found, mutables = trainer_lib.accumulate_grads_microbatched(
+                self._model.bound(teacher_params, state.step),
+                state,
+                batch,
+                self._get_step_rng(state.step),
+                self._num_microbatches,
+                self._partitioner.data_partition_spec,
+            )
+            count = found[metrics.LOSS].count
+            gradients = jax.tree.map(lambda g: numerics.safe_ratio(g, count), gradients)
+            return trainer_lib.apply_grads(
+                state,
+                gradients,
+                found,
+                self._learning_rate_fn(state.step),
+                self._weight_metrics_computer,
+                {"flax_mutables": mutables} if mutables else None,
             )
 
+        axes = self._train_state_axes
+        return self._partitioned(train_step, (axes, None), donate_argnums=(0,))
 
-def _join(name) -> str:
-    return "/".join(name)
+    @functools.cached_property
+    def _partitioned_eval_step(self) -> _WithTeacher:
+        def eval_step(state, batch, teacher_params):
+            model = self._model.bound(teacher_params, state.step)
+            return trainer_lib.eval_step(model, state, batch)
 
-
-def _nearest(name, names) -> str:
-    nearest = difflib.get_close_matches(_join(name), map(_join, names), n=1)
-    return f"; nearest is {nearest[0]}" if nearest else ""
-
-
-class _Known:
-    """An array that stands in the index itself, with the interface of a future."""
-
-    def __init__(self, array):
-        self._array = array
-
-    def result(self):
-        return self._array
-
-
-def _start_reading(folder: pathlib.Path, name, leaf):
-    if not isinstance(leaf, Mapping):
-        return _Known(leaf)
-    # Only the last part of the path is used: an index from a bucket holds the bucket's full path.
-    array = folder / pathlib.PurePosixPath(leaf["kvstore"]["path"]).name
-    spec = {"driver": leaf["driver"], "kvstore": {"driver": "file", "path": f"{array}/"}}
-    try:
-        return tensorstore.open(spec, open=True).result().read()
-    except ValueError as error:
-        raise ValueError(f"{_join(name)}: no readable array at {array}: {error}") from error
+        return self._partitioned(eval_step, None)

@@ -1,151 +1,413 @@
-"""T5X checkpoints: a real one whose logits T5X computed, and broken ones."""
+"""With T5X itself: it trains with our losses, reads what we write, and agrees with our figures.
 
-import dataclasses
+Skipped where T5X can't be imported; docs/t5x.md says how to get it. T5X runs in processes of its
+own, with one device, since it wants other settings of JAX than these tests.
+"""
+
+import importlib.util
 import json
 import os
 import pathlib
-import shutil
+import subprocess
+import sys
 
 import jax
-import ml_dtypes
-import msgpack
+import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorstore
 from flax import linen as nn
-from flax import serialization
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
-from cascade_jax.interop.t5x import load_parameters
+from cascade_jax import batch as batch_lib
+from cascade_jax import metrics
+from cascade_jax.interop import t5x_adafactor, t5x_checkpoints, t5x_storage
+from cascade_jax.losses import variants
+from cascade_jax.models import t5
 from cascade_jax.models.config import T5Config
-from cascade_jax.models.t5 import T5, parameter_shapes
+from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.training import state as state_lib
+from cascade_jax.training import step as step_lib
+from cascade_jax.training.optimizers import Adafactor
+from tests import fakes
 
-_DEFAULT_DATA = pathlib.Path(__file__).parents[2].parent / "shared" / "data"
-_DATA = pathlib.Path(os.environ.get("CASCADE_JAX_TEST_DATA", _DEFAULT_DATA))
-FIXTURE = _DATA.parent / "fixtures" / "t5x_tiny"
-CONFIG = T5Config(7, 4, 1, 4, 6, 1, 1, mlp_activations=("relu",), tied_logits=True)
-
-
-@pytest.mark.skipif(not FIXTURE.is_dir(), reason=f"no folder {FIXTURE}")
-def test_logits_of_a_t5x_checkpoint():
-    sizes = json.loads((FIXTURE / "config.json").read_text())
-    del sizes["module"]
-    sizes["embed_dim"] = sizes.pop("emb_dim")
-    sizes["tied_logits"] = sizes.pop("logits_via_embedding")
-    config = T5Config(**sizes)
-    expected = np.load(FIXTURE / "expected.npz")
-    params = load_parameters(FIXTURE / "checkpoint_0", config)
-    logits = jax.jit(T5(config).apply)(
-        {"params": params}, expected["encoder_input_tokens"], expected["decoder_input_tokens"]
-    )
-    counted = expected["decoder_loss_weights"] > 0
-    np.testing.assert_allclose(logits[counted], expected["logits"][counted], atol=1e-4, rtol=0)
-
-
-# ---------------------------------------------------------------- checkpoints made here
-
-
-def _random_parameters():
-    """{name: array} of the whole model, names joined with a slash."""
-    rng = np.random.default_rng(0)
-    shapes = flatten_dict(nn.meta.unbox(parameter_shapes(CONFIG)), sep="/")
-    return {name: rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in shapes.items()}
-
-
-def _write(folder, parameters, *, prefix=""):
-    """Writes each parameter as a Zarr array, norms into the index itself, and the index."""
-    leaves = {}
-    for name, array in parameters.items():
-        if name.endswith("scale"):
-            leaves[name] = array
-            continue
-        array_folder = "target." + name.replace("/", ".")
-        spec = {
-            "driver": "zarr",
-            "kvstore": {"driver": "file", "path": f"{folder / array_folder}/"},
-        }
-        tensorstore.open(
-            spec, create=True, delete_existing=True, dtype=array.dtype.name, shape=array.shape
-        ).result().write(array).result()
-        leaves[name] = {
-            "driver": "zarr",
-            "kvstore": {"driver": "file", "path": f"{prefix}{array_folder}/"},
-            "metadata": {"shape": list(array.shape)},
-        }
-    target = unflatten_dict(leaves, sep="/")
-    index = {"version": 3, "optimizer": {"target": target, "state": {"step": np.int32(5)}}}
-    (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(index))
-
-
-@pytest.mark.parametrize("prefix", ["", "models/t5/checkpoint_9/"], ids=["beside", "bucket path"])
-def test_arrays_come_back_by_name(tmp_path, prefix):
-    parameters = _random_parameters()
-    _write(tmp_path, parameters, prefix=prefix)
-    loaded = flatten_dict(load_parameters(str(tmp_path), CONFIG), sep="/")
-    assert loaded.keys() == parameters.keys()
-    for name, array in parameters.items():
-        np.testing.assert_array_equal(loaded[name], array)
-
-
-def test_bfloat16_becomes_float32(tmp_path):
-    array = np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16)
-    _write(tmp_path, {"a/kernel": array})
-    loaded = load_parameters(tmp_path)["a"]["kernel"]
-    assert loaded.dtype == np.float32
-    np.testing.assert_array_equal(loaded, array.astype(np.float32))
-
-
-def test_folder_without_an_index(tmp_path):
-    with pytest.raises(ValueError, match="is not a T5X checkpoint: no file 'checkpoint' in it$"):
-        load_parameters(tmp_path)
-    (tmp_path / "checkpoint_500").mkdir()
-    with pytest.raises(ValueError, match="it holds checkpoint_500: name one of them"):
-        load_parameters(tmp_path)
-    with pytest.raises(ValueError, match="nowhere is not a T5X checkpoint"):
-        load_parameters(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\xc1 not msgpack",
-        b"plain text",
-        msgpack.packb([1, 2]),
-        msgpack.packb({"params": {}}),
-        msgpack.packb({"optimizer": {"target": {}}}),
-        msgpack.packb({"optimizer": {"target": {"a": {"b": 1}}}})[:-3],
-    ],
+NEEDED = ("t5x", "airio", "jestimator", "clu", "fiddle", "grain")
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+pytestmark = pytest.mark.skipif(
+    bool(MISSING), reason=f"T5X can't be imported (no {', '.join(MISSING)}); see docs/t5x.md"
 )
-def test_file_that_is_no_index(tmp_path, content):
-    (tmp_path / "checkpoint").write_bytes(content)
-    with pytest.raises(ValueError, match="is not the index of a T5X checkpoint: "):
-        load_parameters(tmp_path)
+ROOT = pathlib.Path(__file__).parents[2]
+# As in gin/t5x.
+STEPS, TEACHER_STEPS, BATCH_SIZE, LEARNING_RATE = 20, 100, 32, 0.02
+STUDENT = T5Config(384, 32, 2, 16, 64, 1, 1, dropout_rate=0.0)
+TEACHER = T5Config(384, 64, 2, 16, 128, 1, 1, dropout_rate=0.0)
 
 
-def test_other_shape_is_refused_with_name_and_both_shapes(tmp_path):
-    _write(tmp_path, _random_parameters())
-    with pytest.raises(
-        ValueError,
-        match=r"coder/layers_0/mlp/wi/kernel: .* has shape \(4, 6\), the model \(4, 9\)",
-    ):
-        load_parameters(tmp_path, dataclasses.replace(CONFIG, mlp_dim=9))
+def run(*command, **environment):
+    """Runs Python in the project's folder with one device and gives its output."""
+    settings = {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT, env={**os.environ, **settings, **environment},
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-5000:]
+    return done.stdout
 
 
-def test_missing_and_unknown_parameters_are_refused(tmp_path):
-    _write(tmp_path, _random_parameters())
-    with pytest.raises(ValueError, match="lacks the parameter decoder/logits_dense/kernel"):
-        load_parameters(tmp_path, dataclasses.replace(CONFIG, tied_logits=False))
-    with pytest.raises(ValueError, match="lacks the parameter .*/wi_0/kernel; nearest is .*/wi/k"):
-        load_parameters(tmp_path, dataclasses.replace(CONFIG, mlp_activations=("relu", "linear")))
-    parameters = _random_parameters()
-    _write(tmp_path, {**parameters, "decoder/layers_1/mlp/wi/kernel": np.zeros((4, 6))})
-    with pytest.raises(ValueError, match="has the parameter decoder/layers_1/mlp/wi/kernel, which"):
-        load_parameters(tmp_path, CONFIG)
+def train(folder, gin_file, *arguments, **environment):
+    """`python -m t5x.train` with a file of gin/t5x; the folder of its checkpoints."""
+    model_dir = f"--gin.MODEL_DIR='{folder}'"
+    run("-m", "t5x.train", f"--gin_file=gin/t5x/{gin_file}", model_dir, *arguments, **environment)
+    return folder
 
 
-def test_array_folder_that_is_gone(tmp_path):
-    _write(tmp_path, _random_parameters())
-    shutil.rmtree(tmp_path / "target.encoder.layers_0.mlp.wo.kernel")
-    with pytest.raises(ValueError, match="encoder/layers_0/mlp/wo/kernel: no readable array at"):
-        load_parameters(tmp_path, CONFIG)
+def reported(folder, name=metrics.LOSS, kind="train"):
+    """{step: value} of one of T5X's metrics."""
+    import tensorflow as tf
+
+    found = {}
+    for file in (folder / kind).glob("events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                if value.tag == name:
+                    found[event.step] = float(tf.make_ndarray(value.tensor))
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("t5x")
+
+
+@pytest.fixture(scope="module")
+def teacher(runs):
+    """Checkpoint of a teacher that T5X alone has trained."""
+    return train(runs / "teacher", "teacher_tiny.gin") / f"checkpoint_{TEACHER_STEPS}"
+
+
+@pytest.fixture(scope="module")
+def student(runs, teacher):
+    """Folder of T5X's run of CAT-Dist."""
+    return train(runs / "student", "cat_dist_tiny.gin", f"--gin.TEACHER_CHECKPOINT='{teacher}'")
+
+
+def read_batches(split, count):
+    """The first batches of the runs in their order."""
+    import seqio
+
+    import tasks.demo  # noqa: F401
+
+    rows = seqio.get_dataset(
+        "demo_last_v1", {"inputs": 16, "targets": 8}, dataset_split=split,
+        shuffle=split == "train", num_epochs=None, seed=0, batch_size=BATCH_SIZE,
+        feature_converter=seqio.EncDecFeatureConverter(pack=False),
+    )  # fmt: skip
+    return [batch_lib.from_seqio(rows) for rows in rows.take(count).as_numpy_iterator()]
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return read_batches("train", STEPS)
+
+
+@pytest.fixture(scope="module")
+def ours(student, teacher, batches):
+    """Losses and last state of our own trainer, from T5X's initial parameters, on 8 devices."""
+    mesh = MeshConfig(data=8).build()
+    models = t5.T5(STUDENT), t5.T5(TEACHER)
+    settings = Adafactor(learning_rate=LEARNING_RATE)
+    optimizer = settings.build()
+    abstract = state_lib.abstract_state(models[0], optimizer, mesh)
+    start = t5x_checkpoints.load(student / "checkpoint_0", STUDENT).params
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    state = state_lib.TrainState(jnp.zeros((), jnp.int32), start, optimizer.init(start))
+    state = jax.device_put(state, shardings)
+    teacher_params = t5x_checkpoints.load(teacher, TEACHER).params
+    loss_fn = step_lib.make_loss_fn(*models, variants.CATDist(), head="fused", mesh=mesh)
+    step = step_lib.make_train_step(
+        loss_fn, optimizer, settings.learning_rate_schedule(), shardings, mesh
+    )
+    found = []
+    for batch in batches:
+        state, report = step(state, teacher_params, batch, jax.random.key(0))
+        found.append({name: float(ratio.value()) for name, ratio in report.items()})
+    return found, jax.device_get(state)
+
+
+def test_t5x_trains_with_cat_dist_and_the_loss_falls(student):
+    losses = reported(student)
+    assert sorted(losses) == list(range(1, STEPS + 1))
+    values = [losses[i] for i in sorted(losses)]
+    assert all(np.isfinite(values))
+    assert np.mean(values[-5:]) < 0.35 * np.mean(values[:2])
+    kept = reported(student, metrics.KEPT)
+    assert any(0 < value < 1 for value in kept.values())  # so that alpha has a say
+
+
+def test_our_trainer_gives_the_same_losses_and_metrics(student, ours):
+    names = set(ours[0][0]) - {metrics.GRADIENT_NORM, metrics.TARGET_TOKENS}
+    assert {metrics.LOSS, metrics.KEPT, metrics.TEACHER_ACCURACY, metrics.ENTROPY_WRONG} < names
+    for name in sorted(names):
+        theirs = reported(student, name)
+        np.testing.assert_allclose(
+            [report[name] for report in ours[0]],
+            [theirs[i] for i in sorted(theirs)],
+            atol=1e-4, rtol=0, err_msg=name,
+        )  # fmt: skip
+
+
+def test_our_trainer_ends_with_the_same_parameters_and_statistics(student, ours):
+    end = t5x_checkpoints.load(student / f"checkpoint_{STEPS}", STUDENT, optimizer=True)
+    assert end.step == STEPS
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=0),
+        ours[1].params, end.params,
+    )  # fmt: skip
+    statistics, step = t5x_adafactor.from_optax(ours[1].opt_state)
+    assert step == STEPS
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max() + 1e-30, rtol=0),
+        statistics, end.statistics,
+    )  # fmt: skip
+
+
+def test_t5xs_evaluation_has_our_metrics(student, teacher):
+    end = t5x_checkpoints.load(student / f"checkpoint_{STEPS}", STUDENT).params
+    teacher_params = t5x_checkpoints.load(teacher, TEACHER).params
+    loss_fn = step_lib.make_loss_fn(t5.T5(STUDENT), t5.T5(TEACHER), variants.CATDist())
+    first, second = (
+        loss_fn(end, teacher_params, batch, every_metric=True).metrics
+        for batch in read_batches("validation", 2)
+    )
+    assert metrics.TEACHER_KL in first
+    for name, ratio in first.items():
+        theirs = reported(student, name, "training_eval/demo_last_v1")
+        assert list(theirs) == [STEPS]
+        ours = float(ratio.merge(second[name]).value())
+        np.testing.assert_allclose(theirs[STEPS], ours, atol=1e-4, rtol=0, err_msg=name)
+
+
+def test_the_teacher_is_in_no_checkpoint(student):
+    shapes = flatten_dict(t5x_checkpoints.load(student / "checkpoint_0", STUDENT).params)
+    stored = t5x_storage.open_checkpoint(student / f"checkpoint_{STEPS}")
+    target = {name[1:] for name in stored if name[0] == "target"}
+    assert target == set(shapes)
+    assert {name[2:-1] for name in stored if name[:2] == ("state", "param_states")} == target
+    assert {name[0] for name in stored} == {"target", "state"}
+
+
+def test_microbatches_and_a_mesh_give_the_same_losses(runs, teacher, student):
+    """Two devices split the heads; the two halves of a batch count different tokens."""
+    folder = train(
+        runs / "microbatches", "cat_dist_tiny.gin", f"--gin.TEACHER_CHECKPOINT='{teacher}'",
+        "--gin.cascade.Trainer.num_microbatches=4", "--gin.TRAIN_STEPS=6",
+        XLA_FLAGS="--xla_force_host_platform_device_count=2",
+    )  # fmt: skip
+    found, expected = reported(folder), reported(student)
+    assert sorted(found) == list(range(1, 7))
+    np.testing.assert_allclose(
+        [found[i] for i in range(1, 7)], [expected[i] for i in range(1, 7)], atol=1e-4, rtol=0
+    )
+
+
+def test_t5x_goes_on_training_from_our_export(runs, teacher, ours, batches):
+    """Parameters and Adafactor's statistics of our trainer; T5X's next losses are ours."""
+    statistics, step = t5x_adafactor.from_optax(ours[1].opt_state)
+    export = t5x_checkpoints.save(
+        runs / "export", STUDENT, ours[1].params, step, statistics=statistics
+    )
+    exported_teacher = t5x_checkpoints.save(
+        runs / "export_teacher", TEACHER, t5x_checkpoints.load(teacher, TEACHER).params
+    )
+    folder = train(
+        runs / "resumed", "cat_dist_tiny.gin", f"--gin.TEACHER_CHECKPOINT='{exported_teacher}'",
+        f"--gin.INITIAL_CHECKPOINT='{export}'",
+        f"--gin.TRAIN_STEPS={STEPS + 3}",
+    )  # fmt: skip
+    found = reported(folder)
+    assert sorted(found) == [STEPS + 1, STEPS + 2, STEPS + 3]
+    # The data starts again: batches 0, 1, 2.
+    optimizer = Adafactor(learning_rate=LEARNING_RATE).build()
+    params = t5x_checkpoints.load(export, STUDENT).params
+    opt_state = t5x_adafactor.to_optax(statistics, step, optimizer.init(params))
+    loss_fn = step_lib.make_loss_fn(
+        t5.T5(STUDENT), t5.T5(TEACHER), variants.CATDist(), head="plain"
+    )
+    teacher_params = t5x_checkpoints.load(teacher, TEACHER).params
+
+    @jax.jit
+    def update(params, opt_state, batch):
+        def mean(params):
+            sums = loss_fn(params, teacher_params, batch)
+            return sums.loss_sum / sums.count
+
+        loss, gradients = jax.value_and_grad(mean)(params)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return jax.tree.map(jnp.add, params, updates), opt_state, loss
+
+    for batch in batches[:3]:
+        params, opt_state, loss = update(params, opt_state, batch)
+        step += 1
+        np.testing.assert_allclose(loss, found[step], atol=1e-4, rtol=0)
+
+
+READ = """
+import sys
+import numpy as np
+from flax.traverse_util import flatten_dict
+from t5x import checkpoints
+found = checkpoints.load_t5x_checkpoint(sys.argv[1])
+np.savez(sys.argv[2], **{"/".join(k): np.asarray(v) for k, v in flatten_dict(found).items()})
+"""
+
+
+@pytest.mark.parametrize("layout", ["unrolled", "scanned"])
+def test_t5x_reads_what_we_export(tmp_path, layout):
+    params = random_params(CONFIG)
+    export = t5x_checkpoints.save(tmp_path, CONFIG, params, 7, layout=layout)
+    run("-c", READ, export, tmp_path / "read.npz")
+    read = np.load(tmp_path / "read.npz")
+    stored = t5x_storage.open_checkpoint(export)
+    ours = dict(t5x_storage.read_all(export, stored))
+    assert set(read) == {"/".join(name) for name in ours}
+    for name, array in ours.items():
+        np.testing.assert_array_equal(read["/".join(name)], array)
+    assert read["state/step"] == 7
+
+
+CONFIG = T5Config(64, 16, 2, 8, 24, 2, 3, dropout_rate=0.0)
+SCALABLE = """
+import sys
+import jax
+import numpy as np
+from t5x import checkpoints
+from t5x.examples.scalable_t5 import network
+config = network.T5Config(
+    vocab_size=64, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24, num_encoder_layers=2,
+    num_decoder_layers=3, mlp_activations=("gelu", "linear"), dropout_rate=0.0)
+params = checkpoints.load_t5x_checkpoint(sys.argv[1])["target"]
+batch = np.load(sys.argv[2])
+logits = network.Transformer(config).apply(
+    {"params": jax.tree.map(np.asarray, params)}, batch["inputs"], batch["decoder_inputs"],
+    batch["targets"], enable_dropout=False)
+np.savez(sys.argv[3], logits=logits)
+"""
+
+
+def random_params(config):
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return nn.meta.unbox(t5.T5(config).init(jax.random.key(3), tokens, tokens)["params"])
+
+
+def test_t5xs_scalable_network_gives_our_logits_from_a_scanned_export(tmp_path):
+    params = random_params(CONFIG)
+    export = t5x_checkpoints.save(tmp_path, CONFIG, params, layout="scanned")
+    batch = fakes.ragged_batch(6)
+    tokens = {name: getattr(batch, name) for name in ("inputs", "decoder_inputs", "targets")}
+    np.savez(tmp_path / "batch.npz", **tokens)
+    run("-c", SCALABLE, export, tmp_path / "batch.npz", tmp_path / "logits.npz")
+    theirs = np.load(tmp_path / "logits.npz")["logits"]
+    ours = t5.T5(CONFIG).apply({"params": params}, batch.inputs, batch.decoder_inputs)
+    counted = batch.weights > 0
+    np.testing.assert_allclose(ours[counted], theirs[counted], atol=1e-5, rtol=0)
+
+
+REFUSALS = """
+import jax
+import optax
+from t5x import adafactor, models, partitioning
+from t5x.examples.t5 import network
+import seqio
+from cascade_jax.interop import t5x
+from cascade_jax.losses import variants
+module = network.Transformer(network.T5Config(vocab_size=384))
+words = seqio.ByteVocabulary()
+
+def refused(make):
+    try:
+        make()
+    except ValueError as error:
+        print(error)
+
+refused(lambda: t5x.CascadeModel(module, words, words, None, variants.CATDist()))
+with_teacher = t5x.CascadeModel(module, words, words, None, variants.CATDist(), module)
+rest = dict(train_state=None, partitioner=None, eval_names=(), summary_dir=None,
+            train_state_axes=None, rng=None, learning_rate_fn=None)
+refused(lambda: t5x.Trainer(with_teacher, **rest))
+refused(lambda: with_teacher.loss_fn({}, {}, None))
+without = t5x.CascadeModel(module, words, words, None, variants.Xent())
+refused(lambda: t5x.Trainer(without, **rest, teacher_checkpoint="x"))
+"""
+
+
+def test_what_the_adapter_refuses():
+    lines = run("-c", REFUSALS).splitlines()
+    assert lines == [
+        "CATDist needs a teacher: give teacher_module",
+        "the model has a teacher_module, and teacher_checkpoint=None",
+        "the teacher has no parameters here: a model with a teacher is trained by "
+        "cascade_jax.interop.t5x.Trainer (in gin: train.trainer_cls)",
+        "the model has no teacher_module, and teacher_checkpoint=x",
+    ]
+
+
+def test_a_teacher_of_another_size_is_refused(tmp_path, teacher):
+    arguments = [
+        "-m", "t5x.train", "--gin_file=gin/t5x/cat_dist_tiny.gin",
+        f"--gin.MODEL_DIR='{tmp_path}'", f"--gin.TEACHER_CHECKPOINT='{teacher}'",
+        "--gin.teacher/network.T5Config.mlp_dim=100",
+    ]  # fmt: skip
+    with pytest.raises(AssertionError) as caught:
+        run(*arguments)
+    assert "6 of another shape" in str(caught.value)
+
+
+BUILD = """
+import json
+import os
+import sys
+import gin
+import t5x
+
+@gin.configurable
+def train(model, trainer_cls, **settings):
+    sizes = [network.config.emb_dim for network in (model.module, model.teacher.module)]
+    print(type(model.loss).__name__, *sizes, trainer_cls.__name__)
+
+gin.add_config_file_search_path(".")
+gin.add_config_file_search_path(os.path.dirname(t5x.__path__[0]))
+for files, bindings in json.loads(sys.argv[1]):
+    gin.clear_config(clear_constants=True)
+    gin.parse_config_files_and_bindings(files, ["MODEL_DIR = 'x'", *bindings])
+    train()
+"""
+TEACHER_IS = "TEACHER_CHECKPOINT = 'x'"
+TASK_IS = [f"{n} = 'x'" for n in ("MIXTURE_OR_TASK_NAME", "MIXTURE_OR_TASK_MODULE")]
+TASK_IS += ["TASK_FEATURE_LENGTHS = {'inputs': 8, 'targets': 8}"]
+
+
+def built(*files_and_bindings):
+    """Loss, width of the student and the teacher, and trainer of each; no data is read."""
+    return run("-c", BUILD, json.dumps(files_and_bindings)).splitlines()
+
+
+def test_gin_files_build_and_every_loss_file_fits():
+    names = sorted(path.stem for path in (ROOT / "gin/losses").glob("*.gin"))
+    tiny = [["gin/t5x/cat_dist_tiny.gin", f"gin/losses/{name}.gin"] for name in names]
+    lines = built(
+        *([files, [TEACHER_IS]] for files in tiny),
+        [["gin/t5x/flan_t5_small_large.gin"], TASK_IS],
+    )
+    expected = [f"{name.replace('_', '')} 32 64 trainer" for name in names]
+    assert [line.lower() for line in lines] == [*expected, "catdist 512 1024 trainer"]
+
+
+def test_t5xs_own_run_file_takes_ours_after_it():
+    files = [
+        "t5x/examples/t5/t5_1_1/large.gin",
+        "t5x/configs/runs/finetune.gin",
+        "gin/t5x/cascade.gin",
+    ]
+    own = ["student/network.T5Config.emb_dim = 64", "INITIAL_CHECKPOINT_PATH = 'x'"]
+    own += ["TRAIN_STEPS = 1", TEACHER_IS]
+    assert built([files, own + TASK_IS]) == ["CATDist 64 1024 Trainer"]

@@ -1,4 +1,4 @@
-"""Properties of the whole model; its numbers are compared with T5X's in tests/interop/t5x_test."""
+"""Properties of the whole model; its numbers are compared with T5X's in tests/interop/t5x_checkpoints_test."""
 
 import dataclasses
 import functools
