@@ -50,6 +50,7 @@ setuptools.setup(
         "tensorboardX",
         "tensorflow-datasets",
         "tensorstore",
+        "tokenizers",
         "tqdm",
     ],
     extras_require={

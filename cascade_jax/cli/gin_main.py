@@ -43,7 +43,7 @@ def run(command: ModuleType, argv: list[str]) -> int:
     Returns:
       The exit status: 0; 2 for bad usage or input (one line on standard error); 130 for Ctrl-C.
     """
-    name = command.__name__.rpartition(".")[2]
+    name = command.__name__.rpartition(".")[2].removesuffix("_checkpoint")
     if {"-h", "--help"} & set(argv):
         flag_help = getattr(command, "FLAG_HELP", _FLAG_HELP)
         print(f"cascade-jax {name}\n\n{command.HELP}\n{flag_help}", end="")

@@ -11,14 +11,17 @@ COMMANDS = {
     "evaluate": "from records: deferral curves, figures, pictures and one HTML report",
     "tasks": "list the tasks; show rows of one as the model gets them; measure their lengths",
     "vocab": "train a SentencePiece vocabulary on the text of a mixture",
+    "import": "make a run folder of a public checkpoint",
+    "export": "write a run's model as a folder that transformers loads",
 }
+_MODULES = {"import": "import_checkpoint", "export": "export_checkpoint"}  # where names differ
 
 _USAGE = """\
 cascade-jax COMMAND --gin_file=FILE [--gin.MACRO=VALUE ...]
 
 {commands}
 
-cascade-jax COMMAND --help shows an example of each; tasks takes plain flags.
+cascade-jax COMMAND --help shows an example of each; tasks, import and export take plain flags.
 """
 
 
@@ -31,7 +34,7 @@ def usage() -> str:
 
 def module_of(name: str) -> ModuleType:
     """The module of a command."""
-    return importlib.import_module(f"cascade_jax.cli.{name}")
+    return importlib.import_module(f"cascade_jax.cli.{_MODULES.get(name, name)}")
 
 
 def main(argv: list[str] | None = None) -> int:

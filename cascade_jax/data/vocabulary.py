@@ -11,8 +11,10 @@ from pathlib import Path
 import seqio
 
 from cascade_jax import files
+from cascade_jax.data import tokenizer_json
 from cascade_jax.data.features import INPUTS, PRETOKENIZED, TARGETS
 from cascade_jax.data.registry import look_up
+from cascade_jax.data.tokenizer_vocabulary import TokenizerJsonVocabulary
 
 BYTE = "byte"
 
@@ -25,21 +27,26 @@ def load_vocabulary(spec: str) -> seqio.Vocabulary:
     with "+100" has the 32,100 ids that its checkpoints were trained with.
 
     Args:
-      spec: "byte" (ids 3..258 are the bytes), or the path of a SentencePiece .model file; then, for
-        n sentinels, "+n".
+      spec: "byte" (ids 3..258 are the bytes), the path of a SentencePiece .model file, or that of
+        a tokenizer.json, with its special tokens behind it if the files beside it do not say them
+        ("model/tokenizer.json?eos=</s>", see `tokenizer_json`); then, for n sentinels, "+n".
 
     Raises:
       FileNotFoundError: if `spec` is none of these.
-      ValueError: if the file is not a SentencePiece model, its pad id is not 0, or n is 0.
+      ValueError: if the file is not what its name says, a SentencePiece model's pad id is not 0, a
+        tokenizer.json's special tokens are not known, or n is 0.
     """
     name, sentinels = _without_sentinels(spec)
     if name == BYTE:
         return seqio.ByteVocabulary(extra_ids=sentinels)
     path = Path(name)
+    if tokenizer_json.is_spec(name):
+        return TokenizerJsonVocabulary(name, extra_ids=sentinels)
     if not path.is_file():
         raise FileNotFoundError(
-            f"vocabulary {spec!r} does not exist; give {BYTE!r} or the path of a SentencePiece "
-            '.model file (`cascade-jax vocab` trains one), and "+100" behind it for 100 sentinels'
+            f"vocabulary {spec!r} does not exist; give {BYTE!r} or the path of a tokenizer.json or "
+            "a SentencePiece .model file (`cascade-jax vocab` trains one), and "
+            '"+100" behind it for 100 sentinels'
         )
     vocabulary = seqio.SentencePieceVocabulary(str(path), extra_ids=sentinels)
     try:
@@ -69,6 +76,7 @@ def fingerprint(vocabulary: seqio.Vocabulary) -> str:
 
     "byte-259" for the byte vocabulary, "sentencepiece-<sha256 of the model>-<size>" for a
     SentencePiece one; sentinels count among the size, and as pieces of the model. "tokenizer-..."
+    for a tokenizer.json: a hash of what decides on ids, then size, sentinels, padding and EOS.
 
     Raises:
       ValueError: for any other vocabulary.
@@ -78,9 +86,11 @@ def fingerprint(vocabulary: seqio.Vocabulary) -> str:
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
         digest = hashlib.sha256(vocabulary.sp_model).hexdigest()
         return f"sentencepiece-{digest}-{vocabulary.vocab_size}"
+    if isinstance(vocabulary, TokenizerJsonVocabulary):
+        return vocabulary.fingerprint
     raise ValueError(
-        f"cannot tell {type(vocabulary).__name__} from others; must be ByteVocabulary or "
-        "SentencePieceVocabulary"
+        f"cannot tell {type(vocabulary).__name__} from others; must be ByteVocabulary, "
+        "SentencePieceVocabulary or TokenizerJsonVocabulary"
     )
 
 

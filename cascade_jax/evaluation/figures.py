@@ -3,10 +3,11 @@
 import math
 from collections.abc import Mapping
 
-from cascade_jax.evaluation.metrics import REFERENCE_RATES, Figure, Panel
+from cascade_jax.evaluation.metrics import REFERENCE_RATES, Evaluation, Figure, Panel
 from cascade_jax.evaluation.records import Records
 from cascade_jax.evaluation.records_schema import CORPUS_METRICS, FIGURES
 
+_GREEDY = "greedy"
 # Two ways to compute one mean; a metric that only shares the name is further off.
 _SAME = 1e-6
 
@@ -82,6 +83,16 @@ def _is_same(stated: _Values, found: _Values) -> bool:
 
 def _number(value: float | int | None) -> float:
     return math.nan if value is None else float(value)
+
+
+def say_more(evaluation: Evaluation) -> bool:
+    """Whether they hold more than each task's per-example quality of greedy answers.
+
+    That alone stands in the table of tasks already.
+    """
+    tasks = [figure.task for figure in evaluation.figures]
+    is_greedy = all(figure.decoding in (_GREEDY, "") for figure in evaluation.figures)
+    return len(set(tasks)) < len(tasks) or not is_greedy
 
 
 def heads(names: list[str]) -> list[str]:

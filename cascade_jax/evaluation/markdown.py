@@ -24,7 +24,7 @@ def render(evaluation: Evaluation) -> str:
         "curve:",
         _tasks(evaluation),
     ]
-    if evaluation.figures:
+    if figures.say_more(evaluation):
         parts += ["Figures of the whole split, as far as records can tell:", _figures(evaluation)]
     parts += [f"{note}." for note in evaluation.notes]
     return "\n\n".join(parts) + "\n"

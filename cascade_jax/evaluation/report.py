@@ -106,7 +106,7 @@ def render(
         parts += [_figure(images["tasks"], report_text.TASKS_CAPTION)] if "tasks" in images else []
         parts += [_task_table(evaluation)]
         parts += [f'<p class="soft">{_text(note)}.</p>' for note in evaluation.notes]
-    if evaluation.figures:
+    if figures.say_more(evaluation):
         parts += ["<h2>Figures of the whole split</h2>", _figures_table(evaluation)]
     parts += ["<h2>How to read this</h2>", report_text.READING]
     parts += ["<h2>Where the two models differ</h2>", _examples(examples)]

@@ -123,7 +123,7 @@ class CheckpointStore:
                 force=True,
             )
         except Exception as error:
-            raise self._write_error(error) from error
+            raise _write_error(self.folder, error) from error
 
     def wait(self) -> None:
         """Waits until everything that was started is on disk.
@@ -134,18 +134,7 @@ class CheckpointStore:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            raise self._write_error(error) from error
-
-    def _write_error(self, error: Exception) -> CheckpointError:
-        steps = _complete_steps(self.folder)
-        newest = f"step {steps[-1]} is complete and stays" if steps else "there is none before it"
-        reason = re.sub(
-            r" \[(tensorstore_spec|source locations)=.*", "", " ".join(str(error).split())
-        )
-        return CheckpointError(
-            f"could not write a checkpoint to {self.folder}: {reason}. {newest}; free some space "
-            "and start the same command again"
-        )
+            raise _write_error(self.folder, error) from error
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, bytes]:
         """Reads a checkpoint into the shardings of `abstract`.
@@ -177,7 +166,47 @@ class CheckpointStore:
         try:
             self._manager.close()
         except Exception as error:
-            raise self._write_error(error) from error
+            raise _write_error(self.folder, error) from error
+
+
+def _write_error(folder: Path, error: Exception) -> CheckpointError:
+    """What to raise for a checkpoint in this folder that could not be written."""
+    steps = _complete_steps(folder)
+    newest = f"step {steps[-1]} is complete and stays" if steps else "there is none before it"
+    reason = re.sub(r" \[(tensorstore_spec|source locations)=.*", "", " ".join(str(error).split()))
+    return CheckpointError(
+        f"could not write a checkpoint to {folder}: {reason}. {newest}; free some space and start "
+        "the same command again"
+    )
+
+
+def save_parameters(run_folder: str | Path, params: PyTree, config: dict) -> None:
+    """Writes parameters that come from elsewhere as the checkpoint of step 0.
+
+    Args:
+      run_folder: a new run's folder.
+      params: float32 parameters, without boxes.
+      config: as in its config.json.
+
+    Raises:
+      CheckpointError: if it can't be written (disk full, say).
+    """
+    folder = Path(run_folder).absolute() / "checkpoints"
+    manager = ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
+        item_handlers={
+            # Written as they are: compressing copies arrays, as many at a time as there are.
+            "state": ocp.PyTreeCheckpointHandler(use_compression=False),
+            "config": ocp.JsonCheckpointHandler(),
+        },
+    )
+    state, config = ocp.args.PyTreeSave({"params": params}), ocp.args.JsonSave(config)
+    try:
+        with contextlib.closing(manager):
+            manager.save(0, args=ocp.args.Composite(state=state, config=config))
+    except Exception as error:
+        raise _write_error(folder, error) from error
 
 
 def check_shapes(where, stored: dict[str, tuple], wanted: dict[str, tuple]) -> None:

@@ -2,18 +2,26 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cascade_jax import files
+from cascade_jax.models import families
+from cascade_jax.models.config import DecoderConfig, RopeScaling, T5Config
 from cascade_jax.training import checkpoints
 
 # Settings that may change between two starts of one run: they change neither its parameters nor
 # which of its checkpoints is the best.
 _FREE = ("log_every", "eval_every", "keep_last")
-_FREE_DATA = ("data_dir", "vocabulary", "cache_dir")  # places; what is there has a fingerprint
+_FREE_DATA = (
+    "data_dir",
+    "vocabulary",
+    "cache_dir",
+)  # places; fingerprints of what is there are compared
 # A model is the same one under these.
 _FREE_MODEL = ("dropout_rate", "dtype", "remat", "scan_layers", "query_chunk")
+_IMPORTED = "imported"
 
 
 def describe(value: Any) -> Any:
@@ -24,6 +32,45 @@ def describe(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [describe(item) for item in value]
     return value
+
+
+def model_of(config: Mapping[str, Any]) -> families.ModelConfig:
+    """The model's config out of a run's config.json: the inverse of `describe`."""
+    return _built(config["model"])
+
+
+def _built(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    kinds = {kind.__name__: kind for kind in (T5Config, DecoderConfig, RopeScaling)}
+    kind = kinds[value["type"]]
+    return kind(**{key: _built(item) for key, item in value.items() if key != "type"})
+
+
+def write_imported(
+    folder: Path, model: families.ModelConfig, fingerprint: str, source: Mapping[str, Any]
+) -> dict:
+    """Writes the config.json of a folder whose model comes from elsewhere, trained to its end.
+
+    Args:
+      folder: the run's folder.
+      model: config of the model.
+      fingerprint: of its vocabulary.
+      source: JSON values that say where the model comes from.
+
+    Returns:
+      The config.
+    """
+    config = {
+        "type": "Imported",
+        _IMPORTED: dict(source),
+        "model": describe(model),
+        "vocabulary_fingerprint": fingerprint,
+        "steps": 0,  # its checkpoint is its last
+        "loss": None,
+    }
+    claim(folder, config)
+    return config
 
 
 def check(folder: Path, run: Any, identity: dict[str, Any]) -> dict:
@@ -44,6 +91,11 @@ def check(folder: Path, run: Any, identity: dict[str, Any]) -> dict:
     file = folder / "config.json"
     if file.exists():
         before = json.loads(file.read_text())
+        if _IMPORTED in before:
+            raise ValueError(
+                f"run folder {folder} holds an imported model; choose another output folder or run "
+                "name"
+            )
         differences = _differences(_fixed(before), _fixed(config))
         if differences:
             raise ValueError(
@@ -117,6 +169,6 @@ def check_same_vocabulary(name: str, fingerprint: str, folder: Path) -> None:
     theirs = checkpoints.config_of(folder)["vocabulary_fingerprint"]
     if theirs != fingerprint:
         raise ValueError(
-            f"run {name!r}: vocabularies differ: its data has {fingerprint}, the run in {folder} "
-            f"was trained with {theirs}"
+            f"run {name!r}: vocabularies differ: its data has {fingerprint}, the run in "
+            f"{folder} was trained with {theirs}"
         )

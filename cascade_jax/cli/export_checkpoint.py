@@ -1,0 +1,134 @@
+"""`cascade-jax export`."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import flags
+
+from cascade_jax.cli.import_checkpoint import TOKENIZER, parsed, progress
+
+HELP = """\
+Writes a run's model as a folder that transformers loads, with the files of its tokenizer, or as a
+checkpoint of T5X.
+
+example:
+  cascade-jax export --to hf --run runs/gemma/cat_dist --checkpoint best --out served \\
+    --tokenizer runs/gemma_270m/tokenizer
+"""
+FLAG_HELP = """\
+flags:
+  --to hf|t5x            a folder of transformers: config.json and safetensors; or T5X's
+                         checkpoint_<step> in the folder --out
+  --run FOLDER           the run folder, trained or imported
+  --checkpoint best|last which of its checkpoints; best if not given
+  --out FOLDER           the folder to make; does not exist yet, or is empty
+  --tokenizer FOLDER     whose tokenizer files are copied; those of an imported run if not given
+  --dtype NAME           of the numbers: float32 if not given, or bfloat16, float16
+  --pad_id N             this id and 0 change places again; by the tokenizer if not given
+  --traceback            shows where an error arose instead of one line
+"""
+_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What the flags say; see FLAG_HELP."""
+
+    to: str
+    run: str
+    checkpoint: str
+    out: str
+    tokenizer: str | None
+    dtype: str
+    pad_id: int | None
+
+
+def parse(argv: Iterable[str]) -> ExportConfig:
+    """The config of the arguments after the command's name.
+
+    Raises:
+      ValueError: an unknown flag, a value that is not allowed, a flag that is missing.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_enum("to", None, ["hf", "t5x"], "See FLAG_HELP.", flag_values=values)
+    for name in ("run", "out", "tokenizer"):
+        flags.DEFINE_string(name, None, "See FLAG_HELP.", flag_values=values)
+    choices = ["best", "last"]
+    flags.DEFINE_enum("checkpoint", "best", choices, "See FLAG_HELP.", flag_values=values)
+    flags.DEFINE_enum("dtype", "float32", list(_DTYPES), "See FLAG_HELP.", flag_values=values)
+    flags.DEFINE_integer("pad_id", None, "See FLAG_HELP.", 0, flag_values=values)
+    given = parsed("export", values, argv, ("to", "run", "out"))
+    return ExportConfig(**given)
+
+
+def run(config: ExportConfig) -> None:
+    """Runs the command on its config.
+
+    Raises:
+      ValueError: a run without a checkpoint, a model that transformers lacks, a folder in use.
+      OSError: a file that is not there, a full disk.
+    """
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # as for the import
+    from cascade_jax.interop import hf, hf_folder
+    from cascade_jax.models import families
+    from cascade_jax.parallel.mesh import MeshConfig
+    from cascade_jax.training import checkpoints, run_folder, state
+
+    hf_folder.check_empty(config.out)
+    described = checkpoints.config_of(config.run)
+    model = run_folder.model_of(described)
+    mesh = MeshConfig(data=1).build(jax.devices()[:1])
+    step = checkpoints.chosen_step(config.run, config.checkpoint)
+    abstract = state.abstract_parameters(families.build(model), mesh)
+    params = checkpoints.load_parameters(config.run, step, abstract)
+    if config.to == "t5x":
+        file = _to_t5x(config, model, params, step)
+        print(f"{file}: step {step} of {config.run}")
+        return
+    tokenizer = _tokenizer(config)
+    pad_id = _pad_id(config, described, tokenizer)
+    files = hf.save(
+        config.out,
+        model,
+        params,
+        tokenizer_from=tokenizer,
+        pad_id=pad_id,
+        dtype=_DTYPES[config.dtype],
+        progress=progress("export"),
+    )
+    print(f"{config.out}: step {step} of {config.run} in {', '.join(file.name for file in files)}")
+
+
+def _to_t5x(config: ExportConfig, model, params, step: int) -> Path:
+    from cascade_jax.interop import t5x_checkpoints
+    from cascade_jax.models.config import T5Config
+
+    if not isinstance(model, T5Config):
+        raise ValueError(f"{config.run} is a {type(model).__name__}; T5X has encoder-decoders only")
+    if config.dtype == "float16":
+        raise ValueError("--dtype float16 is for --to hf; T5X has float32 and bfloat16")
+    return Path(t5x_checkpoints.save(config.out, model, params, step, dtype=config.dtype))
+
+
+def _tokenizer(config: ExportConfig) -> Path | None:
+    if config.tokenizer is None:
+        own = Path(config.run) / TOKENIZER
+        return own if own.is_dir() else None
+    if not Path(config.tokenizer).is_dir():
+        raise ValueError(f"--tokenizer {config.tokenizer}: no such folder")
+    return Path(config.tokenizer)
+
+
+def _pad_id(config: ExportConfig, described: dict, tokenizer: Path | None) -> int:
+    if config.pad_id is not None:
+        return config.pad_id
+    if "imported" in described:
+        return described["imported"]["pad_id"]
+    if tokenizer is not None and (tokenizer / "tokenizer.json").is_file():
+        from cascade_jax.data import tokenizer_json
+
+        return tokenizer_json.padding_id(str(tokenizer / "tokenizer.json"))
+    return 0

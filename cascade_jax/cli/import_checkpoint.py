@@ -1,0 +1,260 @@
+"""`cascade-jax import`."""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+HELP = """\
+Makes a run folder of a public checkpoint: what a teacher_run or a student's start may name. Beside
+its checkpoint stand model.gin (the model as gin bindings) and the files of its tokenizer.
+
+example:
+  cascade-jax import --from hf --path models/gemma-3-270m --out runs/gemma_270m --macro SMALL
+  cascade-jax import --from hf --path models/flan-t5-xxl --out runs/flan_xxl --scan_layers
+  cascade-jax import --from t5x --path flan_t5_small/checkpoint_1198000 --out runs/flan_small \
+    --vocabulary t5.model+100
+"""
+FLAG_HELP = """\
+flags:
+  --from hf|t5x          a folder of transformers: config.json and safetensors; or one of T5X,
+                         local or gs://, which has no tokenizer: give --vocabulary
+  --path FOLDER          where it is
+  --out FOLDER           the run folder to make; does not exist yet, or is empty
+  --macro LARGE|SMALL    what model.gin calls the model; LARGE if not given
+  --scan_layers          stacks the layers' parameters, for a model of many layers
+  --dtype NAME           of the computation, for model.gin: float32 if not given, or bfloat16
+  --vocabulary SPEC      as in a data file; the tokenizer in the folder if not given
+  --pad_id N             this id and 0 change places, so that 0 is padding; by the tokenizer if not
+                         given, 0 for none
+  --vocab_size N         keeps only the ids below N, for a pair of which one has unused ids more
+  --traceback            shows where an error arose instead of one line
+"""
+SOURCES = ("hf", "t5x")
+TOKENIZER = "tokenizer"  # sub-folder of the run
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """What the flags say; see FLAG_HELP."""
+
+    source: str
+    path: str
+    out: str
+    macro: str
+    scan_layers: bool
+    dtype: str
+    vocabulary: str | None
+    pad_id: int | None
+    vocab_size: int | None
+
+
+def parse(argv: Iterable[str]) -> ImportConfig:
+    """The config of the arguments after the command's name.
+
+    Raises:
+      ValueError: an unknown flag, a value that is not allowed, a flag that is missing.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_enum("from", None, SOURCES, "See FLAG_HELP.", flag_values=values)
+    for name in ("path", "out", "vocabulary"):
+        flags.DEFINE_string(name, None, "See FLAG_HELP.", flag_values=values)
+    flags.DEFINE_enum("macro", "LARGE", ["LARGE", "SMALL"], "See FLAG_HELP.", flag_values=values)
+    dtypes = ["float32", "bfloat16"]
+    flags.DEFINE_enum("dtype", "float32", dtypes, "See FLAG_HELP.", flag_values=values)
+    flags.DEFINE_boolean("scan_layers", False, "See FLAG_HELP.", flag_values=values)
+    flags.DEFINE_integer("pad_id", None, "See FLAG_HELP.", 0, flag_values=values)
+    flags.DEFINE_integer("vocab_size", None, "See FLAG_HELP.", 2, flag_values=values)
+    given = parsed("import", values, argv, ("from", "path", "out"))
+    return ImportConfig(source=given.pop("from"), **given)
+
+
+def parsed(name: str, values: flags.FlagValues, argv: Iterable[str], required: Iterable[str]):
+    """Values of flags by name; there are no other arguments.
+
+    Raises:
+      ValueError: an unknown flag, a value that is not allowed, a flag that is missing.
+    """
+    try:
+        rest = values([f"cascade-jax {name}", *argv])[1:]
+    except flags.Error as error:
+        raise ValueError(f"{error}; see --help") from error
+    given = values.flag_values_dict()
+    missing = [f"--{flag}" for flag in required if given[flag] is None]
+    if rest or missing:
+        problem = f"argument {rest[0]!r} is not a flag" if rest else f"give {', '.join(missing)}"
+        raise ValueError(f"{problem}; see --help")
+    return given
+
+
+def run(config: ImportConfig) -> None:
+    """Runs the command on its config.
+
+    Raises:
+      ValueError: a checkpoint or vocabulary that will not do, a folder that is in use.
+      OSError: a file that is not there, a full disk.
+    """
+    import jax
+
+    # Reading and writing alone: an accelerator's memory may be too small for all of a model.
+    jax.config.update("jax_platforms", "cpu")
+    from cascade_jax.interop import hf_folder
+    from cascade_jax.training import checkpoints, run_folder
+
+    out = Path(config.out)
+    hf_folder.check_empty(out)
+    found = (_from_hf if config.source == "hf" else _from_t5x)(config)
+    # All of the folder, or nothing of it.
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        if config.source == "hf":
+            (temporary / TOKENIZER).mkdir()
+            hf_folder.copy_tokenizer(config.path, temporary / TOKENIZER, with_config=True)
+        source = {"from": config.source, "path": _absolute(config.path), **found.source}
+        written = run_folder.write_imported(temporary, found.model, found.fingerprint, source)
+        checkpoints.save_parameters(temporary, found.params, written)
+        (temporary / "model.gin").write_text(_gin(config, found.model, found.vocabulary))
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    count = sum(leaf.size for leaf in jax.tree.leaves(found.params))
+    kind = found.source["model_type"]
+    print(f"{out}: {kind}, {count:,} parameters; include {out / 'model.gin'}")
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).absolute())
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A model as it was read, and what config.json says of where it comes from."""
+
+    model: Any
+    params: Any
+    vocabulary: str
+    fingerprint: str
+    source: dict[str, Any]
+
+
+def _from_hf(config: ImportConfig) -> _Found:
+    from cascade_jax.interop import hf
+
+    family, found = hf.read_family(config.path)
+    vocabulary = _vocabulary(config, family.model_type)
+    pad_id = _pad_id(config, found, vocabulary)
+    fingerprint = _fingerprint(vocabulary, config.vocab_size or found.vocab_size)
+    model, params = hf.load(
+        config.path,
+        scan_layers=config.scan_layers,
+        dtype=config.dtype,
+        pad_id=pad_id,
+        vocab_size=config.vocab_size,
+        progress=progress("import"),
+    )
+    source = {"model_type": family.model_type, "pad_id": pad_id}
+    return _Found(model, params, vocabulary, fingerprint, source)
+
+
+def _from_t5x(config: ImportConfig) -> _Found:
+    from cascade_jax.interop import t5x_checkpoints
+
+    if config.vocabulary is None:
+        raise ValueError(
+            "a T5X checkpoint has no tokenizer: give --vocabulary, for T5's public models the path "
+            "of their SentencePiece model and +100 behind it"
+        )
+    if config.pad_id or config.vocab_size:
+        raise ValueError("--pad_id and --vocab_size are for --from hf; T5X's ids stay as they are")
+    changes = {"scan_layers": config.scan_layers, "dtype": config.dtype}
+    model = dataclasses.replace(t5x_checkpoints.config_of(config.path), **changes)
+    fingerprint = _fingerprint(config.vocabulary, model.vocab_size)
+    found = t5x_checkpoints.load(config.path, model)
+    source = {"model_type": "t5x", "pad_id": 0, "step": found.step}
+    return _Found(model, found.params, config.vocabulary, fingerprint, source)
+
+
+def progress(label: str):
+    """A bar over tensors, on standard error."""
+    import tqdm
+
+    return functools.partial(tqdm.tqdm, desc=label, unit=" tensors", mininterval=0.5)
+
+
+def _vocabulary(config: ImportConfig, model_type: str) -> str:
+    """The vocabulary's name as a data file has it."""
+    if config.vocabulary is not None:
+        return config.vocabulary
+    # The 100 sentinels of T5's public models are not in their SentencePiece file, mT5's are.
+    sentencepiece = "spiece.model+100" if model_type == "t5" else "spiece.model"
+    names = [sentencepiece, "tokenizer.json", "tokenizer.model"]
+    for name in names:
+        file = Path(config.path) / name.removesuffix("+100")
+        if file.is_file():
+            return str(Path(config.path) / name)
+    raise ValueError(
+        f"{config.path} has none of {', '.join(names)}: say with --vocabulary which vocabulary the "
+        "model has"
+    )
+
+
+def _pad_id(config: ImportConfig, model, vocabulary: str) -> int:
+    if config.pad_id is not None:
+        return config.pad_id
+    from cascade_jax.data import tokenizer_json
+
+    return tokenizer_json.padding_id(vocabulary) if tokenizer_json.is_spec(vocabulary) else 0
+
+
+def _fingerprint(spec: str, model_ids: int) -> str:
+    found = facts_apart(spec)
+    if "error" in found:
+        raise ValueError(found["error"])
+    if found["size"] > model_ids:
+        raise ValueError(f"vocabulary {spec!r} has {found['size']} ids, the model only {model_ids}")
+    return found["fingerprint"]
+
+
+def facts_apart(spec: str) -> dict[str, Any]:
+    """`facts`, found by a process of its own.
+
+    seqio imports TensorFlow, whose 0.7 GB would otherwise stay beside the parameters.
+    """
+    code = (
+        "import json, sys; from cascade_jax.cli import import_checkpoint as command; "
+        "print(json.dumps(command.facts(sys.argv[1])))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, spec], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the vocabulary's process failed: {done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def facts(spec: str) -> dict[str, Any]:
+    """Size and fingerprint of a vocabulary, or under "error" what is wrong with it."""
+    from cascade_jax.data import vocabulary
+
+    try:
+        loaded = vocabulary.load_vocabulary(spec)
+        return {"size": loaded.vocab_size, "fingerprint": vocabulary.fingerprint(loaded)}
+    except (ValueError, OSError) as error:
+        return {"error": str(error)}
+
+
+def _gin(config: ImportConfig, model, vocabulary: str) -> str:
+    from cascade_jax.cli import model_gin
+
+    kept = Path(config.out) / TOKENIZER / Path(vocabulary).name
+    spec = vocabulary if config.vocabulary is not None else str(kept)
+    comment = f"{Path(config.path).name}, imported; data files want VOCABULARY = {spec!r}"
+    return model_gin.text(model, config.macro, comment)

@@ -1,0 +1,293 @@
+"""A tokenizer.json of the `tokenizers` library: which tokens are special, and which is padding.
+
+A vocabulary is spelt as the path of the file, then, if the files beside it do not say them, its
+special tokens: "model/tokenizer.json?eos=</s>&pad=<pad>". Options: eos, pad, bos and unk name a
+token, ids is the number of ids where the model has fewer than its tokenizer.
+
+Id 0 is padding in this project. Where a tokenizer has another token there, this token and the
+padding token (`padding_id`) exchange their ids; a checkpoint's rows are exchanged alike when it is
+imported.
+"""
+
+import difflib
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NAMES = ("eos", "pad", "bos", "unk")
+OPTIONS = (*NAMES, "ids")
+_NAMING_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+_NUMBERING_FILES = ("generation_config.json", "config.json")
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """What special tokens a tokenizer has, by its own ids.
+
+    Attributes:
+      eos: ends a sequence.
+      pad: padding, which no text has; exchanges its id with 0.
+      bos: starts a sequence; None if there is none.
+      unk: stands for what cannot be spelt; None if there is none.
+      size: number of ids.
+    """
+
+    eos: int
+    pad: int
+    bos: int | None
+    unk: int | None
+    size: int
+
+
+def padding_id(spec: str) -> int:
+    """The tokenizer's own id of the token that is padding here, and so exchanges ids with 0.
+
+    It is the tokenizer's padding token, unless that ends or starts a sequence too. Then it is a
+    special token that does neither and is not the unknown token: the first that has "pad" in its
+    name, or else the first of all; the unknown token where there is no other.
+
+    Args:
+      spec: path of a tokenizer.json, options behind it as in the module's docstring.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is not a tokenizer.json, no token ends a sequence, or none can be padding.
+    """
+    return TokenizerFile(spec).special_ids().pad
+
+
+def is_spec(spec: str) -> bool:
+    """Whether a vocabulary's name means a tokenizer.json, by its ending."""
+    return _split(spec)[0].endswith(".json")
+
+
+def split_spec(spec: str) -> tuple[Path, dict[str, str]]:
+    """ "a/tokenizer.json?eos=</s>" -> (a/tokenizer.json, {"eos": "</s>"}).
+
+    Raises:
+      ValueError: for an option that there is not, or one without a value.
+    """
+    name, rest = _split(spec)
+    options = {}
+    for part in rest.split("&") if rest is not None else ():
+        key, _, value = part.partition("=")
+        if key not in OPTIONS or not value:
+            near = difflib.get_close_matches(key, OPTIONS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near and near[0] != key else ""
+            raise ValueError(
+                f"vocabulary {spec!r} has {part!r} behind the path; must be one of "
+                f"{', '.join(f'{option}=...' for option in OPTIONS)}{hint}"
+            )
+        options[key] = value
+    return Path(name), options
+
+
+def _split(spec: str) -> tuple[str, str | None]:
+    """Path and options; a file whose own name has a question mark is that file."""
+    name, mark, rest = (spec, "", "") if Path(spec).is_file() else spec.partition("?")
+    return name, rest if mark else None
+
+
+class TokenizerFile:
+    """A tokenizer.json, without what adds special tokens to a text, cuts it or fills it up.
+
+    Attributes:
+      spec: as given.
+      path: of the file.
+      ids: token -> id, of all tokens.
+      added: token -> id, of those that are not pieces of the tokenizer's model.
+      special: token -> id, of those among `added` that are called special, lowest id first.
+    """
+
+    def __init__(self, spec: str):
+        """Reads the file; see `padding_id`."""
+        self.spec = spec
+        self.path, self._options = split_spec(spec)
+        self._data = data = _read(spec, self.path)
+        vocab, added = data["model"]["vocab"], data["added_tokens"]
+        # Unigram models list their pieces, with a score each; the others map them to ids.
+        listed = isinstance(vocab, list)
+        pieces = {piece: i for i, (piece, _) in enumerate(vocab)} if listed else vocab
+        self.added = {token["content"]: token["id"] for token in added}
+        self.special = {token["content"]: token["id"] for token in added if token.get("special")}
+        self.ids = {**pieces, **self.added}
+
+    def tokenizer(self):
+        """A new `tokenizers.Tokenizer`.
+
+        Raises:
+          ValueError: if the library cannot make one of the file.
+        """
+        import tokenizers
+
+        try:
+            return tokenizers.Tokenizer.from_str(json.dumps(self._data))
+        except Exception as error:  # the library raises nothing more special
+            raise ValueError(f"vocabulary {self.spec!r} is not a tokenizer.json: {error}") from None
+
+    def digest(self) -> str:
+        """A hash of what decides on ids, the same by whatever version the file was written."""
+        model = {
+            key: value
+            for key, value in self._data["model"].items()
+            if not (value is None or value is False or value == "")  # what is so by default
+        }
+        if "merges" in model:
+            model["merges"] = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+        parts = ("normalizer", "pre_tokenizer", "added_tokens")
+        whole = {"model": model, **{name: self._data.get(name) for name in parts}}
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+    def special_ids(self) -> SpecialIds:
+        """The special tokens, from the options and the files beside.
+
+        Raises:
+          ValueError: see `padding_id`.
+        """
+        size = self._size()
+        named = {key: self._named(key) for key in NAMES}
+        if named["eos"] is None and self._end_ids:
+            named["eos"] = self._end_ids[0]
+        if named["eos"] is None:
+            raise ValueError(
+                f"vocabulary {self.spec!r}: no token is known that ends a sequence; "
+                f"{_NAMING_FILES[0]} or {_NAMING_FILES[1]} beside it may name an eos_token, "
+                f"{_NUMBERING_FILES[0]} an eos_token_id, or write it behind the path: "
+                f"'{self.path}?eos=...'; special tokens: {self._some_special()}"
+            )
+        for key, value in named.items():
+            # Padding that the model lacks is chosen anew; that is not so for what users name.
+            if value is not None and not 0 <= value < size and not self._may_choose(key):
+                raise ValueError(
+                    f"vocabulary {self.spec!r} has {key} id {value}; must be 0 to {size - 1}"
+                )
+        pad = self._padding(named, size)
+        return SpecialIds(named["eos"], pad, named["bos"], named["unk"], size)
+
+    # -------------------------------------------------------------- parts of special_ids
+
+    @functools.cached_property
+    def _settings(self) -> dict[str, dict[str, Any]]:
+        return {
+            name: _read_json_beside(self.path, name) for name in (*_NAMING_FILES, *_NUMBERING_FILES)
+        }
+
+    @functools.cached_property
+    def _end_ids(self) -> list[int]:
+        """What ends a sequence by the files that number tokens: chat models have several."""
+        for file in _NUMBERING_FILES:
+            found = self._settings[file].get("eos_token_id")
+            if found is not None:
+                return found if isinstance(found, list) else [found]
+        return []
+
+    def _some_special(self) -> str:
+        return ", ".join(list(self.special)[:8]) or "none"
+
+    def _may_choose(self, key: str) -> bool:
+        return key == "pad" and "pad" not in self._options
+
+    def _named(self, key: str) -> int | None:
+        """A special token from the options, or the first file that names it."""
+        if key in self._options:
+            return self._find(self._options[key], f"which {key} names")
+        for file in _NAMING_FILES:
+            name = self._settings[file].get(f"{key}_token")
+            name = name.get("content") if isinstance(name, dict) else name
+            if name is not None:
+                return self._find(name, f"the {key}_token of {file} beside it")
+        return None
+
+    def _find(self, name: str, where: str) -> int:
+        if name in self.ids:
+            return self.ids[name]
+        near = difflib.get_close_matches(name, self.special, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"special tokens: {self._some_special()}"
+        raise ValueError(f"vocabulary {self.spec!r} has no token {name!r}, {where}; {hint}")
+
+    def _padding(self, named: Mapping[str, int | None], size: int) -> int:
+        """See `padding_id`."""
+        pad, ends = named["pad"], (named["eos"], named["bos"])
+        if "pad" in self._options:
+            if pad in ends:
+                raise ValueError(
+                    f"vocabulary {self.spec!r}: padding must not be what starts or ends a sequence"
+                )
+            return pad
+        taken = {*ends, *self._end_ids}
+        if pad is not None and pad < size and pad not in taken:
+            return pad
+        free = {name: i for name, i in self.special.items() if i not in taken and i < size}
+        others = {name: i for name, i in free.items() if i != named["unk"]}
+        for name, found in others.items():
+            if "pad" in name.lower():
+                return found
+        for candidates in (others, free):
+            if candidates:
+                return next(iter(candidates.values()))
+        raise ValueError(
+            f"vocabulary {self.spec!r}: no token can stand for padding, as each special token "
+            f"starts or ends a sequence; name one that no text has: '{self.path}?pad=...'"
+        )
+
+    def _size(self) -> int:
+        """Number of ids: the tokenizer's, or the model's if it has fewer."""
+        whole = max(self.ids.values()) + 1
+        if "ids" in self._options:
+            text = self._options["ids"]
+            if not text.isdecimal() or not 0 < int(text) <= whole:
+                raise ValueError(
+                    f"vocabulary {self.spec!r} has ids={text}; must be a whole number from 1 to "
+                    f"{whole}, the tokenizer's"
+                )
+            size, said = int(text), f"ids={text}"
+        else:
+            config = self._settings["config.json"]
+            config = config.get("text_config") or config
+            size = min(config.get("vocab_size") or whole, whole)
+            said = f"config.json beside it has vocab_size {size}"
+        pieces = [i for token, i in self.ids.items() if i >= size and token not in self.added]
+        if pieces:
+            raise ValueError(
+                f"vocabulary {self.spec!r} has {len(pieces)} pieces of text past the model's ids "
+                f"({said}), the first with id {min(pieces)}; only added tokens may be left out"
+            )
+        return size
+
+
+def _read(spec: str, path: Path) -> dict[str, Any]:
+    """The file's values; what differs from text to text or adds to it is gone."""
+    if path.is_dir():
+        raise FileNotFoundError(f"vocabulary {spec!r} is a folder; give its tokenizer.json")
+    if not path.is_file():
+        raise FileNotFoundError(f"vocabulary {spec!r}: there is no file {path}")
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except ValueError as error:  # of UTF-8 or of JSON
+        raise ValueError(f"vocabulary {spec!r} is not a tokenizer.json: {error}") from None
+    model = data.get("model") if isinstance(data, dict) else None
+    if not isinstance(model, dict) or not model.get("vocab"):
+        raise ValueError(
+            f"vocabulary {spec!r} is not a tokenizer.json of the tokenizers library: it has no "
+            "model with a vocabulary"
+        )
+    data |= dict.fromkeys(("truncation", "padding", "post_processor"))
+    if model.get("dropout"):
+        model["dropout"] = None  # it would leave merges out at random
+    data["added_tokens"] = sorted(data.get("added_tokens") or [], key=lambda token: token["id"])
+    return data
+
+
+def _read_json_beside(path: Path, name: str) -> dict[str, Any]:
+    beside = path.parent / name
+    if not beside.is_file():
+        return {}
+    try:
+        found = json.loads(beside.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{beside}, beside a vocabulary, is not JSON: {error}") from None
+    return found if isinstance(found, dict) else {}

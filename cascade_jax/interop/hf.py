@@ -1,0 +1,255 @@
+"""Models of Hugging Face's transformers, in and out: a folder with config.json and safetensors."""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh, SingleDeviceSharding
+from jaxtyping import PyTree
+
+from cascade_jax.interop import hf_blocks, hf_folder, hf_names, safetensors_io
+from cascade_jax.interop.hf_families import Config, Family, read_config, write_config
+from cascade_jax.interop.hf_keys import UnsupportedError
+from cascade_jax.interop.safetensors_io import StoredTensor
+from cascade_jax.models import families
+from cascade_jax.models.config import DecoderConfig
+from cascade_jax.parallel import rules
+
+# Of config.json, what the vocabulary or its users decide and no parameter depends on.
+_CARRIED = ("eos_token_id", "pad_token_id", "max_position_embeddings", "decoder_start_token_id")
+
+Progress = Callable[[Sequence[Any]], Iterable[Any]]
+
+
+class TensorsError(ValueError):
+    """Tensors are missing, left over or of another shape; the message lists all of them."""
+
+
+def read_family(folder: str | os.PathLike) -> tuple[Family, Config]:
+    """Family and config of a folder, from its config.json alone.
+
+    Raises:
+      UnsupportedError: for a model, or an option of it, that is not supported.
+    """
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        raise UnsupportedError(f"{folder} is not the folder of a model: it has no config.json")
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise UnsupportedError(f"{file} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UnsupportedError(f"{file} holds {type(found).__name__}, not the keys of a config")
+    try:
+        return read_config(found)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{file}: {str(error).removeprefix('config.json: ')}") from error
+
+
+def load(
+    folder: str | os.PathLike,
+    *,
+    mesh: Mesh | None = None,
+    scan_layers: bool = False,
+    dtype: str = "float32",
+    pad_id: int = 0,
+    vocab_size: int | None = None,
+    progress: Progress = iter,
+) -> tuple[Config, PyTree]:
+    """Config and float32 parameters of a model that transformers saved.
+
+    Tensors are read one after the other, and of each only what a device holds, so that the host
+    needs room for the largest shard and a few MB beside the parameters themselves.
+
+    Args:
+      folder: with config.json, and model.safetensors or its index.
+      mesh: the parameters are split over it; None puts them on one device.
+      scan_layers: of the config; the layers' parameters are stacked.
+      dtype: of the computation, for the config.
+      pad_id: this id and 0 are exchanged, so that 0 is padding; 0 exchanges nothing.
+      vocab_size: keeps only the ids below; for a pair whose vocabularies differ in unused last ids.
+      progress: wraps the list of parameters.
+
+    Raises:
+      UnsupportedError: for a model, or an option of it, that is not supported.
+      SafetensorsError: for a file that is missing or cut off.
+      TensorsError: listing all missing, extra and misshapen tensors.
+    """
+    _, found = read_family(folder)
+    _check_id("pad_id", pad_id, found.vocab_size)
+    if vocab_size is not None and not max(pad_id, 1) < vocab_size <= found.vocab_size:
+        raise ValueError(
+            f"vocab_size {vocab_size} is not allowed: the model has {found.vocab_size} ids, and "
+            f"{max(pad_id, 1)} is one that must stay"
+        )
+    config = dataclasses.replace(found, scan_layers=scan_layers, dtype=dtype)
+    if isinstance(config, DecoderConfig):
+        config = dataclasses.replace(config, bos_id=hf_blocks.exchanged(config.bos_id, pad_id))
+    boxes = families.parameter_shapes(config)
+    stored = safetensors_io.open_folder(folder)
+    plan = _plan(folder, config, boxes, stored)
+    config = dataclasses.replace(config, vocab_size=vocab_size or config.vocab_size)
+    boxes = families.parameter_shapes(config)
+    shapes = flatten_dict(nn.unbox(boxes))
+    if mesh is None:
+        shardings = dict.fromkeys(shapes, SingleDeviceSharding(jax.devices()[0]))
+    else:
+        shardings = flatten_dict(rules.parameter_shardings(boxes, mesh))
+    params = {}
+    for path in progress(list(plan)):
+        reader = hf_blocks.Reader(plan[path], shapes[path].shape, pad_id)
+        params[path] = hf_blocks.read(shapes[path].shape, shardings[path], reader)
+    return config, unflatten_dict(params)
+
+
+def _check_id(name: str, token: int, vocab_size: int) -> None:
+    if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
+        raise ValueError(f"{name} is {token!r}; must be an id of the model, 0 to {vocab_size - 1}")
+
+
+def _plan(
+    folder, config, boxes, stored: Mapping[str, StoredTensor]
+) -> dict[tuple, list[hf_blocks.Place]]:
+    """Which tensors each parameter is read from, once all of them are known to fit."""
+    names = hf_names.renamed(stored)
+    stored = {name: stored[file_name] for name, file_name in names.items()}
+    shapes = flatten_dict(nn.unbox(boxes))
+    sources = hf_blocks.sources(config, shapes)
+    wanted = {}
+    for path, of_path in sources.items():
+        shape = shapes[path].shape[1:] if "layers" in path else shapes[path].shape
+        for source in of_path:
+            wanted[source.name] = shape[::-1] if source.is_transposed else shape
+    copies = {k: v for k, v in hf_names.copies(config).items() if k in stored and k not in wanted}
+    problems = [
+        (
+            "missing",
+            [f"{name} {list(wanted[name])}" for name in sorted(wanted.keys() - stored.keys())],
+        ),
+        ("extra", sorted(stored.keys() - wanted.keys() - copies.keys())),
+        (
+            "of another shape",
+            [
+                f"{name} {list(stored[name].shape)} where config.json says {list(shape)}"
+                for name, shape in sorted(wanted.items())
+                if name in stored and stored[name].shape != shape
+            ],
+        ),
+        (
+            f"not {', '.join(safetensors_io.DTYPES)}",
+            [
+                f"{name} {stored[name].dtype}"
+                for name in sorted(wanted.keys() & stored.keys())
+                if stored[name].dtype not in safetensors_io.DTYPES
+            ],
+        ),
+    ]
+    if any(found for _, found in problems):
+        text = "; ".join(
+            f"{len(found)} {what}: {safetensors_io.listed(found)}"
+            for what, found in problems
+            if found
+        )
+        raise TensorsError(f"the tensors in {folder} do not fit its config.json: {text}")
+    for name, first in copies.items():
+        if not _are_equal(stored[name], stored[first]):
+            raise TensorsError(
+                f"{folder}: config.json says that {name} is {first} (tie_word_embeddings), but "
+                "their numbers differ; set tie_word_embeddings to false there if that is meant"
+            )
+    return {
+        path: [hf_blocks.Place(source, stored[source.name]) for source in of_path]
+        for path, of_path in sources.items()
+    }
+
+
+def _are_equal(tensor: StoredTensor, other: StoredTensor) -> bool:
+    if (tensor.shape, tensor.dtype) != (other.shape, other.dtype):
+        return False
+    rows = tensor.shape[0]
+    pairs = zip(tensor.blocks(0, rows), other.blocks(0, rows), strict=True)
+    return all(np.array_equal(a.view(np.uint8), b.view(np.uint8)) for (_, a), (_, b) in pairs)
+
+
+# ---------------------------------------------------------------- out
+
+
+def save(
+    folder: str | os.PathLike,
+    config: Config,
+    params: PyTree,
+    *,
+    tokenizer_from: str | os.PathLike | None = None,
+    pad_id: int = 0,
+    dtype: str = "F32",
+    file_bytes: int = 5_000_000_000,
+    progress: Progress = iter,
+) -> list[Path]:
+    """Writes a folder that transformers loads; all of it or nothing.
+
+    Args:
+      folder: does not exist yet, or is empty.
+      config: of the model.
+      params: its parameters, without boxes.
+      tokenizer_from: a folder whose tokenizer files are copied, and whose config.json (if it has
+        one) says the ids of the special tokens.
+      pad_id: as given to `load`; 0 and it change places again.
+      dtype: of the numbers: "F32", "BF16" or "F16".
+      file_bytes: the most of one file.
+      progress: wraps the tensors of a file.
+
+    Returns:
+      The files.
+
+    Raises:
+      UnsupportedError: if transformers has no such model.
+      ValueError: if the folder is not empty, or for another dtype.
+    """
+    folder = Path(folder)
+    if dtype not in safetensors_io.DTYPES:
+        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(safetensors_io.DTYPES)}")
+    _check_id("pad_id", pad_id, config.vocab_size)
+    hf_folder.check_empty(folder)
+    written = _config_json(config, pad_id, tokenizer_from)
+    names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+    written["torch_dtype"] = names[dtype]
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        safetensors_io.write_folder(
+            temporary,
+            list(hf_blocks.outputs(config, params, pad_id)),
+            dtype=dtype,
+            file_bytes=file_bytes,
+            progress=progress,
+        )
+        hf_folder.copy_tokenizer(tokenizer_from, temporary)
+        (temporary / "config.json").write_text(json.dumps(written, indent=2) + "\n")
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return sorted(folder.iterdir())
+
+
+def _config_json(config: Config, pad_id: int, tokenizer_from) -> dict[str, Any]:
+    carried, file = {}, None if tokenizer_from is None else Path(tokenizer_from) / "config.json"
+    if file is not None and file.is_file():
+        carried = json.loads(file.read_text())
+    if isinstance(config, DecoderConfig):
+        config = dataclasses.replace(config, bos_id=hf_blocks.exchanged(config.bos_id, pad_id))
+    written = write_config(config, carried.get("model_type"))
+    carried = {**(carried.get("text_config") or {}), **carried}
+    written |= {key: carried[key] for key in _CARRIED if carried.get(key) is not None}
+    if isinstance(config, DecoderConfig):
+        # Without them transformers takes the ids of the family's first model.
+        written = {"eos_token_id": None, "pad_token_id": pad_id or None} | written
+        written.setdefault("max_position_embeddings", 32768)
+    return written

@@ -1,0 +1,263 @@
+"""Which models of transformers are ours: `config.json` into our configs, and back.
+
+A key that would change the computation is either carried over or refused. Keys that change nothing
+here (initial ranges, caches, training dropout of the attention weights) are not looked at.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cascade_jax.interop import hf_decoders
+from cascade_jax.interop.hf_keys import Keys, UnsupportedError
+from cascade_jax.models.config import DecoderConfig, T5Config
+from cascade_jax.models.families import ModelConfig as Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Models of one `model_type`.
+
+    Attributes:
+      model_type: in config.json.
+      architectures: classes whose weights these are; the first is written.
+      defaults: what transformers takes where config.json says nothing.
+      read: makes our config of the keys.
+      write: makes the keys of our config, `model_type` and `architectures` left out.
+    """
+
+    model_type: str
+    architectures: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    read: Callable[[Keys], Config]
+    write: Callable[[Any], dict[str, Any]]
+
+
+def _read_t5(keys: Keys) -> T5Config:
+    kind = keys("feed_forward_proj")
+    # "gated-gelu" is the tanh approximation, "gelu" alone the exact function.
+    gates = {"relu": ("relu",), "gelu_new": ("gelu",), "gated-gelu": ("gelu", "linear")}
+    for theirs in ("silu", "relu", "gelu_new"):
+        gates[f"gated-{theirs}"] = (hf_decoders.ACTIVATIONS[theirs], "linear")
+    keys.one_of("feed_forward_proj", gates)
+    keys.only("layer_norm_epsilon", 1e-6)
+    keys.only("decoder_start_token_id", 0, None)
+    tied = keys("tie_word_embeddings") is not False and keys("scale_decoder_outputs", True)
+    return keys.build(
+        T5Config,
+        vocab_size=keys("vocab_size"),
+        embed_dim=keys("d_model"),
+        num_heads=keys("num_heads"),
+        head_dim=keys("d_kv"),
+        mlp_dim=keys("d_ff"),
+        num_encoder_layers=keys("num_layers"),
+        num_decoder_layers=keys("num_decoder_layers", None) or keys("num_layers"),
+        mlp_activations=gates.get(kind, ("relu",)),
+        dropout_rate=keys("dropout_rate"),
+        tied_logits=bool(tied),
+        relative_buckets=keys("relative_attention_num_buckets"),
+        relative_max_distance=keys("relative_attention_max_distance"),
+    )
+
+
+def _read_mt5(keys: Keys) -> T5Config:
+    # All of them are untied, whatever transformers wrote beside them.
+    return dataclasses.replace(_read_t5(keys), tied_logits=False)
+
+
+def _write_t5(config: T5Config) -> dict[str, Any]:
+    gates = {("relu",): "relu", ("gelu", "linear"): "gated-gelu", ("gelu",): "gelu_new"}
+    gates |= {("silu", "linear"): "gated-silu", ("relu", "linear"): "gated-relu"}
+    return {
+        "vocab_size": config.vocab_size,
+        "d_model": config.embed_dim,
+        "num_heads": config.num_heads,
+        "d_kv": config.head_dim,
+        "d_ff": config.mlp_dim,
+        "num_layers": config.num_encoder_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "feed_forward_proj": gates.get(config.mlp_activations, "-".join(config.mlp_activations)),
+        "dropout_rate": config.dropout_rate,
+        "layer_norm_epsilon": 1e-6,
+        "tie_word_embeddings": config.tied_logits,
+        "scale_decoder_outputs": config.tied_logits,
+        "relative_attention_num_buckets": config.relative_buckets,
+        "relative_attention_max_distance": config.relative_max_distance,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "is_encoder_decoder": True,
+    }
+
+
+_T5 = {
+    "feed_forward_proj": "relu",
+    "layer_norm_epsilon": 1e-6,
+    "decoder_start_token_id": None,
+    "tie_word_embeddings": True,
+    "dropout_rate": 0.1,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+}
+GEMMA3_WITH_IMAGES = "gemma3"
+
+FAMILIES = {
+    family.model_type: family
+    for family in (
+        Family(
+            "llama",
+            ("LlamaForCausalLM",),
+            hf_decoders.LLAMA,
+            hf_decoders.read_decoder,
+            hf_decoders.write_llama,
+        ),
+        Family(
+            "qwen2",
+            ("Qwen2ForCausalLM",),
+            hf_decoders.QWEN,
+            lambda keys: hf_decoders.read_qwen(keys, qkv_bias=True, attention_out_bias=False),
+            hf_decoders.write_qwen,
+        ),
+        Family(
+            "qwen3",
+            ("Qwen3ForCausalLM",),
+            {**hf_decoders.QWEN, "head_dim": 128},
+            lambda keys: hf_decoders.read_qwen(keys, qk_norm=True),
+            hf_decoders.write_qwen,
+        ),
+        Family(
+            "gemma2",
+            ("Gemma2ForCausalLM",),
+            hf_decoders.GEMMA2,
+            hf_decoders.read_gemma2,
+            hf_decoders.write_gemma2,
+        ),
+        Family(
+            "gemma3_text",
+            ("Gemma3ForCausalLM",),
+            hf_decoders.GEMMA,
+            hf_decoders.read_gemma3,
+            hf_decoders.write_gemma3,
+        ),
+        Family("t5", ("T5ForConditionalGeneration", "T5WithLMHeadModel"), _T5, _read_t5, _write_t5),
+        Family(
+            "mt5",
+            ("MT5ForConditionalGeneration",),
+            {**_T5, "feed_forward_proj": "gated-gelu"},
+            _read_mt5,
+            _write_t5,
+        ),
+    )
+}
+
+
+def family_of(found: Mapping[str, Any]) -> tuple[Family, Mapping[str, Any]]:
+    """The family of a config.json, and the part of it that describes the language model.
+
+    Raises:
+      UnsupportedError: for another `model_type` or architecture.
+    """
+    model_type, architectures = found.get("model_type"), found.get("architectures") or []
+    if model_type == GEMMA3_WITH_IMAGES:
+        if architectures and architectures != ["Gemma3ForConditionalGeneration"]:
+            raise _unknown("architectures", architectures, ["Gemma3ForConditionalGeneration"])
+        text = found.get("text_config") or {}
+        # The tying is said outside, if at all.
+        outside = {k: found[k] for k in ("tie_word_embeddings", "bos_token_id") if k in found}
+        return FAMILIES["gemma3_text"], {**outside, **text}
+    if model_type is None:
+        by_class = {name: each for each in FAMILIES.values() for name in each.architectures}
+        family = by_class.get(architectures[0]) if architectures else None
+    else:
+        family = FAMILIES.get(model_type)
+    if family is None:
+        raise _unknown("model_type", model_type, [*FAMILIES, GEMMA3_WITH_IMAGES])
+    if architectures and not set(architectures) & set(family.architectures):
+        raise _unknown("architectures", architectures, list(family.architectures))
+    return family, found
+
+
+def _unknown(key: str, value: Any, allowed: list[str]) -> UnsupportedError:
+    text = value[0] if isinstance(value, list) and value else str(value)
+    near = difflib.get_close_matches(text, allowed, n=1)
+    hint = f"; nearest is {near[0]!r}" if near else ""
+    return UnsupportedError(f"{key} = {value!r} is not supported: {', '.join(allowed)} are{hint}")
+
+
+def read_config(found: Mapping[str, Any]) -> tuple[Family, Config]:
+    """Our config of a config.json.
+
+    Args:
+      found: its contents.
+
+    Raises:
+      UnsupportedError: names every key whose value is not supported, and what is.
+    """
+    family, part = family_of(found)
+    keys = Keys(part, family.defaults)
+    keys.only("quantization_config", None, hint="weights of full precision")
+    keys.only("add_cross_attention", False)
+    return family, family.read(keys)
+
+
+def write_config(config: Config, prefer: str | None = None) -> dict[str, Any]:
+    """The config.json that transformers makes the same model of.
+
+    Args:
+      config: of the model.
+      prefer: the `model_type` to take where several describe the model.
+
+    Raises:
+      UnsupportedError: if no family of transformers has this model; names what is in the way.
+    """
+    kind = type(config)
+    names = sorted(FAMILIES, key=lambda name: name != prefer)
+    problems = {}
+    for name in names:
+        family = FAMILIES[name]
+        if (name in ("t5", "mt5")) != (kind is T5Config):
+            continue
+        written = family.write(config)
+        written |= {"model_type": name, "architectures": [family.architectures[0]]}
+        try:
+            problems[name] = differences(config, read_config(written)[1])
+        except ValueError as error:
+            problems[name] = [str(error)]
+        if not problems[name]:
+            return written
+    name = min(problems, key=lambda name: len(problems[name]))
+    raise UnsupportedError(
+        f"transformers has no model like this {kind.__name__}; nearest is {name}, which has "
+        f"{'; '.join(problems[name])}"
+    )
+
+
+# What a checkpoint for transformers does not speak of.
+_OURS_ALONE = ("dtype", "remat", "scan_layers", "query_chunk")
+
+
+def differences(config: Config, other: Config) -> list[str]:
+    """Fields by which the other config is another model, with the other's value first."""
+
+    def value(config, name):
+        if name == "attention_kinds":
+            return [config.attention_kind(layer) for layer in range(config.num_layers)]
+        found = getattr(config, name)
+        if name in ("sliding_window", "sliding_rope_theta"):
+            if "sliding" not in config.attention_kinds:
+                return None
+            if name == "sliding_rope_theta" and config.rope_scaling is None:
+                return found or config.rope_theta
+        return found
+
+    found = []
+    for field in dataclasses.fields(config):
+        # A decoder's dropout is not in transformers' configs; it is of training alone.
+        ours_alone = field.name == "dropout_rate" and isinstance(config, DecoderConfig)
+        if field.name in _OURS_ALONE or ours_alone:
+            continue
+        theirs, ours = value(other, field.name), value(config, field.name)
+        if theirs != ours:
+            found.append(f"{field.name} = {theirs!r} (this model: {ours!r})")
+    return found

@@ -1,0 +1,38 @@
+"""What else is in a folder of transformers: the files of a tokenizer."""
+
+import os
+import shutil
+from pathlib import Path
+
+# Files that make up a tokenizer, of whichever kind.
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "spiece.model", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja",
+    "chat_template.json", "generation_config.json",
+)  # fmt: skip
+
+
+def check_empty(folder: str | os.PathLike) -> None:
+    """Refuses to write over what is there.
+
+    Raises:
+      ValueError: if the folder is not empty, or a file.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists already; delete it or name another folder")
+
+
+def copy_tokenizer(
+    source: str | os.PathLike | None, folder: Path, *, with_config: bool = False
+) -> None:
+    """Copies the files of a tokenizer, whichever there are.
+
+    Args:
+      source: the folder they are in; None for nothing to copy.
+      folder: where to.
+      with_config: config.json too, which numbers the special tokens.
+    """
+    for name in (*TOKENIZER_FILES, *(["config.json"] if with_config else [])):
+        if source is not None and (Path(source) / name).is_file():
+            shutil.copyfile(Path(source) / name, folder / name)

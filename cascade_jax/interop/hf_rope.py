@@ -1,0 +1,108 @@
+"""Rotary positions and kinds of layers, as config.json spells them.
+
+Transformers up to 4 write `rope_theta`, `rope_scaling` and, for Gemma 3, `rope_local_base_freq`;
+from 5 on they write one dictionary `rope_parameters`, for Gemma 3 one for each kind of layer.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cascade_jax.interop.hf_keys import Keys
+from cascade_jax.models.config import RopeScaling
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+_SUPPORTED = "rope_type default, linear and llama3 are"
+
+
+def read(keys: Keys) -> tuple[float, RopeScaling | None]:
+    """Theta and scaling of a family whose layers are alike."""
+    found = {**(keys("rope_parameters", None) or {}), **(keys("rope_scaling", None) or {})}
+    if found.keys() & {FULL, SLIDING}:
+        each = [found[kind] for kind in (FULL, SLIDING) if found.get(kind)]
+        if any(other != each[0] for other in each):
+            keys.refuse("rope_parameters", found, "the same for all layers is")
+        found = each[0]
+    return _read_one(keys, found, keys("rope_theta"))
+
+
+def read_by_kind(keys: Keys) -> tuple[float, RopeScaling | None, float]:
+    """Theta and scaling of the full layers, and theta of the (unscaled) sliding ones."""
+    found = keys("rope_parameters", None) or {}
+    if not found.keys() & {FULL, SLIDING}:
+        found = {FULL: found}
+    full = {**(found.get(FULL) or {}), **(keys("rope_scaling", None) or {})}
+    theta, scaling = _read_one(keys, full, keys("rope_theta"))
+    of_sliding = _read_one(keys, found.get(SLIDING) or {}, keys("rope_local_base_freq"))
+    if of_sliding[1] is not None:
+        keys.refuse(f"rope_parameters.{SLIDING}", found[SLIDING], "rope_type default is")
+    return theta, scaling, of_sliding[0]
+
+
+def _read_one(
+    keys: Keys, found: Mapping[str, Any], theta: float
+) -> tuple[float, RopeScaling | None]:
+    theta = found.get("rope_theta") or theta
+    kind = found.get("rope_type") or found.get("type") or "default"
+    for partial in (found.get("partial_rotary_factor"), keys("partial_rotary_factor", None)):
+        if partial not in (None, 1):
+            keys.refuse("partial_rotary_factor", partial, "1 is")
+    if kind == "default":
+        return theta, None
+    if kind not in ("linear", "llama3"):
+        keys.refuse("rope_scaling", dict(found), _SUPPORTED)
+        return theta, None
+    needed = ["factor"]
+    if kind == "llama3":
+        needed += ["low_freq_factor", "high_freq_factor"]
+    missing = [key for key in needed if key not in found]
+    if missing:
+        keys.refuse("rope_scaling", dict(found), f"{kind} needs {', '.join(missing)}")
+        return theta, None
+    if kind == "linear":
+        return theta, RopeScaling(float(found["factor"]))
+    original = found.get("original_max_position_embeddings") or keys("max_position_embeddings")
+    return theta, RopeScaling(
+        float(found["factor"]),
+        "llama3",
+        float(found["low_freq_factor"]),
+        float(found["high_freq_factor"]),
+        original,
+    )
+
+
+def write(scaling: RopeScaling | None) -> dict[str, Any] | None:
+    """`rope_scaling`, in the spelling that all versions read."""
+    if scaling is None:
+        return None
+    if scaling.kind == "linear":
+        return {"rope_type": "linear", "factor": scaling.factor}
+    return {
+        "rope_type": "llama3",
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_frequency_factor,
+        "high_freq_factor": scaling.high_frequency_factor,
+        "original_max_position_embeddings": scaling.original_length,
+    }
+
+
+def attention_kinds(keys: Keys, default: Sequence[str]) -> tuple[str, ...]:
+    """Kinds of the layers, as the shortest tuple that gives them when it is repeated.
+
+    Args:
+      keys: of config.json; its `layer_types` counts if there is one.
+      default: kinds, repeated over the layers, where there is none.
+    """
+    count = keys("num_hidden_layers")
+    types = keys("layer_types", None)
+    if types is None:
+        kinds = [default[i % len(default)] for i in range(count)]
+    else:
+        unknown = sorted(set(types) - {FULL, SLIDING})
+        if unknown or len(types) != count:
+            keys.refuse("layer_types", types, f"{count} of {FULL} and {SLIDING} are")
+            return ("full",)
+        kinds = [name.removesuffix("_attention") for name in types]
+    for period in range(1, count):
+        if all(kind == kinds[i % period] for i, kind in enumerate(kinds)):
+            return tuple(kinds[:period])
+    return tuple(kinds)

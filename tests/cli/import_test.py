@@ -1,0 +1,235 @@
+"""`cascade-jax import` and `export`: from a public folder to a run, to an experiment, and back."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from cascade_jax.cli import export_checkpoint, gin_main, import_checkpoint, main
+from cascade_jax.evaluation import records
+from cascade_jax.interop import hf, t5x_checkpoints
+from cascade_jax.models import families, t5
+from cascade_jax.models.config import DecoderConfig, RopeScaling, T5Config
+from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.training import checkpoints, run_folder, state
+
+T5 = T5Config(384, 8, 2, 4, 12, 1, 1, tied_logits=True, dropout_rate=0.0)
+DECODER = DecoderConfig(
+    384, 8, 4, 2, 1, 4, 12,
+    mlp_activations=("gelu", "linear"), norm_adds_one=True, post_norms=True, qk_norm=True,
+    scaled_embedding=True, sliding_window=3, attention_kinds=("sliding", "full"),
+    rope_theta=1e6, rope_scaling=RopeScaling(8.0), sliding_rope_theta=1e4, bos_id=2,
+)  # fmt: skip
+CONFIGS = {"t5": T5, "decoder": DECODER}
+
+
+@pytest.fixture(autouse=True)
+def _vocabulary_in_this_process(request, monkeypatch):
+    """Saves the seconds of a process that imports TensorFlow; one test lets it be started."""
+    if "apart" not in request.node.name:
+        monkeypatch.setattr(import_checkpoint, "facts_apart", import_checkpoint.facts)
+
+
+def test_facts_of_a_vocabulary_found_apart_are_the_same():
+    found = import_checkpoint.facts_apart("byte")
+    assert found == import_checkpoint.facts("byte") == {"size": 259, "fingerprint": "byte-259"}
+
+
+def random_parameters(config, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = nn.unbox(families.parameter_shapes(config))
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+
+def public_folder(folder, config):
+    """What someone has downloaded: made by our export, which other tests compare."""
+    hf.save(folder, config, random_parameters(config))
+    return folder
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_from_a_checkpoint_of_t5x_to_a_run_and_back(scan, tmp_path, capsys):
+    params = random_parameters(T5)
+    source = t5x_checkpoints.save(tmp_path / "public", T5, params, 70)
+    flags = [f"--path={source}", f"--out={tmp_path}/run", "--vocabulary=byte"]
+    argv = ["import", "--from=t5x", *flags, *(["--scan_layers"] if scan else [])]
+    assert main.main(argv) == 0, capsys.readouterr().err
+    described = checkpoints.config_of(tmp_path / "run")
+    assert described["imported"]["step"] == 70 and described["imported"]["from"] == "t5x"
+    model = run_folder.model_of(described)
+    assert model.scan_layers == scan and model.mlp_activations == T5.mlp_activations
+    mesh = MeshConfig(data=1).build(jax.devices()[:1])
+    abstract = state.abstract_parameters(families.build(model), mesh)
+    found = checkpoints.load_parameters(tmp_path / "run", 0, abstract)
+    assert_same(t5.unstack_layers(found) if scan else found, params)
+    argv = ["export", "--to=t5x", f"--run={tmp_path}/run", f"--out={tmp_path}/out"]
+    assert main.main(argv) == 0, capsys.readouterr().err
+    (folder,) = (tmp_path / "out").iterdir()
+    assert_same(t5x_checkpoints.load(folder, T5).params, params)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_from_a_public_folder_to_a_run_and_back(kind, tmp_path, capsys):
+    config = CONFIGS[kind]
+    source = public_folder(tmp_path / "public", config)
+    run, out = tmp_path / "run", tmp_path / "served"
+    arguments = ["--from", "hf", f"--path={source}", f"--out={run}", "--vocabulary=byte"]
+    assert main.main(["import", *arguments, "--scan_layers", "--pad_id=5"]) == 0
+    described = checkpoints.config_of(run)
+    model = run_folder.model_of(described)
+    assert model.scan_layers and described["imported"]["pad_id"] == 5
+    assert checkpoints.chosen_step(run, "best") == 0
+    checkpoints.check_finished("student", run)
+    assert main.main(["export", "--to=hf", f"--run={run}", f"--out={out}"]) == 0
+    loaded = hf.load(out)
+    assert loaded[0] == config
+    assert_same(loaded[1], random_parameters(config))
+    written = sorted(path.name for path in out.iterdir())
+    assert written == ["config.json", "model.safetensors"]
+    assert not list(tmp_path.glob(".*"))  # nothing temporary is left
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("macro", ["LARGE", "SMALL"])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_model_gin_builds_the_imported_config(kind, macro, tmp_path):
+    source = public_folder(tmp_path / "public", CONFIGS[kind])
+    run = tmp_path / "run"
+    arguments = ["--from=hf", f"--path={source}", f"--out={run}", "--vocabulary=byte"]
+    arguments += [f"--macro={macro}", "--dtype=bfloat16"]
+    assert main.main(["import", *arguments]) == 0
+    gin_main.load([str(run / "model.gin")])
+    built = gin_main.gin.query_parameter(f"{macro}/gin.macro.value").scoped_configurable_fn()
+    assert built == run_folder.model_of(checkpoints.config_of(run))
+    assert built.dtype == "bfloat16"
+
+
+def test_imported_models_in_an_experiment(tmp_path, monkeypatch, repository):
+    monkeypatch.chdir(repository)
+    source = public_folder(tmp_path / "public", T5)
+    for macro in ("LARGE", "SMALL"):
+        arguments = ["--from=hf", f"--path={source}", f"--out={tmp_path / macro}"]
+        arguments += [f"--macro={macro}", "--vocabulary=byte"]
+        assert main.main(["import", *arguments]) == 0
+    (tmp_path / "pair.gin").write_text(
+        f'include "{tmp_path}/LARGE/model.gin"\ninclude "{tmp_path}/SMALL/model.gin"\n'
+        "STUDENT = %SMALL\nTEACHER = %LARGE\n"
+    )
+    settings = {
+        "TEACHER_RUN": f"'{tmp_path}/LARGE'", "OUTPUT_DIR": f"'{tmp_path}/runs'",
+        "NAME": "'student'", "STUDENT_STEPS": 1, "STUDENT_LEARNING_RATE": 0.01, "BATCH_SIZE": 8,
+        "SCHEDULE": "'constant'", "EVAL_BATCHES": 1, "COLLECT_LIMIT": 4,
+    }  # fmt: skip
+    files = ["gin/runs/student.gin", tmp_path / "pair.gin", "gin/data/demo.gin"]
+    arguments = [f"--gin_file={file}" for file in (*files, "gin/losses/cat_dist.gin")]
+    arguments += [f"--gin.{name}={value}" for name, value in settings.items()]
+    # As a teacher; then as a student that answers as it was imported.
+    assert main.main(["train", *arguments]) == 0
+    assert main.main(["collect", *arguments, f"--gin.NAMES=['{tmp_path}/SMALL']"]) == 0
+    rows = records.read(tmp_path / "runs" / "records" / "validation" / "SMALL.parquet")
+    assert rows.student_answer.tolist() == rows.teacher_answer.tolist()
+    assert len(rows.student_tokens) > 0
+    # What was trained goes out as well.
+    student = tmp_path / "runs" / "student"
+    assert main.main(["export", "--to=hf", f"--run={student}", f"--out={tmp_path}/served"]) == 0
+    config, params = hf.load(tmp_path / "served")
+    step = checkpoints.chosen_step(student, "best")
+    assert (config, step) == (T5, 1)
+    mesh = MeshConfig(data=1).build(jax.devices()[:1])
+    abstract = state.abstract_parameters(families.build(config), mesh)
+    assert_same(params, checkpoints.load_parameters(student, step, abstract))
+
+
+def test_an_imported_folder_is_not_trained_in(tmp_path):
+    source = public_folder(tmp_path / "public", T5)
+    run = tmp_path / "run"
+    arguments = ["--from=hf", f"--path={source}", f"--out={run}", "--vocabulary=byte"]
+    assert main.main(["import", *arguments]) == 0
+    with pytest.raises(ValueError, match="holds an imported model"):
+        run_folder.check(run, T5, {})
+
+
+def _fails(capsys, argv) -> str:
+    capsys.readouterr()
+    assert main.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    return error
+
+
+def test_bad_usage_is_answered_in_one_line(tmp_path, capsys):
+    source = public_folder(tmp_path / "public", T5)
+    good = ["import", "--from=hf", f"--path={source}", f"--out={tmp_path}/run"]
+    assert "give --out" in _fails(capsys, good[:3])
+    assert "should be one of <hf|t5x>" in _fails(capsys, ["import", "--from=gguf", *good[2:]])
+    assert "no config.json" in _fails(capsys, [*good, f"--path={tmp_path}", "--vocabulary=byte"])
+    assert "say with --vocabulary which" in _fails(capsys, good)
+    assert "does not exist" in _fails(capsys, [*good, "--vocabulary=nothing.model"])
+    byte = [*good, "--vocabulary=byte"]
+    assert "has 359 ids, the model only 300" in _fails(
+        capsys, [*good, "--vocabulary=byte+100", "--vocab_size=300"]
+    )
+    assert "pad_id is 384; must be" in _fails(capsys, [*byte, "--pad_id=384"])
+    t5x = ["import", "--from=t5x", *good[2:]]
+    assert "has no tokenizer: give --vocabulary" in _fails(capsys, t5x)
+    assert "--pad_id and --vocab_size are for --from hf" in _fails(
+        capsys, [*t5x, "--vocabulary=byte", "--pad_id=3"]
+    )
+    assert not (tmp_path / "run").exists() and not list(tmp_path.glob(".*"))
+    assert "exists already" in _fails(capsys, [*byte, f"--out={source}"])
+    assert "exists already" in _fails(
+        capsys, ["export", "--to=hf", f"--run={tmp_path}", f"--out={source}"]
+    )
+    assert "is not the folder of a run" in _fails(
+        capsys, ["export", "--to=hf", f"--run={source.parent}", f"--out={tmp_path}/out"]
+    )
+
+
+def test_a_truncated_file_leaves_nothing_behind(tmp_path, capsys):
+    source = public_folder(tmp_path / "public", T5)
+    file = source / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    arguments = ["import", "--from=hf", f"--path={source}", f"--out={tmp_path}/run"]
+    error = _fails(capsys, [*arguments, "--vocabulary=byte"])
+    assert f"{file} is truncated" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["public"]
+
+
+def test_the_examples_of_both_helps_parse():
+    for name, module in (("import", import_checkpoint), ("export", export_checkpoint)):
+        text = module.HELP.replace("\\\n", " ")
+        examples = [line.split() for line in text.splitlines() if "cascade-jax" in line]
+        assert examples
+        for program, command, *argv in examples:
+            assert (program, command) == ("cascade-jax", name)
+            assert Path(module.parse(argv).out).parts
+
+
+def test_tokenizer_files_travel_along(tmp_path, capsys):
+    tokenizers = pytest.importorskip("tokenizers", reason="pip install tokenizers")
+    pytest.importorskip("cascade_jax.data.tokenizer_json")
+    source = public_folder(tmp_path / "public", DECODER)
+    pieces = {f"t{i}": i for i in range(10)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(pieces, unk_token="t0"))
+    tokenizer.add_special_tokens(["<end>", "<pad>"])
+    tokenizer.save(str(source / "tokenizer.json"))
+    named = {"eos_token": "<end>", "pad_token": "<pad>", "unk_token": "t0"}
+    (source / "tokenizer_config.json").write_text(json.dumps(named))
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert main.main(["import", "--from=hf", f"--path={source}", f"--out={run}"]) == 0
+    described = checkpoints.config_of(run)
+    assert described["imported"]["pad_id"] == 11  # "<pad>"
+    assert str(run / "tokenizer" / "tokenizer.json") in (run / "model.gin").read_text()
+    assert main.main(["export", "--to=hf", f"--run={run}", f"--out={out}"]) == 0
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (out / name).read_bytes() == (source / name).read_bytes()
+    capsys.readouterr()

@@ -1,0 +1,249 @@
+"""config.json of public models: our configs of them, their sizes, and what is refused."""
+
+import dataclasses
+import math
+
+import jax
+import pytest
+
+from cascade_jax.interop.hf_families import differences, read_config, write_config
+from cascade_jax.interop.hf_keys import UnsupportedError
+from cascade_jax.models import families
+from cascade_jax.models.config import DecoderConfig, RopeScaling, T5Config
+
+GEMMA_3_270M = {
+    "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text",
+    "attention_bias": False, "attention_dropout": 0.0, "attn_logit_softcapping": None,
+    "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "final_logit_softcapping": None,
+    "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 640,
+    "initializer_range": 0.02, "intermediate_size": 2048,
+    "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 3,
+    "max_position_embeddings": 32768, "num_attention_heads": 4, "num_hidden_layers": 18,
+    "num_key_value_heads": 1, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06,
+    "rope_local_base_freq": 10000.0, "rope_scaling": None, "rope_theta": 1000000.0,
+    "sliding_window": 512, "use_bidirectional_attention": False, "use_cache": True,
+    "vocab_size": 262144,
+}  # fmt: skip
+GEMMA_3_4B = {  # with images; much is left to the defaults of transformers
+    "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+    "boi_token_index": 255999, "eoi_token_index": 256000, "image_token_index": 262144,
+    "eos_token_id": [1, 106], "mm_tokens_per_image": 256,
+    "text_config": {
+        "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+        "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    },
+    "vision_config": {"hidden_size": 1152, "num_hidden_layers": 27},
+}  # fmt: skip
+GEMMA_2_2B = {
+    "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "attention_bias": False,
+    "attn_logit_softcapping": 50.0, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0,
+    "cache_implementation": "hybrid", "final_logit_softcapping": 30.0, "head_dim": 256,
+    "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 2304, "intermediate_size": 9216, "max_position_embeddings": 8192,
+    "num_attention_heads": 8, "num_hidden_layers": 26, "num_key_value_heads": 4,
+    "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_theta": 10000.0,
+    "sliding_window": 4096, "vocab_size": 256000,
+}  # fmt: skip
+LLAMA_3_2_1B = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": False,
+    "bos_token_id": 128000, "eos_token_id": 128001, "head_dim": 64, "hidden_act": "silu",
+    "hidden_size": 2048, "intermediate_size": 8192, "max_position_embeddings": 131072,
+    "mlp_bias": False, "num_attention_heads": 32, "num_hidden_layers": 16,
+    "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-05,
+    "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                     "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+    "rope_theta": 500000.0, "tie_word_embeddings": True, "vocab_size": 128256,
+}  # fmt: skip
+SMOLLM2_135M = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": False,
+    "bos_token_id": 0, "eos_token_id": 0, "hidden_act": "silu", "hidden_size": 576,
+    "intermediate_size": 1536, "is_llama_config": True, "max_position_embeddings": 8192,
+    "mlp_bias": False, "num_attention_heads": 9, "num_hidden_layers": 30,
+    "num_key_value_heads": 3, "rms_norm_eps": 1e-05, "rope_interleaved": False,
+    "rope_scaling": None, "rope_theta": 100000, "tie_word_embeddings": True, "vocab_size": 49152,
+}  # fmt: skip
+QWEN2_5_0_5B = {
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "bos_token_id": 151643,
+    "eos_token_id": 151643, "hidden_act": "silu", "hidden_size": 896, "intermediate_size": 4864,
+    "max_position_embeddings": 32768, "max_window_layers": 24, "num_attention_heads": 14,
+    "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True,
+    "use_mrope": False, "use_sliding_window": False, "vocab_size": 151936,
+}  # fmt: skip
+QWEN3_0_6B = {
+    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False,
+    "bos_token_id": 151643, "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu",
+    "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 40960,
+    "max_window_layers": 28, "num_attention_heads": 16, "num_hidden_layers": 28,
+    "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_scaling": None,
+    "rope_theta": 1000000, "sliding_window": None, "tie_word_embeddings": True,
+    "use_sliding_window": False, "vocab_size": 151936,
+}  # fmt: skip
+T5_SMALL = {
+    "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "d_ff": 2048, "d_kv": 64,
+    "d_model": 512, "decoder_start_token_id": 0, "dropout_rate": 0.1, "eos_token_id": 1,
+    "initializer_factor": 1.0, "is_encoder_decoder": True, "layer_norm_epsilon": 1e-06,
+    "n_positions": 512, "num_heads": 8, "num_layers": 6, "output_past": True, "pad_token_id": 0,
+    "relative_attention_num_buckets": 32, "vocab_size": 32128,
+}  # fmt: skip
+FLAN_T5_SMALL = T5_SMALL | {
+    "d_ff": 1024, "num_decoder_layers": 8, "num_heads": 6, "num_layers": 8,
+    "feed_forward_proj": "gated-gelu", "relative_attention_max_distance": 128,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+FLAN_T5_XXL = FLAN_T5_SMALL | {
+    "d_ff": 10240, "d_model": 4096, "num_decoder_layers": 24, "num_heads": 64, "num_layers": 24,
+}  # fmt: skip
+MT5_SMALL = FLAN_T5_SMALL | {
+    "architectures": ["MT5ForConditionalGeneration"], "model_type": "mt5", "vocab_size": 250112,
+    "tokenizer_class": "T5Tokenizer",
+}  # fmt: skip
+
+# Parameters as the models' publishers, or their files' headers, count them (an output matrix that
+# is the embedding counted once).
+PUBLIC = {
+    "gemma-3-270m": (GEMMA_3_270M, 268_098_176),
+    "gemma-3-4b": (GEMMA_3_4B, 3_880_263_168),
+    "gemma-2-2b": (GEMMA_2_2B, 2_614_341_888),
+    "Llama-3.2-1B": (LLAMA_3_2_1B, 1_235_814_400),
+    "SmolLM2-135M": (SMOLLM2_135M, 134_515_008),
+    "Qwen2.5-0.5B": (QWEN2_5_0_5B, 494_032_768),
+    "Qwen3-0.6B": (QWEN3_0_6B, 596_049_920),
+    "t5-small": (T5_SMALL, 60_506_624),
+    "flan-t5-small": (FLAN_T5_SMALL, 76_961_152),
+    "flan-t5-xxl": (FLAN_T5_XXL, 11_135_332_352),
+    "mt5-small": (MT5_SMALL, 300_176_768),
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_number_of_parameters_of_public_models(name):
+    found, count = PUBLIC[name]
+    _, config = read_config(found)
+    shapes = families.parameter_shapes(dataclasses.replace(config, scan_layers=True))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_is_written_is_read_as_the_same_model(name):
+    found, _ = PUBLIC[name]
+    family, config = read_config(found)
+    written = write_config(config, prefer=family.model_type)
+    again, other = read_config(written)
+    assert (again, differences(config, other)) == (family, [])
+
+
+def test_the_fields_of_gemma_3():
+    _, config = read_config(GEMMA_3_4B)
+    assert config == DecoderConfig(
+        vocab_size=262208, embed_dim=2560, num_layers=34, num_heads=8, num_kv_heads=4,
+        head_dim=256, mlp_dim=10240, mlp_activations=("gelu", "linear"), norm_adds_one=True,
+        post_norms=True, qk_norm=True, rope_theta=1e6, rope_scaling=RopeScaling(8.0),
+        sliding_window=1024, attention_kinds=("sliding",) * 5 + ("full",),
+        sliding_rope_theta=10000.0, scaled_embedding=True, bos_id=2,
+    )  # fmt: skip
+
+
+def test_the_fields_of_gemma_2():
+    _, config = read_config(GEMMA_2_2B | {"query_pre_attn_scalar": 144})
+    assert config.attention_kinds == ("sliding", "full")
+    assert (config.attention_soft_cap, config.logit_soft_cap) == (50.0, 30.0)
+    assert config.query_scale == pytest.approx(1 / 12)
+    assert config.tied_logits and not config.qk_norm
+
+
+def test_the_fields_of_t5():
+    _, config = read_config(FLAN_T5_SMALL)
+    assert config == T5Config(32128, 512, 6, 64, 1024, 8, 8)
+    _, config = read_config(T5_SMALL)
+    sizes = T5Config(32128, 512, 8, 64, 2048, 6, 6, mlp_activations=("relu",), tied_logits=True)
+    assert config == sizes
+
+
+# By transformers 5, what 4 spelled in several keys.
+_NEW_LLAMA = {k: v for k, v in LLAMA_3_2_1B.items() if not k.startswith("rope")} | {
+    "rope_parameters": LLAMA_3_2_1B["rope_scaling"] | {"rope_theta": 500000.0},
+}
+_NEW_GEMMA = {k: v for k, v in GEMMA_3_270M.items() if not k.startswith("rope")} | {
+    "rope_parameters": {
+        "full_attention": {"rope_theta": 1000000.0, "rope_type": "default"},
+        "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+    },
+}
+_NEW_FLAN = FLAN_T5_SMALL | {"tie_word_embeddings": True, "scale_decoder_outputs": False}
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [(LLAMA_3_2_1B, _NEW_LLAMA), (GEMMA_3_270M, _NEW_GEMMA), (FLAN_T5_SMALL, _NEW_FLAN)],
+)
+def test_both_spellings_are_the_same_model(old, new):
+    assert read_config(old) == read_config(new)
+    changed = {"sliding_window_pattern": 6} | {k: v for k, v in new.items() if k != "layer_types"}
+    assert read_config(old) == read_config(changed)
+
+
+REFUSED = [
+    (LLAMA_3_2_1B, {"model_type": "mixtral"}, ["model_type = 'mixtral'", "llama", "gemma3_text"]),
+    (LLAMA_3_2_1B, {"model_type": "qwen3_moe"}, ["nearest is 'qwen3'"]),
+    (LLAMA_3_2_1B, {"architectures": ["LlamaForSequenceClassification"]}, ["LlamaForCausalLM"]),
+    (T5_SMALL, {"architectures": ["T5EncoderModel"]}, ["T5ForConditionalGeneration"]),
+    (LLAMA_3_2_1B, {"hidden_act": "gelu"}, ["hidden_act = 'gelu'", "gelu_pytorch_tanh"]),
+    (LLAMA_3_2_1B, {"mlp_bias": True}, ["mlp_bias = True", "False is"]),
+    (LLAMA_3_2_1B, {"partial_rotary_factor": 0.5}, ["partial_rotary_factor = 0.5", "1 is"]),
+    (
+        QWEN2_5_0_5B,
+        {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+        ["'yarn'", "default, linear and llama3"],
+    ),
+    (
+        LLAMA_3_2_1B,
+        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+        ["llama3 needs low_freq_factor, high_freq_factor"],
+    ),
+    (QWEN3_0_6B, {"quantization_config": {"bits": 4}}, ["quantization_config", "full precision"]),
+    (GEMMA_3_270M, {"use_bidirectional_attention": True}, ["use_bidirectional_attention = True"]),
+    (GEMMA_3_270M, {"layer_types": ["linear_attention"] * 18}, ["layer_types", "18 of full"]),
+    (GEMMA_3_270M, {"layer_types": ["full_attention"] * 17}, ["layer_types", "18 of full"]),
+    (T5_SMALL, {"feed_forward_proj": "gelu"}, ["feed_forward_proj = 'gelu'", "gated-gelu"]),
+    (T5_SMALL, {"layer_norm_epsilon": 1e-5}, ["layer_norm_epsilon = 1e-05", "1e-06 is"]),
+    (LLAMA_3_2_1B, {"num_key_value_heads": 5}, ["num_heads = 32", "num_kv_heads = 5"]),
+    (LLAMA_3_2_1B, {"bos_token_id": 128256}, ["bos_id = 128256"]),
+]
+
+
+@pytest.mark.parametrize("found, change, said", REFUSED)
+def test_what_is_not_supported_is_named(found, change, said):
+    with pytest.raises(UnsupportedError) as error:
+        read_config(found | change)
+    for text in said:
+        assert text in str(error.value)
+
+
+def test_all_that_is_not_supported_is_named_at_once():
+    change = {"mlp_bias": True, "hidden_act": "gelu", "rope_scaling": {"rope_type": "dynamic"}}
+    with pytest.raises(UnsupportedError) as error:
+        read_config(LLAMA_3_2_1B | change)
+    assert all(key in str(error.value) for key in change)
+
+
+def test_a_missing_size_is_named():
+    found = {key: value for key, value in LLAMA_3_2_1B.items() if key != "hidden_size"}
+    with pytest.raises(UnsupportedError, match="no 'hidden_size'"):
+        read_config(found)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"logit_soft_cap": 30.0}, "logit_soft_cap"),
+        ({"bidirectional_prefix": True}, "bidirectional_prefix"),
+        ({"mlp_activations": ("silu",)}, "mlp_activations"),
+        ({"attention_out_bias": True}, "attention_out_bias"),
+    ],
+)
+def test_a_model_that_transformers_lacks_is_refused(change, said):
+    _, config = read_config(LLAMA_3_2_1B)
+    with pytest.raises(UnsupportedError, match=said):
+        write_config(dataclasses.replace(config, **change))

@@ -1,0 +1,289 @@
+"""Folders of transformers that do not fit, are cut off or are laid out in other ways."""
+
+import dataclasses
+import json
+import struct
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+from jax.sharding import PartitionSpec
+
+from cascade_jax.interop import hf, hf_names, safetensors_io
+from cascade_jax.interop.hf_keys import UnsupportedError
+from cascade_jax.interop.safetensors_io import SafetensorsError
+from cascade_jax.models import families
+from cascade_jax.models.config import DecoderConfig, T5Config
+from cascade_jax.parallel.mesh import MeshConfig
+
+T5 = T5Config(12, 4, 2, 2, 6, 1, 1, tied_logits=True)
+DECODER = DecoderConfig(12, 4, 2, 2, 2, 2, 6, tied_logits=False, bos_id=3)
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def random_parameters(config, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = nn.unbox(families.parameter_shapes(config))
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+
+def tensors_of(config, seed=0):
+    """{name: array} as transformers has them, written down apart from the exporter."""
+    found = {}
+    for path, array in flatten_dict(random_parameters(config, seed)).items():
+        source = hf_names.source(config, path)
+        found[source.name] = array.T if source.is_transposed else array
+    return found
+
+
+def write_file(file, tensors):
+    """By the format's description."""
+    names = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8"}
+    entries, data = {"__metadata__": {"format": "pt"}}, b""
+    for name, array in tensors.items():
+        end = len(data) + array.nbytes
+        offsets = [len(data), end]
+        dtype = names[array.dtype.name]
+        entries[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": offsets}
+        data += array.tobytes()
+    header = json.dumps(entries).encode()
+    file.write_bytes(struct.pack("<Q", len(header)) + header + data)
+
+
+def write(folder, config, tensors, **keys):
+    """A folder whose config.json is the exporter's, with some keys changed."""
+    hf.save(folder, config, random_parameters(config))
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+    write_file(folder / "model.safetensors", tensors)
+    return folder
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+# ---------------------------------------------------------------- layouts that do
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_becomes_float32(dtype, tmp_path):
+    tensors = {name: array.astype(dtype) for name, array in tensors_of(DECODER).items()}
+    _, params = hf.load(write(tmp_path / "m", DECODER, tensors))
+    expected = jax.tree.map(
+        lambda x: x.astype(dtype).astype(np.float32), random_parameters(DECODER)
+    )
+    assert_same(params, expected)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+
+
+@pytest.mark.parametrize("dtype", safetensors_io.DTYPES)
+def test_many_files_are_written_and_read(dtype, tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy", reason="pip install safetensors")
+    params = random_parameters(DECODER)
+    files = hf.save(tmp_path / "m", DECODER, params, dtype=dtype, file_bytes=300)
+    shards = [file for file in files if file.suffix == ".safetensors"]
+    assert len(shards) > 2 and all(f"-of-{len(shards):05}" in file.name for file in shards)
+    kind = safetensors_io.DTYPES[dtype]
+    rounded = jax.tree.map(lambda x: x.astype(kind).astype(np.float32), params)
+    assert_same(hf.load(tmp_path / "m")[1], rounded)
+    index = json.loads((tmp_path / "m" / safetensors_io.INDEX).read_text())
+    expected = tensors_of(DECODER)
+    assert index["weight_map"].keys() == expected.keys()
+    assert index["metadata"]["total_size"] == sum(x.size for x in expected.values()) * kind.itemsize
+    if dtype != "BF16":  # of which the library's NumPy side makes nothing
+        read = {k: v for file in shards for k, v in safetensors.load_file(file).items()}
+        for name, array in expected.items():
+            np.testing.assert_array_equal(read[name], array.astype(kind))
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_every_device_gets_its_part(scan_layers, tmp_path):
+    folder = write(tmp_path / "m", DECODER, tensors_of(DECODER))
+    mesh = MeshConfig(data=4, model=2).build()
+    _, params = hf.load(folder, mesh=mesh, scan_layers=scan_layers, pad_id=5)
+    _, whole = hf.load(folder, scan_layers=scan_layers, pad_id=5)
+    assert_same(params, whole)
+    kernel = (params["layers"] if scan_layers else params["layers_0"])["mlp"]["wi_0"]["kernel"]
+    assert kernel.sharding.spec[-1] == "model"
+    assert params["token_embedder"]["embedding"].sharding.spec == PartitionSpec("model", None)
+
+
+def test_stacked_layers(tmp_path):
+    folder = write(tmp_path / "m", DECODER, tensors_of(DECODER))
+    config, params = hf.load(folder, scan_layers=True)
+    apart = random_parameters(DECODER)
+    stacked = jax.tree.map(lambda *x: np.stack(x), apart.pop("layers_0"), apart.pop("layers_1"))
+    assert config.scan_layers
+    assert_same(params, apart | {"layers": stacked})
+
+
+def test_exchanged_ids(tmp_path):
+    folder = write(tmp_path / "m", DECODER, tensors_of(DECODER))
+    config, params = hf.load(folder, pad_id=3)
+    plain, expected = hf.load(folder)
+    order = np.asarray([3, 1, 2, 0, *range(4, 12)])
+    assert (plain.bos_id, config.bos_id) == (3, 0)
+    for found, before in ((params, expected), (expected, params)):
+        np.testing.assert_array_equal(
+            found["token_embedder"]["embedding"],
+            np.asarray(before["token_embedder"]["embedding"])[order],
+        )
+        np.testing.assert_array_equal(
+            found["logits_dense"]["kernel"], np.asarray(before["logits_dense"]["kernel"])[:, order]
+        )
+
+
+def test_a_smaller_vocabulary_keeps_the_first_ids(tmp_path):
+    folder = write(tmp_path / "m", DECODER, tensors_of(DECODER))
+    config, params = hf.load(folder, vocab_size=9, pad_id=4)
+    _, whole = hf.load(folder, pad_id=4)
+    assert config.vocab_size == 9
+    np.testing.assert_array_equal(
+        params["token_embedder"]["embedding"], whole["token_embedder"]["embedding"][:9]
+    )
+    np.testing.assert_array_equal(
+        params["logits_dense"]["kernel"], whole["logits_dense"]["kernel"][:, :9]
+    )
+    for size in (4, 13):
+        with pytest.raises(ValueError, match=f"vocab_size {size} is not allowed"):
+            hf.load(folder, vocab_size=size, pad_id=4)
+
+
+def test_a_tied_output_may_be_repeated_if_it_is_the_same(tmp_path):
+    tied = dataclasses.replace(DECODER, tied_logits=True)
+    tensors = tensors_of(tied)
+    copied = write(tmp_path / "same", tied, tensors | {OUTPUT: tensors[EMBEDDING]})
+    assert_same(hf.load(copied)[1], random_parameters(tied))
+    other = write(tmp_path / "other", tied, tensors | {OUTPUT: tensors[EMBEDDING] + 1})
+    with pytest.raises(hf.TensorsError, match="lm_head.weight is model.embed_tokens.weight"):
+        hf.load(other)
+
+
+def test_needless_tensors_are_left_out(tmp_path):
+    needless = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    tensors = tensors_of(T5)
+    shared = {f"{stack}.embed_tokens.weight": tensors["shared.weight"] for stack in T5_STACKS}
+    tensors |= {needless: np.zeros((32, 2), np.float32)} | shared
+    assert_same(hf.load(write(tmp_path / "t5", T5, tensors))[1], random_parameters(T5))
+    rotary = {"model.layers.1.self_attn.rotary_emb.inv_freq": np.zeros(1, np.float32)}
+    folder = write(tmp_path / "llama", DECODER, tensors_of(DECODER) | rotary)
+    assert_same(hf.load(folder)[1], random_parameters(DECODER))
+
+
+T5_STACKS = ("encoder", "decoder")
+
+
+# ---------------------------------------------------------------- folders that do not
+
+
+def test_all_tensors_that_do_not_fit_are_listed(tmp_path):
+    tensors = tensors_of(DECODER)
+    del tensors["model.norm.weight"], tensors["model.layers.1.mlp.up_proj.weight"]
+    tensors["model.layers.2.mlp.up_proj.weight"] = np.zeros((6, 4), np.float32)
+    tensors["adapter"] = np.zeros(3, np.float32)
+    tensors[EMBEDDING] = np.zeros((13, 4), np.float32)
+    tensors["model.layers.0.self_attn.q_proj.weight"] = np.zeros((4, 4), np.int8)
+    with pytest.raises(hf.TensorsError) as error:
+        hf.load(write(tmp_path / "m", DECODER, tensors))
+    for said in (
+        "2 missing: model.layers.1.mlp.up_proj.weight [6, 4], model.norm.weight [4]",
+        "2 extra: adapter, model.layers.2.mlp.up_proj.weight",
+        "1 of another shape: model.embed_tokens.weight [13, 4] where config.json says [12, 4]",
+        "1 not F32, BF16, F16: model.layers.0.self_attn.q_proj.weight I8",
+    ):
+        assert said in str(error.value)
+
+
+def test_a_long_list_is_cut(tmp_path):
+    tensors = tensors_of(DECODER) | {f"x{i:02}": np.zeros(1, np.float32) for i in range(23)}
+    with pytest.raises(hf.TensorsError, match=r"x18, x19, \.\.\. \(23 in all\)$"):
+        hf.load(write(tmp_path / "m", DECODER, tensors))
+
+
+@pytest.mark.parametrize("left", [4, 12, 200, -1])
+def test_a_truncated_file(left, tmp_path):
+    folder = write(tmp_path / "m", DECODER, tensors_of(DECODER))
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(SafetensorsError, match=rf"{file} is truncated: it has \d+ bytes"):
+        hf.load(folder)
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer"),
+        (struct.pack("<Q", 4) + b"{]}}", "not a safetensors file"),
+        (struct.pack("<Q", 10) + b'{"a": [1]}', "not a safetensors file"),
+        (
+            struct.pack("<Q", 55) + b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}     ',
+            "4 bytes for a tensor",
+        ),
+    ],
+)
+def test_a_file_that_is_something_else(content, said, tmp_path):
+    folder = write(tmp_path / "m", DECODER, {})
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(SafetensorsError, match=said):
+        hf.load(folder)
+
+
+def test_an_index_that_names_what_is_missing(tmp_path):
+    hf.save(tmp_path / "m", DECODER, random_parameters(DECODER), file_bytes=300)
+    index = tmp_path / "m" / safetensors_io.INDEX
+    found = json.loads(index.read_text())
+    lost = sorted(set(found["weight_map"].values()))[1:3]
+    for name in lost:
+        (tmp_path / "m" / name).rename(tmp_path / name)
+    with pytest.raises(SafetensorsError, match=f"files that are missing: {', '.join(lost)}"):
+        hf.load(tmp_path / "m")
+    for name in lost:
+        (tmp_path / name).rename(tmp_path / "m" / name)
+    found["weight_map"]["another"] = lost[0]
+    index.write_text(json.dumps(found))
+    with pytest.raises(SafetensorsError, match=f"tensors that are missing: another in {lost[0]}"):
+        hf.load(tmp_path / "m")
+    index.write_text("[]")
+    with pytest.raises(SafetensorsError, match="is not an index"):
+        hf.load(tmp_path / "m")
+
+
+def test_a_folder_without_safetensors(tmp_path):
+    folder = write(tmp_path / "m", DECODER, {})
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(SafetensorsError, match=r"pytorch_model\.bin; load it with transformers"):
+        hf.load(folder)
+
+
+@pytest.mark.parametrize("content, said", [("{", "is not JSON"), ("[]", "holds list")])
+def test_a_config_that_is_none(content, said, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UnsupportedError, match=said):
+        hf.load(tmp_path)
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path):
+    params = random_parameters(DECODER)
+    del params["final_norm"]
+
+    class Broken:
+        shape = (4,)
+
+        def __array__(self, *args, **kwargs):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        hf.save(tmp_path / "m", DECODER, params | {"final_norm": {"scale": Broken()}})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_does_not_overwrite(tmp_path):
+    (tmp_path / "mine").write_text("text")
+    with pytest.raises(ValueError, match="exists already"):
+        hf.save(tmp_path, DECODER, random_parameters(DECODER))
