@@ -65,8 +65,8 @@ setuptools.setup(
             "setuptools>=77",
         ],
         "tpu": ["libtpu"],
-        # T5X is not on the package index, and its own requirements would replace ours: clones of it and
-        # of two more repositories go on PYTHONPATH, see docs/t5x.md. This is what they miss then.
+        # T5X is not on the package index, and its own requirements would replace ours: clones go on
+        # PYTHONPATH, see docs/t5x.md. This is what they miss then.
         "t5x": ["cached_property", "fiddle", "grain", "tensorboard"],
     },
 )

@@ -11,7 +11,13 @@ import tensorflow as tf
 
 from cascade_jax.data.sources import TfdsOrJsonlSource
 from cascade_jax.evaluation import quality
-from tasks.registration import add_mixture, add_task, references_as_target
+from tasks.registration import (
+    add_mixture,
+    add_task,
+    proportional,
+    references_as_target,
+    rows_in_train,
+)
 
 MIXTURE = "local_multitask_v1"
 RATE_CAP = 4000
@@ -171,8 +177,4 @@ TASKS = (
 )
 
 
-def _capped_size(task: seqio.Task) -> float:
-    return float(min(task.num_input_examples("train"), RATE_CAP))
-
-
-add_mixture(MIXTURE, TASKS, _capped_size)
+add_mixture(MIXTURE, TASKS, proportional(rows_in_train, RATE_CAP))

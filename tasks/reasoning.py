@@ -17,7 +17,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from cascade_jax.data.sources import FieldType, Rows, TfdsOrJsonlSource
+from cascade_jax.data.sources import ProblemOf, TfdsOrJsonlSource
 from cascade_jax.evaluation import quality
 from tasks.registration import add_task
 
@@ -28,33 +28,6 @@ Row = Mapping[str, Any]
 
 _ALL_SPLITS = {split: split for split in ("train", "validation", "test")}
 _NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
-
-
-class CheckedSource(TfdsOrJsonlSource):
-    """A source whose rows, when they come from a data folder, must agree in themselves."""
-
-    def __init__(
-        self,
-        tfds_name: str,
-        fields: Mapping[str, FieldType],
-        splits: Mapping[str, str],
-        problem_of: Callable[[Row], str | None],
-        **options: Any,
-    ):
-        """Args: problem_of: what is wrong with a row, None if nothing; the rest as the parent's."""
-        super().__init__(tfds_name, fields, splits, **options)
-        self._problem_of = problem_of
-
-    def rows(self, split: str) -> Rows:
-        """As the parent's; ValueError "<file>:<line>: ..." for a row that has a problem."""
-        rows = super().rows(split)
-        for number, row in enumerate(rows):
-            if problem := self._problem_of(row):
-                path = self._split_file(split)
-                with open(path, "rb") as lines:
-                    places = [place for place, line in enumerate(lines, 1) if line.strip()]
-                raise ValueError(f"{path}:{places[number]}: {problem}")
-        return rows
 
 
 # ---- multiple choice
@@ -86,7 +59,7 @@ def lettered(choices: str, answer: str, named: Callable[[Row], tf.Tensor]) -> li
     return [seqio.map_over_dataset(to_text)]
 
 
-def _choices_problem(choices: str, answer: str, fewest: int) -> Callable[[Row], str | None]:
+def _choices_problem(choices: str, answer: str, fewest: int) -> ProblemOf:
     def problem_of(row: Row) -> str | None:
         count = len(row[choices])
         if not fewest <= count <= len(LETTERS):
@@ -99,12 +72,12 @@ def _choices_problem(choices: str, answer: str, fewest: int) -> Callable[[Row], 
 
 
 def _add_arc(config: str, name: str) -> str:
-    source = CheckedSource(
+    source = TfdsOrJsonlSource(
         f"ai2_arc/{config}:1.0.0",
         {"question": str, "choices/text": list[str], "answerKey": range(len(LETTERS))},
         _ALL_SPLITS,
-        _choices_problem("choices/text", "answerKey", 3),
         blank_texts=False,
+        problem_of=_choices_problem("choices/text", "answerKey", 3),
     )
     steps = lettered("choices/text", "answerKey", lambda row: "question")
     return add_task(
@@ -124,13 +97,13 @@ def _mmlu_name(row: Row) -> tf.Tensor:
 
 
 def _add_mmlu() -> str:
-    source = CheckedSource(
+    source = TfdsOrJsonlSource(
         "mmlu",
         {"question": str, "subject": str, "choices": list[str], "answer": range(4)},
         _ALL_SPLITS | {"train": "auxiliary_train", "dev": "dev"},
-        _choices_problem("choices", "answer", 4),
         is_in_tfds=False,
         blank_texts=("subject", "choices"),  # auxiliary_train has no subjects
+        problem_of=_choices_problem("choices", "answer", 4),
     )
     return add_task(
         "cascade_mmlu_all_v1",
@@ -193,12 +166,12 @@ def _solution_problem(row: Row) -> str | None:
 
 
 def _add_gsm8k(name: str, kind: str) -> str:
-    source = CheckedSource(
+    source = TfdsOrJsonlSource(
         "gsm8k:1.0.0",
         {"question": str, "answer": str},
         {"train": "train", "test": "test"},
-        _solution_problem,
         blank_texts=False,
+        problem_of=_solution_problem,
     )
     return add_task(
         f"cascade_gsm8k_{name}_v1",

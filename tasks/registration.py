@@ -1,10 +1,14 @@
 """What every task of this package has in common when it is registered."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import seqio
 
 from cascade_jax.data import catalog, features
+
+# Where TFDS looks for what one has to download by hand.
+MANUAL_FOLDER = "the manual folder of TFDS (~/tensorflow_datasets/downloads/manual)"
 
 
 def add_task(
@@ -52,6 +56,28 @@ def add_mixture(name: str, tasks: Sequence[str], rate: float | Callable) -> str:
     if name not in seqio.MixtureRegistry.names():
         seqio.MixtureRegistry.add(name, list(tasks), default_rate=rate)
     return name
+
+
+def proportional(
+    train_rows: Callable[[seqio.DataSource], int], cap: float = math.inf
+) -> Callable[[seqio.Task], float]:
+    """A rate for `add_mixture`: training rows, at most `cap`.
+
+    Args:
+      train_rows: number of training rows by the task's source; not by the task, since a copy on
+        another vocabulary has another name.
+      cap: rows beyond it do not count.
+    """
+
+    def rate(task: seqio.Task) -> float:
+        return float(min(train_rows(task.source), cap))
+
+    return rate
+
+
+def rows_in_train(source: seqio.DataSource) -> int:
+    """For `proportional`: rows of the split "train" as it is read."""
+    return source.num_input_examples("train")
 
 
 def references_as_target(output: str, example=None, is_target: bool = False, **_unused):

@@ -13,15 +13,14 @@ import tensorflow as tf
 from cascade_jax.data.features import TARGETS
 from cascade_jax.data.sources import TfdsOrJsonlSource
 from cascade_jax.evaluation import overlap_metrics
-from tasks.registration import add_task
+from tasks.registration import MANUAL_FOLDER, add_task
 
 SHORT_SUMMARY = 20  # tokens, EOS aside; as in "Budget-Constrained Learning to Defer"
 
 _MANUAL = (
     "run the download and extraction scripts of github.com/EdinburghNLP/XSum (XSum-Dataset/"
     "README.md), pack the folder xsum-extracts-from-downloads as "
-    "xsum-extracts-from-downloads.tar.gz, put that into TFDS's manual folder "
-    "(~/tensorflow_datasets/downloads/manual)"
+    f"xsum-extracts-from-downloads.tar.gz, and put that into {MANUAL_FOLDER}"
 )
 
 

@@ -8,12 +8,10 @@ most RATE_CAP each; three more mixtures differ in their rates alone.
 
 from collections.abc import Callable, Mapping, Sequence
 
-import seqio
-
 from cascade_jax.data import sources
 from cascade_jax.evaluation import answer_metrics, quality
 from tasks import superglue_preprocessors as preprocessors
-from tasks.registration import add_mixture, add_task, references_as_target
+from tasks.registration import add_mixture, add_task, proportional, references_as_target
 
 RATE_CAP = 3000  # as in FLAN 2021's code
 LARGE_RATE_CAP = 30000
@@ -125,15 +123,11 @@ TASKS = (
 WSC_SPANS = _add_wsc("wsc_spans", "classification", preprocessors.wsc_spans())
 
 
-def _add_proportional(name: str, cap: float) -> None:
-    def rate(task: seqio.Task) -> float:
-        # Not by the task's name: a copy on another vocabulary has another.
-        return float(min(TRAIN_EXAMPLES[task.source.name.removeprefix("super_glue/")], cap))
-
-    add_mixture(name, TASKS, rate)
+def _train_rows(source: sources.TfdsOrJsonlSource) -> int:
+    return TRAIN_EXAMPLES[source.name.removeprefix("super_glue/")]
 
 
-_add_proportional("cascade_superglue_v1", RATE_CAP)
-_add_proportional("cascade_superglue_cap_30000_v1", LARGE_RATE_CAP)
-_add_proportional("cascade_superglue_proportional_v1", float("inf"))
+add_mixture("cascade_superglue_v1", TASKS, proportional(_train_rows, RATE_CAP))
+add_mixture("cascade_superglue_cap_30000_v1", TASKS, proportional(_train_rows, LARGE_RATE_CAP))
+add_mixture("cascade_superglue_proportional_v1", TASKS, proportional(_train_rows))
 add_mixture("cascade_superglue_equal_v1", TASKS, 1.0)

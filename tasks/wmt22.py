@@ -20,7 +20,13 @@ import tensorflow as tf
 
 from cascade_jax.data import jsonl, sources
 from cascade_jax.evaluation import translation_metrics
-from tasks.registration import add_mixture, add_task, references_as_target
+from tasks.registration import (
+    add_mixture,
+    add_task,
+    proportional,
+    references_as_target,
+    rows_in_train,
+)
 from tasks.wmt22_folder import PAIRS, languages_of
 
 LANGUAGES = {"en": "English", "ja": "Japanese", "ru": "Russian", "zh": "Chinese"}
@@ -96,14 +102,7 @@ def translation_task(pair: str) -> str:
 TASKS = tuple(map(translation_task, PAIRS))
 
 
-def _add_proportional(name: str, cap: float) -> None:
-    def rate(task: seqio.Task) -> float:
-        return float(min(task.source.num_input_examples("train"), cap))
-
-    add_mixture(name, TASKS, rate)
-
-
-_add_proportional("cascade_wmt22_v1", RATE_CAP)
-_add_proportional("cascade_wmt22_cap_30000_v1", LARGE_RATE_CAP)
-_add_proportional("cascade_wmt22_proportional_v1", float("inf"))
+add_mixture("cascade_wmt22_v1", TASKS, proportional(rows_in_train, RATE_CAP))
+add_mixture("cascade_wmt22_cap_30000_v1", TASKS, proportional(rows_in_train, LARGE_RATE_CAP))
+add_mixture("cascade_wmt22_proportional_v1", TASKS, proportional(rows_in_train))
 add_mixture("cascade_wmt22_equal_v1", TASKS, 1.0)

@@ -4,7 +4,8 @@
 
 makes data/wmt22_translate__en-ja/{newstest2020,validation,test,train}.jsonl, and so for the other
 directions. The test sets come from sacrebleu, which downloads each once to ~/.sacrebleu (or
-$SACREBLEU). The training text is what mtdata has put into the folder wmt22_train before:
+$SACREBLEU), with one reference a row, or all there are with --all_references. The training text is
+what mtdata has put into the folder wmt22_train before:
 
     pip install mtdata
     mtdata get -l eng-jpn -tr Statmt-news_commentary-16-eng-jpn KECL-paracrawl-3-eng-jpn ... \\
@@ -121,7 +122,9 @@ def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
 # ---- test sets
 
 
-def write_test_set(folder: str | Path, pair: str, file: str, *, all_references: bool = True) -> int:
+def write_test_set(
+    folder: str | Path, pair: str, file: str, *, all_references: bool = False
+) -> int:
     """Writes one test set of a direction by way of sacrebleu, and gives back its size.
 
     Args:
@@ -129,7 +132,8 @@ def write_test_set(folder: str | Path, pair: str, file: str, *, all_references: 
       pair: one of PAIRS.
       file: a key of TEST_SETS.
       all_references: whether a row's "references" are all that sacrebleu has (newstest2021 has a
-        second one for en-zh, en-ru and ru-en), or the first alone, as in sacrebleu's own scores.
+        second one for en-zh, en-ru and ru-en), or A alone, as in sacrebleu's own scores. With more
+        references BLEU is higher.
 
     Raises:
       ValueError: unequal numbers of lines, or another number than is published.
@@ -140,6 +144,7 @@ def write_test_set(folder: str | Path, pair: str, file: str, *, all_references: 
     dataset = sacrebleu.dataset.DATASETS[TEST_SETS[file]]
     paths = dict(zip(dataset.fieldnames(pair), dataset.get_files(pair), strict=True))
     names = sorted(name for name in paths if name.partition(":")[0] == "ref")
+    # The first is "A" or, of the older wmt20, the only one: what sacrebleu takes by default.
     names = ["src", *names] if all_references else ["src", *names[:1]]
     columns = [list(_lines(Path(paths[name]))) for name in names]
     sizes = {Path(paths[name]).name: len(c) for name, c in zip(names, columns, strict=True)}
@@ -245,7 +250,7 @@ def prepare(
     mtdata: str | Path | None = None,
     ids: Sequence[str] | None = None,
     rows: int = TRAIN_ROWS,
-    all_references: bool = True,
+    all_references: bool = False,
 ) -> dict[str, int]:
     """Writes all files of a direction, and gives back their sizes; arguments as above.
 
@@ -274,7 +279,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--mtdata", help="output folder of `mtdata get`, for train.jsonl")
     parser.add_argument("--ids", help="mtdata's ids to train on, with commas; all if left out")
     parser.add_argument("--rows", type=int, default=TRAIN_ROWS, help="training rows, at most")
-    parser.add_argument("--first_reference", action="store_true", help="one reference a row")
+    parser.add_argument(
+        "--all_references",
+        action="store_true",
+        help="every reference of a row, for a higher BLEU, in place of sacrebleu's default one",
+    )
     given = parser.parse_args(arguments)
     for pair in given.pairs.split(","):
         sizes = prepare(
@@ -283,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             mtdata=given.mtdata,
             ids=given.ids.split(",") if given.ids else None,
             rows=given.rows,
-            all_references=not given.first_reference,
+            all_references=given.all_references,
         )
         counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
         print(f"{task_folder(given.out, pair)}: {counts}")

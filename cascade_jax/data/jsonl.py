@@ -6,7 +6,7 @@ field names of the TFDS builder of that name.
 
 import difflib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from typing import Any
 # range(n).
 FieldType = Any
 Rows = list[dict[str, Any]]
+ProblemOf = Callable[[Mapping[str, Any]], str | None]
 
 _KINDS = {
     str: "a string",
@@ -103,7 +104,11 @@ def _pick(row: Any, field: str, kind: FieldType, where: str, may_be_blank: bool)
 
 
 def read_jsonl(
-    path: Path, fields: Mapping[str, FieldType], *, blank_texts: bool | Collection[str] = True
+    path: Path,
+    fields: Mapping[str, FieldType],
+    *,
+    blank_texts: bool | Collection[str] = True,
+    problem_of: ProblemOf | None = None,
 ) -> Rows:
     """Reads and checks a JSONL file; blank lines are skipped.
 
@@ -112,13 +117,14 @@ def read_jsonl(
       fields: path of each wanted field ("label", "choices/text") and its type: str, int, float,
         bool, list[str], list[int], or range(n) for a class label.
       blank_texts: whether a text may be blank, and a list empty; or the fields where that may be.
+      problem_of: what is wrong with a row whose fields are right each by itself; None if nothing.
 
     Returns:
       One dictionary a line, keyed by the field paths.
 
     Raises:
-      ValueError: "<file>:<line>: ..." for a line that does not parse, lacks a field or has one of
-        another type, or blank where that may not be; also if the file has no line.
+      ValueError: "<file>:<line>: ..." for a line that does not parse, lacks a field, has one of
+        another type or blank where that may not be, or has a problem; also if the file has no line.
     """
     if isinstance(blank_texts, bool):
         blank_texts = fields if blank_texts else ()
@@ -137,9 +143,10 @@ def read_jsonl(
                 raise ValueError(
                     f"{where}: not a JSON object ({what} at column {error.colno})"
                 ) from None
-            rows.append(
-                {f: _pick(row, f, kind, where, f in blank_texts) for f, kind in fields.items()}
-            )
+            picked = {f: _pick(row, f, k, where, f in blank_texts) for f, k in fields.items()}
+            if problem_of is not None and (problem := problem_of(picked)):
+                raise ValueError(f"{where}: {problem}")
+            rows.append(picked)
     if not rows:
         raise ValueError(f"{path}: is empty; a split needs at least one line")
     return rows

@@ -1,70 +1,72 @@
-"""Lengths that leave nothing whole: a task whose every target would be cut off."""
+"""Tasks that a run would find nothing to learn from: no example, or no target that stays whole."""
 
 import inspect
 
 import numpy as np
 import seqio
+from jaxtyping import Int
 
-from cascade_jax.data import catalog, features
-from cascade_jax.data.mixtures import DataConfig, OpenMixture
-from cascade_jax.data.token_cache import CachedTokens, cached_tokens
+from cascade_jax.data import catalog, features, token_counts
+from cascade_jax.data.mixtures import DataConfig
+from cascade_jax.data.token_cache import CachedTokens
 
 LOOKED_AT = 1024  # examples of a task that is not kept in memory
 
 
-def check_lengths(mixture: OpenMixture, config: DataConfig, split: str) -> None:
-    """Refuses a target_length that cuts off every target of a task.
-
-    Tasks of kind "language_modeling", whose texts have no end that matters, and tasks that fit
-    their texts to the lengths themselves are let pass.
-
-    Args:
-      mixture: from `open_mixture(config)`.
-      config: with the lengths; small tasks are tokenised and kept as for training.
-      split: tasks without it are left out.
-
-    Raises:
-      ValueError: names the task, the lengths, and what would be enough for some and for all.
-    """
-    for name, task in mixture.tasks_with(split).items():
-        kept = cached_tokens(task, name, split, config.cache_rows, config.cache_dir)
-        check_task_lengths(task, name, split, config, kept)
-
-
-def check_task_lengths(
+def check_task(
     task: seqio.Task, name: str, split: str, config: DataConfig, kept: CachedTokens | None
 ) -> None:
-    """`check_lengths` of one task; `kept` are its token ids, if it has them."""
+    """Refuses a task without an example, and a target_length that cuts off every target.
+
+    Tasks of kind "language_modeling", whose texts have no end that matters, and tasks that fit
+    their texts to the lengths themselves may be cut.
+
+    Args:
+      task: perhaps a copy on another vocabulary.
+      name: its registered name.
+      split: which split.
+      config: with the lengths.
+      kept: its token ids, if it has them; else it is read up to the first target that fits.
+
+    Raises:
+      ValueError: names the task, and the length that its targets need.
+    """
     card = catalog.card_of(name)
-    if card is not None and card.kind == "language_modeling":
-        return
+    is_modeling = card is not None and card.kind == "language_modeling"
+    may_be_cut = is_modeling or not _is_cut_at_the_end(task)
     if kept is not None:
-        lengths = kept.lengths(features.TARGETS) + 1  # EOS
-        if not len(lengths) or lengths.min() <= config.target_length:
-            return
-        seen = "every one"
+        lengths, seen = kept.lengths(features.TARGETS) + 1, "every target"  # EOS
     else:
-        lengths = _first_lengths(task, split, config.target_length)
-        if not len(lengths) or lengths.min() <= config.target_length:
-            return
-        seen = f"each of the first {len(lengths)}"
-    raise ValueError(
-        f"target_length {config.target_length} (input_length {config.input_length}) cuts off "
-        f"targets of task {name!r}, split {split!r}: {seen}. With EOS they have {lengths.min()} "
-        f"to {lengths.max()} tokens: give at least {lengths.min()}, for all of them "
-        f"{lengths.max()}"
-    )
+        lengths = _first_lengths(task, split, config, may_be_cut)
+        seen = f"each of the first {len(lengths)} targets"
+    if not len(lengths):
+        raise ValueError(
+            f"task {name!r} has no example in split {split!r}: its filters keep no row; look at "
+            "the rows of its source, or leave the task out"
+        )
+    if not may_be_cut:
+        counts = token_counts.TokenCounts(lengths, config.target_length)
+        token_counts.check_targets_fit({f"{name} ({split})": counts}, seen)
 
 
-def _first_lengths(task: seqio.Task, split: str, enough: int) -> np.ndarray:
-    """Lengths of the first targets with EOS, up to one that fits."""
+def _is_cut_at_the_end(task: seqio.Task) -> bool:
+    """Whether lengths touch a task in the last of our own steps alone."""
     told = {name for step in task.preprocessors[:-1] for name in inspect.signature(step).parameters}
-    if list(task.preprocessors[-1:]) != features.tokenizing()[1:] or "sequence_length" in told:
-        return np.zeros(0, np.int64)
-    examples = task.get_dataset(None, split=split, shuffle=False, try_in_mem_cache=False)
+    ends = list(task.preprocessors[-1:]) == features.tokenizing()[1:]
+    return ends and "sequence_length" not in told
+
+
+def _first_lengths(
+    task: seqio.Task, split: str, config: DataConfig, may_be_cut: bool
+) -> Int[np.ndarray, " N"]:
+    """Lengths of the first targets with EOS, up to one that will do."""
+    trim = features.sequence_length(config.input_length, config.target_length)
+    examples = task.get_dataset(
+        trim if may_be_cut else None, split=split, shuffle=False, try_in_mem_cache=False
+    )
     lengths = []
     for example in examples.take(LOOKED_AT).as_numpy_iterator():
         lengths.append(len(example[features.TARGETS]))
-        if lengths[-1] <= enough:
+        if may_be_cut or lengths[-1] <= config.target_length:
             break
     return np.array(lengths)

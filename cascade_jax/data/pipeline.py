@@ -1,7 +1,6 @@
 """From a mixture's name to batches of global arrays, for training (restorable) and evaluation.
 
-This module also gives out the names of `mixtures`, `examples` and `lengths`, so that a caller needs
-only it.
+This module also gives out the names of `mixtures` and `examples`, so that a caller needs only it.
 """
 
 import hashlib
@@ -21,7 +20,6 @@ import tensorflow as tf
 from cascade_jax.batch import Batch, DecoderBatch
 from cascade_jax.data import features, stream
 from cascade_jax.data.examples import Example, answer_for_metric, batch_inputs, decode_examples
-from cascade_jax.data.lengths import check_lengths
 from cascade_jax.data.mixtures import ALL_ROWS, DataConfig, OpenMixture, open_mixture
 from cascade_jax.data.placement import fill_rows, host_shard, to_global_batch
 
@@ -33,7 +31,6 @@ __all__ = [
     "OpenMixture",
     "answer_for_metric",
     "batch_inputs",
-    "check_lengths",
     "decode_examples",
     "eval_batches",
     "host_shard",
@@ -70,7 +67,8 @@ class HostBatches:
 
         Raises:
           ValueError, FileNotFoundError: unknown mixture or split, a rate that is not above 0,
-            lengths that cut off every target of a task, missing or malformed data.
+            a task whose filters keep no row, lengths that cut off every target of a task, missing
+            or malformed data.
         """
         mixture = open_mixture(config)
         mixture.rates(split)  # refuses before anything is read

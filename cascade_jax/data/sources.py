@@ -21,11 +21,19 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from cascade_jax.data import slices
-from cascade_jax.data.jsonl import FieldType, Rows, count_rows, jsonl_path, read_jsonl
+from cascade_jax.data.jsonl import (
+    FieldType,
+    ProblemOf,
+    Rows,
+    count_rows,
+    jsonl_path,
+    read_jsonl,
+)
 
 __all__ = [
     "FieldType",
     "GeneratedSource",
+    "ProblemOf",
     "Rows",
     "RowsSource",
     "TfdsOrJsonlSource",
@@ -189,6 +197,7 @@ class TfdsOrJsonlSource(RowsSource):
         blank_texts: bool | Collection[str] = True,
         training_flag: bool = False,
         manual: str | None = None,
+        problem_of: ProblemOf | None = None,
     ):
         """Declares where rows come from; nothing is opened here.
 
@@ -204,13 +213,14 @@ class TfdsOrJsonlSource(RowsSource):
           training_flag: whether each row gets a flag "is_training", true in the split "train";
             seqio tells a preprocessor nothing of the split.
           manual: for data that TFDS cannot download, what to put where.
+          problem_of: as in `read_jsonl`; rows of TFDS are not checked.
 
         Raises:
           ValueError: a slice of another form.
         """
         super().__init__(tuple(splits), fields)
         self.name = name or tfds_name.partition(":")[0]
-        self._blank_texts = blank_texts
+        self._checks = {"blank_texts": blank_texts, "problem_of": problem_of}
         self._slices = {split: slices.parse_slice(text) for split, text in splits.items()}
         self.is_in_tfds = is_in_tfds
         self._training_flag = training_flag
@@ -235,7 +245,7 @@ class TfdsOrJsonlSource(RowsSource):
 
     def rows(self, split: str) -> Rows:
         """Reads the split's file; needs a data folder."""
-        every = read_jsonl(self._split_file(split), self.fields, blank_texts=self._blank_texts)
+        every = read_jsonl(self._split_file(split), self.fields, **self._checks)
         return [every[number] for number in self._row_numbers(split, len(every))]
 
     def fingerprint(self, split: str) -> str:

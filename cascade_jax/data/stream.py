@@ -16,12 +16,12 @@ def cached_tasks(
     """By task that has the split, its token ids, or None where they are not kept.
 
     Raises:
-      ValueError: see `lengths.check_lengths`.
+      ValueError: see `lengths.check_task`.
     """
     found = {}
     for name, task in mixture.tasks_with(split).items():
         found[name] = cached_tokens(task, name, split, config.cache_rows, config.cache_dir)
-        lengths.check_task_lengths(task, name, split, config, found[name])
+        lengths.check_task(task, name, split, config, found[name])
     return found
 
 

@@ -225,24 +225,36 @@ def _smallest(ids: np.ndarray) -> np.ndarray:
 
 
 def _is_up_to_date(found: CachedTokens, task: seqio.Task, split: str) -> bool:
-    """Whether the first rows still give these ids: those of a changed prompt, say, do not."""
-    rows = task.source.get_dataset(split, shuffle=False).take(CHECKED_ROWS)
+    """Whether rows of all of the split still give these ids: those of a changed prompt do not."""
+    num_rows = len(found.row_splits) - 1
+    # Files of TFDS would have to be read to their end.
+    is_in_memory = task.source.supports_arbitrary_sharding
+    stride = max(1, -(-num_rows // CHECKED_ROWS)) if is_in_memory else 1
+    rows = task.source.get_dataset(split, shuffle=False).shard(stride, 0).take(CHECKED_ROWS)
     examples = list(
         _applied(task, len(task.preprocessors) - 1)(rows).map(_ids_only).as_numpy_iterator()
     )
-    last = min(CHECKED_ROWS, len(found.row_splits) - 1)
+    numbers = [
+        number
+        for row in range(0, num_rows, stride)[:CHECKED_ROWS]
+        for number in range(*found.row_splits[row : row + 2])
+    ]
     ids = {name: (found.values[name], found.splits[name]) for name in _NAMES}
-    return len(examples) == found.row_splits[last] and _starts_with(ids, examples)
+    return len(examples) == len(numbers) and _are_examples(ids, numbers, examples)
 
 
 def _starts_with(ids: Mapping[str, tuple], examples: Sequence[Mapping[str, np.ndarray]]) -> bool:
+    fits = all(len(splits) > len(examples) for _, splits in ids.values())
+    return fits and _are_examples(ids, range(len(examples)), examples)
+
+
+def _are_examples(
+    ids: Mapping[str, tuple], numbers: Sequence[int], examples: Sequence[Mapping[str, np.ndarray]]
+) -> bool:
     return all(
-        len(splits) > len(examples)
-        and all(
-            np.array_equal(values[splits[number] : splits[number + 1]], example[name])
-            for number, example in enumerate(examples)
-        )
+        np.array_equal(values[splits[number] : splits[number + 1]], example[name])
         for name, (values, splits) in ids.items()
+        for number, example in zip(numbers, examples, strict=True)
     )
 
 

@@ -78,11 +78,12 @@ def count_tokens(
     )
 
 
-def check_targets_fit(targets: Mapping[str, TokenCounts]) -> None:
+def check_targets_fit(targets: Mapping[str, TokenCounts], seen: str = "every target") -> None:
     """Refuses a target length into which no target of some task fits whole.
 
     Args:
       targets: task name -> counts of its targets.
+      seen: what was counted.
 
     Raises:
       ValueError: names the first such task, and the length that its targets need.
@@ -91,7 +92,7 @@ def check_targets_fit(targets: Mapping[str, TokenCounts]) -> None:
     for name, counts in wrong.items():
         others = f" (and of {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ValueError(
-            f"target_length {counts.limit} cuts off every target of {name}{others}: no answer "
+            f"target_length {counts.limit} cuts off {seen} of {name}{others}: no answer "
             f"stays whole; the shortest has {counts.percentile(0)} tokens, EOS included, and "
             f"{counts.percentile(99)} hold 99 % of them"
         )

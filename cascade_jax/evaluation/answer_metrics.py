@@ -10,7 +10,6 @@ Reference: Wang et al. 2019, "SuperGLUE", table 1; Wang et al. 2018, "GLUE", tab
 
 import dataclasses
 import difflib
-import functools
 import math
 import re
 import string
@@ -191,32 +190,6 @@ def group_exact_match(targets: Sequence[Any], predictions: Sequence[Any]) -> dic
         group = _group(target)
         is_right[group] = is_right.get(group, True) and t == p
     return {"exact_match": float(np.mean(list(is_right.values())))}
-
-
-def first_of_group(metric_fn: quality.MetricFn) -> quality.MetricFn:
-    """The metric over the first example of each group; for ReCoRD rows repeated per answer.
-
-    A corpus metric over repeated rows; each example by itself has the metric of its own value.
-
-    Example: ``metric_fns=[first_of_group(squad)]``, targets {"group": query id, "value": answers}.
-    """
-
-    def per_example(targets, predictions):
-        values = [quality.value_of(answer) for answer in targets]
-        return metric_fn(values, [quality.value_of(answer) for answer in predictions])
-
-    @functools.wraps(metric_fn)
-    @quality.corpus_metric(per_example)
-    def of_first(targets, predictions):
-        quality.check_pairs(targets, predictions)
-        rows = {}
-        for row, target in enumerate(targets):
-            rows.setdefault(_group(target), row)
-        return per_example(
-            [targets[row] for row in rows.values()], [predictions[row] for row in rows.values()]
-        )
-
-    return of_first
 
 
 # ------------------------------------------------------------------ numbers

@@ -9,9 +9,8 @@ Reference: Wei et al. 2022, "Finetuned Language Models Are Zero-Shot Learners", 
 data sets the code counts configs one by one).
 """
 
+import operator
 from collections.abc import Callable, Sequence
-
-import seqio
 
 from tasks.flan2021 import (
     entailment,
@@ -23,7 +22,7 @@ from tasks.flan2021 import (
     translation,
     understanding,
 )
-from tasks.registration import add_mixture
+from tasks.registration import add_mixture, proportional
 
 RATE_CAP = 3000  # as in FLAN 2021's code
 LARGE_RATE_CAP = 30000  # as in the FLAN Collection
@@ -55,23 +54,17 @@ CLASSIFICATION = tuple(
 GENERATION = tuple(name for name, task in DATA_SETS.items() if task.cluster == "translation")
 
 
-def _proportional(cap: float) -> Callable[[seqio.Task], float]:
-    def rate(task: seqio.Task) -> float:
-        # By the source: a copy of the task on another vocabulary has another name.
-        return float(min(task.source.train_examples, cap))
-
-    return rate
-
-
 def _mixture(name: str, data_sets: Sequence[str], rate: float | Callable) -> str:
     return add_mixture(f"cascade_flan2021{name}_v1", [TASKS[n] for n in data_sets], rate)
 
 
+_TRAIN_ROWS = operator.attrgetter("train_examples")  # of a FlanSource
+
 MIXTURES = (
-    _mixture("", CLUSTERED, _proportional(RATE_CAP)),
-    _mixture("_cap_30000", CLUSTERED, _proportional(LARGE_RATE_CAP)),
-    _mixture("_proportional", CLUSTERED, _proportional(float("inf"))),
+    _mixture("", CLUSTERED, proportional(_TRAIN_ROWS, RATE_CAP)),
+    _mixture("_cap_30000", CLUSTERED, proportional(_TRAIN_ROWS, LARGE_RATE_CAP)),
+    _mixture("_proportional", CLUSTERED, proportional(_TRAIN_ROWS)),
     _mixture("_equal", CLUSTERED, 1.0),
-    _mixture("_classification", CLASSIFICATION, _proportional(RATE_CAP)),
-    _mixture("_generation", GENERATION, _proportional(RATE_CAP)),
+    _mixture("_classification", CLASSIFICATION, proportional(_TRAIN_ROWS, RATE_CAP)),
+    _mixture("_generation", GENERATION, proportional(_TRAIN_ROWS, RATE_CAP)),
 )

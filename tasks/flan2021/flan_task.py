@@ -51,6 +51,7 @@ class FlanTask:
       files: in the data folder, of splits of the source if named otherwise, {"train_xl": "train"}.
       manual: for a manual download, what to put where.
       blank_texts: fields of the source whose text may be blank, or whose list may be empty.
+      problem_of: what is wrong with a row of a data folder, see `jsonl.read_jsonl`.
     """
 
     name: str
@@ -70,6 +71,7 @@ class FlanTask:
     manual: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     blank_texts: Sequence[str] = ()
+    problem_of: sources.ProblemOf | None = None
 
     def __post_init__(self):
         """Raises ValueError for a task without prompts or of an unknown kind."""
@@ -100,6 +102,7 @@ class FlanSource(sources.TfdsOrJsonlSource):
             blank_texts=task.blank_texts,
             training_flag=True,
             manual=task.manual,
+            problem_of=task.problem_of,
         )
         self.train_examples = task.train_examples
 

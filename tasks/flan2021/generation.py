@@ -11,7 +11,7 @@ import tensorflow as tf
 from cascade_jax.data.sources import FieldType
 from cascade_jax.evaluation import quality
 from cascade_jax.evaluation.overlap_metrics import WordEditDistance
-from tasks.flan2021.flan_task import FlanTask, Row
+from tasks.flan2021.flan_task import FlanTask, Row, capped
 from tasks.flan2021.summarization import ROUGE, renamed
 from tasks.registration import references_as_target
 
@@ -95,7 +95,7 @@ def _from_data(
         cluster="structure_to_text",
         tfds_name=f"gem/{name}:1.1.0",
         fields={**fields, **_REFERENCES},
-        splits={"train": "train[:30000]", "validation": "train[-200:]", "test": "validation"},
+        splits=capped(),
         train_examples=30000,
         kind="generation",
         texts=texts,
@@ -230,7 +230,7 @@ _MATH = FlanTask(
     cluster="math",
     tfds_name="math_dataset/algebra__linear_1d:1.0.0",
     fields={"question": str, "answer": str},
-    splits={"train": "train[:30000]", "validation": "train[-200:]", "test": "test"},
+    splits=capped("test"),
     train_examples=30000,
     kind="short_answer",
     texts=renamed(question="question", answer="answer"),

@@ -5,13 +5,14 @@ is the context, and every option goes on to the end of the sentence.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
-from cascade_jax.data.sources import FieldType
+from cascade_jax.data.sources import FieldType, ProblemOf
 from cascade_jax.evaluation import answer_metrics, quality
 from tasks.flan2021.flan_task import FlanTask, Prompt, Row, capped, held_out, own_validation
-from tasks.registration import references_as_target
+from tasks.registration import MANUAL_FOLDER, references_as_target
 
 
 def _task(
@@ -47,6 +48,26 @@ def _choice(options: tf.Tensor | Sequence[tf.Tensor], number: tf.Tensor, **texts
     return {**texts, "options": options, "answer": tf.gather(options, number)}
 
 
+def _has_options(field: str, count: int) -> ProblemOf:
+    def problem_of(row: Mapping[str, Any]) -> str | None:
+        found = len(row[field])
+        return None if found == count else f"field {field!r} has {found} texts, must be {count}"
+
+    return problem_of
+
+
+def _has_mark(field: str, mark: str) -> ProblemOf:
+    def problem_of(row: Mapping[str, Any]) -> str | None:
+        return None if mark in row[field] else f"field {field!r} lacks {mark!r}, where options go"
+
+    return problem_of
+
+
+def _if_any(before: str, text: tf.Tensor, after: str) -> tf.Tensor:
+    """A text between two others, or nothing at all where it is blank."""
+    return tf.where(tf.strings.strip(text) == "", "", before + text + after)
+
+
 # ------------------------------------------------------------------ questions
 
 
@@ -76,9 +97,16 @@ def _openbookqa() -> FlanTask:
     choices = [f"choice_{letter}" for letter in "ABCD"]
 
     def texts(row: Row) -> Row:
-        question = row["question"]
-        stem, options = question["stem"], [question[choice] for choice in choices]
-        return _choice(options, row["answerKey"], question=stem, fact=row["fact1"])
+        """`fact` is for FLAN's templates; ours have it in a line that a row without one lacks."""
+        question, fact = row["question"], row["fact1"]
+        texts = {
+            "fact": fact,
+            "reminder": _if_any("Keep in mind: ", fact, "\n\n"),
+            "known": _if_any("What we know: ", fact, "\n"),
+            "hint": _if_any("A hint from the book: ", fact, "\n\n"),
+        }
+        options = [question[choice] for choice in choices]
+        return _choice(options, row["answerKey"], question=question["stem"], **texts)
 
     return _task(
         "openbookqa",
@@ -90,9 +118,9 @@ def _openbookqa() -> FlanTask:
         4957,
         texts,
         (
-            "Keep in mind: {fact}\n\n{question}\n\n{options_}",
-            "What we know: {fact}\nWhat is asked: {question}\n{options_}",
-            "{question}\n\nA hint from the book: {fact}\n\n{options_}",
+            "{reminder}{question}\n\n{options_}",
+            "{known}What is asked: {question}\n{options_}",
+            "{question}\n\n{hint}{options_}",
         ),
         blank_texts=["fact1"],  # sources other than TFDS may lack it
     )
@@ -114,7 +142,7 @@ def _cosmos_qa() -> FlanTask:
         25062,
         texts,
         (
-            "{context}\n\nWhat can be said to this: {question}\n\n{options_}",
+            "{context}\n\nWith that in mind, answer this: {question}\n\n{options_}",
             "Someone tells this: {context}\n\nReading between the lines, {question}\n{options_}",
             "Story: {context}\nQuestion about it: {question}\n{options_}",
         ),
@@ -175,6 +203,7 @@ def _hellaswag() -> FlanTask:
             "{options_}",
             "Text that breaks off: {context}\nRest of the text:\n{options_}",
         ),
+        problem_of=_has_options("endings", 4),
     )
 
 
@@ -194,7 +223,8 @@ def _story_cloze() -> FlanTask:
         ),
         manual="ask for the Story Cloze Test of 2016 at cs.rochester.edu/nlp/rocstories, name its "
         "files cloze_test_val__spring2016.csv and cloze_test_test__spring2016.csv, and put both "
-        "into the folder downloads/manual of the TFDS data folder",
+        f"into {MANUAL_FOLDER}",
+        problem_of=_has_options("endings", 2),
     )
 
 
@@ -238,6 +268,7 @@ def _definite_pronoun_resolution() -> FlanTask:
             'Replace "{pronoun}" by what it stands for.\n\n{sentence}\n\n{options_}',
             "Sentence: {sentence}\nPronoun: {pronoun}\nIts antecedent:\n{options_}",
         ),
+        problem_of=_has_options("candidates", 2),
     )
 
 
@@ -266,6 +297,7 @@ def _winogrande() -> FlanTask:
         texts,
         _ENDING_PROMPTS,
         files={"train_xl": "train"},
+        problem_of=_has_mark("sentence", "_"),
     )
 
 
@@ -296,7 +328,8 @@ def _record() -> FlanTask:
     def texts(row: Row) -> Row:
         """The summary lines at the passage's end are left out, as in FLAN.
 
-        Of "Mr @placeholder is 22." the context is "Mr", and an option "Reeves is 22."
+        Of "Mr @placeholder is 22." the query is "Mr", and an option "Reeves is 22."; `begun` says
+        so in our prompts, and nothing of a query that starts with the placeholder.
         """
         passage = tf.strings.regex_replace(row["passage"], r"(?s)\n@highlight\n.*$", "")
         query = tf.strings.strip(tf.strings.regex_replace(row["query"], r"(?s)@placeholder.*$", ""))
@@ -305,6 +338,7 @@ def _record() -> FlanTask:
         return {
             "passage": passage,
             "query": query,
+            "begun": _if_any(' that begins "', query, '"'),
             "options": row["entities"] + rest,
             "answer": references[0],
             "references": references,
@@ -319,12 +353,14 @@ def _record() -> FlanTask:
         30000,
         texts,
         (
-            "{passage}\n\n{query}\n\nHow must the last line go on?\n\n{options_}",
-            "News: {passage}\n\nA sentence about it begins so: {query}\nIt ends:\n{options_}",
-            "Report: {passage}\nSummary, of which the end is missing: {query}\n{options_}",
+            "{passage}\n\nWhich of these completes a summary line{begun}?\n\n{options_}",
+            "News: {passage}\n\nA reader notes down a line{begun}. Pick the words that make it "
+            "true.\n{options_}",
+            "Report: {passage}\nWhich words make a highlight of it{begun}?\n{options_}",
         ),
         answer_metrics.squad,
         postprocess_fn=references_as_target,
+        problem_of=_has_mark("query", "@placeholder"),
     )
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from cascade_jax.data.sources import FieldType
 from cascade_jax.evaluation import answer_metrics
-from tasks.flan2021.flan_task import FlanTask, Row
+from tasks.flan2021.flan_task import FlanTask, Row, capped, held_out
 from tasks.flan2021.summarization import numbered
 from tasks.registration import references_as_target
 
@@ -120,7 +120,7 @@ def _task(
         metric_fns=[metric_fn],
         postprocess_fn=references_as_target if has_references else None,
         **{
-            "splits": {"train": "train[:30000]", "validation": "train[-200:]", "test": test},
+            "splits": capped(test),
             "train_examples": 30000,
             "kind": "short_answer",
         }
@@ -251,7 +251,7 @@ TASKS: tuple[FlanTask, ...] = (
                 "{numbered_answers}",
             ),
         ],
-        splits={"train": "train[:-100]", "validation": "train[-100:]", "test": "test"},
+        splits=held_out(100, "test"),
         train_examples=7099,
         kind="generation",
         has_references=False,

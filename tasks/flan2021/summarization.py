@@ -12,10 +12,10 @@ import tensorflow as tf
 from cascade_jax.data.sources import FieldType
 from cascade_jax.evaluation import quality
 from cascade_jax.evaluation.overlap_metrics import Rouge
-from tasks.flan2021.flan_task import FlanTask, Row
+from tasks.flan2021.flan_task import FlanTask, Row, own_validation
+from tasks.registration import MANUAL_FOLDER
 
 ROUGE = Rouge(("rouge1", "rouge2", "rougeLsum"))
-CUT_SPLITS = {"train": "train[:30000]", "validation": "validation[:200]", "test": "test"}
 
 # The builder has one split; FLAN carves the others off its end.
 _OPINION_SPLITS = {
@@ -23,7 +23,6 @@ _OPINION_SPLITS = {
     "validation": "train[-600:-500]",
     "test": "train[-500:]",
 }
-_MANUAL_FOLDER = "the manual folder of TFDS (~/tensorflow_datasets/downloads/manual)"
 _MOST_OPINIONS = 10
 
 
@@ -127,7 +126,7 @@ def _task(
     fields: Mapping[str, FieldType],
     texts: Callable[[Row], Row],
     prompts: Sequence[tuple[str, str]],
-    splits: Mapping[str, str] = CUT_SPLITS,
+    splits: Mapping[str, str] | None = None,
     train_examples: int = 30000,
     **others,
 ) -> FlanTask:
@@ -136,7 +135,7 @@ def _task(
         cluster="summarization",
         tfds_name=tfds_name,
         fields=fields,
-        splits=splits,
+        splits=splits or own_validation(),
         train_examples=train_examples,
         kind="summarization",
         texts=texts,
@@ -219,7 +218,7 @@ TASKS: tuple[FlanTask, ...] = (
         ),
         blank_texts=("title",),
         manual="register at https://summari.es/download/, download the data set, and put "
-        f"train.jsonl, dev.jsonl and test.jsonl into {_MANUAL_FOLDER}",
+        f"train.jsonl, dev.jsonl and test.jsonl into {MANUAL_FOLDER}",
     ),
     _task(
         "samsum",
@@ -232,12 +231,12 @@ TASKS: tuple[FlanTask, ...] = (
             "Somebody missed the conversation below. Sum it up for them.\n\n{dialogue}",
             "What did these people talk about, and what came of it?\n\nChat:\n{dialogue}",
         ),
-        {"train": "train", "validation": "validation[:200]", "test": "test"},
+        own_validation("train"),
         14732,
         metric_fns=[ROUGE, quality.accuracy],  # the paper lists it among its accuracy tasks
         blank_texts=("dialogue",),
         manual="download https://arxiv.org/src/1911.12237v2/anc/corpus.7z, unpack it, and put "
-        f"train.json, val.json and test.json into {_MANUAL_FOLDER}",
+        f"train.json, val.json and test.json into {MANUAL_FOLDER}",
     ),
     _task(
         "xsum",
@@ -252,7 +251,7 @@ TASKS: tuple[FlanTask, ...] = (
         ),
         manual="make xsum-extracts-from-downloads.tar.gz with the script of "
         "https://github.com/EdinburghNLP/XSum (XSum-Dataset/README.md), and put it into "
-        f"{_MANUAL_FOLDER}",
+        f"{MANUAL_FOLDER}",
     ),
     _task(
         "opinion_abstracts_rotten_tomatoes",

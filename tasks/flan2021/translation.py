@@ -9,8 +9,8 @@ In both directions BLEU splits words as for the target language, here always 13a
 from collections.abc import Mapping
 
 from cascade_jax.evaluation.translation_metrics import Bleu, Chrf, tokenizer_of
-from tasks.flan2021.flan_task import FlanTask, Prompt, Row
-from tasks.flan2021.summarization import CUT_SPLITS
+from tasks.flan2021.flan_task import FlanTask, Prompt, Row, own_validation
+from tasks.registration import MANUAL_FOLDER
 
 LANGUAGES = {
     "cs": "Czech",
@@ -51,7 +51,7 @@ def _task(
     name: str,
     tfds_name: str,
     language: str,
-    splits: Mapping[str, str] = CUT_SPLITS,
+    splits: Mapping[str, str] | None = None,
     patterns: str = "wmt16_translate",
     manual: str | None = None,
 ) -> FlanTask:
@@ -70,7 +70,7 @@ def _task(
         cluster="translation",
         tfds_name=tfds_name,
         fields={"en": str, language: str},
-        splits=splits,
+        splits=splits or own_validation(),
         train_examples=30000,
         kind="translation",
         texts=texts,
@@ -87,10 +87,7 @@ def _wmt16(language: str, manual: str | None = None) -> FlanTask:
 
 
 def _put(file: str, corpus: str, url: str) -> str:
-    return (
-        f"get {file} ({corpus}, {url}) and put it into the manual folder of TFDS "
-        "(~/tensorflow_datasets/downloads/manual)"
-    )
+    return f"get {file} ({corpus}, {url}) and put it into {MANUAL_FOLDER}"
 
 
 _PARA_CRAWL_SPLITS = {

@@ -4,6 +4,8 @@ Answers are FLAN's words for the classes, in the order of the builder's labels.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -100,7 +102,7 @@ _OPINIONS = (
 
 def _paraphrase_prompts(first: str, second: str, what: str) -> tuple[str, ...]:
     return (
-        f"1. {{{first}}}\n2. {{{second}}}\n\nDo both {what} say the same?\n\n{{options_}}",
+        f"1. {{{first}}}\n2. {{{second}}}\n\nDo both {what} mean the same?\n\n{{options_}}",
         f"{{{first}}}\n\nIs this only another way to put it: {{{second}}}\n\n{{options_}}",
         f"Compare two {what}.\nOne: {{{first}}}\nOther: {{{second}}}\nCould one stand in for the "
         "other?\n{options_}",
@@ -116,6 +118,12 @@ def _score_texts(row: Row) -> Row:
     score = tf.strings.as_string(tf.cast(tf.round(row["label"]), tf.int64))
     options = tf.constant([str(number) for number in range(6)])
     return {name: row[name] for name in _SENTENCES} | {"options": options, "answer_str": score}
+
+
+def _score_problem(row: Mapping[str, Any]) -> str | None:
+    if 0 <= row["label"] <= 5:
+        return None
+    return f"field 'label' is {row['label']}, must be a score from 0 to 5"
 
 
 def as_number(output: str, **_unused) -> float:
@@ -186,6 +194,7 @@ _PARAPHRASES = (
         ],
         metric_fns=[answer_metrics.pearson_corrcoef, answer_metrics.spearman_corrcoef],
         postprocess_fn=as_number,
+        problem_of=_score_problem,
     ),
 )
 

@@ -1,11 +1,11 @@
-"""Lengths that would leave no target of a task whole are refused."""
+"""Tasks without an example, or of which a length would leave no target whole, are refused."""
 
 import dataclasses
 
 import pytest
 import seqio
 
-from cascade_jax.data import catalog, features, pipeline, sources
+from cascade_jax.data import catalog, features, pipeline, sources, stream
 
 TARGETS = {"toy_short": ["ab", "abcdefgh"], "toy_long": ["abcdef"] * 3 + ["abcdefghi"]}
 
@@ -32,17 +32,19 @@ CONFIG = pipeline.DataConfig("toy_lengths", input_length=4, target_length=7, bat
 
 
 def _check(config):
-    pipeline.check_lengths(pipeline.open_mixture(config), config, "train")
+    stream.cached_tasks(pipeline.open_mixture(config), config, "train")
 
 
-@pytest.mark.parametrize(("cache_rows", "seen"), [(100, "every one"), (0, "each of the first 4")])
+@pytest.mark.parametrize(
+    ("cache_rows", "seen"), [(100, "every target"), (0, "each of the first 4 targets")]
+)
 def test_a_task_whose_every_target_is_cut_off_is_named(cache_rows, seen):
     config = dataclasses.replace(CONFIG, cache_rows=cache_rows)
     _check(config)  # "abcdef" and EOS just fit; that some are cut is nothing unusual
     short = dataclasses.replace(config, target_length=6)
     said = (
-        rf"target_length 6 \(input_length 4\) cuts off targets of task 'toy_long', split 'train': "
-        rf"{seen}. With EOS they have 7 to 10 tokens: give at least 7, for all of them 10"
+        rf"target_length 6 cuts off {seen} of toy_long \(train\): no answer stays whole; the "
+        "shortest has 7 tokens, EOS included, and 10 hold 99 % of them"
     )
     with pytest.raises(ValueError, match=said):
         _check(short)
@@ -76,3 +78,34 @@ def test_a_task_that_fits_its_texts_to_the_lengths_is_let_pass():
         _check(dataclasses.replace(CONFIG, mixture="toy_fitted", target_length=3))
     finally:
         seqio.TaskRegistry.remove("toy_fitted")
+
+
+def _nothing(rows):
+    return rows.filter(lambda row: row["inputs"] == "another")
+
+
+@pytest.mark.parametrize(
+    ("cache_rows", "steps"),
+    [
+        (100, [_nothing, *features.tokenizing()]),
+        (0, [_nothing, *features.tokenizing()]),
+        (0, [_nothing, seqio.preprocessors.tokenize]),  # of which lengths say nothing
+    ],
+)
+def test_a_task_whose_filters_keep_no_row_is_refused_and_not_waited_for(cache_rows, steps):
+    task = seqio.get_mixture_or_task("toy_long")
+    seqio.TaskRegistry.add(
+        "toy_nothing",
+        source=task.source,
+        preprocessors=steps,
+        output_features=task.output_features,
+    )
+    seqio.MixtureRegistry.add("toy_with_nothing", ["toy_short", "toy_nothing"], default_rate=1.0)
+    config = dataclasses.replace(CONFIG, mixture="toy_with_nothing", cache_rows=cache_rows)
+    said = "task 'toy_nothing' has no example in split 'train': its filters keep no row"
+    try:
+        with pytest.raises(ValueError, match=said):
+            pipeline.HostBatches(config, "train", seqio.ShardInfo(0, 1))
+    finally:
+        seqio.MixtureRegistry.remove("toy_with_nothing")
+        seqio.TaskRegistry.remove("toy_nothing")

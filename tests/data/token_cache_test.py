@@ -289,6 +289,24 @@ def test_other_rows_another_prompt_or_vocabulary_are_other_tokens(tmp_path, monk
     assert len(made) == 3 and len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_change_that_only_late_rows_show_is_noticed(tmp_path, monkeypatch):
+    old = _kept("toy_plain", cache_dir=str(tmp_path))
+    token_cache.forget()
+    made = _made(monkeypatch)
+
+    def late(row):
+        is_late = tf.strings.regex_full_match(row["inputs"], "row [6-8][0-9](row.*)?")
+        return _texts(row) | {"targets": tf.where(is_late, "late", row["targets"])}
+
+    task = seqio.get_mixture_or_task("toy_plain")
+    steps = [seqio.map_over_dataset(late), *features.tokenizing()]
+    changed = task.replace(preprocessors=steps)
+    kept = token_cache.cached_tokens(changed, "toy_plain", "train", 90, str(tmp_path))
+    assert len(made) == 1 and not _same(kept, old)
+    assert kept.lengths("targets")[60:].tolist() == [4] * 30
+    assert kept.lengths("targets")[:60].tolist() == old.lengths("targets")[:60].tolist()
+
+
 REAL = {
     "cascade_superglue_record_v1": "several examples a row",
     "cascade_superglue_wsc_v1": "rows left out",

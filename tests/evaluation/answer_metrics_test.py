@@ -104,17 +104,6 @@ def test_group_exact_match_is_the_share_of_groups_without_an_error(seed):
     assert answer_metrics.group_exact_match(targets, as_mappings) == got
 
 
-def test_repeated_rows_of_a_group_count_once():
-    metric = answer_metrics.first_of_group(answer_metrics.squad)
-    answers = ["Rome", "Roma"]
-    targets = [{"group": group, "value": answers} for group in (7, 7, 8, 7)]
-    predictions = ["Roma", "Roma", "Paris", "Milan"]  # the first of a group counts
-    assert metric(targets, predictions) == {"em": 0.5, "f1": 0.5}
-    assert answer_metrics.squad([answers] * 4, [*predictions[:3], "Rome"])["em"] == 0.75
-    name, values = quality.per_example_quality([metric], targets, predictions)
-    assert name == "em" and values.tolist() == [1, 1, 0, 0]
-
-
 # ------------------------------------------------------------------ numbers
 
 
@@ -239,8 +228,8 @@ def test_question_answering_is_the_mean_of_its_examples(metric):
 ALL = [
     answer_metrics.MeanClassF1(("a", "b")), answer_metrics.BinaryF1("a", "b"),
     answer_metrics.matthews_corrcoef, answer_metrics.group_exact_match,
-    answer_metrics.first_of_group(answer_metrics.squad), answer_metrics.pearson_corrcoef,
-    answer_metrics.spearman_corrcoef, answer_metrics.squad, answer_metrics.trivia_qa,
+    answer_metrics.pearson_corrcoef, answer_metrics.spearman_corrcoef, answer_metrics.squad,
+    answer_metrics.trivia_qa,
 ]  # fmt: skip
 
 

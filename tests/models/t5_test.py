@@ -1,4 +1,4 @@
-"""Properties of the whole model; its numbers are compared with T5X's in tests/interop/t5x_checkpoints_test."""
+"""Properties of the whole model; T5X's numbers are in tests/interop/t5x_checkpoints_test.py."""
 
 import dataclasses
 import functools

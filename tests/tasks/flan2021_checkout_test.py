@@ -294,3 +294,4 @@ def test_a_macro_names_the_checkout(tmp_path, monkeypatch, repository):
     finally:
         gin.clear_config(clear_constants=True)
     assert run.data.mixture == checkout.from_checkout(str(tmp_path))
+    assert run.data.cache_rows == 0  # not the 50,000 of gin/runs/base.gin

@@ -40,14 +40,14 @@ REAL_ROWS = {
         "vibrations",
     ),
     ("openbookqa", "test", 58): (  # these files lack the fact
-        "Keep in mind: \n\nOwls are likely to hunt at\n\n",
+        "Owls are likely to hunt at\n\n",
         "3pm|2am|6pm|7am",
         "2am",
     ),
     ("cosmos_qa", "test", 51): (
         "they were getting a little too friendly i think . eric yelled at baxter for trying to "
         "lick paco 's peen at one point . i told him that i probably would have ignored it .\n\n"
-        "What can be said to this: Who was getting too friendly ?\n\n",
+        "With that in mind, answer this: Who was getting too friendly ?\n\n",
         "None of the above choices .|Eric|Baxter|Paco 's peen",
         "Baxter",
     ),
@@ -63,8 +63,8 @@ REAL_ROWS = {
         "water.",
     ),
     ("record", "test", 13): (
-        POLICE + "\n\n'They assessed Maria as being at high risk of death or serious harm from\n\n"
-        "How must the last line go on?\n\n",
+        POLICE + "\n\nWhich of these completes a summary line that begins \"'They assessed Maria "
+        'as being at high risk of death or serious harm from"?\n\n',
         "Chivers.|Essex.|Essex Police.|Great Baddow.|Marc Chivers.|Maria Stubbings.|Stubbings.",
         "Chivers.",
     ),
@@ -153,7 +153,7 @@ OWN_ROWS = {
             "answers": ["Birds", "The birds"],
         },
         (
-            "Birds fly.\n\nAs one says,\n\nHow must the last line go on?\n\n",
+            'Birds fly.\n\nWhich of these completes a summary line that begins "As one says,"?\n\n',
             "Birds can fly.|Pigs can fly.",
             "Birds can fly.",
         ),

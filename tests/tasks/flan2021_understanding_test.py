@@ -137,15 +137,15 @@ OWN_ROWS = {
     ),
     "glue_mrpc": (
         {"sentence1": "He ran.", "sentence2": "She sat.", "label": 0, "idx": 3},
-        ("1. He ran.\n2. She sat.\n\nDo both sentences say the same?", "no"),
+        ("1. He ran.\n2. She sat.\n\nDo both sentences mean the same?", "no"),
     ),
     "glue_qqp": (
         {"question1": "Why?", "question2": "What for?", "label": 1, "idx": 3},
-        ("1. Why?\n2. What for?\n\nDo both questions say the same?", "yes"),
+        ("1. Why?\n2. What for?\n\nDo both questions mean the same?", "yes"),
     ),
     "paws_wiki": (
         {"sentence1": "A beat B .", "sentence2": "B beat A .", "label": 0},
-        ("1. A beat B .\n2. B beat A .\n\nDo both sentences say the same?", "no"),
+        ("1. A beat B .\n2. B beat A .\n\nDo both sentences mean the same?", "no"),
     ),
     "sentiment140": (
         {"polarity": 4, "date": "d", "query": "q", "user": "u", "text": "Sunny!"},

@@ -224,7 +224,7 @@ def _rows(folder, pair, file):
 
 def test_a_folder_is_written_that_the_tasks_read(tmp_path, sacrebleu_cache, capsys):
     out = tmp_path / "data"
-    wmt22_folder.main(["--out", str(out), "--pairs", "en-zh"])
+    wmt22_folder.main(["--out", str(out), "--pairs", "en-zh", "--all_references"])
     assert "wmt22_translate__en-zh: newstest2020 2, validation 2, test 2" in capsys.readouterr().out
     expected = [
         {"en": "A dog.", "zh": "狗。", "references": ["狗。", "犬。"]},
@@ -244,8 +244,18 @@ def test_a_folder_is_written_that_the_tasks_read(tmp_path, sacrebleu_cache, caps
         "newstest2021": ["狗。", "犬。"],
         "generaltest2022": ["狗。", "犬。"],
     }
-    wmt22_folder.main(["--out", str(out), "--pairs", "en-zh", "--first_reference"])
-    assert [r["references"] for r in _rows(out, "en-zh", "test")] == [["狗。"], ["两只猫。"]]
+
+
+def test_a_row_has_the_one_reference_of_sacrebleus_own_scores(tmp_path, sacrebleu_cache):
+    out = tmp_path / "data"
+    wmt22_folder.main(["--out", str(out), "--pairs", "en-zh"])
+    for file, name in (("validation", "wmt21"), ("test", "wmt22"), ("newstest2020", "wmt20")):
+        (path,) = sacrebleu.dataset.DATASETS[name].get_reference_files("en-zh")
+        with open(path, encoding="utf-8") as lines:
+            expected = [[line.strip()] for line in lines]
+        assert [row["references"] for row in _rows(out, "en-zh", file)] == expected
+    assert expected == [["鸟。"], ["鱼。"]]
+    assert _rows(out, "en-zh", "test")[0]["references"] == ["狗。"]
 
 
 def test_a_test_set_of_another_size_is_refused_and_not_written(
