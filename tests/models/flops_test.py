@@ -1,11 +1,15 @@
-"""Parameter counts against a count by hand."""
+"""Parameters against a count by hand, FLOPs against the matmuls in the traced program."""
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cascade_jax.models.config import T5Config
+from cascade_jax.batch import Batch
+from cascade_jax.models import families, flops
+from cascade_jax.models.config import DecoderConfig, T5Config
 from cascade_jax.models.flops import flops_per_token, parameter_count
 from cascade_jax.models.t5 import parameter_shapes
 
@@ -48,3 +52,106 @@ def test_arrays_count_as_their_shapes_do():
     params = {"a": {"kernel": np.zeros((3, 4))}, "b": np.zeros(()), "c": np.zeros((5,))}
     assert parameter_count(params) == 12 + 1 + 5
     assert flops_per_token(params) == 36
+
+
+# ------------------------------------------------------------------ FLOPs
+
+DECODER = DecoderConfig(
+    vocab_size=29, embed_dim=10, num_layers=3, num_heads=6, num_kv_heads=2, head_dim=4, mlp_dim=17
+)
+MODELS = {
+    "t5": CONFIG,
+    "t5 tied, plain": dataclasses.replace(CONFIG, tied_logits=True, mlp_activations=("relu",)),
+    "decoder": DECODER,
+    "decoder untied": dataclasses.replace(DECODER, tied_logits=False, qk_norm=True),
+}
+BATCH, INPUTS, TARGETS = 2, 7, 5
+
+
+def _dots(jaxpr) -> int:
+    """2 M N K of every matmul of a traced program."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            size = np.prod([shape[axis] for axis in contracted])
+            total += 2 * int(size) * int(np.prod(equation.outvars[0].aval.shape))
+        for inner in jax.tree.leaves(
+            list(equation.params.values()),
+            is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr"),
+        ):
+            if hasattr(inner, "jaxpr") or hasattr(inner, "eqns"):
+                total += _dots(getattr(inner, "jaxpr", inner))
+    return total
+
+
+def _position_bias(config, queries, keys) -> int:
+    """T5's position bias is a matmul with a table of its own, which the closed forms leave out."""
+    return 2 * config.num_heads * config.relative_buckets * queries * keys
+
+
+def _traced(fn, *arguments) -> int:
+    return _dots(jax.make_jaxpr(fn)(*arguments).jaxpr)
+
+
+def _params(config):
+    shapes = jax.eval_shape(
+        lambda key: families.initialize(families.build(config), key), jax.random.key(0)
+    )
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_forward_flops_are_the_matmuls_of_the_program(name):
+    config = MODELS[name]
+    inputs, targets = (jnp.ones((BATCH, size), jnp.int32) for size in (INPUTS, TARGETS))
+    batch = Batch(inputs, targets, targets, jnp.ones(targets.shape))
+    model = families.build(config)
+    found = _traced(lambda p: families.logits(model, p, batch), _params(config))
+    if isinstance(config, T5Config):
+        found -= _position_bias(config, INPUTS, INPUTS) + _position_bias(config, TARGETS, TARGETS)
+    expected = flops.forward_flops(config, INPUTS, TARGETS)
+    assert found == BATCH * expected
+    assert flops.training_flops(config, INPUTS, TARGETS) == 3 * expected
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_flops_of_decoding_are_the_matmuls_of_its_steps(name):
+    config, places = MODELS[name], 4
+    model, params = families.build(config), _params(MODELS[name])
+    inputs = jnp.ones((BATCH, INPUTS), jnp.int32)
+    first, cache = families.start_decoding(model, params, inputs, places)
+
+    def step(params, cache, tokens):
+        return model.apply(
+            {"params": params, "cache": cache},
+            tokens[:, None],
+            inputs,
+            method="decode_step",
+            mutable=["cache"],
+        )
+
+    found = _traced(step, params, cache, first)
+    if isinstance(config, T5Config):
+        found -= _position_bias(config, 1, places)
+        seen = places - 1  # a step looks at all places of the cache, filled or not
+    else:
+        seen = places  # and at that of the start token
+    assert found == BATCH * flops.decode_flops(config, INPUTS, seen)
+
+
+def test_parameters_are_split_at_embedding_and_logits():
+    for config in MODELS.values():
+        split = flops.parameters(config)
+        assert split.total == parameter_count(families.parameter_shapes(config))
+        assert split.embedding == config.vocab_size * 10
+        assert split.output == (0 if config.tied_logits else split.embedding)
+
+
+def test_two_flops_a_parameter_is_the_limit_of_long_models_and_short_contexts():
+    wide = dataclasses.replace(DECODER, embed_dim=256, mlp_dim=1024, head_dim=64)
+    per_token = flops.decode_flops(wide, 1, 0)
+    split = flops.parameters(wide)
+    matmuls = 2 * (split.layers + split.embedding)  # the tied table makes the logits
+    assert per_token == pytest.approx(matmuls, rel=0.01)
