@@ -64,6 +64,8 @@ setuptools.setup(
             "scikit-learn",
             "setuptools>=77",
         ],
+        # What numbers are compared with; tests and benchmarks that want them are skipped without.
+        "peers": ["accelerate", "gguf", "safetensors", "torch", "transformers"],
         "tpu": ["libtpu"],
         # T5X is not on the package index, and its own requirements would replace ours: clones go on
         # PYTHONPATH, see docs/t5x.md. This is what they miss then.

@@ -35,7 +35,7 @@ import optax  # noqa: E402
 from cascade_jax.batch import Batch  # noqa: E402
 from cascade_jax.inference import generate  # noqa: E402
 from cascade_jax.losses import variants  # noqa: E402
-from cascade_jax.models import families  # noqa: E402
+from cascade_jax.models import families, flops  # noqa: E402
 from cascade_jax.models.config import T5Config  # noqa: E402
 from cascade_jax.training import step as step_lib  # noqa: E402
 from cascade_jax.training.optimizers import Adafactor  # noqa: E402
@@ -250,6 +250,14 @@ def medians(runs: dict[str, Callable[[], None]], repetitions: int) -> dict[str, 
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
+def matmul_rate() -> float:
+    """FLOPs a second of the step's most frequent matmul alone, in float32."""
+    x, kernel = jnp.ones((2048, SMALL.embed_dim)), jnp.ones((SMALL.embed_dim, SMALL.mlp_dim))
+    many = jax.jit(lambda x, kernel: [(x + i) @ kernel for i in range(16)])
+    seconds = medians({"one": lambda: jax.block_until_ready(many(x, kernel))}, 5)["one"]
+    return 16 * 2 * x.size * SMALL.mlp_dim / seconds
+
+
 def report(kind: str, found: dict[str, float]) -> bool:
     """Prints rows of the table; whether ours is within its limits."""
     is_within = True
@@ -281,10 +289,18 @@ def main() -> int:
     batch = make_batch(given.batch, given.input_length, given.target_length)
     steps = medians({row: STEPS[row](batch) for row in rows}, given.repetitions)
     is_within = report("step", steps)
+    sizes = given.input_length, given.target_length
+    step_flops = flops.training_flops(SMALL, *sizes) + flops.forward_flops(BASE, *sizes)
+    step_flops *= given.batch
     inputs = make_batch(given.answers, given.input_length, 1).inputs
     decoders = {"ours": our_decoding, "torch": torch_decoding}
     runs = {row: decoders[row](inputs, given.target_length) for row in rows if row in decoders}
     is_within &= report("decode", medians(runs, given.repetitions))
+    print(
+        f"\nA step has {step_flops / 1e12:.2f} TFLOP of matmuls; ours does "
+        f"{step_flops / steps['ours'] / 1e12:.2f} TFLOP/s, a matmul alone "
+        f"{matmul_rate() / 1e12:.2f}."
+    )
     return 0 if is_within else 1
 
 
