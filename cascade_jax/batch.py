@@ -7,6 +7,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 PAD_ID = 0
+# Which of the two a data config makes.
+ENCODER_DECODER = "encoder_decoder"
+PREFIX_LM = "prefix_lm"
 
 
 @flax.struct.dataclass

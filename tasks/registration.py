@@ -7,6 +7,7 @@ import seqio
 
 from cascade_jax.data import catalog, features
 
+RATE_CAP = 3000  # as in FLAN 2021's code
 # Where TFDS looks for what one has to download by hand.
 MANUAL_FOLDER = "the manual folder of TFDS (~/tensorflow_datasets/downloads/manual)"
 
@@ -73,6 +74,29 @@ def proportional(
         return float(min(train_rows(task.source), cap))
 
     return rate
+
+
+def add_mixtures(
+    suite: str, tasks: Sequence[str], train_rows: Callable[[seqio.DataSource], int]
+) -> tuple[str, ...]:
+    """Registers the four mixtures that every suite has, and gives back their names.
+
+    ``cascade_<suite>_v1`` draws by training rows, at most 3,000 (as FLAN 2021's code has it),
+    ``..._cap_30000_v1`` at most 30,000 (as the FLAN Collection), ``..._proportional_v1`` by all of
+    them, and ``..._equal_v1`` each task alike.
+
+    Args:
+      suite: the suite's name.
+      tasks: names of its tasks.
+      train_rows: as for `proportional`.
+    """
+    rates = {
+        "": proportional(train_rows, RATE_CAP),
+        "_cap_30000": proportional(train_rows, 30_000),
+        "_proportional": proportional(train_rows),
+        "_equal": 1.0,
+    }
+    return tuple(add_mixture(f"cascade_{suite}{n}_v1", tasks, rate) for n, rate in rates.items())
 
 
 def rows_in_train(source: seqio.DataSource) -> int:

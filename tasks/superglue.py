@@ -3,7 +3,7 @@
 The first metric of every task is accuracy, which the paper plots; CB, MultiRC and ReCoRD have
 SuperGLUE's own beside it. Labels of the test split are hidden, so there are "train" and
 "validation". `cascade_superglue_v1` draws the tasks in proportion to their training examples, at
-most RATE_CAP each; three more mixtures differ in their rates alone.
+most 3,000 each; three more mixtures differ in their rates alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from cascade_jax.data import sources
 from cascade_jax.evaluation import answer_metrics, quality
 from tasks import superglue_preprocessors as preprocessors
-from tasks.registration import add_mixture, add_task, proportional, references_as_target
+from tasks.registration import add_mixtures, add_task, references_as_target
 
-RATE_CAP = 3000  # as in FLAN 2021's code
-LARGE_RATE_CAP = 30000
 # T5's mixing weights: training examples, of ReCoRD one per answer, of WSC those labelled True.
 TRAIN_EXAMPLES = {
     "boolq": 9427,
@@ -127,7 +125,4 @@ def _train_rows(source: sources.TfdsOrJsonlSource) -> int:
     return TRAIN_EXAMPLES[source.name.removeprefix("super_glue/")]
 
 
-add_mixture("cascade_superglue_v1", TASKS, proportional(_train_rows, RATE_CAP))
-add_mixture("cascade_superglue_cap_30000_v1", TASKS, proportional(_train_rows, LARGE_RATE_CAP))
-add_mixture("cascade_superglue_proportional_v1", TASKS, proportional(_train_rows))
-add_mixture("cascade_superglue_equal_v1", TASKS, 1.0)
+add_mixtures("superglue", TASKS, _train_rows)

@@ -10,9 +10,9 @@ tasks/wmt22_folder.py can write. Its files and the task's splits:
 | test.jsonl | generaltest2022 | the general test set of WMT22 |
 | newstest2020.jsonl | newstest2020 | the WMT20 test set, to choose or calibrate on |
 
-A row has a field for each language, and may have a list of "references" (the first one is the
-target; BLEU takes all). The paper tunes the large model on all directions and the small one on
-three, but does not say which.
+A row has a field for each language, and may have a list of "references", its translation first;
+BLEU takes all of them (tasks/wmt22_folder.py writes one unless asked for all). The paper
+tunes the large model on all directions and the small one on three, but does not say which.
 """
 
 import seqio
@@ -20,13 +20,7 @@ import tensorflow as tf
 
 from cascade_jax.data import jsonl, sources
 from cascade_jax.evaluation import translation_metrics
-from tasks.registration import (
-    add_mixture,
-    add_task,
-    proportional,
-    references_as_target,
-    rows_in_train,
-)
+from tasks.registration import add_mixtures, add_task, references_as_target, rows_in_train
 from tasks.wmt22_folder import PAIRS, languages_of
 
 LANGUAGES = {"en": "English", "ja": "Japanese", "ru": "Russian", "zh": "Chinese"}
@@ -37,8 +31,6 @@ SPLITS = {
     "newstest2021": "validation",
     "generaltest2022": "test",
 }
-RATE_CAP = 3000
-LARGE_RATE_CAP = 30000
 
 _REFERENCES = "references"
 
@@ -101,8 +93,4 @@ def translation_task(pair: str) -> str:
 
 TASKS = tuple(map(translation_task, PAIRS))
 
-
-add_mixture("cascade_wmt22_v1", TASKS, proportional(rows_in_train, RATE_CAP))
-add_mixture("cascade_wmt22_cap_30000_v1", TASKS, proportional(rows_in_train, LARGE_RATE_CAP))
-add_mixture("cascade_wmt22_proportional_v1", TASKS, proportional(rows_in_train))
-add_mixture("cascade_wmt22_equal_v1", TASKS, 1.0)
+add_mixtures("wmt22", TASKS, rows_in_train)

@@ -16,7 +16,6 @@ The other corpora that WMT22 allowed (CCMT) have no id there.
 """
 
 import argparse
-import difflib
 import gzip
 import itertools
 import json
@@ -27,6 +26,7 @@ from typing import TextIO
 import numpy as np
 
 from cascade_jax import files
+from cascade_jax.nearest import did_you_mean
 
 PAIRS = ("en-ja", "en-ru", "en-zh", "ja-en", "ru-en", "zh-en")
 # File -> sacrebleu's test set. The first is the public recipe's set for choosing things on.
@@ -81,8 +81,7 @@ def languages_of(pair: str) -> tuple[str, str]:
       ValueError: not one of PAIRS (lists them, and the nearest).
     """
     if pair not in PAIRS:
-        near = difflib.get_close_matches(str(pair), PAIRS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(pair, PAIRS)
         raise ValueError(f"language pair is {pair!r}; must be one of {', '.join(PAIRS)}{hint}")
     source, target = pair.split("-")
     return source, target

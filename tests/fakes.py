@@ -1,6 +1,7 @@
 """Tiny models, ragged batches and a JSONL task, shared by tests."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,9 @@ def ragged_batch(rows: int, seed: int = 0, input_length: int = 12, target_length
     return Batch(inputs=inputs, decoder_inputs=decoder_inputs, targets=targets, weights=weights)
 
 
-def write_jsonl(folder: Path, task: str, split: str, rows: list[dict]) -> Path:
-    """Writes `<folder>/<task>/<split>.jsonl`."""
+def write_jsonl(folder: Path, task: str, split: str, rows: Sequence[dict], before="") -> Path:
+    """Writes `<folder>/<task>/<split>.jsonl`: a line for each row, after the text `before`."""
     file = folder / task / f"{split}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file.write_text(before + "".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return file

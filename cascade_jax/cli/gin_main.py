@@ -23,6 +23,7 @@ from gin import config as gin_config
 
 from cascade_jax.cli import main
 from cascade_jax.files import write_text
+from cascade_jax.nearest import did_you_mean
 
 _MACRO = "gin.macro"
 _QUOTES = "a string needs quotes, and on a command line quotes inside quotes: \"'text'\""
@@ -298,8 +299,7 @@ def check_leftovers(mentioned: Iterable[str] = ()) -> None:
                 continue
             if selector == _MACRO:
                 names = sorted({s for s, kind, _ in used if kind == _MACRO})
-                near = difflib.get_close_matches(scope, names, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(scope, names, cutoff=0.5)
                 raise UsageError(f"gin macro {scope!r} is set but nothing reads it{hint}")
             short = ".".join(selector.split(".")[-2:])
             scopes = sorted({s for s, kind, _ in used if kind == selector and s})

@@ -1,9 +1,10 @@
 """The command `cascade-jax`: picks the sub-command. Imports nothing heavy."""
 
-import difflib
 import importlib
 import sys
 from types import ModuleType
+
+from cascade_jax.nearest import did_you_mean
 
 COMMANDS = {
     "train": "train the models of an experiment; go on where it was interrupted",
@@ -52,8 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name, *rest = argv
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, COMMANDS)
         print(
             f"cascade-jax: no command {name!r}{hint} (there are: {', '.join(COMMANDS)})",
             file=sys.stderr,

@@ -3,7 +3,6 @@
 Nothing here downloads: a task whose data is not on this machine is listed with what it lacks.
 """
 
-import difflib
 import functools
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 import seqio
 
 from cascade_jax.data import catalog, sources
+from cascade_jax.nearest import did_you_mean
 
 # What `TaskFacts.here` says; of a data folder that lacks some splits, FOLDER and those it has.
 YES = "yes"
@@ -84,8 +84,7 @@ def list_tasks(suite: str | None = None) -> list[TaskFacts]:
     found = [facts_of(seqio.TaskRegistry.get(name)) for name in seqio.TaskRegistry.names()]
     suites = sorted({facts.suite for facts in found})
     if suite is not None and suite not in suites:
-        near = difflib.get_close_matches(suite, suites, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(suite, suites)
         raise ValueError(f"no task is of suite {suite!r}{hint} (there are: {', '.join(suites)})")
     kept = [facts for facts in found if suite in (None, facts.suite)]
     return sorted(kept, key=lambda facts: (facts.suite, facts.name))

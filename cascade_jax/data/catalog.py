@@ -1,7 +1,8 @@
 """What a task is, for people who choose among tasks; seqio's registry keeps none of it."""
 
-import difflib
 from dataclasses import dataclass
+
+from cascade_jax.nearest import did_you_mean
 
 KINDS = (
     "classification",  # the answer is one of the task's classes
@@ -28,8 +29,7 @@ class TaskCard:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            near = difflib.get_close_matches(str(self.kind), KINDS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(self.kind, KINDS)
             raise ValueError(f"kind is {self.kind!r}; must be one of {KINDS}{hint}")
 
 

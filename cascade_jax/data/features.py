@@ -1,14 +1,15 @@
 """Names, end-of-sequence handling, lengths and model forms of inputs and targets."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 
 import seqio
+
+from cascade_jax.batch import ENCODER_DECODER, PREFIX_LM
 
 INPUTS = "inputs"
 TARGETS = "targets"
 PRETOKENIZED = "_pretokenized"  # seqio keeps the text of a feature under this suffix
-ENCODER_DECODER = "encoder_decoder"
-PREFIX_LM = "prefix_lm"
 ARCHITECTURES = (ENCODER_DECODER, PREFIX_LM)
 
 
@@ -33,6 +34,11 @@ def tokenizing() -> list:
     Example with target length 4: "abcdef" -> [100 101 102 1] under the byte vocabulary.
     """
     return [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim]
+
+
+def told(steps: Iterable[Callable]) -> set[str]:
+    """Names of what seqio tells preprocessors beside the rows: "sequence_length", "seed", ..."""
+    return {name for step in steps for name in inspect.signature(step).parameters}
 
 
 def sequence_length(input_length: int, target_length: int) -> Mapping[str, int]:

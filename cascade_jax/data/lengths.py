@@ -1,7 +1,5 @@
 """Tasks that a run would find nothing to learn from: no example, or no target that stays whole."""
 
-import inspect
-
 import numpy as np
 import seqio
 from jaxtyping import Int
@@ -51,9 +49,8 @@ def check_task(
 
 def _is_cut_at_the_end(task: seqio.Task) -> bool:
     """Whether lengths touch a task in the last of our own steps alone."""
-    told = {name for step in task.preprocessors[:-1] for name in inspect.signature(step).parameters}
     ends = list(task.preprocessors[-1:]) == features.tokenizing()[1:]
-    return ends and "sequence_length" not in told
+    return ends and "sequence_length" not in features.told(task.preprocessors[:-1])
 
 
 def _first_lengths(

@@ -1,6 +1,5 @@
 """What to read: the data config, and a mixture opened on one vocabulary."""
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ import seqio
 
 from cascade_jax.data import features, sources, vocabulary
 from cascade_jax.data.registry import look_up
+from cascade_jax.nearest import did_you_mean
 
 ALL_ROWS = "all_rows"
 OWN_ROWS = "own_rows"
@@ -86,8 +86,7 @@ class DataConfig:
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(value, choices)
         raise ValueError(f"{name} is {value!r}; must be one of {list(choices)}{hint}")
 
 

@@ -1,6 +1,5 @@
 """Rows of a task as a model gets them: texts, token ids and their pieces, what is cut off."""
 
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,11 +71,9 @@ class OpenTask:
 
         Such rows are whole at any length.
         """
-        return any(
-            "sequence_length" in inspect.signature(step).parameters
-            for step in self.task.preprocessors
-            if step is not seqio.preprocessors.append_eos_after_trim
-        )
+        cutting = seqio.preprocessors.append_eos_after_trim
+        own = [step for step in self.task.preprocessors if step is not cutting]
+        return "sequence_length" in features.told(own)
 
     def rows(self, *, cut: bool) -> Iterator[dict[str, Any]]:
         """Examples in file order, cut to the lengths or whole."""

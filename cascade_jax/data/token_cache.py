@@ -16,7 +16,6 @@ not shuffle its rows as a whole (TFDS) is another, and a better one, with the ca
 """
 
 import hashlib
-import inspect
 import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -155,8 +154,7 @@ def _num_rows(source: seqio.DataSource, split: str) -> int | None:
 def _is_fixed(task: seqio.Task) -> bool:
     """Whether a task ends in our tokenisation, and nothing before is told a seed or a length."""
     before, ending = task.preprocessors[:-2], list(task.preprocessors[-2:])
-    told = {name for step in before for name in inspect.signature(step).parameters}
-    is_told = told & {"seed", "seeds", "sequence_length"}
+    is_told = features.told(before) & {"seed", "seeds", "sequence_length"}
     return ending == features.tokenizing() and not is_told and bool(task.shuffle_buffer_size)
 
 

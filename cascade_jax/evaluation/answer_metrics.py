@@ -9,7 +9,6 @@ Reference: Wang et al. 2019, "SuperGLUE", table 1; Wang et al. 2018, "GLUE", tab
 """
 
 import dataclasses
-import difflib
 import math
 import re
 import string
@@ -21,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cascade_jax.evaluation import quality
+from cascade_jax.nearest import did_you_mean
 
 # ------------------------------------------------------------------ classes
 
@@ -50,8 +50,7 @@ def _labels(
 def _check_classes(labels: Sequence[Hashable], classes: Sequence[Hashable]) -> None:
     for i, label in enumerate(labels):
         if label not in classes:
-            near = difflib.get_close_matches(str(label), map(str, classes), 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(label, map(str, classes))
             raise ValueError(f"target {i} is {label!r}; must be one of {list(classes)}{hint}")
 
 

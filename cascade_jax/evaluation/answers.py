@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 
 from cascade_jax.data import pipeline
 from cascade_jax.evaluation import corpus, quality
+from cascade_jax.evaluation.records_schema import GREEDY, RANK
 from cascade_jax.inference import generate, rank
 from cascade_jax.models import families
 from cascade_jax.parallel import rules
 
-GREEDY, RANK = "greedy", "rank_classification"
 DECODINGS = (GREEDY, RANK)
 OPTIONS = "options"  # the feature with the texts of a row's possible answers
 

@@ -1,7 +1,6 @@
 """Decoding a split with both models into records tables, one per student."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from cascade_jax.evaluation import corpus, records
 from cascade_jax.evaluation.answers import Answers, Measured, Questions
 from cascade_jax.evaluation.records_schema import CORPUS_METRICS, DECODING, FIGURES
 from cascade_jax.models import families, flops, pair
+from cascade_jax.nearest import did_you_mean
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.training import checkpoints, run_folder, state
@@ -58,8 +58,7 @@ class CollectConfig:
         if self.checkpoint not in checkpoints.CHOICES:
             raise ValueError(f"checkpoint {self.checkpoint!r} is not in {checkpoints.CHOICES}")
         if self.decoding not in answers_lib.DECODINGS:
-            near = difflib.get_close_matches(str(self.decoding), answers_lib.DECODINGS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(self.decoding, answers_lib.DECODINGS)
             raise ValueError(f"decoding {self.decoding!r} is not in {answers_lib.DECODINGS}{hint}")
         if not self.students:
             raise ValueError("students is empty; name at least one run")

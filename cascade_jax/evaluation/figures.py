@@ -5,9 +5,8 @@ from collections.abc import Mapping
 
 from cascade_jax.evaluation.metrics import REFERENCE_RATES, Evaluation, Figure, Panel
 from cascade_jax.evaluation.records import Records
-from cascade_jax.evaluation.records_schema import CORPUS_METRICS, FIGURES
+from cascade_jax.evaluation.records_schema import CORPUS_METRICS, FIGURES, GREEDY
 
-_GREEDY = "greedy"
 # Two ways to compute one mean; a metric that only shares the name is further off.
 _SAME = 1e-6
 
@@ -91,7 +90,7 @@ def say_more(evaluation: Evaluation) -> bool:
     That alone stands in the table of tasks already.
     """
     tasks = [figure.task for figure in evaluation.figures]
-    is_greedy = all(figure.decoding in (_GREEDY, "") for figure in evaluation.figures)
+    is_greedy = all(figure.decoding in (GREEDY, "") for figure in evaluation.figures)
     return len(set(tasks)) < len(tasks) or not is_greedy
 
 

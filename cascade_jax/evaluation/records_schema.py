@@ -14,6 +14,7 @@ SCHEMA_VERSION = 1
 METADATA_KEY = "cascade_jax"
 REQUIRED_METADATA = ("name", "mixture", "split")
 CORPUS_METRICS, FIGURES, DECODING = "corpus_metrics", "figures", "decoding"  # optional, by task
+GREEDY, RANK = "greedy", "rank_classification"  # what `collect` writes under the last
 
 TEXTS = ("mixture", "task", "split", "example_id", "inputs", "target", "metric")
 TEXTS += ("student_answer", "teacher_answer")

@@ -13,7 +13,6 @@ sacrebleu's divided by 100.
 """
 
 import dataclasses
-import difflib
 import functools
 import importlib.util
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
 
 from cascade_jax.evaluation import quality
+from cascade_jax.nearest import did_you_mean
 
 # sacrebleu's others (spm, flores200) load a model from elsewhere when first used.
 TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "char", "none")
@@ -59,8 +59,7 @@ def tokenizer_of(language: str) -> str:
       ValueError: a language without spaces or not known here; name a tokenizer to `Bleu` then.
     """
     if language not in LANGUAGE_TOKENIZERS:
-        near = difflib.get_close_matches(str(language), LANGUAGE_TOKENIZERS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(language, LANGUAGE_TOKENIZERS)
         raise ValueError(
             f"language {language!r} has no tokenizer here; must be one of "
             f"{sorted(LANGUAGE_TOKENIZERS)}{hint}"
@@ -130,8 +129,7 @@ class Bleu:
 
     def __post_init__(self):
         if self.tokenize not in TOKENIZERS:
-            near = difflib.get_close_matches(str(self.tokenize), TOKENIZERS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(self.tokenize, TOKENIZERS)
             raise ValueError(f"tokenize is {self.tokenize!r}; must be one of {TOKENIZERS}{hint}")
 
     @classmethod

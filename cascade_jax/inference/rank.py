@@ -1,6 +1,5 @@
 """Rank classification: the likelihood of every option of a row, and the likeliest as the answer."""
 
-import difflib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from cascade_jax import numerics
 from cascade_jax.batch import PAD_ID, Batch
 from cascade_jax.models import families
 from cascade_jax.models.t5 import T5
+from cascade_jax.nearest import nearest
 
 NORMALIZATIONS = ("sum", "mean")
 
@@ -76,10 +76,10 @@ def make_rank_fn(
     Reference: Brown et al. 2020, section 2.4; Wei et al. 2022 (FLAN), section 2.3.
     """
     if normalize not in NORMALIZATIONS:
-        nearest = difflib.get_close_matches(str(normalize), NORMALIZATIONS, n=1, cutoff=0.0)[0]
+        near = nearest(normalize, NORMALIZATIONS)
         raise ValueError(
             f"normalize = {normalize!r}: expected one of {', '.join(NORMALIZATIONS)}; nearest is "
-            f"{nearest!r}"
+            f"{near!r}"
         )
 
     @jax.jit
@@ -104,7 +104,7 @@ def _by_option(model, variables, inputs, options):
 
     def hidden_of(option):
         if isinstance(model, T5):
-            return model.apply(variables, encoded, inputs, option, method=_hidden)
+            return model.apply(variables, encoded, inputs, _shifted(option), method="decode")
         row = Batch(inputs, _shifted(option), option, jnp.ones(option.shape))
         return families.hidden(model, variables["params"], row)
 
@@ -119,15 +119,6 @@ def _by_option(model, variables, inputs, options):
     hidden = jax.lax.map(hidden_of, by_option, batch_size=at_once)
     # One option at a time: whole distributions are the largest arrays here by far.
     return jax.lax.map(measure, (by_option, hidden))
-
-
-def _hidden(module, encoded, inputs, targets):
-    """The decoder's hidden states [B L D] that predict targets [B L]."""
-    length = targets.shape[1]
-    self_mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
-    cross_mask = (inputs != PAD_ID)[:, None, None, :]
-    x = module.token_embedder(_shifted(targets))
-    return module.decoder(x, encoded, self_mask, cross_mask, None, True)
 
 
 def _shifted(targets):

@@ -1,7 +1,6 @@
 """T5X checkpoints in and out: parameters, the step, and what the optimizer keeps."""
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from jaxtyping import PyTree
 from cascade_jax.interop import t5x_layouts, t5x_storage
 from cascade_jax.interop.t5x_storage import Name, StoredArray
 from cascade_jax.models.config import T5Config
+from cascade_jax.nearest import nearest
 
 _PARAMETERS: Name = ("target",)
 _STATISTICS: Name = ("state", "param_states")
@@ -254,5 +254,5 @@ def _apart(arrays: Mapping[Name, Any]) -> dict[Name, Any]:
 
 def _check_name(field: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        nearest = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.0)[0]
-        raise ValueError(f"{field} {value!r} is not one of {list(allowed)}; nearest is {nearest!r}")
+        near = nearest(value, allowed)
+        raise ValueError(f"{field} {value!r} is not one of {list(allowed)}; nearest is {near!r}")

@@ -7,7 +7,6 @@ states with the gradients in closed form. Both give `LossSums`, which are divide
 """
 
 import dataclasses
-import difflib
 from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cascade_jax.losses import alpha, plain, schedules, teachers
 from cascade_jax.losses.schedules import Scheduled
 from cascade_jax.losses.sums import LossSums
+from cascade_jax.nearest import nearest
 
 NORMALIZERS = ("tokens", "kept")
 DIVERGENCES = ("cross_entropy", "forward_kl", "reverse_kl", "jensen_shannon")
@@ -263,7 +263,5 @@ class Gatekeeper(Loss):
 
 def _check_name(field: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        nearest = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"{field} {value!r} is not one of {list(allowed)}; did you mean {nearest!r}?"
-        )
+        near = nearest(value, allowed)
+        raise ValueError(f"{field} {value!r} is not one of {list(allowed)}; did you mean {near!r}?")

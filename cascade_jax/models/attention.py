@@ -169,7 +169,6 @@ class GroupedAttention(nn.Module):
         query_places: Places,
         key_places: Places,
         slot: Int[Array, ""] | None,
-        deterministic: bool,
     ) -> Float[Array, "B Q D"]:
         """Attends from x.
 
@@ -179,7 +178,6 @@ class GroupedAttention(nn.Module):
           query_places: of x.
           key_places: of x too (slot None), else of all places of the cache.
           slot: first place of the cache that the keys and values of x go to; None for no cache.
-          deterministic: unused; the block's output has the dropout.
         """
         config = self.config
         query = self._heads("query", x, config.num_heads)

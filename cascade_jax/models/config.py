@@ -1,9 +1,9 @@
 """Sizes and switches of a model, checked when they are written down."""
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 
+from cascade_jax.nearest import nearest
 from cascade_jax.numerics import DTYPE_NAMES
 
 ACTIVATION_NAMES = ("gelu", "linear", "relu", "sigmoid", "silu", "tanh")
@@ -98,9 +98,9 @@ def _check_size(name: str, value: object) -> None:
 def _check_name(field: str, value: object, allowed: Sequence[str]) -> None:
     if value in allowed:
         return
-    nearest = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.0)[0]
+    near = nearest(value, allowed)
     raise ValueError(
-        f"{field} = {value!r}: expected one of {', '.join(allowed)}; nearest is {nearest!r}"
+        f"{field} = {value!r}: expected one of {', '.join(allowed)}; nearest is {near!r}"
     )
 
 

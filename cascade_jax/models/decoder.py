@@ -18,12 +18,8 @@ from cascade_jax.batch import PAD_ID
 from cascade_jax.models.attention import GroupedAttention, Kind, Places, kind_of
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.models.layers import MLP, Dense, RMSNorm, residual_constraint
+from cascade_jax.models.stack import layer_stack, run_layers
 from cascade_jax.unembedding import Unembedding
-
-_REMAT_POLICIES = {
-    "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
 
 class Layer(nn.Module):
@@ -44,9 +40,7 @@ class Layer(nn.Module):
         """Returns the new residual stream, and None as `nn.scan` wants a second output."""
         config = self.config
         y = self._norm("pre_attention_norm")(x)
-        y = GroupedAttention(config, name="attention")(
-            y, kind, query_places, key_places, slot, deterministic
-        )
+        y = GroupedAttention(config, name="attention")(y, kind, query_places, key_places, slot)
         x = x + self._after("post_attention_norm", y, deterministic)
         y = self._norm("pre_mlp_norm")(x)
         y = MLP(config, name="mlp")(y, deterministic)
@@ -97,25 +91,7 @@ class Decoder(nn.Module):
     def setup(self):
         config = self.config
         self.token_embedder = TokenEmbedding(config)
-        layer = Layer
-        if config.remat != "none":
-            layer = nn.remat(
-                layer,
-                policy=_REMAT_POLICIES[config.remat],
-                prevent_cse=not config.scan_layers,
-                static_argnums=(6,),  # deterministic
-            )
-        if config.scan_layers:
-            self.layers = nn.scan(
-                layer,
-                variable_axes={"params": 0, "cache": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=(0, *(nn.broadcast,) * 4),
-                length=config.num_layers,
-                metadata_params={nn.PARTITION_NAME: axes.LAYERS},
-            )(config)
-        else:
-            self.layers = [layer(config) for _ in range(config.num_layers)]
+        self.layers = layer_stack(Layer, config, config.num_layers, 5, has_own=True)
         self.final_norm = RMSNorm(config.dtype, config.norm_epsilon, config.norm_adds_one)
         if not config.tied_logits:
             kernel_axes = (axes.EMBED, axes.VOCAB)
@@ -238,14 +214,9 @@ class Decoder(nn.Module):
         config = self.config
         at_start = (query_places.positions == 0) & (tokens == PAD_ID)
         x = self.token_embedder(jnp.where(at_start, config.bos_id, tokens))
-        arguments = query_places, key_places, slot, deterministic
         kinds = [kind_of(config, layer) for layer in range(config.num_layers)]
-        if config.scan_layers:
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kinds)
-            x, _ = self.layers(x, stacked, *arguments)
-        else:
-            for layer, kind in zip(self.layers, kinds, strict=True):
-                x, _ = layer(x, kind, *arguments)
+        arguments = query_places, key_places, slot, deterministic
+        x = run_layers(self.layers, x, *arguments, own=kinds)
         return self.final_norm(x)
 
 

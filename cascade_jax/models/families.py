@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from cascade_jax.batch import PAD_ID, Batch, DecoderBatch
+from cascade_jax.batch import PAD_ID, PREFIX_LM, Batch, DecoderBatch
 from cascade_jax.models import decoder, t5
 from cascade_jax.models.config import DecoderConfig, T5Config
 from cascade_jax.unembedding import Unembedding
@@ -93,7 +93,7 @@ def check_reads(config: ModelConfig, architecture: str, pack: bool) -> None:
     Raises:
       ValueError: says which of the two to change.
     """
-    for_decoders = architecture == "prefix_lm"
+    for_decoders = architecture == PREFIX_LM
     if isinstance(config, T5Config) and for_decoders:
         raise ValueError(_FOR_DECODERS)
     if isinstance(config, DecoderConfig) and pack and not for_decoders:

@@ -25,12 +25,8 @@ from cascade_jax.models.layers import (
     RMSNorm,
     residual_constraint,
 )
+from cascade_jax.models.stack import layer_stack, run_layers
 from cascade_jax.unembedding import Unembedding
-
-_REMAT_POLICIES = {
-    "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
 
 class EncoderLayer(nn.Module):
@@ -89,41 +85,6 @@ class DecoderLayer(nn.Module):
         return residual_constraint(x + dropout(y, deterministic=deterministic)), None
 
 
-def _layer_stack(layer: type[nn.Module], config: T5Config, num_layers: int, num_arguments: int):
-    """Layers to give to `_run_layers`: a list, or one module that scans over stacked parameters.
-
-    Args:
-      layer: class whose `__call__(x, *arguments)` ends in `deterministic`.
-      config: of the layers.
-      num_layers: how many.
-      num_arguments: number of arguments after x; all layers get the same.
-    """
-    if config.remat != "none":
-        layer = nn.remat(
-            layer,
-            policy=_REMAT_POLICIES[config.remat],
-            prevent_cse=not config.scan_layers,  # a scan's body is safe without the barrier
-            static_argnums=(num_arguments + 1,),  # deterministic; self and x come before the rest
-        )
-    if not config.scan_layers:
-        return [layer(config) for _ in range(num_layers)]
-    scanned = nn.scan(
-        layer,
-        variable_axes={"params": 0, "cache": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=(nn.broadcast,) * num_arguments,
-        length=num_layers,
-        metadata_params={nn.PARTITION_NAME: axes.LAYERS},
-    )
-    return scanned(config)
-
-
-def _run_layers(layers, x, *arguments):
-    for layer in layers if isinstance(layers, list | tuple) else [layers]:
-        x, _ = layer(x, *arguments)
-    return x
-
-
 class Encoder(nn.Module):
     """The encoder's stack, from embedded inputs to its final norm."""
 
@@ -132,7 +93,7 @@ class Encoder(nn.Module):
     def setup(self):
         config = self.config
         self.relpos_bias = RelativePositionBias(config, bidirectional=True)
-        self.layers = _layer_stack(EncoderLayer, config, config.num_encoder_layers, 3)
+        self.layers = layer_stack(EncoderLayer, config, config.num_encoder_layers, 3)
         self.encoder_norm = RMSNorm(config.dtype)
         self.input_dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
         self.output_dropout = nn.Dropout(config.dropout_rate)
@@ -144,7 +105,7 @@ class Encoder(nn.Module):
         positions = jnp.arange(x.shape[1])
         bias = self.relpos_bias(positions, positions)
         x = self.input_dropout(x, deterministic=deterministic)
-        x = _run_layers(self.layers, x, mask, bias, deterministic)
+        x = run_layers(self.layers, x, mask, bias, deterministic)
         return self.output_dropout(self.encoder_norm(x), deterministic=deterministic)
 
 
@@ -156,7 +117,7 @@ class Decoder(nn.Module):
     def setup(self):
         config = self.config
         self.relpos_bias = RelativePositionBias(config, bidirectional=False)
-        self.layers = _layer_stack(DecoderLayer, config, config.num_decoder_layers, 6)
+        self.layers = layer_stack(DecoderLayer, config, config.num_decoder_layers, 6)
         self.decoder_norm = RMSNorm(config.dtype)
         self.input_dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
         self.output_dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
@@ -177,7 +138,7 @@ class Decoder(nn.Module):
         keys = jnp.arange(self_mask.shape[-1])
         bias = self.relpos_bias(keys if position is None else position[None], keys)
         x = self.input_dropout(x, deterministic=deterministic)
-        x = _run_layers(
+        x = run_layers(
             self.layers, x, encoded, self_mask, cross_mask, bias, position, deterministic
         )
         return self.output_dropout(self.decoder_norm(x), deterministic=deterministic)
@@ -251,6 +212,26 @@ class T5(nn.Module):
             input_segment_ids=input_segment_ids,
             deterministic=deterministic,
         )
+        return self.decode(
+            encoded,
+            inputs,
+            decoder_inputs,
+            input_segment_ids=input_segment_ids,
+            target_segment_ids=target_segment_ids,
+            deterministic=deterministic,
+        )
+
+    def decode(
+        self,
+        encoded: Float[Array, "B S D"],
+        inputs: Int[Array, "B S"],
+        decoder_inputs: Int[Array, "B L"],
+        *,
+        input_segment_ids: Int[Array, "B S"] | None = None,
+        target_segment_ids: Int[Array, "B L"] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "B L D"]:
+        """What `unembed` turns into logits, from what `encode` made of the inputs."""
         length = decoder_inputs.shape[1]
         self_mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
         cross_mask = (inputs != PAD_ID)[:, None, None, :]

@@ -2,7 +2,7 @@
 
 Splits are FLAN's: at most 30,000 training rows, mostly 200 rows for validation. Prompts are our
 own, or FLAN's from a checkout of it (`checkout.from_checkout`). `cascade_flan2021_v1` draws the 69
-in proportion to their training rows, at most RATE_CAP each. FLAN cuts every training split at
+in proportion to their training rows, at most 3,000 each. FLAN cuts every training split at
 30,000 rows, so that `..._cap_30000_v1` and `..._proportional_v1` draw alike.
 
 Reference: Wei et al. 2022, "Finetuned Language Models Are Zero-Shot Learners", section 2 (of its 62
@@ -10,7 +10,7 @@ data sets the code counts configs one by one).
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tasks.flan2021 import (
     entailment,
@@ -22,10 +22,7 @@ from tasks.flan2021 import (
     translation,
     understanding,
 )
-from tasks.registration import add_mixture, proportional
-
-RATE_CAP = 3000  # as in FLAN 2021's code
-LARGE_RATE_CAP = 30000  # as in the FLAN Collection
+from tasks.registration import RATE_CAP, add_mixture, add_mixtures, proportional
 
 _MODULES = (
     entailment,
@@ -54,17 +51,19 @@ CLASSIFICATION = tuple(
 GENERATION = tuple(name for name, task in DATA_SETS.items() if task.cluster == "translation")
 
 
-def _mixture(name: str, data_sets: Sequence[str], rate: float | Callable) -> str:
-    return add_mixture(f"cascade_flan2021{name}_v1", [TASKS[n] for n in data_sets], rate)
-
-
 _TRAIN_ROWS = operator.attrgetter("train_examples")  # of a FlanSource
 
+
+def _names(data_sets: Sequence[str]) -> list[str]:
+    return [TASKS[name] for name in data_sets]
+
+
 MIXTURES = (
-    _mixture("", CLUSTERED, proportional(_TRAIN_ROWS, RATE_CAP)),
-    _mixture("_cap_30000", CLUSTERED, proportional(_TRAIN_ROWS, LARGE_RATE_CAP)),
-    _mixture("_proportional", CLUSTERED, proportional(_TRAIN_ROWS)),
-    _mixture("_equal", CLUSTERED, 1.0),
-    _mixture("_classification", CLASSIFICATION, proportional(_TRAIN_ROWS, RATE_CAP)),
-    _mixture("_generation", GENERATION, proportional(_TRAIN_ROWS, RATE_CAP)),
+    *add_mixtures(flan_task.SUITE, _names(CLUSTERED), _TRAIN_ROWS),
+    *(
+        add_mixture(
+            f"cascade_flan2021_{group}_v1", _names(names), proportional(_TRAIN_ROWS, RATE_CAP)
+        )
+        for group, names in (("classification", CLASSIFICATION), ("generation", GENERATION))
+    ),
 )

@@ -7,7 +7,6 @@ the same one in every epoch and on any number of hosts; every other split has th
 Reference: Wei et al. 2022, "Finetuned Language Models Are Zero-Shot Learners", section 2.1.
 """
 
-import difflib
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import tensorflow as tf
 
 from cascade_jax.data import catalog, slices, sources
+from cascade_jax.nearest import did_you_mean
 from tasks.registration import add_task
 
 SUITE = "flan2021"
@@ -222,8 +222,7 @@ def parse_template(template: str, task: str, allowed: Sequence[str]) -> Pieces:
     for literal, name, spec, conversion in parsed:
         if name is not None and (name not in allowed or spec or conversion):
             found = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
-            near = difflib.get_close_matches(name, allowed, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, allowed)
             raise ValueError(
                 f"template of {task} has {{{found}}}, must be one of {sorted(allowed)}{hint} in "
                 f"{template!r}"

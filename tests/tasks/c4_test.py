@@ -1,7 +1,6 @@
 """C4's tasks on mock rows, their stand-ins on real text, and resuming among chunks."""
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
@@ -12,21 +11,10 @@ import tensorflow_datasets as tfds
 import tasks.c4 as c4
 from cascade_jax.data import catalog, pipeline, sources, vocabulary
 from cascade_jax.evaluation import quality
+from tests.rows import write
 
 ONE_DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 SPANS, PREFIX = "cascade_wikitext2_span_corruption_v1", "cascade_wikitext2_prefix_lm_v1"
-
-
-@pytest.fixture(autouse=True)
-def _restore_data_dir():
-    before = sources.get_data_dir()
-    yield
-    sources.set_data_dir(before)
-
-
-@pytest.fixture
-def real_data(data_folder):
-    sources.set_data_dir(data_folder)
 
 
 def _config(name, **changes):
@@ -153,10 +141,7 @@ def test_a_sentencepiece_vocabulary_takes_sentinels_too(real_data, tmp_path):
 
 
 def _write(folder, rows):
-    path = folder / "wikitext__wikitext-2-raw-v1" / "train.jsonl"
-    path.parent.mkdir(parents=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    sources.set_data_dir(folder)
+    write(folder, "wikitext__wikitext-2-raw-v1", rows, "train")
 
 
 @pytest.mark.parametrize(

@@ -96,13 +96,6 @@ if importlib.util.find_spec("MeCab") is None:
     NOT_MEASURED["cascade_wmt22_en_ja_v1"] = "BLEU of Japanese needs the extra 'ja'"
 
 
-@pytest.fixture(autouse=True)
-def _restore_data_dir():
-    before = sources.get_data_dir()
-    yield
-    sources.set_data_dir(before)
-
-
 def _dataset(name, split):
     task = seqio.TaskRegistry.get(name)
     return task.get_dataset(LENGTHS, split, shuffle=False, try_in_mem_cache=False)

@@ -106,13 +106,6 @@ def _make(folder, patterns=None, text=None):
     return str(folder)
 
 
-@pytest.fixture(autouse=True)
-def _restore_data_dir():
-    before = sources.get_data_dir()
-    yield
-    sources.set_data_dir(before)
-
-
 def _write_rte(folder, count):
     path = folder / "super_glue__rte"
     path.mkdir()

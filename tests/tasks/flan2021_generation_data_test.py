@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import seqio
 
-from cascade_jax.data import features, sources
+from cascade_jax.data import sources
 from cascade_jax.evaluation import quality
 from tasks.flan2021 import (
     flan_task,
@@ -15,6 +15,7 @@ from tasks.flan2021 import (
     summarization,
     translation,
 )
+from tests.rows import examples, texts_of
 
 TASKS = {
     task.name: task
@@ -64,21 +65,8 @@ ROUGE_KEYS = ["rouge1", "rouge2", "rougeLsum"]
 EDIT_KEYS = ["min_edit", "max_edit", "mean_edit", "median_edit", "sum_edit"]
 
 
-@pytest.fixture(autouse=True)
-def _restore_data_dir():
-    before = sources.get_data_dir()
-    yield
-    sources.set_data_dir(before)
-
-
 def _examples(name, split="test", skip=0):
-    task = seqio.TaskRegistry.get(NAMES[name])
-    rows = task.get_dataset(None, split, shuffle=False, try_in_mem_cache=False)
-    return rows.skip(skip).as_numpy_iterator()
-
-
-def _texts(example):
-    return tuple(example[f"{f}_pretokenized"].decode() for f in (features.INPUTS, features.TARGETS))
+    return examples(NAMES[name], split, skip)
 
 
 # ---- the table
@@ -190,7 +178,7 @@ def test_a_real_row_reads_as_written_here_and_its_target_is_worth_1(data_folder,
     sources.set_data_dir(data_folder)
     prompt, target, answers = REAL_ROWS[place]
     example = next(_examples(*place))
-    assert _texts(example) == (prompt, target)
+    assert texts_of(example) == (prompt, target)
     assert len(example.get("references", [target])) == answers
     task = seqio.TaskRegistry.get(NAMES[place[0]])
     wanted = task.postprocess_fn(target, example=example, is_target=True)

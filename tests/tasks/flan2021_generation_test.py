@@ -1,12 +1,9 @@
 """FLAN 2021's generation tasks on rows of our own: every task, its filters, its metric."""
 
-import json
-
 import pytest
 import seqio
 import tensorflow as tf
 
-from cascade_jax.data import features, sources
 from cascade_jax.evaluation import quality
 from tasks.flan2021 import (
     flan_task,
@@ -15,6 +12,7 @@ from tasks.flan2021 import (
     summarization,
     translation,
 )
+from tests.rows import examples, texts_of, write_flan
 
 TASKS = {
     task.name: task
@@ -238,30 +236,8 @@ REFERENCES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _restore_data_dir():
-    before = sources.get_data_dir()
-    yield
-    sources.set_data_dir(before)
-
-
 def _examples(name, split="test", skip=0):
-    task = seqio.TaskRegistry.get(NAMES[name])
-    rows = task.get_dataset(None, split, shuffle=False, try_in_mem_cache=False)
-    return rows.skip(skip).as_numpy_iterator()
-
-
-def _texts(example):
-    return tuple(example[f"{f}_pretokenized"].decode() for f in (features.INPUTS, features.TARGETS))
-
-
-def _write(folder, name, rows, split="test"):
-    task = TASKS[name]
-    file = task.splits[split].partition("[")[0]
-    path = folder / task.tfds_name.partition(":")[0].replace("/", "__") / f"{file}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    sources.set_data_dir(folder)
+    return examples(NAMES[name], split, skip)
 
 
 # ---- every task
@@ -270,9 +246,9 @@ def _write(folder, name, rows, split="test"):
 @pytest.mark.parametrize("name", TASKS)
 def test_a_row_reads_as_written_here_and_its_target_is_worth_1(tmp_path, name):
     row, prompt, target = ROWS[name]
-    _write(tmp_path, name, [row])
+    write_flan(tmp_path, name, [row])
     (example,) = _examples(name)
-    assert _texts(example) == (prompt, target)
+    assert texts_of(example) == (prompt, target)
     task = seqio.TaskRegistry.get(NAMES[name])
     wanted = task.postprocess_fn(target, example=example, is_target=True)
     assert wanted == REFERENCES.get(name, target)
@@ -284,7 +260,7 @@ def test_a_row_reads_as_written_here_and_its_target_is_worth_1(tmp_path, name):
 @pytest.mark.parametrize("name", TASKS)
 def test_texts_have_the_names_that_flans_templates_use(tmp_path, name):
     task = TASKS[name]
-    _write(tmp_path, name, [ROWS[name][0]])
+    write_flan(tmp_path, name, [ROWS[name][0]])
     source = seqio.TaskRegistry.get(NAMES[name]).source
     (texts,) = [task.texts(row) for row in source.get_dataset("test", shuffle=False)]
     wanted = FLAN_TEXTS[task.patterns or name].split()
@@ -335,20 +311,20 @@ def test_texts_have_the_names_that_flans_templates_use(tmp_path, name):
     ],
 )
 def test_rows_are_dropped_that_ask_for_nothing(tmp_path, name, rows, kept):
-    _write(tmp_path, name, rows)
-    assert [_texts(example)[1] for example in _examples(name)] == kept
+    write_flan(tmp_path, name, rows)
+    assert [texts_of(example)[1] for example in _examples(name)] == kept
 
 
 def test_squad_v2_has_the_passages_answers_where_there_are_any(tmp_path):
     answers = {"text": ["Denver", "Denver Broncos"]}
-    _write(tmp_path, "squad_v2", [_STORY | {"is_impossible": False, "answers": answers}])
+    write_flan(tmp_path, "squad_v2", [_STORY | {"is_impossible": False, "answers": answers}])
     (example,) = _examples("squad_v2")
-    assert _texts(example)[1] == "Denver"
+    assert texts_of(example)[1] == "Denver"
     assert example["references"].tolist() == [b"Denver", b"Denver Broncos"]
 
 
 def test_training_data_without_references_have_the_target(tmp_path):
-    _write(tmp_path, "common_gen", [{"concepts": ["a"], "target": "t", "references": []}])
+    write_flan(tmp_path, "common_gen", [{"concepts": ["a"], "target": "t", "references": []}])
     (example,) = _examples("common_gen")
     assert example["references"].tolist() == [b"t"]
 
@@ -360,23 +336,23 @@ def test_an_article_without_a_dateline_is_whole_and_begins_after_the_last_of_sev
         "By (a) -- b 2014 . c",
         "in 2015 . d",
     ]
-    _write(tmp_path, "cnn_dailymail", [{"article": a, "highlights": "h"} for a in articles])
-    texts = [_texts(example)[0].partition("\n\n")[2] for example in _examples("cnn_dailymail")]
+    write_flan(tmp_path, "cnn_dailymail", [{"article": a, "highlights": "h"} for a in articles])
+    texts = [texts_of(example)[0].partition("\n\n")[2] for example in _examples("cnn_dailymail")]
     assert texts == ["A -- b ) .", "y", "c", "in 2015 . d"]
 
 
 def test_translation_trains_both_ways_and_evaluates_into_english(tmp_path):
     rows = [{"en": f"day {i}", "de": f"Tag {i}"} for i in range(64)]
     for split in ("train", "test"):
-        _write(tmp_path, "wmt16_translate_deen", rows, split)
-    trained = [_texts(example) for example in _examples("wmt16_translate_deen", "train")]
+        write_flan(tmp_path, "wmt16_translate_deen", rows, split)
+    trained = [texts_of(example) for example in _examples("wmt16_translate_deen", "train")]
     into_english = [target.startswith("day") for _, target in trained]
     assert len(trained) == 64 and 16 < sum(into_english) < 48
     for i, ((prompt, target), english) in enumerate(zip(trained, into_english, strict=True)):
         assert target == (f"day {i}" if english else f"Tag {i}")
         assert (f"Tag {i}" if english else f"day {i}") in prompt and target not in prompt
         assert "English" in prompt and "German" in prompt
-    evaluated = [_texts(example)[1] for example in _examples("wmt16_translate_deen")]
+    evaluated = [texts_of(example)[1] for example in _examples("wmt16_translate_deen")]
     assert evaluated == [row["en"] for row in rows]
 
 

@@ -1,7 +1,5 @@
 """FLAN 2021's tasks whose row brings the options: TFDS's fields, real rows, our own, bad ones."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ import tensorflow_datasets as tfds
 from cascade_jax.data import features, pipeline, sources
 from cascade_jax.evaluation import quality
 from tasks.flan2021 import flan_task, multiple_choice
+from tests.rows import texts_of, write_flan
 
 TASKS = {task.name: task for task in multiple_choice.TASKS}
 NAMES = {name: flan_task.register(task) for name, task in TASKS.items()}
@@ -161,37 +160,16 @@ OWN_ROWS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _restore_data_dir():
-    before = sources.get_data_dir()
-    yield
-    sources.set_data_dir(before)
-
-
 def _dataset(name, split):
     task = seqio.TaskRegistry.get(NAMES[name])
     return task.get_dataset(None, split, shuffle=False, try_in_mem_cache=False)
 
 
-def _texts(example):
-    return tuple(example[f"{f}_pretokenized"].decode() for f in (features.INPUTS, features.TARGETS))
-
-
 def _check(example, expected):
     text, options, target = expected
     options = options.split("|")
-    assert _texts(example) == (text + "\n* ".join(["Possible answers:", *options]), target)
+    assert texts_of(example) == (text + "\n* ".join(["Possible answers:", *options]), target)
     assert [option.decode() for option in example["options"]] == options
-
-
-def _write(folder, name, rows, split="test", before=""):
-    task = TASKS[name]
-    file = task.splits[split].partition("[")[0]
-    path = folder / task.tfds_name.partition(":")[0].replace("/", "__") / f"{file}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(before + "".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    sources.set_data_dir(folder)
-    return path
 
 
 def _served(monkeypatch, rows):
@@ -243,7 +221,7 @@ def test_arc_keeps_questions_with_four_options(monkeypatch, name):
     rows = [row(five, 4), row(four, 2), row(four[:3], 0), row(four, 3)]
     with _served(monkeypatch, rows):
         examples = list(_dataset(name, "test").as_numpy_iterator())
-    assert [_texts(example)[1] for example in examples] == ["c", "d"]
+    assert [texts_of(example)[1] for example in examples] == ["c", "d"]
     _check(examples[0], ("Science test: Why?\n\n", "a|b|c|d", "c"))
 
 
@@ -280,7 +258,7 @@ def test_the_target_as_answer_is_worth_1(data_folder):
     for name in sorted({name for name, *_ in REAL_ROWS}):
         task = seqio.TaskRegistry.get(NAMES[name])
         examples = list(_dataset(name, "test").take(15).as_numpy_iterator())
-        pairs = [(_texts(e)[1], e) for e in examples]
+        pairs = [(texts_of(e)[1], e) for e in examples]
         targets = [task.postprocess_fn(t, example=e, is_target=True) for t, e in pairs]
         answers = [task.postprocess_fn(t, example=e, is_target=False) for t, e in pairs]
         metric, values = quality.per_example_quality(task.metric_fns, targets, answers)
@@ -308,13 +286,13 @@ def test_record_leaves_nothing_to_train_on_in_a_file_smaller_than_what_is_held_o
 @pytest.mark.parametrize("name", OWN_ROWS)
 def test_a_row_of_our_own(tmp_path, name):
     row, expected = OWN_ROWS[name]
-    _write(tmp_path, name, [row])
+    write_flan(tmp_path, name, [row])
     (example,) = _dataset(name, "test").as_numpy_iterator()
     _check(example, expected)
 
 
 def test_every_answer_of_record_is_right(tmp_path):
-    _write(tmp_path, "record", [OWN_ROWS["record"][0]])
+    write_flan(tmp_path, "record", [OWN_ROWS["record"][0]])
     (example,) = _dataset("record", "test").as_numpy_iterator()
     task = seqio.TaskRegistry.get(NAMES["record"])
     target = task.postprocess_fn("Birds can fly.", example=example, is_target=True)
@@ -330,7 +308,7 @@ def test_every_answer_of_record_is_right(tmp_path):
 def test_openbookqa_gives_the_fact_first(tmp_path):
     question = {"stem": "Owls hunt at", "choice_A": "3", "choice_B": "2", "choice_C": "6"}
     row = {"question": question | {"choice_D": "7"}, "fact1": "Owls like the night"}
-    _write(tmp_path, "openbookqa", [row | {"answerKey": 1}])
+    write_flan(tmp_path, "openbookqa", [row | {"answerKey": 1}])
     (example,) = _dataset("openbookqa", "test").as_numpy_iterator()
     _check(example, ("Keep in mind: Owls like the night\n\nOwls hunt at\n\n", "3|2|6|7", "2"))
 
@@ -359,7 +337,7 @@ def test_story_cloze_says_what_to_put_where(monkeypatch, tmp_path):
 )
 def test_a_bad_row_is_named_with_task_split_and_line(tmp_path, name, change, message):
     good = OWN_ROWS[name][0]
-    path = _write(tmp_path, name, [good, good | change], before="\n")
+    path = write_flan(tmp_path, name, [good, good | change], before="\n")
     with pytest.raises(ValueError) as caught:
         _dataset(name, "test")
     assert f"{path.parent.name}/{path.name}:3: " in str(caught.value)

@@ -9,13 +9,6 @@ from cascade_jax.data import sources
 from tasks.flan2021 import DATA_SETS, flan_task
 
 
-@pytest.fixture(autouse=True)
-def _restore_data_dir():
-    before = sources.get_data_dir()
-    yield
-    sources.set_data_dir(before)
-
-
 def _write(folder, name, *rows):
     """Files of all splits with these rows, after a blank line."""
     source = flan_task.FlanSource(DATA_SETS[name])

@@ -1,7 +1,5 @@
 """FLAN 2021's tasks of fixed classes: mock rows of TFDS, real rows, rows of our own, bad rows."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ import tensorflow_datasets as tfds
 from cascade_jax.data import features, jsonl, pipeline, sources
 from cascade_jax.evaluation import quality
 from tasks.flan2021 import entailment, flan_task, understanding
+from tests.rows import texts_of, write_flan
 
 TASKS = {task.name: task for module in (entailment, understanding) for task in module.TASKS}
 NAMES = {name: flan_task.register(task) for name, task in TASKS.items()}
@@ -172,13 +171,6 @@ OWN_ROWS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _restore_data_dir():
-    before = sources.get_data_dir()
-    yield
-    sources.set_data_dir(before)
-
-
 def _dataset(name, split):
     task = seqio.TaskRegistry.get(NAMES[name])
     return task.get_dataset(None, split, shuffle=False, try_in_mem_cache=False)
@@ -188,23 +180,8 @@ def _examples(name, split):
     return list(_dataset(name, split).as_numpy_iterator())
 
 
-def _texts(example):
-    return tuple(example[f"{f}_pretokenized"].decode() for f in (features.INPUTS, features.TARGETS))
-
-
 def _with_options(name, text):
     return text + "\n\nPossible answers:\n* " + CLASSES[name].replace("|", "\n* ")
-
-
-def _write(folder, name, rows, split="test", before=""):
-    task = TASKS[name]
-    file = task.splits[split].partition("[")[0]
-    source = task.folder or task.tfds_name.partition(":")[0]
-    path = folder / source.replace("/", "__") / f"{file}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(before + "".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    sources.set_data_dir(folder)
-    return path
 
 
 # Every other one in every_task_test.py.
@@ -234,7 +211,7 @@ def test_a_real_row(data_folder, place):
     text, target = REAL_ROWS[place]
     example = next(_dataset(name, split).skip(index).as_numpy_iterator())
     joint = "\n" if name == "qnli" else "\n\n"
-    assert _texts(example) == (
+    assert texts_of(example) == (
         _with_options(name, text).replace("\n\nPoss", f"{joint}Poss"),
         target,
     )
@@ -255,7 +232,7 @@ def test_real_rows_for_training_are_those_before_the_ones_held_out(data_folder, 
 
 def test_training_rows_of_the_real_data_use_all_prompts(data_folder):
     sources.set_data_dir(data_folder)
-    inputs = [_texts(example)[0] for example in _examples("rte", "train")]
+    inputs = [texts_of(example)[0] for example in _examples("rte", "train")]
     ways = ("Does it follow that: ", "Does the premise prove the claim?", "Someone writes: ")
     counts = [sum(way in text for text in inputs) for way in ways]
     # 763 of 2,290 each are expected, with a standard deviation of 23.
@@ -267,7 +244,7 @@ def test_the_target_as_answer_is_worth_1_and_the_others_less(data_folder):
     for name in sorted({name for name, *_ in REAL_ROWS}):
         task = seqio.TaskRegistry.get(NAMES[name])
         examples = _examples(name, "validation")[:20]
-        pairs = [(_texts(e)[1], e) for e in examples]
+        pairs = [(texts_of(e)[1], e) for e in examples]
         targets = [task.postprocess_fn(t, example=e, is_target=True) for t, e in pairs]
         for answers, wanted in ([t for t, _ in pairs], 1.0), (["?"] * len(pairs), 0.0):
             given = [
@@ -283,7 +260,7 @@ def test_figures_of_the_whole_split(data_folder):
     found = {}
     for name in ("cb", "cola", "multirc", "stsb"):
         task = seqio.TaskRegistry.get(NAMES[name])
-        pairs = [(_texts(e)[1], e) for e in _examples(name, "test")]
+        pairs = [(texts_of(e)[1], e) for e in _examples(name, "test")]
         targets = [task.postprocess_fn(t, example=e, is_target=True) for t, e in pairs]
         answers = [task.postprocess_fn(t, example=e, is_target=False) for t, e in pairs]
         for metric_fn in task.metric_fns:
@@ -301,8 +278,8 @@ def test_figures_of_the_whole_split(data_folder):
 @pytest.mark.parametrize("name", OWN_ROWS)
 def test_a_row_of_our_own(tmp_path, name):
     row, (text, target) = OWN_ROWS[name]
-    _write(tmp_path, name, [row])
-    assert _texts(_examples(name, "test")[0]) == (_with_options(name, text), target)
+    write_flan(tmp_path, name, [row])
+    assert texts_of(_examples(name, "test")[0]) == (_with_options(name, text), target)
 
 
 def test_every_task_has_a_row_with_a_literal_expectation():
@@ -310,8 +287,8 @@ def test_every_task_has_a_row_with_a_literal_expectation():
 
 
 def _targets(tmp_path, name, rows, split="test"):
-    _write(tmp_path, name, rows, split)
-    return [_texts(example)[1] for example in _examples(name, split)]
+    write_flan(tmp_path, name, rows, split)
+    return [texts_of(example)[1] for example in _examples(name, split)]
 
 
 @pytest.mark.parametrize("name", ["cb", "mnli_matched", "trec", "bool_q", "ag_news_subset"])
@@ -349,15 +326,15 @@ def test_a_number_is_read_from_an_answer(text, number):
 
 
 def test_line_breaks_and_tags_are_text(tmp_path):
-    _write(tmp_path, "imdb_reviews", [{"text": "Bad.<br /><br />Very.", "label": 0}])
-    assert _texts(_examples("imdb_reviews", "test")[0])[0].startswith(
+    write_flan(tmp_path, "imdb_reviews", [{"text": "Bad.<br /><br />Very.", "label": 0}])
+    assert texts_of(_examples("imdb_reviews", "test")[0])[0].startswith(
         "Film review: Bad.\n\nVery.\n\nIs its tone"
     )
     row = {"paragraph": "<b>Sent 1: </b>Ann ran.<br><b>Sent 2: </b>Ben sat.", "question": "Who?"}
     row |= {"answer": "Ann", "label": 1, "idx": {"paragraph": 0, "question": 7, "answer": 2}}
-    _write(tmp_path, "multirc", [row])
+    write_flan(tmp_path, "multirc", [row])
     (example,) = _examples("multirc", "test")
-    assert _texts(example)[0].startswith("Sent 1: Ann ran. Sent 2: Ben sat.\n\nQuestion: Who?")
+    assert texts_of(example)[0].startswith("Sent 1: Ann ran. Sent 2: Ben sat.\n\nQuestion: Who?")
     task = seqio.TaskRegistry.get(NAMES["multirc"])
     assert example["idx/question"] == 7
     target = task.postprocess_fn("yes", example=example, is_target=True)
@@ -381,7 +358,7 @@ GOOD = {"premise": "p", "hypothesis": "h", "label": 0}
     ],
 )
 def test_a_bad_row_is_named_with_task_split_and_line(tmp_path, name, row, message):
-    path = _write(tmp_path, name, [GOOD, row], before="\n")
+    path = write_flan(tmp_path, name, [GOOD, row], before="\n")
     with pytest.raises(ValueError) as caught:
         _dataset(name, "test")
     assert f"{path.parent.name}/{path.name}:3: " in str(caught.value)

@@ -1,7 +1,6 @@
 """ARC, MMLU and GSM8K: mock rows, real rows, numbers in solutions, and bad rows."""
 
 import itertools
-import json
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 import tasks.reasoning as reasoning
 from cascade_jax.data import catalog, pipeline, sources
 from cascade_jax.evaluation import quality
+from tests.rows import examples, texts_of, write
 
 ONE_DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 ARC_C, ARC_E = "cascade_arc_challenge_v1", "cascade_arc_easy_v1"
@@ -23,33 +23,12 @@ KINDS = dict.fromkeys([ARC_C, ARC_E, MMLU], "multiple_choice")
 KINDS |= {GSM8K: "short_answer", SOLUTIONS: "generation"}
 
 
-@pytest.fixture(autouse=True)
-def _restore_data_dir():
-    before = sources.get_data_dir()
-    yield
-    sources.set_data_dir(before)
-
-
-@pytest.fixture
-def real_data(data_folder):
-    sources.set_data_dir(data_folder)
-
-
 def _examples(name, split, count=None):
-    task = seqio.TaskRegistry.get(name)
-    rows = task.get_dataset(None, split, shuffle=False, try_in_mem_cache=False)
-    return list(itertools.islice(rows.as_numpy_iterator(), count))
-
-
-def _texts(example):
-    return tuple(example[f"{feature}_pretokenized"].decode() for feature in ("inputs", "targets"))
+    return list(itertools.islice(examples(name, split), count))
 
 
 def _write(folder, task, rows, split="train", before=""):
-    path = folder / task / f"{split}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(before + "".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    sources.set_data_dir(folder)
+    write(folder, task, rows, split, before)
 
 
 def test_the_tasks_have_names_and_cards():
@@ -67,7 +46,7 @@ def test_a_training_batch_of_tfds_rows(monkeypatch, name):
         for example in _examples(name, "test"):
             if KINDS[name] == "multiple_choice":
                 options = [option.decode() for option in example["options"]]
-                assert options == list("ABCDE") and _texts(example)[1] in options
+                assert options == list("ABCDE") and texts_of(example)[1] in options
     assert np.asarray(batch.inputs).shape == (2, 256)
     assert ((np.asarray(batch.targets) == 1).sum(axis=1) == 1).all()
 
@@ -93,7 +72,7 @@ REAL_ROWS = {
 @pytest.mark.parametrize("place", REAL_ROWS, ids=lambda place: place[0])
 def test_a_real_row_reads_as_it_should(real_data, place):
     name, split, index = place
-    assert _texts(_examples(name, split, index + 1)[index]) == REAL_ROWS[place]
+    assert texts_of(_examples(name, split, index + 1)[index]) == REAL_ROWS[place]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +91,7 @@ def test_the_options_are_the_letters_of_the_choices(real_data, name, split, coun
     for row, example in zip(rows, _examples(name, split), strict=True):
         choices = row[field]
         found[len(choices)] += 1
-        inputs, target = _texts(example)
+        inputs, target = texts_of(example)
         assert [option.decode() for option in example["options"]] == list("ABCDE")[: len(choices)]
         right = row["answer" if name == MMLU else "answerKey"]
         assert f"({target}) {choices[right]}" in inputs
@@ -124,7 +103,7 @@ def test_the_options_are_the_letters_of_the_choices(real_data, name, split, coun
 
 @pytest.mark.parametrize("name", [ARC_C, ARC_E, MMLU])
 def test_the_target_as_answer_is_worth_1(real_data, name):
-    targets = [_texts(example)[1] for example in _examples(name, "validation", 20)]
+    targets = [texts_of(example)[1] for example in _examples(name, "validation", 20)]
     metrics = seqio.TaskRegistry.get(name).metric_fns
     metric, values = quality.per_example_quality(metrics, targets, targets)
     assert metric == "accuracy" and values.tolist() == [1.0] * 20
@@ -134,7 +113,7 @@ def test_mmlu_trains_on_its_auxiliary_rows_which_have_no_subject(tmp_path):
     row = {"question": "Q?", "subject": "", "choices": ["a", "b", "c", "d"], "answer": 3}
     _write(tmp_path, "mmlu", [row], "auxiliary_train")
     (example,) = _examples(MMLU, "train")
-    assert _texts(example) == ("question: Q? options: (A) a (B) b (C) c (D) d", "D")
+    assert texts_of(example) == ("question: Q? options: (A) a (B) b (C) c (D) d", "D")
     sources.set_data_dir(None)
     with pytest.raises(ValueError, match="mmlu is not in TFDS: set a data folder"):
         _examples(MMLU, "train")
@@ -151,9 +130,9 @@ CLIPS = {
 
 def test_gsm8k_asks_for_the_number_or_for_the_solution(tmp_path):
     _write(tmp_path, "gsm8k", [CLIPS])
-    assert _texts(_examples(GSM8K, "train")[0]) == ("answer with a number: How many?", "1500")
+    assert texts_of(_examples(GSM8K, "train")[0]) == ("answer with a number: How many?", "1500")
     solution = "Half is 2000/2 = 1000 clips.\nAll are $1,500.\n#### 1,500"
-    assert _texts(_examples(SOLUTIONS, "train")[0]) == ("solve: How many?", solution)
+    assert texts_of(_examples(SOLUTIONS, "train")[0]) == ("solve: How many?", solution)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +151,7 @@ def test_gsm8k_asks_for_the_number_or_for_the_solution(tmp_path):
 def test_answers_are_compared_by_their_last_number(tmp_path, name, answer, is_right):
     _write(tmp_path, "gsm8k", [CLIPS])
     task, (example,) = seqio.TaskRegistry.get(name), _examples(name, "train")
-    target = task.postprocess_fn(_texts(example)[1], example=example, is_target=True)
+    target = task.postprocess_fn(texts_of(example)[1], example=example, is_target=True)
     given_number = task.postprocess_fn(answer, example=example, is_target=False)
     assert target == "1500"
     (value,) = quality.per_example_quality(task.metric_fns, [target], [given_number])[1]

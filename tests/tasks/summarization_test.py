@@ -1,7 +1,5 @@
 """XSum on mock rows and real ones, the short summaries, and what to do without its download."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -11,16 +9,10 @@ import tensorflow_datasets as tfds
 import tasks.summarization as summarization
 from cascade_jax.data import catalog, features, pipeline, sources, vocabulary
 from cascade_jax.evaluation import quality
+from tests.rows import write
 
 ONE_DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 XSUM, SHORT = "cascade_xsum_xsum_v1", "cascade_xsum_short_v1"
-
-
-@pytest.fixture(autouse=True)
-def _restore_data_dir():
-    before = sources.get_data_dir()
-    yield
-    sources.set_data_dir(before)
 
 
 def _config(name, vocabulary=None):
@@ -28,10 +20,7 @@ def _config(name, vocabulary=None):
 
 
 def _write(folder, rows, split="validation"):
-    path = folder / "xsum" / f"{split}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    sources.set_data_dir(folder)
+    write(folder, "xsum", rows, split)
 
 
 def test_a_training_batch_of_tfds_rows(monkeypatch):

@@ -1,7 +1,6 @@
 """SuperGLUE: every task on mock rows, real rows as T5 would write them, and bad files."""
 
 import itertools
-import json
 from collections import Counter
 
 import jax
@@ -13,9 +12,10 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.text import super_glue
 
 import tasks.superglue as superglue
-from cascade_jax.data import features, pipeline, sources
+from cascade_jax.data import pipeline, sources
 from cascade_jax.evaluation import quality
 from tasks import superglue_preprocessors as preprocessors
+from tests.rows import examples, texts_of, write
 
 NAMES = ["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
 SPLITS = ("train", "validation")
@@ -102,37 +102,16 @@ REAL_ROWS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _restore_data_dir():
-    before = sources.get_data_dir()
-    yield
-    sources.set_data_dir(before)
-
-
-@pytest.fixture
-def real_data(data_folder):
-    sources.set_data_dir(data_folder)
-
-
 def _dataset(name, split, skip=0):
-    task = seqio.TaskRegistry.get(f"cascade_superglue_{name}_v1")
-    rows = task.get_dataset(None, split, shuffle=False, try_in_mem_cache=False)
-    return rows.skip(skip).as_numpy_iterator()
+    return examples(f"cascade_superglue_{name}_v1", split, skip)
 
 
 def _raw(name, split):
     return seqio.TaskRegistry.get(f"cascade_superglue_{name}_v1").source.rows(split)
 
 
-def _texts(example):
-    return tuple(example[f"{f}_pretokenized"].decode() for f in (features.INPUTS, features.TARGETS))
-
-
 def _write(folder, name, rows, split="train", before=""):
-    path = folder / f"super_glue__{name}" / f"{split}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(before + "".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    sources.set_data_dir(folder)
+    write(folder, f"super_glue__{name}", rows, split, before)
 
 
 # ---- every task and mixture on TFDS's fields
@@ -154,7 +133,7 @@ def test_every_task_and_mixture_makes_a_training_batch_of_tfds_rows(monkeypatch)
             assert ((inputs == 1).sum(1) == 1).all() and ((targets == 1).sum(1) == 1).all(), name
             assert (np.argmax(targets == 1, 1) > 0).all(), name  # no target is EOS alone
         for name in [*NAMES, "wsc_spans"]:
-            examples = [_texts(e)[0] for e in _dataset(name, "validation")]
+            examples = [texts_of(e)[0] for e in _dataset(name, "validation")]
             prefix = {"wsc": "wsc: ", "wsc_spans": "wsc text: "}.get(name, f"{name} ")
             assert len(examples) == 4 and all(e.startswith(prefix) for e in examples), name
 
@@ -164,11 +143,11 @@ def test_every_task_and_mixture_makes_a_training_batch_of_tfds_rows(monkeypatch)
 
 @pytest.mark.parametrize("place", REAL_ROWS, ids=lambda place: "-".join(map(str, place)))
 def test_a_real_row_reads_as_t5_writes_it(real_data, place):
-    assert _texts(next(_dataset(*place))) == REAL_ROWS[place]
+    assert texts_of(next(_dataset(*place))) == REAL_ROWS[place]
 
 
 def test_punctuation_after_the_pronoun_stands_apart_as_in_t5(real_data):
-    inputs = [_texts(example)[0] for example in _dataset("wsc", "train")]
+    inputs = [texts_of(example)[0] for example in _dataset("wsc", "train")]
     assert "wsc: " + PONY.format("pony", '*him* ," he said.') in inputs
 
 
@@ -178,7 +157,7 @@ def test_the_target_as_answer_is_worth_1(real_data, name):
     examples = list(itertools.islice(_dataset(name, "validation"), 8))
     if name == "wsc":  # where the label is False, the text in the target is the wrong answer
         examples = [example for example in examples if example["label"] == 1]
-    texts = [_texts(example)[1] for example in examples]
+    texts = [texts_of(example)[1] for example in examples]
     pairs = list(zip(texts, examples, strict=True))
     targets = [task.postprocess_fn(t, example=e, is_target=True) for t, e in pairs]
     answers = [task.postprocess_fn(t, example=e, is_target=False) for t, e in pairs]
@@ -191,7 +170,7 @@ def _figures(name, change):
     task = seqio.TaskRegistry.get(f"cascade_superglue_{name}_v1")
     targets, answers = [], []
     for index, example in enumerate(_dataset(name, "validation")):
-        text = _texts(example)[1]
+        text = texts_of(example)[1]
         answer = change(text, index)
         targets.append(task.postprocess_fn(text, example=example, is_target=True))
         answers.append(task.postprocess_fn(answer, example=example, is_target=False))
@@ -223,13 +202,13 @@ def test_superglues_own_metrics_stand_beside_accuracy(real_data):
 
 def test_record_has_an_example_per_answer_in_training_and_per_query_in_evaluation(real_data):
     rows = {split: _raw("record", split) for split in SPLITS}
-    trained = [_texts(example)[1] for example in _dataset("record", "train")]
+    trained = [texts_of(example)[1] for example in _dataset("record", "train")]
     assert trained == [answer for row in rows["train"] for answer in row["answers"]]
     assert len(trained) == 44 and len(rows["train"]) == 32
     evaluated = list(_dataset("record", "validation"))
     answers = [row["answers"] for row in rows["validation"]]
     assert [[t.decode() for t in e["references"]] for e in evaluated] == answers
-    assert [_texts(e)[1] for e in evaluated] == [several[0] for several in answers]
+    assert [texts_of(e)[1] for e in evaluated] == [several[0] for several in answers]
     assert max(map(len, answers)) > 1
 
 
@@ -252,7 +231,7 @@ def test_multirc_groups_the_answers_of_a_question_and_has_no_tags(real_data):
     questions = [row["idx/question"] for row in _raw("multirc", "validation")]
     assert [example["idx/question"] for example in examples] == questions
     assert len(Counter(questions)) == 83
-    assert not any(tag in _texts(e)[0] for e in examples for tag in ("<b>", "</b>", "<br>"))
+    assert not any(tag in texts_of(e)[0] for e in examples for tag in ("<b>", "</b>", "<br>"))
 
 
 def test_wsc_trains_on_the_true_rows_and_evaluates_on_all(real_data):
@@ -285,7 +264,7 @@ def test_wsc_marks_are_those_put_in_word_by_word(real_data, split):
             if spans[0][0] != spans[1][0]:
                 for first, end, sign in sorted(spans, reverse=True):
                     words[first:end] = [sign, *words[first:end], sign]
-                assert _texts(example)[0] == "wsc text: " + " ".join(words)
+                assert texts_of(example)[0] == "wsc text: " + " ".join(words)
                 compared += 1
     assert compared == {"train": 550, "validation": 102}[split]
 
@@ -298,11 +277,11 @@ def test_copa_and_wic_read_as_t5_writes_them(tmp_path):
     _write(tmp_path, "copa", [copa | {"question": "effect", "label": 1}])
     wic = {"word": "bank", "sentence1": "A river bank.", "sentence2": "A rich bank.", "label": 0}
     _write(tmp_path, "wic", [wic])
-    assert _texts(next(_dataset("copa", "train"))) == (
+    assert texts_of(next(_dataset("copa", "train"))) == (
         "copa choice1: It broke. choice2: It flew. premise: The cup fell. question: effect",
         "choice2",
     )
-    assert _texts(next(_dataset("wic", "train"))) == (
+    assert texts_of(next(_dataset("wic", "train"))) == (
         "wic sentence1: A river bank. sentence2: A rich bank. word: bank",
         "False",
     )
@@ -313,7 +292,7 @@ def test_copa_and_wic_read_as_t5_writes_them(tmp_path):
 )
 def test_cb_names_its_labels_in_the_builders_order(tmp_path, label, target):
     _write(tmp_path, "cb", [{"premise": "p", "hypothesis": "h", "label": label}])
-    assert _texts(next(_dataset("cb", "train"))) == ("cb hypothesis: h premise: p", target)
+    assert texts_of(next(_dataset("cb", "train"))) == ("cb hypothesis: h premise: p", target)
 
 
 # ---- mixtures

@@ -13,18 +13,12 @@ import tasks.wmt22 as wmt22
 from cascade_jax.data import catalog, jsonl, pipeline, sources
 from cascade_jax.evaluation import quality, translation_metrics
 from tasks import wmt22_folder
+from tests.rows import write
 
 ONE_DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 PAIRS = ["en-ja", "en-ru", "en-zh", "ja-en", "ru-en", "zh-en"]
 # Tokenizers of sacrebleu's own defaults for these targets.
 TOKENIZERS = {"ja": "ja-mecab", "zh": "zh", "ru": "13a", "en": "13a"}
-
-
-@pytest.fixture(autouse=True)
-def _restore_data_dir():
-    before = sources.get_data_dir()
-    yield
-    sources.set_data_dir(before)
 
 
 def _name(pair):
@@ -40,10 +34,7 @@ def _examples(pair, split, limit=None):
 
 
 def _write(folder, pair, rows, file="validation"):
-    path = folder / f"wmt22_translate__{pair}" / f"{file}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    sources.set_data_dir(folder)
+    write(folder, f"wmt22_translate__{pair}", rows, file)
 
 
 # ---- the tasks
