@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cascade_jax import axes
 from cascade_jax.models.config import DecoderConfig, RopeScaling
-from cascade_jax.models.layers import Dense, RMSNorm
+from cascade_jax.models.layers import Dense, RMSNorm, empty_cache, keys_last
 
 _MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
 
@@ -91,8 +91,8 @@ def rotate(
 
 def attend(
     query: Float[Array, "B Q H K"],
-    key: Float[Array, "B T G K"],
-    value: Float[Array, "B T G K"],
+    key: Float[Array, "B G K T"],
+    value: Float[Array, "B G K T"],
     query_places: Places,
     key_places: Places,
     *,
@@ -110,19 +110,19 @@ def attend(
     "Self-attention Does Not Need O(n^2) Memory".
     """
     batch, length, heads, size = query.shape
-    groups = key.shape[2]
+    groups = key.shape[1]
 
     @jax.checkpoint
     def block(query, places):
         query = query.reshape(batch, -1, groups, heads // groups, size)
-        logits = jnp.einsum("bqghk,btgk->bghqt", query, key, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("bqghk,bgkt->bghqt", query, key, preferred_element_type=jnp.float32)
         logits = logits * scale
         if soft_cap is not None:
             logits = soft_cap * jnp.tanh(logits / soft_cap)
         visible = is_visible(places, key_places, window)[:, None, None]
         weights = jax.nn.softmax(jnp.where(visible, logits, _MASKED), axis=-1)
         weights = jnp.where(visible, weights, 0.0).astype(value.dtype)
-        found = jnp.einsum("bghqt,btgk->bqghk", weights, value)
+        found = jnp.einsum("bghqt,bgkt->bqghk", weights, value)
         return found.reshape(batch, -1, heads, size)
 
     if length <= chunk:
@@ -186,7 +186,8 @@ class GroupedAttention(nn.Module):
         if config.qk_norm:
             query, key = self._norm("query_norm")(query), self._norm("key_norm")(key)
         query = rotate(query, query_places.positions, kind.freqs)
-        key = rotate(key, query_places.positions, kind.freqs)
+        key = keys_last(rotate(key, query_places.positions, kind.freqs))
+        value = keys_last(value)
         if slot is not None:
             length = key_places.positions.shape[1]
             key = self._cached("cached_key", key, slot, length)
@@ -228,16 +229,12 @@ class GroupedAttention(nn.Module):
             name=name,
         )(x)
         heads = joined.reshape(*joined.shape[:2], num_heads, config.head_dim)
-        return _heads_constraint(heads)
+        return nn.with_logical_constraint(
+            heads, (axes.BATCH, axes.LENGTH, axes.HEADS, axes.HEAD_SIZE)
+        )
 
     def _cached(self, name: str, new: Any, slot: Any, length: int) -> Any:
         """All cached keys (or values) after those of x have been put in."""
-        shape = (new.shape[0], length, *new.shape[2:])
-        start = lambda: _heads_constraint(jnp.zeros(shape, new.dtype))  # noqa: E731
-        variable = self.variable("cache", name, start)
-        variable.value = jax.lax.dynamic_update_slice_in_dim(variable.value, new, slot, axis=1)
+        variable = self.variable("cache", name, empty_cache, new, length)
+        variable.value = jax.lax.dynamic_update_slice_in_dim(variable.value, new, slot, axis=-1)
         return variable.value
-
-
-def _heads_constraint(x):
-    return nn.with_logical_constraint(x, (axes.BATCH, axes.LENGTH, axes.HEADS, axes.HEAD_SIZE))

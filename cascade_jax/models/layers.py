@@ -61,8 +61,10 @@ class Dense(nn.Module):
             (x.shape[-1], self.features),
             jnp.float32,
         )
-        dims = (((x.ndim - 1,), (0,)), ((), ()))
-        product = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), dims)
+        # Rows in one axis: the kernel's gradient then sums over one axis. Over two, XLA's CPU
+        # compiler transposes the larger operand first, which takes as long as the product.
+        rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
+        product = (rows @ kernel.astype(self.dtype)).reshape(*x.shape[:-1], self.features)
         if not self.use_bias:
             return product
         init = nn.with_logical_partitioning(nn.initializers.zeros, self.kernel_axes[1:])
@@ -246,19 +248,19 @@ class Attention(nn.Module):
         config = self.config
         query = self._heads("query", x, lambda *a: _fan_in(*a) / math.sqrt(config.head_dim))
         if position is None:
-            key, value = self._heads("key", source), self._heads("value", source)
+            key, value = self._keys("key", source), self._keys("value", source)
         elif source is x:
             key, value = self._cache_one(x, position, mask.shape[-1])
         else:
             key, value = self._cache_all(source)
-        logits = jnp.einsum("bqhk,bthk->bhqt", query, key, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("bqhk,bhkt->bhqt", query, key, preferred_element_type=jnp.float32)
         if bias is not None:
             logits = logits + bias
         weights = jax.nn.softmax(jnp.where(mask, logits, _MASKED), axis=-1)
         weights = jnp.where(mask, weights, 0.0).astype(config.dtype)
         dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))  # same for all queries
         weights = dropout(weights, deterministic=deterministic)
-        joined = jnp.einsum("bhqt,bthk->bqhk", weights, value)
+        joined = jnp.einsum("bhqt,bhkt->bqhk", weights, value)
         joined = joined.reshape(*joined.shape[:2], config.num_heads * config.head_dim)
         out = Dense(x.shape[-1], (axes.JOINED_HEADS, axes.EMBED), config.dtype, _fan_in, name="out")
         return out(joined)
@@ -270,33 +272,51 @@ class Attention(nn.Module):
         kernel_axes = (axes.EMBED, axes.JOINED_HEADS)
         joined = Dense(width, kernel_axes, config.dtype, kernel_init, name=name)(x)
         heads = joined.reshape(*joined.shape[:2], config.num_heads, config.head_dim)
-        return _heads_constraint(heads)
+        return nn.with_logical_constraint(
+            heads, (axes.BATCH, axes.LENGTH, axes.HEADS, axes.HEAD_SIZE)
+        )
+
+    def _keys(self, name, x):
+        """Projects x [B L D] to [B H K L]."""
+        return keys_last(self._heads(name, x))
 
     def _cache_one(self, x, position, length):
         """Keys and values of all positions so far, after adding those of the one token in x."""
-        key, value = self._heads("key", x), self._heads("value", x)
+        key, value = self._keys("key", x), self._keys("value", x)
         exists = self.has_variable("cache", "cached_key")
-        shape = (key.shape[0], length, *key.shape[2:])
         cached = [
-            self.variable("cache", name, lambda: _heads_constraint(jnp.zeros(shape, key.dtype)))
+            self.variable("cache", name, empty_cache, key, length)
             for name in ("cached_key", "cached_value")
         ]
         if exists:  # the call that creates the cache adds nothing to it
             for variable, new in zip(cached, (key, value), strict=True):
                 variable.value = jax.lax.dynamic_update_slice_in_dim(
-                    variable.value, new, position, axis=1
+                    variable.value, new, position, axis=-1
                 )
         return cached[0].value, cached[1].value
 
     def _cache_all(self, source):
         """Keys and values of a source that stays as it is: computed when the cache is created."""
-        key = self.variable("cache", "cached_key", lambda: self._heads("key", source))
-        value = self.variable("cache", "cached_value", lambda: self._heads("value", source))
+        key = self.variable("cache", "cached_key", lambda: self._keys("key", source))
+        value = self.variable("cache", "cached_value", lambda: self._keys("value", source))
         return key.value, value.value
 
 
-def _heads_constraint(x):
-    return nn.with_logical_constraint(x, (axes.BATCH, axes.LENGTH, axes.HEADS, axes.HEAD_SIZE))
+_KEYS = (axes.BATCH, axes.HEADS, axes.HEAD_SIZE, axes.LENGTH)
+
+
+def keys_last(heads: Float[Array, "B L H K"]) -> Float[Array, "B H K L"]:
+    """Keys or values as attention multiplies them and as caches hold them.
+
+    Both products of attention then read a cache as it lies; in another order the whole cache would
+    be transposed for every token that is decoded.
+    """
+    return nn.with_logical_constraint(heads.transpose(0, 2, 3, 1), _KEYS)
+
+
+def empty_cache(new: Float[Array, "B H K _"], length: int) -> Float[Array, "B H K {length}"]:
+    """Zeros for `length` keys of the kind of `new`."""
+    return nn.with_logical_constraint(jnp.zeros((*new.shape[:3], length), new.dtype), _KEYS)
 
 
 class MLP(nn.Module):
