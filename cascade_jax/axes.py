@@ -15,5 +15,8 @@ HEAD_SIZE = "head_size"
 MLP = "mlp"
 LAYERS = "layers"  # the stacking axis of scanned layers
 RELATIVE_BUCKETS = "relative_buckets"
+RANK = "rank"  # of LoRA's adapters
 
-ALL = (BATCH, LENGTH, EMBED, VOCAB, HEADS, JOINED_HEADS, HEAD_SIZE, MLP, LAYERS, RELATIVE_BUCKETS)
+ALL = (
+    BATCH, LENGTH, EMBED, VOCAB, HEADS, JOINED_HEADS, HEAD_SIZE, MLP, LAYERS, RELATIVE_BUCKETS, RANK
+)  # fmt: skip

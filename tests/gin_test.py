@@ -74,7 +74,10 @@ def header_command(file: str) -> list[str]:
     return shlex.split(command)[1:]
 
 
-@pytest.mark.parametrize("file", ["gin/runs/student.gin", "gin/runs/evaluate.gin"])
+RUN_FILES = ["gin/runs/student.gin", "gin/runs/lora.gin", "gin/runs/evaluate.gin"]
+
+
+@pytest.mark.parametrize("file", RUN_FILES)
 def test_the_command_in_a_run_files_header_builds(file):
     name, *argv = header_command(file)
     command = {"train": train, "evaluate": evaluate}[name]

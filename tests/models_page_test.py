@@ -1,5 +1,6 @@
 """docs/models.md: its commands parse, its table is what is supported, its gin file builds."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -10,12 +11,13 @@ import pytest
 from cascade_jax.cli import export_checkpoint, gin_main, import_checkpoint, model_gin, train
 from cascade_jax.interop import hf_families
 from cascade_jax.losses import variants
+from cascade_jax.models import lora
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.training import start
 
 PAGE = (Path(__file__).parents[1] / "docs/models.md").read_text()
-CONFIG = DecoderConfig(vocab_size=64, embed_dim=8, num_layers=2, num_heads=2, num_kv_heads=1,
-                       head_dim=4, mlp_dim=8)  # fmt: skip
+CONFIG = DecoderConfig(vocab_size=64, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1,
+                       head_dim=16, mlp_dim=8)  # fmt: skip
 
 
 def commands(verb: str) -> list[list[str]]:
@@ -49,13 +51,17 @@ def in_folder(tmp_path, monkeypatch):
     gin.clear_config(clear_constants=True)
 
 
-def test_the_pair_of_the_page_builds_and_is_exported(in_folder):
+def lay_out_pair(folder):
     (text,) = re.findall(r"```\n# my_gemma\.gin\n(.*?)```", PAGE, re.S)
-    (in_folder / "my_gemma.gin").write_text(text)
-    for folder, macro in (("runs/gemma_1b", "LARGE"), ("runs/gemma_270m", "SMALL")):
-        (in_folder / folder).mkdir(parents=True)
-        (in_folder / folder / "model.gin").write_text(model_gin.text(CONFIG, macro, "a model"))
-    (arguments,) = commands("train")
+    (folder / "my_gemma.gin").write_text(text)
+    for name, macro in (("runs/gemma_1b", "LARGE"), ("runs/gemma_270m", "SMALL")):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "model.gin").write_text(model_gin.text(CONFIG, macro, "a model"))
+
+
+def test_the_pair_of_the_page_builds_and_is_exported(in_folder):
+    lay_out_pair(in_folder)
+    arguments, _ = commands("train")
     config = gin_main.parse(train.CONFIG, arguments)
     (run,) = config.runs
     assert run.model == run.teacher == CONFIG and run.teacher_run == "runs/gemma_1b"
@@ -66,3 +72,18 @@ def test_the_pair_of_the_page_builds_and_is_exported(in_folder):
     exported = export_checkpoint.parse(arguments)
     assert exported.run == f"{config.output_dir}/{run.name}"
     assert run.data.vocabulary == f"{exported.tokenizer}/tokenizer.json"
+
+
+def test_the_pair_of_the_page_builds_with_lora(in_folder):
+    lay_out_pair(in_folder)
+    _, arguments = commands("train")
+    (run,) = gin_main.parse(train.CONFIG, arguments).runs
+    assert run.start == start.FromRun("runs/gemma_270m") and run.teacher_run == "runs/gemma_1b"
+    stated = dict(re.findall(r"^\| (LORA_\w+) \| `?([^;`|]+?)`?(?:;| \|)", PAGE, re.M))
+    assert {name: ast.literal_eval(value) for name, value in stated.items()} == {
+        "LORA_RANK": lora.Lora().rank,
+        "LORA_TARGETS": list(lora.Lora().targets),
+        "LORA_ALPHA": lora.Lora().alpha,
+    }
+    assert run.lora == lora.Lora(rank=16)
+    assert not run.optimizer.multiply_by_parameter_scale

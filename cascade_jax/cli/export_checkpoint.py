@@ -10,7 +10,7 @@ from cascade_jax.cli.import_checkpoint import TOKENIZER, parsed, progress
 
 HELP = """\
 Writes a run's model as a folder that transformers loads, with the files of its tokenizer, or as a
-checkpoint of T5X.
+checkpoint of T5X. What LoRA has trained is merged into its base.
 
 example:
   cascade-jax export --to hf --run runs/gemma/cat_dist --checkpoint best --out served \\
@@ -73,17 +73,15 @@ def run(config: ExportConfig) -> None:
 
     jax.config.update("jax_platforms", "cpu")  # as for the import
     from cascade_jax.interop import hf, hf_folder
-    from cascade_jax.models import families
     from cascade_jax.parallel.mesh import MeshConfig
-    from cascade_jax.training import checkpoints, run_folder, state
+    from cascade_jax.training import checkpoints, run_folder, saved
 
     hf_folder.check_empty(config.out)
     described = checkpoints.config_of(config.run)
     model = run_folder.model_of(described)
     mesh = MeshConfig(data=1).build(jax.devices()[:1])
     step = checkpoints.chosen_step(config.run, config.checkpoint)
-    abstract = state.abstract_parameters(families.build(model), mesh)
-    params = checkpoints.load_parameters(config.run, step, abstract)
+    params = saved.load(Path(config.run), step, model, mesh)
     if config.to == "t5x":
         file = _to_t5x(config, model, params, step)
         print(f"{file}: step {step} of {config.run}")

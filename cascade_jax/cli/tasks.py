@@ -31,7 +31,7 @@ flags:
   --suite NAME           the tasks of one suite only
   --mixtures             the mixtures instead of the tasks
   --split NAME           of the rows; validation if not given, else test, else train
-  --vocabulary MODEL     a SentencePiece .model file, or byte; the task's own if not given
+  --vocabulary MODEL     a SentencePiece .model, a tokenizer.json, or byte; else the task's own
   --input_length N, --target_length N
                          positions, end of sequence included; nothing is cut if not given
   --examples N           rows to show; 3 if not given

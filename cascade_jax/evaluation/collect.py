@@ -16,7 +16,7 @@ from cascade_jax.models import families, flops, pair
 from cascade_jax.nearest import did_you_mean
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.training import checkpoints, run_folder, state
+from cascade_jax.training import checkpoints, run_folder, saved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,13 +174,10 @@ class _Model:
 
     def check(self, mesh: Mesh) -> None:
         """Refuses a checkpoint that is not this model's, before anything is decoded."""
-        abstract = state.abstract_parameters(families.build(self.config), mesh)
-        checkpoints.check_fits(self.folder, self.step, abstract)
-        run_folder.check_same_model(self.name, self.config, self.folder)
+        saved.check(self.name, self.folder, self.step, self.config, mesh)
 
     def load(self, mesh: Mesh):
-        abstract = state.abstract_parameters(families.build(self.config), mesh)
-        return checkpoints.load_parameters(self.folder, self.step, abstract)
+        return saved.load(self.folder, self.step, self.config, mesh)
 
 
 def _metadata(config: CollectConfig, student: _Model, teacher: _Model, facts: Mapping) -> dict:

@@ -15,6 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from cascade_jax import axes
+from cascade_jax.models.blocks import over_queries
 from cascade_jax.models.config import DecoderConfig, RopeScaling
 from cascade_jax.models.layers import Dense, RMSNorm, empty_cache, keys_last
 
@@ -103,16 +104,14 @@ def attend(
 ) -> Float[Array, "B Q H K"]:
     """`softmax(cap(scale * q k^T)) v` with the keys that each query may see; softmax in float32.
 
-    Each of the G key heads serves H / G query heads that stand together. Blocks of `chunk` queries
-    follow each other, and the backward pass computes their weights anew.
+    Each of the G key heads serves H / G query heads that stand together. Long rows of queries are
+    taken in blocks (`over_queries`).
 
-    Reference: Vaswani et al. 2017, section 3.2; Ainslie et al. 2023, "GQA"; Rabe and Staats 2021,
-    "Self-attention Does Not Need O(n^2) Memory".
+    Reference: Vaswani et al. 2017, section 3.2; Ainslie et al. 2023, "GQA".
     """
-    batch, length, heads, size = query.shape
+    batch, _, heads, size = query.shape
     groups = key.shape[1]
 
-    @jax.checkpoint
     def block(query, places):
         query = query.reshape(batch, -1, groups, heads // groups, size)
         logits = jnp.einsum("bqghk,bgkt->bghqt", query, key, preferred_element_type=jnp.float32)
@@ -125,16 +124,7 @@ def attend(
         found = jnp.einsum("bghqt,bgkt->bqghk", weights, value)
         return found.reshape(batch, -1, heads, size)
 
-    if length <= chunk:
-        return block(query, query_places)
-    count = -(-length // chunk)
-
-    def cut(x):  # [B Q ...] -> [count B chunk ...]
-        x = jnp.pad(x, ((0, 0), (0, count * chunk - length), *((0, 0),) * (x.ndim - 2)))
-        return x.reshape(batch, count, chunk, *x.shape[2:]).swapaxes(0, 1)
-
-    blocks = jax.lax.map(lambda b: block(*b), jax.tree.map(cut, (query, query_places)))
-    return blocks.swapaxes(0, 1).reshape(batch, count * chunk, heads, size)[:, :length]
+    return over_queries(block, chunk, (query, 1), (query_places, 1))
 
 
 @flax.struct.dataclass

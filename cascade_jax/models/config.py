@@ -41,6 +41,8 @@ class T5Config:
       scan_layers: one compiled layer over stacked parameters instead of a copy for each layer.
       relative_buckets, relative_max_distance: of the relative position bias; all distances from
         relative_max_distance on share the last bucket.
+      query_chunk: attention of longer rows goes over the queries in blocks of so many, and the
+        backward pass computes their weights anew.
 
     Raises:
       ValueError: if a value is outside what its line above allows.
@@ -61,9 +63,10 @@ class T5Config:
     scan_layers: bool = False
     relative_buckets: int = 32
     relative_max_distance: int = 128
+    query_chunk: int = 512
 
     def __post_init__(self):
-        for name in _SIZES:
+        for name in (*_SIZES, "query_chunk"):
             _check_size(name, getattr(self, name))
         if isinstance(self.mlp_activations, str) or not self.mlp_activations:
             raise ValueError(

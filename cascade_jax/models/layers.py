@@ -15,6 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from cascade_jax import axes
+from cascade_jax.models.blocks import over_queries
 from cascade_jax.models.config import T5Config
 
 _MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
@@ -253,14 +254,12 @@ class Attention(nn.Module):
             key, value = self._cache_one(x, position, mask.shape[-1])
         else:
             key, value = self._cache_all(source)
-        logits = jnp.einsum("bqhk,bhkt->bhqt", query, key, preferred_element_type=jnp.float32)
-        if bias is not None:
-            logits = logits + bias
-        weights = jax.nn.softmax(jnp.where(mask, logits, _MASKED), axis=-1)
-        weights = jnp.where(mask, weights, 0.0).astype(config.dtype)
-        dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))  # same for all queries
-        weights = dropout(weights, deterministic=deterministic)
-        joined = jnp.einsum("bhqt,bhkt->bqhk", weights, value)
+        kept = None
+        if config.dropout_rate and not deterministic:
+            # The same keys for all queries of a head.
+            ones = jnp.ones((*key.shape[:2], 1, key.shape[-1]), config.dtype)
+            kept = nn.Dropout(config.dropout_rate)(ones, deterministic=False)
+        joined = _attend(query, key, value, mask, bias, kept, config.query_chunk)
         joined = joined.reshape(*joined.shape[:2], config.num_heads * config.head_dim)
         out = Dense(x.shape[-1], (axes.JOINED_HEADS, axes.EMBED), config.dtype, _fan_in, name="out")
         return out(joined)
@@ -300,6 +299,29 @@ class Attention(nn.Module):
         key = self.variable("cache", "cached_key", lambda: self._keys("key", source))
         value = self.variable("cache", "cached_value", lambda: self._keys("value", source))
         return key.value, value.value
+
+
+def _attend(query, key, value, mask, bias, kept, chunk):
+    """What the queries [B Q H K] find; `kept` [B H 1 T] is the factor of dropout on the weights."""
+    # A mask or bias may be one for all queries; else it is cut as they are.
+    own = {
+        name: (x, 2)
+        for name, x in {"mask": mask, "bias": bias}.items()
+        if x is not None and x.shape[2] == query.shape[1]
+    }
+
+    def attend(query, *parts):
+        of = {"mask": mask, "bias": bias} | dict(zip(own, parts, strict=True))
+        logits = jnp.einsum("bqhk,bhkt->bhqt", query, key, preferred_element_type=jnp.float32)
+        if bias is not None:
+            logits = logits + of["bias"]
+        weights = jax.nn.softmax(jnp.where(of["mask"], logits, _MASKED), axis=-1)
+        weights = jnp.where(of["mask"], weights, 0.0).astype(value.dtype)
+        if kept is not None:
+            weights = weights * kept
+        return jnp.einsum("bhqt,bhkt->bqhk", weights, value)
+
+    return over_queries(attend, chunk, (query, 1), *own.values())
 
 
 _KEYS = (axes.BATCH, axes.HEADS, axes.HEAD_SIZE, axes.LENGTH)

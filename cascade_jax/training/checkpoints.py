@@ -302,8 +302,13 @@ def has_checkpoint(run_folder: str | Path) -> bool:
     return bool(_complete_steps(Path(run_folder) / "checkpoints"))
 
 
-def check_finished(name: str, run_folder: str | Path) -> None:
-    """Refuses a teacher that has not been trained to its last step.
+def check_finished(name: str, run_folder: str | Path, what: str = "its teacher") -> None:
+    """Refuses to read a run that has not been trained to its last step.
+
+    Args:
+      name: of the run that wants to read it.
+      run_folder: the folder of the run that is read.
+      what: what it is to the other, for the message.
 
     Raises:
       CheckpointError: naming both steps.
@@ -311,8 +316,8 @@ def check_finished(name: str, run_folder: str | Path) -> None:
     last, steps = chosen_step(run_folder, "last"), config_of(run_folder)["steps"]
     if last < steps:
         raise CheckpointError(
-            f"run {name!r}: its teacher in {run_folder} is at step {last} of {steps}; train it to "
-            "the end first"
+            f"run {name!r}: {what} in {run_folder} is at step {last} of {steps}; train it to the "
+            "end first"
         )
 
 

@@ -19,9 +19,10 @@ from cascade_jax import metrics
 from cascade_jax.data import pipeline
 from cascade_jax.losses import variants
 from cascade_jax.models import families, pair
+from cascade_jax.models.lora import Lora
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.training import checkpoints, reporting, run_folder
+from cascade_jax.training import checkpoints, reporting, run_folder, saved
 from cascade_jax.training import start as start_lib
 from cascade_jax.training import state as state_lib
 from cascade_jax.training import step as step_lib
@@ -50,6 +51,8 @@ class TrainRun:
         folder, or the folder of a run.
       teacher_checkpoint: "best" or "last" of that run.
       start: where the first parameters are, see `training/start.py`; None for fresh ones.
+      lora: trains and saves low-rank additions to these parameters and leaves them as they are;
+        None trains them all.
       microbatches: into how many parts a batch is cut to save memory; the result is the same.
       head: "fused", or "plain" for whole logits; see `training/step.py`.
       chunk_tokens: tokens at a time in the fused head; None for a default.
@@ -71,6 +74,7 @@ class TrainRun:
     teacher_run: str | None = None
     teacher_checkpoint: str = "best"
     start: start_lib.Start | None = None
+    lora: Lora | None = None
     microbatches: int = 1
     head: str = "fused"
     chunk_tokens: int | None = None
@@ -113,6 +117,13 @@ class TrainRun:
             families.check_reads(model, self.data.architecture, self.data.pack)
         if self.start is not None:
             self.start.check(self.model)
+        if self.lora is not None:
+            self.lora.check(self.model)
+            if self.start is None:
+                raise ValueError(
+                    f"run {self.name!r}: LoRA adds to parameters that are there already; give "
+                    "start, e.g. start.FromRun"
+                )
         if (self.teacher is None) != (self.teacher_run is None):
             raise ValueError(
                 f"run {self.name!r}: give both teacher and teacher_run or neither; "
@@ -191,20 +202,14 @@ def _check_one(run: TrainRun, output_dir: Path, mesh: Mesh) -> tuple[pipeline.Op
     identity = {
         "vocabulary_fingerprint": mixture.fingerprint,
         "data_fingerprints": {split: mixture.data_fingerprints(split) for split in sorted(splits)},
-        "teacher_saved": _teacher_saved(run, output_dir),
+        "teacher_saved": None,
     }
+    if run.teacher is not None:
+        teacher = run_folder.resolve(output_dir, run.teacher_run)
+        identity["teacher_saved"] = saved.saved_at(teacher, run.teacher_checkpoint)
+    if run.lora is not None:
+        identity |= saved.base_identity(run.name, run.start, output_dir)
     return mixture, run_folder.check(output_dir / run.name, run, identity)
-
-
-def _teacher_saved(run: TrainRun, output_dir: Path) -> int | None:
-    """Which checkpoint the teacher is; None for no teacher, or one that is still to be trained."""
-    if run.teacher is None:
-        return None
-    folder = run_folder.resolve(output_dir, run.teacher_run)
-    if not checkpoints.has_checkpoint(folder):
-        return None
-    step = checkpoints.chosen_step(folder, run.teacher_checkpoint)
-    return checkpoints.saved_at(folder, step)
 
 
 def train(config: TrainConfig) -> None:
@@ -240,8 +245,9 @@ def train_one(run: TrainRun, output_dir: Path, mesh: Mesh) -> state_lib.TrainSta
 
     ############################ Start or resume ############################
     student = families.build(run.model)
-    abstract = state_lib.abstract_state(student, run.optimizer.build(), mesh)
+    abstract = state_lib.abstract_state(student, run.optimizer.build(), mesh, run.lora)
     parameter_key, dropout_key = jax.random.split(jax.random.key(run.seed))
+    where = run.name, run.model, output_dir, mesh, mixture.fingerprint
     store = checkpoints.CheckpointStore(folder, run.keep_last, run.keep_best)
     with contextlib.closing(store):
         first_step = store.last_step() or 0
@@ -249,11 +255,10 @@ def train_one(run: TrainRun, output_dir: Path, mesh: Mesh) -> state_lib.TrainSta
             state, position = store.restore(first_step, abstract)
         else:
             optimizer = run.optimizer.build()
-            state = state_lib.initialize(student, optimizer, parameter_key, abstract)
+            state = state_lib.initialize(student, optimizer, parameter_key, abstract, run.lora)
             position = None
-            if run.start is not None:
-                found = (run.start, run.name, run.model, output_dir, mesh, mixture.fingerprint)
-                state = state.replace(params=start_lib.parameters(*found))
+            if run.start is not None and run.lora is None:
+                state = state.replace(params=saved.first_parameters(run.start, *where))
         if first_step >= run.steps:
             print(f"{run.name}: already trained to step {first_step}, nothing to do")
             return state
@@ -261,13 +266,17 @@ def train_one(run: TrainRun, output_dir: Path, mesh: Mesh) -> state_lib.TrainSta
             print(f"{run.name}: resuming from step {first_step} of {run.steps}")
 
         ############################ Teacher, data, steps ############################
-        teacher, teacher_params = _load_teacher(run, output_dir, mesh, mixture.fingerprint)
+        teacher, frozen = _load_teacher(run, output_dir, mesh, mixture.fingerprint)
+        if run.lora is not None:
+            frozen = saved.first_parameters(run.start, *where, is_base=True), frozen
         batches, held_out = _open_data(run, mesh, position)
         run_folder.claim(folder, config)  # all of it fits: a refused start leaves no config.json
         loss_fn = step_lib.make_loss_fn(
             student, teacher, run.loss, head=run.head, mesh=mesh, chunk_tokens=run.chunk_tokens
         )
-        loop = _Loop(run, folder, config, store, teacher_params, dropout_key)
+        if run.lora is not None:
+            loss_fn = run.lora.adapted(loss_fn)
+        loop = _Loop(run, folder, config, store, frozen, dropout_key)
         return loop.run(state, first_step, batches, held_out, loss_fn, abstract, mesh)
 
 
@@ -298,10 +307,8 @@ def _load_teacher(run: TrainRun, output_dir: Path, mesh: Mesh, fingerprint: str)
     run_folder.check_same_vocabulary(run.name, fingerprint, folder)
     checkpoints.check_finished(run.name, folder)
     step = checkpoints.chosen_step(folder, run.teacher_checkpoint)
-    abstract = state_lib.abstract_parameters(teacher, mesh)
-    checkpoints.check_fits(folder, step, abstract)
-    run_folder.check_same_model(run.name, run.teacher, folder)
-    return teacher, checkpoints.load_parameters(folder, step, abstract)
+    saved.check(run.name, folder, step, run.teacher, mesh)
+    return teacher, saved.load(folder, step, run.teacher, mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,7 +319,7 @@ class _Loop:
     folder: Path
     config: dict
     store: checkpoints.CheckpointStore
-    teacher_params: PyTree
+    frozen: PyTree  # the teacher's parameters; with LoRA, those of the base and of the teacher
     dropout_key: PRNGKeyArray
 
     def run(self, state, first_step, batches, held_out, loss_fn, abstract, mesh):
@@ -333,7 +340,7 @@ class _Loop:
         with contextlib.closing(reporter):
             for step in range(first_step + 1, run.steps + 1):
                 batch = next(batches)
-                state, found = train_step(state, self.teacher_params, batch, self.dropout_key)
+                state, found = train_step(state, self.frozen, batch, self.dropout_key)
                 recent.append(found)
                 # A few steps are queued ahead, no more: the progress bar shows what is done.
                 jax.block_until_ready(recent[-_QUEUED:][0])
@@ -351,7 +358,7 @@ class _Loop:
                     self._check_finite(step, step, {"norm of the parameters": norm})
                 measured = None
                 if held_out and (saves or step % run.eval_every == 0):
-                    models = state.params, self.teacher_params
+                    models = state.params, self.frozen
                     found = [eval_step(*models, batch, state.step) for batch in held_out]
                     measured = reporting.merge(found)
                     label = f"{metrics.CROSS_ENTROPY} of split {run.eval_split!r}"

@@ -23,6 +23,8 @@ class Adafactor:
       weight_decay: decoupled, per step, not scaled by the learning rate (optax's convention).
       decay_rate: exponent of the second-moment decay (0.8 in the Adafactor paper).
       min_dim_size_to_factor: a matrix is factored only if both sides are at least this.
+      multiply_by_parameter_scale: False makes the updates absolute, as wanted by LoRA, of which one
+        factor starts at 0.
     """
 
     learning_rate: float
@@ -32,6 +34,7 @@ class Adafactor:
     weight_decay: float | None = None
     decay_rate: float = 0.8
     min_dim_size_to_factor: int = 128
+    multiply_by_parameter_scale: bool = True
 
     def __post_init__(self):
         rate, warmup, decay = self.learning_rate, self.warmup_steps, self.decay_steps
@@ -74,10 +77,11 @@ class Adafactor:
         return optax.join_schedules([ramp, after], [warmup])
 
     def build(self) -> optax.GradientTransformation:
-        """The optax transformation, parameter-scaled and clipped by update RMS 1."""
+        """The optax transformation, clipped by update RMS 1."""
         return optax.adafactor(
             self.learning_rate_schedule(),
             min_dim_size_to_factor=self.min_dim_size_to_factor,
             decay_rate=self.decay_rate,
+            multiply_by_parameter_scale=self.multiply_by_parameter_scale,
             weight_decay_rate=self.weight_decay,
         )

@@ -1,18 +1,16 @@
 """What a run starts from, if not from fresh parameters."""
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from cascade_jax.models import families, shallow
 from cascade_jax.training import checkpoints, run_folder
-from cascade_jax.training import state as state_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,38 +90,11 @@ def _check_choice(checkpoint: str) -> None:
         raise ValueError(f"checkpoint {checkpoint!r} is not in {checkpoints.CHOICES}")
 
 
-def parameters(
-    start: Start,
-    name: str,
-    model: families.ModelConfig,
-    output_dir: Path,
-    mesh: Mesh,
-    fingerprint: str,
-) -> PyTree:
-    """The parameters that a run starts from, on the mesh.
-
-    Args:
-      start: where they are.
-      name: of the run, for messages.
-      model: its model.
-      output_dir: where runs are by name.
-      mesh: the device mesh.
-      fingerprint: of the run's vocabulary.
-
-    Raises:
-      ValueError: the other run has another vocabulary or model, or is not there.
-    """
-    folder = run_folder.resolve(output_dir, start.run)
-    if not checkpoints.has_checkpoint(folder):
-        raise checkpoints.CheckpointError(
-            f"run {name!r} starts from {folder}, which has no checkpoint; train or import it first"
-        )
-    run_folder.check_same_vocabulary(name, fingerprint, folder)
-    step = checkpoints.chosen_step(folder, start.checkpoint)
-    source = start.source(model)
-    abstract = state_lib.abstract_parameters(families.build(source), mesh)
-    checkpoints.check_fits(folder, step, abstract)
-    run_folder.check_same_model(name, source, folder)
-    found = start.fit(checkpoints.load_parameters(folder, step, abstract), model)
-    wanted = state_lib.abstract_parameters(families.build(model), mesh)
-    return jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), found, wanted)
+def described(config: Mapping[str, Any]) -> Start:
+    """What a run started from, out of its config.json."""
+    kinds = {kind.__name__: kind for kind in (FromRun, FromLayers)}
+    given = dict(config["start"])
+    kind = kinds[given.pop("type")]
+    if kind is FromLayers:
+        given["model"] = run_folder.model_of(given)
+    return kind(**given)

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from cascade_jax.models import families
+from cascade_jax.models.lora import Lora
 from cascade_jax.parallel import rules
 
 
@@ -18,7 +19,7 @@ class TrainState:
 
     Attributes:
       step: number of updates done.
-      params: float32 parameters of the student.
+      params: float32 parameters of the student, or of its adapters alone.
       opt_state: state of the optax optimizer.
     """
 
@@ -27,9 +28,11 @@ class TrainState:
     opt_state: PyTree
 
 
-def abstract_parameters(model: families.Model, mesh: Mesh) -> PyTree:
-    """Shapes, dtypes and shardings of the model's parameters on a mesh."""
+def abstract_parameters(model: families.Model, mesh: Mesh, lora: Lora | None = None) -> PyTree:
+    """Shapes, dtypes and shardings of the model's parameters, or of its adapters, on a mesh."""
     boxes = families.parameter_shapes(model.config)
+    if lora is not None:
+        boxes = lora.shapes(boxes)
     shardings = rules.parameter_shardings(boxes, mesh)
     return jax.tree.map(_with_sharding, nn.unbox(boxes), shardings)
 
@@ -39,14 +42,19 @@ def _with_sharding(leaf, sharding):
 
 
 def abstract_state(
-    model: families.Model, optimizer: optax.GradientTransformation, mesh: Mesh
+    model: families.Model,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    lora: Lora | None = None,
 ) -> TrainState:
     """Shapes, dtypes and shardings of the whole state, for `initialize` and for restoring.
+
+    With `lora` the state is that of the adapters alone.
 
     Optimizer statistics of a parameter's shape are split like the parameter; all others (the row
     and column statistics of Adafactor, counters) are small and every device holds them whole.
     """
-    params = abstract_parameters(model, mesh)
+    params = abstract_parameters(model, mesh, lora)
     everywhere = rules.replicated(mesh)
 
     def statistics(leaf, parameter):
@@ -69,18 +77,22 @@ def initialize(
     optimizer: optax.GradientTransformation,
     key: PRNGKeyArray,
     abstract: TrainState,
+    lora: Lora | None = None,
 ) -> TrainState:
     """Makes a fresh state, each parameter created where it will live.
 
     Args:
       model: the student.
-      optimizer: as given to `abstract_state`.
+      optimizer, lora: as given to `abstract_state`.
       key: PRNG key of the initial parameters.
       abstract: from `abstract_state`.
     """
 
     def make(key):
-        params = families.initialize(model, key)
+        if lora is None:
+            params = families.initialize(model, key)
+        else:
+            params = lora.initialize(families.parameter_shapes(model.config), key)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)

@@ -141,6 +141,40 @@ def test_scan_and_remat_change_neither_loss_nor_gradients(remat, scan_layers):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
 
 
+@pytest.mark.parametrize(("chunk", "scan_layers"), [(1, False), (3, True)])
+def test_blocks_of_queries_change_neither_loss_nor_gradients(chunk, scan_layers):
+    loss, gradients = _loss_and_gradients(CONFIG)
+    changed = dataclasses.replace(CONFIG, query_chunk=chunk, scan_layers=scan_layers)
+    new_loss, new_gradients = _loss_and_gradients(changed)
+    np.testing.assert_allclose(new_loss, loss, rtol=1e-5)
+    compare = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+    jax.tree.map(compare, new_gradients, gradients)
+
+
+def test_dropout_is_the_same_in_blocks_of_queries():
+    def run(chunk):
+        config = dataclasses.replace(CONFIG, dropout_rate=0.5, query_chunk=chunk)
+        rngs = {"dropout": jax.random.key(3)}
+        texts = INPUTS, DECODER_INPUTS
+        return _logits(config, _params(CONFIG), *texts, deterministic=False, rngs=rngs)
+
+    np.testing.assert_allclose(run(2), run(512), rtol=1e-4, atol=1e-5)
+
+
+def test_attention_of_long_rows_never_holds_a_square_array():
+    config = dataclasses.replace(SHALLOW, query_chunk=64)
+    inputs = jax.ShapeDtypeStruct((32, 1024), jnp.int32)
+    targets = jax.ShapeDtypeStruct((32, 8), jnp.int32)
+
+    def loss(params, inputs, targets):
+        return jnp.sum(T5(config).apply({"params": params}, inputs, targets))
+
+    compiled = jax.jit(jax.grad(loss)).lower(_params(SHALLOW), inputs, targets).compile()
+    square = 4 * 32 * config.num_heads * 1024 * 1024  # one layer's weights in float32
+    # Square are the bias, one for all rows, and the mask, a byte each and one for all heads.
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.75 * square
+
+
 def test_decoder_has_all_buckets_for_the_past_and_the_encoder_half():
     _, gradients = _loss_and_gradients(CONFIG)
     used = {

@@ -15,7 +15,7 @@ from cascade_jax.losses import variants
 from cascade_jax.models import families, shallow
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.training import checkpoints, loop, start
+from cascade_jax.training import checkpoints, loop, saved, start
 from cascade_jax.training import state as state_lib
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
@@ -100,7 +100,7 @@ def test_a_decoder_pair_trains_and_its_cascade_is_collected(folder):
 def test_a_run_starts_from_layers_of_another(folder):
     mesh = MESH.build()
     alike = dataclasses.replace(SMALL, attention_kinds=LARGE.attention_kinds)
-    found = start.parameters(
+    found = saved.first_parameters(
         start.FromLayers("teacher", LARGE, layers=[2]),
         "student",
         alike,

@@ -139,3 +139,11 @@ def test_the_decay_rate_is_handed_on():
 def test_what_is_not_allowed_is_named(change, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         dataclasses.replace(Adafactor(PEAK), **change)
+
+
+@pytest.mark.parametrize(("relative", "size"), [(True, 1e-3 * PEAK), (False, PEAK)])
+def test_a_parameter_of_zeros_moves_by_the_rate_only_if_updates_are_absolute(relative, size):
+    optimizer = Adafactor(PEAK, multiply_by_parameter_scale=relative).build()
+    params, gradient = jnp.zeros((4, 4)), jnp.full((4, 4), -3.0)
+    update, _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(update, size, rtol=1e-4)

@@ -1,0 +1,153 @@
+"""LoRA: a model's kernels stay as they are, and low-rank additions to some of them are trained.
+
+Adapters are a parameter tree of their own. Where the model has `query/kernel` [in, out] they have
+`query/lora_a` [in, rank] and `query/lora_b` [rank, out], each with one axis more in front where
+layers are stacked.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import traverse_util
+from jaxtyping import PRNGKeyArray
+
+from cascade_jax import axes
+from cascade_jax.models import families
+from cascade_jax.nearest import did_you_mean
+
+_KERNEL, _A, _B = "kernel", "lora_a", "lora_b"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """`kernel + (alpha / rank) · lora_a · lora_b` for every kernel that is a target.
+
+    Attributes:
+      rank: columns of lora_a and rows of lora_b.
+      targets: names of the linear maps, in all layers, as the parameter tree spells them: "query",
+        "key", "value" and "out" of attention, "wi", "wi_0", "wi_1" and "wo" of the MLP,
+        "logits_dense". Queries and values are what Hu et al. adapt.
+      alpha: weight of the addition; over the rank, so that another rank wants no other learning
+        rate.
+
+    Reference: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.
+    """
+
+    rank: int = 8
+    targets: Sequence[str] = ("query", "value")
+    alpha: float = 16.0
+
+    def __post_init__(self):
+        if type(self.rank) is not int or self.rank < 1:
+            raise ValueError(f"LoRA's rank is {self.rank!r}; must be an integer of at least 1")
+        is_number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
+        if not is_number or not 0 < self.alpha < math.inf:
+            raise ValueError(f"LoRA's alpha is {self.alpha!r}; must be a number above 0")
+        names = self.targets
+        if isinstance(names, str) or not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                f"LoRA's targets are {names!r}; must be one or more names, e.g. ('query', 'value')"
+            )
+        object.__setattr__(self, "targets", tuple(names))
+
+    def check(self, model: families.ModelConfig) -> None:
+        """Refuses a model that lacks a target or has a smaller kernel than the rank.
+
+        Raises:
+          ValueError: names the target or the kernel, and what would do.
+        """
+        self.shapes(families.parameter_shapes(model))
+
+    def shapes(self, boxed_shapes: Mapping[str, Any]) -> dict[str, Any]:
+        """Shapes, dtypes and logical axes of the adapters.
+
+        Args:
+          boxed_shapes: those of the model, from `families.parameter_shapes`.
+
+        Raises:
+          ValueError: as `check`.
+        """
+        flat = traverse_util.flatten_dict(boxed_shapes)
+        kernels = {path: box for path, box in flat.items() if path[-1] == _KERNEL}
+        there = sorted({path[-2] for path in kernels})
+        for target in self.targets:
+            if target not in there:
+                hint = did_you_mean(target, there)
+                raise ValueError(
+                    f"LoRA's target {target!r} is not in the model{hint}; it has {there}"
+                )
+        found = {}
+        for path, box in kernels.items():
+            if path[-2] not in self.targets:
+                continue
+            *stack, rows, columns = box.value.shape
+            if self.rank > min(rows, columns):
+                raise ValueError(
+                    f"LoRA's rank {self.rank} is larger than the smaller side of "
+                    f"{'/'.join(path)} [{rows}, {columns}]; at most {min(rows, columns)} will do"
+                )
+            *stacked, row_axis, column_axis = box.names
+            sides = {
+                _A: ((*stack, rows, self.rank), (*stacked, row_axis, axes.RANK)),
+                _B: ((*stack, self.rank, columns), (*stacked, axes.RANK, column_axis)),
+            }
+            for name, (shape, names) in sides.items():
+                leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
+                found[(*path[:-1], name)] = nn.LogicallyPartitioned(leaf, names)
+        return traverse_util.unflatten_dict(found)
+
+    def initialize(self, boxed_shapes: Mapping[str, Any], key: PRNGKeyArray) -> dict[str, Any]:
+        """Fresh adapters, without boxes: with them the model is its base, bit for bit.
+
+        lora_b is 0. lora_a is uniform within ±1/sqrt(in), as in the code of Hu et al.
+
+        Args:
+          boxed_shapes: those of the model.
+          key: PRNG key.
+        """
+        flat = traverse_util.flatten_dict(nn.unbox(self.shapes(boxed_shapes)))
+        made = {}
+        for path, leaf_key in zip(sorted(flat), jax.random.split(key, len(flat)), strict=True):
+            leaf = flat[path]
+            if path[-1] == _B:
+                made[path] = jnp.zeros(leaf.shape, leaf.dtype)
+            else:
+                bound = 1 / math.sqrt(leaf.shape[-2])
+                made[path] = jax.random.uniform(leaf_key, leaf.shape, leaf.dtype, -bound, bound)
+        return traverse_util.unflatten_dict(made)
+
+    def merge(self, base: Mapping[str, Any], adapters: Mapping[str, Any]) -> dict[str, Any]:
+        """All parameters of the model, the additions added: what is trained, served and exported.
+
+        Args:
+          base: the model's parameters, without boxes.
+          adapters: from `initialize`, or trained.
+        """
+        if _A in adapters:
+            # In whole float32 on every device: it is cheap, and an export is what was trained.
+            delta = jnp.matmul(adapters[_A], adapters[_B], precision=jax.lax.Precision.HIGHEST)
+            return {**base, _KERNEL: base[_KERNEL] + self.alpha / self.rank * delta}
+        merged = {name: self.merge(base[name], inner) for name, inner in adapters.items()}
+        return {**base, **merged}
+
+    def adapted(self, loss_fn: Callable) -> Callable:
+        """A function of (adapters, (base, frozen), …), from one of (parameters, frozen, …).
+
+        The gradient with respect to its first argument is that of the adapters alone; nothing is
+        computed for other kernels of the base. Kernels are merged once a call, and not
+        `x·kernel + (x·lora_a)·lora_b` at each use, so that the models know nothing of adapters.
+        That takes `2 · rank · in · out` FLOPs a target, as much as `rank` tokens take, and memory
+        for a copy of the targets and for the gradient of that copy. With all kernels as targets a
+        step has the matmuls of full training.
+        """
+
+        def call(adapters, base_and_frozen, *arguments, **settings):
+            base, frozen = base_and_frozen
+            return loss_fn(self.merge(base, adapters), frozen, *arguments, **settings)
+
+        return call
