@@ -34,7 +34,7 @@ def test_the_gin_folder_holds_no_python():
 
 def given(file: str) -> list[str]:
     """Arguments that an experiment leaves to the user."""
-    return ["--gin.DATA_DIR='/data'"] if "local" in file else []
+    return ["--gin.DATA_DIR='/data'"] if "local" in file or "wmt22" in file else []
 
 
 @pytest.mark.parametrize("command", [train, collect, evaluate])
@@ -72,6 +72,28 @@ def header_command(file: str) -> list[str]:
     text = header.replace("#", " ").replace("\\\n", " ")
     command = next(line for line in text.splitlines() if "cascade-jax " in line)
     return shlex.split(command)[1:]
+
+
+TABLE_1 = {  # of the CAT paper: student's and teacher's steps, learning rate, batch, dropout
+    "superglue": ((10_000, 5e-5, 64, 0.1), (5_000, 1e-5, 512, 0.1)),
+    "wmt22": ((4_000, 5e-5, 32, 0.1), (1_000, 1e-5, 1024, 0.1)),
+    "flan2021": ((10_000, 1e-3, 64, 0.1), (60_000, 3e-5, 128, 0.05)),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_1)
+def test_experiments_of_the_paper_have_the_values_of_its_table(name):
+    file = f"gin/experiments/{name}.gin"
+    runs = gin_main.parse(train.CONFIG, [f"--gin_file={file}", *given(file)]).runs
+    student, teacher = TABLE_1[name]
+    assert [run.name for run in runs] == ["teacher", "xent", "dist", "cat_xent", "cat_dist"]
+    for run in runs:
+        rate, size = run.optimizer.learning_rate, run.data.batch_size
+        expected = teacher if run.name == "teacher" else student
+        assert (run.steps, rate, size, run.model.dropout_rate) == expected
+        assert run.start.run == f"runs/{'mt5' if name == 'wmt22' else 't5_1_1'}_" + (
+            "large" if run.name == "teacher" else "small"
+        )
 
 
 RUN_FILES = ["gin/runs/student.gin", "gin/runs/lora.gin", "gin/runs/evaluate.gin"]

@@ -1,7 +1,6 @@
 """Attention in blocks of queries, so that its memory grows with the length and not its square."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
