@@ -26,7 +26,7 @@ setuptools.setup(
     python_requires=">=3.11,<3.14",
     packages=[*setuptools.find_packages(include=["cascade_jax*", "tasks*"]), *GIN_PACKAGES],
     package_dir=GIN_PACKAGES,
-    package_data={"": ["*.gin"]},
+    package_data={"": ["*.gin"], "cascade_jax.evaluation": ["page/*.css", "page/*.js"]},
     entry_points={"console_scripts": ["cascade-jax = cascade_jax.cli.main:main"]},
     install_requires=[
         "absl-py",
@@ -45,6 +45,8 @@ setuptools.setup(
         "pyarrow",
         "rouge-score",
         "sacrebleu",
+        "scikit-learn>=1.7",  # from there on its networks take weights of examples
+        "scipy",
         "sentencepiece",
         "seqio",
         "tensorboardX",
@@ -61,9 +63,9 @@ setuptools.setup(
             "pytest",
             "pytest-xdist",
             "ruff",
-            "scikit-learn",
             "setuptools>=77",
         ],
+        "browser": ["selenium"],  # tests of the report in Chromium; skipped without
         # What numbers are compared with; tests and benchmarks that want them are skipped without.
         "peers": ["accelerate", "gguf", "safetensors", "torch", "transformers"],
         "tpu": ["libtpu"],

@@ -69,7 +69,7 @@ def test_the_package_never_imports_the_tasks():
 @pytest.mark.parametrize(
     "library, home",
     [("gin", "cascade_jax/cli/"), ("absl.flags", "cascade_jax/cli/"),
-     ("matplotlib", "cascade_jax/evaluation/plots.py"), ("t5x", "cascade_jax/interop/t5x.py"),
+     ("matplotlib", "cascade_jax/evaluation/plots"), ("t5x", "cascade_jax/interop/t5x.py"),
      ("torch", "-"), ("transformers", "-")],
 )  # fmt: skip
 def test_libraries_that_have_one_home(library, home):

@@ -358,7 +358,8 @@ def test_collect_writes_records_of_an_older_schema_anew(tiny, finished, capfd):
     before = pq.read_table(file)
     changed_copy(file, file, schema_version=0)
     assert main(["collect", tiny, output(finished)]) == 0
-    assert pq.read_table(file).equals(before, check_metadata=True)
+    after, clock = pq.read_table(file), ["student_seconds", "teacher_seconds"]
+    assert after.drop(clock).equals(before.drop(clock), check_metadata=True)
     capfd.readouterr()
     assert main(["collect", tiny, output(finished)]) == 0
     assert "is up to date" in capfd.readouterr().out

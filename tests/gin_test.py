@@ -5,9 +5,12 @@ import shlex
 from pathlib import Path
 
 import gin
+import numpy as np
 import pytest
 
 from cascade_jax.cli import collect, evaluate, gin_main, train, vocab
+from cascade_jax.deferral import routers, scores
+from cascade_jax.deferral.answer_tokens import AnswerTokens
 from cascade_jax.losses import schedules
 
 ROOT = Path(__file__).parents[1]
@@ -16,6 +19,7 @@ GIN_FILES = sorted(
     for path in (ROOT / "gin").rglob("*.gin")
     if path.parent.name != "t5x"  # for T5X's own commands; tests/interop/ has their tests
 )
+FIGURES = [name for name in GIN_FILES if name.startswith("gin/figures/figure_")]
 EXPERIMENTS = [name for name in GIN_FILES if name.startswith("gin/experiments/")]
 DEMO = "--gin_file=gin/experiments/demo.gin"
 
@@ -53,8 +57,8 @@ def test_every_other_gin_file_parses_and_its_macros_build(file):
         gin.add_config_file_search_path(str(folder))
     gin.parse_config_file(file)
     parts = file.split("/")[1]
-    if parts == "runs":
-        return  # whole only inside an experiment, where every run file is built above
+    if parts in ("runs", "figures"):
+        return  # whole only inside an experiment or a figure, where all are built
     macros = [scope for scope, selector in gin.config._CONFIG if selector == "gin.macro"]
     assert macros
     values = {name: gin.query_parameter(f"{name}/gin.macro.value") for name in macros}
@@ -96,7 +100,39 @@ def test_experiments_of_the_paper_have_the_values_of_its_table(name):
         )
 
 
+@pytest.mark.parametrize("file", FIGURES)
+def test_every_figure_builds(file, tmp_path):
+    argv = [f"--gin_file={file}"]
+    if file.endswith("figure_5.gin"):  # reads its router at once
+        argv.append(f"--gin.ROUTER_FILE='{_router(tmp_path)}'")
+    config = gin_main.parse(evaluate.CONFIG, argv)
+    assert [Path(path).stem for path in config.records_files] == list(config.names)
+    assert config.output_dir == f"runs/figures/{Path(file).stem}"
+
+
+def _router(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    answers = AnswerTokens.from_padded(-rng.random((40, 3)), np.full(40, 3))
+    quality = rng.integers(0, 2, 40).astype(float)
+    fitted = routers.LogisticRouter().fit(answers, quality, 1 - quality, split="calibration")
+    fitted.save(folder / "router.npz")
+    return folder / "router.npz"
+
+
+def test_the_deferral_rules_of_figure_6_are_those_of_the_paper():
+    config = gin_main.parse(evaluate.CONFIG, ["--gin_file=gin/figures/figure_6.gin"])
+    assert {config.score, *config.scores} == set(scores.STANDARD)
+
+
+def test_the_groups_of_flan_are_its_tasks_by_metric():
+    flan2021 = pytest.importorskip("tasks.flan2021")
+    config = gin_main.parse(evaluate.CONFIG, ["--gin_file=gin/figures/figure_2b.gin"])
+    for kind, names in (("accuracy", flan2021.CLASSIFICATION), ("BLEU", flan2021.GENERATION)):
+        assert list(config.groups[kind]) == [flan2021.TASKS[name] for name in names]
+
+
 RUN_FILES = ["gin/runs/student.gin", "gin/runs/lora.gin", "gin/runs/evaluate.gin"]
+RUN_FILES += ["gin/figures/figure_2a.gin", "gin/figures/figure_6.gin"]
 
 
 @pytest.mark.parametrize("file", RUN_FILES)

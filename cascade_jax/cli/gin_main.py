@@ -45,6 +45,7 @@ def run(command: ModuleType, argv: list[str]) -> int:
       The exit status: 0; 2 for bad usage or input (one line on standard error); 130 for Ctrl-C.
     """
     name = command.__name__.rpartition(".")[2].removesuffix("_checkpoint")
+    name = name.replace("_", "-")
     if {"-h", "--help"} & set(argv):
         flag_help = getattr(command, "FLAG_HELP", _FLAG_HELP)
         print(f"cascade-jax {name}\n\n{command.HELP}\n{flag_help}", end="")
@@ -208,12 +209,31 @@ def load(files: Iterable[str], bindings: Iterable[str] = ()) -> set[str]:
         with native_messages_hidden():
             parsed = [gin.parse_config_file(file) for file in files]
             _check_known_macros(bindings)
-            gin.parse_config(list(bindings))
+            _parse_bindings(list(bindings))
     except (SyntaxError, ValueError, OSError, ImportError, AttributeError, NameError) as error:
         unquoted = "Failed to parse token" in str(error)
         hint = f"; {_QUOTES}" if unquoted else ""
         raise UsageError(_one_line(error) + hint) from error
     return set().union(*map(_macros_read, parsed))
+
+
+def _parse_bindings(bindings: list[str]) -> None:
+    """Parses bindings of the command line, which may name all that is in the files' imports.
+
+    By itself gin knows only those names of a module that the files mention: not `scores.Sum` where
+    they say `@scores.Average()`.
+    """
+    try:
+        gin.parse_config(bindings)
+    except ValueError as error:
+        if "No configurable matching" not in str(error):
+            raise
+        imports = {statement.format() for statement in gin_config._IMPORTS}
+        dynamic = "from __gin__ import dynamic_registration"  # comes first
+        try:
+            gin.parse_config([dynamic, *sorted(imports - {dynamic}), *bindings])
+        except (SyntaxError, ValueError, AttributeError, NameError):
+            raise error from None
 
 
 def _macros_read(parsed) -> set[str]:

@@ -10,19 +10,27 @@ COMMANDS = {
     "train": "train the models of an experiment; go on where it was interrupted",
     "collect": "decode a split with both models and write the records table",
     "evaluate": "from records: deferral curves, figures, pictures and one HTML report",
+    "compare": "the same for any tables or experiments side by side, without a gin file",
+    "fit-router": "fit a learned deferral score on the records of a calibration split",
+    "records": "make records of answers that another system wrote as JSONL, and the reverse",
     "tasks": "list the tasks; show rows of one as the model gets them; measure their lengths",
     "vocab": "train a SentencePiece vocabulary on the text of a mixture",
     "import": "make a run folder of a public checkpoint",
     "export": "write a run's model as a folder that transformers loads",
 }
-_MODULES = {"import": "import_checkpoint", "export": "export_checkpoint"}  # where names differ
+_MODULES = {  # where names differ
+    "import": "import_checkpoint",
+    "export": "export_checkpoint",
+    "fit-router": "fit_router",
+}
 
 _USAGE = """\
 cascade-jax COMMAND --gin_file=FILE [--gin.MACRO=VALUE ...]
 
 {commands}
 
-cascade-jax COMMAND --help shows an example of each; tasks, import and export take plain flags.
+cascade-jax COMMAND --help shows an example of each; compare, records, tasks, import and
+export take plain flags.
 """
 
 

@@ -1,143 +1,244 @@
 """Deferral scores: one number per example from the small model's own answer; higher = defer.
 
-A score is any callable from `AnswerTokens` to float64 of shape [n], one value per example. A frozen
-dataclass is the usual form, so that its settings can be bound in a config. The unit and the meaning
-of zero are the score's own: everything after it uses the order of the values only.
+This module has those of the answer's log-probs alone, and the names of all others: whatever a
+config binds is found here. Learned scores are in `routers.py`.
+
+An answer's tokens are y_1..y_N with log-probs l_1..l_N in nats, of which the last is EOS.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
+from cascade_jax.deferral import segments
+from cascade_jax.deferral.answer_tokens import AnswerTokens
+from cascade_jax.deferral.score_base import DeferralScore, Score, name_of
+from cascade_jax.deferral.token_scores import (
+    ArithmeticMean,
+    Entropy,
+    EntropyProductionRate,
+    Kurtosis,
+    Margin,
+    MaxSoftmax,
+    TopKurtosis,
+)
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class AnswerTokens:
-    """What one model said about each token of its own answers, for n examples laid end to end.
-
-    The token that ends the answer (EOS) is one of its tokens, with its own log-prob.
-
-    Example: answers of 2 and 1 tokens: ``log_probs = [-0.1 -0.3 -2.0]``, ``offsets = [0 2 3]``.
-
-    Attributes:
-      log_probs: nats, of the token that was chosen.
-      entropies: nats, of the whole distribution at that position; None when it was not kept.
-      offsets: tokens of example i are ``[offsets[i], offsets[i + 1])``.
-      example_ids: names for error messages; None = row numbers only.
-    """
-
-    log_probs: Float[np.ndarray, " tokens"]
-    entropies: Float[np.ndarray, " tokens"] | None
-    offsets: Int[np.ndarray, " examples_plus_1"]
-    example_ids: Sequence[str] | np.ndarray | None = None
-
-    def __post_init__(self):
-        offsets = self.offsets
-        if len(offsets) < 1 or offsets[0] != 0 or np.any(np.diff(offsets) < 0):
-            raise ValueError("offsets must start at 0 and never fall")
-        for name in ("log_probs", "entropies"):
-            values = getattr(self, name)
-            if values is not None and len(values) != offsets[-1]:
-                raise ValueError(f"{name} holds {len(values)} values, offsets end at {offsets[-1]}")
-        if self.example_ids is not None and len(self.example_ids) != self.num_examples:
-            raise ValueError(
-                f"{len(self.example_ids)} example_ids for {self.num_examples} examples of offsets"
-            )
-
-    @classmethod
-    def from_padded(
-        cls,
-        log_probs: Float[np.ndarray, "B L"],
-        lengths: Int[np.ndarray, " B"],
-        entropies: Float[np.ndarray, "B L"] | None = None,
-        example_ids: Sequence[str] | None = None,
-    ) -> "AnswerTokens":
-        """The first ``lengths[i]`` positions of every row, as decoding gives them."""
-        log_probs, lengths = np.asarray(log_probs), np.asarray(lengths)
-        if np.any(lengths < 0) or np.any(lengths > log_probs.shape[1]):
-            raise ValueError(
-                f"lengths must lie in [0, {log_probs.shape[1]}], got {lengths.tolist()}"
-            )
-        is_counted = np.arange(log_probs.shape[1])[None, :] < lengths[:, None]
-        return cls(
-            log_probs=log_probs[is_counted],
-            entropies=None if entropies is None else np.asarray(entropies)[is_counted],
-            offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-            example_ids=example_ids,
-        )
-
-    @property
-    def num_examples(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> Int[np.ndarray, " examples"]:
-        """Tokens per answer, EOS included."""
-        return np.diff(self.offsets)
-
-    def describe(self, row: int) -> str:
-        """How an error message names one example."""
-        if self.example_ids is None:
-            return f"row {row}"
-        return f"example {self.example_ids[row]!r} (row {row})"
-
-
-@runtime_checkable
-class DeferralScore(Protocol):
-    """What every deferral score looks like to its callers."""
-
-    def __call__(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]: ...
+__all__ = [
+    "ALL",
+    "STANDARD",
+    "AnswerTokens",
+    "ArithmeticMean",
+    "Average",
+    "DeferralScore",
+    "Entropy",
+    "EntropyProductionRate",
+    "GeometricMean",
+    "Kurtosis",
+    "Margin",
+    "MaxSoftmax",
+    "Maximum",
+    "Minimum",
+    "Perplexity",
+    "Quantile",
+    "Score",
+    "Sum",
+    "TopKurtosis",
+    "available",
+    "name_of",
+]
 
 
 @dataclasses.dataclass(frozen=True)
-class Average:
+class Average(Score):
     """Length-normalised negative log-likelihood of the small model's own answer, EOS included.
 
     ``r(x) = -(1/N) * sum_i log p_S(y_S,i | x, y_S,<i)``, in nats per token, at least 0.
 
-    Example: log-probs ``[-0.1 -0.3]`` give 0.2; a surer answer, ``[-0.1 -0.1]``, gives 0.1.
+    Example: log-probs ``[-0.1 -0.3]`` give 0.2; a surer answer, ``[-0.1 -0.1]``, gives 0.1. One
+    token: minus its log-prob.
 
     Reference: Cascade-Aware Training of Language Models, equation 5 (the best in figure 6).
     """
 
-    def __call__(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
-        """Scores every example.
+    @property
+    def name(self) -> str:
+        return "average"
 
-        Args:
-          answers: log-probs of the small model's answers.
-
-        Returns:
-          float64; higher = more reason to defer.
-
-        Raises:
-          ValueError: if an answer has no token, or a log-prob is NaN or infinite.
-        """
-        lengths = answers.lengths
-        _refuse_empty(answers, lengths)
-        _refuse_non_finite(answers, answers.log_probs)
-        if answers.num_examples == 0:
-            return np.zeros(0)
-        # reduceat repeats a neighbour's value for an empty segment; those were refused above.
-        sums = np.add.reduceat(answers.log_probs, answers.offsets[:-1], dtype=np.float64)
-        return -sums / lengths
+    def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+        return _negative_sums(answers) / answers.lengths
 
 
-def _refuse_empty(answers: AnswerTokens, lengths: Int[np.ndarray, " examples"]) -> None:
-    empty = np.flatnonzero(lengths == 0)
-    if len(empty):
-        raise ValueError(
-            f"{answers.describe(int(empty[0]))} has an answer without tokens ({len(empty)} such): "
-            "a deferral score needs at least one, and an empty text still has its EOS"
-        )
+@dataclasses.dataclass(frozen=True)
+class Sum(Score):
+    """Negative log-likelihood of the small model's own answer: G-NLL of a greedy one.
+
+    ``r(x) = -sum_i l_i``, in nats, at least 0.
+
+    Every token adds to it, so long answers are deferred before short ones that are as sure per
+    token: the length bias of Gupta et al., which the average does not have in this form.
+
+    Example: log-probs ``[-0.1 -0.3]`` give 0.4; four times ``-0.1`` give the same.
+
+    Reference: CAT, figure 6 (sum); Gupta et al. 2024, Chow-Sum; Aichberger et al. 2024, Rethinking
+    Uncertainty Estimation in Natural Language Generation (G-NLL).
+    """
+
+    @property
+    def name(self) -> str:
+        return "sum"
+
+    def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+        return _negative_sums(answers)
 
 
-def _refuse_non_finite(answers: AnswerTokens, values: Float[np.ndarray, " tokens"]) -> None:
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        row = int(np.searchsorted(answers.offsets, bad[0], side="right")) - 1
-        raise ValueError(
-            f"{answers.describe(row)} has the log-prob {values[bad[0]]} at token "
-            f"{bad[0] - answers.offsets[row]} ({len(bad)} such): a score is never made of NaN"
-        )
+@dataclasses.dataclass(frozen=True)
+class Minimum(Score):
+    """Minus the smallest log-prob of the answer: how unsure its least sure token is.
+
+    ``r(x) = -min_i l_i``, in nats, at least 0; = quantile 0.
+
+    Example: log-probs ``[-0.1 -0.3 -2.0]`` give 2.0. One token: minus its log-prob.
+
+    Reference: CAT, figure 6 (minimum, ChowQuantile-0).
+    """
+
+    @property
+    def name(self) -> str:
+        return "minimum"
+
+    def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+        smallest = np.minimum.reduceat(answers.log_probs, answers.offsets[:-1])
+        return -smallest.astype(np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Maximum(Score):
+    """Minus the largest log-prob of the answer: how unsure even its surest token is.
+
+    ``r(x) = -max_i l_i``, in nats, at least 0; = quantile 1.
+
+    Example: log-probs ``[-0.1 -0.3 -2.0]`` give 0.1. One token: minus its log-prob.
+
+    Reference: CAT, figure 6 (maximum).
+    """
+
+    @property
+    def name(self) -> str:
+        return "maximum"
+
+    def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+        largest = np.maximum.reduceat(answers.log_probs, answers.offsets[:-1])
+        return -largest.astype(np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantile(Score):
+    """Minus a quantile of the answer's log-probs (ChowQuantile).
+
+    ``r(x) = -quantile_q(l_1..l_N)``, in nats, at least 0: linear between the sorted log-probs, of
+    which quantile q is at position ``q * (N - 1)``. Low q looks at the least sure tokens.
+
+    Example: q = 0.4 of ``[-0.1 -0.3 -2.0]``: position 0.8 from -2.0 up, -2.0 + 0.8 * 1.7 = -0.64;
+    the score is 0.64. One token: minus its log-prob.
+
+    Attributes:
+      q: in [0, 1]; 0 is the minimum, 1 the maximum; 0, 0.4 and 0.8 in CAT.
+
+    Reference: Gupta et al. 2024, Language Model Cascades: Token-level Uncertainty and Beyond,
+    Chow-Quantile; CAT, figure 6.
+    """
+
+    q: float = 0.4
+
+    def __post_init__(self):
+        if not 0 <= self.q <= 1:
+            raise ValueError(f"a quantile lies in [0, 1], got {self.q}")
+
+    @property
+    def name(self) -> str:
+        return f"quantile {self.q:g}"
+
+    def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+        return -segments.quantiles(answers.offsets, answers.log_probs, [self.q])[:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Perplexity(Score):
+    """Perplexity of the answer under the model that wrote it.
+
+    ``r(x) = exp(-(1/N) * sum_i l_i)``, at least 1. Orders examples as the average does.
+
+    Example: log-probs ``[-0.1 -0.3]`` give exp(0.2) = 1.2214.
+
+    Reference: Fomicheva et al. 2020, Unsupervised Quality Estimation for Neural Machine
+    Translation.
+    """
+
+    @property
+    def name(self) -> str:
+        return "perplexity"
+
+    def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+        average = _negative_sums(answers) / answers.lengths
+        largest = int(np.argmax(average))
+        if average[largest] > np.log(np.finfo(np.float64).max):
+            raise ValueError(
+                f"{answers.describe(largest)} has {average[largest]:g} nats per token: its "
+                "perplexity is beyond any number; score 'average' orders examples alike"
+            )
+        return np.exp(average)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeometricMean(Score):
+    """Minus the geometric mean of the answer's token probabilities.
+
+    ``r(x) = -(prod_i p_i)^(1/N) = -exp((1/N) * sum_i l_i)``, from -1 (sure) to 0; minus one over
+    perplexity. Orders examples as the average does.
+
+    Example: log-probs ``[-0.1 -0.3]`` give -exp(-0.2) = -0.8187.
+
+    Reference: Park et al. 2025, Visualizing Uncertainty in Translation Tasks, metric 1.
+    """
+
+    @property
+    def name(self) -> str:
+        return "geometric mean"
+
+    def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+        return -np.exp(-_negative_sums(answers) / answers.lengths)
+
+
+def _negative_sums(answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+    return -segments.sums(answers.offsets, lambda tokens: answers.log_probs[tokens])
+
+
+# The rules that CAT's figure 6 compares; its ChowQuantile-0 is the minimum.
+STANDARD: tuple[Score, ...] = (
+    Average(),
+    Minimum(),
+    Maximum(),
+    Sum(),
+    Quantile(0.4),
+    Quantile(0.8),
+)
+
+# Every score with its usual settings.
+ALL: tuple[Score, ...] = (
+    *STANDARD,
+    Perplexity(),
+    GeometricMean(),
+    ArithmeticMean(),
+    Kurtosis(),
+    MaxSoftmax(),
+    Entropy(),
+    Margin(),
+    EntropyProductionRate(),
+    TopKurtosis(),
+)
+
+
+def available(answers: AnswerTokens) -> list[Score]:
+    """Those of `ALL` that the answers hold enough for, in that order."""
+    return [score for score in ALL if not score.lack(answers)]

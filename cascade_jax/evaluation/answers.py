@@ -1,6 +1,9 @@
 """What a model answers to the examples of a split, written or ranked, and how good it is."""
 
 import dataclasses
+import functools
+import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,11 +14,11 @@ import tqdm
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from cascade_jax.data import pipeline
+from cascade_jax.data import pipeline, row_view
 from cascade_jax.evaluation import corpus, quality
 from cascade_jax.evaluation.records_schema import GREEDY, RANK
-from cascade_jax.inference import generate, rank
-from cascade_jax.models import families
+from cascade_jax.inference import embed, generate, rank
+from cascade_jax.models import families, flops
 from cascade_jax.parallel import rules
 
 DECODINGS = (GREEDY, RANK)
@@ -47,12 +50,36 @@ class Questions:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What one model answered to n examples; lists hold the end of sequence too."""
+    """What one model answered to n examples; lists hold the end of sequence too.
+
+    What is None was not asked for.
+    """
 
     tokens: list[Int[np.ndarray, " _"]]
     log_probs: list[Float[np.ndarray, " _"]]
     entropies: list[Float[np.ndarray, " _"]]
     texts: list[str]
+    pieces: list[list[str]] | None = None  # text of each token
+    input_tokens: Int[np.ndarray, " n"] | None = None
+    flops: Float[np.ndarray, " n"] | None = None  # of the whole answer
+    seconds: Float[np.ndarray, " n"] | None = None  # of decoding its batch, over the batch's rows
+    top_log_probs: list[Float[np.ndarray, "_ K"]] | None = None
+    top_ids: list[Int[np.ndarray, "_ K"]] | None = None
+    embeddings: Float[np.ndarray, "n D"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    """One of them."""
+
+    tokens: Int[np.ndarray, " L"]
+    log_probs: Float[np.ndarray, " L"]
+    entropies: Float[np.ndarray, " L"]
+    text: str
+    flops: int
+    seconds: float
+    top_log_probs: Float[np.ndarray, "L K"] | None
+    top_ids: Int[np.ndarray, "L K"] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +107,14 @@ def decoding_of(
 # ------------------------------------------------------------------ answering
 
 
-def answer(name: str, module: families.Model, params: Any, questions: Questions) -> Answers:
+def answer(
+    name: str,
+    module: families.Model,
+    params: Any,
+    questions: Questions,
+    top_k: int = 0,
+    embeddings: bool = False,
+) -> Answers:
     """The answers of one model to all examples.
 
     Args:
@@ -88,38 +122,81 @@ def answer(name: str, module: families.Model, params: Any, questions: Questions)
       module: unbound.
       params: its parameters, on the mesh.
       questions: examples and how to answer them.
+      top_k: so many of the largest log-probs at each token.
+      embeddings: whether each input's mean-pooled hidden state is wanted.
 
     Raises:
       ValueError: options of a row that can not be told apart, or a row without any (which).
     """
-    bar = tqdm.tqdm(total=len(questions.examples), desc=f"{name} answers", unit="example")
-    found: dict[int, tuple] = {}
+    model, examples = _Model(module, params, top_k), questions.examples
+    bar = tqdm.tqdm(total=len(examples), desc=f"{name} answers", unit="example")
+    found: dict[int, _Answer] = {}
     ranked = [task for task, how in questions.decoding.items() if how == RANK]
-    written = [row for row, example in enumerate(questions.examples) if example.task not in ranked]
-    found |= dict(zip(written, _write(module, params, questions, written, bar), strict=True))
+    written = [row for row, example in enumerate(examples) if example.task not in ranked]
+    found |= dict(zip(written, _write(model, questions, written, bar), strict=True))
     for task in ranked:
         rows = questions.rows_of(task)
-        found |= dict(zip(rows, _choose(module, params, questions, rows, bar), strict=True))
+        found |= dict(zip(rows, _choose(model, questions, rows, bar), strict=True))
     bar.close()
-    count = len(questions.examples)
-    return Answers(*([found[row][column] for row in range(count)] for column in range(4)))
+    rows = [found[row] for row in range(len(examples))]
+    piece_of = functools.cache(functools.partial(_piece, questions.mixture.vocabulary))
+    return Answers(
+        tokens=[row.tokens for row in rows],
+        log_probs=[row.log_probs for row in rows],
+        entropies=[row.entropies for row in rows],
+        texts=[row.text for row in rows],
+        pieces=[[piece_of(token) for token in row.tokens.tolist()] for row in rows],
+        input_tokens=np.array([_length(example) for example in examples], np.int32),
+        flops=np.array([row.flops for row in rows], np.float64),
+        seconds=np.array([row.seconds for row in rows], np.float64),
+        top_log_probs=[row.top_log_probs for row in rows] if top_k else None,
+        top_ids=[row.top_ids for row in rows] if top_k else None,
+        embeddings=_embed(model, questions) if embeddings else None,
+    )
 
 
-def _write(module, params, questions, rows, bar) -> Iterable[tuple]:
-    """Greedy answers to some of the examples: (tokens, log-probs, entropies, text) of each."""
-    mixture, data = questions.mixture, questions.data
-    generate_fn = generate.make_generate_fn(module, data.target_length, mixture.eos_id)
-    for group, made in _batches(lambda inputs, _: generate_fn(params, inputs), questions, rows):
-        for row, length in enumerate(made.lengths[: len(group)]):
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """What answers."""
+
+    module: families.Model
+    params: Any
+    top_k: int
+
+
+def _piece(vocabulary: Any, token_id: int) -> str:
+    """Text of a token; a model may have more ids than its vocabulary, and choose one of those."""
+    is_there = token_id < vocabulary.vocab_size
+    return row_view.piece_of(vocabulary, token_id) if is_there else f"<{token_id}>"
+
+
+def _length(example: pipeline.Example) -> int:
+    """Tokens of its input."""
+    return int(np.count_nonzero(example.inputs))
+
+
+def _write(model: _Model, questions: Questions, rows: list[int], bar) -> Iterable[_Answer]:
+    """Greedy answers to some of the examples."""
+    mixture, length = questions.mixture, questions.data.target_length
+    fn = generate.make_generate_fn(model.module, length, mixture.eos_id, model.top_k)
+    batches = _batches(fn, lambda inputs, _: (model.params, inputs), questions, rows)
+    for group, made, seconds in batches:
+        for row, (example, length) in enumerate(zip(group, made.lengths.tolist(), strict=False)):
             tokens = made.tokens[row, :length]
-            text = mixture.vocabulary.decode(tokens.tolist())
-            yield tokens, made.log_probs[row, :length], made.entropies[row, :length], text
+            yield _Answer(
+                tokens,
+                made.log_probs[row, :length],
+                made.entropies[row, :length],
+                mixture.vocabulary.decode(tokens.tolist()),
+                flops.answer_flops(model.module.config, _length(example), length),
+                seconds,
+                *_top_of(made, row, length),
+            )
         bar.update(len(group))
 
 
-def _choose(module, params, questions, rows, bar) -> Iterable[tuple]:
-    """The likeliest option of some of the examples, as `_write` gives answers."""
-    rank_fn = rank.make_rank_fn(module)
+def _choose(model: _Model, questions: Questions, rows: list[int], bar) -> Iterable[_Answer]:
+    """The likeliest option of some of the examples."""
     found = [options_of(questions.examples[row], questions.mixture, questions.data) for row in rows]
     if not found:
         return
@@ -129,34 +206,80 @@ def _choose(module, params, questions, rows, bar) -> Iterable[tuple]:
     by_row = dict(zip(rows, found, strict=True))
     sharding = rules.batch_sharding(questions.mesh)
 
-    def run(inputs, group_rows):
+    def arguments(inputs, group_rows):
         filled = group_rows + [group_rows[-1]] * (inputs.shape[0] - len(group_rows))
         ids = [list(by_row[row].values()) for row in filled]
         options = rank.option_batch(ids, longest, most)
         placed = jax.make_array_from_callback(options.shape, sharding, options.__getitem__)
-        return rank_fn(params, inputs, placed)
+        return model.params, inputs, placed
 
-    done = 0
-    for group, made in _batches(run, questions, rows):
-        for row in range(len(group)):
-            best = made.best[row]
-            text, ids = list(found[done + row].items())[best]
-            log_probs, entropies = made.log_probs[row, best], made.entropies[row, best]
-            yield np.array(ids, np.int32), log_probs[: len(ids)], entropies[: len(ids)], text
+    done, fn = 0, rank.make_rank_fn(model.module, top_k=model.top_k)
+    for group, made, seconds in _batches(fn, arguments, questions, rows):
+        for row, example in enumerate(group):
+            best, options = made.best[row], found[done + row]
+            text, ids = list(options.items())[best]
+            lengths = [len(ids) for ids in options.values()]
+            yield _Answer(
+                np.array(ids, np.int32),
+                made.log_probs[row, best, : len(ids)],
+                made.entropies[row, best, : len(ids)],
+                text,
+                flops.ranking_flops(model.module.config, _length(example), lengths),
+                seconds,
+                *_top_of(made, row, len(ids)),
+            )
         done += len(group)
         bar.update(len(group))
 
 
-def _batches(run: Callable, questions: Questions, rows: list[int]):
-    """(examples, what `run` made of their inputs and rows), batch after batch."""
+def _top_of(made: generate.Generation | rank.Ranking, row: int, length: int) -> tuple:
+    if made.top_ids is None:
+        return None, None
+    return made.top_log_probs[row, :length], made.top_ids[row, :length]
+
+
+def _embed(model: _Model, questions: Questions) -> Float[np.ndarray, "n D"]:
+    fn, rows = embed.make_embed_fn(model.module), list(range(len(questions.examples)))
+    batches = _batches(fn, lambda inputs, _: (model.params, inputs), questions, rows)
+    found = [made[: len(group)] for group, made, _ in batches]
+    width = model.module.config.embed_dim
+    return np.concatenate([np.zeros((0, width), np.float32), *found])
+
+
+def _batches(fn: Callable, arguments: Callable, questions: Questions, rows: list[int]):
+    """Batch after batch: its examples, what `fn` makes of them, and seconds for each of its rows.
+
+    Args:
+      fn: jitted.
+      arguments: `(inputs, rows)` -> the arguments of `fn`, which have the same shapes every time.
+    """
     examples = [questions.examples[row] for row in rows]
     sharding = rules.batch_sharding(questions.mesh)
-    done = 0
+    done, program = 0, None
     for group, inputs in pipeline.batch_inputs(examples, questions.data.batch_size, sharding):
         with jax.set_mesh(questions.mesh), nn.logical_axis_rules(rules.RULES):
-            made = jax.device_get(run(inputs, rows[done : done + len(group)]))
+            given = arguments(inputs, rows[done : done + len(group)])
+            program = program or _program(fn, given)
+            start = time.perf_counter()
+            made = jax.device_get(program(*given))
+            # Rows that only fill the batch up take their part of the time too.
+            seconds = (time.perf_counter() - start) / len(inputs)
         done += len(group)
-        yield group, made
+        yield group, made, seconds
+
+
+# Compiled programs by jitted function, and then by what they take.
+_programs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def _program(fn: Callable, arguments: tuple) -> Callable:
+    """`fn` compiled for such arguments, once: a call that compiles would count as decoding time."""
+    leaves, tree = jax.tree.flatten(arguments)
+    kind = tree, tuple((leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)) for leaf in leaves)
+    of_fn = _programs.setdefault(fn, {})
+    if kind not in of_fn:
+        of_fn[kind] = fn.lower(*arguments).compile()
+    return of_fn[kind]
 
 
 def _power_of_two(least: int) -> int:

@@ -2,23 +2,34 @@
 
 A resample is a weight per example (how often it was drawn), so one sort serves all resamples: along
 the sorted order the cumulated weights are deferral rates, the cumulated weighted gains qualities.
-Copies of one example are tied, and so linear, exactly as `curves.deferral_curve` treats ties.
+Copies of one example are tied, and so linear, exactly as `curves.deferral_curve` treats ties. The
+draws are made once for all cascades and scores of a panel, so that differences are paired.
+
+Up to 1,000 groups of tied scores every one of them is a node of each resample's curve, and the
+figures are exact. Of more, 1,000 are nodes, evenly spread over the examples: the curves are exact
+there and straight between.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, Real
+from jaxtyping import Float, Int, Real, UInt8
 
 from cascade_jax.evaluation import curves
 
 CONFIDENCE = 0.95
-# Numbers held at a time, in float64; bounds memory, not the result.
-_CHUNK_VALUES = 4_000_000
+# Draws held at a time, one byte each; bounds memory, not the result.
+_CHUNK_VALUES = 256_000_000
+_NODES = 1000
 # Points at which a corpus metric is scored in each resample, and its random line is.
 _CORPUS_NODES = 200
 _RANDOM_RATES = np.linspace(0, 1, 21)
+# Resamples of up to this many draws are cumulated at once, others in blocks between nodes.
+_SMALL = 2_000_000
+_ROWS = 1024  # of a block at most
+# What rounding can put between two equal differences.
+_ROUNDING = 1e-12
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,7 +44,9 @@ class Resamples:
       area: under the deferral curve.
       random_area, ideal_area, oracle_area: under the lines that it is judged by; NaN for none.
       quality_at_rate: for each of the given rates.
+      quality_at_cost: for each of the given costs; NaN below the small model's.
       rate_at_quality: smallest rate reaching each of the given qualities; inf where none does.
+      cost_at_quality: the cost of that rate; inf where none does.
     """
 
     student_quality: Float[np.ndarray, " B"]
@@ -43,7 +56,9 @@ class Resamples:
     ideal_area: Float[np.ndarray, " B"]
     oracle_area: Float[np.ndarray, " B"]
     quality_at_rate: Float[np.ndarray, "B rates"]
+    quality_at_cost: Float[np.ndarray, "B costs"]
     rate_at_quality: Float[np.ndarray, "B qualities"]
+    cost_at_quality: Float[np.ndarray, "B qualities"]
 
     def deferral_performance(self, best: str) -> Float[np.ndarray, " B"]:
         """s_d of each resample, under the "ideal" line or the "oracle"; NaN where undefined."""
@@ -52,6 +67,27 @@ class Resamples:
         best_areas = self.ideal_area if best == "ideal" else self.oracle_area
         triples = zip(self.area, self.random_area, best_areas, strict=True)
         return np.array([curves.deferral_performance(*triple) for triple in triples])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """One cascade's n examples, as resampling takes them: K additive numbers of each answer.
+
+    Attributes:
+      student: of the small model's answers: the quality (K = 1), or counts of a corpus metric.
+      difference: the large model's minus these.
+      scores_fn: corpus figures of sums; None for the mean of K = 1.
+      gain: of deferring each example, in the whole sample: the oracle's order.
+      scores: deferral scores, each resampled by itself, by the same draws.
+      costs: of both models, for all examples or for each.
+    """
+
+    student: Float[np.ndarray, "n K"]
+    difference: Float[np.ndarray, "n K"]
+    scores_fn: curves.ScoresFn | None
+    gain: Float[np.ndarray, " n"]
+    scores: Sequence[Real[np.ndarray, " n"]]
+    costs: tuple[curves.Cost, curves.Cost] = (1.0, 1.0)
 
 
 def interval(
@@ -69,55 +105,90 @@ def interval(
     return float(low), float(high)
 
 
+def p_value(value: float, values: Float[np.ndarray, " B"]) -> float:
+    """Two-sided p-value of a difference being 0, from its paired resamples shifted to 0.
+
+    ``p = (1 + #{b: |d_b - d| >= |d|}) / (B + 1)``: how often a difference as large as the observed
+    one, d, comes about where there is none. Never 0: with B resamples at least 1 / (B + 1).
+
+    Args:
+      value: the observed difference d.
+      values: the resampled ones d_b.
+
+    Returns:
+      NaN without resamples, or where the difference is undefined in the sample or in a resample.
+
+    Reference: Davison and Hinkley 1997, Bootstrap Methods and their Application, section 4.4.
+    """
+    if len(values) == 0 or not np.isfinite(value) or not np.all(np.isfinite(values)):
+        return float("nan")
+    as_large = np.sum(np.abs(values - value) >= abs(value) - _ROUNDING)
+    return float((1 + as_large) / (len(values) + 1))
+
+
+def draws(n: int, samples: int, seed: int) -> Iterator[UInt8[np.ndarray, "n B"]]:
+    """How often each of n examples is drawn, in each resample of n; some resamples at a time.
+
+    One resample is drawn after the other, so how many come at a time does not change the draws.
+    """
+    rng, start = np.random.default_rng(seed), 0
+    most = max(1, _CHUNK_VALUES // n)
+    while start < samples:
+        # No example is drawn 256 times: the chance is below 1e-500.
+        counts = np.empty((n, min(most, samples - start)), np.uint8)
+        for at in range(0, counts.shape[1], 32):  # by rows of a block: its columns lie far apart
+            block = np.empty((min(32, counts.shape[1] - at), n), np.uint8)
+            for row in block:
+                row[:] = np.bincount(rng.integers(n, size=n, dtype=np.int32), minlength=n)
+            counts[:, at : at + len(block)] = block.T
+        start += counts.shape[1]
+        yield counts
+
+
+def resample_all(
+    cascades: Sequence[Sample],
+    *,
+    rates: tuple[float, ...] = (),
+    costs: tuple[float, ...] = (),
+    qualities: tuple[float, ...] = (),
+    samples: int = 1000,
+    seed: int = 0,
+) -> list[tuple[Resamples, ...]]:
+    """Draws examples with replacement and reads the statistics off each resample's curves.
+
+    Args:
+      cascades: of the same n examples.
+      rates: deferral rates to give the quality at.
+      costs: costs to give the quality at.
+      qualities: qualities to give the smallest deferral rate and cost for.
+      samples: number B of resamples.
+      seed: of the draws.
+
+    Returns:
+      For each cascade, resamples for each of its scores.
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    readers = [_Reader(cascade, rates, costs, qualities) for cascade in cascades]
+    pieces: list[list[list[Resamples]]] = [[] for _ in cascades]
+    for counts in draws(len(cascades[0].gain), samples, seed):
+        for found, reader in zip(pieces, readers, strict=True):
+            found.append(reader.read(counts))
+    return [tuple(_joined(of_score) for of_score in zip(*found, strict=True)) for found in pieces]
+
+
 def resample(
     score: Real[np.ndarray, " n"],
     student_quality: Real[np.ndarray, " n"],
     teacher_quality: Real[np.ndarray, " n"],
-    *,
-    rates: tuple[float, ...] = (),
-    qualities: tuple[float, ...] = (),
-    samples: int = 1000,
-    seed: int = 0,
+    **settings,
 ) -> Resamples:
-    """Draws examples with replacement and reads the statistics off each resample's curve.
-
-    Args:
-      score, student_quality, teacher_quality: as for `curves.deferral_curve`.
-      rates: deferral rates to give the quality at.
-      qualities: qualities to give the smallest deferral rate for.
-      samples: number B of resamples.
-      seed: of the draws.
-    """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
-    student = np.asarray(student_quality, dtype=np.float64)
-    gain = np.asarray(teacher_quality, dtype=np.float64) - student
-    order, ends = curves.deferral_order(score)
-    oracle_order, oracle_ends = curves.deferral_order(gain)
-    n, rng = len(order), np.random.default_rng(seed)
-    pieces = []
-    chunk = max(1, _CHUNK_VALUES // n)
-    for start in range(0, samples, chunk):
-        counts = _draw(rng, min(chunk, samples - start), n)
-        base = counts @ student / n
-        rate, quality = _nodes(counts, base, gain, order, ends)
-        oracle_rate, oracle_quality = _nodes(counts, base, gain, oracle_order, oracle_ends)
-        ends_of = list(zip(base, quality[:, -1], strict=True))
-        pieces.append(
-            Resamples(
-                student_quality=base,
-                teacher_quality=quality[:, -1],
-                area=np.trapezoid(quality, rate, axis=1),
-                random_area=np.array([curves.random_area(*pair) for pair in ends_of]),
-                ideal_area=np.array([curves.ideal_area(*pair) for pair in ends_of]),
-                oracle_area=np.trapezoid(oracle_quality, oracle_rate, axis=1),
-                quality_at_rate=np.stack(
-                    [np.interp(rates, x, y) for x, y in zip(rate, quality, strict=True)]
-                ),
-                rate_at_quality=_first_reaching(rate, quality, qualities),
-            )
-        )
-    return _joined(pieces)
+    """Resamples of one score by means of quality; settings as for `resample_all`."""
+    student = np.asarray(student_quality, np.float64)
+    gain = np.asarray(teacher_quality, np.float64) - student
+    sample = Sample(student[:, None], gain[:, None], None, gain, (score,))
+    ((found,),) = resample_all([sample], **settings)
+    return found
 
 
 def _joined(pieces: Sequence[Resamples]) -> Resamples:
@@ -125,123 +196,149 @@ def _joined(pieces: Sequence[Resamples]) -> Resamples:
     return Resamples(**{name: np.concatenate([getattr(p, name) for p in pieces]) for name in names})
 
 
-def resample_corpus(
-    score: Real[np.ndarray, " n"],
-    gain: Real[np.ndarray, " n"],
-    student_statistics: Int[np.ndarray, "n K"],
-    teacher_statistics: Int[np.ndarray, "n K"],
-    scores_fn: curves.ScoresFn,
-    *,
-    rates: tuple[float, ...] = (),
-    qualities: tuple[float, ...] = (),
-    samples: int = 1000,
-    seed: int = 0,
-) -> Resamples:
-    """The same of a corpus metric: examples are drawn, and their statistics added and scored.
+class _Reader:
+    """Orders of one cascade, its scores' and the oracle's, and what is read off along them."""
 
-    Scoring every point of every resample would take a minute and more for 10,000 examples, so each
-    resample's curve is scored at 200 points spread over the order (at all, if there are no more)
-    and is straight between them.
+    def __init__(self, sample: Sample, rates, costs, qualities):
+        self.sample, self.rates, self.at_costs, self.qualities = sample, rates, costs, qualities
+        nodes = _NODES if sample.scores_fn is None else _CORPUS_NODES
+        orders = map(curves.deferral_order, (sample.gain, *sample.scores))
+        self.orders = [(order, _thinned(ends, nodes)) for order, ends in orders]
+        n, k = sample.student.shape
+        # What is summed along an order: draws, gains, and the teacher's costs if they differ.
+        columns = [np.ones((n, 1)), sample.difference]
+        student_cost, teacher_cost = sample.costs
+        if not curves.is_one_cost(teacher_cost):
+            columns.append(np.asarray(teacher_cost, np.float64)[:, None])
+        self.columns, self.num_statistics = np.hstack(columns), k
+        self.totals = sample.student
+        if not curves.is_one_cost(student_cost):
+            self.totals = np.hstack([self.totals, np.asarray(student_cost, np.float64)[:, None]])
 
-    Args:
-      score, student_statistics, teacher_statistics, scores_fn: as for `curves.corpus_curve`.
-      gain: of deferring each example, in the whole sample: the oracle's order.
-      rates, qualities, samples, seed: as for `resample`, with the same draws.
-
-    Returns:
-      Resamples without an ideal line.
-    """
-    student = np.asarray(student_statistics, np.float64)
-    difference = np.asarray(teacher_statistics, np.float64) - student
-    n, rng = len(score), np.random.default_rng(seed)
-    orders = [(order, _thinned(ends)) for order, ends in map(curves.deferral_order, (score, gain))]
-    pieces = []
-    chunk = max(1, _CHUNK_VALUES // max(n, _CORPUS_NODES * student.shape[1]))
-    for start in range(0, samples, chunk):
-        counts = _draw(rng, min(chunk, samples - start), n)
-        base = counts @ student
-        (rate, quality), (oracle_rate, oracle_quality) = (
-            _corpus_nodes(counts, base, difference, order, ends, scores_fn)
-            for order, ends in orders
-        )
-        random = curves.corpus_random(_RANDOM_RATES, base, base + counts @ difference, scores_fn)
-        pieces.append(
-            Resamples(
-                student_quality=quality[:, 0],
-                teacher_quality=quality[:, -1],
-                area=np.trapezoid(quality, rate, axis=1),
-                random_area=np.trapezoid(random, _RANDOM_RATES, axis=1),
-                ideal_area=np.full(len(counts), np.nan),
-                oracle_area=np.trapezoid(oracle_quality, oracle_rate, axis=1),
-                quality_at_rate=np.stack(
-                    [np.interp(rates, x, y) for x, y in zip(rate, quality, strict=True)]
-                ),
-                rate_at_quality=_first_reaching(rate, quality, qualities),
+    def read(self, counts: UInt8[np.ndarray, "n B"]) -> list[Resamples]:
+        """Resamples of each score, by some of the draws."""
+        total = _total(counts, self.totals)
+        oracle_rate, oracle_quality, _ = self._curves(counts, total, *self.orders[0])
+        oracle_area = np.trapezoid(oracle_quality, oracle_rate, axis=1)
+        ends = oracle_quality[:, 0], oracle_quality[:, -1]
+        found = []
+        for order, nodes in self.orders[1:]:
+            rate, quality, cost = self._curves(counts, total, order, nodes)
+            at_quality = _first_reaching(rate, quality, cost, self.qualities)
+            found.append(
+                Resamples(
+                    student_quality=ends[0],
+                    teacher_quality=ends[1],
+                    area=np.trapezoid(quality, rate, axis=1),
+                    oracle_area=oracle_area,
+                    quality_at_rate=_read_off(self.rates, rate, quality),
+                    quality_at_cost=_read_off(self.at_costs, cost, quality, left=np.nan),
+                    rate_at_quality=at_quality[0],
+                    cost_at_quality=at_quality[1],
+                    **self._line_areas(ends, counts, total),
+                )
             )
-        )
-    return _joined(pieces)
+        return found
+
+    def _curves(self, counts, total, order, nodes) -> tuple[np.ndarray, ...]:
+        """Rates, qualities and costs [B, nodes] between which each resample's curve is straight."""
+        n, k, sample = len(order), self.num_statistics, self.sample
+        sums = _summed(counts, self.columns, order, nodes)
+        rate = sums[..., 0] / n
+        if sample.scores_fn is None:
+            quality = (total[:, 0] + sums[..., 1]) / n
+        else:
+            quality = sample.scores_fn(total[:, :k] + sums[..., 1 : k + 1])
+        student, teacher = sample.costs
+        student = total[:, k] / n if total.shape[1] > k else curves.mean_cost(student)
+        is_one = sums.shape[2] == k + 1
+        teacher = curves.mean_cost(teacher) * rate if is_one else sums[..., k + 1] / n
+        return rate.T, quality.T, (student + teacher).T
+
+    def _line_areas(self, ends, counts, total) -> dict[str, np.ndarray]:
+        """Areas under the random and the ideal line of each resample."""
+        sample, k = self.sample, self.num_statistics
+        if sample.scores_fn is None:
+            pairs = list(zip(*ends, strict=True))
+            return {
+                "random_area": np.array([curves.random_area(*pair) for pair in pairs]),
+                "ideal_area": np.array([curves.ideal_area(*pair) for pair in pairs]),
+            }
+        gained = _total(counts, sample.difference)
+        base = total[:, :k]
+        random = curves.corpus_random(_RANDOM_RATES, base, base + gained, sample.scores_fn)
+        return {
+            "random_area": np.trapezoid(random, _RANDOM_RATES, axis=1),
+            "ideal_area": np.full(len(base), np.nan),
+        }
 
 
-def _thinned(ends: Int[np.ndarray, " groups"]) -> Int[np.ndarray, " nodes"]:
-    """Some 200 of the ends of tied groups, evenly spread over the examples, the last among them."""
-    if len(ends) <= _CORPUS_NODES:
+def _total(
+    counts: UInt8[np.ndarray, "n B"], columns: Float[np.ndarray, "n C"]
+) -> Float[np.ndarray, "B C"]:
+    """Sums over all that were drawn, in float64."""
+    sums = np.zeros((counts.shape[1], columns.shape[1]))
+    for at in range(0, len(counts), _ROWS):
+        sums += counts[at : at + _ROWS].T.astype(np.float64) @ columns[at : at + _ROWS]
+    return sums
+
+
+def _summed(
+    counts: UInt8[np.ndarray, "n B"],
+    columns: Float[np.ndarray, "n C"],
+    order: Int[np.ndarray, " n"],
+    nodes: Int[np.ndarray, " nodes"],
+) -> Float[np.ndarray, "nodes_plus_1 B C"]:
+    """Sums over the drawn among the first of an order, up to each node; 0 at the first.
+
+    In float64, or, of more draws than 2 million, in float32 between two nodes.
+    """
+    sums = np.zeros((len(nodes) + 1, counts.shape[1], columns.shape[1]))
+    if counts.size <= _SMALL:
+        drawn = counts[order].astype(np.float64)
+        for column, values in enumerate(columns.T):
+            along = np.cumsum(drawn * values[order][:, None], axis=0)
+            sums[1:, :, column] = along[nodes - 1]
+        return sums
+    weights = columns.astype(np.float32)[order].T
+    taken = np.empty((_ROWS, counts.shape[1]), np.uint8)
+    drawn = np.empty(taken.shape, np.float32)
+    for number, (start, end) in enumerate(zip(np.append(0, nodes[:-1]), nodes, strict=True)):
+        for at in range(start, end, _ROWS):
+            rows = order[at : min(at + _ROWS, end)]
+            # The rows are there; without a mode that can not raise, `take` makes a copy first.
+            np.take(counts, rows, axis=0, out=taken[: len(rows)], mode="clip")
+            np.copyto(drawn[: len(rows)], taken[: len(rows)])
+            sums[number + 1] += (weights[:, at : at + len(rows)] @ drawn[: len(rows)]).T
+    return np.cumsum(sums, axis=0)
+
+
+def _thinned(ends: Int[np.ndarray, " groups"], nodes: int) -> Int[np.ndarray, " nodes"]:
+    """About so many of the ends of tied groups, evenly spread over the examples, with the last."""
+    if len(ends) <= nodes:
         return ends
-    wanted = np.linspace(0, ends[-1], _CORPUS_NODES + 1)[1:]
+    wanted = np.linspace(0, ends[-1], nodes + 1)[1:]
     return ends[np.unique(np.searchsorted(ends, np.floor(wanted)))]
 
 
-def _corpus_nodes(
-    counts: Float[np.ndarray, "B n"],
-    base: Float[np.ndarray, "B K"],
-    difference: Float[np.ndarray, "n K"],
-    order: Int[np.ndarray, " n"],
-    ends: Int[np.ndarray, " nodes"],
-    scores_fn: curves.ScoresFn,
-) -> tuple[Float[np.ndarray, "B points"], Float[np.ndarray, "B points"]]:
-    """Deferral rates of each resample, and the corpus figures there."""
-    drawn, difference = counts[:, order], difference[order]
-    starts = np.append(0, ends[:-1])
-    rate = np.cumsum(np.add.reduceat(drawn, starts, axis=1), axis=1) / len(order)
-    blocks = [drawn[:, i:j] @ difference[i:j] for i, j in zip(starts, ends, strict=True)]
-    sums = base[:, None] + np.cumsum(np.stack([np.zeros_like(base), *blocks], axis=1), axis=1)
-    return np.hstack([np.zeros((len(counts), 1)), rate]), scores_fn(sums)
-
-
-def _draw(rng: np.random.Generator, samples: int, n: int) -> Float[np.ndarray, "B n"]:
-    """How often each example is drawn, in each resample of n.
-
-    One resample is drawn after the other, so the chunk size does not change the draws.
-    """
-    counts = np.empty((samples, n))
-    for row in counts:
-        row[:] = np.bincount(rng.integers(n, size=n, dtype=np.int32), minlength=n)
-    return counts
-
-
-def _nodes(
-    counts: Float[np.ndarray, "B n"],
-    base: Float[np.ndarray, " B"],
-    gain: Float[np.ndarray, " n"],
-    order: Int[np.ndarray, " n"],
-    ends: Int[np.ndarray, " groups"],
-) -> tuple[Float[np.ndarray, "B nodes"], Float[np.ndarray, "B nodes"]]:
-    """Rates and qualities between which each resample's curve is straight."""
-    n = len(order)
-    drawn = counts[:, order]
-    start = np.zeros((len(counts), 1))
-    rate = np.cumsum(drawn, axis=1)[:, ends - 1] / n
-    gained = np.cumsum(drawn * gain[order], axis=1)[:, ends - 1] / n
-    return np.hstack([start, rate]), base[:, None] + np.hstack([start, gained])
+def _read_off(
+    at: tuple[float, ...], x: Float[np.ndarray, "B nodes"], y: Float[np.ndarray, "B nodes"], **ends
+) -> Float[np.ndarray, "B at"]:
+    return np.stack([np.interp(at, *pair, **ends) for pair in zip(x, y, strict=True)])
 
 
 def _first_reaching(
     rate: Float[np.ndarray, "B nodes"],
     quality: Float[np.ndarray, "B nodes"],
+    cost: Float[np.ndarray, "B nodes"],
     targets: tuple[float, ...],
-) -> Float[np.ndarray, "B targets"]:
-    """Smallest rate with at least each target quality, linear between nodes; inf where none has."""
+) -> tuple[Float[np.ndarray, "B targets"], Float[np.ndarray, "B targets"]]:
+    """Smallest rate with at least each target quality, and its cost, linear between nodes.
+
+    Both are inf where no rate has it.
+    """
     rows = np.arange(len(rate))
-    result = np.empty((len(rate), len(targets)))
+    rates, costs = np.empty((2, len(rate), len(targets)))
     for column, target in enumerate(targets):
         reached = quality >= target - 1e-12
         at = np.argmax(reached, axis=1)
@@ -250,6 +347,8 @@ def _first_reaching(
         share = np.where(
             rise > 0, (target - quality[rows, before]) / np.where(rise > 0, rise, 1.0), 0.0
         )
-        found = rate[rows, before] + np.clip(share, 0, 1) * (rate[rows, at] - rate[rows, before])
-        result[:, column] = np.where(reached.any(axis=1), found, np.inf)
-    return result
+        share = np.clip(share, 0, 1)
+        for result, values in ((rates, rate), (costs, cost)):
+            found = values[rows, before] + share * (values[rows, at] - values[rows, before])
+            result[:, column] = np.where(reached.any(axis=1), found, np.inf)
+    return rates, costs

@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
 from cascade_jax.evaluation import bootstrap, corpus, curves
 
@@ -15,20 +15,40 @@ class Cascade:
     """What a summary needs of one cascade, for the n examples that all of them share.
 
     With statistics the figures are those of their corpus metric; the qualities of single examples
-    then only give AUROC and where the small model is better.
+    then only give how well the score tells errors and where the small model is better.
+
+    Attributes:
+      score: deferral score, higher = defer.
+      student_quality, teacher_quality: of single examples, in [0, 1].
+      student_cost, teacher_cost: one for all examples, or one for each.
+      statistics: of a corpus metric; None for means over examples.
+      confidence: of the small model's answers, in [0, 1]; None where it is not known, and what
+        needs it (ECE, overlap) is then undefined.
     """
 
-    score: Float[np.ndarray, " n"]
-    student_quality: Float[np.ndarray, " n"]
-    teacher_quality: Float[np.ndarray, " n"]
-    student_flops_per_token: float
-    teacher_flops_per_token: float
+    score: Real[np.ndarray, " n"]
+    student_quality: Real[np.ndarray, " n"]
+    teacher_quality: Real[np.ndarray, " n"]
+    student_cost: curves.Cost
+    teacher_cost: curves.Cost
     statistics: corpus.Statistics | None = None
+    confidence: Float[np.ndarray, " n"] | None = None
 
     @property
-    def costs(self) -> tuple[float, float]:
-        """FLOPs per token of both models."""
-        return self.student_flops_per_token, self.teacher_flops_per_token
+    def costs(self) -> tuple[curves.Cost, curves.Cost]:
+        """Costs of both models."""
+        return self.student_cost, self.teacher_cost
+
+    @property
+    def mean_costs(self) -> tuple[float, float]:
+        """Mean costs of both models."""
+        return tuple(curves.mean_cost(cost) for cost in self.costs)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether every answer of the small model is just right or wrong."""
+        quality = self.student_quality
+        return bool(np.all((quality == 0.0) | (quality == 1.0)))
 
     def ends(self) -> tuple[float, float]:
         """Quality of the student alone and of the teacher: means, or the corpus metric's."""
@@ -41,12 +61,14 @@ class Cascade:
 
     def take(self, rows: np.ndarray) -> "Cascade":
         """The cascade on some of its examples."""
+
+        def of_rows(values):
+            return values if values is None or np.ndim(values) == 0 else values[rows]
+
+        names = ("score", "student_quality", "teacher_quality", "student_cost", "teacher_cost")
+        changes = {name: of_rows(getattr(self, name)) for name in (*names, "confidence")}
         return dataclasses.replace(
-            self,
-            score=self.score[rows],
-            student_quality=self.student_quality[rows],
-            teacher_quality=self.teacher_quality[rows],
-            statistics=self.statistics and self.statistics.take(rows),
+            self, **changes, statistics=self.statistics and self.statistics.take(rows)
         )
 
 
@@ -68,39 +90,68 @@ class Lines:
     ideal_area: float
 
 
+def gain_of(cascade: Cascade) -> Float[np.ndarray, " n"]:
+    """What deferring each example adds: the oracle's order. Of a corpus metric, to first order."""
+    found = cascade.statistics
+    if found is not None:
+        return curves.corpus_gain(found.student, found.teacher, found.metric.scores)
+    student = np.asarray(cascade.student_quality, np.float64)
+    return np.asarray(cascade.teacher_quality, np.float64) - student
+
+
+def curve_of(cascade: Cascade, score: Real[np.ndarray, " n"] | None = None) -> curves.Curve:
+    """The cascade's curve, or what it would be with another score."""
+    score, found = cascade.score if score is None else score, cascade.statistics
+    if found is None:
+        qualities = cascade.student_quality, cascade.teacher_quality
+        return curves.deferral_curve(score, *qualities, *cascade.costs)
+    counts = found.student, found.teacher, found.metric.scores
+    return curves.corpus_curve(score, *counts, *cascade.costs)
+
+
 def lines_of(cascade: Cascade) -> Lines:
     """By means of per-example quality, or by the corpus metric where there are statistics."""
-    found, costs = cascade.statistics, cascade.costs
-    qualities = cascade.student_quality, cascade.teacher_quality
+    curve, oracle = curve_of(cascade), curve_of(cascade, gain_of(cascade))
+    found = cascade.statistics
     if found is None:
-        curve = curves.deferral_curve(cascade.score, *qualities, *costs)
         ends = curve.student_quality, curve.teacher_quality
         return Lines(
             curve=curve,
-            oracle=curves.oracle_curve(*qualities, *costs),
+            oracle=oracle,
             random=curves.random_quality(curve.rate, *ends),
             random_area=curves.random_area(*ends),
             ideal_area=curves.ideal_area(*ends),
         )
-    counts = found.student, found.teacher, found.metric.scores
-    curve = curves.corpus_curve(cascade.score, *counts, *costs)
     sums = found.student.sum(axis=0), found.teacher.sum(axis=0)
     random = curves.corpus_random(curve.rate, *sums, found.metric.scores)
     return Lines(
         curve=curve,
-        oracle=curves.corpus_curve(curves.corpus_gain(*counts), *counts, *costs),
+        oracle=oracle,
         random=random,
         random_area=float(np.trapezoid(random, curve.rate)),
         ideal_area=math.nan,
     )
 
 
-def resample(cascade: Cascade, **settings: Any) -> bootstrap.Resamples:
-    """Bootstrap resamples of the cascade's lines; settings as for `bootstrap.resample`."""
-    qualities, found = (cascade.student_quality, cascade.teacher_quality), cascade.statistics
-    if found is None:
-        return bootstrap.resample(cascade.score, *qualities, **settings)
-    counts = found.student, found.teacher, found.metric.scores
-    return bootstrap.resample_corpus(
-        cascade.score, curves.corpus_gain(*counts), *counts, **settings
+def to_resample(cascade: Cascade, *more_scores: Real[np.ndarray, " n"]) -> bootstrap.Sample:
+    """What the bootstrap needs of the cascade, with its own score first and then the others."""
+    found, scores_fn = cascade.statistics, None
+    student = np.asarray(cascade.student_quality, np.float64)[:, None]
+    teacher = np.asarray(cascade.teacher_quality, np.float64)[:, None]
+    if found is not None:
+        student, teacher = found.student.astype(np.float64), found.teacher.astype(np.float64)
+        scores_fn: Callable = found.metric.scores
+    return bootstrap.Sample(
+        student=student,
+        difference=teacher - student,
+        scores_fn=scores_fn,
+        gain=gain_of(cascade),
+        scores=(cascade.score, *more_scores),
+        costs=cascade.costs,
     )
+
+
+def resample(cascade: Cascade, **settings) -> bootstrap.Resamples:
+    """Bootstrap resamples of the cascade's lines; settings as for `bootstrap.resample_all`."""
+    ((found,),) = bootstrap.resample_all([to_resample(cascade)], **settings)
+    return found

@@ -11,7 +11,7 @@ from cascade_jax.data import pipeline
 from cascade_jax.evaluation import answers as answers_lib
 from cascade_jax.evaluation import corpus, records
 from cascade_jax.evaluation.answers import Answers, Measured, Questions
-from cascade_jax.evaluation.records_schema import CORPUS_METRICS, DECODING, FIGURES
+from cascade_jax.evaluation.records_schema import CORPUS_METRICS, DECODING, FIGURES, TOP_K
 from cascade_jax.models import families, flops, pair
 from cascade_jax.nearest import did_you_mean
 from cascade_jax.parallel import rules
@@ -36,6 +36,10 @@ class CollectConfig:
       mesh: the device mesh.
       decoding: "greedy", or "rank_classification": where rows bring their options, the likeliest of
         them is the answer; tasks without options are decoded greedily then too.
+      top_k: so many of the largest log-probs of each of the student's tokens are kept, with their
+        ids; 0 for none. Some deferral scores need 10.
+      embeddings: whether the student's mean-pooled hidden state of each input is kept, which
+        learned routers can use. The inputs are read once more for it.
     """
 
     experiment_dir: str
@@ -49,6 +53,8 @@ class CollectConfig:
     checkpoint: str = "best"
     mesh: MeshConfig = MeshConfig()
     decoding: str = answers_lib.GREEDY
+    top_k: int = 10
+    embeddings: bool = False
 
     def __post_init__(self):
         folder = self.experiment_dir
@@ -60,6 +66,12 @@ class CollectConfig:
         if self.decoding not in answers_lib.DECODINGS:
             hint = did_you_mean(self.decoding, answers_lib.DECODINGS)
             raise ValueError(f"decoding {self.decoding!r} is not in {answers_lib.DECODINGS}{hint}")
+        vocab_size = self.student.vocab_size
+        if type(self.top_k) is not int or not 0 <= self.top_k <= vocab_size:
+            raise ValueError(
+                f"top_k is {self.top_k!r}; must be 0 (none) to {vocab_size}, the vocabulary of the "
+                "student"
+            )
         if not self.students:
             raise ValueError("students is empty; name at least one run")
 
@@ -120,7 +132,7 @@ def collect(config: CollectConfig) -> list[Path]:
     questions = Questions(examples, mixture, config.data, mesh, facts[DECODING])
     of_teacher = _answers_of(teacher, questions)
     for student, file, metadata in missing:
-        of_student = _answers_of(student, questions)
+        of_student = _answers_of(student, questions, config.top_k, config.embeddings)
         figures = _figures(of_student[1], of_teacher[1])
         rows = _rows(config, examples, of_student, of_teacher, metadata)
         records.write(file, rows, {**metadata, FIGURES: figures})
@@ -128,10 +140,12 @@ def collect(config: CollectConfig) -> list[Path]:
     return files
 
 
-def _answers_of(model: "_Model", questions: Questions) -> tuple[Answers, Measured]:
+def _answers_of(
+    model: "_Model", questions: Questions, top_k: int = 0, embeddings: bool = False
+) -> tuple[Answers, Measured]:
     """What a model answers, and how good that is; its parameters are gone by then."""
-    module = families.build(model.config)
-    found = answers_lib.answer(model.name, module, model.load(questions.mesh), questions)
+    module, params = families.build(model.config), model.load(questions.mesh)
+    found = answers_lib.answer(model.name, module, params, questions, top_k, embeddings)
     return found, answers_lib.measure(found, questions)
 
 
@@ -197,6 +211,8 @@ def _metadata(config: CollectConfig, student: _Model, teacher: _Model, facts: Ma
         "input_length": config.data.input_length,
         "target_length": config.data.target_length,
         "loss": checkpoints.config_of(student.folder)["loss"],
+        TOP_K: config.top_k,
+        "embeddings": config.embeddings,
         **facts,
         # A run that was trained anew has the same path and step.
         "student_saved": student.saved,
@@ -224,7 +240,17 @@ def _rows(config, examples, student, teacher, metadata) -> dict:
             f"{model}_entropies": answers.entropies,
             f"{model}_quality": measured.quality,
             f"{model}_flops_per_token": [float(metadata[f"{model}_flops_per_token"])] * count,
+            f"{model}_pieces": answers.pieces,
+            f"{model}_input_tokens": answers.input_tokens,
+            f"{model}_flops": answers.flops,
+            f"{model}_seconds": answers.seconds,
         }
         if metadata[CORPUS_METRICS]:
             columns[f"{model}_statistics"] = measured.statistics
+    answers = student[0]
+    if answers.top_ids is not None:
+        columns["student_top_log_probs"] = [of_row.ravel() for of_row in answers.top_log_probs]
+        columns["student_top_ids"] = [of_row.ravel() for of_row in answers.top_ids]
+    if answers.embeddings is not None:
+        columns["student_embedding"] = answers.embeddings
     return columns

@@ -1,7 +1,8 @@
 """Deferral curves: quality and cost of a cascade at every deferral rate, and the lines around them.
 
 Conventions: a score is higher where there is more reason to defer; an example is deferred iff its
-score >= tau; the small model is always paid; cost is FLOPs per token = 2 x parameters.
+score >= tau; the small model is always paid; costs are those of `costs.py`, one number for all
+examples or one for each.
 """
 
 import dataclasses
@@ -15,6 +16,8 @@ from jaxtyping import Bool, Float, Int, Real
 _NO_DIFFERENCE = 1e-12
 # Corpus figures of K summed statistics, many at once: `Bleu().scores`.
 ScoresFn = Callable[[np.ndarray], np.ndarray]
+# Of one model: the same for all examples, or one for each.
+Cost = float | int | Real[np.ndarray, " n"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,7 +33,8 @@ class Curve:
     Attributes:
       rate: share deferred, k / n.
       quality: mean quality of the cascade, = a1 + a2.
-      flops_per_token: C_S + rate * C_L.
+      cost: mean over the examples, C_S + rate * C_L; where the teacher's answers cost differently,
+        those of the deferred, and then no longer linear in the rate.
       thresholds: score of the k-th deferred; deferring iff score >= thresholds[k] defers exactly k
         examples where `is_realised`, else the whole tied group; inf for k = 0.
       a1: part of the quality that the student's kept answers give: their sum over n, falling to 0.
@@ -41,7 +45,7 @@ class Curve:
 
     rate: Float[np.ndarray, " n_plus_1"]
     quality: Float[np.ndarray, " n_plus_1"]
-    flops_per_token: Float[np.ndarray, " n_plus_1"]
+    cost: Float[np.ndarray, " n_plus_1"]
     thresholds: Float[np.ndarray, " n_plus_1"]
     a1: Float[np.ndarray, " n_plus_1"]
     a2: Float[np.ndarray, " n_plus_1"]
@@ -84,9 +88,11 @@ def deferral_order(
             f"the deferral score of row {bad[0]} is {score[bad[0]]} ({len(bad)} such): scores must "
             "be finite, NaN is never 'certain'"
         )
-    order = np.argsort(-score, kind="stable")
+    order = np.argsort(-score)
     ordered = score[order]
     ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, len(score))
+    if len(ends) < len(score):  # rows of a tied group in their order, whatever the processor
+        order = np.argsort(-score, kind="stable")
     return order, ends
 
 
@@ -94,18 +100,18 @@ def deferral_curve(
     score: Real[np.ndarray, " n"],
     student_quality: Real[np.ndarray, " n"],
     teacher_quality: Real[np.ndarray, " n"],
-    student_flops_per_token: float,
-    teacher_flops_per_token: float,
+    student_cost: Cost,
+    teacher_cost: Cost,
 ) -> Curve:
     """Quality and cost at every deferral rate.
 
     ``quality(tau) = E[M_S * 1[r < tau]] + E[M_L * 1[r >= tau]]``,
-    ``cost(tau) = C_S + E[1[r >= tau]] * C_L``.
+    ``cost(tau) = E[C_S] + E[C_L * 1[r >= tau]]``.
 
     Args:
       score: one per example, higher = defer first.
       student_quality, teacher_quality: per-example quality of both answers, higher is better.
-      student_flops_per_token, teacher_flops_per_token: 2 x parameters of each model.
+      student_cost, teacher_cost: of each model's answers, 0 or more.
 
     Returns:
       n + 1 points, from no example deferred to all.
@@ -117,47 +123,81 @@ def deferral_curve(
     """
     order, ends = deferral_order(score)
     n = len(order)
+    costs = _checked_costs(student_cost, teacher_cost, n)
     for name, values in (("student", student_quality), ("teacher", teacher_quality)):
         if len(values) != n:
             raise ValueError(f"{n} scores, but {len(values)} values of {name} quality")
         if not np.all(np.isfinite(values)):
             raise ValueError(f"{name} quality must be finite")
-    ks = np.arange(n + 1)
-    nodes = np.append(0, ends)
-
-    def summed(quality: Real[np.ndarray, " n"]) -> Float[np.ndarray, " n_plus_1"]:
-        """Sum over the deferred, linear inside a tied group: the mean over all its orders."""
-        sums = np.append(0.0, np.cumsum(np.asarray(quality, dtype=np.float64)[order]))
-        return np.interp(ks, nodes, sums[nodes])
-
-    student, teacher = summed(student_quality), summed(teacher_quality)
+    student = summed_along(student_quality, order, ends)
+    teacher = summed_along(teacher_quality, order, ends)
     a1, a2 = (student[-1] - student) / n, teacher / n
-    rate = ks / n
-    return Curve(
-        rate=rate,
-        quality=a1 + a2,
-        flops_per_token=student_flops_per_token + rate * teacher_flops_per_token,
-        thresholds=np.append(np.inf, np.asarray(score, dtype=np.float64)[order]),
-        a1=a1,
-        a2=a2,
-        is_realised=np.isin(ks, nodes),
-    )
+    return Curve(quality=a1 + a2, a1=a1, a2=a2, **_axes(score, order, ends, costs))
+
+
+def summed_along(
+    values: Real[np.ndarray, " n"], order: Int[np.ndarray, " n"], ends: Int[np.ndarray, " groups"]
+) -> Float[np.ndarray, " n_plus_1"]:
+    """Sums over the first k of an order, linear inside a tied group: means over all its orders."""
+    sums = np.append(0.0, np.cumsum(np.asarray(values, dtype=np.float64)[order]))
+    if len(ends) == len(order):
+        return sums
+    nodes = np.append(0, ends)
+    return np.interp(np.arange(len(sums)), nodes, sums[nodes])
+
+
+def _axes(
+    score: Real[np.ndarray, " n"],
+    order: Int[np.ndarray, " n"],
+    ends: Int[np.ndarray, " groups"],
+    costs: tuple[Cost, Cost],
+) -> dict[str, np.ndarray]:
+    """What a curve has beside its quality: rates, costs, thresholds, and which are realised."""
+    n = len(order)
+    rate = np.arange(n + 1) / n
+    student, teacher = costs
+    if is_one_cost(teacher):
+        cost = mean_cost(student) + rate * mean_cost(teacher)
+    else:
+        cost = mean_cost(student) + summed_along(teacher, order, ends) / n
+    is_realised = np.zeros(n + 1, bool)
+    is_realised[0] = is_realised[ends] = True
+    thresholds = np.append(np.inf, np.asarray(score, dtype=np.float64)[order])
+    return {"rate": rate, "cost": cost, "thresholds": thresholds, "is_realised": is_realised}
+
+
+def _checked_costs(student: Cost, teacher: Cost, n: int) -> tuple[Cost, Cost]:
+    for name, cost in (("student", student), ("teacher", teacher)):
+        if np.ndim(cost) and len(cost) != n:
+            raise ValueError(f"{n} scores, but {len(cost)} values of {name} cost")
+        if not (np.all(np.isfinite(cost)) and np.all(np.asarray(cost) >= 0)):
+            raise ValueError(f"{name} cost must be finite and 0 or more")
+    return student, teacher
+
+
+def is_one_cost(cost: Cost) -> bool:
+    """Whether all examples cost the same."""
+    return np.ndim(cost) == 0 or bool(np.all(cost == cost[0]))
+
+
+def mean_cost(cost: Cost) -> float:
+    """The mean; exactly the one value where all are the same."""
+    return float(np.ravel(cost)[0] if is_one_cost(cost) else np.mean(cost))
 
 
 def oracle_curve(
     student_quality: Real[np.ndarray, " n"],
     teacher_quality: Real[np.ndarray, " n"],
-    student_flops_per_token: float,
-    teacher_flops_per_token: float,
+    student_cost: Cost,
+    teacher_cost: Cost,
 ) -> Curve:
     """The best that any score can do: those examples first where the teacher gains most.
 
-    Unlike `ideal_quality` it keeps, as long as it can, answers that only the student has right.
+    The best at every rate, that is; where costs differ by example, not quite at every cost. Unlike
+    `ideal_quality` it keeps, as long as it can, answers that only the student has right.
     """
     gain = np.asarray(teacher_quality, np.float64) - np.asarray(student_quality, np.float64)
-    return deferral_curve(
-        gain, student_quality, teacher_quality, student_flops_per_token, teacher_flops_per_token
-    )
+    return deferral_curve(gain, student_quality, teacher_quality, student_cost, teacher_cost)
 
 
 def corpus_curve(
@@ -165,8 +205,8 @@ def corpus_curve(
     student_statistics: Int[np.ndarray, "n K"],
     teacher_statistics: Int[np.ndarray, "n K"],
     scores_fn: ScoresFn,
-    student_flops_per_token: float,
-    teacher_flops_per_token: float,
+    student_cost: Cost,
+    teacher_cost: Cost,
 ) -> Curve:
     """A corpus metric, such as BLEU, of the cascade's answers at every deferral rate.
 
@@ -179,7 +219,7 @@ def corpus_curve(
       score: one per example, higher = defer first.
       student_statistics, teacher_statistics: additive counts of both answers.
       scores_fn: corpus figures of sums [points, K].
-      student_flops_per_token, teacher_flops_per_token: 2 x parameters of each model.
+      student_cost, teacher_cost: of each model's answers, 0 or more.
 
     Returns:
       n + 1 points, from no example deferred to all.
@@ -189,6 +229,7 @@ def corpus_curve(
     """
     order, ends = deferral_order(score)
     n = len(order)
+    costs = _checked_costs(student_cost, teacher_cost, n)
     for name, counts in (("student", student_statistics), ("teacher", teacher_statistics)):
         if len(counts) != n:
             raise ValueError(f"{n} scores, but {len(counts)} rows of {name} statistics")
@@ -196,15 +237,11 @@ def corpus_curve(
     gained = np.cumsum((teacher_statistics - student_statistics)[order], axis=0)[ends - 1]
     base = np.sum(student_statistics, axis=0)
     at_nodes = scores_fn(np.vstack([base, base + gained]))
-    ks = np.arange(n + 1)
     return Curve(
-        rate=ks / n,
-        quality=np.interp(ks, nodes, at_nodes),
-        flops_per_token=student_flops_per_token + ks / n * teacher_flops_per_token,
-        thresholds=np.append(np.inf, np.asarray(score, dtype=np.float64)[order]),
+        quality=np.interp(np.arange(n + 1), nodes, at_nodes),
         a1=np.full(n + 1, np.nan),
         a2=np.full(n + 1, np.nan),
-        is_realised=np.isin(ks, nodes),
+        **_axes(score, order, ends, costs),
     )
 
 
@@ -310,15 +347,15 @@ def quality_at_rate(curve: Curve, rate: float) -> float:
     return float(np.interp(rate, curve.rate, curve.quality))
 
 
-def quality_at_cost(curve: Curve, flops_per_token: float) -> float:
-    """Quality when at most `flops_per_token` is spent on average, deferring as much as that allows.
+def quality_at_cost(curve: Curve, cost: float) -> float:
+    """Quality when at most `cost` is spent on average, deferring as much as that allows.
 
     Returns:
       NaN below the small model's cost; above the cost of deferring all, the quality of that.
     """
-    if flops_per_token < curve.flops_per_token[0]:
+    if cost < curve.cost[0]:
         return math.nan
-    return float(np.interp(flops_per_token, curve.flops_per_token, curve.quality))
+    return float(np.interp(cost, curve.cost, curve.quality))
 
 
 def rate_at_quality(curve: Curve, quality: float) -> float:
@@ -339,5 +376,5 @@ def rate_at_quality(curve: Curve, quality: float) -> float:
 
 
 def cost_at_quality(curve: Curve, quality: float) -> float:
-    """Smallest FLOPs per token whose quality is at least `quality`; NaN if none reaches it."""
-    return float(np.interp(rate_at_quality(curve, quality), curve.rate, curve.flops_per_token))
+    """Smallest cost whose quality is at least `quality`; NaN if none reaches it."""
+    return float(np.interp(rate_at_quality(curve, quality), curve.rate, curve.cost))

@@ -1,21 +1,31 @@
 """From records files to metrics, plots and a report; never touches a model."""
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from cascade_jax import files
-from cascade_jax.deferral.scores import Average, DeferralScore
-from cascade_jax.evaluation import figures, markdown, metrics, plots, records, report
-from cascade_jax.evaluation.metrics import Evaluation, Panel
+from cascade_jax.deferral.score_base import DeferralScore, name_of
+from cascade_jax.deferral.scores import Average
+from cascade_jax.evaluation import (
+    markdown,
+    metrics_json,
+    panels,
+    plots,
+    plots_scores,
+    records,
+    report,
+)
+from cascade_jax.evaluation.cascades import Cascade
+from cascade_jax.evaluation.costs import CostModel, Parameters, format_cost, short_label
+from cascade_jax.evaluation.metrics import Evaluation
+from cascade_jax.evaluation.metrics_json import to_json
 
-_MAX_POINTS = 201
+__all__ = ["EvaluateConfig", "evaluate", "format_table", "load", "to_json", "write"]
+
 RecordsFiles = str | os.PathLike | Sequence[str | os.PathLike] | Mapping[str, str | os.PathLike]
 
 
@@ -31,6 +41,10 @@ class EvaluateConfig:
       experiment_dir: the folder that collect wrote to.
       split, names: with an experiment, the split collected and the students to compare.
       score: what orders the examples.
+      scores: more scores, to be laid beside it; or "available", all that the records hold enough
+        for.
+      cost: what an answer costs, `Parameters()` or another of costs.py.
+      groups: by name, patterns of the tasks that are pooled as one set: ``{"wmt": ["wmt22_*"]}``.
       bootstrap_samples: resamples for the intervals.
       seed: of the resamples.
     """
@@ -41,6 +55,9 @@ class EvaluateConfig:
     split: str = "validation"
     names: Sequence[str] = ()
     score: DeferralScore = Average()
+    scores: Sequence[DeferralScore] | str = ()
+    cost: CostModel = Parameters()
+    groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     bootstrap_samples: int = 1000
     seed: int = 0
 
@@ -51,13 +68,29 @@ class EvaluateConfig:
             raise ValueError("no records: give records_files, or experiment_dir and names")
         if not self.output_dir:
             raise ValueError("output_dir must be the path of a folder, got ''")
-        if isinstance(self.score, type) or not callable(self.score):
+        self._check_scores()
+        if isinstance(self.cost, type) or not isinstance(self.cost, CostModel):
             raise ValueError(
-                f"score must be a deferral score such as Average(), got {self.score!r} (a class "
-                "needs its brackets)"
+                f"cost must be a cost model such as Parameters(), got {self.cost!r} (a class needs "
+                "its brackets)"
             )
         if self.bootstrap_samples < 1:
             raise ValueError(f"bootstrap_samples must be at least 1, got {self.bootstrap_samples}")
+
+    def _check_scores(self) -> None:
+        several = () if self.scores == panels.AVAILABLE else self.scores
+        if isinstance(several, str):
+            raise ValueError(f"scores must be scores, or {panels.AVAILABLE!r}, got {several!r}")
+        for field, score in (("score", self.score), *(("scores", score) for score in several)):
+            if isinstance(score, type) or not callable(score):
+                raise ValueError(
+                    f"{field} must be a deferral score such as Average(), got {score!r} (a class "
+                    "needs its brackets)"
+                )
+        names = [name_of(score) for score in several]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two of scores are named {name!r}; names must differ")
 
     def _fill_in(self) -> None:
         """Paths of the experiment, where none were given."""
@@ -80,8 +113,9 @@ def evaluate(
     statistics) is shown by that metric, exact at every threshold.
 
     Writes ``metrics.json`` (every figure in full precision, curves thinned to 201 points; null =
-    undefined or never reached), ``curve.png``, ``decomposition.png``, ``tasks.png`` (with two tasks
-    or more, or a corpus metric), ``summary.md`` (tables to paste) and ``report.html``.
+    undefined or never reached), ``summary.md`` (tables to paste), ``report.html``, and as PNG and
+    SVG the pictures ``curve``, ``decomposition``, ``reliability``, ``histogram``, ``tasks`` (with
+    two tasks or more, or a corpus metric), ``groups`` and ``scores`` (where they are asked for).
 
     Args:
       records_files: see `EvaluateConfig`; or a whole config, and then nothing else.
@@ -93,7 +127,9 @@ def evaluate(
 
     Raises:
       FileNotFoundError: a file is not there.
-      RecordsError: a file can not be used, two can not be compared, or two have one name.
+      RecordsError: a file can not be used, two can not be compared, two have one name, or the cost
+        needs a column that is not there.
+      ValueError: a score needs what the records lack, or a group's pattern matches no task.
     """
     if not isinstance(records_files, EvaluateConfig):
         return evaluate(EvaluateConfig(records_files, output_dir, **settings))
@@ -101,25 +137,67 @@ def evaluate(
         raise ValueError("give a whole EvaluateConfig or its fields, not both")
     config = records_files
     tables = load(config.records_files)
-    scores = {name: config.score(table.student) for name, table in tables.items()}
-    evaluation = _compare(tables, scores, config)
-    output_dir = pathlib.Path(config.output_dir)
+    settings = panels.Settings(
+        config.score,
+        config.cost,
+        config.scores,
+        config.groups,
+        config.bootstrap_samples,
+        config.seed,
+    )
+    cascades, by_score = panels.score_all(tables, settings)
+    evaluation = panels.evaluate_tables(tables, cascades, by_score, settings)
+    write(evaluation, tables, cascades, config.output_dir)
+    return evaluation
+
+
+def write(
+    evaluation: Evaluation,
+    tables: Mapping[str, records.Records],
+    cascades: Mapping[str, Cascade],
+    output_dir: str | os.PathLike,
+) -> None:
+    """Writes all files of an evaluation; see `evaluate`.
+
+    Args:
+      evaluation: what to write.
+      tables, cascades: what it is of, by cascade name.
+      output_dir: made if it is not there.
+    """
+    output_dir = pathlib.Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    images = {
-        "curve": plots.png(plots.curve_figure(evaluation.pooled)),
-        "decomposition": plots.png(plots.decomposition_figure(evaluation.pooled)),
-    }
-    if evaluation.shows_tasks:
-        images["tasks"] = plots.png(plots.grid_figure(list(evaluation.tasks.values())))
-    for name, image in images.items():
-        (output_dir / f"{name}.png").write_bytes(image)
-    text = json.dumps(to_json(evaluation), allow_nan=False)
-    files.write_text(output_dir / "metrics.json", text + "\n")
+    images = _write_pictures(evaluation, cascades, output_dir)
+    files.write_text(output_dir / "metrics.json", metrics_json.dump(to_json(evaluation)))
+    scores = {name: cascade.score for name, cascade in cascades.items()}
     examples = {name: report.pick_examples(tables[name], scores[name]) for name in tables}
-    page = report.render(evaluation, images, examples)
+    page = report.render(evaluation, images, examples, tables, scores)
     files.write_text(output_dir / "report.html", page)
     files.write_text(output_dir / "summary.md", markdown.render(evaluation))
-    return evaluation
+
+
+def _write_pictures(
+    evaluation: Evaluation, cascades: Mapping[str, Cascade], output_dir: pathlib.Path
+) -> dict[str, bytes]:
+    """Every picture as PNG and SVG; the PNGs are returned by name."""
+    pooled = evaluation.pooled
+    pictures = {
+        "curve": plots.curve_figure(pooled),
+        "decomposition": plots.decomposition_figure(pooled),
+        "reliability": plots_scores.reliability_figure(pooled),
+        "histogram": plots_scores.histogram_figure(pooled.title, cascades),
+    }
+    if evaluation.shows_tasks:
+        pictures["tasks"] = plots.grid_figure(list(evaluation.tasks.values()))
+    if evaluation.groups:
+        pictures["groups"] = plots.grid_figure(list(evaluation.groups.values()))
+    if evaluation.scores:
+        pictures["scores"] = plots_scores.scores_figure(pooled)
+    images = {}
+    for name, picture in pictures.items():
+        images[name] = plots.png(picture)
+        (output_dir / f"{name}.png").write_bytes(images[name])
+        (output_dir / f"{name}.svg").write_bytes(plots.svg(picture))
+    return images
 
 
 def load(records_files: RecordsFiles) -> dict[str, records.Records]:
@@ -160,128 +238,6 @@ def _named_files(files: RecordsFiles) -> list[tuple[str | None, str]]:
     return named
 
 
-def _compare(
-    tables: Mapping[str, records.Records],
-    scores: Mapping[str, np.ndarray],
-    config: EvaluateConfig,
-) -> Evaluation:
-    """All panels: the pooled one, and one per task in the order the tasks first come."""
-    first = next(iter(tables.values()))
-    cascades = {
-        name: metrics.Cascade(
-            score=scores[name],
-            student_quality=table.student_quality,
-            teacher_quality=table.teacher_quality,
-            student_flops_per_token=_one_cost(table, "student_flops_per_token"),
-            teacher_flops_per_token=_one_cost(table, "teacher_flops_per_token"),
-        )
-        for name, table in tables.items()
-    }
-
-    def panel(title: str, metric: str, cascades: Mapping[str, metrics.Cascade]) -> Panel:
-        samples, seed = config.bootstrap_samples, config.seed
-        return metrics.compare(title, metric, cascades, bootstrap_samples=samples, seed=seed)
-
-    tasks, per_example, notes = {}, {}, []
-    for task in map(str, dict.fromkeys(first.task)):
-        rows = np.flatnonzero(first.task == task)
-        of_task = {name: cascade.take(rows) for name, cascade in cascades.items()}
-        tasks[task] = panel(task, _metric_names(first, rows), of_task)
-        found = {name: table.statistics(task) for name, table in tables.items()}
-        lacking = [name for name, statistics in found.items() if statistics is None]
-        if not lacking:
-            per_example[task] = tasks[task]
-            of_task = {n: dataclasses.replace(c, statistics=found[n]) for n, c in of_task.items()}
-            label = next(iter(found.values())).metric.label
-            tasks[task] = panel(task, f"{label} (corpus)", of_task)
-        elif len(lacking) < len(tables):
-            notes.append(
-                f"{task} has no curve of its corpus metric: no statistics in the records of "
-                + ", ".join(lacking)
-            )
-    everything = np.arange(len(first))
-    return Evaluation(
-        pooled=panel(str(first.metadata["mixture"]), _metric_names(first, everything), cascades),
-        tasks=tasks,
-        sources=tuple(
-            metrics.Source(name, table.source, table.metadata) for name, table in tables.items()
-        ),
-        score=repr(config.score),
-        bootstrap_samples=config.bootstrap_samples,
-        seed=config.seed,
-        per_example=per_example,
-        figures=figures.of_split(tables, tasks, per_example),
-        notes=tuple(notes),
-    )
-
-
-def _metric_names(table: records.Records, rows: np.ndarray) -> str:
-    return ", ".join(dict.fromkeys(table.metric[rows]))
-
-
-def _one_cost(table: records.Records, column: str) -> float:
-    values = np.unique(getattr(table, column))
-    if len(values) > 1:
-        raise records.RecordsError(
-            f"{table.source}: {column} varies from {values[0]:g} to {values[-1]:g} between rows; a "
-            "cascade has one cost per token and model, 2 x parameters"
-        )
-    return float(values[0])
-
-
-def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Every figure as JSON values; NaN and inf become null."""
-    return _jsonable(
-        {
-            "schema_version": records.SCHEMA_VERSION,
-            "score": evaluation.score,
-            "bootstrap_samples": evaluation.bootstrap_samples,
-            "seed": evaluation.seed,
-            "sources": [dataclasses.asdict(source) for source in evaluation.sources],
-            "pooled": _panel_json(evaluation.pooled),
-            "macro": evaluation.macro(),
-            "tasks": {task: _panel_json(panel) for task, panel in evaluation.tasks.items()},
-            "per_example": {t: _panel_json(panel) for t, panel in evaluation.per_example.items()},
-            "figures": [dataclasses.asdict(figure) for figure in evaluation.figures],
-            "notes": evaluation.notes,
-        }
-    )
-
-
-def _panel_json(panel: Panel) -> dict[str, Any]:
-    cascades = {}
-    for name, summary in panel.summaries.items():
-        curve, oracle = panel.curves[name].thin(_MAX_POINTS), panel.oracles[name].thin(_MAX_POINTS)
-        # A corpus metric is no sum of a kept and a deferred part.
-        left_out = ("a1", "a2") if panel.is_corpus else ()
-        points = {k: v for k, v in dataclasses.asdict(curve).items() if k not in left_out}
-        cascades[name] = {
-            "summary": dataclasses.asdict(summary),
-            "curve": points,
-            "oracle_quality": oracle.quality,
-        }
-    return {
-        "title": panel.title,
-        "metric": panel.metric,
-        "is_corpus": panel.is_corpus,
-        "num_examples": panel.num_examples,
-        "references": dataclasses.asdict(panel.references),
-        "cascades": cascades,
-    }
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(inner) for key, inner in value.items()}
-    if isinstance(value, np.ndarray):
-        return _jsonable(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_jsonable(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def format_table(evaluation: Evaluation) -> str:
     """The pooled summary as an aligned plain-text table for a terminal."""
     pooled = evaluation.pooled
@@ -292,13 +248,13 @@ def format_table(evaluation: Evaluation) -> str:
         "area",
         *(f"at {100 * r:.0f} %" for r in pooled.references.rates),
     ]
-    head += [f"FLOPs/token to {quality:.3f}", "s_d"]
+    head += [f"{short_label(pooled.cost_label)} to {quality:.3f}", "s_d"]
     rows = [head]
     for name, summary in pooled.summaries.items():
         values = [summary.student_quality, summary.area, *summary.quality_at_rate]
         row = [name, *(f"{estimate.value:.3f}" for estimate in values)]
         s_d = summary.s_d_ideal.value
-        row += [report.format_flops(summary.cost_at_quality[label].value)]
+        row += [format_cost(summary.cost_at_quality[label].value)]
         rows.append([*row, "–" if math.isnan(s_d) else f"{s_d:.3f}"])
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = []

@@ -1,16 +1,17 @@
 """An evaluation as Markdown tables, to be pasted into a document as it is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from cascade_jax.evaluation import curves, figures, report
-from cascade_jax.evaluation.metrics import Estimate, Evaluation, Panel
+from cascade_jax.evaluation import curves, figures
+from cascade_jax.evaluation.costs import format_cost, short_label
+from cascade_jax.evaluation.metrics import Difference, Estimate, Evaluation, Panel
 
 _CURVE_RATES = tuple(step / 10 for step in range(11))
 
 
 def render(evaluation: Evaluation) -> str:
-    """The pooled summary with intervals, its curves at every tenth, tasks, and all figures."""
+    """The pooled summary with intervals, scores, comparisons, curves, groups, tasks, figures."""
     pooled = evaluation.pooled
     teacher = next(iter(pooled.summaries.values())).teacher_quality
     parts = [
@@ -18,8 +19,22 @@ def render(evaluation: Evaluation) -> str:
         f"model alone has {_estimate(teacher)}. In brackets 95 % intervals "
         f"({evaluation.bootstrap_samples} bootstrap resamples of the examples).",
         _summary(pooled),
-        "Quality at each deferral rate, all tasks pooled:",
-        _curves(pooled),
+        "How well the score tells the small model's errors, and its confidence the truth:",
+        _separation(pooled),
+    ]
+    if evaluation.scores:
+        parts += ["Other scores, all tasks pooled:", _scores(pooled)]
+    if pooled.comparisons:
+        first = next(iter(pooled.summaries))
+        parts += [
+            f"Quality minus that of {first} on the same examples, with a two-sided p-value of "
+            "there being no difference:",
+            _comparisons(pooled),
+        ]
+    parts += ["Quality at each deferral rate, all tasks pooled:", _curves(pooled)]
+    if evaluation.groups:
+        parts += ["Per group of tasks, as the table of tasks below:", _groups(evaluation)]
+    parts += [
         "Per task: quality of the large model, then of each small model alone / area under its "
         "curve:",
         _tasks(evaluation),
@@ -32,7 +47,8 @@ def render(evaluation: Evaluation) -> str:
 
 def _summary(panel: Panel) -> str:
     rates = [f"quality at {100 * rate:.0f} %" for rate in panel.references.rates]
-    costs = [f"FLOPs per token to {value:.3f}" for value in panel.references.qualities.values()]
+    label = short_label(panel.cost_label)
+    costs = [f"{label} to {value:.3f}" for value in panel.references.qualities.values()]
     head = ["cascade", "small model", *rates, "area", "area − first", *costs, "s_d", "AUROC"]
     rows = []
     for name, found in panel.summaries.items():
@@ -40,9 +56,42 @@ def _summary(panel: Panel) -> str:
         difference = found.area_minus_first
         is_first = not rows
         cells.append("–" if is_first else _estimate(difference, signed=True))
-        cells += [report.format_flops(cost.value) for cost in found.cost_at_quality.values()]
+        cells += [format_cost(cost.value) for cost in found.cost_at_quality.values()]
         rows.append([name, *cells, _number(found.s_d_ideal.value), _number(found.auroc)])
     return _table(head, rows)
+
+
+def _separation(panel: Panel) -> str:
+    head = ["cascade", "AUROC", "AUPRC", "share of errors", "PRR", "PRR to 50 %", "Pearson"]
+    head += ["Spearman", "s_o", "ECE", "ECE scaled"]
+    rows = []
+    for name, summary in panel.summaries.items():
+        s = summary.separation
+        values = [s.auroc, s.auprc, s.error_share, s.prr, s.prr_half, s.pearson, s.spearman]
+        rows.append([name, *map(_number, [*values, s.overlap, s.ece, s.ece_scaled])])
+    return _table(head, rows)
+
+
+def _scores(panel: Panel) -> str:
+    head = ["cascade", "score", "area", "s_d (ideal)", "s_d (oracle)", "AUROC", "AUPRC", "PRR"]
+    rows = []
+    for name, by_score in panel.scores.items():
+        for score, found in by_score.items():
+            values = [found.s_d_ideal.value, found.s_d_oracle.value]
+            values += [found.ranking.auroc, found.ranking.auprc, found.ranking.prr]
+            rows.append([name, score, _estimate(found.area), *map(_number, values)])
+    return _table(head, rows)
+
+
+def _comparisons(panel: Panel) -> str:
+    points = panel.references
+    head = ["cascade", *(f"at {100 * rate:.0f} %" for rate in points.rates)]
+    head += [f"at {format_cost(cost)} {short_label(panel.cost_label)}" for cost in points.costs]
+    rows = [
+        [name, *map(_difference, (*found.at_rate, *found.at_cost, found.area))]
+        for name, found in panel.comparisons.items()
+    ]
+    return _table([*head, "area"], rows)
 
 
 def _curves(panel: Panel) -> str:
@@ -54,15 +103,23 @@ def _curves(panel: Panel) -> str:
     return _table(head, rows)
 
 
+def _groups(evaluation: Evaluation) -> str:
+    return _alone_and_area(evaluation, evaluation.groups, "group")
+
+
 def _tasks(evaluation: Evaluation) -> str:
+    return _alone_and_area(evaluation, evaluation.tasks, "task")
+
+
+def _alone_and_area(evaluation: Evaluation, panels: Mapping[str, Panel], kind: str) -> str:
     names = list(evaluation.pooled.summaries)
     rows = []
-    for task, panel in evaluation.tasks.items():
+    for task, panel in panels.items():
         found = [panel.summaries[name] for name in names]
         cells = [f"{_number(s.student_quality.value)} / {_number(s.area.value)}" for s in found]
         large = _number(found[0].teacher_quality.value)
         rows.append([task, panel.metric, f"{panel.num_examples:,}", large, *cells])
-    return _table(["task", "metric", "examples", "large", *names], rows)
+    return _table([kind, "metric", "examples", "large", *names], rows)
 
 
 def _figures(evaluation: Evaluation) -> str:
@@ -84,3 +141,8 @@ def _number(value: float, signed: bool = False) -> str:
 def _estimate(estimate: Estimate, signed: bool = False) -> str:
     low, high = _number(estimate.low, signed), _number(estimate.high, signed)
     return f"{_number(estimate.value, signed)} [{low}, {high}]"
+
+
+def _difference(found: Difference) -> str:
+    p = "–" if math.isnan(found.p_value) else f"{found.p_value:.3f}"
+    return f"{_estimate(Estimate(found.value, found.low, found.high), signed=True)}, p {p}"

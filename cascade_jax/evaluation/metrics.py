@@ -1,134 +1,61 @@
 """Summaries of cascades laid side by side: one Panel per mixture or task, one row per cascade."""
 
-import dataclasses
-import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Float, Real
 
 from cascade_jax.evaluation import bootstrap, curves
-from cascade_jax.evaluation.cascades import Cascade, Lines, lines_of, resample
+from cascade_jax.evaluation.cascades import (
+    Cascade,
+    Lines,
+    curve_of,
+    lines_of,
+    to_resample,
+)
+from cascade_jax.evaluation.comparison import Comparison, Difference, compare_resamples
+from cascade_jax.evaluation.costs import CostModel, Parameters
+from cascade_jax.evaluation.results import (
+    CascadeSummary,
+    Estimate,
+    Evaluation,
+    Figure,
+    Panel,
+    References,
+    ScoreSummary,
+    Source,
+)
+from cascade_jax.evaluation.separation import auroc, ranking, separation
+
+__all__ = [
+    "REFERENCE_RATES",
+    "Cascade",
+    "CascadeSummary",
+    "Comparison",
+    "Difference",
+    "Estimate",
+    "Evaluation",
+    "Figure",
+    "Panel",
+    "References",
+    "ScoreSummary",
+    "Source",
+    "auroc",
+    "compare",
+    "references",
+]
 
 REFERENCE_RATES = (0.25, 0.5, 0.75)
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A value with its bootstrap interval; NaN = undefined or never reached, inf = an open end."""
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-
-
-@dataclasses.dataclass(frozen=True)
-class References:
-    """Where curves are read off: the same points for all cascades of a panel.
-
-    Attributes:
-      rates: deferral rates.
-      costs: FLOPs per token, the costs of those rates for the dearest student.
-      qualities: by label: halfway from the best student to the teacher, and 99 % of the teacher.
-    """
-
-    rates: tuple[float, ...]
-    costs: tuple[float, ...]
-    qualities: dict[str, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class CascadeSummary:
-    """The figures of one cascade.
-
-    Attributes:
-      num_examples: n.
-      student_quality, teacher_quality: the two ends of the curve.
-      area: under quality over the deferral rate.
-      area_minus_first: area minus the first cascade's, with a paired interval.
-      random_area, ideal_area, oracle_area: of the lines that the area is judged by.
-      s_d_ideal, s_d_oracle: share of the room above random that the score wins.
-      quality_at_rate, quality_at_cost: one for each reference.
-      rate_at_quality, cost_at_quality: smallest that reach each reference quality, by label.
-      auroc: chance that an error of the student has a higher score than a right answer; NaN for
-        graded quality or without both kinds.
-      student_better_share: share of examples where the small model is better than the large one
-        (for 0/1 quality: small right, large wrong); the ideal line takes it to be 0.
-
-    For a corpus metric there is no ideal line, so its area and s_d are NaN, and the oracle, which
-    defers the largest gains first (`curves.corpus_gain`), is a good order but no strict bound.
-    """
-
-    num_examples: int
-    student_quality: Estimate
-    teacher_quality: Estimate
-    area: Estimate
-    area_minus_first: Estimate
-    random_area: float
-    ideal_area: float
-    oracle_area: float
-    s_d_ideal: Estimate
-    s_d_oracle: Estimate
-    quality_at_rate: tuple[Estimate, ...]
-    quality_at_cost: tuple[Estimate, ...]
-    rate_at_quality: dict[str, Estimate]
-    cost_at_quality: dict[str, Estimate]
-    auroc: float
-    student_better_share: float
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Panel:
-    """Cascades side by side on one set of examples: what one plot and one table show.
-
-    Attributes:
-      title: mixture or task.
-      metric: name of the per-example quality, or of the corpus metric; several are joined by ", ".
-      references: where the curves were read off.
-      curves, oracles, summaries: by cascade name, in the order given.
-      randoms: quality of random deferral at the rates of each curve.
-      is_corpus: whether quality is a corpus metric rather than a mean over examples.
-    """
-
-    title: str
-    metric: str
-    references: References
-    curves: dict[str, curves.Curve]
-    oracles: dict[str, curves.Curve]
-    summaries: dict[str, CascadeSummary]
-    randoms: dict[str, Float[np.ndarray, " n_plus_1"]]
-    is_corpus: bool = False
-
-    @property
-    def num_examples(self) -> int:
-        return next(iter(self.summaries.values())).num_examples
-
-
-def auroc(score: Real[np.ndarray, " n"], is_error: Bool[np.ndarray, " n"]) -> float:
-    """Chance that a random error has a higher score than a random right answer, ties counting half.
-
-    Returns:
-      NaN when there are only errors or only right answers.
-
-    Reference: Gatekeeper, AUROC; computed as the Mann-Whitney statistic from mid-ranks.
-    """
-    errors = int(np.sum(is_error))
-    rights = len(is_error) - errors
-    if errors == 0 or rights == 0:
-        return math.nan
-    _, group, sizes = np.unique(score, return_inverse=True, return_counts=True)
-    mid_ranks = np.cumsum(sizes) - (sizes - 1) / 2
-    rank_sum = float(np.sum(mid_ranks[group][is_error]))
-    return (rank_sum - errors * (errors + 1) / 2) / (errors * rights)
+_SCORE_POINTS = 401
+_PARAMETERS = Parameters()
+Scores = Mapping[str, Real[np.ndarray, " n"]]
 
 
 def references(cascades: Mapping[str, Cascade]) -> References:
     """The reference points that all given cascades are read off at."""
     students, teachers = zip(*(cascade.ends() for cascade in cascades.values()), strict=True)
     best_student, teacher = max(students), max(teachers)
-    dearest = max(c.student_flops_per_token for c in cascades.values())
-    teacher_cost = max(c.teacher_flops_per_token for c in cascades.values())
+    dearest, teacher_cost = map(max, zip(*(c.mean_costs for c in cascades.values()), strict=True))
     return References(
         rates=REFERENCE_RATES,
         costs=tuple(dearest + rate * teacher_cost for rate in REFERENCE_RATES),
@@ -143,15 +70,19 @@ def compare(
     *,
     bootstrap_samples: int = 1000,
     seed: int = 0,
+    cost: CostModel = _PARAMETERS,
+    scores: Mapping[str, Scores] | None = None,
 ) -> Panel:
     """Curves and summaries of cascades on one set of examples.
 
     Args:
-      title: mixture or task.
+      title: mixture, group or task.
       metric: name of the per-example quality, or of the corpus metric.
       cascades: by name; rows of all stand for the same examples in the same order.
-      bootstrap_samples: resamples for the intervals, the same draws for every cascade.
+      bootstrap_samples: resamples for the intervals, the same draws for every cascade; 0 = none.
       seed: of the draws.
+      cost: what the costs of the cascades are; only its label and unit are used.
+      scores: more scores of each cascade, by its name and theirs.
 
     Raises:
       ValueError: if there is no cascade, they hold different numbers of examples, or only some have
@@ -163,18 +94,20 @@ def compare(
     if len({cascade.statistics is None for cascade in cascades.values()}) != 1:
         raise ValueError("cascades side by side need statistics all of them, or none")
     points = references(cascades)
-    lines, summaries = {}, {}
-    first: bootstrap.Resamples | None = None
+    more = {name: dict((scores or {}).get(name, {})) for name in cascades}
+    resampled = _resample(cascades, more, points, bootstrap_samples, seed)
+    lines, summaries, comparisons, of_scores = {}, {}, {}, {}
+    first = next(iter(cascades))
     for name, cascade in cascades.items():
-        lines[name] = lines_of(cascade)
-        resamples = _resample(cascade, points, bootstrap_samples, seed)
-        first = first or resamples
-        first_area = curves.area(next(iter(lines.values())).curve)
-        difference = Estimate(
-            curves.area(lines[name].curve) - first_area,
-            *bootstrap.interval(resamples.area - first.area),
-        )
-        summaries[name] = _summarize(cascade, lines[name], points, resamples, difference)
+        lines[name], resamples = lines_of(cascade), resampled[name]
+        pair = lines[first].curve, lines[name].curve
+        both = resampled[first][0], resamples[0]
+        found = compare_resamples(first, pair, both, points.rates, points.costs)
+        summaries[name] = _summarize(cascade, lines[name], points, resamples[0], found)
+        if name != first:
+            comparisons[name] = found
+        if more[name]:
+            of_scores[name] = _scores(cascade, lines[name], more[name], resamples[1:])
     return Panel(
         title=title,
         metric=metric,
@@ -183,148 +116,105 @@ def compare(
         oracles={name: line.oracle for name, line in lines.items()},
         summaries=summaries,
         randoms={name: line.random for name, line in lines.items()},
-        is_corpus=next(iter(cascades.values())).statistics is not None,
+        is_corpus=cascades[first].statistics is not None,
+        cost_label=cost.label,
+        cost_unit=cost.unit,
+        comparisons=comparisons,
+        scores=of_scores,
     )
 
 
-def _resample(cascade: Cascade, points: References, samples: int, seed: int) -> bootstrap.Resamples:
-    """Resamples read off at the rates, then at the costs, and at the qualities."""
-    student_cost, teacher_cost = cascade.costs
-    cost_rates = [min((cost - student_cost) / teacher_cost, 1.0) for cost in points.costs]
-    return resample(
-        cascade,
-        rates=(*points.rates, *cost_rates),
+_Resampled = Sequence[bootstrap.Resamples | None]
+
+
+def _resample(
+    cascades: Mapping[str, Cascade],
+    more: Mapping[str, Scores],
+    points: References,
+    samples: int,
+    seed: int,
+) -> dict[str, _Resampled]:
+    """By cascade, resamples for its own score and then for the others; None without."""
+    if samples == 0:
+        return {name: [None] * (1 + len(more[name])) for name in cascades}
+    found = bootstrap.resample_all(
+        [to_resample(cascade, *more[name].values()) for name, cascade in cascades.items()],
+        rates=points.rates,
+        costs=points.costs,
         qualities=tuple(points.qualities.values()),
         samples=samples,
         seed=seed,
     )
+    return dict(zip(cascades, found, strict=True))
+
+
+def _estimate(value: float, values: Float[np.ndarray, " B"] | None) -> Estimate:
+    return Estimate(value) if values is None else Estimate(value, *bootstrap.interval(values))
 
 
 def _summarize(
     cascade: Cascade,
     lines: Lines,
     points: References,
-    resamples: bootstrap.Resamples,
-    area_minus_first: Estimate,
+    resamples: bootstrap.Resamples | None,
+    against_first: Comparison,
 ) -> CascadeSummary:
     """All figures of one cascade."""
-    curve = lines.curve
+    curve, difference = lines.curve, against_first.area
     ends = curve.student_quality, curve.teacher_quality
-    areas = curves.area(curve), lines.random_area
-    oracle_area = curves.area(lines.oracle)
 
-    def estimate(value: float, values: Float[np.ndarray, " B"]) -> Estimate:
-        return Estimate(value, *bootstrap.interval(values))
+    def estimate(value: float, field: str, column: int | None = None) -> Estimate:
+        values = None if resamples is None else getattr(resamples, field)
+        return _estimate(value, values if column is None or values is None else values[:, column])
 
-    num_rates = len(points.rates)
-    at_rate, at_cost = np.split(resamples.quality_at_rate, [num_rates], axis=1)
-    rate_at, cost_at = {}, {}
-    for column, (label, quality) in enumerate(points.qualities.items()):
-        rates = resamples.rate_at_quality[:, column]
-        costs = cascade.student_flops_per_token + rates * cascade.teacher_flops_per_token
-        rate_at[label] = estimate(curves.rate_at_quality(curve, quality), rates)
-        cost_at[label] = estimate(curves.cost_at_quality(curve, quality), costs)
-    is_binary = bool(np.all(np.isin(cascade.student_quality, (0.0, 1.0))))
+    def at_references(read, field: str, where: Sequence[float]) -> tuple[Estimate, ...]:
+        return tuple(estimate(read(curve, at), field, column) for column, at in enumerate(where))
+
+    labels, qualities = points.qualities.keys(), tuple(points.qualities.values())
+    rate_at = at_references(curves.rate_at_quality, "rate_at_quality", qualities)
+    cost_at = at_references(curves.cost_at_quality, "cost_at_quality", qualities)
     return CascadeSummary(
         num_examples=len(cascade.score),
-        student_quality=estimate(ends[0], resamples.student_quality),
-        teacher_quality=estimate(ends[1], resamples.teacher_quality),
-        area=estimate(areas[0], resamples.area),
-        area_minus_first=area_minus_first,
-        random_area=areas[1],
+        student_quality=estimate(ends[0], "student_quality"),
+        teacher_quality=estimate(ends[1], "teacher_quality"),
+        area_minus_first=Estimate(difference.value, difference.low, difference.high),
+        random_area=lines.random_area,
         ideal_area=lines.ideal_area,
-        oracle_area=oracle_area,
-        s_d_ideal=estimate(
-            curves.deferral_performance(*areas, lines.ideal_area),
-            resamples.deferral_performance("ideal"),
-        ),
-        s_d_oracle=estimate(
-            curves.deferral_performance(*areas, oracle_area),
-            resamples.deferral_performance("oracle"),
-        ),
-        quality_at_rate=tuple(
-            estimate(curves.quality_at_rate(curve, rate), at_rate[:, i])
-            for i, rate in enumerate(points.rates)
-        ),
-        quality_at_cost=tuple(
-            estimate(curves.quality_at_cost(curve, cost), at_cost[:, i])
-            for i, cost in enumerate(points.costs)
-        ),
-        rate_at_quality=rate_at,
-        cost_at_quality=cost_at,
-        auroc=auroc(cascade.score, cascade.student_quality < 0.5) if is_binary else math.nan,
+        oracle_area=curves.area(lines.oracle),
+        **_areas(curve, lines, resamples),
+        quality_at_rate=at_references(curves.quality_at_rate, "quality_at_rate", points.rates),
+        quality_at_cost=at_references(curves.quality_at_cost, "quality_at_cost", points.costs),
+        rate_at_quality=dict(zip(labels, rate_at, strict=True)),
+        cost_at_quality=dict(zip(labels, cost_at, strict=True)),
+        separation=separation(cascade),
         student_better_share=float(np.mean(cascade.student_quality > cascade.teacher_quality)),
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Where one cascade's figures come from."""
-
-    name: str
-    path: str
-    metadata: Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """One metric of one task over the whole split.
-
-    Attributes:
-      task, metric: names.
-      decoding: how the answers were made; "" if the records do not say.
-      teacher: of the large model alone; NaN if not known.
-      students: of each small model alone, by cascade name; NaN if not known.
-      cascades: of each cascade at REFERENCE_RATES; empty where the metric is neither a mean over
-        examples nor additive, so that a mixture of answers has none that records could tell.
-    """
-
-    task: str
-    metric: str
-    decoding: str
-    teacher: float
-    students: dict[str, float]
-    cascades: dict[str, tuple[float, ...]]
+def _areas(
+    curve: curves.Curve, lines: Lines, resamples: bootstrap.Resamples | None
+) -> dict[str, Estimate]:
+    """Area, and both deferral performances."""
+    area = curves.area(curve)
+    bests = {"ideal": lines.ideal_area, "oracle": curves.area(lines.oracle)}
+    found = {"area": _estimate(area, None if resamples is None else resamples.area)}
+    for name, best in bests.items():
+        value = curves.deferral_performance(area, lines.random_area, best)
+        values = None if resamples is None else resamples.deferral_performance(name)
+        found[f"s_d_{name}"] = _estimate(value, values)
+    return found
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Evaluation:
-    """Everything that `evaluate` found out, as the report and the table show it.
-
-    Attributes:
-      pooled: all examples as one set, one threshold for all tasks, every example weighing the same:
-        means of per-example quality.
-      tasks: each task by itself, with its own deferral rates; by its corpus metric if it has one.
-      sources: the records files, in the order of the cascades.
-      score: the deferral score, as text.
-      bootstrap_samples, seed: of the intervals.
-      per_example: the tasks with a corpus metric once more, by means of per-example quality.
-      figures: every metric of every task over the whole split.
-      notes: what the reader must know beside.
-    """
-
-    pooled: Panel
-    tasks: dict[str, Panel]
-    sources: tuple[Source, ...]
-    score: str
-    bootstrap_samples: int
-    seed: int
-    per_example: dict[str, Panel] = dataclasses.field(default_factory=dict)
-    figures: tuple[Figure, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def shows_tasks(self) -> bool:
-        """Whether a task by itself says more than the pool."""
-        return len(self.tasks) > 1 or any(panel.is_corpus for panel in self.tasks.values())
-
-    def macro(self) -> dict[str, dict[str, float]]:
-        """By cascade, means over the tasks' panels in which every task weighs the same."""
-        result = {}
-        for name in self.pooled.summaries:
-            rows = [panel.summaries[name] for panel in self.tasks.values()]
-            result[name] = {
-                field: float(np.mean([getattr(row, field).value for row in rows]))
-                for field in ("student_quality", "teacher_quality", "area")
-            }
-        return result
+def _scores(
+    cascade: Cascade, lines: Lines, scores: Scores, resamples: _Resampled
+) -> dict[str, ScoreSummary]:
+    """The cascade by each of several scores."""
+    found = {}
+    for (name, score), of_score in zip(scores.items(), resamples, strict=True):
+        curve = curve_of(cascade, score)
+        found[name] = ScoreSummary(
+            **_areas(curve, lines, of_score),
+            ranking=ranking(score, cascade.student_quality, cascade.is_binary),
+            curve=curve.thin(_SCORE_POINTS),
+        )
+    return found

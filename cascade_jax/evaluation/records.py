@@ -1,8 +1,7 @@
 """The records table: what both models answered, one Parquet row per example.
 
 This is an exchange format: whoever has answers and log-probs from another system writes this table
-and can use everything after it. Columns hold no nulls, and all but the statistics are required;
-others are ignored.
+and can use everything after it (docs/records.md). Columns hold no nulls; others are ignored.
 
 | column | type | what |
 |---|---|---|
@@ -16,12 +15,26 @@ others are ignored.
 | student_entropies, teacher_entropies | list<float32> | nats, of the whole distribution there |
 | student_quality, teacher_quality | double | in [0, 1], higher is better |
 | student_flops_per_token, teacher_flops_per_token | double | 2 x parameters |
-| student_statistics, teacher_statistics | list<int64> | optional: counts of a corpus metric |
 
-The three lists of one model have one length per row. A teacher whose tokens are not known has empty
-lists. The Parquet file metadata holds, under the key ``cascade_jax``, a JSON object: schema_version
-(int), name (the student's label in tables and plots), mixture, split, and by custom
-student_parameters, teacher_parameters, student_checkpoint, teacher_checkpoint; other keys are kept.
+These may be left out, whole columns at a time:
+
+| column | type | what |
+|---|---|---|
+| student_top_log_probs | list<float32> | the K largest at each token, descending, end to end |
+| student_top_ids | list<int32> | their ids; only with the log-probs |
+| student_pieces, teacher_pieces | list<string> | text of each token |
+| student_embedding | list<float32> | mean-pooled hidden state of the input; one length |
+| student_input_tokens, teacher_input_tokens | int32 | tokens read |
+| student_flops, teacher_flops | double | of the whole answer: reading the input and decoding |
+| student_seconds, teacher_seconds | double | wall time of decoding, per row |
+| student_statistics, teacher_statistics | list<int64> | counts of a corpus metric |
+
+The three lists of one model have one length per row. Tokens or entropies that are not known are
+empty lists in all rows; so are all three of a teacher of which only the answer is known. The
+Parquet file metadata holds, under the key ``cascade_jax``, a JSON object: schema_version (int),
+name (the student's label in tables and plots), mixture, split, top_k (K, if there is such a
+column), and by custom student_parameters, teacher_parameters, student_checkpoint,
+teacher_checkpoint; other keys are kept.
 
 Three more keys are read where they are there, each an object by task:
 
@@ -33,7 +46,7 @@ Three more keys are read where they are there, each an object by task:
 
 A row has statistics (as many as the metric says, see `Bleu.statistics`) exactly if its task is in
 corpus_metrics; else its lists are empty. A table without the two columns has no corpus metrics.
-They are optional, and older programs pass over them, so the schema version is what it was.
+Older programs pass over what is optional, so the schema version is what it was.
 """
 
 import dataclasses
@@ -49,8 +62,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from cascade_jax import files
-from cascade_jax.deferral.scores import AnswerTokens
-from cascade_jax.evaluation import corpus, records_schema
+from cascade_jax.deferral.answer_tokens import AnswerTokens
+from cascade_jax.evaluation import corpus, records_columns, records_schema
 from cascade_jax.evaluation.records_schema import (
     METADATA_KEY,
     SCHEMA,
@@ -71,6 +84,11 @@ __all__ = [
 ]
 
 
+def _later(name: str, doc: str) -> property:
+    """A column that is read when it is first used."""
+    return property(lambda self: self.later[name], doc=doc)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
     """A records table in memory: the columns of the module's table, lists laid end to end.
@@ -78,32 +96,31 @@ class Records:
     Tokens of the student's answer to example i are those from ``student_offsets[i]`` up to, not
     including, ``student_offsets[i + 1]``; likewise log-probs and entropies, and the teacher's.
     Statistics of both models lie from ``statistics_offsets[i]``; `statistics` gives a task's.
+    What a table does not have is None. Columns that are properties here are read from the file,
+    which stays open, and checked when they are first used.
     """
 
     mixture: np.ndarray
     task: np.ndarray
     split: np.ndarray
     example_id: np.ndarray
-    inputs: np.ndarray
-    target: np.ndarray
     metric: np.ndarray
-    student_answer: np.ndarray
-    teacher_answer: np.ndarray
     student_offsets: Int[np.ndarray, " n_plus_1"]
-    student_tokens: Int[np.ndarray, " s_tokens"]
     student_log_probs: Float[np.ndarray, " s_tokens"]
-    student_entropies: Float[np.ndarray, " s_tokens"]
-    teacher_offsets: Int[np.ndarray, " n_plus_1"]
-    teacher_tokens: Int[np.ndarray, " t_tokens"]
-    teacher_log_probs: Float[np.ndarray, " t_tokens"]
-    teacher_entropies: Float[np.ndarray, " t_tokens"]
     student_quality: Float[np.ndarray, " n"]
     teacher_quality: Float[np.ndarray, " n"]
     student_flops_per_token: Float[np.ndarray, " n"]
     teacher_flops_per_token: Float[np.ndarray, " n"]
+    student_input_tokens: Int[np.ndarray, " n"] | None
+    teacher_input_tokens: Int[np.ndarray, " n"] | None
+    student_flops: Float[np.ndarray, " n"] | None
+    teacher_flops: Float[np.ndarray, " n"] | None
+    student_seconds: Float[np.ndarray, " n"] | None
+    teacher_seconds: Float[np.ndarray, " n"] | None
     statistics_offsets: Int[np.ndarray, " n_plus_1"]
     student_statistics: Int[np.ndarray, " counts"]
     teacher_statistics: Int[np.ndarray, " counts"]
+    later: records_columns.Rows
     metadata: Mapping[str, Any]
     source: str = ""
 
@@ -115,11 +132,41 @@ class Records:
         """The student's label in tables and plots."""
         return self.metadata["name"]
 
+    inputs = _later("inputs", "Text [n].")
+    target = _later("target", "Text [n].")
+    student_answer = _later("student_answer", "Text [n].")
+    teacher_answer = _later("teacher_answer", "Text [n].")
+    student_tokens = _later("student_tokens", "int32 [s_tokens]; None if not known.")
+    student_entropies = _later("student_entropies", "float32 [s_tokens]; None if not known.")
+    student_top_log_probs = _later("student_top_log_probs", "float32 [s_tokens, K], or None.")
+    student_top_ids = _later("student_top_ids", "int32 [s_tokens, K], or None.")
+    student_embeddings = _later("student_embeddings", "float32 [n, D], or None.")
+    teacher_offsets = _later("teacher_offsets", "int64 [n + 1].")
+    teacher_tokens = _later("teacher_tokens", "int32 [t_tokens]; None if not known.")
+    teacher_log_probs = _later("teacher_log_probs", "float32 [t_tokens].")
+    teacher_entropies = _later("teacher_entropies", "float32 [t_tokens]; None if not known.")
+
+    def pieces(self, model: str, row: int) -> list[str] | None:
+        """Text of each token of an answer; None if the table has none.
+
+        Args:
+          model: "student" or "teacher".
+          row: of the example.
+        """
+        if model not in _MODELS:
+            raise ValueError(f"model is {model!r}; must be one of {_MODELS}")
+        return self.later.pieces(f"{model}_pieces", row)
+
     @property
     def student(self) -> AnswerTokens:
         """The student's answers, as deferral scores take them."""
+        more = {"top_log_probs": self.student_top_log_probs, "embeddings": self.student_embeddings}
         return AnswerTokens(
-            self.student_log_probs, self.student_entropies, self.student_offsets, self.example_id
+            self.student_log_probs,
+            self.student_entropies,
+            self.student_offsets,
+            self.example_id,
+            **{name: values for name, values in more.items() if values is not None},
         )
 
     def decoding(self, task: str) -> str:
@@ -139,17 +186,23 @@ class Records:
     def take(self, rows: Int[np.ndarray, " rows"]) -> "Records":
         """The given rows, in the given order."""
         rows = np.asarray(rows)
-        names = records_schema.TEXTS + records_schema.NUMBERS
-        changes: dict[str, np.ndarray] = {name: getattr(self, name)[rows] for name in names}
-        for key, columns in records_schema.LISTS.items():
-            offsets = getattr(self, key)
-            lengths = np.diff(offsets)[rows]
-            taken = np.concatenate([[0], np.cumsum(lengths)])
-            positions = np.arange(taken[-1]) + np.repeat(offsets[:-1][rows] - taken[:-1], lengths)
-            changes[key] = taken
-            for column in columns:
-                changes[column] = getattr(self, column)[positions]
+        changes: dict[str, Any] = {"later": self.later.take(rows)}
+        for name in _BY_ROW:
+            values = getattr(self, name)
+            changes[name] = None if values is None else values[rows]
+        for key, columns in _LISTS.items():
+            changes[key], places = records_columns.places_of(getattr(self, key), rows)
+            changes |= {column: getattr(self, column)[places] for column in columns}
         return dataclasses.replace(self, **changes)
+
+
+_MODELS = ("student", "teacher")
+_LISTS = {
+    "student_offsets": ("student_log_probs",),
+    "statistics_offsets": records_schema.STATISTICS,
+}
+_BY_ROW = ("mixture", "task", "split", "example_id", "metric")
+_BY_ROW += records_schema.NUMBERS + records_schema.MEASURES
 
 
 def write(
@@ -170,18 +223,25 @@ def write(
     path = pathlib.Path(path)
     metadata = {**metadata, "schema_version": metadata.get("schema_version", SCHEMA_VERSION)}
     records_schema.check_metadata(metadata, str(path))
-    table = records_schema.to_table(rows, str(path))
-    records_schema.from_table(table, metadata, str(path))
+    table = records_schema.to_table(rows, metadata, str(path))
+    records_columns.Columns(table, metadata, str(path)).check()
     try:
         text = json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RecordsError(f"{path}: the metadata must be JSON values: {error}") from None
     with files.replacing(path) as temporary:
-        pq.write_table(table.replace_schema_metadata({METADATA_KEY: text}), temporary)
+        table = table.replace_schema_metadata({METADATA_KEY: text})
+        pq.write_table(table, temporary, row_group_size=_ROW_GROUP)
+
+
+_ROW_GROUP = 1 << 17  # rows; a reader holds one column of one group at a time
 
 
 def read(path: str | os.PathLike) -> Records:
     """Reads and checks a records file.
+
+    Ids, numbers and the student's log-probs are read at once; every other column when it is first
+    used, which raises a RecordsError then if the column is not as it should be.
 
     Raises:
       FileNotFoundError: no such file.
@@ -193,7 +253,8 @@ def read(path: str | os.PathLike) -> Records:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such records file")
     try:
-        file = pq.ParquetFile(path)
+        # Without these settings whole columns are read before their first row is there.
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
         text = (file.schema_arrow.metadata or {}).get(METADATA_KEY.encode())
     except pa.ArrowException as error:
         raise RecordsError(f"{path} is not a records file: not Parquet ({error})") from None
@@ -203,11 +264,15 @@ def read(path: str | os.PathLike) -> Records:
         )
     metadata = json.loads(text)
     records_schema.check_metadata(metadata, str(path))
-    names = file.schema_arrow.names
-    records_schema.check_columns(names, str(path))
-    table = file.read(columns=records_schema.present_schema(names).names)
-    columns = records_schema.from_table(table, metadata, str(path))
-    return Records(**columns, metadata=dict(metadata), source=str(path))
+    records_schema.check_columns(file.schema_arrow.names, metadata, str(path))
+    columns = records_columns.Columns(file, metadata, str(path))
+    names = [*_BY_ROW, *_LISTS, *(name for of_list in _LISTS.values() for name in of_list)]
+    return Records(
+        **{name: columns[name] for name in names},
+        later=records_columns.Rows(columns),
+        metadata=dict(metadata),
+        source=str(path),
+    )
 
 
 def check_comparable(records: Sequence[Records]) -> None:

@@ -1,42 +1,10 @@
-"""The styles of the report page, and the words on it that every report shares."""
-
-CSS = """
-:root { color-scheme: light dark; --ink:#1d1d1f; --soft:#5f6368; --line:#dcdcdc; --bg:#ffffff;
-  --card:#f6f6f4; --good:#00664b; --bad:#a63c00; }
-@media (prefers-color-scheme: dark) { :root { --ink:#e8e8e6; --soft:#a3a6aa; --line:#3a3b3d;
-  --bg:#161718; --card:#202123; --good:#4cc7a3; --bad:#f29157; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.2rem 3rem; background: var(--bg);
-  color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.7rem; margin: 0 0 .2rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; }
-p, li, dd { max-width: 46rem; } .soft, small { color: var(--soft); } small { font-size: .78em; }
-.wide { overflow-x: auto; margin: .8rem 0; }
-table { border-collapse: collapse; font-size: .86rem; min-width: 40%; }
-th, td { padding: .4rem .55rem; border-bottom: 1px solid var(--line); text-align: right;
-  vertical-align: top; font-variant-numeric: tabular-nums; }
-th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
-th:first-child, td:first-child, .texts td, .texts th { text-align: left; }
-td small { display: block; white-space: nowrap; } td.best { font-weight: 700; }
-td.best small { font-weight: 400; }
-.texts td { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 5rem; max-width: 20rem; }
-.figures td:nth-child(-n+3), .figures th:nth-child(-n+3) { text-align: left; }
-.figures td { white-space: nowrap; }
-.right { color: var(--good); } .wrong { color: var(--bad); }
-figure { margin: .6rem 0 1rem; padding: .6rem; background: #fff; border: 1px solid var(--line);
-  border-radius: 8px; } img { display: block; max-width: 100%; height: auto; margin: auto; }
-figcaption { color: #5f6368; font-size: .8rem; padding-top: .4rem; }
-sub { line-height: 0; } dt { font-weight: 600; margin-top: .6rem; } dd { margin: 0; }
-details { margin: .5rem 0; } summary { cursor: pointer; font-weight: 600; }
-footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem;
-  color: var(--soft); font-size: .8rem; overflow-wrap: anywhere; }
-"""
+"""The words on a report that every report shares."""
 
 CURVE_CAPTION = (
     "Each line is one cascade, from the small model alone to all deferred; markers stand at 0, 25, "
     "50 and 75 % deferral, the star at 100 %. Hollow star: the large model without a cascade. "
     "Dotted: deferring at random. Dashed: ideal. Shaded: from ideal to the true oracle."
 )
-DECOMPOSITION_CAPTION = "A1 + A2 is the quality of the cascade at that deferral rate."
 TASKS_CAPTION = (
     "One panel per task, number of examples in brackets. Each task has deferral rates of its own, "
     "and each panel its own vertical scale. Where quality is a corpus metric, the curve is that "
@@ -48,12 +16,22 @@ FIGURES_CAPTION = (
     "can tell: means over examples, and BLEU and chrF by added statistics, exact at every "
     "threshold. “–”: not known, or a metric of the whole list that only the answers could tell."
 )
+SCORES_CAPTION = "The same answers ordered by each score: quality against the share deferred."
+STATIC_CAPTIONS = {
+    "curve": CURVE_CAPTION,
+    "decomposition": "A1 + A2 is the quality of the cascade at that deferral rate.",
+    "histogram": "Deferral scores of right and of wrong answers of the small model.",
+    "reliability": "Quality of the small model's answers by their confidence.",
+}
+EXAMPLES_CAPTION = "Decisions at 50 % deferral, the clearest of each kind first."
 READING = """<dl>
 <dt>Cascade</dt><dd>The small model answers every example. Those with the highest deferral score go
 to the large model, whose answer then counts. An example is deferred iff its score is at least the
 threshold τ.</dd>
-<dt>Cost</dt><dd>FLOPs per token = 2 × parameters. The small model is always paid, the large one
-for deferred examples only: C<sub>S</sub> + rate × C<sub>L</sub>. Deferring everything therefore
+<dt>Cost</dt><dd>By custom FLOPs per token = 2 × parameters: C<sub>S</sub> + rate × C<sub>L</sub>,
+the small model always paid, the large one for deferred examples only. Other costs are by example
+(FLOPs of the whole answer, measured seconds, a price of tokens): then it is the mean of the small
+model's costs plus those of the large one for the deferred, over n. Deferring everything therefore
 costs more than the large model alone.</dd>
 <dt>Score</dt><dd>One number per example, higher = more reason to defer. The average score is the
 negative mean log-prob (nats) of the small model's own answer tokens, the end-of-sequence token
@@ -77,8 +55,34 @@ first that raise the figure most to first order: a good order, no strict bound. 
 resample at 200 points.</dd>
 <dt>Rank classification</dt><dd>The model's answer is the likeliest of the options that the row
 brings, rather than what it writes; score and log-probs are those of that option.</dd>
-<dt>AUROC</dt><dd>Chance that an error of the small model scores higher than a right answer; only
-for 0/1 quality.</dd>
+<dt>AUROC, AUPRC</dt><dd>Chance that an error of the small model scores higher than a right answer,
+and average precision of finding the errors by the score, which by chance is the share of errors;
+only for 0/1 quality.</dd>
+<dt>PRR</dt><dd>Prediction rejection ratio: answers are rejected from the highest score down, and
+the mean quality of those left, over all rates (or up to half), is set between rejecting at random,
+0, and rejecting the worst first, 1.</dd>
+<dt>Pearson, Spearman</dt><dd>Correlation of score and quality, of values and of ranks: near −1 for
+a good score.</dd>
+<dt>s<sub>o</sub></dt><dd>How far the confidences of right and of wrong answers overlap, as smoothed
+densities: 0 apart, 1 alike; only for 0/1 quality.</dd>
+<dt>ECE</dt><dd>Expected calibration error: mean distance of confidence (exp of the mean log-prob of
+the answer's tokens) and quality in ten bins. Scaled: after a temperature that was fitted on one
+half and used on the other.</dd>
+<dt>p</dt><dd>Two-sided, of there being no difference, from paired bootstrap resamples; with B of
+them no less than 1/(B + 1).</dd>
 <dt>Small better than large</dt><dd>Share of examples where the small model's answer has the higher
 quality (for 0/1 quality: small right, large wrong). They let a cascade beat the large model.</dd>
+</dl>"""
+READING_PAGE = """<dl>
+<dt>Slider</dt><dd>It moves along the points of the curve that metrics.json has too, 201 at most.
+Where scores are tied no threshold gives just that share; figures and counts are then means over
+the orders of the tied.</dd>
+<dt>Right and wrong</dt><dd>Quality of at least 0.5, for counts, histogram and examples; for 0/1
+quality there is nothing else.</dd>
+<dt>A1, A2</dt><dd>Quality is their sum: A1 from the answers that the small model keeps, A2 from
+those of the large model. A corpus metric is no such sum.</dd>
+<dt>Mended, spoilt</dt><dd>Deferred examples where only the large model is right, and where only the
+small one is.</dd>
+<dt>Reliability diagram</dt><dd>Mean confidence and mean quality in ten bins of equal width,
+whatever the deferral score; the area of a dot goes by the number of examples.</dd>
 </dl>"""

@@ -25,12 +25,17 @@ class Generation:
       log_probs: of each chosen token, in nats.
       entropies: of each whole next-token distribution, in nats.
       lengths: number of tokens, the end of sequence included; max_length for a row without one.
+      top_log_probs: the K largest log-probs of each next-token distribution, descending; the first
+        is that of the chosen token. None without any (top_k = 0).
+      top_ids: ids of their tokens, the lowest first among equals.
     """
 
     tokens: Int[Array, "B L"]
     log_probs: Float[Array, "B L"]
     entropies: Float[Array, "B L"]
     lengths: Int[Array, " B"]
+    top_log_probs: Float[Array, "B L K"] | None = None
+    top_ids: Int[Array, "B L K"] | None = None
 
 
 @flax.struct.dataclass
@@ -44,7 +49,7 @@ class _State:
 
 @functools.lru_cache(maxsize=32)
 def make_generate_fn(
-    model: families.Model, max_length: int, eos_id: int
+    model: families.Model, max_length: int, eos_id: int, top_k: int = 0
 ) -> Callable[[Mapping[str, Any], Int[Array, "B S"]], Generation]:
     """A jitted `(params, inputs) -> Generation`, compiled once for each shape of inputs.
 
@@ -54,9 +59,10 @@ def make_generate_fn(
       model: an unbound module.
       max_length: the most tokens that an answer may have, the end of sequence included.
       eos_id: id that ends a row.
+      top_k: so many of the largest log-probs of each token are kept; 0 costs nothing.
 
     Raises:
-      ValueError: if max_length or eos_id is out of range.
+      ValueError: if max_length, eos_id or top_k is out of range.
     """
     vocab_size = model.config.vocab_size
     if max_length < 1:
@@ -65,6 +71,7 @@ def make_generate_fn(
         raise ValueError(
             f"eos_id = {eos_id}: expected an id of the vocabulary, 0 to {vocab_size - 1}"
         )
+    check_top_k(top_k, vocab_size)
 
     def is_running(state):
         return (state.step < max_length) & ~jnp.all(state.has_ended)
@@ -81,9 +88,9 @@ def make_generate_fn(
                 method="decode_step",
                 mutable=["cache"],
             )
-            return _advance(state, logits[:, 0], updated["cache"], eos_id)
+            return _advance(state, logits[:, 0], updated["cache"], eos_id, top_k)
 
-        start = _initial_state(first, max_length, cache)
+        start = _initial_state(first, max_length, cache, top_k)
         return jax.lax.while_loop(is_running, next_state, start).generation
 
     return generate_fn
@@ -96,6 +103,7 @@ def generate(
     *,
     max_length: int,
     eos_id: int,
+    top_k: int = 0,
 ) -> Generation:
     """The most likely token at every step, until all rows have ended or are max_length long.
 
@@ -108,16 +116,36 @@ def generate(
       inputs: tokens, 0 for padding at the end.
       max_length: the most tokens that an answer may have, the end of sequence included.
       eos_id: id that ends a row.
+      top_k: so many of the largest log-probs of each token are kept.
 
     Returns:
       Answers with log-probs and entropies in float32, whatever dtype the model computes in.
     """
-    return make_generate_fn(model, max_length, eos_id)(params, inputs)
+    return make_generate_fn(model, max_length, eos_id, top_k)(params, inputs)
 
 
-def _initial_state(first, max_length, cache):
+def check_top_k(top_k: int, vocab_size: int) -> None:
+    """Refuses more log-probs of a token than there are tokens.
+
+    Raises:
+      ValueError: with what is allowed.
+    """
+    if not 0 <= top_k <= vocab_size:
+        raise ValueError(f"top_k = {top_k}: expected 0 (none) to {vocab_size}, the vocabulary")
+
+
+def top_of(
+    logits: Float[Array, "*n V"], log_p: Float[Array, "*n V"], top_k: int
+) -> tuple[Float[Array, "*n K"], Int[Array, "*n K"]]:
+    """The K largest log-probs and their ids, in the order of the logits, as argmax has it."""
+    ids = jax.lax.top_k(logits, top_k)[1].astype(jnp.int32)
+    return jnp.take_along_axis(log_p, ids, axis=-1), ids
+
+
+def _initial_state(first, max_length, cache, top_k):
     batch_size = len(first)
     shape = (batch_size, max_length)
+    top = (*shape, top_k)
     return _State(
         step=jnp.zeros((), jnp.int32),
         last=first,
@@ -127,12 +155,14 @@ def _initial_state(first, max_length, cache):
             log_probs=jnp.zeros(shape, jnp.float32),
             entropies=jnp.zeros(shape, jnp.float32),
             lengths=jnp.full((batch_size,), max_length, jnp.int32),
+            top_log_probs=jnp.zeros(top, jnp.float32) if top_k else None,
+            top_ids=jnp.zeros(top, jnp.int32) if top_k else None,
         ),
         cache=cache,
     )
 
 
-def _advance(state, logits, cache, eos_id):
+def _advance(state, logits, cache, eos_id, top_k):
     """Appends the argmax of logits [B V] to the rows that have not ended."""
     log_p = numerics.log_probs(logits)
     chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -142,9 +172,17 @@ def _advance(state, logits, cache, eos_id):
     old = state.generation
 
     def put(values, column):
-        column = jnp.where(state.has_ended, 0, column).astype(values.dtype)
+        has_ended = jnp.expand_dims(state.has_ended, range(1, column.ndim))
+        column = jnp.where(has_ended, 0, column).astype(values.dtype)
         return jax.lax.dynamic_update_slice_in_dim(values, column[:, None], state.step, axis=1)
 
+    top = {}
+    if top_k:
+        log_probs, ids = top_of(logits, log_p, top_k)
+        top = {
+            "top_log_probs": put(old.top_log_probs, log_probs),
+            "top_ids": put(old.top_ids, ids),
+        }
     return _State(
         step=state.step + 1,
         last=chosen,
@@ -154,6 +192,7 @@ def _advance(state, logits, cache, eos_id):
             log_probs=put(old.log_probs, chosen_log_prob),
             entropies=put(old.entropies, numerics.entropy(log_p)),
             lengths=jnp.where(ends_here, state.step + 1, old.lengths),
+            **top,
         ),
         cache=cache,
     )

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from cascade_jax import numerics
 from cascade_jax.batch import PAD_ID, Batch
+from cascade_jax.inference import generate
 from cascade_jax.models import families
 from cascade_jax.models.t5 import T5
 from cascade_jax.nearest import nearest
@@ -36,6 +37,9 @@ class Ranking:
       lengths: number of tokens, the end of sequence included; 0 where a row has no such option.
       scores: log-likelihood of the option, summed or per token; -inf where there is no option.
       best: index of the highest score, the lowest among equals; -1 for a row without options.
+      top_log_probs: of each token of the best option, the N largest log-probs there, descending,
+        be the option's token among them or not; 0 at padding. None without any (top_k = 0).
+      top_ids: ids of their tokens, the lowest first among equals; 0 at padding.
     """
 
     log_probs: Float[Array, "B K L"]
@@ -43,11 +47,13 @@ class Ranking:
     lengths: Int[Array, "B K"]
     scores: Float[Array, "B K"]
     best: Int[Array, " B"]
+    top_log_probs: Float[Array, "B L N"] | None = None
+    top_ids: Int[Array, "B L N"] | None = None
 
 
 @functools.lru_cache(maxsize=32)
 def make_rank_fn(
-    model: families.Model, normalize: str = "sum"
+    model: families.Model, normalize: str = "sum", top_k: int = 0
 ) -> Callable[[Mapping[str, Any], Int[Array, "B S"], Int[Array, "B K L"]], Ranking]:
     """A jitted `(params, inputs, options) -> Ranking`, compiled once for each pair of shapes.
 
@@ -64,6 +70,8 @@ def make_rank_fn(
       model: an unbound module.
       normalize: "sum" scores by the whole log-likelihood, "mean" by the log-likelihood per token,
         which does not favour short options.
+      top_k: so many of the largest log-probs are kept at each token of the best option; 0 costs
+        nothing, more cost the logits of one option more.
 
     Returns:
       A function of the parameters, input tokens [B S] and `option_batch`'s options [B K L], with
@@ -71,7 +79,8 @@ def make_rank_fn(
       option's score NaN.
 
     Raises:
-      ValueError: if normalize is unknown; when called, if the shapes do not fit.
+      ValueError: if normalize is unknown or top_k out of range; when called, if the shapes do not
+        fit.
 
     Reference: Brown et al. 2020, section 2.4; Wei et al. 2022 (FLAN), section 2.3.
     """
@@ -81,6 +90,7 @@ def make_rank_fn(
             f"normalize = {normalize!r}: expected one of {', '.join(NORMALIZATIONS)}; nearest is "
             f"{near!r}"
         )
+    generate.check_top_k(top_k, model.config.vocab_size)
 
     @jax.jit
     def rank_fn(params, inputs, options):
@@ -89,16 +99,17 @@ def make_rank_fn(
                 f"options {options.shape} and inputs {inputs.shape}: expected [B K L] and [B S] "
                 "with the same number of rows"
             )
-        log_probs, entropies = _by_option(model, {"params": params}, inputs, options)
-        return _ranking(
-            options, jnp.swapaxes(log_probs, 0, 1), jnp.swapaxes(entropies, 0, 1), normalize
-        )
+        variables = {"params": params}
+        log_probs, entropies, hidden = _by_option(model, variables, inputs, options)
+        log_probs, entropies = jnp.swapaxes(log_probs, 0, 1), jnp.swapaxes(entropies, 0, 1)
+        ranking = _ranking(options, log_probs, entropies, normalize)
+        return _with_top(model, variables, options, hidden, ranking, top_k) if top_k else ranking
 
     return rank_fn
 
 
 def _by_option(model, variables, inputs, options):
-    """Log-probs of the options' tokens and entropies, both [K B L]."""
+    """Log-probs of the options' tokens and entropies, both [K B L], and hidden states [K B L D]."""
     if isinstance(model, T5):
         encoded = model.apply(variables, inputs, method="encode")
 
@@ -118,7 +129,18 @@ def _by_option(model, variables, inputs, options):
     at_once = min(_OPTIONS_AT_ONCE, len(by_option))
     hidden = jax.lax.map(hidden_of, by_option, batch_size=at_once)
     # One option at a time: whole distributions are the largest arrays here by far.
-    return jax.lax.map(measure, (by_option, hidden))
+    return *jax.lax.map(measure, (by_option, hidden)), hidden
+
+
+def _with_top(model, variables, options, hidden, ranking, top_k):
+    """With the largest log-probs at the tokens of the best option."""
+    rows, best = jnp.arange(len(options)), jnp.maximum(ranking.best, 0)
+    logits = model.apply(variables, hidden[best, rows], method="unembed")
+    log_probs, ids = generate.top_of(logits, numerics.log_probs(logits), top_k)
+    is_token = (options[rows, best] != PAD_ID)[:, :, None]
+    return ranking.replace(
+        top_log_probs=jnp.where(is_token, log_probs, 0.0), top_ids=jnp.where(is_token, ids, 0)
+    )
 
 
 def _shifted(targets):

@@ -14,7 +14,7 @@ and values per input token, once. The embedding is a look-up and takes none.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -116,6 +116,38 @@ def decode_flops(config: ModelConfig, input_length: int, position: int) -> int:
     layer = _self_attention(config, 1, position + 1) + _mlp(config)
     layer += _cross_attention(config, 1, input_length)
     return config.num_decoder_layers * layer + _logits(config)
+
+
+def answer_flops(config: ModelConfig, input_length: int, answer_length: int) -> int:
+    """FLOPs of a whole answer: reading the input, then one token after another.
+
+    Args:
+      config: of the model.
+      input_length: tokens of the input.
+      answer_length: tokens of the answer, the end of sequence included.
+    """
+    found = prefill_flops(config, input_length)
+    if answer_length:
+        # A token more costs the same everywhere, so the mean is that of the first and the last.
+        ends = [decode_flops(config, input_length, place) for place in (0, answer_length - 1)]
+        found += answer_length * sum(ends) // 2
+    return found
+
+
+def ranking_flops(config: ModelConfig, input_length: int, option_lengths: Sequence[int]) -> int:
+    """FLOPs of scoring every option of a row.
+
+    An encoder-decoder reads the input once, a decoder-only model with each option.
+
+    Args:
+      config: of the model.
+      input_length: tokens of the input.
+      option_lengths: tokens of each option, the end of sequence included.
+    """
+    whole = sum(forward_flops(config, input_length, length) for length in option_lengths)
+    if isinstance(config, DecoderConfig):
+        return whole
+    return whole - (len(option_lengths) - 1) * prefill_flops(config, input_length)
 
 
 def _logits(config) -> int:

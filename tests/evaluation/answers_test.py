@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from cascade_jax.data import pipeline
 from cascade_jax.evaluation import answers, quality
 from cascade_jax.evaluation.answers import GREEDY, RANK, Questions
 from cascade_jax.evaluation.translation_metrics import Bleu, Chrf
+from cascade_jax.models import flops
 from cascade_jax.models.t5 import T5, parameter_shapes
 from cascade_jax.parallel.mesh import MeshConfig
 from tests import fakes
@@ -131,6 +133,84 @@ def test_the_likeliest_option_is_the_answer_and_the_rest_is_written(mixture, mod
         assert found.tokens[row].tolist() == ids_of(found.texts[row])
         assert written.texts[row] not in options  # a fresh model writes none of them
     assert len(set(found.texts)) > 2
+
+
+def test_everything_else_that_is_asked_for(mixture, model):
+    module, params = model
+    questions, top_k = questions_of(mixture, RANK), 4
+    found = answers.answer("tiny", *model, questions, top_k, embeddings=True)
+    for row, example in enumerate(questions.examples):
+        ids = found.tokens[row].tolist()
+        decoder_inputs = np.array([[0, *ids, *[0] * DATA.target_length]], np.int32)
+        decoder_inputs = decoder_inputs[:, : DATA.target_length]
+        logits = forward(module)(params, example.inputs[None], decoder_inputs)[0, : len(ids)]
+        values, tops = jax.lax.top_k(jax.nn.log_softmax(logits), top_k)
+        np.testing.assert_array_equal(found.top_ids[row], tops)
+        np.testing.assert_allclose(found.top_log_probs[row], values, rtol=1e-4, atol=1e-4)
+        tokens = example.inputs[example.inputs > 0]
+        encoded = module.apply({"params": params}, tokens[None], method="encode")[0]
+        np.testing.assert_allclose(found.embeddings[row], encoded.mean(axis=0), atol=1e-5)
+        assert found.input_tokens[row] == len(tokens)
+        size = [len(tokens), len(ids)]
+        wanted = flops.answer_flops(module.config, *size)
+        if example.task == "answers_test_colour_v1":
+            options = {tuple(ids_of(text.decode())) for text in example.features["options"]}
+            wanted = flops.ranking_flops(module.config, len(tokens), list(map(len, options)))
+        assert found.flops[row] == wanted
+        texts = [piece for piece in found.pieces[row] if piece != "</s>"]
+        if example.task == "answers_test_colour_v1":
+            assert "".join(texts) == found.texts[row] and found.pieces[row][-1] == "</s>"
+        assert len(found.pieces[row]) == len(ids)
+    plain = answers.answer("tiny", *model, questions)
+    assert plain.top_log_probs is plain.top_ids is plain.embeddings is None
+    assert plain.texts == found.texts
+
+
+def test_a_token_past_the_vocabulary_has_its_number_as_text(mixture, model):
+    module, params = model
+    module = T5(dataclasses.replace(module.config, vocab_size=mixture.vocab_size + 5))
+
+    def widen(leaf, shape):
+        pads = [(0, new - old) for old, new in zip(leaf.shape, shape.shape, strict=True)]
+        return np.pad(leaf, pads, constant_values=50.0)  # so that the new ids win
+
+    params = jax.tree.map(widen, params, nn.meta.unbox(parameter_shapes(module.config)))
+    found = answers.answer("tiny", module, params, questions_of(mixture, GREEDY))
+    pieces = [piece for of_row in found.pieces for piece in of_row]
+    ids = [token for tokens in found.tokens for token in tokens.tolist()]
+    assert max(ids) >= mixture.vocab_size
+    assert all(
+        (piece == f"<{token}>") == (token >= mixture.vocab_size)
+        for piece, token in zip(pieces, ids, strict=True)
+    )
+
+
+def test_time_is_decodings_and_shared_by_the_rows_of_a_batch(mixture, model, monkeypatch):
+    questions = questions_of(mixture, GREEDY)  # five rows in batches of two
+    answers.answer("tiny", *model, questions)
+    start = time.perf_counter()
+    found = answers.answer("tiny", *model, questions)
+    passed = time.perf_counter() - start
+    seconds = found.seconds
+    assert (seconds > 0).all() and seconds[0] == seconds[1] and seconds[2] == seconds[3]
+    assert len(set(seconds)) == 3 and 2 * (seconds[0] + seconds[2] + seconds[4]) < passed
+
+
+def test_a_program_is_compiled_once_for_all_batches_and_models(mixture, model):
+    traces = []
+
+    class TracedT5(T5):
+        def encode(self, inputs, **kwargs):
+            traces.append(inputs.shape)
+            return super().encode(inputs, **kwargs)
+
+    module, params = model
+    module = TracedT5(module.config)
+    questions = questions_of(mixture, GREEDY)
+    for scale in (1.0, 0.5):  # two models of one size
+        scaled = jax.tree.map(lambda leaf, scale=scale: leaf * np.float32(scale), params)
+        answers.answer("tiny", module, scaled, questions, 2)
+    assert traces == [(2, 12)]
 
 
 def test_a_batch_of_another_size_changes_nothing(mixture, model):

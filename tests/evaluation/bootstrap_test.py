@@ -115,3 +115,81 @@ def test_refusals():
         bootstrap.resample(*_cascade(3), samples=0)
     with pytest.raises(ValueError, match="best must be 'ideal' or 'oracle', got 'idal'"):
         bootstrap.resample(*_cascade(3), samples=1).deferral_performance("idal")
+
+
+def test_costs_of_single_examples_are_resampled_with_them():
+    score, student, teacher = _cascade(20, levels=2)
+    rng = np.random.default_rng(0)
+    costs = rng.random(20) + 0.5, rng.random(20) + 2.0
+    sample = bootstrap.Sample(
+        student[:, None], (teacher - student)[:, None], None, teacher - student, (score,), costs
+    )
+    settings = {"costs": (2.0, 3.0), "qualities": (0.6, 0.99), "samples": 25, "seed": 4}
+    ((got,),) = bootstrap.resample_all([sample], **settings)
+    draws = np.random.default_rng(4)
+    for b in range(25):
+        rows = draws.integers(20, size=20, dtype=np.int32)
+        parts = (part[rows] for part in (score, student, teacher, *costs))
+        curve = curves.deferral_curve(*parts)
+        for column, cost in enumerate(settings["costs"]):
+            expected = curves.quality_at_cost(curve, cost)
+            assert got.quality_at_cost[b, column] == pytest.approx(expected, nan_ok=True)
+        for column, quality in enumerate(settings["qualities"]):
+            expected = curves.cost_at_quality(curve, quality)
+            expected = math.inf if math.isnan(expected) else expected
+            assert got.cost_at_quality[b, column] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("levels", [None, 1])
+def test_blocks_between_nodes_give_what_one_sum_gives(levels, monkeypatch):
+    cascade = _cascade(400, levels=levels)
+    settings = {"rates": (0.3,), "qualities": (0.7,), "costs": (1.5,), "samples": 10}
+    whole = bootstrap.resample(*cascade, **settings)
+    monkeypatch.setattr(bootstrap, "_SMALL", 300)
+    blocks = bootstrap.resample(*cascade, **settings)
+    for field in vars(whole):
+        np.testing.assert_allclose(getattr(blocks, field), getattr(whole, field), rtol=1e-6)
+
+
+def test_fewer_nodes_change_little_and_nothing_at_the_ends(monkeypatch):
+    cascade = _cascade(3000)
+    coarse = bootstrap.resample(*cascade, rates=(0.333,), qualities=(0.75,), samples=20)
+    monkeypatch.setattr(bootstrap, "_NODES", 10_000)
+    fine = bootstrap.resample(*cascade, rates=(0.333,), qualities=(0.75,), samples=20)
+    assert np.any(coarse.area != fine.area)
+    np.testing.assert_allclose(coarse.area, fine.area, atol=2e-5)
+    np.testing.assert_allclose(coarse.oracle_area, fine.oracle_area, atol=2e-5)
+    np.testing.assert_allclose(coarse.quality_at_rate, fine.quality_at_rate, atol=1e-3)
+    np.testing.assert_allclose(coarse.rate_at_quality, fine.rate_at_quality, atol=2e-3)
+    np.testing.assert_array_equal(coarse.teacher_quality, fine.teacher_quality)
+
+
+def test_several_scores_and_cascades_share_the_draws():
+    score, student, teacher = _cascade(40)
+    other = np.random.default_rng(1).normal(size=40)
+    gain = teacher - student
+    sample = bootstrap.Sample(student[:, None], gain[:, None], None, gain, (score, other))
+    both, (alone,) = bootstrap.resample_all(
+        [sample, bootstrap.Sample(student[:, None], gain[:, None], None, gain, (other,))],
+        samples=15,
+    )
+    for field in vars(alone):
+        np.testing.assert_array_equal(getattr(both[1], field), getattr(alone, field))
+    assert np.any(both[0].area != both[1].area)
+
+
+def test_draws_are_those_of_the_generator():
+    rng = np.random.default_rng(5)
+    found = np.concatenate(list(bootstrap.draws(7, 40, 5)), axis=1)
+    for column in found.T:
+        drawn = rng.integers(7, size=7, dtype=np.int32)
+        assert column.tolist() == [int(np.sum(drawn == i)) for i in range(7)]
+
+
+def test_the_p_value_counts_resamples_as_far_from_the_observed_as_that_is_from_zero():
+    values = np.array([0.1, 0.2, 0.3, 0.41, 0.2])
+    # |d_b - 0.2| >= 0.2 holds for 0.41 alone.
+    assert bootstrap.p_value(0.2, values) == 2 / 6
+    assert bootstrap.p_value(0.0, np.zeros(9)) == 1.0
+    for value, drawn in ((math.nan, values), (0.2, np.array([0.1, math.nan])), (0.2, np.zeros(0))):
+        assert math.isnan(bootstrap.p_value(value, drawn))

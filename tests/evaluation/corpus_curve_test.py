@@ -68,7 +68,7 @@ def test_every_realised_point_is_sacrebleus_figure_of_the_mixed_answers(metric, 
         answers = [t if d else s for s, t, d in zip(student, teacher, is_deferred, strict=True)]
         expected = CORPUS_FNS[metric](answers, targets).score / 100
         assert curve.quality[k] == pytest.approx(expected, abs=1e-9, rel=0)
-        assert curve.flops_per_token[k] == pytest.approx(COSTS[0] + COSTS[1] * np.mean(is_deferred))
+        assert curve.cost[k] == pytest.approx(COSTS[0] + COSTS[1] * np.mean(is_deferred))
     between = np.interp(curve.rate, curve.rate[realised], curve.quality[realised])
     np.testing.assert_allclose(curve.quality, between, atol=1e-15)
     # A sum of two parts it is not, and a mean of sentence figures neither.
@@ -185,6 +185,25 @@ def test_resamples_are_those_of_explicitly_resampled_curves(levels):
             expected = np.inf if np.isnan(expected) else expected
             assert got.rate_at_quality[b, column] == pytest.approx(expected, abs=1e-9)
     assert np.all(np.isnan(got.ideal_area))
+
+
+def test_costs_of_single_examples_go_with_a_corpus_metric_too():
+    rng = np.random.default_rng(2)
+    costs = rng.random(25) + 0.5, rng.random(25) + 2.0
+    names = ("student_cost", "teacher_cost")
+    cascade = Cascade(**(vars(cascade_of(Bleu(), 25)) | dict(zip(names, costs, strict=True))))
+    curve = cascades.lines_of(cascade).curve
+    order = np.argsort(-cascade.score)
+    expected = costs[0].mean() + np.append(0, np.cumsum(costs[1][order])) / 25
+    np.testing.assert_allclose(curve.cost, expected)
+    got = cascades.resample(cascade, costs=(2.0, 2.6), samples=15, seed=4)
+    draws = np.random.default_rng(4)
+    for b in range(15):
+        drawn = cascade.take(draws.integers(25, size=25, dtype=np.int32))
+        curve = cascades.lines_of(drawn).curve
+        for column, cost in enumerate((2.0, 2.6)):
+            expected = curves.quality_at_cost(curve, cost)
+            assert got.quality_at_cost[b, column] == pytest.approx(expected, abs=1e-12)
 
 
 def test_many_examples_are_scored_at_fewer_points_with_nearly_the_same_result(monkeypatch):

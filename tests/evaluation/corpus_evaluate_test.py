@@ -95,7 +95,7 @@ def test_the_tasks_curve_is_corpus_bleu_from_the_records_alone(outcome):
         rows = pq.read_table(file).to_pylist()[:N]
         got = panel["cascades"][name]
         assert set(got["curve"]) == {
-            "rate", "quality", "flops_per_token", "thresholds", "is_realised",
+            "rate", "quality", "cost", "thresholds", "is_realised",
         }  # fmt: skip
         for k in range(N + 1):
             expected = mixed(rows, k / N)

@@ -50,7 +50,7 @@ def test_every_threshold_gives_its_point_by_brute_force(cascade):
             np.mean(student * ~is_deferred),
             np.mean(teacher * is_deferred),
         ]
-        got = [curve.rate[k], curve.quality[k], curve.flops_per_token[k], curve.a1[k], curve.a2[k]]
+        got = [curve.rate[k], curve.quality[k], curve.cost[k], curve.a1[k], curve.a2[k]]
         np.testing.assert_allclose(got, expected, atol=1e-12)
 
 
@@ -69,6 +69,63 @@ def test_ties_are_the_mean_over_all_orders(cascade):
             total[k] += (student[kept].sum() + teacher[deferred].sum()) / n
         count += 1
     np.testing.assert_allclose(_curve(*cascade).quality, total / count, atol=1e-12)
+
+
+def _costly(tied=False, max_size=12):
+    """A cascade, and costs of single examples."""
+    cost = st.sampled_from([0.5, 1.0, 7.0])
+    return _cascades(max_size, tied).flatmap(
+        lambda parts: st.tuples(
+            st.just(parts),
+            *[
+                st.lists(cost, min_size=len(parts[0]), max_size=len(parts[0])).map(np.array)
+                for _ in range(2)
+            ],
+        )
+    )
+
+
+@QUICK
+@given(_costly())
+def test_costs_of_single_examples_are_those_of_the_deferred(found):
+    cascade, student_cost, teacher_cost = found
+    curve = curves.deferral_curve(*cascade, student_cost, teacher_cost)
+    for k, tau in enumerate(curve.thresholds):
+        expected = np.mean(student_cost + (cascade[0] >= tau) * teacher_cost)
+        assert curve.cost[k] == pytest.approx(expected, abs=1e-9)
+    for quality in (0.3, 0.6):
+        cost = curves.cost_at_quality(curve, quality)
+        if not math.isnan(cost):
+            assert curves.quality_at_cost(curve, cost) >= quality - 1e-9
+
+
+@settings(max_examples=20, deadline=None)
+@given(_costly(tied=True, max_size=6))
+def test_costs_of_ties_are_the_mean_over_all_orders(found):
+    (score, student, teacher), student_cost, teacher_cost = found
+    n = len(score)
+    orders = [
+        list(order)
+        for order in itertools.permutations(range(n))
+        if np.all(np.diff(score[list(order)]) <= 0)
+    ]
+    curve = curves.deferral_curve(score, student, teacher, student_cost, teacher_cost)
+    sums = [np.append(0, np.cumsum(teacher_cost[order])) for order in orders]
+    expected = student_cost.mean() + np.mean(sums, axis=0) / n
+    np.testing.assert_allclose(curve.cost, expected, atol=1e-9)
+
+
+def test_one_cost_for_all_examples_is_that_cost():
+    parts = np.array([2.0, 1.0, 3.0]), np.array([0.0, 1.0, 1.0]), np.ones(3)
+    alike = curves.deferral_curve(*parts, np.full(3, 0.1), np.full(3, 0.7))
+    np.testing.assert_array_equal(alike.cost, curves.deferral_curve(*parts, 0.1, 0.7).cost)
+
+
+def test_costs_that_are_none_are_refused():
+    parts = np.array([2.0, 1.0]), np.array([0.0, 1.0]), np.ones(2)
+    for bad in (-1.0, math.nan, np.array([1.0, math.inf])):
+        with pytest.raises(ValueError, match="teacher cost must be finite and 0 or more"):
+            curves.deferral_curve(*parts, 1.0, bad)
 
 
 @QUICK
@@ -92,8 +149,8 @@ def test_ends_are_the_two_models(cascade):
     curve = _curve(*cascade)
     assert curve.student_quality == pytest.approx(student.mean(), abs=1e-12)
     assert curve.teacher_quality == pytest.approx(teacher.mean(), abs=1e-12)
-    assert curve.flops_per_token[0] == COSTS[0]
-    assert curve.flops_per_token[-1] == sum(COSTS)
+    assert curve.cost[0] == COSTS[0]
+    assert curve.cost[-1] == sum(COSTS)
     assert curve.a1[-1] == 0 and curve.a2[0] == 0
 
 

@@ -2,14 +2,16 @@
 
 import json
 import math
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cascade_jax.deferral.scores import AnswerTokens, Average
+from cascade_jax.deferral.scores import AnswerTokens, Average, Sum
 from cascade_jax.evaluation import evaluate as evaluate_module
 from cascade_jax.evaluation import records
+from cascade_jax.evaluation.costs import Parameters
 from cascade_jax.evaluation.evaluate import EvaluateConfig, evaluate, format_table, to_json
 from cascade_jax.evaluation.records import RecordsError
 
@@ -60,16 +62,17 @@ def outcome(tmp_path_factory):
 
 def test_the_files_are_there(outcome):
     _, folder, _ = outcome
+    pictures = {"curve", "decomposition", "tasks", "reliability", "histogram"}
     assert {path.name for path in folder.iterdir()} == {
         "metrics.json",
-        "curve.png",
-        "decomposition.png",
-        "tasks.png",
         "report.html",
         "summary.md",
+        *(f"{picture}.{kind}" for picture in pictures for kind in ("png", "svg")),
     }
     for path in folder.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
+    for path in folder.glob("*.svg"):
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")
     assert "<!DOCTYPE html>" in (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -96,7 +99,7 @@ def test_the_curve_is_that_of_the_records_by_brute_force(outcome):
                 assert panel.curves[name].quality[k] == pytest.approx(quality)
                 got = place["cascades"][name]["curve"]
                 assert got["quality"][k] == pytest.approx(quality)
-                assert got["flops_per_token"][k] == pytest.approx(2e6 + 1e7 * k / len(order))
+                assert got["cost"][k] == pytest.approx(2e6 + 1e7 * k / len(order))
 
 
 def test_the_json_holds_every_figure_in_full(outcome):
@@ -141,6 +144,8 @@ def test_macro_weighs_tasks_the_same(outcome):
     areas = [panel.summaries["cat"].area.value for panel in result.tasks.values()]
     assert [panel.num_examples for panel in result.tasks.values()] == [20, 40]
     assert result.macro()["cat"]["area"] == pytest.approx(sum(areas) / 2)
+    rocs = [panel.summaries["cat"].separation.auroc for panel in result.tasks.values()]
+    assert result.macro()["cat"]["auroc"] == pytest.approx(sum(rocs) / 2)
 
 
 def test_the_same_again_gives_the_same_files(outcome, tmp_path):
@@ -155,7 +160,8 @@ def test_the_order_of_rows_changes_nothing(outcome, tmp_path):
     table = pq.read_table(files[1])
     pq.write_table(table.take(np.arange(N)[::-1]), tmp_path / "turned")
     turned = evaluate([files[0], tmp_path / "turned"], tmp_path / "o", bootstrap_samples=40, seed=3)
-    assert turned.pooled.summaries == result.pooled.summaries
+    ours, theirs = to_json(turned), to_json(result)
+    assert ours["pooled"] == theirs["pooled"] and ours["tasks"] == theirs["tasks"]
 
 
 def test_the_table_is_aligned_and_holds_the_figures(outcome):
@@ -268,6 +274,22 @@ def test_nothing_is_written_when_the_input_is_bad(tmp_path):
             "score must be .* brackets",
         ),
         (
+            {"records_files": ["a"], "output_dir": "o", "cost": Parameters},
+            "cost must be a cost model .* brackets",
+        ),
+        (
+            {"records_files": ["a"], "output_dir": "o", "scores": [Sum(), Average]},
+            "scores must be .* brackets",
+        ),
+        (
+            {"records_files": ["a"], "output_dir": "o", "scores": "al"},
+            "scores must be scores, or 'available', got 'al'",
+        ),
+        (
+            {"records_files": ["a"], "output_dir": "o", "scores": [Sum(), Sum()]},
+            "two of scores are named 'sum'",
+        ),
+        (
             {"records_files": ["a"], "output_dir": "o", "bootstrap_samples": 0},
             "bootstrap_samples must be at least 1, got 0",
         ),
@@ -288,3 +310,29 @@ def test_undefined_figures_in_the_table_are_a_dash(tmp_path):
     result = evaluate([file], tmp_path / "out", bootstrap_samples=5)
     assert math.isnan(result.pooled.summaries["a"].s_d_ideal.value)
     assert format_table(result).split()[-1] == "–"
+
+
+def test_a_cascade_is_compared_with_the_first_in_pairs(outcome):
+    result, folder, _ = outcome
+    found = result.pooled.comparisons
+    assert list(found) == ["cat"] and found["cat"].first == "xent"
+    cat, xent = (result.pooled.summaries[name] for name in ("cat", "xent"))
+    pairs = zip(found["cat"].at_rate, cat.quality_at_rate, xent.quality_at_rate, strict=True)
+    for difference, ours, theirs in pairs:
+        assert difference.value == pytest.approx(ours.value - theirs.value)
+        assert difference.low <= difference.high and 1 / 41 <= difference.p_value <= 1
+    area = found["cat"].area
+    assert (area.value, area.low, area.high) == (
+        cat.area_minus_first.value,
+        cat.area_minus_first.low,
+        cat.area_minus_first.high,
+    )
+    written = json.loads((folder / "metrics.json").read_text())["pooled"]["comparisons"]
+    assert written["cat"]["area"]["p_value"] == area.p_value
+
+
+def test_the_json_can_be_read_by_eye(outcome):
+    lines = (outcome[1] / "metrics.json").read_text().splitlines()
+    # A curve has a line for each of its columns, and keys stand one below the other.
+    assert sum(line.strip().startswith('"thresholds": [') for line in lines) == 6
+    assert all(line.count('":') <= 1 for line in lines)

@@ -30,10 +30,10 @@ def tables(text):
     return [table for table in found if table]
 
 
-def test_three_tables_whose_cells_are_the_figures():
+def test_tables_whose_cells_are_the_figures():
     found = evaluation()
-    summary, curve, tasks = tables(markdown.render(found))
-    for table in (summary, curve, tasks):
+    summary, separation, comparisons, curve, tasks = tables(markdown.render(found))
+    for table in (summary, separation, comparisons, curve, tasks):
         assert len({len(row) for row in table}) == 1
     assert [row[0] for row in summary[2:]] == ["xent", "cat"]
     alone = found.pooled.summaries["cat"].student_quality
@@ -43,5 +43,13 @@ def test_three_tables_whose_cells_are_the_figures():
     assert curve[2][4] == f"{float(read):.3f}"
     assert curve[0][4] == "30 %" and curve[2][11] == "1.000"
     assert [row[0] for row in tasks[2:]] == ["t1", "t2"]
+    told = found.pooled.summaries["cat"].separation
+    values = [told.auroc, told.auprc, told.error_share, told.prr, told.prr_half, told.pearson]
+    assert separation[3][1:7] == [f"{value:.3f}" for value in values]
+    assert separation[3][-1] == "–"  # no confidence, no ECE
+    area = found.pooled.comparisons["cat"].area
+    cell = f"{area.value:+.3f} [{area.low:+.3f}, {area.high:+.3f}], p {area.p_value:.3f}"
+    assert [row[0] for row in comparisons[2:]] == ["cat"] and comparisons[2][-1] == cell
+    assert comparisons[0][4] == "at 4.5 M FLOPs per token"
     area = found.tasks["t2"].summaries["cat"].area.value
     assert tasks[3][5].endswith(f"/ {area:.3f}")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
 from cascade_jax.evaluation import curves, metrics
 from cascade_jax.evaluation.metrics import Cascade
@@ -25,15 +24,59 @@ def _compare(*cascades, samples=50):
     return metrics.compare("task", "exact_match", named, bootstrap_samples=samples)
 
 
+def _tied(values=(0.0, 0.5, 1.0)):
+    """Scores of few values, and both models' qualities."""
+    row = st.tuples(st.sampled_from([0.0, 0.5, 1.0, 2.0]), *[st.sampled_from(values)] * 2)
+    return st.lists(row, min_size=1, max_size=25).map(
+        lambda rows: tuple(np.array(column) for column in zip(*rows, strict=True))
+    )
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, 2.0]), st.booleans()), min_size=2))
-def test_auroc_is_scikit_learns(pairs):
-    score = np.array([score for score, _ in pairs])
-    is_error = np.array([error for _, error in pairs])
-    if is_error.all() or not is_error.any():
-        assert math.isnan(metrics.auroc(score, is_error))
-    else:
-        assert metrics.auroc(score, is_error) == pytest.approx(roc_auc_score(is_error, score))
+@given(_tied(), st.sampled_from([1.0, 3.0]))
+def test_a_summary_is_that_of_the_thresholds_by_brute_force(parts, student_cost):
+    score, student, teacher = parts
+    teacher_cost = 1 + 4 * teacher[::-1]  # of single examples
+    cascade = Cascade(score, student, teacher, student_cost, teacher_cost)
+    panel = metrics.compare("t", "m", {"c": cascade}, bootstrap_samples=0)
+    summary = panel.summaries["c"]
+    # One point per threshold; between two of them a random order of the tied is straight.
+    points = []
+    for tau in [math.inf, *sorted(set(score.tolist()), reverse=True)]:
+        deferred = [s >= tau for s in score]
+        quality = [t if d else s for s, t, d in zip(student, teacher, deferred, strict=True)]
+        cost = [student_cost + c * d for c, d in zip(teacher_cost, deferred, strict=True)]
+        points.append((np.mean(deferred), np.mean(quality), np.mean(cost)))
+    rate, quality, cost = zip(*points, strict=True)
+    area = sum(
+        (rate[i + 1] - rate[i]) * (quality[i] + quality[i + 1]) / 2 for i in range(len(rate) - 1)
+    )
+    tight = {"abs": 1e-9, "rel": 0, "nan_ok": True}
+    assert summary.area.value == pytest.approx(area, **tight)
+    p_s, p_l = student.mean(), teacher.mean()
+    error = 1 - p_s
+    ideal = error * (p_s + p_l) / 2 + p_s * p_l
+    room = ideal - (p_s + p_l) / 2
+    s_d = (area - (p_s + p_l) / 2) / room if room > 1e-12 else math.nan
+    assert summary.s_d_ideal.value == pytest.approx(s_d, **{**tight, "abs": 1e-6})
+    for i, at in enumerate(panel.references.rates):
+        assert summary.quality_at_rate[i].value == pytest.approx(
+            np.interp(at, rate, quality), **tight
+        )
+    for i, at in enumerate(panel.references.costs):
+        assert summary.quality_at_cost[i].value == pytest.approx(
+            np.interp(at, cost, quality), **tight
+        )
+    assert summary.student_better_share == np.mean(student > teacher)
+
+
+def test_without_resamples_there_are_values_and_no_intervals():
+    cascade = _cascade()
+    bare, full = _compare(cascade, samples=0), _compare(cascade)
+    summary, other = bare.summaries["c0"], full.summaries["c0"]
+    assert summary.area.value == other.area.value and math.isnan(summary.area.low)
+    assert math.isfinite(other.area.low)
+    assert math.isnan(summary.cost_at_quality["halfway"].high)
 
 
 def test_auroc_of_a_perfect_score_is_one():
@@ -62,7 +105,7 @@ def test_figures_are_those_of_the_curve():
             cascade.score,
             cascade.student_quality,
             cascade.teacher_quality,
-            cascade.student_flops_per_token,
+            cascade.student_cost,
             10.0,
         )
         assert summary.area.value == curves.area(curve)
@@ -78,7 +121,7 @@ def test_figures_are_those_of_the_curve():
         right = (cascade.student_quality == 1) & (cascade.teacher_quality == 0)
         assert summary.student_better_share == right.mean()
         error = cascade.student_quality == 0
-        assert summary.auroc == pytest.approx(roc_auc_score(error, cascade.score))
+        assert summary.auroc == metrics.auroc(cascade.score, error)
 
 
 def test_intervals_hold_their_values_and_those_of_costs_match_those_of_rates():

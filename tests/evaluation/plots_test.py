@@ -3,13 +3,14 @@
 import io
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from cascade_jax.evaluation import metrics, plots
+from cascade_jax.evaluation import costs, metrics, plots
 from cascade_jax.evaluation.metrics import Cascade
 
 
@@ -28,7 +29,7 @@ def _line(axes, curve, scale):
     """The drawn line with the data of a curve."""
     for line in axes.lines:
         x, y = (np.asarray(data, dtype=float) for data in line.get_data())
-        if len(x) == len(curve.rate) and np.allclose(x * scale, curve.flops_per_token):
+        if len(x) == len(curve.rate) and np.allclose(x * scale, curve.cost):
             if np.allclose(y, curve.quality):
                 return line
     raise AssertionError("the curve is not drawn")
@@ -56,6 +57,37 @@ def test_the_rate_axis_lines_up_with_the_costs():
     (top,) = [child for child in axes.child_axes]
     to_rate, _ = top._functions
     np.testing.assert_allclose(to_rate(np.array([2.0, 7.0, 12.0])), [0, 50, 100])
+
+
+def test_the_rate_axis_follows_costs_that_differ_by_example():
+    rng = np.random.default_rng(0)
+    score, student = rng.random(50), (rng.random(50) < 0.5) * 1.0
+    cascade = Cascade(score, student, np.ones(50), 2e6, 1e6 * (1 + 9 * score))
+    panel = metrics.compare("t", "m", {"one": cascade}, bootstrap_samples=0)
+    axes = plots.curve_figure(panel).axes[0]
+    (top,) = axes.child_axes
+    to_rate, to_cost = top._functions
+    curve = panel.curves["one"]
+    np.testing.assert_allclose(to_rate(curve.cost / 1e6), 100 * curve.rate)
+    np.testing.assert_allclose(to_cost(np.array([0.0, 50.0])), curve.cost[[0, 25]] / 1e6)
+    # The dear ones are deferred first: half the rate takes more than half the way.
+    assert to_cost(50.0) > curve.cost[[0, -1]].mean() / 1e6
+    # Random deferral does not know which are dear.
+    straight = [line for line in axes.lines if line.get_linestyle() == ":"]
+    x = straight[0].get_xdata() * 1e6
+    np.testing.assert_allclose(np.diff(x), np.diff(x)[0])
+
+
+def test_the_axis_is_that_of_the_cost():
+    (cascade,) = [Cascade(np.arange(4.0), np.eye(4)[0], np.ones(4), 0.02, 0.1)]
+    for cost, label in (
+        (costs.Latency(), "s per example (measured while collecting, small model always paid)"),
+        (costs.Price(1, 1, 1, 1), "USD per million examples (price of tokens, small model"),
+        (costs.Flops(), "mFLOPs per example"),
+    ):
+        panel = metrics.compare("t", "m", {"one": cascade}, bootstrap_samples=0, cost=cost)
+        label = "m" + label if isinstance(cost, costs.Latency) else label
+        assert plots.curve_figure(panel).axes[0].get_xlabel().startswith(label)
 
 
 def test_no_rate_axis_where_students_cost_differently():
@@ -106,6 +138,13 @@ def test_a_png_is_a_picture_and_the_same_again():
     pixels = matplotlib.image.imread(io.BytesIO(image))
     assert pixels.shape[0] > 400 and pixels.shape[1] > 800
     assert np.ptp(pixels[..., :3]) == 1.0  # from white to black
+
+
+def test_an_svg_is_a_drawing_and_the_same_again():
+    panel = _panel()
+    drawing = plots.svg(plots.curve_figure(panel))
+    assert drawing == plots.svg(plots.curve_figure(panel))
+    assert ElementTree.fromstring(drawing).tag.endswith("svg")
 
 
 @pytest.mark.parametrize("n", [1, 2])

@@ -1,18 +1,24 @@
-"""The report: self-contained, escaped, complete."""
+"""The report: self-contained, escaped, complete with and without its script."""
 
 import base64
+import hashlib
 import html.parser
+import json
 import math
 import re
 
 import numpy as np
 import pytest
 
-from cascade_jax.evaluation import metrics, records, report
+from cascade_jax.deferral.scores import Average
+from cascade_jax.evaluation import evaluate, metrics, records, report, report_format
+from cascade_jax.evaluation.costs import Latency, Price
 from cascade_jax.evaluation.metrics import Cascade, Evaluation, Source
+from tests.browser import student_records
 
 EVIL = "<script>alert('x')</script>&\""
 PNG = b"\x89PNG not really"
+NAMESPACE = "http://www.w3.org/2000/svg"  # a name, which nobody fetches
 
 
 def _evaluation(names=("xent", "cat"), tasks=("t1", "t2"), teacher=None):
@@ -69,17 +75,65 @@ class _Page(html.parser.HTMLParser):
         self.texts.append(data)
 
 
-def test_nothing_is_fetched_and_every_tag_is_closed():
-    page = report.render(_evaluation(), IMAGES, {"xent": [_example()], "cat": []})
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    """A page with its script, of real records, one prompt of which holds markup."""
+    folder = tmp_path_factory.mktemp("report")
+    file = student_records.write(folder / "xent.parquet", "xent", 0.4)
+    evaluation = evaluate.evaluate(file, folder / "report", bootstrap_samples=5)
+    tables = evaluate.load(file)
+    scores = {"xent": Average()(tables["xent"].student)}
+    return report.render(evaluation, IMAGES, {}, tables, scores)
+
+
+def check_page(page):
+    """Every tag is closed, and nothing in it is an address outside."""
     parsed = _Page(page)
     assert parsed.open == []
     names = {tag for tag, _ in parsed.tags}
-    assert not names & {"script", "link", "iframe", "object", "embed", "a", "base"}
+    assert not names & {"link", "iframe", "object", "embed", "base", "form"}
     for _, attributes in parsed.tags:
-        assert "href" not in attributes
+        assert attributes.get("href", "#").startswith("#")
         assert attributes.get("src", "data:").startswith("data:")
         assert not any(name.startswith("on") for name in attributes)
-    assert not re.search(r"https?://|url\(|@import", page)
+        assert "style" not in attributes
+    assert not re.search(r"https?://|url\(|@import", page.replace(NAMESPACE, ""))
+    return parsed
+
+
+def test_nothing_is_fetched_and_every_tag_is_closed(live):
+    check_page(live)
+    parsed = check_page(report.render(_evaluation(), IMAGES, {"xent": [_example()], "cat": []}))
+    assert "script" not in {tag for tag, _ in parsed.tags}
+
+
+def test_the_policy_allows_this_style_and_this_script_alone(live):
+    parsed = _Page(live)
+    (policy,) = [a["content"] for tag, a in parsed.tags if "http-equiv" in a]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'" and rules["img-src"] == "data:"
+    # The policy stands before whatever it is about.
+    assert live.index(policy) < live.index("<style>") < live.index("<script")
+    for tag, rule in (("style", "style-src"), ("script", "script-src")):
+        (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", live, re.S)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert rules[rule] == f"'sha256-{digest}'"
+    assert live.count("<script") == 2 and live.count("<style") == 1
+
+
+def test_data_with_markup_reads_back_as_it_was(live):
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', live, re.S)
+    data = json.loads(text)
+    assert student_records.EVIL in [row["inputs"] for row in data["examples"]["rows"]]
+    assert data["panels"][0]["num_examples"] == 400
+
+
+def test_the_script_builds_text_nodes_only():
+    code = report._script()
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(", code
+    )
+    assert 'setAttribute("style"' not in code and "</script" not in code
 
 
 def test_pictures_are_inside():
@@ -106,11 +160,12 @@ def test_every_figure_of_the_summary_is_in_the_table():
     text = " ".join(_Page(report.render(evaluation, IMAGES, {})).texts)
     for summary in evaluation.pooled.summaries.values():
         values = [summary.student_quality, summary.area, summary.s_d_ideal, summary.s_d_oracle]
+        assert f"{summary.separation.auroc:.3f}" in text
         for estimate in [*values, *summary.quality_at_rate]:
             assert f"{estimate.value:.3f}" in text
             assert f"{estimate.low:.3f} to {estimate.high:.3f}" in text
         for cost in summary.cost_at_quality.values():
-            assert report.format_flops(cost.value) in text
+            assert report_format.cost(cost.value) in text
     for task, panel in evaluation.tasks.items():
         assert task in text
         assert all(f"{s.area.value:.3f}" in text for s in panel.summaries.values())
@@ -130,11 +185,33 @@ def test_one_task_has_no_part_per_task():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
-    [(2_214_000.0, "2.21 M"), (8.8e12, "8.8 T"), (12.0, "12"), (math.nan, "–"), (math.inf, "∞")],
+    ("value", "unit", "text"),
+    [
+        (2_214_000.0, "FLOPs", "2.21 M"),
+        (8.8e12, "FLOPs", "8.8 T"),
+        (12.0, "FLOPs", "12"),
+        (0.0253, "s", "25.3 ms"),
+        (2.0, "s", "2 s"),
+        (12.345, "USD", "12.3"),
+        (math.nan, "FLOPs", "–"),
+        (math.inf, "USD", "∞"),
+    ],
 )
-def test_flops_are_short(value, text):
-    assert report.format_flops(value) == text
+def test_costs_are_short(value, unit, text):
+    assert report_format.cost(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("cost", "value", "text"),
+    [
+        (Latency(), 0.0253, "25.3 ms per example"),
+        (Price(1.0, 1.0, 1.0, 1.0), 0.0253, "0.0253 USD per million examples"),
+    ],
+)
+def test_costs_in_words_have_their_unit(cost, value, text):
+    cascade = Cascade(np.arange(4.0), np.ones(4), np.ones(4), 1.0, 2.0)
+    panel = metrics.compare("t", "m", {"a": cascade}, bootstrap_samples=2, cost=cost)
+    assert report_format.cost_text(panel, value) == text
 
 
 def _records(tmp_path, student, teacher):

@@ -106,6 +106,41 @@ def test_cached_decoding_is_the_argmax_loop_and_stops_early(scan_layers):
     assert len(_steps) == lengths.max() < MAX_LENGTH
 
 
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_top_log_probs_are_those_of_a_forward_pass_over_the_whole_answer(scan_layers):
+    eos_id, top_k = _eos_that_ends_rows_apart(), 4
+    params = stack_layers(_params()) if scan_layers else _params()
+    model = T5(dataclasses.replace(CONFIG, scan_layers=scan_layers))
+    answer = generate(model, params, INPUTS, max_length=MAX_LENGTH, eos_id=eos_id, top_k=top_k)
+    without = generate(model, params, INPUTS, max_length=MAX_LENGTH, eos_id=eos_id)
+    assert without.top_log_probs is without.top_ids is None
+    np.testing.assert_array_equal(answer.tokens, without.tokens)
+
+    # Without a cache: all places of the answer at once.
+    shifted = np.pad(np.asarray(answer.tokens)[:, :-1], ((0, 0), (1, 0)))
+    logits = jax.jit(T5(CONFIG).apply)({"params": _params()}, INPUTS, shifted)
+    values, ids = jax.lax.top_k(jax.nn.log_softmax(logits), top_k)
+    is_token = (np.arange(MAX_LENGTH) < np.asarray(answer.lengths)[:, None])[:, :, None]
+    assert answer.top_log_probs.shape == (len(INPUTS), MAX_LENGTH, top_k)
+    np.testing.assert_array_equal(answer.top_ids, np.where(is_token, ids, 0))
+    values = np.where(is_token, values, 0)
+    np.testing.assert_allclose(answer.top_log_probs, values, rtol=1e-5, atol=1e-5)
+    # The first is the chosen one, to the last bit.
+    np.testing.assert_array_equal(answer.top_ids[..., 0], answer.tokens)
+    np.testing.assert_array_equal(answer.top_log_probs[..., 0], answer.log_probs)
+
+
+def test_all_log_probs_of_a_distribution_add_up_to_one():
+    size = CONFIG.vocab_size
+    answer = generate(T5(CONFIG), _params(), INPUTS[:2], max_length=3, eos_id=1, top_k=size)
+    at_first = np.asarray(answer.top_log_probs, np.float64)[:, 0]
+    np.testing.assert_allclose(np.exp(at_first).sum(axis=-1), 1, rtol=1e-5)
+    assert (np.sort(np.asarray(answer.top_ids)[:, 0]) == np.arange(size)).all()
+    np.testing.assert_allclose(
+        -(np.exp(at_first) * at_first).sum(axis=-1), answer.entropies[:, 0], rtol=1e-4
+    )
+
+
 def test_row_without_an_end_has_max_length():
     tokens = _argmax_loop()[0]
     unused = next(i for i in range(1, 13) if _lengths(tokens[:1], i)[0] == MAX_LENGTH)
@@ -136,7 +171,16 @@ def test_bfloat16_model_reports_float32():
     config = dataclasses.replace(CONFIG, dtype="bfloat16")
     answer = jax.eval_shape(make_generate_fn(T5(config), 4, 1), _params(), INPUTS)
     assert answer.log_probs.dtype == answer.entropies.dtype == jnp.float32
+    assert answer.top_log_probs is None
+    answer = jax.eval_shape(make_generate_fn(T5(config), 4, 1, top_k=2), _params(), INPUTS)
+    assert answer.top_log_probs.dtype == jnp.float32 and answer.top_ids.dtype == jnp.int32
     assert answer.tokens.shape == (6, 4) and answer.lengths.shape == (6,)
+
+
+@pytest.mark.parametrize("top_k", [-1, 14])
+def test_refuses_more_log_probs_than_there_are_tokens(top_k):
+    with pytest.raises(ValueError, match=rf"top_k = {top_k}: expected 0 \(none\) to 13, the voc"):
+        make_generate_fn(T5(CONFIG), 4, 1, top_k)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,31 @@ def test_every_option_has_the_likelihood_that_it_has_alone(normalize, scan_layer
     _assert_as_alone(ranking, _alone(), normalize, {"atol": 1e-5, "rtol": 1e-5})
 
 
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_top_log_probs_of_the_best_option_are_those_it_has_alone(scan_layers):
+    model = T5(dataclasses.replace(CONFIG, scan_layers=scan_layers))
+    params, top_k = stack_layers(_params()) if scan_layers else _params(), 5
+    options = option_batch(OPTIONS, LENGTH)
+    plain = make_rank_fn(model)(params, INPUTS, options)
+    ranking = make_rank_fn(model, top_k=top_k)(params, INPUTS, options)
+    assert plain.top_ids is None and ranking.top_ids.shape == (4, LENGTH, top_k)
+    np.testing.assert_array_equal(ranking.scores, plain.scores)
+    forward = jax.jit(T5(CONFIG).apply)
+    for row, best in enumerate(np.asarray(ranking.best)):
+        option = OPTIONS[row][best]
+        shifted = np.array([[0, *option[:-1]]])
+        logits = forward({"params": _params()}, INPUTS[row : row + 1], shifted)[0]
+        values, ids = jax.lax.top_k(jax.nn.log_softmax(logits), top_k)
+        np.testing.assert_array_equal(ranking.top_ids[row, : len(option)], ids)
+        np.testing.assert_allclose(
+            ranking.top_log_probs[row, : len(option)], values, atol=1e-5, rtol=1e-5
+        )
+        assert not ranking.top_ids[row, len(option) :].any()
+        assert not ranking.top_log_probs[row, len(option) :].any()
+    with pytest.raises(ValueError, match="top_k = 25: expected 0"):
+        make_rank_fn(model, top_k=25)
+
+
 def test_the_two_normalizations_can_disagree():
     # Else the test above would not tell them apart.
     best = [
@@ -193,7 +218,7 @@ def test_mesh_equals_one_device():
     options = option_batch(OPTIONS, LENGTH)
     rank_fn = make_rank_fn(T5(config))
     one_device = rank_fn(_params(config), INPUTS, options)
-    mesh = MeshConfig(4, 2).build()
+    mesh = MeshConfig(4, 1, 2).build()
     shardings = rules.parameter_shardings(parameter_shapes(config), mesh)
     params = jax.tree.map(jax.device_put, _params(config), shardings)
     by_row = rules.batch_sharding(mesh)

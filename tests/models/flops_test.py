@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cascade_jax.batch import Batch
+from cascade_jax.inference import rank
 from cascade_jax.models import families, flops
 from cascade_jax.models.config import DecoderConfig, T5Config
 from cascade_jax.models.flops import flops_per_token, parameter_count
@@ -139,6 +140,29 @@ def test_flops_of_decoding_are_the_matmuls_of_its_steps(name):
     else:
         seen = places  # and at that of the start token
     assert found == BATCH * flops.decode_flops(config, INPUTS, seen)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_answer_costs_its_input_and_each_of_its_tokens(name):
+    config = MODELS[name]
+    for length in range(4):
+        steps = [flops.decode_flops(config, INPUTS, place) for place in range(length)]
+        whole = flops.prefill_flops(config, INPUTS) + sum(steps)
+        assert flops.answer_flops(config, INPUTS, length) == whole
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_options_cost_what_the_program_that_ranks_them_computes(name):
+    config, count = MODELS[name], 3
+    model, inputs = families.build(config), jnp.ones((BATCH, INPUTS), jnp.int32)
+    options = jnp.ones((BATCH, count, TARGETS), jnp.int32)
+    rank_fn = rank.make_rank_fn(model)
+    found = _traced(lambda params: rank_fn(params, inputs, options), _params(config))
+    # Logits are made in a loop over options, which stands in the trace once.
+    found += (count - 1) * BATCH * TARGETS * 2 * config.embed_dim * config.vocab_size
+    if isinstance(config, T5Config):
+        found -= _position_bias(config, INPUTS, INPUTS) + _position_bias(config, TARGETS, TARGETS)
+    assert found == BATCH * flops.ranking_flops(config, INPUTS, [TARGETS] * count)
 
 
 def test_parameters_are_split_at_embedding_and_logits():

@@ -1,0 +1,129 @@
+"""What a model said about each token of its own answers: all that a deferral score may know."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AnswerTokens:
+    """What one model said about each token of its own answers, for n examples laid end to end.
+
+    The token that ends the answer (EOS) is one of its tokens, with its own log-prob.
+
+    Example: answers of 2 and 1 tokens: ``log_probs = [-0.1 -0.3 -2.0]``, ``offsets = [0 2 3]``.
+
+    Attributes:
+      log_probs: nats, of the token that was chosen.
+      entropies: nats, of the whole distribution at that position; None when it was not kept.
+      offsets: tokens of example i are ``[offsets[i], offsets[i + 1])``.
+      example_ids: names for error messages; None = row numbers only.
+      top_log_probs: nats, of the K likeliest tokens at that position, falling; None when not kept.
+      embeddings: one vector per example, the mean of the model's hidden states of its input; None
+        when not kept.
+    """
+
+    log_probs: Float[np.ndarray, " tokens"]
+    entropies: Float[np.ndarray, " tokens"] | None
+    offsets: Int[np.ndarray, " examples_plus_1"]
+    example_ids: Sequence[str] | np.ndarray | None = None
+    top_log_probs: Float[np.ndarray, "tokens K"] | None = None
+    embeddings: Float[np.ndarray, "examples D"] | None = None
+
+    def __post_init__(self):
+        offsets = self.offsets
+        if len(offsets) < 1 or offsets[0] != 0 or np.any(np.diff(offsets) < 0):
+            raise ValueError("offsets must start at 0 and never fall")
+        for name in ("log_probs", "entropies", "top_log_probs"):
+            values = getattr(self, name)
+            if values is not None and len(values) != offsets[-1]:
+                raise ValueError(f"{name} holds {len(values)} values, offsets end at {offsets[-1]}")
+        for name in ("example_ids", "embeddings"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.num_examples:
+                raise ValueError(
+                    f"{len(values)} {name} for {self.num_examples} examples of offsets"
+                )
+
+    @classmethod
+    def from_padded(
+        cls,
+        log_probs: Float[np.ndarray, "B L"],
+        lengths: Int[np.ndarray, " B"],
+        entropies: Float[np.ndarray, "B L"] | None = None,
+        example_ids: Sequence[str] | None = None,
+        top_log_probs: Float[np.ndarray, "B L K"] | None = None,
+        embeddings: Float[np.ndarray, "B D"] | None = None,
+    ) -> "AnswerTokens":
+        """The first ``lengths[i]`` positions of every row, as decoding gives them."""
+        log_probs, lengths = np.asarray(log_probs), np.asarray(lengths)
+        if np.any(lengths < 0) or np.any(lengths > log_probs.shape[1]):
+            raise ValueError(
+                f"lengths must lie in [0, {log_probs.shape[1]}], got {lengths.tolist()}"
+            )
+        is_counted = np.arange(log_probs.shape[1])[None, :] < lengths[:, None]
+        return cls(
+            log_probs=log_probs[is_counted],
+            entropies=None if entropies is None else np.asarray(entropies)[is_counted],
+            offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+            example_ids=example_ids,
+            top_log_probs=None if top_log_probs is None else np.asarray(top_log_probs)[is_counted],
+            embeddings=embeddings,
+        )
+
+    @property
+    def num_examples(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " examples"]:
+        """Tokens per answer, EOS included."""
+        return np.diff(self.offsets)
+
+    @property
+    def top_k(self) -> int:
+        """How many log-probs are kept per token besides the chosen one's; 0 when none are."""
+        return 0 if self.top_log_probs is None else self.top_log_probs.shape[1]
+
+    def take(self, rows: Int[np.ndarray, " rows"]) -> "AnswerTokens":
+        """The given rows, in the given order."""
+        rows = np.asarray(rows)
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        at = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths)
+
+        def taken(values, indices):
+            return None if values is None else np.asarray(values)[indices]
+
+        return AnswerTokens(
+            log_probs=self.log_probs[at],
+            entropies=taken(self.entropies, at),
+            offsets=offsets,
+            example_ids=taken(self.example_ids, rows),
+            top_log_probs=taken(self.top_log_probs, at),
+            embeddings=taken(self.embeddings, rows),
+        )
+
+    def part(self, start: int, stop: int) -> "AnswerTokens":
+        """Rows from `start` up to, not including, `stop`, of which nothing is copied."""
+        tokens = slice(int(self.offsets[start]), int(self.offsets[stop]))
+
+        def taken(values, indices: slice):
+            return None if values is None else values[indices]
+
+        return AnswerTokens(
+            log_probs=self.log_probs[tokens],
+            entropies=taken(self.entropies, tokens),
+            offsets=self.offsets[start : stop + 1] - tokens.start,
+            example_ids=taken(self.example_ids, slice(start, stop)),
+            top_log_probs=taken(self.top_log_probs, tokens),
+            embeddings=taken(self.embeddings, slice(start, stop)),
+        )
+
+    def describe(self, row: int) -> str:
+        """How an error message names one example."""
+        if self.example_ids is None:
+            return f"row {row}"
+        return f"example {self.example_ids[row]!r} (row {row})"

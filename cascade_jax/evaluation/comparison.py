@@ -1,0 +1,123 @@
+"""Whether one cascade is better than another on the same examples, and how sure that is."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from cascade_jax.evaluation import bootstrap, curves
+from cascade_jax.evaluation.cascades import Cascade, curve_of, to_resample
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A difference in quality, its paired bootstrap interval, and a p-value.
+
+    Attributes:
+      value: of the second minus the first; above 0 = the second is better.
+      low, high: 95 % percentile interval.
+      p_value: two-sided, of there being no difference (`bootstrap.p_value`); at least 1 / (B + 1).
+    """
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    p_value: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One cascade against another: quality at each reference rate and cost, and in area.
+
+    Attributes:
+      first: name of the one that is compared with.
+      at_rate, at_cost: one for each reference; NaN at a cost below a small model's own.
+      area: under quality over the deferral rate.
+    """
+
+    first: str
+    at_rate: tuple[Difference, ...]
+    at_cost: tuple[Difference, ...]
+    area: Difference
+
+
+def compare_resamples(
+    first_name: str,
+    pair: tuple[curves.Curve, curves.Curve],
+    resamples: tuple[bootstrap.Resamples | None, bootstrap.Resamples | None],
+    rates: Sequence[float],
+    costs: Sequence[float],
+) -> Comparison:
+    """The second of a pair against the first, from curves and paired resamples.
+
+    Args:
+      first_name: what the first is called.
+      pair: curves of both.
+      resamples: of both, by the same draws, at the same rates and costs; None for no intervals.
+      rates, costs: where the two are read off.
+    """
+    first, other = resamples
+
+    def differences(read, points, field) -> tuple[Difference, ...]:
+        return tuple(
+            _difference(
+                read(pair[1], point) - read(pair[0], point),
+                None
+                if first is None
+                else getattr(other, field)[:, i] - getattr(first, field)[:, i],
+            )
+            for i, point in enumerate(points)
+        )
+
+    return Comparison(
+        first=first_name,
+        at_rate=differences(curves.quality_at_rate, rates, "quality_at_rate"),
+        at_cost=differences(curves.quality_at_cost, costs, "quality_at_cost"),
+        area=_difference(
+            curves.area(pair[1]) - curves.area(pair[0]),
+            None if first is None else other.area - first.area,
+        ),
+    )
+
+
+def compare_pair(
+    first: Cascade,
+    other: Cascade,
+    *,
+    rates: tuple[float, ...] = (),
+    costs: tuple[float, ...] = (),
+    bootstrap_samples: int = 1000,
+    seed: int = 0,
+) -> Comparison:
+    """Is `other` better than `first`, at these deferral rates, at these costs, in area?
+
+    Args:
+      first, other: cascades; their rows stand for the same examples in the same order.
+      rates, costs: where to compare.
+      bootstrap_samples, seed: of the paired resamples.
+
+    Raises:
+      ValueError: if they hold different numbers of examples.
+    """
+    if len(first.score) != len(other.score):
+        raise ValueError(
+            f"a paired comparison needs the same examples, got {len(first.score)} and "
+            f"{len(other.score)}"
+        )
+    found = bootstrap.resample_all(
+        [to_resample(first), to_resample(other)],
+        rates=rates,
+        costs=costs,
+        samples=bootstrap_samples,
+        seed=seed,
+    )
+    both = found[0][0], found[1][0]
+    return compare_resamples("first", (curve_of(first), curve_of(other)), both, rates, costs)
+
+
+def _difference(value: float, values: Float[np.ndarray, " B"] | None) -> Difference:
+    if values is None:
+        return Difference(value)
+    return Difference(value, *bootstrap.interval(values), bootstrap.p_value(value, values))

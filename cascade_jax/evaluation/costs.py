@@ -1,0 +1,237 @@
+"""What an answer costs: by parameters, by real FLOPs, by measured time, or by a price per token.
+
+A cost model is any callable from `Records` to the costs of both models' answers, with a `label` for
+axes and a `unit`. The cascade pays the small model always and the large one where it defers:
+``cost = mean_i(C_S,i) + sum_{i deferred} C_L,i / n``.
+"""
+
+import dataclasses
+import math
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from cascade_jax.evaluation.records import Records, RecordsError
+
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+_SMALL_PREFIXES = ((1e-3, "m"), (1e-6, "µ"))
+SI_UNITS = ("FLOPs", "s")  # those that take a prefix on an axis
+
+Costs = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
+
+
+@runtime_checkable
+class CostModel(Protocol):
+    """What every cost model looks like to its callers.
+
+    Attributes:
+      label: of an axis, begins with the unit: ``FLOPs per example``.
+      unit: ``FLOPs``, ``s`` or a currency.
+    """
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def unit(self) -> str: ...
+
+    def __call__(self, records: Records) -> Costs: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """FLOPs per token, 2 x parameters: the same for every example, whatever its length.
+
+    ``C = 2 * P``, from the columns student_flops_per_token and teacher_flops_per_token.
+
+    Reference: Cascade-Aware Training of Language Models, equation 6 and its experiments.
+    """
+
+    @property
+    def label(self) -> str:
+        """Of an axis."""
+        return "FLOPs per token (2 × parameters)"
+
+    @property
+    def unit(self) -> str:
+        """FLOPs."""
+        return "FLOPs"
+
+    def __call__(self, records: Records) -> Costs:
+        """Costs of the small and of the large model.
+
+        Raises:
+          RecordsError: if a model's cost varies between rows.
+        """
+        found = []
+        for model in ("student", "teacher"):
+            column = f"{model}_flops_per_token"
+            values = getattr(records, column)
+            if len(values) and np.ptp(values) > 0:
+                raise RecordsError(
+                    f"{records.source}: {column} varies from {np.min(values):g} to "
+                    f"{np.max(values):g} between rows; a cascade has one cost per token and model, "
+                    "2 x parameters"
+                )
+            found.append(values)
+        return tuple(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+    """FLOPs of each whole answer: prefill of the input and decoding of what was written.
+
+    From the columns student_flops and teacher_flops, which `cascade-jax collect` fills by the
+    closed forms of models/flops.py.
+    """
+
+    @property
+    def label(self) -> str:
+        """Of an axis."""
+        return "FLOPs per example (prefill and decoding)"
+
+    @property
+    def unit(self) -> str:
+        """FLOPs."""
+        return "FLOPs"
+
+    def __call__(self, records: Records) -> Costs:
+        """Costs of both answers to each example.
+
+        Raises:
+          RecordsError: if a column is missing, or a value is negative or not finite.
+        """
+        return tuple(_column(records, f"{model}_flops") for model in ("student", "teacher"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Latency:
+    """Seconds that each answer took, the two models one after the other.
+
+    From the columns student_seconds and teacher_seconds: wall time of decoding a batch over its
+    rows, so at the batch size that collect had, on its machine.
+    """
+
+    @property
+    def label(self) -> str:
+        """Of an axis."""
+        return "s per example (measured while collecting)"
+
+    @property
+    def unit(self) -> str:
+        """Seconds."""
+        return "s"
+
+    def __call__(self, records: Records) -> Costs:
+        """Costs of both answers to each example.
+
+        Raises:
+          RecordsError: if a column is missing, or a value is negative or not finite.
+        """
+        return tuple(_column(records, f"{model}_seconds") for model in ("student", "teacher"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """What a provider asks for tokens read and written by both models.
+
+    ``C = input_price * tokens in + output_price * tokens out``. Prices are per million tokens, so
+    the sum is the price of a million such answers.
+
+    Example: with prices of 0.1 and 0.4 for the small model, an input of 100 tokens and an answer of
+    5, a million such answers cost 12.
+
+    Attributes:
+      student_input, student_output, teacher_input, teacher_output: per million tokens.
+      currency: of the prices, as text on axes.
+    """
+
+    student_input: float | int
+    student_output: float | int
+    teacher_input: float | int
+    teacher_output: float | int
+    currency: str = "USD"
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self)[:4]:
+            value = getattr(self, field.name)
+            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+                raise ValueError(f"{field.name} must be a price of 0 or more, got {value!r}")
+        if not self.currency:
+            raise ValueError("currency must be a text such as 'USD', got ''")
+
+    @property
+    def label(self) -> str:
+        """Of an axis."""
+        return f"{self.currency} per million examples (price of tokens)"
+
+    @property
+    def unit(self) -> str:
+        """The currency."""
+        return self.currency
+
+    def __call__(self, records: Records) -> Costs:
+        """Costs of both answers to each example.
+
+        Raises:
+          RecordsError: if the numbers of tokens are not in the records.
+        """
+        found = []
+        for model in ("student", "teacher"):
+            tokens_in = _column(records, f"{model}_input_tokens")
+            tokens_out = np.diff(getattr(records, f"{model}_offsets"))
+            output_price = getattr(self, f"{model}_output")
+            if output_price and len(records) and not tokens_out.any():
+                raise RecordsError(
+                    f"{records.source}: {model}_tokens are empty in every row, so the price of "
+                    "what that model wrote is not known"
+                )
+            found.append(getattr(self, f"{model}_input") * tokens_in + output_price * tokens_out)
+        return tuple(found)
+
+
+def _column(records: Records, column: str) -> Float[np.ndarray, " n"]:
+    """An optional column, checked."""
+    values = getattr(records, column, None)
+    if values is None:
+        raise RecordsError(
+            f"{records.source}: no column {column!r}, which this cost needs; `cascade-jax collect` "
+            "writes it, so collect the records anew (or add it to a table of your own)"
+        )
+    values = np.asarray(values, np.float64)
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if len(bad):
+        raise RecordsError(
+            f"{records.source}: {column} of example {records.example_id[bad[0]]!r} is "
+            f"{values[bad[0]]}, must be 0 or more ({len(bad)} such)"
+        )
+    return values
+
+
+def short_label(label: str) -> str:
+    """A label without what stands in brackets, for heads of tables."""
+    return label.partition(" (")[0]
+
+
+def prefix_of(most: float, unit: str) -> tuple[float, str]:
+    """The SI prefix, and what it stands for, in which a largest value is best shown.
+
+    Currencies and other units have none.
+    """
+    if unit not in SI_UNITS or not (math.isfinite(most) and most > 0):
+        return 1.0, ""
+    return next(
+        ((scale, prefix) for scale, prefix in _PREFIXES + _SMALL_PREFIXES if most >= scale),
+        _SMALL_PREFIXES[-1],
+    )
+
+
+def format_cost(value: float) -> str:
+    """A cost with three digits and an SI prefix, ``2.21 M``; "–" for NaN, "∞" for inf."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞"
+    scale, prefix = prefix_of(abs(value), "FLOPs")
+    return f"{value / scale:.3g} {prefix}".strip()

@@ -1,0 +1,101 @@
+"""Lines of JSONL files, and what to say about one that will not do."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+_IDS = ("example_id", "custom_id", "id", "request_id")  # the first that a line has
+
+
+class ExchangeError(ValueError):
+    """A line that can not be used: file, line, what is there and what is allowed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of a file.
+
+    Attributes:
+      where: file and line, for messages.
+      row: what it holds.
+    """
+
+    where: str
+    row: Mapping[str, Any]
+
+    def fail(self, problem: str) -> ExchangeError:
+        """An error about it, to raise."""
+        return ExchangeError(f"{self.where}: {problem}")
+
+    def get(self, path: str, kind: type | tuple[type, ...], what: str) -> Any:
+        """The value at a path such as "choices/0/message/content", which must be of a kind."""
+        value: Any = self.row
+        for key in path.split("/"):
+            value = step(value, key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self.fail(f"{_named(path)} is {shown(value)}; must be {what}")
+        return value
+
+    def example_id(self) -> str:
+        """What lines of several files are joined by."""
+        found = next((name for name in _IDS if self.row.get(name) is not None), None)
+        if found is None:
+            raise self.fail(
+                f"has no id to join by; must have one of {', '.join(_IDS)} (it has "
+                f"{', '.join(map(str, self.row)) or 'nothing'})"
+            )
+        value = self.row[found]
+        if type(value) not in (str, int) or value == "":
+            raise self.fail(f"{found} is {shown(value)}; must be a text or a whole number")
+        return str(value)
+
+
+def read_lines(path: str | Path) -> Iterator[Line]:
+    """The objects of a JSONL file; blank lines are passed over.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ExchangeError: a line that is no JSON object.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    with open(path, "rb") as lines:
+        for number, text in enumerate(lines, 1):
+            if not text.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                row = json.loads(text.decode("utf-8-sig"))
+            except UnicodeDecodeError as error:
+                raise ExchangeError(f"{where}: not UTF-8 ({error.reason})") from None
+            except json.JSONDecodeError as error:
+                raise ExchangeError(
+                    f"{where}: not JSON ({error.msg} at column {error.colno}); must be one object "
+                    "a line"
+                ) from None
+            if not isinstance(row, dict):
+                raise ExchangeError(f"{where}: is {shown(row)}; must be an object {{...}}")
+            yield Line(where, row)
+
+
+def step(value: Any, key: str) -> Any:
+    """What stands in an object under a key, or in a list at an index; None if nothing does."""
+    if isinstance(value, dict):
+        return value.get(key)
+    if isinstance(value, list) and key.isdigit() and int(key) < len(value):
+        return value[int(key)]
+    return None
+
+
+def _named(path: str) -> str:
+    """ "choices/0/message" as "choices[0].message"."""
+    first, *rest = path.split("/")
+    return first + "".join(f"[{key}]" if key.isdigit() else f".{key}" for key in rest)
+
+
+def shown(value: Any) -> str:
+    """A value as JSON, cut short, for messages."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,139 @@
+// The sample of examples: filters, and the answers with how sure the small model was of each token.
+
+const PAGE = 10;
+const SHORT = 280;
+
+const isRight = (quality) => quality >= data.right_from;
+const isDeferred = (answer) => isKnown(tauNow()) && answer.score >= tauNow();
+const CASES = {
+  all: ["any answers", () => true],
+  right: ["small model right", (e, a) => isRight(a.quality)],
+  wrong: ["small model wrong", (e, a) => !isRight(a.quality)],
+  mended: ["only the large model right",
+    (e, a) => !isRight(a.quality) && isRight(e.teacher_quality)],
+  spoilt: ["only the small model right",
+    (e, a) => isRight(a.quality) && !isRight(e.teacher_quality)],
+  neither: ["both wrong", (e, a) => !isRight(a.quality) && !isRight(e.teacher_quality)],
+};
+const DECISIONS = { all: ["kept or deferred", () => true], kept: ["kept", (a) => !isDeferred(a)],
+  deferred: ["deferred", isDeferred] };
+const ORDERS = { none: ["as in the records", () => 0],
+  high: ["highest score first", (a, b) => b.score - a.score],
+  low: ["lowest score first", (a, b) => a.score - b.score] };
+
+// A long text, cut, with a button that shows the rest of it.
+function longText(text) {
+  if (text.length <= SHORT) return [text];
+  const rest = h("span", {}, `${text.slice(0, SHORT)}… `);
+  const more = h("button", { type: "button", class: "link", "aria-expanded": "false",
+    onclick: () => {
+      const isOpen = more.getAttribute("aria-expanded") === "true";
+      rest.textContent = isOpen ? `${text.slice(0, SHORT)}… ` : `${text} `;
+      more.textContent = isOpen ? "show more" : "show less";
+      more.setAttribute("aria-expanded", String(!isOpen));
+    } }, "show more");
+  return [rest, more];
+}
+
+const LEVELS = [0.9, 0.5, 0.1]; // thicker underlines below each of these probabilities
+
+function token(text, logProb) {
+  const p = Math.min(Math.exp(logProb), 1);
+  const level = LEVELS.filter((bound) => p < bound).length;
+  return h("ruby", { class: `token t${level}`, title: `probability ${p.toFixed(3)}` }, text,
+    h("rp", {}, " ("), h("rt", {}, p.toFixed(2)), h("rp", {}, ") "));
+}
+
+function tokens(answer) {
+  const more = answer.more_tokens ? ` … ${answer.more_tokens} more tokens` : "";
+  if (answer.pieces)
+    return h("div", { class: "tokens" }, answer.pieces.map((piece, i) =>
+      token(piece.replaceAll("▁", " "), answer.log_probs[i])), more);
+  return h("div", {}, h("div", {}, ...longText(answer.text)), h("div", { class: "tokens soft" },
+    "probability of each token: ", answer.log_probs.flatMap((value) =>
+      [token(Math.exp(value).toFixed(2), value), " "]), more));
+}
+
+function verdict(quality) {
+  const text = isRight(quality) ? "✓ right" : "✗ wrong";
+  return h("span", { class: isRight(quality) ? "right" : "wrong" },
+    Number.isInteger(quality) ? text : `${text} (${quality.toFixed(2)})`);
+}
+
+function card(example) {
+  const answer = example.answers[state.name];
+  const row = (name, ...content) => [h("dt", {}, name), h("dd", {}, ...content)];
+  return h("article", { class: "card" },
+    h("header", {}, h("b", {}, example.task), h("span", { class: "soft" }, example.example_id),
+      h("span", { class: "badge" }, isDeferred(answer) ? "deferred" : "kept"),
+      h("span", { class: "soft" }, `score ${show.tau(answer.score)}`)),
+    h("dl", {}, row("input", ...longText(example.inputs)),
+      row("target", ...longText(example.target)),
+      row("small model", verdict(answer.quality), tokens(answer)),
+      row("large model", verdict(example.teacher_quality),
+        h("div", {}, ...longText(example.teacher_answer)))));
+}
+
+function browser() {
+  const filter = { task: "", kind: "all", decision: "all", order: "none", text: "" };
+  const { rows, total } = data.examples;
+  let shown = PAGE;
+  const set = (changes) => {
+    Object.assign(filter, changes);
+    shown = PAGE;
+    fill();
+  };
+  const options = (known) => Object.entries(known).map(([key, [text]]) => [key, text]);
+  const tasks = [...new Set(rows.map((example) => example.task))];
+  const search = h("input", { type: "search", id: "search",
+    oninput: (event) => set({ text: event.target.value.toLowerCase() }) });
+  const hasPieces = rows.some((example) => data.names.some((n) => example.answers[n].pieces));
+  const numbers = h("input", { type: "checkbox",
+    onchange: () => list.classList.toggle("numbers", numbers.checked) });
+  const bar = h("div", { class: "controls" },
+    select("Task", [["", "all tasks"], ...tasks.map((task) => [task, task])], "",
+      (task) => set({ task })),
+    select("Answers", options(CASES), "all", (kind) => set({ kind })),
+    select("At this τ", options(DECISIONS), "all", (decision) => set({ decision })),
+    select("Order", options(ORDERS), "none", (order) => set({ order })),
+    h("label", { class: "control" }, h("span", {}, "Search"), search),
+    hasPieces ? h("label", { class: "control check" }, numbers, " numbers on tokens") : "");
+  const count = h("p", { class: "soft", role: "status", id: "matches" });
+  const list = h("div", { class: "cards" });
+  const more = h("button", { type: "button", class: "wide-button", onclick: () => {
+    shown += PAGE;
+    fill();
+  } }, "Show more examples");
+
+  function matches(example) {
+    const answer = example.answers[state.name];
+    const texts = [example.inputs, example.target, answer.text, example.teacher_answer,
+      example.example_id];
+    return (!filter.task || example.task === filter.task) &&
+      CASES[filter.kind][1](example, answer) && DECISIONS[filter.decision][1](answer) &&
+      (!filter.text || texts.some((text) => text.toLowerCase().includes(filter.text)));
+  }
+
+  function fill() {
+    const found = rows.filter(matches);
+    if (filter.order !== "none")
+      found.sort((a, b) => ORDERS[filter.order][1](a.answers[state.name], b.answers[state.name]));
+    list.replaceChildren(...found.slice(0, shown).map(card));
+    more.hidden = found.length <= shown;
+    const text = `${show.count(found.length)} match, of ${show.count(rows.length)} drawn evenly ` +
+      `by task and by right or wrong from ${show.count(total)} in the records. Cascade ` +
+      `${state.name}, τ = ${show.tau(tauNow())}.`;
+    if (count.textContent !== text) count.textContent = text;
+  }
+
+  let waiting = null;
+  listeners.push(() => {
+    clearTimeout(waiting);
+    waiting = setTimeout(fill, 120);
+  });
+  fill();
+  const key = h("p", { class: "soft tokens" }, "Tokens by the small model's probability: ",
+    ["0.9 or more", "below 0.9", "below 0.5", "below 0.1"]
+      .flatMap((text, level) => [h("span", { class: `token t${level}` }, text), "  "]));
+  return h("div", {}, bar, count, key, list, more);
+}

@@ -1,0 +1,50 @@
+"""What a model makes of an input, as one vector."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from cascade_jax import numerics
+from cascade_jax.batch import PAD_ID
+from cascade_jax.models import families
+from cascade_jax.models.t5 import T5
+
+
+@functools.lru_cache(maxsize=32)
+def make_embed_fn(
+    model: families.Model,
+) -> Callable[[Mapping[str, Any], Int[Array, "B S"]], Float[Array, "B D"]]:
+    """A jitted `(params, inputs) -> means`, compiled once for each shape of inputs.
+
+    `mean over the input's tokens of h_i`, padding left out: h is an encoder-decoder's encoder
+    output, and a decoder-only model's final hidden states (after the last norm) over the prompt.
+    An input without a token gives zeros.
+
+    Args:
+      model: an unbound module.
+
+    Returns:
+      A function of the parameters and inputs, padded with 0 at the end; float32.
+    """
+
+    @jax.jit
+    def embed_fn(params, inputs):
+        is_token = (inputs != PAD_ID)[:, :, None]
+        if isinstance(model, T5):
+            hidden = model.apply({"params": params}, inputs, method="encode")
+        else:
+            tokens = jnp.pad(inputs, ((0, 0), (1, 0)))  # the start, then the input
+            places = jnp.arange(tokens.shape[1])[None, :]
+            is_prefix = places <= jnp.sum(inputs != PAD_ID, axis=1)[:, None]
+            hidden = model.apply(
+                {"params": params}, tokens, is_prefix=is_prefix.astype(jnp.int32), method="hidden"
+            )[:, 1:]
+        hidden = jnp.where(is_token, hidden.astype(jnp.float32), 0.0)
+        counts = jnp.sum(is_token, axis=1, dtype=jnp.float32)  # [B, 1]
+        return numerics.safe_ratio(jnp.sum(hidden, axis=1), counts)
+
+    return embed_fn

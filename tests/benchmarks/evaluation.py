@@ -1,0 +1,225 @@
+"""Time and memory of evaluating a million records of 32 tokens, with all scores, from a file.
+
+    python tests/benchmarks/evaluation.py
+
+Records are made up (their making is not timed): 60 tasks, log-probs, entropies and the 10 largest
+log-probs of every token. They are written and read as a Parquet file; every score that they hold
+enough for is computed; the pooled curve of each with 200 bootstrap draws, the 60 tasks likewise by
+one score, and the files of the report follow. Then the score, curve and metrics of one score
+alone, without draws. The exit status is 1 over the limits: 60 s and 4 GiB for all, 2 s for it.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+
+from cascade_jax.deferral.scores import Average  # noqa: E402
+from cascade_jax.evaluation import evaluate, metrics, panels, records  # noqa: E402
+from cascade_jax.evaluation.costs import Parameters  # noqa: E402
+from cascade_jax.evaluation.reliability import confidence_of  # noqa: E402
+from tests.benchmarks.loss_head import table  # noqa: E402
+
+MOST_SECONDS, MOST_BYTES, MOST_ALONE = 60.0, 4 * 2**30, 2.0
+TASKS = 60
+
+
+####################################### The records #######################################
+
+
+def repeated(text: str, n: int) -> pa.Array:
+    """One text in all rows."""
+    return pa.DictionaryArray.from_arrays(np.zeros(n, np.int32), [text]).cast(pa.string())
+
+
+def lists(values: np.ndarray, length: int) -> pa.Array:
+    """Lists of one length, from their values end to end."""
+    offsets = np.arange(0, len(values) + 1, length, dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(values))
+
+
+def top_log_probs(rng: np.random.Generator, count: int, top_k: int) -> np.ndarray:
+    """Falling log-probs at `count` positions, end to end."""
+    found = np.empty((count, top_k), np.float32)
+    for start in range(0, count, 1 << 20):
+        part = found[start : start + (1 << 20)]
+        part[:] = rng.random(part.shape, np.float32)
+        np.cumsum(part, axis=1, out=part)
+        part *= -1
+    return found.ravel()
+
+
+def made_up(n: int, tokens: int, top_k: int) -> dict[str, pa.Array]:
+    """Columns of n records whose log-probs know something of the errors."""
+    rng = np.random.default_rng(0)
+    task = rng.integers(TASKS, size=n)
+    right = (rng.random(n) < 0.4 + 0.4 * task / TASKS) * 1.0
+    spread = rng.gamma(2.0, 0.3, n) + 0.5 * (1 - right)
+    log_probs = rng.random(n * tokens, np.float32)
+    log_probs *= -np.repeat(spread.astype(np.float32), tokens)
+    names = [f"task_{number}" for number in range(TASKS)]
+    columns = {
+        "task": pa.DictionaryArray.from_arrays(task.astype(np.int32), names).cast(pa.string()),
+        "example_id": pa.array([f"example/test/{row}" for row in range(n)]),
+        "student_tokens": lists(rng.integers(32_000, size=n * tokens, dtype=np.int32), tokens),
+        "student_log_probs": lists(log_probs, tokens),
+        "student_entropies": lists(np.abs(log_probs), tokens),
+        "student_quality": pa.array(right),
+        "teacher_quality": pa.array((rng.random(n) < 0.9) * 1.0),
+        "student_flops_per_token": pa.array(np.full(n, 2e6)),
+        "teacher_flops_per_token": pa.array(np.full(n, 1e7)),
+    }
+    for name in ("tokens", "log_probs", "entropies"):
+        kind = np.int32 if name == "tokens" else np.float32
+        nothing = pa.array(np.zeros(0, kind))
+        columns[f"teacher_{name}"] = pa.ListArray.from_arrays(np.zeros(n + 1, np.int32), nothing)
+    columns["inputs"] = pa.array([f"the text of input {row}" for row in range(n)])
+    for name in ("mixture", "split", "metric", "target"):
+        columns[name] = repeated(name, n)
+    for name in ("student_answer", "teacher_answer"):
+        columns[name] = repeated("an answer", n)
+    if top_k:
+        columns["student_top_log_probs"] = lists(
+            top_log_probs(rng, n * tokens, top_k), tokens * top_k
+        )
+    return columns
+
+
+######################################### Timing ##########################################
+
+
+def forget_peak() -> bool:
+    """Lets the kernel count the peak of memory anew; False where it can not."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def peak() -> int:
+    """Largest memory in bytes, since it was last forgotten or since the start."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextlib.contextmanager
+def stage(rows: list[dict], name: str) -> Iterator[None]:
+    """Adds a row with the time and peak memory of what is done inside."""
+    forget_peak()
+    start = time.perf_counter()
+    yield
+    rows.append({"name": name, "seconds": time.perf_counter() - start, "peak": peak()})
+
+
+def in_child(work: Callable[[], object]) -> None:
+    """Does the work in a process of its own, whose memory is gone afterwards."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError("a stage failed; its error stands above")
+
+
+def write(path: Path, n: int, tokens: int, top_k: int, found: Path) -> None:
+    """Makes the records and writes them, timing the second; for a process of its own."""
+    columns = made_up(n, tokens, top_k)
+    metadata = {"name": "student", "mixture": "mixture", "split": "split"}
+    rows: list[dict] = []
+    with stage(rows, "write"):
+        records.write(path, columns, metadata | ({"top_k": top_k} if top_k else {}))
+    found.write_text(json.dumps(rows))
+
+
+def measure(path: Path, draws: int) -> tuple[list[dict], dict]:
+    """All stages after writing, and the one score alone."""
+    rows: list[dict] = []
+    with stage(rows, "read"):
+        tables = {"student": records.read(path)}
+    settings = panels.Settings(Average(), Parameters(), panels.AVAILABLE, {}, draws, 0)
+    with stage(rows, "scores"):
+        cascades, by_score = panels.score_all(tables, settings)
+    rows[-1]["name"] += f" ({len(by_score['student'])})"
+    with stage(rows, f"curves, metrics, {TASKS} tasks"):
+        evaluation = panels.evaluate_tables(tables, cascades, by_score, settings)
+    with stage(rows, "pictures, page, metrics.json"):
+        evaluate.write(evaluation, tables, cascades, path.with_name("report"))
+    del evaluation, by_score, cascades
+    alone: list[dict] = []
+    with stage(alone, "one score alone, without draws"):
+        table_ = tables["student"]
+        answers = table_.student
+        cascade = metrics.Cascade(
+            Average()(answers),
+            table_.student_quality,
+            table_.teacher_quality,
+            *Parameters()(table_),
+            confidence=confidence_of(answers),
+        )
+        metrics.compare("pool", "metric", {"student": cascade}, bootstrap_samples=0)
+    return rows, alone[0]
+
+
+COLUMNS: dict[str, Callable[[dict], str]] = {
+    "stage": lambda row: row["name"],
+    "time": lambda row: f"{row['seconds']:.1f} s",
+    "peak memory": lambda row: f"{row['peak'] / 2**30:.2f} GiB",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the table; the status is 1 over a limit."""
+    flags = argparse.ArgumentParser(description="Times evaluation of a million records.")
+    flags.add_argument("--records", type=int, default=1_000_000)
+    flags.add_argument("--tokens", type=int, default=32)
+    flags.add_argument("--top_k", type=int, default=10, help="largest log-probs of each token")
+    flags.add_argument("--draws", type=int, default=200, help="bootstrap resamples")
+    flags.add_argument("--folder", help="for the file; left out: a temporary one")
+    args = flags.parse_args(argv)
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        path, found = Path(name) / "records.parquet", Path(name) / "write.json"
+        in_child(lambda: write(path, args.records, args.tokens, args.top_k, found))
+        rows = json.loads(found.read_text())
+        size = path.stat().st_size
+        rest, alone = measure(path, args.draws)
+    rows += rest
+    total = {
+        "name": "all",
+        "seconds": sum(row["seconds"] for row in rows),
+        "peak": max(row["peak"] for row in rows),
+    }
+    print(
+        f"{args.records:,} records of {args.tokens} tokens, top {args.top_k}, {args.draws} draws; "
+        f"file of {size / 2**30:.2f} GiB\n"
+    )
+    print(table([*rows, total, alone], COLUMNS))
+    print(
+        f"\nat most {MOST_SECONDS:.0f} s and {MOST_BYTES / 2**30:.0f} GiB for all, and "
+        f"{MOST_ALONE:.0f} s for the one score"
+    )
+    is_over = total["seconds"] > MOST_SECONDS or total["peak"] > MOST_BYTES
+    return int(is_over or alone["seconds"] > MOST_ALONE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,383 @@
+"""The report in a browser: what the slider shows is metrics.json, filters filter, nothing leaves.
+
+Wants selenium (the extra `browser`), Chromium and its driver, on the PATH or named in
+CASCADE_JAX_CHROMIUM and CASCADE_JAX_CHROMEDRIVER; skipped without.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from cascade_jax.deferral.scores import Average
+from cascade_jax.evaluation import evaluate, records
+from tests.browser import student_records
+
+selenium = pytest.importorskip("selenium", reason="no selenium: pip install '.[browser]'")
+
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+
+CHROMIUM = os.environ.get("CASCADE_JAX_CHROMIUM") or shutil.which("chromium")
+DRIVER = os.environ.get("CASCADE_JAX_CHROMEDRIVER") or shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="no Chromium with its driver: apt-get install chromium-driver"
+)
+SCALES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
+
+
+def start(*, javascript=True, width=1280):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
+        options.add_argument(f"--{argument}")
+    options.add_argument(f"--window-size={width},1000")
+    if not javascript:
+        key = "profile.managed_default_content_settings.javascript"
+        options.add_experimental_option("prefs", {key: 2})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    return webdriver.Chrome(options, Service(DRIVER, log_output=subprocess.DEVNULL))
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Two students, four tasks, BLEU, ties, a group: the folder of the report and the records."""
+    folder = tmp_path_factory.mktemp("browser")
+    files = [
+        student_records.write(folder / "xent.parquet", "xent", 0.2, pieces=False),
+        student_records.write(folder / "cat.parquet", "cat", 0.4, seed=1),
+    ]
+    groups = {"exact": ["yes_no", "add", "copy"]}
+    evaluate.evaluate(files, folder / "report", bootstrap_samples=20, groups=groups)
+    return folder / "report", {records.read(file).name: records.read(file) for file in files}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    driver = start()
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser, report):
+    """The report, freshly opened."""
+    browser.get((report[0] / "report.html").as_uri())
+    return browser
+
+
+@pytest.fixture(scope="module")
+def written(report):
+    return json.loads((report[0] / "metrics.json").read_text(encoding="utf-8"))
+
+
+def figure(page, key):
+    return page.find_element(By.CSS_SELECTOR, f"[data-figure={key}]").text
+
+
+def number(text):
+    """The number a text begins with, and the half of its last digit: what rounding may hide."""
+    found = re.match(r"([\d,]+)(\.\d+)?", text)
+    digits = len(found[2] or ".") - 1
+    return float(found[0].replace(",", "")), 0.5 * 10**-digits + 1e-9
+
+
+def choose(page, label, text):
+    (select,) = page.find_elements(By.XPATH, f"//label[span='{label}']/select")
+    Select(select).select_by_visible_text(text)
+
+
+def check_figures(page, curve, i):
+    """Every figure of the tiles is that of point i of a curve in metrics.json."""
+    threshold = curve["thresholds"][i]
+    if threshold is None:
+        assert figure(page, "tau") == "∞"
+    else:
+        assert float(figure(page, "tau")) == pytest.approx(threshold, rel=1e-3, abs=1e-9)
+    shown = {"rate": 100 * curve["rate"][i], "quality": curve["quality"][i]}
+    shown |= {key: curve[key][i] for key in ("a1", "a2") if key in curve}
+    for key, value in shown.items():
+        found, half = number(figure(page, key))
+        assert found == pytest.approx(value, abs=half), key
+    amount, _, prefix = figure(page, "cost").partition(" ")
+    assert float(amount) * SCALES[prefix] == pytest.approx(curve["cost"][i], rel=6e-3)
+
+
+def check_counts(page, score, right, threshold, is_realised):
+    """The 2 x 2 counts are those of deferring from the threshold on."""
+    deferred = score >= (math.inf if threshold is None else threshold)
+    kinds = {"right": right, "wrong": ~right}
+    found = {
+        f"{kind}_{what}": number(figure(page, f"{kind}_{what}"))[0]
+        for kind in kinds
+        for what in ("kept", "deferred")
+    }
+    assert sum(found.values()) == pytest.approx(len(score), abs=0.2)
+    tied = page.find_elements(By.CSS_SELECTOR, "[data-figure=tied]")
+    assert bool(tied) == (not is_realised)
+    if is_realised:
+        for kind, flags in kinds.items():
+            assert found[f"{kind}_kept"] == np.sum(flags & ~deferred)
+            assert found[f"{kind}_deferred"] == np.sum(flags & deferred)
+    else:
+        rate, half = number(tied[0].text.partition("defers ")[2])
+        assert rate == pytest.approx(100 * np.mean(deferred), abs=half)
+
+
+def test_the_page_runs_and_asks_for_nothing(page, report):
+    address = (report[0] / "report.html").as_uri()
+    assert page.find_element(By.TAG_NAME, "html").get_attribute("class") == "live"
+    assert page.get_log("browser") == []
+    assert page.execute_script("return performance.getEntriesByType('resource').length") == 0
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    requests = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    asked = {parameters["request"]["url"] for parameters in requests}
+    assert address in asked
+    assert all(url == address or url.startswith("data:image/png") for url in asked)
+
+
+def test_the_policy_lets_no_request_leave(page):
+    script = """
+        const done = arguments[0];
+        document.addEventListener("securitypolicyviolation", (e) => done(e.effectiveDirective));
+        const tries = {"img-src": () => (new Image().src = "http://127.0.0.1:9/x.png"),
+          "connect-src": () => fetch("http://127.0.0.1:9/").catch(() => 0),
+          "script-src-elem": () => document.body.append(Object.assign(
+            document.createElement("script"), {textContent: "window.hacked = 1"}))};
+        tries["%s"]();"""
+    for directive in ("img-src", "connect-src", "script-src-elem"):
+        page.refresh()
+        assert page.execute_async_script(script % directive) == directive
+    assert page.execute_script("return window.hacked") is None
+
+
+def test_the_slider_shows_metrics_json_at_every_step(page, report, written):
+    table = report[1]["cat"]
+    score, right = Average()(table.student), table.student_quality >= 0.5
+    curve = written["pooled"]["cascades"]["cat"]["curve"]
+    last = len(curve["rate"]) - 1
+    assert curve["is_realised"].count(False) > 10 < curve["is_realised"].count(True)
+    choose(page, "Cascade", "cat")
+    slider = page.find_element(By.ID, "tau")
+    slider.send_keys(Keys.HOME)
+    for i in range(30):
+        check_figures(page, curve, i)
+        check_counts(page, score, right, curve["thresholds"][i], curve["is_realised"][i])
+        said = slider.get_attribute("aria-valuetext")
+        assert figure(page, "tau") in said and figure(page, "quality") in said
+        slider.send_keys(Keys.ARROW_RIGHT)
+    slider.send_keys(Keys.END)
+    check_figures(page, curve, last)
+    slider.send_keys(Keys.ARROW_LEFT)
+    check_figures(page, curve, last - 1)
+    status = page.find_element(By.CSS_SELECTOR, "[role=status][aria-live=polite]")
+    WebDriverWait(page, 5).until(
+        lambda _: status.get_attribute("textContent") == slider.get_attribute("aria-valuetext")
+    )
+
+
+def test_the_first_sentence_is_where_the_slider_starts(page, report):
+    sentence = page.find_element(By.CSS_SELECTOR, ".headline > p").text
+    name, tau = re.match(r"Ship (\w+) with τ = ([\d.]+):", sentence).groups()
+    assert figure(page, "tau") == tau
+    table = report[1][name]
+    score = Average()(table.student)
+
+    def outcome(threshold):
+        deferred = score >= threshold
+        return np.where(deferred, table.teacher_quality, table.student_quality).mean()
+
+    wanted = 0.99 * table.teacher_quality.mean()
+    first = max(threshold for threshold in score if outcome(threshold) >= wanted)
+    assert float(tau) == pytest.approx(first, rel=1e-3)
+    assert f"({outcome(first):.3f} of {table.teacher_quality.mean():.3f})" in sentence
+
+
+def test_panels_keep_the_threshold_and_cascades_the_rate(page, report, written):
+    slider = page.find_element(By.ID, "tau")
+    choose(page, "Cascade", "xent")
+    slider.send_keys(Keys.HOME, *[Keys.ARROW_RIGHT] * 60)
+    tau = written["pooled"]["cascades"]["xent"]["curve"]["thresholds"][60]
+    for title in ("copy", "to_english"):
+        button = page.find_element(By.XPATH, f"//button[@data-panel][b='{title}']")
+        button.click()
+        assert button.get_attribute("aria-pressed") == "true"
+        curve = written["tasks"][title]["cascades"]["xent"]["curve"]
+        at = max(i for i, t in enumerate(curve["thresholds"]) if t is None or t >= tau)
+        check_figures(page, curve, at)
+        assert bool(page.find_elements(By.CSS_SELECTOR, "[data-figure=a1]")) == (title == "copy")
+        tau = curve["thresholds"][at]
+    choose(page, "Cascade", "cat")
+    theirs = written["tasks"]["to_english"]["cascades"]["cat"]["curve"]
+    check_figures(
+        page, theirs, int(np.argmin(np.abs(np.array(theirs["rate"]) - curve["rate"][at])))
+    )
+    choose(page, "Panel", "exact (group, 300)")
+    quality = written["groups"]["exact"]["cascades"]["cat"]["curve"]["quality"]
+    slider.send_keys(Keys.HOME)
+    assert float(figure(page, "quality")) == pytest.approx(quality[0], abs=6e-4)
+
+
+def test_the_chart_takes_keys_and_the_pointer(page, written):
+    chart = page.find_element(By.ID, "curve")
+    page.execute_script("arguments[0].focus()", chart)
+    before = int(chart.get_attribute("aria-valuenow"))
+    page.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    assert int(chart.get_attribute("aria-valuenow")) == before + 1
+    assert page.find_element(By.ID, "tau").get_attribute("value") == str(before + 1)
+    choose(page, "Across", "share deferred")
+    webdriver.ActionChains(page).move_to_element(chart).perform()
+    tip = page.find_element(By.CSS_SELECTOR, ".tip").text
+    # The pointer is in the middle of the picture, which is near the middle of the axis.
+    shares = [float(share) for share in re.findall(r"([\d.]+) %", tip)]
+    assert len(shares) == 2 and all(45 < share < 60 for share in shares)
+    for name in ("xent", "cat"):
+        assert name in tip
+
+
+def cards(page):
+    return page.find_elements(By.CSS_SELECTOR, ".card")
+
+
+def test_filters_leave_what_they_say(page, report):
+    table, teacher = report[1]["cat"], report[1]["cat"].teacher_quality >= 0.5
+    score, right = Average()(table.student), table.student_quality >= 0.5
+    choose(page, "Cascade", "cat")
+    slider = page.find_element(By.ID, "tau")
+    slider.send_keys(Keys.HOME, *[Keys.ARROW_RIGHT] * 80)
+    tau = page.execute_script("return JSON.parse(document.getElementById('data').textContent)")
+    tau = tau["panels"][0]["cascades"]["cat"]["thresholds"][80]
+
+    def shows(wanted):
+        def is_so(_):
+            text = page.find_element(By.ID, "matches").text
+            return text.startswith(f"{np.sum(wanted)} match, of 400")
+
+        WebDriverWait(page, 5).until(is_so, f"{np.sum(wanted)} wanted")
+        assert len(cards(page)) == min(10, np.sum(wanted))
+
+    shows(np.ones(400, bool))
+    choose(page, "Task", "add")
+    shows(table.task == "add")
+    choose(page, "Answers", "only the large model right")
+    shows((table.task == "add") & ~right & teacher)
+    choose(page, "At this τ", "kept")
+    wanted = (table.task == "add") & ~right & teacher & (score < tau)
+    assert 0 < wanted.sum() < np.sum((table.task == "add") & ~right & teacher)
+    shows(wanted)
+    slider.send_keys(Keys.END)  # where none is kept
+    shows(np.zeros(400, bool))
+    choose(page, "At this τ", "deferred")
+    shows((table.task == "add") & ~right & teacher)
+    choose(page, "Answers", "any answers")
+    choose(page, "Order", "highest score first")
+    found = [float(re.search(r"score ([\d.]+)", card.text)[1]) for card in cards(page)]
+    assert found == pytest.approx(np.sort(score[table.task == "add"])[::-1][:10].tolist(), rel=1e-3)
+    page.find_element(By.ID, "search").send_keys("QUESTION 13 ")
+    shows(np.arange(400) == 13)
+
+
+def test_markup_in_a_prompt_stays_text(page):
+    page.find_element(By.ID, "search").send_keys("hacked")
+    WebDriverWait(page, 5).until(lambda _: len(cards(page)) == 1)
+    assert student_records.EVIL in cards(page)[0].text
+    assert page.execute_script("return window.hacked") is None
+    assert len(page.find_elements(By.CSS_SELECTOR, ".card img, .card script")) == 0
+
+
+def test_tokens_have_their_probability_and_a_thicker_line_the_less_likely(page, report):
+    choose(page, "Cascade", "cat")
+    page.find_element(By.ID, "search").send_keys("question 5 ")
+    WebDriverWait(page, 5).until(lambda _: len(cards(page)) == 1)
+    table = report[1]["cat"]
+    start, end = table.student_offsets[5:7]
+    found = cards(page)[0].find_elements(By.CSS_SELECTOR, ".token")
+    assert len(found) == end - start
+    probabilities = np.exp(table.student_log_probs[start:end])
+    for token, probability in zip(found, probabilities, strict=True):
+        stated = float(token.get_attribute("title").removeprefix("probability "))
+        assert stated == pytest.approx(probability, abs=6e-4)
+    page.find_element(By.ID, "search").clear()
+    widths = {}
+    for token in page.find_elements(By.CSS_SELECTOR, "p .token"):
+        thickness = token.value_of_css_property("text-decoration-thickness")
+        line = token.value_of_css_property("text-decoration-line")
+        widths[token.text] = 0.0 if line == "none" else float(thickness.removesuffix("px"))
+    assert list(widths.values()) == sorted(set(widths.values())) and len(widths) == 4
+
+
+def test_whatever_takes_keys_has_a_name_and_every_table_heads(page):
+    selector = "button, select, input, [tabindex], [role=img], summary"
+    named = [
+        (element.tag_name, element.accessible_name)
+        for element in page.find_elements(By.CSS_SELECTOR, selector)
+        if element.is_displayed()
+    ]
+    assert len(named) > 15
+    assert [tag for tag, name in named if not name.strip()] == []
+    for table in page.find_elements(By.CSS_SELECTOR, "main table"):
+        if table.is_displayed():
+            assert table.find_elements(By.CSS_SELECTOR, "th[scope=col]")
+            assert table.find_elements(By.CSS_SELECTOR, "caption")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out(page, scheme):
+    """Contrast of at least 4.5 : 1, by WCAG's formula, and of 3 : 1 for lines of charts."""
+    page.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": scheme}]},  # fmt: skip
+    )
+
+    def luminance(name):
+        script = """
+            const probe = document.createElement("i");
+            probe.style.color = `var(--${arguments[0]})`;
+            document.body.append(probe);
+            return getComputedStyle(probe).color;"""
+        channels = np.array(re.findall(r"\d+", page.execute_script(script, name)), float) / 255
+        linear = np.where(
+            channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4
+        )
+        return linear @ [0.2126, 0.7152, 0.0722]
+
+    back = luminance("bg")
+    assert (back > 0.9) == (scheme == "light")
+    for name, least in [("ink", 7), ("soft", 4.5), ("accent", 4.5), ("good", 4.5), ("bad", 4.5),
+                        *((f"c{i}", 3) for i in range(7))]:  # fmt: skip
+        ours = luminance(name)
+        assert (max(ours, back) + 0.05) / (min(ours, back) + 0.05) >= least, name
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_nothing_sticks_out_of_a_phone(page):
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": True},
+    )
+    page.refresh()
+    widths = "return [document.documentElement.scrollWidth, window.innerWidth]"
+    assert page.execute_script(widths) == [420, 420]
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_without_javascript_the_whole_report_is_there(report):
+    browser = start(javascript=False)
+    try:
+        browser.get((report[0] / "report.html").as_uri())
+        pictures = browser.find_elements(By.TAG_NAME, "img")
+        assert len(pictures) >= 3 and all(picture.is_displayed() for picture in pictures)
+        text = browser.find_element(By.TAG_NAME, "main").text
+        for needed in ("Ship ", "area", "to_english", "Definitions", "schema version 1"):
+            assert needed in text
+        assert not browser.find_elements(By.CSS_SELECTOR, ".controls")
+    finally:
+        browser.quit()

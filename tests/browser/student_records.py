@@ -1,0 +1,75 @@
+"""Records of students that the page's tests evaluate: ties, four tasks, one of them with BLEU."""
+
+import numpy as np
+
+from cascade_jax.evaluation import corpus, quality, records
+from cascade_jax.evaluation.translation_metrics import Bleu
+
+EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
+TASKS = ("yes_no", "add", "copy", "to_english")
+_WORDS = "the cat sat on a mat and saw two birds in one old tree by the river".split()
+
+
+def write(path, name, skill, *, n=400, seed=0, pieces=True, **metadata):
+    """A student of some skill in [0, 1] beside one teacher; 10 tenths of log-probs, so with ties.
+
+    Example 0 has markup in its prompt, and `yes_no` is so easy that both models have it right.
+    """
+    shared, rng = np.random.default_rng(99), np.random.default_rng(seed)
+    task = np.array([TASKS[i % 4] for i in range(n)])
+    hard = shared.random(n) * (task != "yes_no")
+    targets = [" ".join(shared.choice(_WORDS, 6)) for _ in range(n)]
+    answers = {
+        "student": _answers(rng, targets, rng.random(n) < skill + (1 - skill) * (1 - hard)),
+        "teacher": _answers(shared, targets, shared.random(n) < 1 - 0.3 * hard),
+    }
+    lengths = [len(answer.split()) + 1 for answer in answers["student"]]
+    log_probs = [
+        np.full(length, -np.round(hard[i] + rng.random() * 0.4, 1) - 0.1)
+        for i, length in enumerate(lengths)
+    ]
+    is_bleu = task == "to_english"
+    columns = {
+        "mixture": ["demo"] * n,
+        "task": task,
+        "split": ["test"] * n,
+        "example_id": [f"{t}/test/{i}" for i, t in enumerate(task)],
+        "inputs": [EVIL if i == 0 else f"question {i} <b>of</b> {t}" for i, t in enumerate(task)],
+        "target": targets,
+        "metric": np.where(is_bleu, "sentence_bleu", "exact_match"),
+        "student_log_probs": log_probs,
+        "student_tokens": [np.ones(length, np.int32) for length in lengths],
+        "student_entropies": [-part for part in log_probs],
+        **{f"teacher_{kind}": [[]] * n for kind in ("tokens", "log_probs", "entropies")},
+        "student_flops_per_token": np.full(n, 2e6),
+        "teacher_flops_per_token": np.full(n, 1e7),
+    }
+    for model, texts in answers.items():
+        columns[f"{model}_answer"] = texts
+        exact = np.array([a == t for a, t in zip(texts, targets, strict=True)], float)
+        rows = np.flatnonzero(is_bleu)
+        pairs = [targets[i] for i in rows], [texts[i] for i in rows]
+        exact[rows] = quality.per_example_quality([Bleu()], *pairs)[1]
+        columns[f"{model}_quality"] = exact
+        counts = iter(Bleu().statistics(*pairs).tolist())
+        columns[f"{model}_statistics"] = [next(counts) if here else [] for here in is_bleu]
+    if pieces:
+        columns["student_pieces"] = [
+            [*(f"{word} " for word in answer.split()), "</s>"] for answer in answers["student"]
+        ]
+    metadata = {"name": name, "mixture": "demo", "split": "test", **metadata}
+    metadata["corpus_metrics"] = {"to_english": corpus.describe(Bleu())}
+    records.write(path, columns, metadata)
+    return str(path)
+
+
+def _answers(rng, targets, is_right):
+    """The targets, some words of them replaced where the answer is wrong."""
+    found = []
+    for target, right in zip(targets, is_right, strict=True):
+        words = np.array(target.split())
+        if not right:
+            words[rng.random(len(words)) < 0.6] = "dog"
+            words[0] = "dog"
+        found.append(" ".join(words))
+    return found

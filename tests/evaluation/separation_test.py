@@ -1,0 +1,189 @@
+"""Every figure of how a score tells errors, against brute force, scikit-learn and scipy."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from cascade_jax.evaluation import separation
+from cascade_jax.evaluation.cascades import Cascade
+
+QUICK = settings(max_examples=80, deadline=None)
+TIGHT = {"abs": 1e-9, "rel": 0}
+
+
+def scored(quality=(0.0, 1.0), max_size=25):
+    """(score, quality) of one length; scores of few values, so that there are ties."""
+    pairs = st.tuples(st.sampled_from([-1.0, 0.0, 0.25, 3.0, 7.5]), st.sampled_from(quality))
+    return st.lists(pairs, min_size=2, max_size=max_size).map(
+        lambda found: tuple(np.array(column) for column in zip(*found, strict=True))
+    )
+
+
+GRADED = scored((0.0, 0.2, 0.5, 0.9, 1.0))
+
+
+def one_kind(values):
+    return bool(np.all(values == values[0]))
+
+
+@QUICK
+@given(scored())
+def test_auroc_is_the_share_of_pairs_and_scikit_learns(cascade):
+    score, quality = cascade
+    errors, found = quality == 0, separation.auroc(score, quality == 0)
+    if one_kind(quality):
+        assert math.isnan(found)
+        return
+    pairs = [(e > r) + (e == r) / 2 for e in score[errors] for r in score[~errors]]
+    assert found == pytest.approx(np.mean(pairs), **TIGHT)
+    assert found == pytest.approx(roc_auc_score(errors, score), **TIGHT)
+
+
+@QUICK
+@given(scored())
+def test_auprc_is_the_sum_over_thresholds_and_scikit_learns(cascade):
+    score, quality = cascade
+    errors, found = quality == 0, separation.auprc(score, quality == 0)
+    if one_kind(quality):
+        assert math.isnan(found)
+        return
+    total, recall = 0.0, 0.0
+    for tau in sorted(set(score.tolist()), reverse=True):
+        caught = errors[score >= tau]
+        total += (caught.sum() / errors.sum() - recall) * caught.mean()
+        recall = caught.sum() / errors.sum()
+    assert found == pytest.approx(total, **TIGHT)
+    assert found == pytest.approx(average_precision_score(errors, score), **TIGHT)
+
+
+def rejection_area(uncertainty, quality, max_rejection):
+    """The mean quality of what is left, as lm-polygraph's PredictionRejectionArea has it.
+
+    Written anew from its definition: the surest first, means of the first k, over the k that leave
+    at most a share of n rejected.
+    """
+    n = len(quality)
+    rejected = int(max_rejection * n)
+    first = np.argsort(uncertainty, kind="stable")
+    means = [quality[first[:k]].mean() for k in range(n - rejected + 1, n + 1)]
+    return sum(means) / rejected
+
+
+def rejection_ratio(uncertainty, quality, max_rejection):
+    oracle = rejection_area(-quality, quality, max_rejection)
+    random = quality.mean()
+    found = rejection_area(uncertainty, quality, max_rejection)
+    return (found - random) / (oracle - random)
+
+
+@QUICK
+@given(GRADED, st.sampled_from([1.0, 0.5, 0.3]), st.randoms(use_true_random=False))
+def test_prr_without_ties_is_that_of_the_definition(cascade, max_rejection, random):
+    _, quality = cascade
+    score = np.arange(len(quality), dtype=float)
+    random.shuffle(score)
+    found = separation.prr(score, quality, max_rejection)
+    if one_kind(quality) or int(max_rejection * len(quality)) < 2:
+        assert math.isnan(found)
+        return
+    assert found == pytest.approx(rejection_ratio(score, quality, max_rejection), **TIGHT)
+    # lm-polygraph brings the quality to [0, 1] first; it changes nothing.
+    stretched = 3 * quality - 1
+    assert found == pytest.approx(rejection_ratio(score, stretched, max_rejection), **TIGHT)
+
+
+@settings(max_examples=15, deadline=None)
+@given(scored((0.0, 0.3, 1.0), max_size=6))
+def test_prr_of_ties_is_the_mean_over_their_orders(cascade):
+    score, quality = cascade
+    if one_kind(quality):
+        return
+    orders = [
+        np.array(order)
+        for order in itertools.permutations(range(len(score)))
+        if np.all(np.diff(score[list(order)]) >= 0)
+    ]
+    for share in (1.0, 0.5):
+        if int(share * len(score)) < 2:
+            assert math.isnan(separation.prr(score, quality, share))
+            continue
+        ranks = [np.argsort(order).astype(float) for order in orders]
+        mean = np.mean([rejection_ratio(rank, quality, share) for rank in ranks])
+        assert separation.prr(score, quality, share) == pytest.approx(mean, **TIGHT)
+
+
+def test_prr_at_random_is_zero_and_of_the_oracle_one():
+    rng = np.random.default_rng(0)
+    quality = rng.random(300)
+    assert separation.prr(-quality, quality) == pytest.approx(1.0)
+    assert separation.prr(np.zeros(300), quality) == pytest.approx(0.0, abs=1e-12)
+    assert abs(np.mean([separation.prr(rng.random(300), quality) for _ in range(300)])) < 0.02
+    with pytest.raises(ValueError, match=r"max_rejection lies in \(0, 1\], got 1.5"):
+        separation.prr(quality, quality, 1.5)
+
+
+@QUICK
+@given(GRADED)
+def test_correlations_are_scipys(cascade):
+    score, quality = cascade
+    pairs = (
+        (separation.pearson, scipy.stats.pearsonr),
+        (separation.spearman, scipy.stats.spearmanr),
+    )
+    for ours, theirs in pairs:
+        found = ours(score, quality)
+        if one_kind(score) or one_kind(quality):
+            assert math.isnan(found)
+        else:
+            assert found == pytest.approx(theirs(score, quality).statistic, **TIGHT)
+
+
+def cascade_of(n=200, seed=0, graded=False):
+    rng = np.random.default_rng(seed)
+    quality = rng.random(n) if graded else (rng.random(n) < 0.6) * 1.0
+    score = rng.random(n) - quality
+    return Cascade(score, quality, np.ones(n), 1.0, 1.0, confidence=np.exp(-1 - score))
+
+
+def test_a_cascades_figures_are_those_of_its_score_and_confidence():
+    cascade = cascade_of()
+    found = separation.separation(cascade)
+    errors = cascade.student_quality == 0
+    assert found.auroc == separation.auroc(cascade.score, errors)
+    assert found.auprc == separation.auprc(cascade.score, errors)
+    assert found.prr_half == separation.prr(cascade.score, cascade.student_quality, 0.5)
+    assert found.spearman == separation.spearman(cascade.score, cascade.student_quality)
+    assert found.error_share == errors.mean()
+    assert found.ece == found.reliability.ece and found.ece_scaled == found.reliability_scaled.ece
+    assert 0 < found.overlap < 1
+
+
+def test_graded_quality_leaves_undefined_what_needs_right_and_wrong():
+    found = separation.separation(cascade_of(graded=True))
+    assert all(map(math.isnan, (found.auroc, found.auprc, found.overlap, found.error_share)))
+    assert all(map(math.isfinite, (found.prr, found.pearson, found.spearman, found.ece)))
+
+
+def test_without_confidence_only_the_score_is_judged():
+    cascade = Cascade(**(vars(cascade_of()) | {"confidence": None}))
+    found = separation.separation(cascade)
+    assert math.isnan(found.ece) and math.isnan(found.overlap) and found.reliability is None
+    assert math.isfinite(found.auroc)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
+@pytest.mark.parametrize("n", [1, 7])
+def test_one_kind_of_answers_is_undefined_and_never_an_error(value, n):
+    rng = np.random.default_rng(0)
+    quality = np.full(n, value)
+    cascade = Cascade(rng.random(n), quality, np.ones(n), 1.0, 1.0, confidence=rng.random(n))
+    found = separation.separation(cascade)
+    names = ("auroc", "auprc", "prr", "prr_half", "pearson", "spearman", "overlap", "ece")
+    assert all(math.isnan(getattr(found, name)) for name in (*names, "ece_scaled"))
+    assert found.reliability.count.sum() == n and found.reliability_scaled is None
