@@ -30,3 +30,14 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a UTF-8 text file, replacing an older one only when the new one is whole."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_not_read(output: str | os.PathLike, *read: str | os.PathLike | None) -> None:
+    """Refuses to write over a file that is to be read.
+
+    Raises:
+      ValueError: which.
+    """
+    for path in read:
+        if path is not None and Path(path).resolve() == Path(output).resolve():
+            raise ValueError(f"{output} is what is read; give the output another name")

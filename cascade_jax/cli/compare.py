@@ -25,7 +25,8 @@ arguments:
   FOLDER                 an experiment: the tables of FOLDER/records/<split>
 flags:
   --split NAME           of folders; not needed where a folder has one split
-  --names A,B            these tables of folders only
+  --names A,B            these tables of folders only, in this order: the first is what the
+                         others are compared with
   --output FOLDER        where the report goes; runs/compare if not given
   --score NAME           average if not given; minimum, maximum, sum, quantile_0.8, entropy, ...,
                          or a file that `cascade-jax fit-router` wrote
@@ -85,6 +86,7 @@ def run(config: CompareConfig) -> None:
       FileNotFoundError: a file or folder that is not there.
       ValueError: a name that is not known, or records that do not compare.
     """
+    from cascade_jax.cli import evaluate as evaluate_command
     from cascade_jax.evaluation import evaluate
 
     files = records_files(config)
@@ -96,24 +98,7 @@ def run(config: CompareConfig) -> None:
         cost=_cost(config.cost),
         bootstrap_samples=config.bootstrap,
     )
-    found = evaluate.evaluate(given)
-    print(evaluate.format_table(found))
-    for name in found.pooled.comparisons:
-        print("\n" + format_comparison(name, found.pooled))
-    print(f"\nOpen {Path(config.output) / 'report.html'}")
-
-
-def format_comparison(name: str, panel) -> str:
-    """Whether one cascade is better than the first, in a few lines of text."""
-    found = panel.comparisons[name]
-    rows = [("area", found.area)]
-    points = zip(panel.references.rates, found.at_rate, strict=True)
-    rows += [(f"at {100 * rate:.0f} % deferred", difference) for rate, difference in points]
-    lines = [f"{name} minus {found.first}:"]
-    for label, difference in rows:
-        ends = f"[{difference.low:+.3f}, {difference.high:+.3f}]"
-        lines.append(f"  {label:<16} {difference.value:+.3f} {ends}  p {difference.p_value:.2g}")
-    return "\n".join(lines)
+    evaluate_command.run(given)
 
 
 def records_files(config: CompareConfig) -> list[str]:
@@ -137,7 +122,9 @@ def records_files(config: CompareConfig) -> list[str]:
 
 
 def _of_folder(folder: str, config: CompareConfig) -> dict[str, str]:
-    """Tables of an experiment by name."""
+    """Tables of an experiment, or of the folder of a split, by name."""
+    if any(Path(folder).glob("*.parquet")):
+        return _chosen(Path(folder), config)
     tables = Path(folder) / "records"
     splits = sorted(path.name for path in tables.glob("*") if any(path.glob("*.parquet")))
     if not splits:
@@ -149,11 +136,15 @@ def _of_folder(folder: str, config: CompareConfig) -> dict[str, str]:
     if split not in splits:
         hint = did_you_mean(split, splits)
         raise ValueError(f"{tables} has no split {split!r}{hint} (there are: {', '.join(splits)})")
-    there = {path.stem: str(path) for path in sorted((tables / split).glob("*.parquet"))}
+    return _chosen(tables / split, config)
+
+
+def _chosen(folder: Path, config: CompareConfig) -> dict[str, str]:
+    there = {path.stem: str(path) for path in sorted(folder.glob("*.parquet"))}
     for name in config.names:
         if name not in there:
             raise ValueError(
-                f"{tables / split} has no table {name!r}{did_you_mean(name, there)} (there are: "
+                f"{folder} has no table {name!r}{did_you_mean(name, there)} (there are: "
                 f"{', '.join(there)})"
             )
     return {name: there[name] for name in config.names or there}
@@ -182,7 +173,7 @@ def _scores(names: tuple[str, ...]):
 
     if names == ("standard",):
         return scores.STANDARD
-    if names == ("all",):
+    if names in (("all",), ("available",)):
         return "available"
     return tuple(_score(name) for name in names)
 
@@ -191,14 +182,15 @@ def _cost(name: str):
     """A cost model by its name."""
     from cascade_jax.evaluation import costs
 
-    kind, equals, prices = name.partition("=")
-    if kind == "price" and equals:
+    kind, _, prices = name.partition("=")
+    if kind == "price":
         try:
-            return costs.Price(*map(float, prices.split(",")))
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"--cost {name}: expected four prices, as in price=0.1,0.4,1,4 ({error})"
-            ) from None
+            four = [float(price) for price in prices.split(",")]
+        except ValueError:
+            four = []
+        if len(four) != 4:
+            raise ValueError(f"--cost {name}: expected four prices, as in --cost price=0.1,0.4,1,4")
+        return costs.Price(*four)
     plain = {"parameters": costs.Parameters, "flops": costs.Flops, "latency": costs.Latency}
     if name not in plain:
         hint = did_you_mean(kind, [*plain, "price"])

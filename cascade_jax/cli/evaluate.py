@@ -15,6 +15,7 @@ CONFIG = "cascade_jax.evaluation.evaluate.EvaluateConfig"
 
 def run(config) -> None:
     """Runs the command on its built config."""
-    from cascade_jax.evaluation import evaluate
+    from cascade_jax.evaluation import evaluate, terminal
 
-    print(evaluate.format_table(evaluate.evaluate(config)))
+    found = evaluate.evaluate(config)
+    print(evaluate.format_table(found) + "\n\n" + terminal.below(found, config.output_dir))

@@ -150,7 +150,8 @@ def load(path: str | os.PathLike, features: router_features.Features | None = No
             arrays = dict(file.items())
         about = json.loads(str(arrays.pop(_ABOUT)))
     except (*_NO_ROUTER, zipfile.BadZipFile) as error:
-        raise ValueError(f"{os.fspath(path)} is not a file of a router: {error}") from None
+        what = "it has no arrays" if "pickle" in str(error) else error
+        raise ValueError(f"{os.fspath(path)} is not a file of a router: {what}") from None
     try:
         router = _built(about, arrays)
     except KeyError as error:

@@ -192,6 +192,9 @@ def _write_pictures(
         pictures["groups"] = plots.grid_figure(list(evaluation.groups.values()))
     if evaluation.scores:
         pictures["scores"] = plots_scores.scores_figure(pooled)
+    for name in {"tasks", "groups", "scores"} - set(pictures):  # of an evaluation before this one
+        for kind in ("png", "svg"):
+            (output_dir / f"{name}.{kind}").unlink(missing_ok=True)
     images = {}
     for name, picture in pictures.items():
         images[name] = plots.png(picture)
@@ -254,7 +257,7 @@ def format_table(evaluation: Evaluation) -> str:
         values = [summary.student_quality, summary.area, *summary.quality_at_rate]
         row = [name, *(f"{estimate.value:.3f}" for estimate in values)]
         s_d = summary.s_d_ideal.value
-        row += [format_cost(summary.cost_at_quality[label].value)]
+        row += [format_cost(summary.cost_at_quality[label].value, pooled.cost_unit)]
         rows.append([*row, "–" if math.isnan(s_d) else f"{s_d:.3f}"])
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = []

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cascade_jax import files
 from cascade_jax.evaluation import answer_metrics, corpus, exchange_join, quality, records
 from cascade_jax.evaluation import records_schema as schema
 from cascade_jax.evaluation.exchange_answers import ModelAnswer
@@ -29,6 +30,7 @@ METRICS: dict[str, Callable] = {
     "corpus_chrf": Chrf(),
 }
 EMPTY = ("refuse", "drop")
+SEVERAL_TARGETS = "has_several_targets"  # in the metadata: the column holds them joined by " | "
 _MODELS = ("student", "teacher")
 
 
@@ -102,6 +104,7 @@ def from_jsonl(config: ExchangeConfig) -> Exchanged:
         not join, an answer without tokens, no target or quality.
       RecordsError: what `records.write` refuses.
     """
+    files.check_not_read(config.output, config.student, config.teacher, config.targets)
     joined = exchange_join.read(config.student, config.teacher, config.targets, config.format)
     dropped = _without_empty(joined, config.empty)
     metadata = joined.metadata | {
@@ -114,7 +117,7 @@ def from_jsonl(config: ExchangeConfig) -> Exchanged:
             raise ExchangeError(f"no {key} is given; --{key} says it")
     if dropped:
         metadata["dropped_empty"] = len(dropped)
-    columns = _columns_about(joined, metadata)
+    columns = _columns_about(config, joined, metadata)
     columns |= _qualities(config, joined, columns, metadata)
     left_out: dict[str, int] = {}
     for model in _MODELS:
@@ -152,7 +155,9 @@ def _without_empty(joined: Joined, empty: str) -> list[str]:
     return found
 
 
-def _columns_about(joined: Joined, metadata: Mapping[str, Any]) -> dict[str, list]:
+def _columns_about(
+    config: ExchangeConfig, joined: Joined, metadata: dict[str, Any]
+) -> dict[str, list]:
     about = [joined.about[example_id] for example_id in joined.student]
     defaults = {
         "task": metadata["mixture"],
@@ -164,7 +169,12 @@ def _columns_about(joined: Joined, metadata: Mapping[str, Any]) -> dict[str, lis
     columns = {
         name: [row.get(name, default) for row in about] for name, default in defaults.items()
     }
+    for name in ("mixture", "split"):  # what was given stands over what lines say
+        if getattr(config, name) is not None:
+            columns[name] = [getattr(config, name)] * len(about)
     targets = [row.get("target", "") for row in about]
+    if any(not isinstance(target, str) for target in targets):
+        metadata[SEVERAL_TARGETS] = True
     columns["target"] = [t if isinstance(t, str) else " | ".join(t) for t in targets]
     return columns | {"example_id": list(joined.student)}
 
@@ -174,6 +184,11 @@ def _qualities(
 ) -> dict[str, Any]:
     """Quality of both models' answers, and what else the metric gives."""
     if config.metric in METRICS:
+        if metadata.get(SEVERAL_TARGETS) and not config.targets and _are_texts(joined):
+            raise ExchangeError(
+                f"--metric {config.metric}: some rows had several targets, of which records keep "
+                "one text; give them anew with --targets"
+            )
         return _computed(METRICS[config.metric], joined, columns, metadata)
     field = config.metric or "quality"
     found: dict[str, Any] = {}
@@ -192,6 +207,10 @@ def _qualities(
     if config.metric or not all(columns["metric"]):
         found["metric"] = [field] * len(joined.student)
     return found
+
+
+def _are_texts(joined: Joined) -> bool:
+    return all(isinstance(row.get("target", ""), str) for row in joined.about.values())
 
 
 def _computed(

@@ -26,7 +26,9 @@ def to_jsonl(path: str | os.PathLike, output: str | os.PathLike) -> int:
 
     Raises:
       FileNotFoundError, RecordsError: see `records.read`.
+      ValueError: output is the records file itself.
     """
+    files.check_not_read(output, path)
     table = records.read(path)
     with files.replacing(output) as temporary, open(temporary, "w", encoding="utf-8") as lines:
         lines.write(json.dumps({METADATA: dict(table.metadata)}, ensure_ascii=False) + "\n")

@@ -56,7 +56,9 @@ def _summary(panel: Panel) -> str:
         difference = found.area_minus_first
         is_first = not rows
         cells.append("–" if is_first else _estimate(difference, signed=True))
-        cells += [format_cost(cost.value) for cost in found.cost_at_quality.values()]
+        cells += [
+            format_cost(cost.value, panel.cost_unit) for cost in found.cost_at_quality.values()
+        ]
         rows.append([name, *cells, _number(found.s_d_ideal.value), _number(found.auroc)])
     return _table(head, rows)
 

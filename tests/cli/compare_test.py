@@ -34,6 +34,12 @@ def test_a_folder_gives_its_tables(experiment):
     ]
 
 
+def test_the_folder_of_a_split_gives_its_tables_too(experiment):
+    assert files_of(experiment / "records" / "validation") == [
+        f"xent={experiment}/records/validation/xent.parquet"
+    ]
+
+
 def test_two_folders_keep_tables_of_one_name_apart(experiment, tmp_path):
     other = tmp_path / "again"
     (other / "records" / "test").mkdir(parents=True)
@@ -52,6 +58,7 @@ def test_two_folders_keep_tables_of_one_name_apart(experiment, tmp_path):
         (("{demo}", "--split", "test", "--score", "avrage"), "no score 'avrage'.*'average'"),
         (("{demo}", "--split", "test", "--cost", "flop"), "no cost 'flop'.*'flops'"),
         (("{demo}", "--split", "test", "--cost", "price=1,2"), "expected four prices"),
+        (("{demo}", "--split", "test", "--cost", "price"), "expected four prices"),
         (("none.parquet",), "none.parquet: no such records file"),
         (("{demo}", "--bootstrap", "0"), "bootstrap"),
     ],

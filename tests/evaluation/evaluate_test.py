@@ -164,6 +164,16 @@ def test_the_order_of_rows_changes_nothing(outcome, tmp_path):
     assert ours["pooled"] == theirs["pooled"] and ours["tasks"] == theirs["tasks"]
 
 
+def test_pictures_of_an_evaluation_before_are_taken_away(outcome, tmp_path):
+    evaluation, folder, *_ = outcome
+    for name in ("scores.png", "scores.svg", "mine.png"):
+        (tmp_path / name).write_text("old")
+    files = {source.name: source.path for source in evaluation.sources}
+    evaluate(files, tmp_path, bootstrap_samples=5)
+    assert not (tmp_path / "scores.png").exists() and not (tmp_path / "scores.svg").exists()
+    assert (tmp_path / "mine.png").exists()
+
+
 def test_the_table_is_aligned_and_holds_the_figures(outcome):
     result, _, _ = outcome
     title, _, head, rule, *rows = format_table(result).split("\n")

@@ -1,5 +1,6 @@
 """Records of answers that other systems wrote: every format, round trips, every refusal."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -315,6 +316,40 @@ def test_records_come_back_from_a_plain_table_as_they_were(tmp_path, has_all):
         assert first[name].to_pylist() == second[name].to_pylist(), name
     read = [records.read(tmp_path / name).metadata for name in "ab"]
     assert read[0] == read[1]
+
+
+def test_several_targets_do_not_come_back_as_one(tmp_path):
+    lines = [table_line(i) | {"target": [TARGETS[i], "other"]} for i in range(N)]
+    given = {"student": write(tmp_path / "both.jsonl", lines)}
+    assert convert(tmp_path, given).student_quality.tolist() == [
+        float(bool(i % 3)) for i in range(N)
+    ]
+    exchange_table.to_jsonl(tmp_path / "r.parquet", tmp_path / "back.jsonl")
+    again = ExchangeConfig(str(tmp_path / "back.jsonl"), str(tmp_path / "c"), metric="accuracy")
+    with pytest.raises(ExchangeError, match="several targets.* give them anew with --targets"):
+        exchange.from_jsonl(again)
+    targets = [{"id": f"q{i}", "target": lines[i]["target"]} for i in range(N)]
+    file = write(tmp_path / "targets.jsonl", targets)
+    exchange.from_jsonl(dataclasses.replace(again, targets=file))
+    read = [records.read(tmp_path / name).student_quality for name in ("r.parquet", "c")]
+    np.testing.assert_array_equal(*read)
+
+
+def test_what_is_read_is_not_written_over(tmp_path):
+    made = config(tmp_path)
+    with pytest.raises(ValueError, match="is what is read"):
+        exchange.from_jsonl(dataclasses.replace(made, output=made.student))
+    exchange.from_jsonl(made)
+    with pytest.raises(ValueError, match="is what is read"):
+        exchange_table.to_jsonl(made.output, made.output)
+    assert len(records.read(made.output)) == N
+
+
+def test_a_split_that_is_given_is_that_of_all_rows(tmp_path):
+    lines = [table_line(i) | {"split": "test", "mixture": "old"} for i in range(N)]
+    given = {"student": write(tmp_path / "both.jsonl", lines)}
+    read = convert(tmp_path, given, split="calibration", mixture="new")
+    assert set(read.split) == {"calibration"} and set(read.mixture) == {"new"}
 
 
 def test_empty_answers_are_refused_or_dropped(tmp_path):
