@@ -80,6 +80,8 @@ def deferral_order(
       ValueError: if there is no example, or a score is NaN or infinite.
     """
     score = np.asarray(score)
+    if score.dtype.kind != "f":  # the largest unsigned number turned negative would be small
+        score = score.astype(np.float64)
     if score.size == 0:
         raise ValueError("a curve needs at least one example, got none")
     bad = np.flatnonzero(~np.isfinite(score))

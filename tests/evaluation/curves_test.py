@@ -337,3 +337,10 @@ def test_a_rate_outside_zero_to_one_is_refused():
     curve = _curve(np.array([1.0]), np.array([0.0]), np.array([1.0]))
     with pytest.raises(ValueError, match=r"lies in \[0, 1\], got 1.5"):
         curves.quality_at_rate(curve, 1.5)
+
+
+@pytest.mark.parametrize("score", [np.array([0, 1, 3], np.uint8), np.array([-(2**63), 0, 1])])
+def test_whole_numbers_are_in_order_too(score):
+    order, ends = curves.deferral_order(score)
+    assert order.tolist() == list(range(len(score)))[::-1]
+    assert ends.tolist() == list(range(1, len(score) + 1))

@@ -187,3 +187,8 @@ def test_one_kind_of_answers_is_undefined_and_never_an_error(value, n):
     names = ("auroc", "auprc", "prr", "prr_half", "pearson", "spearman", "overlap", "ece")
     assert all(math.isnan(getattr(found, name)) for name in (*names, "ece_scaled"))
     assert found.reliability.count.sum() == n and found.reliability_scaled is None
+
+
+def test_quality_may_be_unsigned():
+    score, right = np.array([0.1, 0.9, 0.3]), np.array([1, 0, 1], np.uint8)
+    assert separation.ranking(score, right) == separation.ranking(score, right * 1.0)
