@@ -381,3 +381,27 @@ def test_without_javascript_the_whole_report_is_there(report):
         assert not browser.find_elements(By.CSS_SELECTOR, ".controls")
     finally:
         browser.quit()
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """Cascades whose names are whole numbers, which an object of JavaScript puts in order."""
+    folder = tmp_path_factory.mktemp("numbered")
+    names = ("b", "20", "3")
+    files = [student_records.write(folder / n, n, 0.1 * i, seed=i) for i, n in enumerate(names)]
+    evaluate.evaluate(files, folder / "report", bootstrap_samples=2)
+    return folder / "report", names
+
+
+def test_the_legend_is_that_of_the_curves_whatever_their_names(browser, numbered):
+    folder, names = numbered
+    browser.get((folder / "report.html").as_uri())
+    choose(browser, "Across", "share deferred")
+    written = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    drawn = [p.get_attribute("d") for p in browser.find_elements(By.CSS_SELECTOR, "#curve .series")]
+    starts = [float(re.match(r"M[\d.]+ ([\d.]+)", path)[1]) for path in drawn]
+    wanted = [written["pooled"]["cascades"][n]["curve"]["quality"][0] for n in names]
+    assert np.argsort(starts).tolist() == np.argsort(wanted)[::-1].tolist()
+    legend = browser.find_elements(By.CSS_SELECTOR, ".legend button")
+    assert len(legend) == len(names)
+    assert all(button.text.startswith(name) for button, name in zip(legend, names, strict=True))

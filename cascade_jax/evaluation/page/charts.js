@@ -56,7 +56,7 @@ function drawCurves(svg, panel, { width, height, axis, chosen, point, isSmall })
   sized(svg, width, height);
   const box = { left: isSmall ? 38 : 50, right: width - (isSmall ? 6 : 16),
     top: isSmall ? 8 : 28, bottom: height - (isSmall ? 20 : 46) };
-  const names = Object.keys(panel.cascades);
+  const names = data.names; // keys of an object would put names that are numbers first
   const across = horizontal(panel, axis);
   const shown = panel.cascades[chosen];
   const [low, high] = extent([...names.flatMap((name) => panel.cascades[name].quality),
