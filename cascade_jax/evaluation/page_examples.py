@@ -29,7 +29,7 @@ def sample(
       tables: aligned records by cascade name.
       scores: deferral scores by cascade name.
       seed: of the draw.
-      max_examples, max_bytes: where it ends; bytes are those of the rows as JSON.
+      max_examples, max_bytes: where it ends; bytes are those of the rows in the page.
 
     Returns:
       ``total`` examples there are, and the ``rows`` drawn, in the order of the records. A row has
@@ -43,7 +43,7 @@ def sample(
     rows, used = {}, 0
     for position, row in enumerate(drawn.tolist()):
         rows[row] = _describe(tables, scores, position)
-        used += len(json.dumps(rows[row], ensure_ascii=False).encode())
+        used += _bytes(rows[row])
         if used > max_bytes:
             del rows[row]
             break
@@ -99,6 +99,12 @@ def _tokens(table: Records, row: int) -> dict[str, Sequence[Any]]:
     if pieces is not None:
         found["pieces"] = list(pieces[:_TOKEN_LIMIT])
     return found
+
+
+def _bytes(row: Mapping[str, Any]) -> int:
+    """Of a row in the page, where each of ``<>&`` is an escape of six characters."""
+    text = json.dumps(row, ensure_ascii=False)
+    return len(text.encode()) + 5 * sum(map(text.count, "<>&"))
 
 
 def _cut(text: str) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cascade_jax.evaluation import page_examples, records
+from cascade_jax.evaluation import page_data, page_examples, records
 
 TASKS = ("large", "small")
 
@@ -106,3 +106,10 @@ def test_long_texts_and_answers_say_what_is_left_out(tmp_path):
     table = write(tmp_path / "a", "a", [True], text=lambda i: "x" * 5000)
     (row,) = page_examples.sample({"a": table}, {"a": np.zeros(1)})["rows"]
     assert row["inputs"] == "x" * 4000 + "… (1,000 more characters are in the records)"
+
+
+def test_what_the_page_escapes_counts(tmp_path):
+    tables = {"a": write(tmp_path / "a", "a", np.ones(300), text=lambda i: "<&>" * 200)}
+    found = page_examples.sample(tables, {"a": np.zeros(300)}, max_bytes=100_000)
+    size = len(page_data.script_text(found["rows"]))
+    assert 90_000 < size <= 100_000
