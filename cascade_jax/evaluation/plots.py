@@ -36,6 +36,7 @@ STYLE = {
     "axes.axisbelow": True,
     "legend.frameon": False,
     "axes.titlesize": 10,
+    "text.parse_math": False,  # names are shown as they are, be there dollars in them
 }
 _POINTS = 401
 _GAIN_DASH = (0, (5, 2, 1, 2))

@@ -155,3 +155,10 @@ def test_a_handful_of_examples_can_be_drawn(n):
 def test_pyplot_and_its_global_state_stay_out():
     code = "import sys, cascade_jax.evaluation.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_names_with_dollars_are_shown_as_they_are():
+    panel = _panel(names=("a$_$", "b"), title="costs $1 and $^$")
+    drawn = plots.svg(plots.curve_figure(panel))
+    assert plots.png(plots.grid_figure([panel])).startswith(b"\x89PNG")
+    assert "a$_$" in drawn.decode() and "$^$" in drawn.decode()
