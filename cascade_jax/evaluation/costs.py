@@ -227,14 +227,11 @@ def prefix_of(most: float, unit: str) -> tuple[float, str]:
     )
 
 
-def format_cost(value: float, unit: str = "") -> str:
-    """A cost with three digits and an SI prefix, ``2.21 M``; "–" for NaN, "∞" for inf.
-
-    Seconds are written out, ``2.89 ms``: an m alone reads as minutes, or millions.
-    """
+def format_cost(value: float) -> str:
+    """A cost with three digits and an SI prefix, ``2.21 M``; "–" for NaN, "∞" for inf."""
     if math.isnan(value):
         return "–"
     if math.isinf(value):
         return "∞"
     scale, prefix = prefix_of(abs(value), "FLOPs")
-    return f"{value / scale:.3g} {prefix}{'s' if unit == 's' else ''}".strip()
+    return f"{value / scale:.3g} {prefix}".strip()

@@ -18,9 +18,10 @@ from cascade_jax.evaluation import (
     plots_scores,
     records,
     report,
+    report_format,
 )
 from cascade_jax.evaluation.cascades import Cascade
-from cascade_jax.evaluation.costs import CostModel, Parameters, format_cost, short_label
+from cascade_jax.evaluation.costs import CostModel, Parameters, short_label
 from cascade_jax.evaluation.metrics import Evaluation
 from cascade_jax.evaluation.metrics_json import to_json
 
@@ -87,10 +88,11 @@ class EvaluateConfig:
                     f"{field} must be a deferral score such as Average(), got {score!r} (a class "
                     "needs its brackets)"
                 )
-        names = [name_of(score) for score in several]
+        # The main score may be among the others: it is then shown once.
+        names = [name_of(self.score)] + [name_of(s) for s in several if s != self.score]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two of scores are named {name!r}; names must differ")
+                raise ValueError(f"two scores are named {name!r}; names must differ")
 
     def _fill_in(self) -> None:
         """Paths of the experiment, where none were given."""
@@ -257,7 +259,7 @@ def format_table(evaluation: Evaluation) -> str:
         values = [summary.student_quality, summary.area, *summary.quality_at_rate]
         row = [name, *(f"{estimate.value:.3f}" for estimate in values)]
         s_d = summary.s_d_ideal.value
-        row += [format_cost(summary.cost_at_quality[label].value, pooled.cost_unit)]
+        row += [report_format.cost(summary.cost_at_quality[label].value, pooled.cost_unit)]
         rows.append([*row, "–" if math.isnan(s_d) else f"{s_d:.3f}"])
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = []

@@ -4,8 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from cascade_jax.evaluation import curves, figures
-from cascade_jax.evaluation.costs import format_cost, short_label
+from cascade_jax.evaluation.costs import short_label
 from cascade_jax.evaluation.metrics import Difference, Estimate, Evaluation, Panel
+from cascade_jax.evaluation.report_format import cost as _cost
+from cascade_jax.evaluation.report_format import cost_text
 
 _CURVE_RATES = tuple(step / 10 for step in range(11))
 
@@ -56,9 +58,7 @@ def _summary(panel: Panel) -> str:
         difference = found.area_minus_first
         is_first = not rows
         cells.append("–" if is_first else _estimate(difference, signed=True))
-        cells += [
-            format_cost(cost.value, panel.cost_unit) for cost in found.cost_at_quality.values()
-        ]
+        cells += [_cost(e.value, panel.cost_unit) for e in found.cost_at_quality.values()]
         rows.append([name, *cells, _number(found.s_d_ideal.value), _number(found.auroc)])
     return _table(head, rows)
 
@@ -88,7 +88,7 @@ def _scores(panel: Panel) -> str:
 def _comparisons(panel: Panel) -> str:
     points = panel.references
     head = ["cascade", *(f"at {100 * rate:.0f} %" for rate in points.rates)]
-    head += [f"at {format_cost(cost)} {short_label(panel.cost_label)}" for cost in points.costs]
+    head += [f"at {cost_text(panel, value)}" for value in points.costs]
     rows = [
         [name, *map(_difference, (*found.at_rate, *found.at_cost, found.area))]
         for name, found in panel.comparisons.items()
@@ -130,7 +130,8 @@ def _figures(evaluation: Evaluation) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+    plain = [[cell.replace("|", r"\|") for cell in cells] for cells in (head, *rows)]
+    lines = [plain[0], ["---"] * len(head), *plain[1:]]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -146,5 +147,5 @@ def _estimate(estimate: Estimate, signed: bool = False) -> str:
 
 
 def _difference(found: Difference) -> str:
-    p = "–" if math.isnan(found.p_value) else f"{found.p_value:.3f}"
-    return f"{_estimate(Estimate(found.value, found.low, found.high), signed=True)}, p {p}"
+    p = f"p {_number(found.p_value)}" if not found.p_value < 0.001 else "p < 0.001"
+    return f"{_estimate(Estimate(found.value, found.low, found.high), signed=True)}, {p}"

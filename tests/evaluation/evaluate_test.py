@@ -1,7 +1,9 @@
 """From records files to metrics.json, plots, the report and the terminal table."""
 
+import dataclasses
 import json
 import math
+from typing import ClassVar
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,11 +13,22 @@ import pytest
 from cascade_jax.deferral.scores import AnswerTokens, Average, Sum
 from cascade_jax.evaluation import evaluate as evaluate_module
 from cascade_jax.evaluation import records
-from cascade_jax.evaluation.costs import Parameters
+from cascade_jax.evaluation.costs import Parameters, Price
 from cascade_jax.evaluation.evaluate import EvaluateConfig, evaluate, format_table, to_json
 from cascade_jax.evaluation.records import RecordsError
 
 N = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class _Named:
+    """Scores of one name that differ, as two saved routers of one kind do."""
+
+    which: int
+    name: ClassVar[str] = "router"
+
+    def __call__(self, answers):
+        return np.zeros(answers.num_examples)
 
 
 def write(path, name, seed=0, changes=None, metadata=None, n=N):
@@ -242,7 +255,7 @@ def test_two_schema_versions(outcome, tmp_path):
 
 def test_different_examples(outcome, tmp_path):
     fewer = write(tmp_path / "fewer", "fewer", n=30)
-    with pytest.raises(RecordsError, match="different examples, .* first '"):
+    with pytest.raises(RecordsError, match="different examples, .*: missing '.*; more '"):
         evaluate([outcome[2][0], fewer], tmp_path)
 
 
@@ -297,7 +310,16 @@ def test_nothing_is_written_when_the_input_is_bad(tmp_path):
         ),
         (
             {"records_files": ["a"], "output_dir": "o", "scores": [Sum(), Sum()]},
-            "two of scores are named 'sum'",
+            "two scores are named 'sum'",
+        ),
+        (
+            {
+                "records_files": ["a"],
+                "output_dir": "o",
+                "score": _Named(1),
+                "scores": [Sum(), _Named(2)],
+            },
+            "two scores are named 'router'",
         ),
         (
             {"records_files": ["a"], "output_dir": "o", "bootstrap_samples": 0},
@@ -346,3 +368,13 @@ def test_the_json_can_be_read_by_eye(outcome):
     # A curve has a line for each of its columns, and keys stand one below the other.
     assert sum(line.strip().startswith('"thresholds": [') for line in lines) == 6
     assert all(line.count('":') <= 1 for line in lines)
+
+
+def test_prices_have_no_prefix_in_the_table(tmp_path):
+    tokens = {f"{model}_input_tokens": np.full(N, 9) for model in ("student", "teacher")}
+    file = write(tmp_path / "a", "a", changes=tokens)
+    found = evaluate(file, tmp_path / "o", cost=Price(2e5, 0, 1e6, 0), bootstrap_samples=2)
+    (label, cost), *_ = found.pooled.summaries["a"].cost_at_quality.items()
+    assert cost.value > 1e6, label
+    assert f" {cost.value:.3g} " in format_table(found)
+    assert f"| {cost.value:.3g} |" in (tmp_path / "o" / "summary.md").read_text(encoding="utf-8")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cascade_jax.evaluation import curves, markdown, metrics
-from cascade_jax.evaluation.metrics import Cascade, Evaluation
+from cascade_jax.evaluation.metrics import Cascade, Difference, Evaluation
 
 
 def evaluation():
@@ -50,6 +50,17 @@ def test_tables_whose_cells_are_the_figures():
     area = found.pooled.comparisons["cat"].area
     cell = f"{area.value:+.3f} [{area.low:+.3f}, {area.high:+.3f}], p {area.p_value:.3f}"
     assert [row[0] for row in comparisons[2:]] == ["cat"] and comparisons[2][-1] == cell
-    assert comparisons[0][4] == "at 4.5 M FLOPs per token"
+    assert comparisons[0][4] == "at 4.5 MFLOPs per token"
     area = found.tasks["t2"].summaries["cat"].area.value
     assert tasks[3][5].endswith(f"/ {area:.3f}")
+
+
+def test_a_name_with_a_bar_stays_one_cell():
+    (line, _, row) = markdown._table(["a", "b"], [["x|y", "1"]]).split("\n")
+    assert (line, row) == ("| a | b |", r"| x\|y | 1 |")
+
+
+def test_a_p_value_is_never_nought():
+    assert markdown._difference(Difference(0.1, 0.05, 0.2, 1e-4)).endswith(", p < 0.001")
+    assert markdown._difference(Difference(0.1, 0.05, 0.2, 0.25)).endswith(", p 0.250")
+    assert markdown._difference(Difference(0.1)).endswith(", p –")
