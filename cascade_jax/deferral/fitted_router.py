@@ -104,7 +104,8 @@ class FittedRouter:
             if both:
                 raise ValueError(
                     f"{fitted}: {both} of {len(hashes)} are among the {self.num_examples} of "
-                    f"{self.split!r} that it has learned from; {advice}"
+                    f"{self.split!r} that it has learned from, going by their ids; {advice}, or "
+                    "give the examples of each split ids of their own"
                 )
         elif split == self.split:
             raise ValueError(
@@ -158,6 +159,8 @@ def load(path: str | os.PathLike, features: router_features.Features | None = No
         raise ValueError(f"{os.fspath(path)} lacks {error}: not a whole file of a router") from None
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from None
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{os.fspath(path)} is not a file of a router: {error}") from None
     if features is not None and features != router.features:
         raise ValueError(
             f"{os.fspath(path)}: the router was fitted for {router.features}, not for {features}"

@@ -186,6 +186,9 @@ def test_a_file_never_runs_code(tmp_path, capsys):
         (tmp_path / name).write_bytes(data)
     np.savez(tmp_path / "d.npz", about=np.array([Bomb()], dtype=object))
     np.savez(tmp_path / "e.npz", other=np.zeros(3))
+    np.savez(tmp_path / "g.npz", about=np.array("[1]"))
+    about = json.dumps({"format": 1, "model": ["linear"]})
+    np.savez(tmp_path / "h.npz", about=np.array(about), seen=np.zeros(0, np.uint64))
     np.save(tmp_path / "f.npy", np.zeros(3))
     for path in tmp_path.iterdir():
         with pytest.raises(ValueError, match=f"{path.name} is not a file of a router"):
