@@ -78,7 +78,10 @@ class Score:
     def lack(self, answers: AnswerTokens) -> str:
         """What the answers would need for this score, as an error says it; "" if nothing."""
         if self.column == "entropies" and answers.entropies is None:
-            return f"score {self.name!r} needs the column student_entropies, which is not there"
+            return (
+                f"score {self.name!r} needs the column student_entropies, which is not there; "
+                "`cascade-jax collect` writes it"
+            )
         if answers.top_k < self.least_k:
             found = f"these hold {answers.top_k} per token" if answers.top_k else "it is not there"
             return (

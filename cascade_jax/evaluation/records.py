@@ -358,11 +358,21 @@ def _matching_rows(first: Records, other: Records, pair: str) -> Int[np.ndarray,
     known = set(first.example_id)
     extra = [example_id for example_id in other.example_id if example_id not in known]
     if missing or extra:
+        ids_of = (missing, "missing"), (extra, "more")
         raise RecordsError(
             f"{pair}: different examples, {len(missing)} of {len(first)} missing and {len(extra)} "
-            f"more, first {(missing + extra)[0]!r}"
+            "more: " + "; ".join(_listed(ids, what) for ids, what in ids_of if ids)
         )
     return np.array([row_of[example_id] for example_id in first.example_id], dtype=np.int64)
+
+
+def _listed(ids: Sequence[str], what: str) -> str:
+    """The first of some ids."""
+    shown = ", ".join(map(repr, ids[:_LISTED])) + ", ..." * (len(ids) > _LISTED)
+    return f"{what} {shown}"
+
+
+_LISTED = 5  # ids in a message
 
 
 def _label(records: Records) -> str:
