@@ -117,6 +117,7 @@ def from_jsonl(config: ExchangeConfig) -> Exchanged:
             raise ExchangeError(f"no {key} is given; --{key} says it")
     if dropped:
         metadata["dropped_empty"] = len(dropped)
+        metadata.pop(schema.FIGURES, None)  # those of a table are of all its examples
     columns = _columns_about(config, joined, metadata)
     columns |= _qualities(config, joined, columns, metadata)
     left_out: dict[str, int] = {}

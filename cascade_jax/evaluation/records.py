@@ -262,7 +262,12 @@ def read(path: str | os.PathLike) -> Records:
         raise RecordsError(
             f"{path} is not a records file: its Parquet metadata lack the key {METADATA_KEY!r}"
         )
-    metadata = json.loads(text)
+    try:
+        metadata = json.loads(text)
+    except ValueError as error:
+        raise RecordsError(f"{path}: the metadata are not JSON: {error}") from None
+    if not isinstance(metadata, dict):
+        raise RecordsError(f"{path}: the metadata must be a JSON object, got {metadata!r}")
     records_schema.check_metadata(metadata, str(path))
     records_schema.check_columns(file.schema_arrow.names, metadata, str(path))
     columns = records_columns.Columns(file, metadata, str(path))

@@ -529,3 +529,18 @@ def test_a_column_that_only_some_lines_have_is_left_out_and_said(tmp_path):
     made = exchange.from_jsonl(config(tmp_path, files(tmp_path, changes=[change])))
     assert made.left_out == {"student_input_tokens": 1, "teacher_input_tokens": 1}
     assert records.read(tmp_path / "r.parquet").student_input_tokens is None
+
+
+def test_figures_of_a_table_go_when_examples_are_dropped(tmp_path):
+    metadata = {"name": "n", "mixture": "m", "split": "v", "student_parameters": 1}
+    metadata |= {"teacher_parameters": 2}
+    metadata["figures"] = {"t": {"bleu": {"student": 0.3, "teacher": 0.4}}}
+    answer = {"answer": "a", "log_probs": [-0.1], "quality": 1}
+    rows = [{"id": i, "task": "t", "student": answer, "teacher": answer} for i in range(3)]
+    for dropped in (0, 1):
+        rows[0]["student"] = answer | {"log_probs": [-0.1][dropped:]}
+        lines = [{"cascade_jax": metadata}, *rows]
+        (tmp_path / "t").write_text("\n".join(map(json.dumps, lines)))
+        file = tmp_path / "made"
+        exchange.from_jsonl(exchange.ExchangeConfig(str(tmp_path / "t"), str(file), empty="drop"))
+        assert ("figures" in records.read(file).metadata) == (not dropped)

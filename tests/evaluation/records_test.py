@@ -299,3 +299,12 @@ def test_two_schema_versions_in_memory_can_not_be_compared(tmp_path):
     other.metadata["schema_version"] = 2
     with pytest.raises(RecordsError, match="schema_version is 2, not 1"):
         records.check_comparable([first, other])
+
+
+@pytest.mark.parametrize("text", ["{oops", "[1]"])
+def test_metadata_that_are_no_object_are_refused(tmp_path, text):
+    write(tmp_path / "a")
+    table = pq.read_table(tmp_path / "a")
+    pq.write_table(table.replace_schema_metadata({"cascade_jax": text}), tmp_path / "a")
+    with pytest.raises(RecordsError, match="/a: the metadata (are not JSON|must be a JSON object)"):
+        records.read(tmp_path / "a")
