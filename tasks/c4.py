@@ -1,8 +1,9 @@
 """Language modelling: C4 as span corruption and as prefix-LM, and a small text to try both on.
 
-The paper pretrains T5-base and T5-large on C4 and plots next-token accuracy, which evaluation in
-training (teacher forcing) gives. It names neither the objective nor the version: span corruption is
-T5's. `cascade_wikitext2_*` are the same objectives on WikiText-2, which only a data folder has.
+The paper pretrains T5-base and T5-large on C4 and plots next-token accuracy under teacher forcing,
+which `cascade-jax collect` gives with DECODING = "teacher_forced". It names neither the objective
+nor the version: span corruption is T5's. `cascade_wikitext2_*` are the same objectives on
+WikiText-2, which only a data folder has.
 
 Span corruption needs a vocabulary with sentinel ids: "byte+100", as the tasks are registered, or
 "path/to.model+100". There are no texts beside the ids, since a chunk is no text of its own.

@@ -372,6 +372,41 @@ def test_rank_classification_answers_with_options(out, run, user, capfd):
     assert next(written) == next(written)
 
 
+def test_teacher_forced_tokens_are_rows(out, run, user, capfd):
+    """All scores, a report and a router work on target tokens as they do on answers."""
+    file = out / "records" / "validation" / "cat_xent.parquet"
+    forced = "--gin.DECODING='teacher_forced'"
+    shutil.move(out / "records", out / "greedy_records")
+    try:
+        capfd.readouterr()
+        run("collect", forced, "--gin.COLLECT_LIMIT=5", "--gin.EMBEDDINGS=True")
+        said = capfd.readouterr().out
+        found = records.read(file)
+        assert f"cat_xent: {len(found)} target tokens in" in said
+        options = ["--gin.SCORES='available'", "--gin.evaluate.EvaluateConfig.output_dir='forced'"]
+        run("evaluate", forced, *options)
+        router = ["fit-router", "--gin_file=gin/runs/fit_router.gin", f"--gin.RECORDS='{file}'"]
+        assert main([*router, "--gin.ROUTER_FILE='router.npz'"]) == 0
+    finally:
+        shutil.rmtree(out / "records")
+        shutil.move(out / "greedy_records", out / "records")
+    assert "teacher forced</td>" in (user / "forced/report.html").read_text(encoding="utf-8")
+    panel = json.loads((user / "forced/metrics.json").read_text())["pooled"]
+    assert panel["metric"] == "next_token_accuracy"
+    places = [int(name.rpartition("/")[2]) for name in found.example_id]
+    starts = [row for row, place in enumerate(places) if place == 0]
+    assert len(starts) == 10  # five examples of each of two tasks
+    lengths = [end - start for start, end in zip(starts, [*starts[1:], len(places)], strict=True)]
+    assert places == [place for length in lengths for place in range(length)]
+    assert set(found.target[[row - 1 for row in starts]]) == {"</s>"}
+    assert found.student_embeddings.shape == (len(found), 8)
+    for answer, quality in (
+        (found.student_answer, found.student_quality),
+        (found.teacher_answer, found.teacher_quality),
+    ):
+        assert quality.tolist() == (answer == found.target).tolist()
+
+
 def test_packed_rows_train(out, run, user):
     """Several examples share a row: more target tokens a step. (Resuming: data/pipeline_test.)"""
     argv = [

@@ -100,6 +100,24 @@ def test_experiments_of_the_paper_have_the_values_of_its_table(name):
         )
 
 
+def test_c4_is_pre_training_of_t5_base_under_large_and_its_tokens_are_rows():
+    argv = ["--gin_file=gin/experiments/c4.gin"]
+    teacher, *students = gin_main.parse(train.CONFIG, argv).runs
+    sizes = [(run.model.embed_dim, run.model.num_encoder_layers) for run in (teacher, *students)]
+    assert sizes == [(1024, 24)] + [(768, 12)] * 4
+    for run in (teacher, *students):
+        assert run.start is None and run.data.mixture == "cascade_c4_span_corruption_v1"
+        rates = [float(run.optimizer.learning_rate_schedule()(step)) for step in (9_999, 39_999)]
+        np.testing.assert_allclose(rates, [0.01, 0.005], rtol=1e-3)
+    collected, drawn = (
+        gin_main.parse(command.CONFIG, [f"--gin_file={file}"])
+        for command, file in ((collect, argv[0][11:]), (evaluate, "gin/figures/figure_13.gin"))
+    )
+    assert collected.decoding == "teacher_forced"
+    files = [f"{collected.output_dir}/{name}.parquet" for name in collected.students]
+    assert list(map(str, drawn.records_files)) == files
+
+
 @pytest.mark.parametrize("file", FIGURES)
 def test_every_figure_builds(file, tmp_path):
     argv = [f"--gin_file={file}"]
@@ -132,7 +150,7 @@ def test_the_groups_of_flan_are_its_tasks_by_metric():
 
 
 RUN_FILES = ["gin/runs/student.gin", "gin/runs/lora.gin", "gin/runs/evaluate.gin"]
-RUN_FILES += ["gin/figures/figure_2a.gin", "gin/figures/figure_6.gin"]
+RUN_FILES += ["gin/figures/figure_2a.gin", "gin/figures/figure_6.gin", "gin/figures/figure_13.gin"]
 
 
 @pytest.mark.parametrize("file", RUN_FILES)

@@ -1,8 +1,8 @@
 """`cascade-jax collect`."""
 
 HELP = """\
-Decodes a split greedily with the large model and each small one, and writes one records table
-(Parquet) per small model. Tables that are already there for the same checkpoints are kept.
+Answers a split with the large model and each small one, and writes one records table (Parquet) per
+small model. Tables that are already there for the same checkpoints are kept.
 
 example:
   cascade-jax collect --gin_file=gin/experiments/demo.gin

@@ -186,7 +186,7 @@ def _seen(name: str, whole: Mapping, cut: Mapping, vocabulary: seqio.Vocabulary)
         return SeenText("", "", "", (), (), 0, 0)
     all_ids, ids = whole[name].tolist(), cut[name].tolist()
     spelt = whole.get(name + features.PRETOKENIZED)
-    text = _spelt(vocabulary, all_ids) if spelt is None else spelt.decode("utf-8")
+    text = text_of(vocabulary, all_ids) if spelt is None else spelt.decode("utf-8")
     kept_text, cut_text = text, ""
     if len(ids) < len(all_ids):
         kept_text = vocabulary.decode(ids)
@@ -211,7 +211,7 @@ def _sentinel(vocabulary: seqio.Vocabulary, token_id: int) -> str | None:
     return f"<extra_id_{number}>" if 0 <= number < vocabulary.extra_ids else None
 
 
-def _spelt(vocabulary: seqio.Vocabulary, ids: list[int]) -> str:
+def text_of(vocabulary: seqio.Vocabulary, ids: list[int]) -> str:
     """Text of ids, sentinels by name."""
     parts, run = [], []
     for token_id in ids:

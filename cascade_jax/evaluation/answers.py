@@ -16,12 +16,12 @@ from jaxtyping import Float, Int
 
 from cascade_jax.data import pipeline, row_view
 from cascade_jax.evaluation import corpus, quality
-from cascade_jax.evaluation.records_schema import GREEDY, RANK
+from cascade_jax.evaluation.records_schema import GREEDY, RANK, TEACHER_FORCED
 from cascade_jax.inference import embed, generate, rank
 from cascade_jax.models import families, flops
 from cascade_jax.parallel import rules
 
-DECODINGS = (GREEDY, RANK)
+DECODINGS = (GREEDY, RANK, TEACHER_FORCED)
 OPTIONS = "options"  # the feature with the texts of a row's possible answers
 
 
@@ -34,7 +34,7 @@ class Questions:
       mixture: where they are from.
       data: their lengths, and how many are answered at once.
       mesh: the device mesh.
-      decoding: GREEDY or RANK, by task.
+      decoding: how each task is answered.
     """
 
     examples: Sequence[pipeline.Example]
@@ -95,8 +95,9 @@ class Measured:
 def decoding_of(
     wanted: str, mixture: pipeline.OpenMixture, data: pipeline.DataConfig, split: str
 ) -> dict[str, str]:
-    """How each task of a split is answered: RANK, if wanted, where its rows bring options."""
-    found = dict.fromkeys(mixture.tasks_with(split), GREEDY)
+    """How each task of a split is answered: by RANK only where its rows bring options."""
+    by_default = wanted if wanted == TEACHER_FORCED else GREEDY
+    found = dict.fromkeys(mixture.tasks_with(split), by_default)
     for task in found if wanted == RANK else ():
         first = next(iter(pipeline.decode_examples(data, task, split, limit=1)), None)
         if first is not None and OPTIONS in first.features:
@@ -139,14 +140,14 @@ def answer(
         found |= dict(zip(rows, _choose(model, questions, rows, bar), strict=True))
     bar.close()
     rows = [found[row] for row in range(len(examples))]
-    piece_of = functools.cache(functools.partial(_piece, questions.mixture.vocabulary))
+    spell = functools.cache(functools.partial(piece_of, questions.mixture.vocabulary))
     return Answers(
         tokens=[row.tokens for row in rows],
         log_probs=[row.log_probs for row in rows],
         entropies=[row.entropies for row in rows],
         texts=[row.text for row in rows],
-        pieces=[[piece_of(token) for token in row.tokens.tolist()] for row in rows],
-        input_tokens=np.array([_length(example) for example in examples], np.int32),
+        pieces=[[spell(token) for token in row.tokens.tolist()] for row in rows],
+        input_tokens=np.array([input_length(example) for example in examples], np.int32),
         flops=np.array([row.flops for row in rows], np.float64),
         seconds=np.array([row.seconds for row in rows], np.float64),
         top_log_probs=[row.top_log_probs for row in rows] if top_k else None,
@@ -164,13 +165,13 @@ class _Model:
     top_k: int
 
 
-def _piece(vocabulary: Any, token_id: int) -> str:
+def piece_of(vocabulary: Any, token_id: int) -> str:
     """Text of a token; a model may have more ids than its vocabulary, and choose one of those."""
     is_there = token_id < vocabulary.vocab_size
     return row_view.piece_of(vocabulary, token_id) if is_there else f"<{token_id}>"
 
 
-def _length(example: pipeline.Example) -> int:
+def input_length(example: pipeline.Example) -> int:
     """Tokens of its input."""
     return int(np.count_nonzero(example.inputs))
 
@@ -179,8 +180,8 @@ def _write(model: _Model, questions: Questions, rows: list[int], bar) -> Iterabl
     """Greedy answers to some of the examples."""
     mixture, length = questions.mixture, questions.data.target_length
     fn = generate.make_generate_fn(model.module, length, mixture.eos_id, model.top_k)
-    batches = _batches(fn, lambda inputs, _: (model.params, inputs), questions, rows)
-    for group, made, seconds in batches:
+    made_of = batches(fn, lambda inputs, _: (model.params, inputs), questions, rows)
+    for group, made, seconds in made_of:
         for row, (example, length) in enumerate(zip(group, made.lengths.tolist(), strict=False)):
             tokens = made.tokens[row, :length]
             yield _Answer(
@@ -188,7 +189,7 @@ def _write(model: _Model, questions: Questions, rows: list[int], bar) -> Iterabl
                 made.log_probs[row, :length],
                 made.entropies[row, :length],
                 mixture.vocabulary.decode(tokens.tolist()),
-                flops.answer_flops(model.module.config, _length(example), length),
+                flops.answer_flops(model.module.config, input_length(example), length),
                 seconds,
                 *_top_of(made, row, length),
             )
@@ -214,7 +215,7 @@ def _choose(model: _Model, questions: Questions, rows: list[int], bar) -> Iterab
         return model.params, inputs, placed
 
     done, fn = 0, rank.make_rank_fn(model.module, top_k=model.top_k)
-    for group, made, seconds in _batches(fn, arguments, questions, rows):
+    for group, made, seconds in batches(fn, arguments, questions, rows):
         for row, example in enumerate(group):
             best, options = made.best[row], found[done + row]
             text, ids = list(options.items())[best]
@@ -224,7 +225,7 @@ def _choose(model: _Model, questions: Questions, rows: list[int], bar) -> Iterab
                 made.log_probs[row, best, : len(ids)],
                 made.entropies[row, best, : len(ids)],
                 text,
-                flops.ranking_flops(model.module.config, _length(example), lengths),
+                flops.ranking_flops(model.module.config, input_length(example), lengths),
                 seconds,
                 *_top_of(made, row, len(ids)),
             )
@@ -240,13 +241,13 @@ def _top_of(made: generate.Generation | rank.Ranking, row: int, length: int) -> 
 
 def _embed(model: _Model, questions: Questions) -> Float[np.ndarray, "n D"]:
     fn, rows = embed.make_embed_fn(model.module), list(range(len(questions.examples)))
-    batches = _batches(fn, lambda inputs, _: (model.params, inputs), questions, rows)
-    found = [made[: len(group)] for group, made, _ in batches]
+    made_of = batches(fn, lambda inputs, _: (model.params, inputs), questions, rows)
+    found = [made[: len(group)] for group, made, _ in made_of]
     width = model.module.config.embed_dim
     return np.concatenate([np.zeros((0, width), np.float32), *found])
 
 
-def _batches(fn: Callable, arguments: Callable, questions: Questions, rows: list[int]):
+def batches(fn: Callable, arguments: Callable, questions: Questions, rows: list[int]):
     """Batch after batch: its examples, what `fn` makes of them, and seconds for each of its rows.
 
     Args:

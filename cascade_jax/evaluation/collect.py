@@ -4,14 +4,23 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from jax.sharding import Mesh
 
 from cascade_jax.data import pipeline
 from cascade_jax.evaluation import answers as answers_lib
-from cascade_jax.evaluation import corpus, records
+from cascade_jax.evaluation import corpus, next_tokens, records
 from cascade_jax.evaluation.answers import Answers, Measured, Questions
-from cascade_jax.evaluation.records_schema import CORPUS_METRICS, DECODING, FIGURES, TOP_K
+from cascade_jax.evaluation.records_schema import (
+    CORPUS_METRICS,
+    DECODING,
+    FIGURES,
+    GREEDY,
+    RANK,
+    TEACHER_FORCED,
+    TOP_K,
+)
 from cascade_jax.models import families, flops, pair
 from cascade_jax.nearest import did_you_mean
 from cascade_jax.parallel import rules
@@ -34,12 +43,14 @@ class CollectConfig:
       limit: at most so many examples of a task; None for all.
       checkpoint: "best" or "last" of every run.
       mesh: the device mesh.
-      decoding: "greedy", or "rank_classification": where rows bring their options, the likeliest of
-        them is the answer; tasks without options are decoded greedily then too.
+      decoding: "greedy"; "rank_classification": where rows bring their options, the likeliest of
+        them is the answer, and tasks without options are decoded greedily; "teacher_forced": each
+        token of a target is a row, answered by the likeliest token after the target's before it.
       top_k: so many of the largest log-probs of each of the student's tokens are kept, with their
         ids; 0 for none. Some deferral scores need 10.
       embeddings: whether the student's mean-pooled hidden state of each input is kept, which
-        learned routers can use. The inputs are read once more for it.
+        learned routers can use. The inputs are read once more for it. (With "teacher_forced": the
+        hidden state that each token is predicted from.)
     """
 
     experiment_dir: str
@@ -52,7 +63,7 @@ class CollectConfig:
     limit: int | None = None
     checkpoint: str = "best"
     mesh: MeshConfig = MeshConfig()
-    decoding: str = answers_lib.GREEDY
+    decoding: str = GREEDY
     top_k: int = 10
     embeddings: bool = False
 
@@ -102,14 +113,10 @@ def collect(config: CollectConfig) -> list[Path]:
         run_folder.check_same_vocabulary(model.name, mixture.fingerprint, model.folder)
         model.check(mesh)
 
-    answers_lib.check_installed(mixture, config.split)
     facts = {
         "data_fingerprints": mixture.data_fingerprints(config.split),
+        CORPUS_METRICS: _corpus_metrics(config, mixture),
         DECODING: answers_lib.decoding_of(config.decoding, mixture, config.data, config.split),
-        CORPUS_METRICS: {
-            task: corpus.describe(metric)
-            for task, metric in answers_lib.corpus_metrics(mixture, config.split).items()
-        },
     }
     files, missing = [], []
     for student in students:
@@ -126,27 +133,48 @@ def collect(config: CollectConfig) -> list[Path]:
     examples = []
     for task in mixture.tasks_with(config.split):
         examples += pipeline.decode_examples(config.data, task, config.split, config.limit)
-    if config.decoding != answers_lib.GREEDY:
+    if config.decoding == RANK:
         ranked = sum(how == config.decoding for how in facts[DECODING].values())
         print(f"{config.decoding}: {ranked} of {len(facts[DECODING])} tasks, the others greedily")
     questions = Questions(examples, mixture, config.data, mesh, facts[DECODING])
-    of_teacher = _answers_of(teacher, questions)
+    if config.decoding == TEACHER_FORCED:
+        by, examples = next_tokens, next_tokens.examples(questions)
+    else:
+        by = answers_lib
+    of_teacher = _answers_of(by, teacher, questions)
     for student, file, metadata in missing:
-        of_student = _answers_of(student, questions, config.top_k, config.embeddings)
+        of_student = _answers_of(by, student, questions, config.top_k, config.embeddings)
         figures = _figures(of_student[1], of_teacher[1])
         rows = _rows(config, examples, of_student, of_teacher, metadata)
         records.write(file, rows, {**metadata, FIGURES: figures})
-        print(f"{student.name}: {len(examples)} examples in {file}")
+        what = "target tokens" if config.decoding == TEACHER_FORCED else "examples"
+        print(f"{student.name}: {len(examples)} {what} in {file}")
     return files
 
 
+def _corpus_metrics(config: CollectConfig, mixture: pipeline.OpenMixture) -> dict[str, dict]:
+    """By task, its corpus metric described. Next tokens are not measured by the tasks' metrics."""
+    if config.decoding == TEACHER_FORCED:
+        return {}
+    answers_lib.check_installed(mixture, config.split)
+    found = answers_lib.corpus_metrics(mixture, config.split)
+    return {task: corpus.describe(metric) for task, metric in found.items()}
+
+
 def _answers_of(
-    model: "_Model", questions: Questions, top_k: int = 0, embeddings: bool = False
+    by: ModuleType,
+    model: "_Model",
+    questions: Questions,
+    top_k: int = 0,
+    embeddings: bool = False,
 ) -> tuple[Answers, Measured]:
-    """What a model answers, and how good that is; its parameters are gone by then."""
+    """What a model answers, and how good that is; its parameters are gone by then.
+
+    `by` is the module that asks and measures: answers.py or next_tokens.py.
+    """
     module, params = families.build(model.config), model.load(questions.mesh)
-    found = answers_lib.answer(model.name, module, params, questions, top_k, embeddings)
-    return found, answers_lib.measure(found, questions)
+    found = by.answer(model.name, module, params, questions, top_k, embeddings)
+    return found, by.measure(found, questions)
 
 
 def _figures(student: Measured, teacher: Measured) -> dict:

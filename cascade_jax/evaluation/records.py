@@ -42,7 +42,7 @@ Three more keys are read where they are there, each an object by task:
 |---|---|
 | corpus_metrics | the metric that the statistics are of, see `corpus.build` |
 | figures | by metric, its value over the whole split: ``{"student": 0.31, "teacher": 0.40}`` |
-| decoding | how answers were made, ``"greedy"`` or ``"rank_classification"`` (a text: all tasks) |
+| decoding | how answers were made, e.g. ``"greedy"`` (docs/collect.md; a text: all tasks) |
 
 A row has statistics (as many as the metric says, see `Bleu.statistics`) exactly if its task is in
 corpus_metrics; else its lists are empty. A table without the two columns has no corpus metrics.
@@ -170,7 +170,7 @@ class Records:
         )
 
     def decoding(self, task: str) -> str:
-        """How the answers of a task were made: "greedy", "rank_classification", "" if unknown."""
+        """How the answers of a task were made: "greedy", say; "" if unknown."""
         stated = self.metadata.get(records_schema.DECODING, "")
         return stated if isinstance(stated, str) else str(stated.get(task, ""))
 

@@ -13,7 +13,8 @@ METADATA_KEY = "cascade_jax"
 REQUIRED_METADATA = ("name", "mixture", "split")
 CORPUS_METRICS, FIGURES, DECODING = "corpus_metrics", "figures", "decoding"  # optional, by task
 TOP_K = "top_k"  # optional: how many log-probs a token has in the column of top log-probs
-GREEDY, RANK = "greedy", "rank_classification"  # what `collect` writes under the last
+# What `collect` writes under the last.
+GREEDY, RANK, TEACHER_FORCED = "greedy", "rank_classification", "teacher_forced"
 
 TEXTS = ("mixture", "task", "split", "example_id", "inputs", "target", "metric")
 TEXTS += ("student_answer", "teacher_answer")
