@@ -337,7 +337,8 @@ def test_the_same_commands_again_do_nothing_new(out, report, run, capfd):
     assert all(f"{name}: " in said and "is up to date" in said for name in STUDENTS)
     run("evaluate")
     table = capfd.readouterr().out.splitlines()
-    assert [line.split()[0] for line in table if line.startswith(STUDENTS)] == list(STUDENTS)
+    rows = [line.split()[0] for line in table if line.startswith(STUDENTS) and "minus" not in line]
+    assert rows == list(STUDENTS)
     assert table[0].startswith("own_mixture_v1: 16 examples")
     after = contents(out)
     assert after.keys() == before.keys()
