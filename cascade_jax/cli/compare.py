@@ -104,7 +104,7 @@ def run(config: CompareConfig) -> None:
 def records_files(config: CompareConfig) -> list[str]:
     """The tables to compare, as `EvaluateConfig` takes them.
 
-    Tables of one name in several folders have the folder's name in front.
+    With several folders, the names of their tables have the folder's in front.
 
     Raises:
       FileNotFoundError: a file or folder that is not there, or holds no records.

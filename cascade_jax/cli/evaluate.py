@@ -18,4 +18,4 @@ def run(config) -> None:
     from cascade_jax.evaluation import evaluate, terminal
 
     found = evaluate.evaluate(config)
-    print(evaluate.format_table(found) + "\n\n" + terminal.below(found, config.output_dir))
+    print(terminal.format_table(found) + "\n\n" + terminal.below(found, config.output_dir))

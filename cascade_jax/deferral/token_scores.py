@@ -106,7 +106,29 @@ class Kurtosis(Score):
 
 
 @dataclasses.dataclass(frozen=True)
-class TopKurtosis(Score):
+class _OfTopK(Score):
+    """A score of the K largest log-probs at each position.
+
+    Attributes:
+      k: how many of the kept ones are used.
+      least: of which it can be made.
+    """
+
+    k: int = 10
+    column: ClassVar[str] = "top_log_probs"
+    least: ClassVar[int] = 1
+
+    def __post_init__(self):
+        if self.k < self.least:
+            raise ValueError(f"k must be at least {self.least}, got {self.k}")
+
+    @property
+    def least_k(self) -> int:
+        return self.k
+
+
+@dataclasses.dataclass(frozen=True)
+class TopKurtosis(_OfTopK):
     """Minus the mean, over the tokens, of the excess kurtosis of the K largest probabilities there.
 
     ``r(x) = (1/N) * sum_i (3 - m_4,i / m_2,i^2)``, m_k,i the k-th central moment of the K values.
@@ -123,19 +145,11 @@ class TopKurtosis(Score):
     Reference: Park et al. 2025, Visualizing Uncertainty in Translation Tasks, metric 3.
     """
 
-    k: int = 10
-    column: ClassVar[str] = "top_log_probs"
-
-    def __post_init__(self):
-        _check_k(self.k, 4)
+    least: ClassVar[int] = 4
 
     @property
     def name(self) -> str:
         return f"top-{self.k} kurtosis"
-
-    @property
-    def least_k(self) -> int:
-        return self.k
 
     def _values(self, answers: AnswerTokens) -> _Scores:
         top = answers.top_log_probs
@@ -206,7 +220,7 @@ class Margin(Score):
 
 
 @dataclasses.dataclass(frozen=True)
-class EntropyProductionRate(Score):
+class EntropyProductionRate(_OfTopK):
     """Entropy per token that the K likeliest tokens of each position give.
 
     ``r(x) = (1/N) * sum_i sum_{k <= K} -p_(k),i log p_(k),i``; nats per token, >= 0.
@@ -223,19 +237,9 @@ class EntropyProductionRate(Score):
     Token-level Entropy Production Rate.
     """
 
-    k: int = 10
-    column: ClassVar[str] = "top_log_probs"
-
-    def __post_init__(self):
-        _check_k(self.k, 1)
-
     @property
     def name(self) -> str:
         return "entropy production rate" + f" (top {self.k})" * (self.k != 10)
-
-    @property
-    def least_k(self) -> int:
-        return self.k
 
     def _values(self, answers: AnswerTokens) -> _Scores:
         top = answers.top_log_probs
@@ -245,11 +249,6 @@ class EntropyProductionRate(Score):
             return -np.einsum("tk,tk->t", np.exp(block), block)
 
         return _mean(answers, of_tokens, self.k)
-
-
-def _check_k(k: int, least: int) -> None:
-    if k < least:
-        raise ValueError(f"k must be at least {least}, got {k}")
 
 
 def _mean(answers: AnswerTokens, values_fn, width: int = 1) -> _Scores:

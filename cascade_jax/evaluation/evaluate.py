@@ -1,7 +1,6 @@
 """From records files to metrics, plots and a report; never touches a model."""
 
 import dataclasses
-import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -18,14 +17,13 @@ from cascade_jax.evaluation import (
     plots_scores,
     records,
     report,
-    report_format,
 )
 from cascade_jax.evaluation.cascades import Cascade
-from cascade_jax.evaluation.costs import CostModel, Parameters, short_label
-from cascade_jax.evaluation.metrics import Evaluation
+from cascade_jax.evaluation.costs import CostModel, Parameters
 from cascade_jax.evaluation.metrics_json import to_json
+from cascade_jax.evaluation.results import Evaluation
 
-__all__ = ["EvaluateConfig", "evaluate", "format_table", "load", "to_json", "write"]
+__all__ = ["EvaluateConfig", "evaluate", "load", "to_json", "write"]
 
 RecordsFiles = str | os.PathLike | Sequence[str | os.PathLike] | Mapping[str, str | os.PathLike]
 
@@ -125,7 +123,7 @@ def evaluate(
       **settings: the other fields of `EvaluateConfig`.
 
     Returns:
-      All figures; `format_table` shows them on a terminal.
+      All figures; `terminal.format_table` shows them on a terminal.
 
     Raises:
       FileNotFoundError: a file is not there.
@@ -241,36 +239,3 @@ def _named_files(files: RecordsFiles) -> list[tuple[str | None, str]]:
         else:
             named.append((None, entry))
     return named
-
-
-def format_table(evaluation: Evaluation) -> str:
-    """The pooled summary as an aligned plain-text table for a terminal."""
-    pooled = evaluation.pooled
-    label, quality = next(iter(pooled.references.qualities.items()))
-    head = [
-        "cascade",
-        "small model",
-        "area",
-        *(f"at {100 * r:.0f} %" for r in pooled.references.rates),
-    ]
-    head += [f"{short_label(pooled.cost_label)} to {quality:.3f}", "s_d"]
-    rows = [head]
-    for name, summary in pooled.summaries.items():
-        values = [summary.student_quality, summary.area, *summary.quality_at_rate]
-        row = [name, *(f"{estimate.value:.3f}" for estimate in values)]
-        s_d = summary.s_d_ideal.value
-        row += [report_format.cost(summary.cost_at_quality[label].value, pooled.cost_unit)]
-        rows.append([*row, "–" if math.isnan(s_d) else f"{s_d:.3f}"])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "-" * max(map(len, lines)))
-    teacher = next(iter(pooled.summaries.values())).teacher_quality.value
-    title = (
-        f"{pooled.title}: {pooled.num_examples:,} examples, quality = {pooled.metric}, "
-        f"large model {teacher:.3f}"
-    )
-    return "\n".join([title, "", *lines])

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping
 
-from cascade_jax.evaluation.metrics import REFERENCE_RATES, Evaluation, Figure, Panel
+from cascade_jax.evaluation.metrics import REFERENCE_RATES
 from cascade_jax.evaluation.records import Records
 from cascade_jax.evaluation.records_schema import CORPUS_METRICS, FIGURES, GREEDY
+from cascade_jax.evaluation.results import Evaluation, Figure, Panel
 
 # Two ways to compute one mean; a metric that only shares the name is further off.
 _SAME = 1e-6

@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from cascade_jax.evaluation import curves, figures
+from cascade_jax.evaluation.comparison import Difference
 from cascade_jax.evaluation.costs import short_label
-from cascade_jax.evaluation.metrics import Difference, Estimate, Evaluation, Panel
 from cascade_jax.evaluation.report_format import cost as _cost
 from cascade_jax.evaluation.report_format import cost_text
+from cascade_jax.evaluation.results import Estimate, Evaluation, Panel
 
 _CURVE_RATES = tuple(step / 10 for step in range(11))
 

@@ -13,37 +13,16 @@ from cascade_jax.evaluation.cascades import (
     lines_of,
     to_resample,
 )
-from cascade_jax.evaluation.comparison import Comparison, Difference, compare_resamples
+from cascade_jax.evaluation.comparison import Comparison, compare_resamples
 from cascade_jax.evaluation.costs import CostModel, Parameters
 from cascade_jax.evaluation.results import (
     CascadeSummary,
     Estimate,
-    Evaluation,
-    Figure,
     Panel,
     References,
     ScoreSummary,
-    Source,
 )
-from cascade_jax.evaluation.separation import auroc, ranking, separation
-
-__all__ = [
-    "REFERENCE_RATES",
-    "Cascade",
-    "CascadeSummary",
-    "Comparison",
-    "Difference",
-    "Estimate",
-    "Evaluation",
-    "Figure",
-    "Panel",
-    "References",
-    "ScoreSummary",
-    "Source",
-    "auroc",
-    "compare",
-    "references",
-]
+from cascade_jax.evaluation.separation import ranking, separation
 
 REFERENCE_RATES = (0.25, 0.5, 0.75)
 _SCORE_POINTS = 401

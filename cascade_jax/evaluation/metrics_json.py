@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from cascade_jax.evaluation import records
-from cascade_jax.evaluation.metrics import Evaluation, Panel
-from cascade_jax.evaluation.results import ScoreSummary
+from cascade_jax.evaluation.results import Evaluation, Panel, ScoreSummary
 
 MAX_POINTS = 201  # of a curve
 _SCORE_POINTS = 101  # of a curve of one of several scores

@@ -11,9 +11,10 @@ from cascade_jax.deferral import routers
 from cascade_jax.deferral import scores as scores_lib
 from cascade_jax.deferral.score_base import DeferralScore, name_of
 from cascade_jax.evaluation import figures, metrics, reliability
+from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.costs import CostModel
-from cascade_jax.evaluation.metrics import Cascade, Evaluation, Panel, Source
 from cascade_jax.evaluation.records import Records
+from cascade_jax.evaluation.results import Evaluation, Panel, Source
 from cascade_jax.nearest import nearest
 
 AVAILABLE = "available"  # in place of several scores: all that the records hold enough for

@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from cascade_jax.evaluation import costs, curves
-from cascade_jax.evaluation.metrics import REFERENCE_RATES, Panel
+from cascade_jax.evaluation.metrics import REFERENCE_RATES
+from cascade_jax.evaluation.results import Panel
 
 # Okabe and Ito's palette without its yellow (too light for a line): safe for colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

@@ -11,9 +11,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from cascade_jax.evaluation import confusion
-from cascade_jax.evaluation.metrics import Cascade, Panel
+from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.plots import GREY, INK, STYLE, shorten, styles, words
 from cascade_jax.evaluation.reliability import Reliability
+from cascade_jax.evaluation.results import Panel
 
 _RIGHT, _WRONG = "#0072B2", "#D55E00"
 

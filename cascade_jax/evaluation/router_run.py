@@ -11,7 +11,7 @@ from jaxtyping import Float
 from cascade_jax.deferral import scores
 from cascade_jax.deferral.router_base import refuse_test_split
 from cascade_jax.deferral.routers import FittedRouter, LogisticRouter, Router
-from cascade_jax.evaluation import curves, metrics, records
+from cascade_jax.evaluation import curves, records, separation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _area(score: Float[np.ndarray, " n"], table: records.Records) -> float:
 def _auroc(score: Float[np.ndarray, " n"], table: records.Records) -> float:
     quality = table.student_quality
     is_binary = np.all((quality == 0) | (quality == 1))
-    return metrics.auroc(score, quality == 0) if is_binary else math.nan
+    return separation.auroc(score, quality == 0) if is_binary else math.nan
 
 
 def format_table(run: RouterRun) -> str:

@@ -1,10 +1,42 @@
-"""What `cascade-jax evaluate` and `compare` print below their table."""
+"""What `cascade-jax evaluate` and `compare` print."""
 
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from cascade_jax.evaluation import report_format
 from cascade_jax.evaluation.comparison import Difference
+from cascade_jax.evaluation.costs import short_label
 from cascade_jax.evaluation.results import Evaluation, Panel
+
+
+def format_table(evaluation: Evaluation) -> str:
+    """The pooled summary as an aligned plain-text table for a terminal."""
+    pooled = evaluation.pooled
+    label, quality = next(iter(pooled.references.qualities.items()))
+    head = [
+        "cascade",
+        "small model",
+        "area",
+        *(f"at {100 * r:.0f} %" for r in pooled.references.rates),
+    ]
+    head += [f"{short_label(pooled.cost_label)} to {quality:.3f}", "s_d"]
+    rows = [head]
+    for name, summary in pooled.summaries.items():
+        values = [summary.student_quality, summary.area, *summary.quality_at_rate]
+        row = [name, *(f"{estimate.value:.3f}" for estimate in values)]
+        s_d = summary.s_d_ideal.value
+        row += [report_format.cost(summary.cost_at_quality[label].value, pooled.cost_unit)]
+        rows.append([*row, "–" if math.isnan(s_d) else f"{s_d:.3f}"])
+    lines = _aligned(rows)
+    lines.insert(1, "-" * max(map(len, lines)))
+    teacher = next(iter(pooled.summaries.values())).teacher_quality.value
+    title = (
+        f"{pooled.title}: {pooled.num_examples:,} examples, quality = {pooled.metric}, "
+        f"large model {teacher:.3f}"
+    )
+    return "\n".join([title, "", *lines])
 
 
 def below(evaluation: Evaluation, output_dir: str | os.PathLike) -> str:
@@ -16,15 +48,21 @@ def below(evaluation: Evaluation, output_dir: str | os.PathLike) -> str:
 
 def _scores(panel: Panel) -> str:
     """Area under the curve of each score, a column for each cascade."""
-    title, names = "area by score", list(panel.scores)
-    widths = [max(len(name), 5) for name in names]
-    first = max(len(title), *(len(score) for score in panel.scores[names[0]]))
-    lines = [title.ljust(first) + "".join(f"  {name:>5}" for name in names)]
-    for score in panel.scores[names[0]]:
-        areas = [panel.scores[name][score].area.value for name in names]
-        cells = (f"  {area:>{width}.3f}" for area, width in zip(areas, widths, strict=True))
-        lines.append(score.ljust(first) + "".join(cells))
-    return "\n".join(lines)
+    rows = [["area by score", *panel.scores]]
+    for score in next(iter(panel.scores.values())):
+        found = [by_score[score].area.value for by_score in panel.scores.values()]
+        rows.append([score, *(f"{area:.3f}" for area in found)])
+    return "\n".join(_aligned(rows))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return lines
 
 
 def _comparison(name: str, panel: Panel) -> str:

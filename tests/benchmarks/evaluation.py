@@ -28,6 +28,7 @@ import pyarrow as pa  # noqa: E402
 
 from cascade_jax.deferral.scores import Average  # noqa: E402
 from cascade_jax.evaluation import evaluate, metrics, panels, records  # noqa: E402
+from cascade_jax.evaluation.cascades import Cascade  # noqa: E402
 from cascade_jax.evaluation.costs import Parameters  # noqa: E402
 from cascade_jax.evaluation.reliability import confidence_of  # noqa: E402
 from tests.benchmarks.loss_head import table  # noqa: E402
@@ -169,7 +170,7 @@ def measure(path: Path, draws: int) -> tuple[list[dict], dict]:
     with stage(alone, "one score alone, without draws"):
         table_ = tables["student"]
         answers = table_.student
-        cascade = metrics.Cascade(
+        cascade = Cascade(
             Average()(answers),
             table_.student_quality,
             table_.teacher_quality,

@@ -14,8 +14,9 @@ from cascade_jax.deferral.scores import AnswerTokens, Average, Sum
 from cascade_jax.evaluation import evaluate as evaluate_module
 from cascade_jax.evaluation import records
 from cascade_jax.evaluation.costs import Parameters, Price
-from cascade_jax.evaluation.evaluate import EvaluateConfig, evaluate, format_table, to_json
+from cascade_jax.evaluation.evaluate import EvaluateConfig, evaluate, to_json
 from cascade_jax.evaluation.records import RecordsError
+from cascade_jax.evaluation.terminal import format_table
 
 N = 60
 

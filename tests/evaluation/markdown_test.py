@@ -3,7 +3,9 @@
 import numpy as np
 
 from cascade_jax.evaluation import curves, markdown, metrics
-from cascade_jax.evaluation.metrics import Cascade, Difference, Evaluation
+from cascade_jax.evaluation.cascades import Cascade
+from cascade_jax.evaluation.comparison import Difference
+from cascade_jax.evaluation.results import Evaluation
 
 
 def evaluation():

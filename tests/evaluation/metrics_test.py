@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade_jax.evaluation import curves, metrics
-from cascade_jax.evaluation.metrics import Cascade
+from cascade_jax.evaluation import curves, metrics, separation
+from cascade_jax.evaluation.cascades import Cascade
 
 
 def _cascade(n=60, seed=0, accuracy=0.5, student_flops=2.0, teacher=None):
@@ -80,7 +80,7 @@ def test_without_resamples_there_are_values_and_no_intervals():
 
 
 def test_auroc_of_a_perfect_score_is_one():
-    assert metrics.auroc(np.array([3.0, 2.0, 1.0]), np.array([True, True, False])) == 1.0
+    assert separation.auroc(np.array([3.0, 2.0, 1.0]), np.array([True, True, False])) == 1.0
 
 
 def test_reference_points_are_joint():
@@ -121,7 +121,7 @@ def test_figures_are_those_of_the_curve():
         right = (cascade.student_quality == 1) & (cascade.teacher_quality == 0)
         assert summary.student_better_share == right.mean()
         error = cascade.student_quality == 0
-        assert summary.auroc == metrics.auroc(cascade.score, error)
+        assert summary.auroc == separation.auroc(cascade.score, error)
 
 
 def test_intervals_hold_their_values_and_those_of_costs_match_those_of_rates():

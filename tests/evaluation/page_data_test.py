@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cascade_jax.deferral.scores import Average
-from cascade_jax.evaluation import evaluate, metrics, page_data, report_headline
+from cascade_jax.evaluation import cascades, evaluate, metrics, page_data, report_headline
 from tests.browser import student_records
 
 EVIL = "</script><script>alert(1)</script><!-- & \u2028\u2029 \\u003c"
@@ -97,7 +97,7 @@ def test_the_slider_starts_at_the_threshold_that_is_recommended(built):
         rng = np.random.default_rng(seed)
         right = (rng.random(3001) < 0.6) * 1.0
         score = np.round(rng.normal(size=3001) - right, seed // 3)  # some ties, and many
-        cascade = metrics.Cascade(score, right, np.ones(3001), 1.0, 10.0)
+        cascade = cascades.Cascade(score, right, np.ones(3001), 1.0, 10.0)
         panel = metrics.compare("demo", "accuracy", {"a": cascade}, bootstrap_samples=2)
         choice, thin = report_headline.choose(panel), panel.curves["a"].thin(201)
         start = page_data.start(panel)

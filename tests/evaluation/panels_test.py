@@ -10,8 +10,9 @@ import pytest
 from cascade_jax.deferral.scores import Average, Maximum, Sum
 from cascade_jax.evaluation import metrics_json, panels
 from cascade_jax.evaluation.costs import Flops, Parameters, Price
-from cascade_jax.evaluation.evaluate import evaluate, format_table, load
+from cascade_jax.evaluation.evaluate import evaluate, load
 from cascade_jax.evaluation.records import RecordsError
+from cascade_jax.evaluation.terminal import format_table
 from tests.evaluation.evaluate_test import N, write
 
 DRAWS, SEED = 20, 3

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from cascade_jax.evaluation import confusion, metrics, plots, plots_scores
-from cascade_jax.evaluation.metrics import Cascade
+from cascade_jax.evaluation.cascades import Cascade
 
 
 def cascades(names=("xent", "cat"), n=300, right=None):

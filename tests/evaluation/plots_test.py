@@ -11,7 +11,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from cascade_jax.evaluation import costs, metrics, plots
-from cascade_jax.evaluation.metrics import Cascade
+from cascade_jax.evaluation.cascades import Cascade
 
 
 def _panel(names=("xent", "cat"), n=80, flops=None, title="a_task"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cascade_jax.evaluation import metrics, report_headline
-from cascade_jax.evaluation.metrics import Cascade
+from cascade_jax.evaluation.cascades import Cascade
 
 
 def cascade(n=400, noise=0.3, seed=0, student=0.6, costs=(1e6, 1e7)):

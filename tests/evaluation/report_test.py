@@ -12,8 +12,9 @@ import pytest
 
 from cascade_jax.deferral.scores import Average
 from cascade_jax.evaluation import evaluate, metrics, records, report, report_format
+from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.costs import Latency, Price
-from cascade_jax.evaluation.metrics import Cascade, Evaluation, Source
+from cascade_jax.evaluation.results import Evaluation, Source
 from tests.browser import student_records
 
 EVIL = "<script>alert('x')</script>&\""
