@@ -26,6 +26,15 @@ GRADIENT_NORM = "gradient_norm"
 LEARNING_RATE = "learning_rate"
 TARGET_TOKENS = "target_tokens"
 TOKENS_PER_SECOND = "target_tokens_per_second"
+# Where the time goes, of the steps since the last line; see `training/clock.py`.
+STEP_SECONDS = "step_seconds"  # a step, waiting for its data included
+DATA_WAIT_SECONDS = "data_wait_seconds"  # a step's waiting for data
+EVALUATION_SECONDS = "evaluation_seconds"  # in all
+CHECKPOINT_SECONDS = "checkpoint_seconds"  # in all; the rest of a save is in the background
+PRODUCTIVE_SECONDS = "productive_seconds"  # of all steps that count, since the run began
+GOODPUT = "goodput"  # these as a share of the time since the run began
+MODEL_FLOPS_PER_SECOND = "model_flops_per_second"  # of all devices
+MODEL_FLOPS_UTILISATION = "model_flops_utilisation"  # as a share of what the chips can do
 
 
 @flax.struct.dataclass

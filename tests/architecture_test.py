@@ -14,7 +14,7 @@ LEVELS = {
     "metrics": 1, "batch": 1, "unembedding": 1,
     "models": 2, "losses": 2, "deferral": 2, "parallel": 2, "data": 2,
     "interop": 3, "training": 3, "inference": 3,
-    "evaluation": 4,
+    "evaluation": 4, "planning": 4,
     "cli": 5, "__main__": 6,
 }  # fmt: skip
 PRODUCT_FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tasks").rglob("*.py")])

@@ -200,6 +200,15 @@ def test_every_figure_is_there_and_finite(out, name):
         metrics.TARGET_TOKENS,
         metrics.TOKENS_PER_SECOND,
     }
+    wanted |= {
+        metrics.STEP_SECONDS,
+        metrics.DATA_WAIT_SECONDS,
+        metrics.EVALUATION_SECONDS,
+        metrics.CHECKPOINT_SECONDS,
+        metrics.PRODUCTIVE_SECONDS,
+        metrics.GOODPUT,
+        metrics.MODEL_FLOPS_PER_SECOND,
+    }
     teacher = {
         metrics.TEACHER_ACCURACY,
         metrics.RIGHT_BOTH,

@@ -21,7 +21,7 @@ import gin
 from absl import flags
 from gin import config as gin_config
 
-from cascade_jax.cli import main
+from cascade_jax.cli import main, many_hosts
 from cascade_jax.files import write_text
 from cascade_jax.nearest import did_you_mean
 
@@ -42,20 +42,32 @@ def run(command: ModuleType, argv: list[str]) -> int:
       argv: the arguments after the command's name.
 
     Returns:
-      The exit status: 0; 2 for bad usage or input (one line on standard error); 130 for Ctrl-C.
+      The exit status: 0; 2 for bad usage or input (one line on standard error); 75 for a run that
+      was asked to stop and 76 for one whose hosts were lost (see `parallel/hosts.py`); 130 for
+      Ctrl-C.
     """
     name = command.__name__.rpartition(".")[2].removesuffix("_checkpoint")
     name = name.replace("_", "-")
     if {"-h", "--help"} & set(argv):
         flag_help = getattr(command, "FLAG_HELP", _FLAG_HELP)
+        flag_help += many_hosts.flag_help(command)
         print(f"cascade-jax {name}\n\n{command.HELP}\n{flag_help}", end="")
         return 0
+    with many_hosts.ending_together() as end:
+        end.status, end.message = _run(command, name, argv)
+    return end.status
+
+
+def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
+    """The exit status, and what was printed on standard error."""
     verbose, config = "--traceback" in argv, None
     if not verbose:
         _hide_background_errors()
     try:
         argv = [arg for arg in argv if arg != "--traceback"]
+        argv, where = many_hosts.flags(command, argv)
         config = parse(command.CONFIG, argv) if _takes_gin(command) else command.parse(argv)
+        many_hosts.meet(command, where, f"cascade-jax {name}")
         # A long command may be killed: its configs are written first, but not over those of another
         # run, which its check refuses.
         check = getattr(command, "check", None)
@@ -68,17 +80,18 @@ def run(command: ModuleType, argv: list[str]) -> int:
     except KeyboardInterrupt:
         if verbose:
             raise
-        print(
-            f"cascade-jax {name}: interrupted; the same command goes on from what is complete",
-            file=sys.stderr,
-        )
-        return 130
-    except (ValueError, OSError, FloatingPointError) as error:
-        if verbose:
+        status, text = 130, "interrupted; the same command goes on from what is complete"
+    except Exception as error:
+        status = many_hosts.status_of(error)
+        if status is None and isinstance(error, ValueError | OSError | FloatingPointError):
+            status = 2
+        if status is None or (verbose and status == 2):
             raise
-        print(f"cascade-jax {name}: {_one_line(error)}{_where(error, config)}", file=sys.stderr)
-        return 2
-    return 0
+        text = f"{_one_line(error)}{_where(error, config)}"
+    else:
+        return 0, ""
+    print(f"cascade-jax {name}: {text}", file=sys.stderr, flush=True)
+    return status, text
 
 
 def _takes_gin(command: ModuleType) -> bool:
@@ -90,7 +103,7 @@ flags:
   --gin_file=FILE        a gin file; may be given several times, later ones win. gin/... is found in
                          the current folder, in a clone, and in the installed package
   --gin.MACRO=VALUE      sets a macro, e.g. --gin.STUDENT_STEPS=500 --gin.DATA_DIR="'/data'"
-  --gin.X.PARAMETER=VALUE  sets a parameter, e.g. --gin.mesh.MeshConfig.model=2
+  --gin.X.PARAMETER=VALUE  sets a parameter, e.g. --gin.mesh.MeshConfig.tensor=2
   --traceback            shows where an error arose instead of one line
 """
 
@@ -342,6 +355,8 @@ def check_required(root: str) -> None:
 
 def _write_configs(config: Any) -> None:
     """Writes config.gin (as given) and operative_config.gin (as used) beside what is made."""
+    if not many_hosts.is_first():
+        return
     output_dir = getattr(config, "output_dir", None)
     folders = getattr(config, "run_folders", [output_dir] if output_dir else [])
     for folder in folders:

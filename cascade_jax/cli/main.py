@@ -13,6 +13,7 @@ COMMANDS = {
     "compare": "the same for any tables or experiments side by side, without a gin file",
     "fit-router": "fit a learned deferral score on the records of a calibration split",
     "records": "make records of answers that another system wrote as JSONL, and the reverse",
+    "plan": "does a run fit a TPU slice, and how fast can it be? Needs no TPU",
     "tasks": "list the tasks; show rows of one as the model gets them; measure their lengths",
     "vocab": "train a SentencePiece vocabulary on the text of a mixture",
     "import": "make a run folder of a public checkpoint",

@@ -2,13 +2,17 @@
 
 HELP = """\
 Trains the runs of an experiment in order (a teacher, then its students). The same command again
-skips what is finished and resumes what was interrupted.
+skips what is finished and resumes what was interrupted. On many hosts each runs this command.
+
+exit status: 0 done; 2 bad input, full disk, loss not finite; 75 asked to stop (SIGTERM) and saved;
+76 another host died or hangs; 130 Ctrl-C. After 75 and 76 the same command goes on.
 
 example:
   cascade-jax train --gin_file=gin/experiments/demo.gin
   cascade-jax train --gin_file=gin/experiments/demo.gin --gin.ONLY="'teacher'"
 """
 CONFIG = "cascade_jax.training.loop.TrainConfig"
+MANY_HOSTS = True
 
 
 def check(config) -> None:

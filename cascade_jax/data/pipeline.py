@@ -85,8 +85,14 @@ class HostBatches:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
+        try:
+            batch = next(self._iterator)
+        except tf.errors.OpError as error:  # a file that is cut off or has a flipped bit, say
+            where = f"mixture {self._signature['mixture']!r}, split {self._signature['split']!r}"
+            text = " ".join(str(error.message).split())
+            raise ValueError(f"{where}: the data can't be read: {text}") from error
         # Cut here, not in tf.data, which would buffer, and save, the rows of this host.
-        return {name: rows.numpy()[self._rows] for name, rows in next(self._iterator).items()}
+        return {name: rows.numpy()[self._rows] for name, rows in batch.items()}
 
     def get_state(self) -> bytes:
         """The position after the batches taken so far, as a zip file of tf.train.Checkpoint's."""

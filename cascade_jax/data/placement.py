@@ -14,8 +14,8 @@ from cascade_jax.data import features
 def host_shard(sharding: jax.sharding.Sharding, batch_size: int, length: int) -> seqio.ShardInfo:
     """Which part of every global batch this process's devices hold.
 
-    Example: 2 processes of 4 devices on a mesh (data 8, model 1): ShardInfo(0, 2) and
-    ShardInfo(1, 2); on a mesh (data 1, model 8) both hold all rows: ShardInfo(0, 1).
+    Example: 2 processes of 4 devices on a mesh (data 8, tensor 1): ShardInfo(0, 2) and
+    ShardInfo(1, 2); on a mesh (data 1, tensor 8) both hold all rows: ShardInfo(0, 1).
 
     Args:
       sharding: of a [batch, length] array.

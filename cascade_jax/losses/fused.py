@@ -5,14 +5,16 @@ per-token terms and, in closed form, the gradient for the logits; that is turned
 gradients for the hidden states and for the output matrix, and the logits are forgotten. Tokens that
 do not count (padding) are left out of the chunks: a batch that is half padding costs half.
 
-On a mesh the tokens are split over the data axis and the vocabulary over the model axis. Inside the
-loop only figures of a token each are exchanged, over the model axis; the gradient of the output
-matrix is added up over the data axis once, after the loop.
+On a mesh the tokens are split over the data axes and the vocabulary over the tensor axis. Inside
+the loop only figures of a token each are exchanged, over the tensor axis; the gradient of the
+output matrix is added up over the data axes once, after the loop.
 """
 
 import dataclasses
 import functools
+import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,18 +35,20 @@ class Layout:
 
     Attributes:
       mesh: the device mesh, its axes of type Auto as `jax.sharding.Mesh` makes them.
-      data: its axis that splits the first axis of tokens.
-      model: its axis that splits the columns of the kernels.
+      data: its axis or axes that split the first axis of tokens.
+      tensor: its axis that splits the columns of the kernels.
     """
 
     mesh: Mesh
-    data: str = "data"
-    model: str = "model"
+    data: str | Sequence[str] = ("data", "fsdp")
+    tensor: str = "tensor"
 
     def __post_init__(self):
-        if self.data == self.model:
-            raise ValueError(f"data and model are both {self.data!r}; they must be two axes")
-        for axis in (self.data, self.model):
+        data = (self.data,) if isinstance(self.data, str) else tuple(self.data)
+        object.__setattr__(self, "data", data)
+        if self.tensor in data:
+            raise ValueError(f"tensor {self.tensor!r} is among data {data}; give it another axis")
+        for axis in (*data, self.tensor):
             if axis not in self.mesh.axis_names:
                 raise ValueError(
                     f"{axis!r} is not an axis of the mesh {list(self.mesh.axis_names)}"
@@ -55,10 +59,14 @@ class Layout:
                 "jax.sharding.Mesh makes them"
             )
 
-    def split_axes(self) -> tuple[str | None, str | None]:
-        """The data and the model axis, None for one that has a single device."""
-        data, model = (a if self.mesh.shape[a] > 1 else None for a in (self.data, self.model))
-        return data, model
+    def shards(self) -> tuple[int, int]:
+        """Into how many parts the tokens and the columns are split."""
+        return math.prod(self.mesh.shape[axis] for axis in self.data), self.mesh.shape[self.tensor]
+
+    def split_axes(self) -> tuple[tuple[str, ...], str | None]:
+        """The data axes and the tensor axis, without those that have a single device."""
+        data = tuple(axis for axis in self.data if self.mesh.shape[axis] > 1)
+        return data, self.tensor if self.mesh.shape[self.tensor] > 1 else None
 
 
 def loss_sums(
@@ -95,7 +103,7 @@ def loss_sums(
         the hidden width, from 128 to 1024: the logits of a model then need as much memory as that
         gradient.
       layout: on a mesh; `hidden`, `targets`, `weights` and the teacher's arrays are then split
-        over the data axis, kernels and biases over the model axis.
+        over the data axes, kernels and biases over the tensor axis.
 
     Raises:
       ValueError: as `variants.Loss.__call__`, or if chunk_tokens is not positive.
@@ -146,14 +154,15 @@ def _check(loss, hidden, unembedding, teacher, targets, weights, layout, chunk_t
             )
         if layout is None:
             continue
-        for axis, what, size in (
-            (layout.data, "first axis of the tokens", states.shape[0]),
-            (layout.model, "columns of the output matrix", head.columns),
+        rows, columns = layout.shards()
+        for axis, shards, what, size in (
+            (layout.data, rows, "first axis of the tokens", states.shape[0]),
+            (layout.tensor, columns, "columns of the output matrix", head.columns),
         ):
-            if size % layout.mesh.shape[axis]:
+            if size % shards:
                 raise ValueError(
-                    f"the {whose}'s {what}, {size}, must divide by the {layout.mesh.shape[axis]} "
-                    f"shards of mesh axis {axis!r}"
+                    f"the {whose}'s {what}, {size}, must divide by the {shards} shards of mesh "
+                    f"axis {axis!r}"
                 )
     checks.check_tokens(hidden.shape[:-1], targets, weights)
     shape = (*hidden.shape[:-1], unembedding.num_ids)
@@ -223,8 +232,8 @@ def _on_mesh(sweep, setup, hidden, unembedding, constants, is_wanted):
     teacher, _, _, step = constants
 
     def specs(head):
-        columns = PartitionSpec(layout.model)
-        kernel = columns if head.tied else PartitionSpec(None, layout.model)
+        columns = PartitionSpec(layout.tensor)
+        kernel = columns if head.tied else PartitionSpec(None, layout.tensor)
         return dataclasses.replace(head, kernel=kernel, bias=None if head.bias is None else columns)
 
     head_specs = specs(unembedding)
@@ -245,8 +254,8 @@ def _on_mesh(sweep, setup, hidden, unembedding, constants, is_wanted):
 def _sweep(setup, is_wanted, hidden, unembedding, constants):
     """This device's part: a loop over chunks of its counted tokens. Returns (terms, gradients)."""
     teacher, targets, weights, step = constants
-    data_axis, model_axis = (None, None) if setup.layout is None else setup.layout.split_axes()
-    columns = Columns(setup.num_ids, model_axis)
+    data_axes, tensor_axis = ((), None) if setup.layout is None else setup.layout.split_axes()
+    columns = Columns(setup.num_ids, tensor_axis)
     shape = targets.shape
     head = _cast(unembedding)
     teacher_head = _cast(teacher.unembedding) if _is_hidden(teacher) else None
@@ -263,8 +272,8 @@ def _sweep(setup, is_wanted, hidden, unembedding, constants):
     order = jnp.argsort(~is_counted, stable=True)
     num_counted = jnp.sum(is_counted)
     num_chunks = -(-num_counted // size)
-    if data_axis:  # every device does as many rounds: they meet in the exchanges
-        num_chunks = jax.lax.pmax(num_chunks, data_axis)
+    if data_axes:  # every device does as many rounds: they meet in the exchanges
+        num_chunks = jax.lax.pmax(num_chunks, data_axes)
 
     ############################ The loop ############################
     def one_chunk(i, carry):
@@ -289,16 +298,17 @@ def _sweep(setup, is_wanted, hidden, unembedding, constants):
         jnp.zeros((slots, hidden.shape[-1]), jnp.float32) if is_wanted[0] else None,
         jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), head) if is_wanted[1] else None,
     )
-    terms, d_hidden, d_head = jax.lax.fori_loop(0, num_chunks, one_chunk, first)
+    with jax.named_scope(f"at_most_{slots // size}"):  # for whoever reads the compiled program
+        terms, d_hidden, d_head = jax.lax.fori_loop(0, num_chunks, one_chunk, first)
 
     ############################ Back in order, added up once ############################
     slot_of = jnp.zeros((count,), order.dtype).at[order].set(jnp.arange(count, dtype=order.dtype))
     terms = jax.tree.map(lambda x: x[slot_of].reshape(shape), terms)
     if d_hidden is not None:
-        d_hidden = jax.lax.psum(d_hidden, model_axis) if model_axis else d_hidden
+        d_hidden = jax.lax.psum(d_hidden, tensor_axis) if tensor_axis else d_hidden
         d_hidden = d_hidden[slot_of].reshape(hidden.shape).astype(hidden.dtype)
     if d_head is not None:
-        d_head = jax.lax.psum(d_head, data_axis) if data_axis else d_head
+        d_head = jax.lax.psum(d_head, data_axes) if data_axes else d_head
         d_head = jax.tree.map(lambda g, x: g.astype(x.dtype), d_head, unembedding)
     return terms, (d_hidden, d_head)
 

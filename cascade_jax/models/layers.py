@@ -62,6 +62,9 @@ class Dense(nn.Module):
             (x.shape[-1], self.features),
             jnp.float32,
         )
+        # Of stacked layers, the loop's body sees one kernel: it is gathered here and not the stack
+        # before the loop, and its gradient is split in the body of the backward loop.
+        kernel = nn.with_logical_constraint(kernel, self.kernel_axes)
         # Rows in one axis: the kernel's gradient then sums over one axis. Over two, XLA's CPU
         # compiler transposes the larger operand first, which takes as long as the product.
         rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
@@ -254,12 +257,12 @@ class Attention(nn.Module):
             key, value = self._cache_one(x, position, mask.shape[-1])
         else:
             key, value = self._cache_all(source)
-        kept = None
         if config.dropout_rate and not deterministic:
-            # The same keys for all queries of a head.
+            # Dropout of the weights takes the same keys from all queries of a head, so it might as
+            # well take the values, which are fewer.
             ones = jnp.ones((*key.shape[:2], 1, key.shape[-1]), config.dtype)
-            kept = nn.Dropout(config.dropout_rate)(ones, deterministic=False)
-        joined = _attend(query, key, value, mask, bias, kept, config.query_chunk)
+            value = value * nn.Dropout(config.dropout_rate)(ones, deterministic=False)
+        joined = _attend(query, key, value, mask, bias, config.query_chunk)
         joined = joined.reshape(*joined.shape[:2], config.num_heads * config.head_dim)
         out = Dense(x.shape[-1], (axes.JOINED_HEADS, axes.EMBED), config.dtype, _fan_in, name="out")
         return out(joined)
@@ -301,8 +304,8 @@ class Attention(nn.Module):
         return key.value, value.value
 
 
-def _attend(query, key, value, mask, bias, kept, chunk):
-    """What the queries [B Q H K] find; `kept` [B H 1 T] is the factor of dropout on the weights."""
+def _attend(query, key, value, mask, bias, chunk):
+    """What the queries [B Q H K] find."""
     # A mask or bias may be one for all queries; else it is cut as they are.
     own = {
         name: (x, 2)
@@ -317,8 +320,6 @@ def _attend(query, key, value, mask, bias, kept, chunk):
             logits = logits + of["bias"]
         weights = jax.nn.softmax(jnp.where(of["mask"], logits, _MASKED), axis=-1)
         weights = jnp.where(of["mask"], weights, 0.0).astype(value.dtype)
-        if kept is not None:
-            weights = weights * kept
         return jnp.einsum("bhqt,bhkt->bqhk", weights, value)
 
     return over_queries(attend, chunk, (query, 1), *own.values())

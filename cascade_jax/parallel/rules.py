@@ -1,20 +1,95 @@
-"""Which mesh axis each logical axis is split over, and the shardings that follow."""
+"""Which mesh axes each logical axis is split over, and the shardings that follow.
+
+A table of rules serves a model's parameters and its activations alike. Student and teacher may have
+different ones: a small student whole on every device, say, and its teacher split.
+"""
+
+import contextlib
+import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cascade_jax import axes
+from cascade_jax.nearest import did_you_mean
 from cascade_jax.parallel import mesh as mesh_lib
 
-# Megatron-style: each of the attention and MLP blocks needs one reduction over the model axis.
-RULES = (
-    (axes.BATCH, mesh_lib.DATA),
-    (axes.VOCAB, mesh_lib.MODEL),
-    (axes.MLP, mesh_lib.MODEL),
-    (axes.HEADS, mesh_lib.MODEL),
-    (axes.JOINED_HEADS, mesh_lib.MODEL),
+Table = Sequence[tuple[str, str | Sequence[str] | None]]
+
+# Megatron-style: each of the attention and MLP blocks needs one reduction over the tensor axis.
+_TENSOR = tuple(
+    (axis, mesh_lib.TENSOR) for axis in (axes.VOCAB, axes.MLP, axes.HEADS, axes.JOINED_HEADS)
 )
+# Activations have the embedding's axis too, but their batch takes the mesh axis first.
+_FSDP = ((axes.EMBED, mesh_lib.FSDP),)
+_BATCH = ((axes.BATCH, mesh_lib.BATCH_AXES),)
+# A model that the tensor axis does not split would do the same work on each of its devices: its
+# batch is split over them instead.
+_WHOLE_BATCH = ((axes.BATCH, mesh_lib.AXES),)
+TABLES: dict[str, Table] = {
+    "replicated": _WHOLE_BATCH,
+    "fsdp": _WHOLE_BATCH + _FSDP,
+    "tensor": _BATCH + _TENSOR,
+    "fsdp_tensor": _BATCH + _FSDP + _TENSOR,
+}
+DEFAULT = "fsdp_tensor"
+RULES = TABLES[DEFAULT]
+
+
+def table(rules: str | Table) -> Table:
+    """The table of a name; a table is checked and comes back as tuples.
+
+    Args:
+      rules: a name out of TABLES, or pairs (logical axis, mesh axis or axes), the first that fits
+        counting.
+
+    Raises:
+      ValueError: for a name, a logical axis or a mesh axis that there is not, or one given twice.
+    """
+    if isinstance(rules, str):
+        if rules not in TABLES:
+            hint = did_you_mean(rules, TABLES)
+            raise ValueError(f"sharding rules {rules!r} are not one of {list(TABLES)}{hint}")
+        return TABLES[rules]
+    try:
+        checked = tuple((logical, _as_axes(places)) for logical, places in rules)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"sharding rules {rules!r} must be one of {list(TABLES)}, or pairs of a logical axis "
+            "and a mesh axis"
+        ) from None
+    names = [logical for logical, _ in checked]
+    for logical, places in checked:
+        if logical not in axes.ALL:
+            hint = did_you_mean(str(logical), axes.ALL)
+            raise ValueError(
+                f"sharding rules: {logical!r} is not a logical axis{hint}; there are {axes.ALL}"
+            )
+        if names.count(logical) > 1:
+            raise ValueError(f"sharding rules: {logical!r} is there twice")
+        for place in places:
+            if place not in mesh_lib.AXES:
+                hint = did_you_mean(str(place), mesh_lib.AXES)
+                raise ValueError(
+                    f"sharding rules: {place!r} of {logical!r} is not a mesh axis{hint}; there are "
+                    f"{mesh_lib.AXES}"
+                )
+    return checked
+
+
+def _as_axes(places: str | Sequence[str] | None) -> tuple[str, ...]:
+    if places is None:
+        return ()
+    return (places,) if isinstance(places, str) else tuple(places)
+
+
+@contextlib.contextmanager
+def applied(rules: str | Table = DEFAULT):
+    """Where models put their activations' and kernels' constraints by these rules."""
+    with nn.logical_axis_rules(table(rules)):
+        yield
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -24,45 +99,74 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of an array whose leading axis is the batch."""
-    return NamedSharding(mesh, PartitionSpec(mesh_lib.DATA))
+    return NamedSharding(mesh, PartitionSpec(mesh_lib.BATCH_AXES))
 
 
-def check_batch_size(name: str, size: int, mesh: Mesh) -> None:
-    """Refuses a batch (or microbatch) that the data axis of the mesh does not divide."""
-    data = mesh.shape[mesh_lib.DATA]
-    if size % data:
-        raise ValueError(
-            f"{name} {size} does not divide by the {data} shards of the mesh's data axis; "
-            f"allowed are multiples of {data}"
-        )
+def check_batch_size(name: str, size: int, mesh: Mesh, *rules: str | Table) -> None:
+    """Refuses a batch (or microbatch) that the mesh does not divide.
+
+    Args:
+      name: what it is, for the message.
+      size: its rows.
+      mesh: the mesh.
+      *rules: of the models that compute with it; by some the batch is split over more axes than it
+        arrives by.
+    """
+    tables = [dict(table(each)).get(axes.BATCH, ()) for each in rules]
+    for places in (mesh_lib.BATCH_AXES, *map(_as_axes, tables)):
+        shards = math.prod(mesh.shape[axis] for axis in places)
+        if size % shards:
+            split = [f"{axis} {mesh.shape[axis]}" for axis in places if mesh.shape[axis] > 1]
+            raise ValueError(
+                f"{name} {size} does not divide by the {shards} shards of the mesh ("
+                f"{', '.join(split)}); allowed are multiples of {shards}"
+            )
 
 
-def parameter_shardings(boxed_shapes, mesh: Mesh):
+def parameter_shardings(boxed_shapes, mesh: Mesh, rules: str | Table = DEFAULT):
     """Shardings for a tree of parameter shapes that carry logical axis names.
+
+    Vectors (norm scales) are not split over fsdp: gathering them would cost more than they weigh.
 
     Args:
       boxed_shapes: what `jax.eval_shape(model.init, ...)["params"]` gives: leaves are
         `nn.LogicallyPartitioned` boxes around `jax.ShapeDtypeStruct`.
       mesh: the mesh.
+      rules: a name out of TABLES, or a table.
 
     Returns:
       The same tree with a NamedSharding at each parameter.
 
     Raises:
-      ValueError: if a parameter's axis does not divide by its mesh axis; names the parameter.
+      ValueError: if a parameter's axis does not divide by its mesh axes, or two of its axes are to
+        be split over the same mesh axis; names the parameter.
     """
-    table = dict(RULES)
+    places = {logical: _as_axes(found) for logical, found in table(rules)}
 
     def one(path, box):
-        spec = PartitionSpec(*(table.get(name) for name in box.names))
-        for size, logical, axis in zip(box.value.shape, box.names, spec, strict=True):
-            if axis is not None and size % mesh.shape[axis]:
-                parameter = "/".join(str(key.key) for key in path)
+        name = "/".join(str(key.key) for key in path)
+        is_vector = sum(logical != axes.LAYERS for logical in box.names) < 2
+        spec, used = [], {}
+        for size, logical in zip(box.value.shape, box.names, strict=True):
+            over = places.get(logical, ())
+            if is_vector:
+                over = tuple(axis for axis in over if axis != mesh_lib.FSDP)
+            what = f"parameter {name} {box.value.shape}: its axis {logical!r}"
+            for axis in over:
+                if axis in used:
+                    raise ValueError(
+                        f"{what} and its axis {used[axis]!r} are both to be split over mesh axis "
+                        f"{axis!r}; the rules must give them different ones"
+                    )
+                used[axis] = logical
+            shards = math.prod(mesh.shape[axis] for axis in over)
+            if size % shards:
                 raise ValueError(
-                    f"parameter {parameter} {box.value.shape}: its axis {logical!r} of size {size} "
-                    f"does not divide by the {mesh.shape[axis]} shards of mesh axis {axis!r}"
+                    f"{what} of size {size} does not divide by the {shards} shards of mesh axis "
+                    f"{' * '.join(map(repr, over))}"
                 )
-        return NamedSharding(mesh, spec)
+            spec.append(over[0] if len(over) == 1 else over or None)
+        return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree_util.tree_map_with_path(
         one, boxed_shapes, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)

@@ -29,7 +29,7 @@ class CheckpointError(ValueError):
 
 
 class _IteratorStateHandler(ocp.CheckpointHandler):
-    """Each process writes and reads its own bytes, whatever the number of processes."""
+    """Each process writes its own bytes; it reads those, or any where they are good for all."""
 
     def _file(self, directory) -> str:
         return directory / f"process_{jax.process_index()}_of_{jax.process_count()}"
@@ -40,11 +40,13 @@ class _IteratorStateHandler(ocp.CheckpointHandler):
     def restore(self, directory, args=None):
         file = self._file(directory)
         if not file.exists():
-            found = sorted(path.name for path in directory.iterdir())
-            raise CheckpointError(
-                f"{directory} holds no data-iterator state for {file.name}; it has {found}. "
-                "Resume with the number of processes that wrote it"
-            )
+            found = sorted(path.name for path in directory.glob("process_*"))
+            if not found or args is None or not args.is_same_for_all:
+                raise CheckpointError(
+                    f"{directory} holds no data-iterator state for {file.name}; it has {found}. "
+                    "Resume with the number of processes that wrote it"
+                )
+            file = directory / found[0]
         return file.read_bytes()
 
 
@@ -57,7 +59,7 @@ class _IteratorStateSave(ocp.args.CheckpointArgs):
 @ocp.args.register_with_handler(_IteratorStateHandler, for_restore=True)
 @dataclasses.dataclass
 class _IteratorStateRestore(ocp.args.CheckpointArgs):
-    pass
+    is_same_for_all: bool = False
 
 
 class CheckpointStore:
@@ -112,6 +114,7 @@ class CheckpointStore:
             checkpoints stay as they are.
         """
         try:
+            self._probe()  # where it can't make a folder Orbax waits for ten minutes
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -125,6 +128,11 @@ class CheckpointStore:
         except Exception as error:
             raise _write_error(self.folder, error) from error
 
+    def _probe(self) -> None:
+        file = self.folder / f".probe_{jax.process_index()}"
+        file.touch()
+        file.unlink()
+
     def wait(self) -> None:
         """Waits until everything that was started is on disk.
 
@@ -136,20 +144,48 @@ class CheckpointStore:
         except Exception as error:
             raise _write_error(self.folder, error) from error
 
-    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, bytes]:
+    def restore(
+        self, step: int, abstract: TrainState, hosts_read_alike: bool = False
+    ) -> tuple[TrainState, bytes]:
         """Reads a checkpoint into the shardings of `abstract`.
 
+        Args:
+          step: of a complete checkpoint.
+          abstract: from `state.abstract_state`, on any mesh.
+          hosts_read_alike: whether the data position of one host is good for another, and so for
+            another number of hosts.
+
         Raises:
-          CheckpointError: if shapes differ (which parameter, both shapes) or a part is missing.
+          CheckpointError: if shapes differ (which parameter, both shapes), a part is missing or
+            can't be read.
         """
-        self._check_shapes(step, abstract)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), data=_IteratorStateRestore()
-            ),
-        )
+        try:
+            self._check_shapes(step, abstract)
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract),
+                    data=_IteratorStateRestore(hosts_read_alike),
+                ),
+            )
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise self._read_error(step, error) from error
         return restored["state"], restored["data"]
+
+    def _read_error(self, step: int, error: Exception) -> CheckpointError:
+        """What to raise for a complete checkpoint that can't be read: cut off, say."""
+        older = [other for other in _complete_steps(self.folder) if other < step]
+        way = (
+            f"delete that folder and start the same command again: it goes on from step {older[-1]}"
+            if older
+            else "delete the run's folder to begin anew"
+        )
+        reason = _without_internals(error)
+        return CheckpointError(
+            f"checkpoint {self.folder / str(step)} can't be read ({reason}); {way}"
+        )
 
     def _check_shapes(self, step: int, abstract: TrainState) -> None:
         stored = self._manager.item_metadata(step)["state"]
@@ -173,11 +209,19 @@ def _write_error(folder: Path, error: Exception) -> CheckpointError:
     """What to raise for a checkpoint in this folder that could not be written."""
     steps = _complete_steps(folder)
     newest = f"step {steps[-1]} is complete and stays" if steps else "there is none before it"
-    reason = re.sub(r" \[(tensorstore_spec|source locations)=.*", "", " ".join(str(error).split()))
+    reason = _without_internals(error)
+    is_denied = "denied" in reason or "Read-only" in reason
+    remedy = "make it writable" if is_denied else "free some space"
     return CheckpointError(
-        f"could not write a checkpoint to {folder}: {reason}. {newest}; free some space and start "
-        "the same command again"
+        f"could not write a checkpoint to {folder}: {reason}. {newest}; {remedy} and start the "
+        "same command again"
     )
+
+
+def _without_internals(error: Exception) -> str:
+    """An error's text on one line, without TensorStore's details."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.sub(r" \[(tensorstore_spec|source locations)=.*", "", text)
 
 
 def save_parameters(run_folder: str | Path, params: PyTree, config: dict) -> None:

@@ -14,6 +14,8 @@ from tensorboardX import event_file_writer
 from tensorboardX.proto import event_pb2, summary_pb2
 
 from cascade_jax import files, metrics
+from cascade_jax.parallel import hosts
+from cascade_jax.training.clock import Clock
 
 
 def merge(found: list[dict[str, metrics.Ratio]]) -> dict[str, float]:
@@ -66,22 +68,36 @@ class Reporter:
     """Writes figures of one run; only process 0 writes.
 
     A line of metrics.jsonl is `{"step": 200, "split": "train", "loss": ...}`. When a run resumes
-    from step s, lines after s are dropped, since those steps run again.
+    from step s, lines after s are dropped, since those steps run again. `starts.jsonl` has a line
+    for each start.
 
     Args:
       run_folder: the run's folder.
       name: label of the progress bar.
       first_step: the step that the run starts or resumes from.
       last_step: the step at which it ends.
+      step_flops: model FLOPs of a step; 0 leaves out what is made of it.
+      peak_flops: what all devices can do in a second; None where that is not known.
     """
 
-    def __init__(self, run_folder: Path, name: str, first_step: int, last_step: int):
-        self._writes = jax.process_index() == 0
+    def __init__(
+        self,
+        run_folder: Path,
+        name: str,
+        first_step: int,
+        last_step: int,
+        step_flops: int = 0,
+        peak_flops: float | None = None,
+    ):
+        self._writes = hosts.is_first()
         self._time = time.monotonic()
+        self._flops = step_flops, peak_flops
+        self.clock = Clock(time.time())
         if not self._writes:
             return
         self._file = run_folder / "metrics.jsonl"
-        _drop_lines_after(self._file, first_step)
+        productive = _drop_lines_after(self._file, first_step)
+        self.clock = Clock(_write_start(run_folder, first_step), productive)
         self._tensorboard = _TensorBoard(run_folder / "tensorboard", first_step)
         # Redrawing in place is for terminals; a log file gets a line every ten seconds.
         in_terminal = sys.stderr.isatty()
@@ -104,6 +120,7 @@ class Reporter:
         now = time.monotonic()
         tokens = found[metrics.TARGET_TOKENS] * steps
         found = found | {metrics.TOKENS_PER_SECOND: tokens / max(now - self._time, 1e-9)}
+        found |= self._with_flops(self.clock.take())
         self._time = now
         self._write(step, "train", found)
         if self._writes:
@@ -111,6 +128,16 @@ class Reporter:
             shown = {"loss": metrics.LOSS, "token accuracy": metrics.STUDENT_ACCURACY}
             texts = [f"{text} {found[key]:.3f}" for text, key in shown.items() if key in found]
             self._bar.set_postfix_str(", ".join(texts), refresh=False)
+
+    def _with_flops(self, times: dict[str, float]) -> dict[str, float]:
+        """Adds the model's FLOPs a second, and their share of what the chips can do."""
+        flops, peak = self._flops
+        if flops and metrics.STEP_SECONDS in times:
+            rate = flops / max(times[metrics.STEP_SECONDS], 1e-9)
+            times[metrics.MODEL_FLOPS_PER_SECOND] = rate
+            if peak:
+                times[metrics.MODEL_FLOPS_UTILISATION] = rate / peak
+        return times
 
     def held_out(self, step: int, split: str, found: dict[str, float]) -> None:
         """Reports figures on a held-out split; the time it took is not charged to training."""
@@ -130,14 +157,34 @@ class Reporter:
             self._tensorboard.close()
 
 
-def _drop_lines_after(file: Path, step: int) -> None:
+def _drop_lines_after(file: Path, step: int) -> float:
+    """Returns the productive seconds that the last line which stays gives."""
     if not file.exists():
-        return
-    kept = []
+        return 0.0
+    kept, productive = [], 0.0
     for line in file.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            found = json.loads(line)
         except json.JSONDecodeError:
-            pass  # the line that was being written when the run was killed
+            continue  # the line that was being written when the run was killed
+        if found["step"] <= step:
+            kept.append(line + "\n")
+            productive = found.get(metrics.PRODUCTIVE_SECONDS, productive)
     files.write_text(file, "".join(kept))
+    return productive
+
+
+def _write_start(run_folder: Path, step: int) -> float:
+    """Writes down a start; returns when the run was started for the first time."""
+    file = run_folder / "starts.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    now = {
+        "time": time.time(),
+        "step": step,
+        "processes": jax.process_count(),
+        "devices": jax.device_count(),
+        "kind": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+    }
+    files.write_text(file, "".join(line + "\n" for line in [*lines, json.dumps(now)]))
+    return json.loads(lines[0])["time"] if lines else now["time"]

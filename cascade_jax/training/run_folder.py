@@ -13,7 +13,10 @@ from cascade_jax.training import checkpoints
 
 # Settings that may change between two starts of one run: they change neither its parameters nor
 # which of its checkpoints is the best. (Which checkpoint the base is stands under base_saved.)
-_FREE = ("log_every", "eval_every", "keep_last", "base_folder")
+_FREE = (
+    *("log_every", "eval_every", "keep_last", "base_folder"),
+    *("hang_seconds", "profile_steps", "rules", "teacher_rules"),
+)
 _FREE_DATA = (
     "data_dir",
     "vocabulary",

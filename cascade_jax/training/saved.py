@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 
 from cascade_jax.models import families
 from cascade_jax.models.lora import Lora
+from cascade_jax.parallel import rules
 from cascade_jax.training import checkpoints, run_folder
 from cascade_jax.training import start as start_lib
 from cascade_jax.training import state as state_lib
@@ -44,7 +45,13 @@ def check(name: str, folder: Path, step: int, model: families.ModelConfig, mesh:
         check(name, _base(folder, config), config["base_saved"]["step"], start.source(model), mesh)
 
 
-def load(folder: Path, step: int, model: families.ModelConfig, mesh: Mesh) -> PyTree:
+def load(
+    folder: Path,
+    step: int,
+    model: families.ModelConfig,
+    mesh: Mesh,
+    table: str | rules.Table = rules.DEFAULT,
+) -> PyTree:
     """All parameters of a run's model, on the mesh.
 
     Args:
@@ -52,17 +59,18 @@ def load(folder: Path, step: int, model: families.ModelConfig, mesh: Mesh) -> Py
       step: of a complete checkpoint.
       model: its model.
       mesh: the device mesh.
+      table: how they are split over it.
 
     Raises:
       ValueError: the checkpoint does not fit, or a LoRA run's base is gone or was trained anew.
     """
     config = checkpoints.config_of(folder)
     lora, module = _lora_of(config), families.build(model)
-    abstract = state_lib.abstract_parameters(module, mesh, lora)
+    abstract = state_lib.abstract_parameters(module, mesh, lora, table)
     if lora is None:
         return checkpoints.load_parameters(folder, step, abstract)
     place, base_step = _base(folder, config), config["base_saved"]["step"]
-    base = _first(start_lib.described(config), place, base_step, model, mesh)
+    base = _first(start_lib.described(config), place, base_step, model, mesh, table)
     adapters = checkpoints.load_parameters(folder, step, abstract)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, base)
     return jax.jit(lora.merge, donate_argnums=0, out_shardings=shardings)(base, adapters)
@@ -75,6 +83,7 @@ def first_parameters(
     output_dir: Path,
     mesh: Mesh,
     fingerprint: str,
+    table: str | rules.Table = rules.DEFAULT,
     is_base: bool = False,
 ) -> PyTree:
     """The parameters that a run starts from, on the mesh.
@@ -86,6 +95,7 @@ def first_parameters(
       output_dir: where runs are by name.
       mesh: the device mesh.
       fingerprint: of the run's vocabulary.
+      table: how they are split over the mesh.
       is_base: of a LoRA run, which reads them again whenever it is read, so that the other run must
         be at its end.
 
@@ -102,7 +112,7 @@ def first_parameters(
         checkpoints.check_finished(name, folder, "its base")
     step = checkpoints.chosen_step(folder, start.checkpoint)
     check(name, folder, step, start.source(model), mesh)
-    return _first(start, folder, step, model, mesh)
+    return _first(start, folder, step, model, mesh, table)
 
 
 def saved_at(folder: Path, choice: str) -> int | None:
@@ -140,9 +150,9 @@ def _lora_of(config: dict) -> Lora | None:
     return Lora(**{key: given[key] for key in given if key != "type"}) if given else None
 
 
-def _first(start, folder: Path, step: int, model: families.ModelConfig, mesh: Mesh) -> PyTree:
-    found = start.fit(load(folder, step, start.source(model), mesh), model)
-    wanted = state_lib.abstract_parameters(families.build(model), mesh)
+def _first(start, folder: Path, step: int, model, mesh: Mesh, table) -> PyTree:
+    found = start.fit(load(folder, step, start.source(model), mesh, table), model)
+    wanted = state_lib.abstract_parameters(families.build(model), mesh, table=table)
     return jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), found, wanted)
 
 

@@ -28,13 +28,50 @@ class TrainState:
     opt_state: PyTree
 
 
-def abstract_parameters(model: families.Model, mesh: Mesh, lora: Lora | None = None) -> PyTree:
-    """Shapes, dtypes and shardings of the model's parameters, or of its adapters, on a mesh."""
+def abstract_parameters(
+    model: families.Model,
+    mesh: Mesh,
+    lora: Lora | None = None,
+    table: str | rules.Table = rules.DEFAULT,
+) -> PyTree:
+    """Shapes, dtypes and shardings of the model's parameters, or of its adapters, on a mesh.
+
+    Args:
+      model: the model.
+      mesh: the device mesh.
+      lora: for those of its adapters alone.
+      table: how they are split, see `parallel/rules.py`.
+    """
     boxes = families.parameter_shapes(model.config)
     if lora is not None:
         boxes = lora.shapes(boxes)
-    shardings = rules.parameter_shardings(boxes, mesh)
+    shardings = rules.parameter_shardings(boxes, mesh, table)
     return jax.tree.map(_with_sharding, nn.unbox(boxes), shardings)
+
+
+def frozen(model: families.Model, params: PyTree) -> PyTree:
+    """Parameters that are only read, each in the dtype in which the model computes with it.
+
+    The same figures bit for bit, and for a model that computes in bfloat16 half the memory: it
+    would make the same copies of its kernels in every step.
+
+    Args:
+      model: the model.
+      params: arrays, or shapes from `abstract_parameters`.
+    """
+    config = model.config
+
+    def one(path, leaf):
+        names = [key.key for key in path]
+        is_kernel = names[-1] == "kernel" and "logits_dense" not in names
+        is_looked_up = names[-1] == "embedding" and not config.tied_logits
+        if not (is_kernel or is_looked_up):
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, config.dtype, sharding=leaf.sharding)
+        return leaf.astype(config.dtype)
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def _with_sharding(leaf, sharding):
@@ -46,15 +83,16 @@ def abstract_state(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     lora: Lora | None = None,
+    table: str | rules.Table = rules.DEFAULT,
 ) -> TrainState:
     """Shapes, dtypes and shardings of the whole state, for `initialize` and for restoring.
 
-    With `lora` the state is that of the adapters alone.
+    With `lora` the state is that of the adapters alone; `table` as in `abstract_parameters`.
 
     Optimizer statistics of a parameter's shape are split like the parameter; all others (the row
     and column statistics of Adafactor, counters) are small and every device holds them whole.
     """
-    params = abstract_parameters(model, mesh, lora)
+    params = abstract_parameters(model, mesh, lora, table)
     everywhere = rules.replicated(mesh)
 
     def statistics(leaf, parameter):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -40,6 +39,8 @@ def make_loss_fn(
     head: str = "fused",
     mesh: Mesh | None = None,
     chunk_tokens: int | None = None,
+    student_rules: str | rules.Table = rules.DEFAULT,
+    teacher_rules: str | rules.Table = rules.DEFAULT,
 ) -> Callable:
     """Both forward passes and the loss head.
 
@@ -50,6 +51,7 @@ def make_loss_fn(
         logits and serves as its reference.
       mesh: the device mesh; None for one device. (The plain head does not need to know.)
       chunk_tokens: of the fused head.
+      student_rules, teacher_rules: how each model is split, see `parallel/rules.py`.
 
     Returns:
       A function (student_params, teacher_params, batch, dropout_key=None, step=None,
@@ -57,17 +59,20 @@ def make_loss_fn(
     """
     if head not in HEADS:
         raise ValueError(f"head {head!r} is not one of {list(HEADS)}")
-    forward = hidden if head == "fused" else families.logits
-    layout = None if mesh is None else fused.Layout(mesh, mesh_lib.DATA, mesh_lib.MODEL)
+    layout = None if mesh is None else fused.Layout(mesh, mesh_lib.BATCH_AXES, mesh_lib.TENSOR)
+
+    def forward(table, *arguments):
+        with rules.applied(table):
+            return (hidden if head == "fused" else families.logits)(*arguments)
 
     def loss_fn(
         student_params, teacher_params, batch, dropout_key=None, step=None, every_metric=False
     ) -> sums.LossSums:
-        ours = forward(student, student_params, batch, dropout_key)
+        ours = forward(student_rules, student, student_params, batch, dropout_key)
         theirs = None
         if teacher is not None:
             # The one place where gradients stop: nothing flows into the frozen teacher.
-            theirs = jax.lax.stop_gradient(forward(teacher, teacher_params, batch))
+            theirs = jax.lax.stop_gradient(forward(teacher_rules, teacher, teacher_params, batch))
         tokens = batch.targets, batch.weights
         if head == "plain":
             return loss(ours, theirs, *tokens, step=step, every_metric=every_metric)
@@ -111,7 +116,11 @@ def make_train_step(
             found = loss_fn(params, teacher_params, part, part_key, state.step)
             return found.loss_sum, found
 
-        grad_fn = jax.grad(value, has_aux=True)
+        def grad_fn(params, part, part_key):
+            grads, found = jax.grad(value, has_aux=True)(params, part, part_key)
+            # As the parameters are, before they are added up: no device holds all of them.
+            return jax.lax.with_sharding_constraint(grads, state_shardings.params), found
+
         if microbatches == 1:
             grad_sums, found = grad_fn(state.params, batch, step_key)
         else:
@@ -147,10 +156,10 @@ def accumulate(
 ) -> tuple[PyTree, sums.LossSums]:
     """Sums of gradients and losses over microbatches, in float32.
 
-    Row i goes to microbatch `i mod microbatches`, so that every device of the data axis has its
+    Row i goes to microbatch `i mod microbatches`, so that every device of the data axes has its
     share of each and nothing moves between devices.
     """
-    split = NamedSharding(mesh, PartitionSpec(None, mesh_lib.DATA))
+    split = NamedSharding(mesh, PartitionSpec(None, mesh_lib.BATCH_AXES))
 
     def cut(rows):
         parts = rows.reshape(-1, microbatches, *rows.shape[1:]).swapaxes(0, 1)
@@ -186,10 +195,11 @@ def make_eval_step(loss_fn: Callable, mesh: Mesh) -> Callable[..., StepMetrics]:
 
 
 def _under(mesh: Mesh, fn: Callable) -> Callable:
-    """Calls `fn` where the models' activation constraints see the mesh and the rules."""
+    """Calls `fn` where the models' constraints see the mesh; its attribute `jitted` is `fn`."""
 
     def call(*args):
-        with jax.set_mesh(mesh), nn.logical_axis_rules(rules.RULES):
+        with jax.set_mesh(mesh):
             return fn(*args)
 
+    call.jitted = fn
     return call

@@ -57,7 +57,7 @@ def plain(sizes: Sizes, loss: variants.Loss, mesh: Mesh | None) -> Callable:
         found = Unembedding(kernel, dtype=sizes.dtype).logits(hidden)
         if mesh is None:
             return found
-        split = NamedSharding(mesh, PartitionSpec("data", "model"))
+        split = NamedSharding(mesh, PartitionSpec("data", "tensor"))
         return jax.lax.with_sharding_constraint(found, split)
 
     def value(trained, fixed):
@@ -93,7 +93,7 @@ def by_hand(sizes: Sizes, loss: variants.Loss, mesh: Mesh | None) -> Callable:
 
 def fused_head(sizes: Sizes, loss: variants.Loss, mesh: Mesh | None) -> Callable:
     """cascade_jax.losses.fused."""
-    layout = None if mesh is None else fused.Layout(mesh)
+    layout = None if mesh is None else fused.Layout(mesh, "data")
 
     def value(trained, fixed):
         teacher_hidden, teacher_kernel, targets, weights = fixed
@@ -158,13 +158,13 @@ def _peer(value, mesh, columns):
     def on_each(x, w, y):
         found, (dx, dw) = gradient_fn(x, w, y)
         scatter = functools.partial(
-            jax.lax.psum_scatter, axis_name="model", scatter_dimension=columns, tiled=True
+            jax.lax.psum_scatter, axis_name="tensor", scatter_dimension=columns, tiled=True
         )
         gradients = dx.astype(x.dtype), jax.lax.psum(scatter(dw.astype(w.dtype)), "data")
-        return (jax.lax.psum(found, ("data", "model")), {}), gradients
+        return (jax.lax.psum(found, ("data", "tensor")), {}), gradients
 
-    tokens = PartitionSpec(("data", "model"))
-    split = PartitionSpec(*[None] * columns, "model")
+    tokens = PartitionSpec(("data", "tensor"))
+    split = PartitionSpec(*[None] * columns, "tensor")
     mapped = jax.shard_map(
         on_each,
         mesh=mesh,

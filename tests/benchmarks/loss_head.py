@@ -204,15 +204,15 @@ def tpu_rows(sizes: Sizes, names: list[str], chips: list[int]) -> list[dict]:
 def tpu_mesh(count: int, split: int) -> Mesh:
     """Described TPU v5e chips, `split` of them on the data axis."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
-    return Mesh(np.array(devices[:count]).reshape(split, -1), ("data", "model"))
+    return Mesh(np.array(devices[:count]).reshape(split, -1), ("data", "tensor"))
 
 
 def tpu_row(head: Head, sizes: Sizes, loss: variants.Loss, mesh: Mesh) -> dict:
     """Memory and collectives of one head, compiled for the mesh."""
     is_peer = head.package is not None
-    tokens = PartitionSpec(("data", "model") if is_peer else "data")
-    kernel = PartitionSpec("model") if head.by_token_id else PartitionSpec(None, "model")
-    specs = (tokens, kernel), (tokens, PartitionSpec(None, "model"), tokens, tokens)
+    tokens = PartitionSpec(("data", "tensor") if is_peer else "data")
+    kernel = PartitionSpec("tensor") if head.by_token_id else PartitionSpec(None, "tensor")
+    specs = (tokens, kernel), (tokens, PartitionSpec(None, "tensor"), tokens, tokens)
     trained, fixed = heads.shapes(sizes, loss, head)
 
     def place(array, spec):
@@ -232,7 +232,7 @@ def tpu_row(head: Head, sizes: Sizes, loss: variants.Loss, mesh: Mesh) -> dict:
     with chosen:
         compiled = jax.jit(step, out_shardings=outputs).lower(*arguments).compile()
     memory, hlo = compiled.memory_analysis(), compiled.as_text()
-    matrix = sizes.features * sizes.vocab // mesh.shape["model"]
+    matrix = sizes.features * sizes.vocab // mesh.shape["tensor"]
     outside, inside = collectives.kernel_reductions(hlo, matrix)
     return {
         "temp_gb": memory.temp_size_in_bytes / GB,

@@ -92,7 +92,7 @@ def questions_of(mixture, wanted, data=DATA):
     examples = [e for task in TASKS for e in pipeline.decode_examples(data, task, "test")]
     # In turns, so that the answers have to be put back into order.
     examples = [examples[i] for i in (0, 3, 1, 4, 2)]
-    return Questions(examples, mixture, data, MeshConfig(data=2, model=4).build(), decoding)
+    return Questions(examples, mixture, data, MeshConfig(data=2, tensor=4).build(), decoding)
 
 
 @functools.cache

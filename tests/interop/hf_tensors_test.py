@@ -105,13 +105,13 @@ def test_many_files_are_written_and_read(dtype, tmp_path):
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_every_device_gets_its_part(scan_layers, tmp_path):
     folder = write(tmp_path / "m", DECODER, tensors_of(DECODER))
-    mesh = MeshConfig(data=4, model=2).build()
+    mesh = MeshConfig(data=4, tensor=2).build()
     _, params = hf.load(folder, mesh=mesh, scan_layers=scan_layers, pad_id=5)
     _, whole = hf.load(folder, scan_layers=scan_layers, pad_id=5)
     assert_same(params, whole)
     kernel = (params["layers"] if scan_layers else params["layers_0"])["mlp"]["wi_0"]["kernel"]
-    assert kernel.sharding.spec[-1] == "model"
-    assert params["token_embedder"]["embedding"].sharding.spec == PartitionSpec("model", None)
+    assert kernel.sharding.spec[-1] == "tensor"
+    assert params["token_embedder"]["embedding"].sharding.spec == PartitionSpec("tensor", "fsdp")
 
 
 def test_stacked_layers(tmp_path):

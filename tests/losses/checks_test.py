@@ -359,24 +359,24 @@ def test_numpy_arrays_serve_as_well():
     assert found.loss_sum == expected
 
 
-MESH = MeshConfig(4, 2)
+MESH = MeshConfig(4, 1, 2)
 
 
-@pytest.mark.parametrize("axes", [dict(data="batch"), dict(model="batch")])
+@pytest.mark.parametrize("axes", [dict(data="batch"), dict(tensor="batch")])
 def test_an_axis_that_the_mesh_does_not_have_is_refused_when_built(axes):
-    with pytest.raises(ValueError, match=r"'batch'.*[\[(]'data', 'model'[\])]"):
+    with pytest.raises(ValueError, match=r"'batch'.*'data', 'fsdp', 'tensor'"):
         fused.Layout(MESH.build(), **axes)
 
 
 def test_a_layout_of_one_axis_twice_is_refused_when_built():
-    with pytest.raises(ValueError, match="data and model are both 'data'; they must be two axes"):
+    with pytest.raises(ValueError, match="tensor 'data' is among data"):
         fused.Layout(MESH.build(), "data", "data")
 
 
 def test_a_mesh_with_explicit_axes_is_refused_when_built():
-    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Explicit,) * 2)
     with pytest.raises(ValueError, match="axes of types .*Explicit.*; all must be Auto"):
-        fused.Layout(mesh)
+        fused.Layout(mesh, "data")
 
 
 @pytest.mark.parametrize("rows, vocab, numbers", [(3, 6, (3, 4)), (4, 5, (5, 2))])

@@ -13,7 +13,7 @@ from cascade_jax.parallel.mesh import MeshConfig
 from tests.losses import cases
 from tests.losses.fused_test import compare, plain_head, value_and_gradients
 
-MESHES = [(8, 1), (4, 2), (2, 4), (1, 8)]
+MESHES = [(8, 1, 1), (2, 2, 2), (2, 1, 4), (1, 8, 1), (1, 1, 8)]
 HIDDEN_CASES = ("xent_smoothing_z", "cat_dist_kept", "dist_reverse_t2", "dist_jsd_t1.5",
                 "cat_xent_kept_z", "gatekeeper", "gatekeeper_from_teacher",
                 "cat_xent_l", "cat_xent_s", "cat_dist_l", "cat_dist_s")  # fmt: skip
@@ -50,13 +50,13 @@ def program(shape):
 
 def place(mesh, problem, top, right):
     """Arguments of the program, split as the arrays of a training step are."""
-    rows, columns = PartitionSpec("data"), PartitionSpec("model")
+    rows, columns = PartitionSpec(("data", "fsdp")), PartitionSpec("tensor")
 
     def put(tree, spec):
         return jax.device_put(tree, NamedSharding(mesh, spec))
 
     ours = problem.ours.replace(
-        kernel=put(problem.ours.kernel, PartitionSpec(None, "model")),
+        kernel=put(problem.ours.kernel, PartitionSpec(None, "tensor")),
         bias=put(problem.ours.bias, columns),
     )
     their_map = problem.their_map.replace(kernel=put(problem.their_map.kernel, columns))

@@ -76,7 +76,7 @@ def compile_on_mesh(head, sizes, mesh):
 
     trained, fixed = heads.shapes(sizes, CAT_DIST, head)
     placed = [
-        (place(hidden, "data"), place(kernel, None, "model"))
+        (place(hidden, "data"), place(kernel, None, "tensor"))
         for hidden, kernel in (trained, fixed[:2])
     ]
     labels = tuple(place(array, "data") for array in fixed[2:])
@@ -86,7 +86,7 @@ def compile_on_mesh(head, sizes, mesh):
 
 @pytest.mark.parametrize("data, model", [(8, 1), (4, 2), (2, 4)])
 def test_the_matrixs_gradient_is_reduced_once_and_outside_the_loop(data, model):
-    mesh = Mesh(np.array(jax.devices()).reshape(data, model), ("data", "model"))
+    mesh = Mesh(np.array(jax.devices()).reshape(data, model), ("data", "tensor"))
     sizes = heads.Sizes(256, 128, 64, 2048, chunk_tokens=8)
     hlo = compile_on_mesh(heads.FUSED, sizes, mesh).as_text()
     matrix = sizes.features * sizes.vocab // model

@@ -153,18 +153,18 @@ def test_fresh_factors_are_uniform_and_all_different(scan_layers):
 def test_adapters_are_split_as_their_kernels_are():
     lora, model = Lora(rank=2, targets=("query", "out")), dataclasses.replace(T5, scan_layers=True)
     shardings = rules.parameter_shardings(
-        lora.shapes(families.parameter_shapes(model)), MeshConfig(4, 2).build()
+        lora.shapes(families.parameter_shapes(model)), MeshConfig(4, 1, 2).build()
     )
     attention = shardings["encoder"]["layers"]["attention"]
     specs = jax.tree.map(lambda sharding: sharding.spec, attention)
     assert specs == {
         "query": {
-            "lora_a": PartitionSpec(None, None, None),
-            "lora_b": PartitionSpec(None, None, "model"),
+            "lora_a": PartitionSpec(None, "fsdp", None),
+            "lora_b": PartitionSpec(None, None, "tensor"),
         },
         "out": {
-            "lora_a": PartitionSpec(None, "model", None),
-            "lora_b": PartitionSpec(None, None, None),
+            "lora_a": PartitionSpec(None, "tensor", None),
+            "lora_b": PartitionSpec(None, None, "fsdp"),
         },
     }
 

@@ -28,7 +28,7 @@ LARGE = DecoderConfig(
 )  # fmt: skip
 SMALL = dataclasses.replace(LARGE, num_layers=1, attention_kinds=("sliding",))
 DATA = pipeline.DataConfig("demo_reverse_v1", input_length=20, target_length=8, batch_size=8)
-MESH = MeshConfig(data=4, model=2)
+MESH = MeshConfig(data=4, tensor=2)
 
 
 def _run(name, model, **changes):

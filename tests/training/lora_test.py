@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import shutil
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from cascade_jax.training.optimizers import Adafactor
 from tests import fakes
 
 DATA = pipeline.DataConfig("demo_reverse_v1", input_length=20, target_length=8, batch_size=8)
-MESH = MeshConfig(data=4, model=2)
+MESH = MeshConfig(data=4, tensor=2)
 T5 = T5Config(264, 8, 2, 4, 12, 1, 1, tied_logits=True, dropout_rate=0.1)
 DECODER = DecoderConfig(264, 8, 2, 2, 2, 4, 12, scan_layers=True)
 MODELS = {"t5": T5, "decoder": DECODER}
@@ -319,7 +320,7 @@ def test_a_base_that_is_still_in_training_is_refused(tmp_path):
 def _update(shape, microbatches=1):
     """Adapters after two steps of CAT-Dist on a mesh, and what the second step reported."""
     model = fakes.t5_config(scan_layers=True)
-    mesh = MeshConfig(*shape).build(jax.devices()[: shape[0] * shape[1]])
+    mesh = MeshConfig(*shape).build(jax.devices()[: math.prod(shape)])
     student, optimizer = families.build(model), OPTIMIZER.build()
     abstract = state_lib.abstract_state(student, optimizer, mesh, LORA)
     state = state_lib.initialize(student, optimizer, jax.random.key(0), abstract, LORA)
@@ -345,8 +346,8 @@ def _update(shape, microbatches=1):
 
 
 def test_a_mesh_with_microbatches_gives_the_update_of_one_device():
-    start, expected, report = _update((1, 1))
-    start_here, found, report_here = _update((4, 2), microbatches=4)
+    start, expected, report = _update((1, 1, 1))
+    start_here, found, report_here = _update((2, 2, 2), microbatches=4)
     jax.tree.map(np.testing.assert_array_equal, start_here, start)
     assert report_here == pytest.approx(report, rel=1e-5)
 

@@ -33,15 +33,15 @@ class Update:
     teacher_after: dict
 
 
-def initial_params(model, mesh, seed):
-    abstract = state_lib.abstract_state(model, OPTIMIZER.build(), mesh)
+def initial_params(model, mesh, seed, table=rules.DEFAULT):
+    abstract = state_lib.abstract_state(model, OPTIMIZER.build(), mesh, table=table)
     return state_lib.initialize(model, OPTIMIZER.build(), jax.random.key(seed), abstract).params
 
 
 def with_some_right(batch):
     """The batch with the fresh student's own argmax as the label of every third token."""
     model = t5.T5(STUDENT)
-    params = initial_params(model, MeshConfig(1, 1).build(jax.devices()[:1]), 0)
+    params = initial_params(model, MeshConfig(1).build(jax.devices()[:1]), 0)
     guess = np.asarray(families.logits(model, params, batch)).argmax(-1)
     right = np.arange(guess.size).reshape(guess.shape) % 3 == 0
     return dataclasses.replace(batch, targets=np.where(right, guess, batch.targets))
@@ -62,20 +62,24 @@ def update(
     steps=1,
     head="fused",
     chunk_tokens=None,
+    tables=(rules.DEFAULT, rules.DEFAULT),
 ):
     """Does steps on a mesh with a fresh student and teacher."""
-    mesh_config = mesh_config or MeshConfig(1, 1)
-    mesh = mesh_config.build(jax.devices()[: mesh_config.data * mesh_config.model])
+    mesh_config = mesh_config or MeshConfig(1)
+    mesh = mesh_config.build(
+        jax.devices()[: mesh_config.data * mesh_config.fsdp * mesh_config.tensor]
+    )
     models = t5.T5(student), t5.T5(TEACHER)
     optimizer = OPTIMIZER.build()
-    abstract = state_lib.abstract_state(models[0], optimizer, mesh)
+    abstract = state_lib.abstract_state(models[0], optimizer, mesh, table=tables[0])
     state = state_lib.initialize(models[0], optimizer, jax.random.key(0), abstract)
     before = jax.device_get(state.params)
-    teacher = initial_params(models[1], mesh, 1)
+    teacher = initial_params(models[1], mesh, 1, tables[1])
     teacher_before = jax.device_get(teacher)
     loss_fn = step_lib.make_loss_fn(
-        *models, loss or variants.CATDist(), head=head, mesh=mesh, chunk_tokens=chunk_tokens
-    )
+        *models, loss or variants.CATDist(), head=head, mesh=mesh, chunk_tokens=chunk_tokens,
+        student_rules=tables[0], teacher_rules=tables[1],
+    )  # fmt: skip
     train_step = step_lib.make_train_step(
         loss_fn,
         optimizer,
@@ -116,9 +120,14 @@ def one_device():
     return found
 
 
-@pytest.mark.parametrize("shape", [(8, 1), (4, 2), (1, 8)])
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (4, 1, 2), (1, 8, 1), (1, 1, 8)])
 def test_every_mesh_gives_the_update_of_one_device(shape, one_device):
     assert_same_update(update(MeshConfig(*shape)), one_device)
+
+
+@pytest.mark.parametrize("tables", [("replicated", "fsdp_tensor"), ("fsdp", "tensor")], ids=str)
+def test_models_that_are_split_in_different_ways_give_the_update_of_one_device(tables, one_device):
+    assert_same_update(update(MeshConfig(2, 2, 2), tables=tables), one_device)
 
 
 @pytest.mark.parametrize("tied_logits", [False, True])
@@ -128,7 +137,7 @@ def test_the_fused_head_gives_the_update_of_the_plain_head(tied_logits):
     settings = dict(student=student, loss=variants.CATDist())
     plain = update(head="plain", **settings)
     assert_same_update(update(chunk_tokens=7, **settings), plain)
-    assert_same_update(update(MeshConfig(4, 2), chunk_tokens=7, **settings), plain)
+    assert_same_update(update(MeshConfig(4, 1, 2), chunk_tokens=7, **settings), plain)
 
 
 def test_microbatches_of_unequal_target_counts_equal_one_batch(one_device):
@@ -141,7 +150,7 @@ def test_microbatches_of_unequal_target_counts_equal_one_batch(one_device):
 def test_microbatches_on_a_mesh_equal_one_batch_with_the_kept_normalizer():
     loss = variants.CATXent(normalizer="kept")
     batch = with_some_right(fakes.ragged_batch(32, seed=4))
-    found = update(MeshConfig(4, 2), microbatches=4, loss=loss, batch=batch)
+    found = update(MeshConfig(4, 1, 2), microbatches=4, loss=loss, batch=batch)
     assert 0.2 < found.metrics["kept"] < 0.5
     assert_same_update(found, update(loss=loss, batch=batch))
 
@@ -151,7 +160,7 @@ def test_the_teacher_stays_bitwise_and_its_gradient_is_exactly_zero(one_device):
     models = t5.T5(STUDENT), t5.T5(TEACHER)
     loss_fn = step_lib.make_loss_fn(*models, variants.Dist())
     batch = jax.tree.map(jnp.asarray, fakes.ragged_batch(4))
-    mesh = MeshConfig(1, 1).build(jax.devices()[:1])
+    mesh = MeshConfig(1).build(jax.devices()[:1])
     params = [initial_params(model, mesh, seed) for seed, model in enumerate(models)]
 
     def value(student, teacher):

@@ -1,0 +1,221 @@
+"""The real steps of a run, compiled ahead of time for devices that need not be there.
+
+Nothing is read: no data, vocabulary or checkpoint. What a step is given are shapes on a mesh.
+"""
+
+import contextlib
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from cascade_jax.batch import PREFIX_LM, Batch, DecoderBatch
+from cascade_jax.inference import generate
+from cascade_jax.models import families
+from cascade_jax.parallel import rules
+from cascade_jax.training import state as state_lib
+from cascade_jax.training import step as step_lib
+from cascade_jax.training.loop import TrainRun
+
+# Where T5 and its kin have it; one id is as good as another for what a step costs.
+_EOS = 1
+
+
+class DoesNotFitError(ValueError):
+    """The compiler refuses a program: it takes more memory than a chip has."""
+
+    def __init__(self, message: str, peak: float | None):
+        super().__init__(message)
+        self.peak = peak
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled program, per chip.
+
+    Attributes:
+      arguments, outputs, aliased, temporaries, program: bytes as the compiler allots them; aliased
+        outputs take the place of arguments.
+      text: the optimised HLO.
+      seconds: that compiling took.
+    """
+
+    arguments: float
+    outputs: float
+    aliased: float
+    temporaries: float
+    program: float
+    text: str
+    seconds: float
+
+    @property
+    def peak(self) -> float:
+        """Bytes that are taken at once: arguments, fresh outputs, temporaries and the program."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries + self.program
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step that can be compiled.
+
+    Attributes:
+      name: e.g. "train cat_dist".
+      jitted: the function.
+      arguments: shapes with shardings.
+      parts: by name, trees of the arrays that stay in memory from step to step.
+      mesh: what it is compiled for.
+      context: what else is to be entered around it.
+    """
+
+    name: str
+    jitted: Any
+    arguments: tuple
+    parts: Mapping[str, PyTree]
+    mesh: Mesh
+    context: Any = contextlib.nullcontext
+
+    def part_bytes(self) -> dict[str, float]:
+        """Bytes of the parts on a chip."""
+        return {name: bytes_per_device(tree) for name, tree in self.parts.items()}
+
+    def compile(self) -> Compiled:
+        """Compiles the step; minutes for a large one.
+
+        Raises:
+          DoesNotFitError: it takes more memory than there is.
+        """
+        start = time.monotonic()
+        try:
+            with jax.set_mesh(self.mesh), self.context():
+                compiled = self.jitted.lower(*self.arguments).compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise DoesNotFitError(*_refusal(str(error))) from error
+        memory = compiled.memory_analysis()
+        return Compiled(
+            memory.argument_size_in_bytes,
+            memory.output_size_in_bytes,
+            memory.alias_size_in_bytes,
+            memory.temp_size_in_bytes,
+            memory.generated_code_size_in_bytes,
+            compiled.as_text(),
+            time.monotonic() - start,
+        )
+
+
+def _refusal(text: str) -> tuple[str, float | None]:
+    """The compiler's words in a line, and the bytes that it wanted."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    found = re.search(r"[Uu]sed ([\d.]+)([KMGT]) of ([\d.]+[KMGT])", text)
+    if not found:
+        return text.strip().partition("\n")[0], None
+    wanted = float(found[1]) * units[found[2]]
+    return f"the compiler wants {wanted / 1e9:.1f} GB of {found[3]}iB a chip", wanted
+
+
+def bytes_per_device(tree: PyTree) -> float:
+    """Bytes that one device holds of arrays, or of shapes that have shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def abstract_batch(run: TrainRun, mesh: Mesh) -> Batch | DecoderBatch:
+    """Shapes of one batch of a run."""
+    data, sharding = run.data, rules.batch_sharding(mesh)
+
+    def rows(length: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((data.batch_size, length), dtype, sharding=sharding)
+
+    inputs, targets = data.input_length, data.target_length
+    if data.architecture == PREFIX_LM:
+        both = inputs + targets
+        packing = {name: rows(both) for name in ("segment_ids", "positions") if data.pack}
+        return DecoderBatch(rows(both), rows(both), rows(both, jnp.float32), rows(both), **packing)
+    packing = {}
+    if data.pack:
+        for name, length in (("input", inputs), ("target", targets)):
+            packing |= {f"{name}_segment_ids": rows(length), f"{name}_positions": rows(length)}
+    return Batch(rows(inputs), rows(targets), rows(targets), rows(targets, jnp.float32), **packing)
+
+
+def train_step(run: TrainRun, mesh: Mesh) -> Step:
+    """The step that `cascade-jax train` runs.
+
+    Raises:
+      ValueError: the batch or a parameter does not divide over the mesh; names it.
+    """
+    size = run.data.batch_size // run.microbatches
+    label = "batch_size" if run.microbatches == 1 else "batch_size / microbatches"
+    tables = [run.rules, *[run.teacher_rules] * (run.teacher is not None)]
+    rules.check_batch_size(f"run {run.name!r}: {label}", size, mesh, *tables)
+    student, optimizer = families.build(run.model), run.optimizer.build()
+    abstract = state_lib.abstract_state(student, optimizer, mesh, run.lora, run.rules)
+    parts = {"student": abstract.params, "optimizer": abstract.opt_state}
+    teacher = frozen = None
+    if run.teacher is not None:
+        teacher = families.build(run.teacher)
+        loaded = state_lib.abstract_parameters(teacher, mesh, table=run.teacher_rules)
+        frozen = state_lib.frozen(teacher, loaded)
+        parts["teacher"] = frozen
+    loss_fn = step_lib.make_loss_fn(
+        student, teacher, run.loss, head=run.head, mesh=mesh, chunk_tokens=run.chunk_tokens,
+        student_rules=run.rules, teacher_rules=run.teacher_rules,
+    )  # fmt: skip
+    if run.lora is not None:
+        parts["base"] = state_lib.abstract_parameters(student, mesh, table=run.rules)
+        frozen, loss_fn = (parts["base"], frozen), run.lora.adapted(loss_fn)
+    step = step_lib.make_train_step(
+        loss_fn,
+        optimizer,
+        run.optimizer.learning_rate_schedule(),
+        jax.tree.map(lambda leaf: leaf.sharding, abstract),
+        mesh,
+        run.microbatches,
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=rules.replicated(mesh))
+    parts["batch"] = abstract_batch(run, mesh)
+    arguments = (abstract, frozen, parts["batch"], key)
+    return Step(f"train {run.name}", step.jitted, arguments, parts, mesh)
+
+
+def collect_steps(config: Any, mesh: Mesh) -> list[Step]:
+    """Decoding one batch with each of the two models, as `cascade-jax collect` does.
+
+    Args:
+      config: a `CollectConfig`.
+      mesh: what to compile for.
+
+    Raises:
+      ValueError: the batch or a parameter does not divide over the mesh; names it.
+    """
+    rules.check_batch_size("batch_size", config.data.batch_size, mesh)
+    shape = config.data.batch_size, config.data.input_length
+    inputs = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rules.batch_sharding(mesh))
+    steps = []
+    for name, model, top_k in (
+        ("student", config.student, config.top_k),
+        ("teacher", config.teacher, 0),
+    ):
+        module = families.build(model)
+        params = state_lib.abstract_parameters(module, mesh)
+        decode = generate.make_generate_fn(module, config.data.target_length, _EOS, top_k)
+        parts = {name: params, "batch": inputs}
+        arguments = (params, inputs)
+        steps.append(Step(f"decode {name}", decode, arguments, parts, mesh, _default_rules))
+    return steps
+
+
+def _default_rules():
+    return nn.logical_axis_rules(rules.RULES)

@@ -1,0 +1,374 @@
+"""What a compiled program does in one run: FLOPs, bytes and collectives, loops counted in full.
+
+XLA's own cost analysis counts a loop's body once. Here a body counts as often as it runs: that is
+known from the loop's condition (a counter against a constant), or, where the number depends on the
+data, from the longest it may run, which the code says in a name: `jax.named_scope("at_most_12")`.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+
+from cascade_jax.planning import replica_groups
+from cascade_jax.planning.hlo_text import Computation, Instruction, Program, Shape
+
+COLLECTIVES = (
+    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
+    "ragged-all-to-all", "collective-broadcast",
+)  # fmt: skip
+# Nothing is read or written for these, or what they call is counted in their place.
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
+    "call", "after-all", "partition-id", "replica-id", "iota", "opt-barrier", "domain",
+    "async-start", "async-update", "async-done",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Exchanges of one kind over the same mesh axes.
+
+    Attributes:
+      kind: "all-gather" and so on.
+      axes: mesh axes, e.g. ("fsdp",).
+      count: how many a run does.
+      bytes: that a chip sends, all of them together, when the axes are rings: (n - 1) / n of the
+        whole array for a gather or scatter among n, twice that for an all-reduce.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    count: float
+    bytes: float
+
+
+@dataclasses.dataclass
+class Totals:
+    """Of one device in one run of the program.
+
+    Attributes:
+      flops: of matmuls and convolutions; a multiply and an add are two.
+      bytes: read from and written to the chip's large memory by all operations.
+      collectives: (kind, axes) -> [count, bytes].
+      unknown_loops: names of loops whose number of runs is not to be seen, counted once.
+    """
+
+    flops: float = 0.0
+    bytes: float = 0.0
+    collectives: dict[tuple[str, tuple[str, ...]], list[float]] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(lambda: [0.0, 0.0])
+    )
+    unknown_loops: list[str] = dataclasses.field(default_factory=list)
+
+    def exchanges(self) -> list[Collective]:
+        """The collectives, the largest first."""
+        found = [Collective(*key, *values) for key, values in self.collectives.items()]
+        return sorted(found, key=lambda each: -each.bytes)
+
+
+def walk(program: Program, mesh: Mapping[str, int], longest_loop: int | None = None) -> Totals:
+    """Adds up a program.
+
+    Args:
+      program: from `hlo_text.parse`.
+      mesh: sizes of the axes that its devices are numbered by, the last varying fastest.
+      longest_loop: how often a loop runs that says nothing of it; None counts it once and lists it
+        in `unknown_loops`.
+    """
+    totals = Totals()
+    _Walk(program, mesh, longest_loop, totals).computation(program.entry, 1, set())
+    return totals
+
+
+@dataclasses.dataclass
+class _Walk:
+    program: Program
+    mesh: Mapping[str, int]
+    longest_loop: int | None
+    totals: Totals
+
+    def computation(self, name: str, times: float, steps: set, inside: bool = False) -> None:
+        """Adds a computation that runs so often.
+
+        Args:
+          name: of the computation.
+          times: how often it runs.
+          steps: collectives of the loop body that this belongs to, which are counted; one that is
+            spread over several fusions, so that it goes on beside them, stands in each of these.
+          inside: of a fusion, where only matmuls and collectives count.
+        """
+        computation = self.program.computations[name]
+        for each in computation:
+            kind = each.opcode.removesuffix("-start")
+            if each.opcode == "while":
+                count = self._trips(each, computation)
+                self.computation(each.called("body"), times * count, set())
+            elif each.opcode == "conditional":
+                self._branches(each, times, steps)
+            elif each.opcode == "fusion":
+                self.computation(each.called("calls"), times, steps, inside=True)
+            elif each.opcode in ("call", "async-start"):
+                called = each.called("to_apply") or each.called("calls")
+                self.computation(called, times, steps, inside)
+            elif each.opcode in ("dot", "convolution"):
+                self.totals.flops += times * flops(each, computation)
+            elif kind in COLLECTIVES:
+                self._collective(kind, each, computation, times, steps if inside else None)
+            if not inside and each.opcode not in _FREE and not each.opcode.endswith("-done"):
+                self.totals.bytes += times * self._moved(each, computation)
+
+    def _branches(self, each: Instruction, times: float, steps: set[str]) -> None:
+        """The costliest branch."""
+        names = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", each.attributes)
+        if listed := re.search(r"branch_computations=\{([^}]*)\}", each.attributes):
+            names += [name.strip().lstrip("%") for name in listed[1].split(",")]
+        found = []
+        for name in names:
+            walked = _Walk(self.program, self.mesh, self.longest_loop, Totals())
+            walked.computation(name, 1, set(steps))
+            found.append((walked.totals.flops, walked.totals.bytes, name))
+        if found:
+            self.computation(max(found)[2], times, steps)
+
+    def _collective(self, kind, each, computation, times, steps) -> None:
+        if steps is not None:
+            channel = re.search(r"channel_id=\d+", each.attributes)
+            dims = tuple(shape.dims for shape in each.shapes)
+            step = kind, channel and channel[0], dims, each.op_name
+            if step in steps:
+                return
+            steps.add(step)
+        devices = replica_groups.group(each.attributes)
+        axes = replica_groups.axes_of(devices, self.mesh)
+        operands = sum(self._source(name, computation).bytes for name in each.operands)
+        size = 2 if devices is None else len(devices)
+        if devices is None:
+            size = math.prod(self.mesh[axis] for axis in axes)
+        whole = max((shape.bytes for shape in each.shapes), default=0.0)
+        if kind == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
+            kind = "reduce-scatter"
+        sent = {
+            "all-gather": whole * (size - 1) / size,
+            "all-reduce": 2 * operands * (size - 1) / size,
+            "collective-permute": operands,
+            "collective-broadcast": operands,
+        }.get(kind, operands * (size - 1) / size)
+        if size > 1 and sent:
+            found = self.totals.collectives[kind, axes]
+            found[0] += times
+            found[1] += times * sent
+
+    def _source(self, name: str, computation: Computation) -> Instruction:
+        return computation.instructions[name]
+
+    def _moved(self, each: Instruction, computation: Computation) -> float:
+        """Bytes that an instruction reads and writes in the large memory."""
+        sources = [computation.instructions[name] for name in each.operands]
+        if each.opcode in ("dynamic-slice", "gather", "slice"):
+            return 2 * _large(each.shapes)
+        if each.opcode in ("dynamic-update-slice", "scatter"):
+            return 2 * _large(sources[-1 if each.opcode == "scatter" else 1].shapes)
+        if each.opcode == "fusion":
+            body = self.program.computations[each.called("calls")]
+            read = sum(_read(body, place, source) for place, source in enumerate(sources))
+            return read + _written(body, each)
+        result = each.shapes
+        if each.opcode.endswith("-start"):  # (operand, result, flags)
+            result = each.shapes[1:2] if len(each.shapes) > 1 else each.shapes
+        return sum(_large(source.shapes) for source in sources) + _large(result)
+
+    def _trips(self, loop: Instruction, computation: Computation) -> float:
+        """How often a loop runs."""
+        known = re.search(r'known_trip_count"?:?\s*=?\{"n":"(\d+)"\}', loop.attributes)
+        if known:
+            return int(known[1])
+        found = _counted(self.program, loop, computation)
+        if found is not None:
+            return found
+        if said := re.findall(r"at_most_(\d+)", loop.op_name):
+            return int(said[-1])
+        if self.longest_loop is None:
+            self.totals.unknown_loops.append(loop.op_name or loop.name)
+            return 1
+        return self.longest_loop
+
+
+def _large(shapes: tuple[Shape, ...]) -> float:
+    return sum(shape.bytes for shape in shapes if shape.memory == 0)
+
+
+def _read(body: Computation, place: int, source: Instruction) -> float:
+    """Of one operand of a fusion: the slices, where it takes no more, else all of it."""
+    parameter = body.parameter(place)
+    if parameter is None:
+        return 0.0
+    users = body.users(parameter.name)
+    whole = _large(source.shapes)
+    if users and all(user.opcode in ("dynamic-slice", "gather", "slice") for user in users):
+        in_large = whole > 0
+        return min(whole, sum(user.bytes for user in users)) if in_large else 0.0
+    if users and all(_is_updated(user, parameter) for user in users):
+        return 0.0
+    return whole
+
+
+def _is_updated(user: Instruction, parameter: Instruction) -> bool:
+    return user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name
+
+
+def _written(body: Computation, fusion: Instruction) -> float:
+    """The result of a fusion; of an array that it changes in place, the changed part."""
+    root = body.instructions.get(body.root)
+    while root is not None and root.opcode in ("bitcast", "copy") and root.operands:
+        root = body.instructions.get(root.operands[0])
+    parts = [root]
+    if root is not None and root.opcode == "tuple":
+        parts = [body.instructions.get(name) for name in root.operands]
+    if len(parts) != len(fusion.shapes):
+        return _large(fusion.shapes)
+    total = 0.0
+    for part, shape in zip(parts, fusion.shapes, strict=True):
+        if part is not None and part.opcode == "dynamic-update-slice" and shape.memory == 0:
+            total += body.instructions[part.operands[1]].bytes
+        else:
+            total += _large((shape,))
+    return total
+
+
+def _counted(program: Program, loop: Instruction, computation: Computation) -> float | None:
+    """Runs of `for (i = start; i < end; i += step)` with constants, or None."""
+    condition = program.computations[loop.called("condition")]
+    body = program.computations[loop.called("body")]
+    test = condition.instructions.get(condition.root)
+    if test is not None and test.opcode == "fusion":
+        inner = program.computations[test.called("calls")]
+        given = [condition.instructions[name] for name in test.operands]
+        test = inner.instructions[inner.root]
+        sides = []
+        for name in test.operands if test.opcode == "compare" else ():
+            side = inner.instructions[name]
+            sides.append(given[int(side.literal)] if side.opcode == "parameter" else side)
+    elif test is not None and test.opcode == "compare":
+        sides = [condition.instructions[name] for name in test.operands]
+    else:
+        return None
+    if len(sides) != 2 or "direction=LT" not in test.attributes:
+        return None
+    index = _index(sides[0])
+    if index is None:
+        return None
+    end = _value(sides[1], condition, loop, computation, program)
+    start = _initial(index, loop, computation)
+    step = _step(index, body, program)
+    if None in (end, start, step) or step < 1:
+        return None
+    return max(0, math.ceil((end - start) / step))
+
+
+def _index(side: Instruction) -> int | None:
+    found = re.search(r"index=(\d+)", side.attributes)
+    return int(found[1]) if side.opcode == "get-tuple-element" and found else None
+
+
+def _value(side, condition, loop, computation, program) -> int | None:
+    """A constant, also one that stands in the loop's tuple and that the body leaves alone."""
+    if side.opcode == "constant":
+        return _number(side)
+    index = _index(side)
+    if index is None:
+        return None
+    body = program.computations[loop.called("body")]
+    result = body.instructions[body.root]
+    if result.opcode != "tuple":
+        return None
+    kept = body.instructions[result.operands[index]]
+    return _initial(index, loop, computation) if _index(kept) == index else None
+
+
+def _initial(index: int, loop: Instruction, computation: Computation) -> int | None:
+    start = computation.instructions[loop.operands[0]]
+    if start.opcode != "tuple":
+        return None
+    value = computation.instructions[start.operands[index]]
+    while value.opcode in ("copy", "bitcast", "convert") and value.operands:
+        value = computation.instructions[value.operands[0]]
+    return _number(value)
+
+
+def _number(value: Instruction) -> int | None:
+    is_whole = value.opcode == "constant" and re.fullmatch(r"-?\d+", value.literal)
+    return int(value.literal) if is_whole else None
+
+
+def _step(index: int, body: Computation, program: Program) -> int | None:
+    """What the body adds to the counter."""
+    result = body.instructions[body.root]
+    if result.opcode != "tuple":
+        return None
+    new, inside = body.instructions[result.operands[index]], body
+    while new.opcode in ("copy", "bitcast") and new.operands:
+        new = inside.instructions[new.operands[0]]
+    if new.opcode == "fusion":
+        inside = program.computations[new.called("calls")]
+        new = inside.instructions[inside.root]
+    if new.opcode == "get-tuple-element" and inside is body and new.operands:
+        made = body.instructions[new.operands[0]]
+        place = _index(new)
+        if made.opcode != "fusion":
+            return None
+        inside = program.computations[made.called("calls")]
+        root = inside.instructions[inside.root]
+        new = inside.instructions[root.operands[place]] if root.opcode == "tuple" else root
+    if new.opcode != "add":
+        return None
+    numbers = [_number(inside.instructions[name]) for name in new.operands]
+    return next((number for number in numbers if number is not None), None)
+
+
+def flops(each: Instruction, computation: Computation) -> float:
+    """Of a matmul or a convolution.
+
+    A TPU's matmuls are convolutions, their batch axes written as windows that fit in one place
+    only: positions of a window over padding, or between the numbers of a spread input, count for
+    nothing.
+    """
+    left = computation.instructions[each.operands[0]].shapes[0].dims
+    if each.opcode == "dot":
+        found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", each.attributes)
+        summed = [int(axis) for axis in found[1].split(",") if axis] if found else []
+        return 2.0 * each.shapes[0].elements * math.prod(left[axis] for axis in summed)
+    right = computation.instructions[each.operands[1]].shapes[0].dims
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", each.attributes)
+    window = re.search(r"window=\{([^}]*)\}", each.attributes)
+    fields = dict(re.findall(r"(\w+)=([\dx_\-]+)", window[1])) if window else {}
+    groups = {
+        name: int(size) for name, size in re.findall(r"(\w+)_group_count=(\d+)", each.attributes)
+    }
+    out = each.shapes[0].dims
+    places = 1
+    for axis in sorted(set(labels[1]) - set("bf")):
+        at = int(axis)
+        sizes = left[labels[1].index(axis)], right[labels[2].index(axis)]
+        places *= _valid(*sizes, out[labels[3].index(axis)], fields, at)
+    inputs = left[labels[1].index("f")] // groups.get("feature", 1)
+    batch = left[labels[1].index("b")] // groups.get("batch", 1)
+    return 2.0 * places * inputs * batch * right[labels[2].index("o")]
+
+
+def _valid(size: int, kernel: int, out: int, fields: Mapping[str, str], axis: int) -> int:
+    """(output, window) positions of one axis that fall on a number of the input."""
+
+    def field(name: str, default: str) -> str:
+        return fields[name].split("x")[axis] if name in fields else default
+
+    low = int(field("pad", "0_0").split("_")[0])
+    stride, spread = int(field("stride", "1")), int(field("lhs_dilate", "1"))
+    reach = int(field("rhs_dilate", "1"))
+    count = 0
+    for k in range(kernel):
+        for o in range(out) if out * kernel <= 1 << 22 else ():
+            at = o * stride + k * reach - low
+            count += at >= 0 and at % spread == 0 and at // spread < size
+    return count

@@ -1,0 +1,205 @@
+"""What a run needs of each chip, whether it fits, and how fast it can be at best."""
+
+import dataclasses
+from typing import Any
+
+from cascade_jax.nearest import did_you_mean
+from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.planning import compiled as compiled_lib
+from cascade_jax.planning import hlo_text, hlo_walk, roofline
+from cascade_jax.planning.topology import Topology
+from cascade_jax.training.loop import TrainConfig, TrainRun
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is known of one step; bytes, FLOPs and seconds are of one chip unless said otherwise.
+
+    Attributes:
+      step: e.g. "train cat_dist".
+      topology, mesh: as names and sizes.
+      split: rules, microbatches and rematerialisation, as given.
+      parts: bytes that stay in memory: student, optimizer, teacher, batch.
+      temporaries: bytes of activations, gradients and gathered weights at their most.
+      program: bytes of the program itself.
+      peak, memory: bytes taken at once, and what the chip has.
+      fits: whether peak is at most memory, and the compiler took it.
+      reason: why not, or nothing.
+      flops: counted in the compiled program.
+      expected_flops, model_flops: in closed form: what a step computes, and without what the
+        backward pass computes again; None for steps other than training.
+      moved: bytes read from and written to HBM.
+      collectives: kind, axes, count and bytes sent.
+      unknown_loops: loops counted once because nothing says how often they run.
+      roofline: seconds by resource, the longest and its name.
+      tokens_per_second: input and target tokens of all chips together at that bound.
+      hours: of all steps of the run at that bound.
+      compile_seconds: that it took here.
+    """
+
+    step: str
+    topology: str
+    chips: int
+    mesh: dict[str, int]
+    split: dict[str, Any]
+    parts: dict[str, float]
+    memory: float
+    fits: bool
+    reason: str = ""
+    temporaries: float | None = None
+    program: float | None = None
+    peak: float | None = None
+    flops: float | None = None
+    expected_flops: float | None = None
+    model_flops: float | None = None
+    moved: float | None = None
+    collectives: tuple[hlo_walk.Collective, ...] = ()
+    unknown_loops: tuple[str, ...] = ()
+    roofline: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tokens_per_second: float | None = None
+    hours: float | None = None
+    compile_seconds: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        return {"schema": SCHEMA} | dataclasses.asdict(self)
+
+    @property
+    def seconds(self) -> float | None:
+        """The least that a step can take."""
+        return self.roofline.get("seconds")
+
+
+def chosen_run(config: TrainConfig, name: str | None = None) -> TrainRun:
+    """The run to plan: the one of this name, or the last that has a teacher, or the last.
+
+    Raises:
+      ValueError: there is no run of this name.
+    """
+    runs = config.selected()
+    if name is not None:
+        for run in runs:
+            if run.name == name:
+                return run
+        names = [run.name for run in runs]
+        raise ValueError(f"there is no run {name!r}{did_you_mean(name, names)}; there are {names}")
+    return ([run for run in runs if run.teacher is not None] or list(runs))[-1]
+
+
+def plan_train(run: TrainRun, mesh_config: MeshConfig, topology: Topology) -> Plan:
+    """Compiles the training step of a run.
+
+    Raises:
+      ValueError: mesh, topology, batch and parameters do not fit each other; says which.
+    """
+    mesh = _mesh(mesh_config, topology)
+    step = compiled_lib.train_step(run, mesh)
+    split = {
+        "rules": _shown(run.rules),
+        "teacher_rules": _shown(run.teacher_rules) if run.teacher is not None else None,
+        "microbatches": run.microbatches,
+        "remat": run.model.remat,
+    }
+    model = roofline.model_flops(run)
+    expected = {
+        "model_flops": model / mesh.size,
+        "expected_flops": (model + roofline.recomputed_flops(run)) / mesh.size,
+    }
+    tokens = run.data.batch_size * (run.data.input_length + run.data.target_length)
+    return _plan(step, topology, split, tokens, run.steps, None, expected)
+
+
+def plan_collect(config: Any, topology: Topology) -> list[Plan]:
+    """Compiles the decoding of one batch by student and teacher, of a `CollectConfig`.
+
+    Raises:
+      ValueError: as `plan_train`.
+    """
+    mesh = _mesh(config.mesh, topology)
+    longest = config.data.target_length
+    tokens = config.data.batch_size * (config.data.input_length + longest)
+    return [
+        _plan(step, topology, {"top_k": config.top_k}, tokens, None, longest, {})
+        for step in compiled_lib.collect_steps(config, mesh)
+    ]
+
+
+def _shown(table: Any) -> Any:
+    return table if isinstance(table, str) else [list(pair) for pair in table]
+
+
+def _mesh(config: MeshConfig, topology: Topology):
+    """The mesh on the topology's devices.
+
+    Raises:
+      ValueError: names both when they do not match.
+    """
+    devices = topology.devices(config.dcn_data)
+    try:
+        return config.build(devices)
+    except ValueError as error:
+        slices = f"{config.dcn_data} slices of " if config.dcn_data > 1 else ""
+        raise ValueError(
+            f"the mesh does not match {slices}{topology} ({len(devices)} chips): {error}"
+        ) from error
+
+
+def _plan(step, topology, split, tokens, steps, longest_loop, expected) -> Plan:
+    chip, mesh = topology.chip, dict(step.mesh.shape)
+    common = {
+        "step": step.name,
+        "topology": str(topology),
+        "chips": step.mesh.size,
+        "mesh": mesh,
+        "split": split,
+        "parts": step.part_bytes(),
+        "memory": chip.memory,
+        **expected,
+    }
+    try:
+        compiled = step.compile()
+    except compiled_lib.DoesNotFitError as error:
+        return Plan(**common, fits=False, peak=error.peak, reason=str(error))
+    totals = hlo_walk.walk(hlo_text.parse(compiled.text), mesh, longest_loop)
+    exchanges = tuple(totals.exchanges())
+    bound = roofline.roofline(totals.flops, totals.bytes, exchanges, chip)
+    fits = compiled.peak <= chip.memory
+    reason = f"it takes {compiled.peak / 1e9:.2f} GB of {chip.memory / 1e9:.1f} GB a chip"
+    return Plan(
+        **common,
+        fits=fits,
+        reason="" if fits else reason,
+        temporaries=compiled.temporaries,
+        program=compiled.program,
+        peak=compiled.peak,
+        flops=totals.flops,
+        moved=totals.bytes,
+        collectives=exchanges,
+        unknown_loops=tuple(totals.unknown_loops),
+        roofline=dataclasses.asdict(bound) | {"seconds": bound.seconds, "bound": bound.bound},
+        tokens_per_second=tokens / bound.seconds,
+        hours=None if steps is None else steps * bound.seconds / 3600,
+        compile_seconds=compiled.seconds,
+    )
+
+
+def advice(plan: Plan) -> str:
+    """Which part of a plan that does not fit is the largest, and what to try first."""
+    sizes = {name: size for name, size in plan.parts.items() if name != "batch"}
+    if plan.peak is not None:
+        sizes["activations"] = max(0.0, plan.peak - sum(plan.parts.values()))
+    largest = max(sizes, key=lambda name: sizes[name])
+    fsdp, tensor = plan.mesh["fsdp"], plan.mesh["tensor"]
+    whole = plan.split.get("teacher_rules" if largest == "teacher" else "rules")
+    tips = {
+        "activations": "more microbatches (--gin.MICROBATCHES), remat 'full', or a larger "
+        "data, fsdp or tensor axis",
+        "teacher": f"split it: TEACHER_RULES is {whole!r} on fsdp={fsdp}, tensor={tensor}",
+    }
+    tip = tips.get(largest, f"split it: RULES is {whole!r} on fsdp={fsdp}, tensor={tensor}")
+    return (
+        f"{plan.reason}. The largest part is {largest}, {sizes[largest] / 1e9:.2f} GB a chip; "
+        f"{tip}. --sweep tries meshes, microbatches and remat"
+    )

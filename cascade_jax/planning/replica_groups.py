@@ -1,0 +1,52 @@
+"""Which mesh axes a collective goes over, from the devices that it joins."""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def group(attributes: str) -> np.ndarray | None:
+    """The devices that take part together, for the first of the groups; numbers count the mesh.
+
+    HLO writes groups in three ways: `{{0,1},{2,3}}`, `[2,2]<=[4]` (with a transpose `T(1,0)`), and
+    `mesh['a'=2,'b'=2] {'b'}`. A permutation names pairs.
+
+    Args:
+      attributes: of the instruction.
+
+    Returns:
+      None where nothing is said.
+    """
+    if found := re.search(r"source_target_pairs=\{([\d,{}]*)\}", attributes):
+        pairs = [pair.split(",") for pair in re.findall(r"[\d,]+(?=\})", found[1])]
+        moving = [pair for pair in pairs if pair[0] != pair[1]] or pairs
+        return np.array(moving[0], int)
+    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return np.array(found[1].split(","), int)
+    pattern = r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
+    if found := re.search(pattern, attributes):
+        shape, sizes = (np.array(found[i].split(","), int) for i in (1, 2))
+        ids = np.arange(sizes.prod()).reshape(sizes)
+        if found[3]:
+            ids = ids.transpose([int(axis) for axis in found[3].split(",")])
+        return ids.reshape(shape)[0]
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", found[1])}
+        inside = re.findall(r"'([^']+)'", found[2])
+        ids = np.arange(np.prod(list(sizes.values()))).reshape(list(sizes.values()))
+        return ids[tuple(slice(None) if name in inside else 0 for name in sizes)].reshape(-1)
+    return None
+
+
+def axes_of(devices: np.ndarray | None, mesh: Mapping[str, int]) -> tuple[str, ...]:
+    """The mesh axes along which these devices differ; all that are split if nothing is said.
+
+    Args:
+      devices: from `group`.
+      mesh: sizes of the axes, the last varying fastest.
+    """
+    if devices is None or devices.max() >= np.prod(list(mesh.values())):
+        return tuple(axis for axis, size in mesh.items() if size > 1)
+    places = np.unravel_index(devices, tuple(mesh.values()))
+    return tuple(axis for axis, at in zip(mesh, places, strict=True) if len(set(at.tolist())) > 1)

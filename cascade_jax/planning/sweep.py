@@ -1,0 +1,128 @@
+"""Other splits of the same run: meshes, microbatches and rematerialisation, the best first."""
+
+import dataclasses
+import itertools
+import multiprocessing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.planning import planner
+from cascade_jax.planning.topology import Topology
+from cascade_jax.training.loop import TrainRun
+
+MICROBATCHES = (1, 2, 4)
+REMATS = ("none", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A way to split a run."""
+
+    mesh: MeshConfig
+    microbatches: int
+    remat: str
+
+    def __str__(self):
+        return f"{self.mesh}, microbatches {self.microbatches}, remat {self.remat}"
+
+    def of(self, run: TrainRun) -> TrainRun:
+        """The run so split."""
+        model = dataclasses.replace(run.model, remat=self.remat)
+        return dataclasses.replace(run, model=model, microbatches=self.microbatches)
+
+
+def meshes(num_chips: int, dcn_data: int = 1, most_tensor: int = 8) -> list[MeshConfig]:
+    """Meshes of a slice in powers of two: all on one axis, and both ways to share two."""
+    found = []
+    powers = [1 << i for i in range(num_chips.bit_length()) if num_chips % (1 << i) == 0]
+    for tensor in powers:
+        rest = num_chips // tensor
+        if tensor > most_tensor:
+            continue
+        for data in {1, rest}:
+            found.append(MeshConfig(data, rest // data, tensor, dcn_data))
+    return sorted(set(found), key=lambda mesh: (mesh.tensor, mesh.data))
+
+
+def candidates(
+    run: TrainRun, mesh: MeshConfig, topology: Topology, limit: int | None = None
+) -> Iterator[Candidate]:
+    """What a sweep tries: every mesh with the run's own settings first, then other settings.
+
+    Args:
+      run: as given.
+      mesh: as given; the number of slices stays.
+      topology: of one slice.
+      limit: at most so many.
+    """
+    own = (run.microbatches, run.model.remat)
+    others = [pair for pair in itertools.product(MICROBATCHES, REMATS) if pair != own]
+    all_meshes = meshes(topology.num_chips, mesh.dcn_data)
+    pairs = [(each, own) for each in all_meshes]
+    pairs += [(each, other) for other in others for each in all_meshes]
+    for each, (microbatches, remat) in pairs[:limit]:
+        yield Candidate(each, microbatches, remat)
+
+
+def sweep(
+    run: TrainRun,
+    mesh: MeshConfig,
+    topology: Topology,
+    limit: int | None = None,
+    say: Callable[[str], None] = print,
+) -> tuple[list[planner.Plan], list[tuple[str, str]]]:
+    """Plans of all candidates, those that fit first, the fastest bound first.
+
+    For TPUs each is compiled in a process of its own: the compiler may end its process.
+
+    Returns:
+      The plans, and (candidate, reason) of what does not divide or could not be compiled.
+    """
+    found, failures = [], []
+    for candidate in candidates(run, mesh, topology, limit):
+        say(f"compiling {candidate}")
+        try:
+            if run.data.batch_size % candidate.microbatches:
+                raise ValueError(f"batch_size {run.data.batch_size} does not divide")
+            arguments = candidate.of(run), candidate.mesh, topology
+            if topology.kind == "cpu":
+                found.append(planner.plan_train(*arguments))
+            else:
+                found.append(apart(planner.plan_train, *arguments))
+        except ValueError as error:
+            failures.append((str(candidate), str(error)))
+    return sorted(found, key=_rank), failures
+
+
+def _rank(plan: planner.Plan) -> tuple:
+    return not plan.fits, plan.seconds or float("inf"), plan.peak or float("inf")
+
+
+def apart(fn: Callable, *arguments: Any) -> Any:
+    """What `fn` gives in a process of its own; JAX must not have started in this one.
+
+    Raises:
+      ValueError: it raised one, or its process ended without a word.
+    """
+    context = multiprocessing.get_context("fork")  # what gin has built cannot be pickled
+    ours, theirs = context.Pipe(duplex=False)
+
+    def work():
+        try:
+            theirs.send((True, fn(*arguments)))
+        except ValueError as error:
+            theirs.send((False, str(error)))
+
+    process = context.Process(target=work)
+    process.start()
+    theirs.close()
+    try:
+        is_good, value = ours.recv()
+    except EOFError:
+        process.join()
+        raise ValueError(f"the compiler ended with status {process.exitcode}") from None
+    process.join()
+    if not is_good:
+        raise ValueError(value)
+    return value

@@ -1,0 +1,48 @@
+"""A trace of some steps, for TensorBoard's profile page or Perfetto."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cascade_jax.parallel import hosts
+
+
+class Profiler:
+    """Records the steps `first` to `last` in `<run folder>/profile`, on process 0.
+
+    Use as a context.
+
+    Args:
+      steps: (first, last), counted from 1; None for no trace.
+      folder: the run's folder.
+      first_step: the step that the run starts or resumes from.
+    """
+
+    def __init__(self, steps: Sequence[int] | None, folder: Path, first_step: int):
+        wanted = steps is not None and steps[1] > first_step and hosts.is_first()
+        self._steps = (max(steps[0], first_step + 1), steps[1]) if wanted else None
+        self._folder = folder / "profile"
+        self._is_on = False
+
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def before(self, step: int) -> None:
+        """Step `step` is about to start."""
+        if self._steps is not None and step == self._steps[0]:
+            jax.profiler.start_trace(str(self._folder))
+            self._is_on = True
+
+    def after(self, step: int, found: Any) -> None:
+        """Step `step` was given to the devices; `found` is ready when it is done."""
+        if self._is_on and step == self._steps[1]:
+            jax.block_until_ready(found)
+            self.__exit__()
+
+    def __exit__(self, *error) -> None:
+        if self._is_on:
+            jax.profiler.stop_trace()
+            self._is_on = False
+            print(f"profile of steps {self._steps[0]} to {self._steps[1]}: {self._folder}")

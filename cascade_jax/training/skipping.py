@@ -1,0 +1,66 @@
+"""Batches whose gradient is not finite, skipped and written down instead of ending the run."""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cascade_jax import files, metrics
+
+_NAME = "skipped.jsonl"
+
+
+def skip_non_finite(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer, which leaves parameters and statistics alone if a gradient is not finite.
+
+    The run is then where it would be had it gone back before that batch and left it out; only the
+    step counts, so that data order, dropout and learning rate stay those of the step.
+    """
+
+    def update(grads, state, params=None):
+        is_good = jnp.isfinite(optax.tree.norm(grads))
+        updates, new_state = optimizer.update(grads, state, params)
+        updates = jax.tree.map(lambda leaf: jnp.where(is_good, leaf, jnp.zeros_like(leaf)), updates)
+        kept = jax.tree.map(lambda new, old: jnp.where(is_good, new, old), new_state, state)
+        return updates, kept
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
+def is_finite(found: dict[str, metrics.Ratio]) -> bool:
+    """Whether a step's loss and gradient (on the host) are finite; without a loss they are."""
+    ratios = [found[key] for key in (metrics.LOSS, metrics.GRADIENT_NORM) if key in found]
+    return all(math.isfinite(float(ratio.numerator)) for ratio in ratios)
+
+
+class SkippedSteps:
+    """The list of skipped steps, `<run folder>/skipped.jsonl`; process 0 writes it.
+
+    Args:
+      folder: the run's folder.
+      first_step: lines after it are dropped, since these steps run again.
+      writes: whether this process writes.
+    """
+
+    def __init__(self, folder: Path, first_step: int, writes: bool):
+        self._file = folder / _NAME
+        self._writes = writes
+        self.steps = []
+        if self._file.exists():
+            lines = self._file.read_text().splitlines()
+            self.steps = [json.loads(line)["step"] for line in lines]
+            self.steps = [step for step in self.steps if step <= first_step]
+            self._write()
+
+    def add(self, steps: list[int]) -> None:
+        """Writes down more of them."""
+        self.steps += steps
+        self._write()
+
+    def _write(self) -> None:
+        if self._writes:
+            text = "".join(json.dumps({"step": step}) + "\n" for step in self.steps)
+            files.write_text(self._file, text)

@@ -1,0 +1,222 @@
+"""The loop over the steps of one run."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray, PyTree
+
+from cascade_jax import metrics
+from cascade_jax.parallel import hosts, rules
+from cascade_jax.training import checkpoints, reporting, skipping, utilisation
+from cascade_jax.training import step as step_lib
+from cascade_jax.training.clock import CHECKPOINT, DATA, EVALUATION, STEP
+from cascade_jax.training.folder_lock import FolderLock
+from cascade_jax.training.profiling import Profiler
+from cascade_jax.training.watchdog import Watchdog
+
+_QUEUED = 3
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss or its gradient became NaN or infinite."""
+
+
+@dataclasses.dataclass
+class StepLoop:
+    """The loop of one run, with what stays the same through it.
+
+    Attributes:
+      run_config: the TrainRun.
+      folder: the run's folder.
+      config: its config as JSON values, saved with every checkpoint.
+      store: its checkpoints.
+      frozen: the teacher's parameters; with LoRA, those of the base and of the teacher.
+      dropout_key: of all steps.
+      stop: asks whether to stop.
+      lock: of the folder.
+    """
+
+    run_config: Any
+    folder: Path
+    config: dict
+    store: checkpoints.CheckpointStore
+    frozen: PyTree
+    dropout_key: PRNGKeyArray
+    stop: hosts.StopSignal
+    lock: FolderLock
+
+    def run(self, state, first_step: int, batches, held_out, loss_fn, abstract, mesh: Mesh):
+        """Steps from `first_step` to the end, with logs, evaluations and checkpoints when due.
+
+        Raises:
+          NonFiniteLossError: names the steps; the last good checkpoint stays.
+          hosts.Stopped: asked to; what was done is saved.
+        """
+        run = self.run_config
+        train_step, eval_step, parameter_norm = self._programs(loss_fn, abstract, mesh)
+        reporter = reporting.Reporter(
+            self.folder,
+            run.name,
+            first_step,
+            run.steps,
+            utilisation.step_flops(run),
+            utilisation.peak_flops(mesh.devices.flat),
+        )
+        self._clock = reporter.clock
+        self._skipped = skipping.SkippedSteps(self.folder, first_step, hosts.is_first())
+        self._recent = []
+        watchdog = Watchdog(run.name, run.hang_seconds, self.folder, self.store.last_step)
+        profiler = Profiler(run.profile_steps, self.folder, first_step)
+        step = first_step
+        with contextlib.closing(reporter), watchdog, profiler:
+            while step < run.steps:
+                if self.stop.asked():
+                    self._save_and_stop(step, first_step, state, batches, parameter_norm, reporter)
+                step += 1
+                ############################ One step ############################
+                profiler.before(step)
+                with self._clock.part(DATA):
+                    batch = next(batches)
+                with self._clock.part(STEP):
+                    state, found = train_step(state, self.frozen, batch, self.dropout_key)
+                    self._recent.append(found)
+                    # A few steps are queued ahead, no more: the next batches are read and sent to
+                    # the devices meanwhile, and the progress bar shows what is done.
+                    jax.block_until_ready(self._recent[-_QUEUED:][0])
+                self._clock.step_done(is_first=step == first_step + 1)
+                watchdog.progress(f"step {step + 1}")
+                profiler.after(step, found)
+                reporter.advance()
+                ############################ Logs, checkpoint ############################
+                saves = step == run.steps or step % run.checkpoint_every == 0
+                if saves or step % run.log_every == 0:
+                    self._log(step, reporter)
+                if saves:
+                    self._check_parameters(step, parameter_norm(state.params))
+                measured = None
+                if held_out and (saves or step % run.eval_every == 0):
+                    watchdog.progress(f"the evaluation after step {step}")
+                    measured = self._evaluate(step, state, held_out, eval_step, reporter, watchdog)
+                if saves:
+                    watchdog.progress(f"the checkpoint of step {step}")
+                    self._save(step, state, batches, measured)
+                    watchdog.progress(f"step {step + 1}")
+            self.store.wait()
+        return state
+
+    def _programs(self, loss_fn: Callable, abstract: PyTree, mesh: Mesh):
+        """The jitted step, evaluation step and norm of the parameters."""
+        run = self.run_config
+        optimizer = run.optimizer.build()
+        if run.skip_bad_batches:
+            optimizer = skipping.skip_non_finite(optimizer)
+        train_step = step_lib.make_train_step(
+            loss_fn,
+            optimizer,
+            run.optimizer.learning_rate_schedule(),
+            jax.tree.map(lambda leaf: leaf.sharding, abstract),
+            mesh,
+            run.microbatches,
+        )
+        norm = jax.jit(optax.tree.norm, out_shardings=rules.replicated(mesh))
+        return train_step, step_lib.make_eval_step(loss_fn, mesh), norm
+
+    def _log(self, step: int, reporter: reporting.Reporter) -> None:
+        """Reports the steps since the last time, if they are finite."""
+        with self._clock.part(STEP):
+            found = jax.device_get(self._recent)  # waits for the steps that are queued
+        first, self._recent = step - len(found) + 1, []
+        if self.run_config.skip_bad_batches:
+            found = self._skip(first, found)
+        if found:
+            merged = reporting.merge(found)
+            self._check_finite(first, step, _must_be_finite(merged))
+            reporter.train(step, len(found), merged)
+
+    def _skip(self, first: int, found: list) -> list:
+        """What the steps other than the skipped ones gave; the skipped ones are written down."""
+        bad = [first + i for i, one in enumerate(found) if not skipping.is_finite(one)]
+        if not bad:
+            return found
+        self._skipped.add(bad)
+        count, limit = len(self._skipped.steps), self.run_config.skip_bad_batches
+        where = f"run {self.run_config.name!r}: loss or gradient not finite"
+        if count > limit:
+            raise NonFiniteLossError(
+                f"{where} in {count} steps ({_listed(self._skipped.steps)}), and skip_bad_batches "
+                f"is {limit}; {self._kept()}. Lower the learning rate, or raise warmup_steps"
+            )
+        hosts.say(f"{where} in step {_listed(bad)}: skipped ({count} of at most {limit})")
+        return [one for one in found if skipping.is_finite(one)]
+
+    def _evaluate(self, step, state, held_out, eval_step, reporter, watchdog):
+        """Figures on the held-out batches."""
+        split = self.run_config.eval_split
+        with self._clock.part(EVALUATION):
+            found = []
+            for batch in held_out:
+                found.append(eval_step(state.params, self.frozen, batch, state.step))
+                jax.block_until_ready(found[-_QUEUED:][0])
+                watchdog.progress(f"the evaluation after step {step}")
+            measured = reporting.merge(found)
+        label = f"{metrics.CROSS_ENTROPY} of split {split!r}"
+        # It is missing when no held-out token counts: nothing then says it went wrong.
+        if metrics.CROSS_ENTROPY in measured:
+            self._check_finite(step, step, {label: measured[metrics.CROSS_ENTROPY]})
+        reporter.held_out(step, split, measured)
+        return measured
+
+    def _save(self, step, state, batches, measured) -> None:
+        with self._clock.part(CHECKPOINT):
+            self.lock.check()
+            self.store.save(step, state, batches.get_state(), self.config, measured)
+
+    def _save_and_stop(self, step, first_step, state, batches, parameter_norm, reporter):
+        """Saves what is not saved yet, without an evaluation, and ends the run."""
+        if step > first_step and step % self.run_config.checkpoint_every:
+            self._log(step, reporter)
+            self._check_parameters(step, parameter_norm(state.params))
+            self._save(step, state, batches, None)
+        self.store.wait()
+        raise hosts.Stopped(
+            f"run {self.run_config.name!r}: asked to stop; saved at step {step} of "
+            f"{self.run_config.steps}. The same command goes on from there"
+        )
+
+    def _check_parameters(self, step: int, norm: jax.Array) -> None:
+        # The loss was that of the parameters before the update; those after it are saved.
+        # (Parameters that overflow when squared have no finite loss either.)
+        self._check_finite(step, step, {"norm of the parameters": float(norm)})
+
+    def _check_finite(self, first: int, last: int, figures: dict[str, float]) -> None:
+        for key, value in figures.items():
+            if not math.isfinite(value):
+                raise NonFiniteLossError(
+                    f"run {self.run_config.name!r}: {key} is {value} somewhere in steps {first} to "
+                    f"{last}; {self._kept()}. Lower the learning rate, or raise warmup_steps"
+                )
+
+    def _kept(self) -> str:
+        self.store.wait()
+        good = self.store.last_step()
+        return f"the checkpoint of step {good} stays" if good else "no checkpoint was written"
+
+
+def _listed(steps: list[int]) -> str:
+    return ", ".join(map(str, steps[:10])) + (", …" if len(steps) > 10 else "")
+
+
+def _must_be_finite(merged: dict[str, float]) -> dict[str, float]:
+    """The figures that show whether a step went well.
+
+    Where no token was counted or kept there is no loss, and the gradient is 0.
+    """
+    keys = (metrics.LOSS, metrics.GRADIENT_NORM)
+    return {key: merged[key] for key in keys if key in merged}

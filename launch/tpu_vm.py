@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""Starts a command on every host of a TPU VM slice, with gcloud.
+
+launch/tpu_vm.py --name=pod --zone=us-west4-a --create=v5litepod-32 -- train --gin_file=my.gin
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import starting
+
+
+def ssh(flags, command: str, logs: Path) -> list[str]:
+    """The command that does `command` on all hosts; each one's output is a file in `logs`."""
+    return [
+        *("gcloud", "compute", "tpus", "tpu-vm", "ssh", flags.name, f"--zone={flags.zone}"),
+        *([f"--project={flags.project}"] if flags.project else []),
+        *("--worker=all", f"--output-directory={logs}", f"--command={command}"),
+    ]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that tell the slice and how it is set up."""
+    parser.add_argument("--name", required=True, help="of the TPU VM")
+    parser.add_argument("--zone", required=True)
+    parser.add_argument("--project", help="gcloud's own if not given")
+    parser.add_argument("--version", default="tpu-ubuntu2204-base", help="software of the VM")
+    parser.add_argument("--folder", default="~/cascade_jax", help="the clone on every host")
+    parser.add_argument("--setup", help="shell command that is done on all hosts first")
+
+
+def do(flags) -> int:
+    """Sets the hosts up and starts the command on them; gives its status."""
+    logs = Path(flags.logs) / flags.name
+    if not flags.dry_run:
+        logs.mkdir(parents=True, exist_ok=True)
+    if flags.setup:
+        status = starting.run(ssh(flags, flags.setup, logs), flags.dry_run)
+        if status:
+            return status
+    command = starting.in_folder(flags.folder, flags.command)
+    begin = time.time()
+    status = starting.run(ssh(flags, command, logs), flags.dry_run)
+    if status and (told := starting.told_status(logs, begin)):
+        status = told
+    print(f"status {status}; the hosts' logs are in {logs}")
+    return status
+
+
+def main(argv=None) -> int:
+    """Runs the script."""
+    parser = argparse.ArgumentParser(prog="launch/tpu_vm.py", description=__doc__)
+    add_flags(parser)
+    parser.add_argument("--create", metavar="TYPE", help="make the slice first, e.g. v5litepod-32")
+    flags = starting.arguments(parser, argv)
+    if flags.create:
+        create = [
+            *("gcloud", "compute", "tpus", "tpu-vm", "create", flags.name, f"--zone={flags.zone}"),
+            *([f"--project={flags.project}"] if flags.project else []),
+            *(f"--accelerator-type={flags.create}", f"--version={flags.version}"),
+        ]
+        status = starting.run(create, flags.dry_run)
+        if status:
+            return status
+    return do(flags)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

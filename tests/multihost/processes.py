@@ -1,0 +1,117 @@
+"""`cascade-jax train` in processes of its own, several of which may stand for hosts."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+GIN = """
+from __gin__ import dynamic_registration
+from cascade_jax.models import config
+from cascade_jax.training import loop
+
+include "gin/experiments/demo.gin"
+
+small/config.T5Config.embed_dim = 8
+small/config.T5Config.num_heads = 2
+small/config.T5Config.head_dim = 8
+small/config.T5Config.mlp_dim = 8
+small/config.T5Config.num_encoder_layers = 1
+small/config.T5Config.num_decoder_layers = 1
+small/config.T5Config.dropout_rate = 0.1
+MIXTURE = "demo_last_v1"
+BATCH_SIZE = 8
+TEACHER_STEPS = {steps}
+STUDENT_STEPS = {steps}
+CHECKPOINT_EVERY = {every}
+LOG_EVERY = 1
+WARMUP_STEPS = 1
+EVAL_BATCHES = 1
+ONLY = "teacher"
+OUTPUT_DIR = "{output}"
+teacher/loop.TrainRun.model = %STUDENT
+"""
+
+
+class Command:
+    """One command on so many processes, each with its part of 8 virtual devices.
+
+    Args:
+      gin: file of the experiment.
+      log: text file; process i writes to it with `.i` appended.
+      processes: how many; 1 starts a command that knows of no others.
+      argv: further arguments, a list for all or one list for each process.
+      name: the command.
+    """
+
+    def __init__(self, gin: Path, log: Path, processes: int = 1, argv=(), name: str = "train"):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        flag = f"--xla_force_host_platform_device_count={8 // processes}"
+        self.logs = [log.with_name(f"{log.name}.{i}") for i in range(processes)]
+        self.processes = []
+        each = argv if argv and isinstance(argv[0], list) else [list(argv)] * processes
+        for i in range(processes):
+            command = [sys.executable, "-m", "cascade_jax", name, f"--gin_file={gin}", *each[i]]
+            if processes > 1:
+                command.append(f"--coordinator=localhost:{port}")
+                command += [f"--processes={processes}", f"--process={i}"]
+            with self.logs[i].open("w") as output:
+                process = subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flag},
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            self.processes.append(process)
+
+    def wait(self, seconds: float = 300) -> list[int]:
+        """Exit statuses; processes that are still there after so many seconds are killed."""
+        end = time.monotonic() + seconds
+        try:
+            return [p.wait(timeout=max(end - time.monotonic(), 0.1)) for p in self.processes]
+        finally:
+            self.kill()
+
+    def finish(self) -> list[str]:
+        """What they print, when all end well."""
+        assert self.wait() == [0] * len(self.processes), "\n".join(self.texts())
+        return self.texts()
+
+    def texts(self) -> list[str]:
+        return [log.read_text() for log in self.logs]
+
+    def last_lines(self) -> list[str]:
+        """The last line that each printed."""
+        return [text.strip().splitlines()[-1] for text in self.texts()]
+
+    def when(self, is_due: Callable[[], bool], seconds: float = 240) -> None:
+        """Waits for a condition while the processes live."""
+        end = time.monotonic() + seconds
+        while not is_due():
+            assert all(p.poll() is None for p in self.processes), "\n".join(self.texts())
+            assert time.monotonic() < end, "the run made no progress"
+            time.sleep(0.002)
+
+    def send(self, process: int, number: signal.Signals) -> None:
+        self.processes[process].send_signal(number)
+
+    def kill(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def write_gin(folder: Path, name: str, steps: int, every: int) -> Path:
+    """A gin file whose run `teacher` goes to `<folder>/<name>`; gives the file."""
+    file = folder / f"{name}.gin"
+    file.write_text(GIN.format(steps=steps, every=every, output=folder / name))
+    return file

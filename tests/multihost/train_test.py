@@ -1,0 +1,156 @@
+"""Two processes of four devices train as one process of eight; what ends one ends both."""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cascade_jax.parallel import hosts
+from tests.multihost import processes
+from tests.training import resume_test
+
+STEPS, EVERY = 6, 3
+
+
+def figures(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def final(run: Path, steps: int) -> dict[str, np.ndarray]:
+    return resume_test.arrays(run / "checkpoints" / str(steps))
+
+
+def same(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys() and one
+    for name, array in other.items():
+        np.testing.assert_array_equal(one[name], array, err_msg=name)
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    one, two = (processes.write_gin(tmp_path, name, STEPS, EVERY) for name in ("one", "two"))
+    commands = [
+        processes.Command(one, tmp_path / "one.log"),
+        processes.Command(two, tmp_path / "two.log", 2),
+    ]
+    for command in commands:
+        command.finish()
+    assert "resuming" not in commands[1].texts()[0]
+
+    alone, together = (figures(tmp_path / name / "teacher") for name in ("one", "two"))
+    assert [line["step"] for line in together] == [line["step"] for line in alone]
+    assert len(together) == STEPS + STEPS // EVERY
+    for mine, theirs in zip(together, alone, strict=True):
+        assert mine["split"] == theirs["split"]
+        np.testing.assert_allclose(mine["loss"], theirs["loss"], rtol=1e-6)
+        np.testing.assert_allclose(mine["cross_entropy"], theirs["cross_entropy"], rtol=1e-6)
+    start = json.loads((tmp_path / "two" / "teacher" / "starts.jsonl").read_text())
+    assert (start["processes"], start["devices"]) == (2, 8)
+    # One writer: every file is there once, and process 1 drew no progress bar.
+    assert "step/s" not in commands[1].texts()[1]
+    for name in ("config.gin", "operative_config.gin", "config.json"):
+        assert (tmp_path / "two" / "teacher" / name).exists()
+
+
+def test_hosts_with_different_configs_are_refused_before_anything_is_written(tmp_path):
+    gin = processes.write_gin(tmp_path, "out", STEPS, EVERY)
+    command = processes.Command(
+        gin, tmp_path / "log", 2, [["--gin.SEED=0"], ["--gin.SEED=1", "--gin.MICROBATCHES=2"]]
+    )
+    assert command.wait() == [2, 2], "\n".join(command.texts())
+    for line in command.last_lines():
+        assert line.startswith(
+            "cascade-jax train: the hosts have different configs: on host 1 of 2"
+        )
+        assert "runs.0.microbatches is 2, on host 0 it is 1" in line
+        assert "runs.0.seed is 1, on host 0 it is 0" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The final arrays of a run of 120 steps on two processes."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    gin = processes.write_gin(folder, "out", 120, 20)
+    processes.Command(gin, folder / "log", 2).finish()
+    return final(folder / "out" / "teacher", 120)
+
+
+def saved(folder: Path) -> int:
+    return max(resume_test.complete(folder / "out" / "teacher" / "checkpoints"), default=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [1, 0])
+def test_a_killed_process_ends_the_other_and_the_restart_goes_on_bitwise(
+    tmp_path, uninterrupted, victim
+):
+    gin = processes.write_gin(tmp_path, "out", 120, 20)
+    command = processes.Command(gin, tmp_path / "log", 2)
+    command.when(lambda: saved(tmp_path) >= 20)
+    time.sleep(random.uniform(0, 0.3))
+    command.send(victim, signal.SIGKILL)
+    begin = time.monotonic()
+    statuses = command.wait(60)
+    assert time.monotonic() - begin < 60
+    assert statuses[victim] == -signal.SIGKILL
+    assert statuses[1 - victim] == hosts.LOST_STATUS, command.texts()[1 - victim]
+    line = command.last_lines()[1 - victim]
+    assert "another host died or can't be reached any more" in line
+    assert "start the same command on all hosts again" in line
+
+    texts = processes.Command(gin, tmp_path / "again", 2).finish()
+    assert "teacher: resuming from step" in texts[0] and "resuming" not in texts[1]
+    same(final(tmp_path / "out" / "teacher", 120), uninterrupted)
+
+
+@pytest.mark.slow
+def test_sigterm_on_one_host_stops_both_at_one_step(tmp_path, uninterrupted):
+    gin = processes.write_gin(tmp_path, "out", 120, 20)
+    command = processes.Command(gin, tmp_path / "log", 2)
+    command.when(lambda: saved(tmp_path) >= 20)
+    time.sleep(random.uniform(0, 0.3))
+    command.send(1, signal.SIGTERM)
+    begin = time.monotonic()
+    assert command.wait(60) == [hosts.STOPPED_STATUS] * 2, "\n".join(command.texts())
+    assert time.monotonic() - begin < 30
+    lines = command.last_lines()
+    assert f"asked to stop; saved at step {saved(tmp_path)} of 120" in lines[0]
+    assert lines[1] == lines[0]
+    processes.Command(gin, tmp_path / "again", 2).finish()
+    same(final(tmp_path / "out" / "teacher", 120), uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_another_mesh_and_on_another_number_of_processes(tmp_path):
+    whole = processes.write_gin(tmp_path, "whole", 120, 20)
+    processes.Command(whole, tmp_path / "whole.log").finish()
+    gin = processes.write_gin(tmp_path, "out", 120, 20)
+    mesh = [f"--gin.mesh.MeshConfig.{axis}=2" for axis in ("data", "fsdp", "tensor")]
+    for argv in ([], mesh):  # 8 ways, 2 * 2 * 2; stopped on the way
+        before = saved(tmp_path)
+        command = processes.Command(gin, tmp_path / "log", 1, argv)
+        command.when(lambda: saved(tmp_path) > before)  # noqa: B023
+        command.send(0, signal.SIGTERM)
+        assert command.wait(60) == [hosts.STOPPED_STATUS], command.texts()[0]
+    texts = processes.Command(gin, tmp_path / "log", 2).finish()
+    assert f"resuming from step {saved_before_end(texts[0])} of 120" in texts[0]
+    starts = (tmp_path / "out" / "teacher" / "starts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["processes"] for line in starts] == [1, 1, 2]
+
+    def by_step(name):
+        lines = [line for line in figures(tmp_path / name / "teacher") if line["split"] == "train"]
+        return {line["step"]: line for line in lines}
+
+    alone, moved = by_step("whole"), by_step("out")
+    assert moved.keys() == alone.keys()
+    for step, line in alone.items():
+        assert moved[step]["target_tokens"] == line["target_tokens"]
+        np.testing.assert_allclose(moved[step]["loss"], line["loss"], rtol=1e-3)
+
+
+def saved_before_end(text: str) -> int:
+    return int(text.split("resuming from step ")[1].split()[0])

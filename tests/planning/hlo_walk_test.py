@@ -1,0 +1,148 @@
+"""FLOPs, bytes and collectives of compiled programs, against what the program was written to do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.planning import hlo_text, hlo_walk, replica_groups
+
+ONE = {"dcn_data": 1, "data": 1, "fsdp": 1, "tensor": 1}
+
+
+def walk(fn, *arguments, mesh=ONE, longest_loop=None, **settings):
+    text = jax.jit(fn, **settings).lower(*arguments).compile().as_text()
+    return hlo_walk.walk(hlo_text.parse(text), mesh, longest_loop)
+
+
+def shape(*dims, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(dims, dtype)
+
+
+@pytest.mark.parametrize(
+    "equation, left, right, expected",
+    [
+        ("ij,jk->ik", (16, 32), (32, 8), 2 * 16 * 32 * 8),
+        ("bij,bjk->bik", (4, 16, 32), (4, 32, 8), 2 * 4 * 16 * 32 * 8),
+        ("bqhk,bhkt->bhqt", (2, 16, 4, 8), (2, 4, 8, 16), 2 * 2 * 4 * 16 * 16 * 8),
+    ],
+)
+def test_matmuls(equation, left, right, expected):
+    found = walk(lambda a, b: jnp.einsum(equation, a, b), shape(*left), shape(*right))
+    assert found.flops == expected
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    def looped(x):
+        return jax.lax.fori_loop(3, 20, lambda _, y: jnp.tanh(y @ y), x)
+
+    def nested(x):
+        def outer(y, _):
+            return jax.lax.fori_loop(0, 5, lambda _, z: jnp.tanh(z @ z), y), None
+
+        return jax.lax.scan(outer, x, None, length=7)[0]
+
+    one = 2 * 16**3
+    assert walk(looped, shape(16, 16)).flops == 17 * one
+    assert walk(nested, shape(16, 16)).flops == 35 * one
+
+
+def test_a_loop_whose_length_the_data_sets_takes_what_the_code_says_of_it():
+    def looped(x, count):
+        with jax.named_scope("at_most_12"):
+            return jax.lax.fori_loop(0, count, lambda _, y: jnp.tanh(y @ y), x)
+
+    def silent(x, count):
+        return jax.lax.fori_loop(0, count, lambda _, y: jnp.tanh(y @ y), x)
+
+    arguments, one = (shape(16, 16), shape(dtype=jnp.int32)), 2 * 16**3
+    assert walk(looped, *arguments).flops == 12 * one
+    assert walk(silent, *arguments, longest_loop=9).flops == 9 * one
+    unknown = walk(silent, *arguments)
+    assert unknown.flops == one and len(unknown.unknown_loops) == 1
+
+
+def test_the_costlier_branch_counts():
+    def branched(x, which):
+        return jax.lax.cond(which, lambda y: jnp.tanh(y @ y @ y), lambda y: y + 1, x)
+
+    assert walk(branched, shape(16, 16), shape(dtype=bool)).flops == 4 * 16**3
+
+
+def test_bytes_are_those_of_operands_and_results():
+    found = walk(lambda a, b: a @ b, shape(64, 64), shape(64, 64))
+    assert found.bytes == 3 * 64 * 64 * 4
+
+
+def test_of_a_stack_a_loop_reads_one_layer_at_a_time():
+    def layers(x, stack):
+        return jax.lax.scan(lambda y, kernel: (jnp.tanh(y @ kernel), None), x, stack)[0]
+
+    found = walk(layers, shape(4, 64), shape(50, 64, 64))
+    stack = 50 * 64 * 64 * 4
+    assert stack <= found.bytes < 5 * stack  # and not fifty times the stack
+
+
+MESH = dict(zip(("dcn_data", "data", "fsdp", "tensor"), (1, 2, 2, 2), strict=True))
+
+
+@pytest.mark.parametrize("axes", [("data",), ("fsdp",), ("tensor",), ("data", "tensor")], ids=str)
+def test_collectives_have_their_axes_and_bytes(axes):
+    mesh = MeshConfig(2, 2, 2).build()
+    size = 2 ** len(axes)
+
+    def exchange(x):
+        return jax.lax.psum(x, axes), jax.lax.all_gather(x, axes)
+
+    spec = PartitionSpec(axes)
+    local = (16, 24)
+    outs = spec, PartitionSpec()
+    fn = jax.shard_map(exchange, mesh=mesh, in_specs=spec, out_specs=outs, check_vma=False)
+    x = jax.ShapeDtypeStruct(
+        (local[0] * size, local[1]), jnp.float32, sharding=NamedSharding(mesh, spec)
+    )
+    found = {each.kind: each for each in walk(fn, x, mesh=MESH).exchanges()}
+    assert {each.axes for each in found.values()} == {axes}
+    here = np.prod(local) * 4
+    assert found["all-reduce"].bytes == pytest.approx(2 * here * (size - 1) / size)
+    assert found["all-gather"].bytes == pytest.approx(here * (size - 1))
+
+
+@pytest.mark.parametrize(
+    "written, axes",
+    [
+        ("replica_groups={{0,1},{2,3},{4,5},{6,7}}", ("tensor",)),
+        ("replica_groups=[4,2]<=[8]", ("tensor",)),
+        ("replica_groups=[4,2]<=[4,2]T(1,0)", ("fsdp",)),  # 0 and 2, 4 and 6, ...
+        ("replica_groups=[2,4]<=[2,2,2]T(1,0,2)", ("data", "tensor")),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0'}", ("data", "fsdp")),
+        ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'a','c'}", ("data", "tensor")),
+        ("source_target_pairs={{0,0},{1,3},{2,0}}", ("fsdp",)),
+    ],
+)
+def test_every_way_to_write_groups(written, axes):
+    assert replica_groups.axes_of(replica_groups.group(written), MESH) == axes
+
+
+CONVOLUTION = """\
+HloModule m
+
+ENTRY %main (a: f32[4,16,32], b: f32[4,32,8]) -> f32[4,16,8] {
+  %a = f32[4,16,32]{2,1,0:T(8,128)} parameter(0)
+  %b = f32[4,32,8]{2,1,0:T(8,128)S(1)} parameter(1)
+  ROOT %c = f32[4,16,8]{2,1,0:T(8,128)} convolution(%a, %b), window={size=4 stride=3 pad=0_0 lhs_dilate=4}, dim_labels=0bf_0io->0bf
+}
+"""  # noqa: E501
+
+
+def test_a_batched_matmul_as_a_tpu_writes_it_counts_each_batch_once():
+    found = hlo_walk.walk(hlo_text.parse(CONVOLUTION), ONE)
+    assert found.flops == 2 * 4 * 16 * 32 * 8
+    assert found.bytes == 4 * (4 * 16 * 32 + 4 * 16 * 8)  # b lies on the core
+
+
+def test_text_that_is_no_program_is_refused():
+    with pytest.raises(ValueError, match="no text of a compiled program"):
+        hlo_text.parse("nothing")

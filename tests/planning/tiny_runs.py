@@ -1,0 +1,29 @@
+"""Tiny runs for plans: large enough that matmuls are what they compute."""
+
+from cascade_jax.data import pipeline
+from cascade_jax.losses import variants
+from cascade_jax.training.loop import TrainRun
+from cascade_jax.training.optimizers import Adafactor
+from tests import fakes
+
+OPTIMIZER = Adafactor(learning_rate=1e-3, min_dim_size_to_factor=8)
+
+
+def run(**changes) -> TrainRun:
+    """A CAT-Dist run of a scanned T5 with a larger teacher; nothing of it is on disk."""
+    settings = dict(vocab_size=512, head_dim=8, mlp_dim=128, scan_layers=True)
+    settings |= dict(num_encoder_layers=2, num_decoder_layers=2)
+    student = fakes.t5_config(32, **settings, remat="full", dropout_rate=0.1)
+    fields = dict(
+        name="cat_dist",
+        model=student,
+        teacher=fakes.t5_config(64, **settings),
+        teacher_run="teacher",
+        data=pipeline.DataConfig(
+            "no_such_mixture", input_length=32, target_length=16, batch_size=32
+        ),
+        loss=variants.CATDist(),
+        optimizer=OPTIMIZER,
+        steps=1000,
+    )
+    return TrainRun(**(fields | changes))

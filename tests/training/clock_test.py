@@ -1,0 +1,72 @@
+"""Where the time goes, against a clock that the test turns."""
+
+import time
+
+import pytest
+
+from cascade_jax import metrics
+from cascade_jax.models import flops
+from cascade_jax.planning import chips
+from cascade_jax.training import utilisation
+from cascade_jax.training.clock import CHECKPOINT, DATA, EVALUATION, STEP, Clock
+from tests import fakes
+
+
+@pytest.fixture
+def tick(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "time", lambda: now[0])
+
+    def tick(seconds):
+        now[0] += seconds
+
+    return tick
+
+
+def test_parts_and_goodput(tick):
+    clock = Clock(started=900.0, productive=30.0)  # of which 30 seconds were well spent
+    for number, (data, step) in enumerate([(5, 50), (1, 2), (3, 4)]):  # the first one compiles
+        with clock.part(DATA):
+            tick(data)
+        with clock.part(STEP):
+            tick(step)
+        clock.step_done(is_first=number == 0)
+    with clock.part(EVALUATION):
+        tick(7)
+    with clock.part(CHECKPOINT):
+        tick(8)
+    assert clock.take() == {
+        metrics.DATA_WAIT_SECONDS: 2.0,
+        metrics.STEP_SECONDS: 5.0,
+        metrics.EVALUATION_SECONDS: 7.0,
+        metrics.CHECKPOINT_SECONDS: 8.0,
+        metrics.PRODUCTIVE_SECONDS: 40.0,
+        metrics.GOODPUT: 40.0 / 180.0,
+    }
+    tick(20)
+    found = clock.take()
+    assert metrics.STEP_SECONDS not in found and found[metrics.GOODPUT] == 40.0 / 200.0
+
+
+class Device:
+    def __init__(self, kind):
+        self.device_kind = kind
+
+
+def test_the_chips_rates_are_the_plans():
+    kinds = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5p": "v5p", "TPU v6 lite": "v6e"}
+    for kind, name in kinds.items():
+        assert utilisation.peak_flops([Device(kind)] * 4) == 4 * chips.CHIPS[name].flops
+    assert utilisation.peak_flops([Device("cpu"), Device("TPU v4")]) is None
+
+
+def test_model_flops_of_a_step():
+    class Run:
+        model, teacher = fakes.t5_config(), fakes.t5_config(embed_dim=24)
+
+        class data:
+            input_length, target_length, batch_size = 12, 8, 5
+
+    both = flops.training_flops(Run.model, 12, 8) + flops.forward_flops(Run.teacher, 12, 8)
+    assert utilisation.step_flops(Run) == 5 * both

@@ -1,0 +1,270 @@
+"""What breaks outside the program ends in one line, and the last checkpoint stays usable."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import gin
+import jax
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from cascade_jax.cli.main import main
+from cascade_jax.losses.variants import Xent
+from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.training import loop, one_run
+from cascade_jax.training import step as step_lib
+from cascade_jax.training.optimizers import Adafactor
+from tests import fakes
+from tests.multihost import processes
+from tests.training import resume_test
+
+STEPS, EVERY = 6, 2
+
+
+@pytest.fixture(autouse=True)
+def in_the_clone(monkeypatch, repository):
+    monkeypatch.chdir(repository)
+    yield
+    gin.clear_config(clear_constants=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, repository):
+    """A run of six steps with checkpoints 2, 4 and 6."""
+    folder = tmp_path_factory.mktemp("finished")
+    file = processes.write_gin(folder, "out", STEPS, EVERY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)
+        assert main(["train", f"--gin_file={file}", "--gin.loop.TrainRun.keep_last=3"]) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of it, and the command that goes on with it."""
+    shutil.copytree(finished / "out", tmp_path / "out")
+    return tmp_path / "out" / "teacher", processes.write_gin(tmp_path, "out", STEPS, EVERY)
+
+
+@pytest.fixture
+def refused(capfd):
+    def refused(*argv: str) -> str:
+        capfd.readouterr()
+        assert main(["train", *argv]) == 2
+        *before, line = capfd.readouterr().err.splitlines()
+        assert all("%|" in text or "step/s" in text for text in before if text), before
+        return line.removeprefix("cascade-jax train: ")
+
+    return refused
+
+
+def same_end(run: Path, other: Path) -> None:
+    mine, theirs = (resume_test.arrays(each / "checkpoints" / str(STEPS)) for each in (run, other))
+    assert mine.keys() == theirs.keys() and mine
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(mine[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("what", ["arrays", "data", "gone"])
+def test_a_checkpoint_that_is_cut_off(copy, refused, finished, what):
+    run, file = copy
+    shutil.rmtree(run / "checkpoints" / str(STEPS))
+    last = run / "checkpoints" / str(STEPS - EVERY)
+    if what == "arrays":
+        for part in last.glob("state/**/d/*"):
+            os.truncate(part, part.stat().st_size // 2)
+    elif what == "data":
+        state = next(last.glob("data/process_*"))
+        os.truncate(state, state.stat().st_size // 2)
+    else:
+        shutil.rmtree(last / "state")
+    line = refused(f"--gin_file={file}")
+    assert f"checkpoint {last}" in line
+    # As the line says: that folder goes, and the one before it serves.
+    shutil.rmtree(last)
+    assert main(["train", f"--gin_file={file}"]) == 0
+    same_end(run, finished / "out" / "teacher")
+
+
+# As root, gives up the right to write where the mode forbids it: `capset` without any rights.
+WITHOUT_RIGHTS = """
+import ctypes, struct, sys
+header, none = struct.pack("Ii", 0x20080522, 0), bytes(24)
+assert ctypes.CDLL(None).capset(header, none) == 0
+from cascade_jax.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="capset is Linux's")
+@pytest.mark.parametrize("which", [".", "checkpoints"])
+def test_a_folder_that_is_read_only(copy, repository, which):
+    run, file = copy
+    shutil.rmtree(run / "checkpoints" / str(STEPS))
+    (run / which).chmod(0o555)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RIGHTS, "train", f"--gin_file={file}"],
+        cwd=repository,
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+    )
+    (run / which).chmod(0o755)
+    assert done.returncode == 2, done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("cascade-jax train: ") and "ermission denied" in line
+    assert str(run) in line
+    assert main(["train", f"--gin_file={file}"]) == 0
+
+
+def test_a_folder_that_another_run_writes_to(copy, refused):
+    run, file = copy
+    with one_run.FolderLock(run):
+        line = refused(f"--gin_file={file}")
+    assert f"run folder {run} is being written to by process {os.getpid()} on " in line
+
+
+def test_a_data_file_that_is_cut_in_half(refused, tmp_path):
+    rows = [{"sentence": f"row {i} of many", "label": i % 2, "idx": i} for i in range(40)]
+    for split in ("train", "validation"):
+        data = fakes.write_jsonl(tmp_path / "data", "glue__cola", split, rows)
+    data = data.with_name("train.jsonl")
+    file = processes.write_gin(tmp_path, "out", STEPS, EVERY)
+    first = "import dynamic_registration\n"
+    file.write_text(file.read_text().replace(first, first + "import tasks.local_multitask\n"))
+    argv = [
+        f"--gin_file={file}",
+        "--gin.MIXTURE='local_cola_v1'",
+        f"--gin.DATA_DIR='{tmp_path}/data'",
+        "--gin.VOCABULARY='byte'",
+    ]
+    assert main(["train", *argv]) == 0
+    run = tmp_path / "out" / "teacher"
+    shutil.rmtree(run / "checkpoints" / str(STEPS))
+    whole = data.read_bytes()
+    data.write_bytes(whole[: len(whole) // 2])
+    # Not the run's data any more, and for a run of its own not data at all.
+    assert "data_fingerprints.train.local_cola_v1 was 'file-" in refused(*argv)
+    line = refused(*argv, f"--gin.OUTPUT_DIR='{tmp_path}/other'")
+    assert f"{data}:" in line and "not a JSON object" in line
+    data.write_bytes(whole)
+    assert main(["train", *argv]) == 0
+
+
+def train_run(mixture: str, **more) -> loop.TrainRun:
+    return loop.TrainRun(
+        name="run",
+        model=fakes.t5_config(vocab_size=384),
+        data=loop.pipeline.DataConfig(mixture, 12, 8, batch_size=8, cache_rows=0),
+        loss=Xent(),
+        optimizer=Adafactor(0.1),
+        eval_split=None,
+        **{"steps": 6, "log_every": 1, "checkpoint_every": 2} | more,
+    )
+
+
+@pytest.fixture
+def records(tmp_path):
+    """A TFRecord file and a task that reads it."""
+    file, name = tmp_path / "rows.tfrecord", f"faults_{tmp_path.name}_v1".replace("-", "_")
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for i in range(64):
+            text = tf.train.BytesList(value=[f"row {i}".encode()])
+            feature = tf.train.Feature(bytes_list=text)
+            both = tf.train.Features(feature={"inputs": feature, "targets": feature})
+            writer.write(tf.train.Example(features=both).SerializeToString())
+    text = seqio.Feature(seqio.ByteVocabulary(), add_eos=True)
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.TFExampleDataSource(
+            {"train": str(file)},
+            {key: tf.io.FixedLenFeature([], tf.string) for key in ("inputs", "targets")},
+        ),
+        preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
+        output_features={"inputs": text, "targets": text},
+    )
+    yield file, name
+    seqio.TaskRegistry.remove(name)
+
+
+def test_a_record_with_a_flipped_bit(records, tmp_path):
+    file, name = records
+    mesh = MeshConfig().build()
+    whole = file.read_bytes()
+    loop.train_one(train_run(name, steps=2), tmp_path, mesh)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4
+    file.write_bytes(flipped)
+    with pytest.raises(ValueError, match="can't be read: .*corrupted record") as raised:
+        loop.train_one(train_run(name, steps=2), tmp_path / "other", mesh)
+    assert name in str(raised.value)
+    assert resume_test.complete(tmp_path / "run" / "checkpoints") == [2]
+
+
+def poison(monkeypatch, bad_steps):
+    """Makes the loss of these steps not finite, through the batch's weights."""
+    make = step_lib.make_train_step
+
+    def make_poisoned(*args):
+        train_step = make(*args)
+
+        def step(state, frozen, batch, key):
+            if int(state.step) + 1 in bad_steps:
+                batch = batch.replace(weights=batch.weights * np.float32(np.nan))
+            return train_step(state, frozen, batch, key)
+
+        return step
+
+    monkeypatch.setattr(step_lib, "make_train_step", make_poisoned)
+
+
+def test_bad_batches_are_skipped_up_to_a_number(records, tmp_path, monkeypatch, capfd):
+    mesh = MeshConfig().build()
+    _, name = records
+    with monkeypatch.context() as patch:
+        poison(patch, {3, 6})
+        run = train_run(name, skip_bad_batches=2, log_every=4)
+        state = loop.train_one(run, tmp_path, mesh)
+        assert "loss or gradient not finite in step 3: skipped (1 of at most 2)" in (
+            capfd.readouterr().out
+        )
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+        skipped = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
+        assert list(map(json.loads, skipped)) == [{"step": 3}, {"step": 6}]
+        lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+        assert "NaN" not in lines
+        run = train_run(name, skip_bad_batches=1)
+        with pytest.raises(loop.NonFiniteLossError, match="in 2 steps .3, 6.*is 1; the checkpoint"):
+            loop.train_one(run, tmp_path / "other", mesh)
+    # Without bad batches the guard changes nothing but the order in which XLA rounds.
+    guarded = loop.train_one(train_run(name, skip_bad_batches=1), tmp_path / "a", mesh)
+    plain = loop.train_one(train_run(name), tmp_path / "b", mesh)
+    for mine, theirs in zip(*map(jax.tree.leaves, (guarded.params, plain.params)), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_profile_of_some_steps(records, tmp_path):
+    _, name = records
+    run = train_run(name, profile_steps=(2, 3))
+    loop.train_one(run, tmp_path, MeshConfig().build())
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize(
+    "setting, said",
+    [
+        ({"skip_bad_batches": 0}, "skip_bad_batches is 0; must be an integer of at least 1"),
+        ({"hang_seconds": 0}, "hang_seconds is 0; must be above 0"),
+        ({"profile_steps": (3, 2)}, r"profile_steps is \(3, 2\); must be \(first, last\)"),
+        ({"profile_steps": 3}, r"profile_steps is 3; must be \(first, last\)"),
+    ],
+)
+def test_settings_that_are_not_allowed(setting, said):
+    with pytest.raises(ValueError, match=said):
+        train_run("any", **setting)

@@ -1,0 +1,66 @@
+"""SIGTERM saves and ends the run with a status of its own; the next start resumes bitwise."""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cascade_jax.parallel import hosts
+from tests.multihost import processes
+from tests.training import resume_test
+
+STEPS, EVERY = 150, 50
+
+
+def folder(path: Path) -> Path:
+    return path / "out" / "teacher"
+
+
+def steps_done(path: Path) -> int:
+    file = folder(path) / "metrics.jsonl"
+    return file.read_text().count('"split": "train"') if file.exists() else 0
+
+
+@pytest.mark.parametrize("earliest", [1, pytest.param(60, marks=pytest.mark.slow)])
+def test_sigterm_at_a_random_step(tmp_path, earliest):
+    seed = random.randrange(2**32)
+    print(f"random moment from seed {seed}")
+    rng = random.Random(seed)
+    gin = processes.write_gin(tmp_path, "out", STEPS, EVERY)
+    command = processes.Command(gin, tmp_path / "log")
+    due = earliest + rng.randrange(20)
+    command.when(lambda: steps_done(tmp_path) >= due)
+    command.send(0, signal.SIGTERM)
+    begin = time.monotonic()
+    assert command.wait(60) == [hosts.STOPPED_STATUS], command.texts()[0]
+    assert time.monotonic() - begin < 30
+    step = max(resume_test.complete(folder(tmp_path) / "checkpoints"))
+    assert due <= step < STEPS
+    assert command.last_lines() == [
+        f"cascade-jax train: run 'teacher': asked to stop; saved at step {step} of {STEPS}. The "
+        "same command goes on from there"
+    ]
+    assert not (folder(tmp_path) / "lock.json").exists()
+
+    again = processes.Command(gin, tmp_path / "log").finish()
+    assert f"teacher: resuming from step {step} of {STEPS}" in again[0]
+    whole = processes.write_gin(tmp_path, "whole", STEPS, EVERY)
+    processes.Command(whole, tmp_path / "whole.log").finish()
+    runs = [folder(tmp_path), tmp_path / "whole" / "teacher"]
+    mine, theirs = (resume_test.arrays(run / "checkpoints" / str(STEPS)) for run in runs)
+    assert mine.keys() == theirs.keys() and mine
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(mine[name], array, err_msg=name)
+
+    # The best checkpoint is chosen among the same steps: the one of the stop was not measured.
+    def measured(run):
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        return [(x["step"], x["loss"]) for x in lines if x["split"] == "validation"]
+
+    assert measured(runs[0]) == measured(runs[1])
+    starts = (runs[0] / "starts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in starts] == [0, step]
