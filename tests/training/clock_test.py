@@ -4,9 +4,8 @@ import time
 
 import pytest
 
-from cascade_jax import metrics
+from cascade_jax import chips, metrics
 from cascade_jax.models import flops
-from cascade_jax.planning import chips
 from cascade_jax.training import utilisation
 from cascade_jax.training.clock import CHECKPOINT, DATA, EVALUATION, STEP, Clock
 from tests import fakes
@@ -54,8 +53,9 @@ class Device:
         self.device_kind = kind
 
 
-def test_the_chips_rates_are_the_plans():
-    kinds = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5p": "v5p", "TPU v6 lite": "v6e"}
+def test_the_peak_of_devices_by_their_kind():
+    # As libtpu 0.0.42 names the devices of v4:2x2x2, v5e:2x4, v5p:2x2x2 and v6e:2x4.
+    kinds = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
     for kind, name in kinds.items():
         assert utilisation.peak_flops([Device(kind)] * 4) == 4 * chips.CHIPS[name].flops
     assert utilisation.peak_flops([Device("cpu"), Device("TPU v4")]) is None
