@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from jaxtyping import Float, Int
 
 from cascade_jax.batch import PAD_ID
@@ -94,7 +93,7 @@ def answer(
         return params, inputs, placed
 
     fn = teacher_forced.make_next_tokens_fn(module, top_k, embeddings)
-    bar = tqdm.tqdm(total=len(targets), desc=f"{name} answers", unit="example")
+    bar = answers_lib.progress_bar(name, len(targets))
     parts, seconds, done = [], [], 0
     batches = answers_lib.batches(fn, arguments, questions, list(range(len(targets))))
     for group, made, seconds_of_row in batches:

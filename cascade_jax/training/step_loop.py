@@ -72,7 +72,9 @@ class StepLoop:
         self._clock = reporter.clock
         self._skipped = skipping.SkippedSteps(self.folder, first_step, hosts.is_first())
         self._recent = []
-        watchdog = Watchdog(run.name, run.hang_seconds, self.folder, self.store.last_step)
+        watchdog = Watchdog(
+            "train", f"run {run.name!r}: ", run.hang_seconds, self.folder, self._saved
+        )
         profiler = Profiler(run.profile_steps, self.folder, first_step)
         step = first_step
         with contextlib.closing(reporter), watchdog, profiler:
@@ -205,6 +207,9 @@ class StepLoop:
 
     def _kept(self) -> str:
         self.store.wait()
+        return self._saved()
+
+    def _saved(self) -> str:
         good = self.store.last_step()
         return f"the checkpoint of step {good} stays" if good else "no checkpoint was written"
 

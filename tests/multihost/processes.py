@@ -1,6 +1,7 @@
 """`cascade-jax train` in processes of its own, several of which may stand for hosts."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 GIN = """
 from __gin__ import dynamic_registration
+from cascade_jax.evaluation import collect
 from cascade_jax.models import config
 from cascade_jax.training import loop
 
@@ -24,6 +26,13 @@ small/config.T5Config.mlp_dim = 8
 small/config.T5Config.num_encoder_layers = 1
 small/config.T5Config.num_decoder_layers = 1
 small/config.T5Config.dropout_rate = 0.1
+large/config.T5Config.embed_dim = 8
+large/config.T5Config.num_heads = 2
+large/config.T5Config.head_dim = 8
+large/config.T5Config.mlp_dim = 8
+large/config.T5Config.num_encoder_layers = 1
+large/config.T5Config.num_decoder_layers = 1
+large/config.T5Config.dropout_rate = 0.1
 MIXTURE = "demo_last_v1"
 BATCH_SIZE = 8
 TEACHER_STEPS = {steps}
@@ -34,7 +43,7 @@ WARMUP_STEPS = 1
 EVAL_BATCHES = 1
 ONLY = "teacher"
 OUTPUT_DIR = "{output}"
-teacher/loop.TrainRun.model = %STUDENT
+collect.CollectConfig.students = ["xent"]
 """
 
 
@@ -110,8 +119,24 @@ class Command:
                 process.wait()
 
 
+def stopped_in_hang(command: Command, victim: int, seconds: float) -> tuple[int, str]:
+    """Stops one of two processes as a host hangs; the other's exit status and last line."""
+    command.send(victim, signal.SIGSTOP)
+    other = 1 - victim
+    try:
+        status = command.processes[other].wait(timeout=seconds)
+    finally:
+        command.kill()
+    return status, command.last_lines()[other]
+
+
+def answers_given(command: Command) -> bool:
+    """Whether a collection's progress bar has moved."""
+    return re.search(r"answers: +[1-9]", command.texts()[0]) is not None
+
+
 def write_gin(folder: Path, name: str, steps: int, every: int) -> Path:
-    """A gin file whose run `teacher` goes to `<folder>/<name>`; gives the file."""
+    """A gin file whose runs go to `<folder>/<name>`, by default only `teacher`; gives the file."""
     file = folder / f"{name}.gin"
     file.write_text(GIN.format(steps=steps, every=every, output=folder / name))
     return file

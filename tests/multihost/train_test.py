@@ -108,6 +108,24 @@ def test_a_killed_process_ends_the_other_and_the_restart_goes_on_bitwise(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("victim", [1, 0])
+def test_a_host_that_hangs_ends_the_other(tmp_path, uninterrupted, victim):
+    gin = processes.write_gin(tmp_path, "out", 120, 20)
+    command = processes.Command(gin, tmp_path / "log", 2, ["--gin.HANG_SECONDS=8.0"])
+    command.when(lambda: saved(tmp_path) >= 20)
+    # Sooner than the heartbeat would miss it.
+    status, line = processes.stopped_in_hang(command, victim, 25)
+    assert status == hosts.LOST_STATUS, command.texts()[1 - victim]
+    assert line.startswith("cascade-jax train: run 'teacher': no progress for ")
+    assert "this or another host hangs" in line and "the checkpoint of step " in line
+    stacks = tmp_path / "out" / "teacher" / f"hang_{1 - victim}.txt"
+    assert str(stacks) in line and "step_loop.py" in stacks.read_text()
+
+    processes.Command(gin, tmp_path / "again", 2).finish()
+    same(final(tmp_path / "out" / "teacher", 120), uninterrupted)
+
+
+@pytest.mark.slow
 def test_sigterm_on_one_host_stops_both_at_one_step(tmp_path, uninterrupted):
     gin = processes.write_gin(tmp_path, "out", 120, 20)
     command = processes.Command(gin, tmp_path / "log", 2)
