@@ -91,7 +91,8 @@ class StepLoop:
                     self._recent.append(found)
                     # A few steps are queued ahead, no more: the next batches are read and sent to
                     # the devices meanwhile, and the progress bar shows what is done.
-                    jax.block_until_ready(self._recent[-_QUEUED:][0])
+                    if step == first_step + 1 or len(self._recent) >= _QUEUED:
+                        jax.block_until_ready(self._recent[-_QUEUED:][0])
                 self._clock.step_done(is_first=step == first_step + 1)
                 watchdog.progress(f"step {step + 1}")
                 profiler.after(step, found)

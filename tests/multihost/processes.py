@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +47,13 @@ collect.CollectConfig.students = ["xent"]
 """
 
 
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
 class Command:
     """One command on so many processes, each with its part of 8 virtual devices.
 
@@ -56,12 +63,19 @@ class Command:
       processes: how many; 1 starts a command that knows of no others.
       argv: further arguments, a list for all or one list for each process.
       name: the command.
+      roots: where process i has the package and works; by default this clone for all.
     """
 
-    def __init__(self, gin: Path, log: Path, processes: int = 1, argv=(), name: str = "train"):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
+    def __init__(
+        self,
+        gin: Path,
+        log: Path,
+        processes: int = 1,
+        argv=(),
+        name: str = "train",
+        roots: Sequence[Path] = (ROOT,),
+    ):
+        port = free_port()
         flag = f"--xla_force_host_platform_device_count={8 // processes}"
         self.logs = [log.with_name(f"{log.name}.{i}") for i in range(processes)]
         self.processes = []
@@ -72,10 +86,11 @@ class Command:
                 command.append(f"--coordinator=localhost:{port}")
                 command += [f"--processes={processes}", f"--process={i}"]
             with self.logs[i].open("w") as output:
+                root = roots[i % len(roots)]
                 process = subprocess.Popen(
                     command,
-                    cwd=ROOT,
-                    env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flag},
+                    cwd=root,
+                    env=os.environ | {"PYTHONPATH": str(root), "XLA_FLAGS": flag},
                     stdout=output,
                     stderr=subprocess.STDOUT,
                 )

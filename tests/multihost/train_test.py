@@ -1,8 +1,13 @@
 """Two processes of four devices train as one process of eight; what ends one ends both."""
 
 import json
+import os
 import random
+import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -55,6 +60,60 @@ def test_two_processes_train_as_one_does(tmp_path):
         assert (tmp_path / "two" / "teacher" / name).exists()
 
 
+# What needs no model, so that it is there in seconds.
+AGREE = """
+import sys
+from cascade_jax.parallel import hosts
+process = int(sys.argv[2])
+hosts.initialize(hosts.Address(sys.argv[1], 2, process), "cascade-jax train")
+hosts.agree("lengths", {"runs": [{"lengths": [4, 8]}]})
+try:
+    hosts.agree("configs", {"runs": [{"seed": process, "steps": 5}]})
+except hosts.HostsError as error:
+    print(error, flush=True)
+    hosts.leave(2, str(error))
+"""
+
+
+def test_hosts_that_do_not_agree_are_refused_with_the_difference():
+    place = f"localhost:{processes.free_port()}"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", AGREE, place, str(i)],
+            cwd=processes.ROOT,
+            env=os.environ | {"PYTHONPATH": str(processes.ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    texts = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [2, 2], texts
+    said = f"the hosts have different configs: on host 1 of 2 ({socket.gethostname()}) "
+    for text in texts:
+        assert f"{said}runs.0.seed is 1, on host 0 it is 0\n" in text
+
+
+@pytest.mark.slow
+def test_hosts_with_different_code_are_refused_before_anything_is_written(tmp_path):
+    other = tmp_path / "clone"
+    for part in ("cascade_jax", "tasks", "gin"):
+        shutil.copytree(
+            processes.ROOT / part, other / part, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    with (other / "cascade_jax" / "losses" / "alpha.py").open("a") as file:
+        file.write("# Another version.\n")
+    gin = processes.write_gin(tmp_path, "out", STEPS, EVERY)
+    command = processes.Command(gin, tmp_path / "log", 2, roots=(processes.ROOT, other))
+    assert command.wait() == [2, 2], "\n".join(command.texts())
+    for line in command.last_lines():
+        assert "the hosts have different versions of the code: on host 1 of 2" in line
+        assert "cascade_jax/losses/alpha.py is '" in line and " more" not in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
 def test_hosts_with_different_configs_are_refused_before_anything_is_written(tmp_path):
     gin = processes.write_gin(tmp_path, "out", STEPS, EVERY)
     command = processes.Command(
