@@ -20,6 +20,7 @@ from cascade_jax.evaluation.records_schema import GREEDY, RANK, TEACHER_FORCED
 from cascade_jax.inference import embed, generate, rank
 from cascade_jax.models import families, flops
 from cascade_jax.parallel import hosts, rules
+from cascade_jax.parallel.compiling import compile_together
 
 DECODINGS = (GREEDY, RANK, TEACHER_FORCED)
 OPTIONS = "options"  # the feature with the texts of a row's possible answers
@@ -288,7 +289,7 @@ def _program(fn: Callable, arguments: tuple) -> Callable:
     kind = tree, tuple((leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)) for leaf in leaves)
     of_fn = _programs.setdefault(fn, {})
     if kind not in of_fn:
-        of_fn[kind] = fn.lower(*arguments).compile()
+        of_fn[kind] = compile_together(fn, *arguments)
     return of_fn[kind]
 
 

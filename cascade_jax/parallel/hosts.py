@@ -208,12 +208,13 @@ def all_here(what: str) -> None:
 _agreed = 0
 
 
-def agree(what: str, facts: Mapping[str, Any]) -> None:
+def agree(what: str, facts: Mapping[str, Any], seconds: int = MEET_SECONDS) -> None:
     """Refuses to go on when the hosts differ in some fact; all of them must call it.
 
     Args:
       what: the subject, for the message, such as "configs".
       facts: JSON values; may be nested.
+      seconds: how long to wait for the others.
 
     Raises:
       HostsError: on every host, with the first differences.
@@ -226,24 +227,24 @@ def agree(what: str, facts: Mapping[str, Any]) -> None:
     count, mine = distributed.global_state.num_processes, distributed.global_state.process_id
     client.key_value_set(f"{place}/{mine}", json.dumps([label(), flat(facts)]))
     if mine == 0:
-        _, first = json.loads(_wait_for(f"{place}/0"))
+        _, first = json.loads(_wait_for(f"{place}/0", seconds))
         found = []
         for other in range(1, count):
-            name, theirs = json.loads(_wait_for(f"{place}/{other}"))
+            name, theirs = json.loads(_wait_for(f"{place}/{other}", seconds))
             found += [f"on {name} {text}" for text in differences(first, theirs)]
         more = f", and {len(found) - 5} more" if len(found) > 5 else ""
         client.key_value_set(f"{place}/verdict", "; ".join(found[:5]) + more)
-    verdict = _wait_for(f"{place}/verdict")
+    verdict = _wait_for(f"{place}/verdict", seconds)
     if verdict:
         raise HostsError(f"the hosts have different {what}: {verdict}")
 
 
-def _wait_for(key: str) -> str:
+def _wait_for(key: str, seconds: int) -> str:
     try:
-        return _client().blocking_key_value_get(key, MEET_SECONDS * 1000)
+        return _client().blocking_key_value_get(key, seconds * 1000)
     except RuntimeError as error:
         raise LostHostError(
-            f"a host did not answer within {MEET_SECONDS} seconds ({key}): {error}"
+            f"a host did not answer within {seconds} seconds ({key}): {error}"
         ) from error
 
 

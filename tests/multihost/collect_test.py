@@ -24,7 +24,7 @@ def trained(tmp_path_factory, repository):
     rows = [{"sentence": f"row {i} of many", "label": i % 2, "idx": i} for i in range(40)]
     for split in ("train", "validation"):
         fakes.write_jsonl(folder / "data", "glue__cola", split, rows)
-    file = processes.write_gin(folder, "out", 2, 2)
+    file = processes.write_gin(folder, "out", 6, 3)  # train_test.py has compiled this
     first = "import dynamic_registration\n"
     file.write_text(file.read_text().replace(first, first + "import tasks.local_multitask\n"))
     with pytest.MonkeyPatch.context() as patch:
