@@ -157,11 +157,13 @@ def _make(config: CollectConfig, tables, teacher, mixture, mesh: Mesh, watch: "_
     of_teacher = _answers_of(by, teacher, questions)
     for table in tables:
         of_student = _answers_of(by, table.student, questions, config.top_k, config.embeddings)
+        watch.progress(f"the table of {table.student.name}")
         figures = _figures(of_student[1], of_teacher[1])
         rows = _rows(config, examples, of_student, of_teacher, table.metadata)
         if hosts.is_first():
             records.write(table.file, rows, {**table.metadata, FIGURES: figures})
-        hosts.all_here(f"the table of {table.student.name}")
+        hosts.all_here("a table", hosts.WORK_SECONDS)
+        watch.progress("the next model")
         watch.done.append(table.student.name)
         what = "target tokens" if config.decoding == TEACHER_FORCED else "examples"
         hosts.say(f"{table.student.name}: {len(examples)} {what} in {table.file}")
@@ -186,9 +188,13 @@ class _Watch:
         self._watchdog.__exit__(*error)
         self._stop.__exit__(*error)
 
+    def progress(self, next_thing: str) -> None:
+        """See Watchdog."""
+        self._watchdog.progress(next_thing)
+
     def before_batch(self) -> None:
         """Raises hosts.Stopped if the collection is asked to stop."""
-        self._watchdog.progress("a batch")
+        self.progress("a batch")
         if self._stop.asked():
             raise hosts.Stopped(
                 f"asked to stop; {self._kept()}. The same command goes on with the other tables"

@@ -5,8 +5,6 @@ from typing import Any
 
 from cascade_jax.parallel import hosts
 
-_SECONDS = 24 * 3600  # one host may have the program in its cache, and others not
-
 
 def compile_together(jitted: Callable, *args: Any) -> Callable:
     """The jitted function compiled for these arguments, on every host; all of them must call it.
@@ -16,5 +14,5 @@ def compile_together(jitted: Callable, *args: Any) -> Callable:
     compile again.
     """
     compiled = jitted.lower(*args).compile()
-    hosts.agree("programs", {}, _SECONDS)
+    hosts.all_here("a program", hosts.WORK_SECONDS)  # some may have it in their cache
     return compiled

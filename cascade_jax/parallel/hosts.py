@@ -28,6 +28,7 @@ LOST_STATUS = 76  # another host died, failed or hung
 STOPPED_STATUS = 75  # asked to stop; everything is saved
 HEARTBEAT_SECONDS = 30
 MEET_SECONDS = 300
+WORK_SECONDS = 24 * 3600  # for work that one host does and others don't
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _GRACE_SECONDS = 3.0  # for a process that is told of a failure to fail by itself with its own words
 _FAILED = "cascade_jax/failed"
@@ -198,9 +199,9 @@ def to_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def all_here(what: str) -> None:
+def all_here(what: str, seconds: int = MEET_SECONDS) -> None:
     """Waits until all hosts have come this far, e.g. until process 0 has written a file."""
-    agree(what, {})
+    agree(what, {}, seconds)
 
 
 # ------------------------------------------------------------------ agreeing

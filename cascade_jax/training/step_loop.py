@@ -89,8 +89,7 @@ class StepLoop:
                 with self._clock.part(STEP):
                     state, found = train_step(state, self.frozen, batch, self.dropout_key)
                     self._recent.append(found)
-                    # A few steps are queued ahead, no more: the next batches are read and sent to
-                    # the devices meanwhile, and the progress bar shows what is done.
+                    # A few steps are queued; the next batches are read and sent meanwhile.
                     if step == first_step + 1 or len(self._recent) >= _QUEUED:
                         jax.block_until_ready(self._recent[-_QUEUED:][0])
                 self._clock.step_done(is_first=step == first_step + 1)
