@@ -133,15 +133,14 @@ def answer(
       ValueError: options of a row that can not be told apart, or a row without any (which).
     """
     model, examples = _Model(module, params, top_k), questions.examples
-    bar = progress_bar(name, len(examples))
     found: dict[int, _Answer] = {}
     ranked = [task for task, how in questions.decoding.items() if how == RANK]
     written = [row for row, example in enumerate(examples) if example.task not in ranked]
-    found |= dict(zip(written, _write(model, questions, written, bar), strict=True))
-    for task in ranked:
-        rows = questions.rows_of(task)
-        found |= dict(zip(rows, _choose(model, questions, rows, bar), strict=True))
-    bar.close()
+    with progress_bar(name, len(examples)) as bar:
+        found |= dict(zip(written, _write(model, questions, written, bar), strict=True))
+        for task in ranked:
+            rows = questions.rows_of(task)
+            found |= dict(zip(rows, _choose(model, questions, rows, bar), strict=True))
     rows = [found[row] for row in range(len(examples))]
     spell = functools.cache(functools.partial(piece_of, questions.mixture.vocabulary))
     return Answers(

@@ -364,7 +364,7 @@ def _watch_others(command: str) -> None:
             continue
         # Often this one is about to fail for the same reason, and says so better.
         if not _leaving.wait(_GRACE_SECONDS):
-            print(f"{command}: {who} ended the run: {message}", file=sys.stderr, flush=True)
+            print(f"\n{command}: {who} ended the run: {message}", file=sys.stderr, flush=True)
             end_now(LOST_STATUS)
 
 

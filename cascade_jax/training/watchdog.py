@@ -87,7 +87,8 @@ class Watchdog:
             f"{self._what}no progress for {waited:.0f} seconds in {self._doing}: this or "
             f"another host hangs{seen}; {self._kept()}. Start the same command on all hosts again"
         )
-        print(f"cascade-jax {self._command}: {message}", file=sys.stderr, flush=True)
+        # On a line of its own: a progress bar may stand there.
+        print(f"\ncascade-jax {self._command}: {message}", file=sys.stderr, flush=True)
         # A host that hangs may be the one that would pass the message on.
         teller = threading.Thread(target=hosts.tell, args=(message,), daemon=True)
         teller.start()
