@@ -36,7 +36,8 @@ class Questions:
       data: their lengths, and how many are answered at once.
       mesh: the device mesh.
       decoding: how each task is answered.
-      before_batch: called before each batch; may end the collection.
+      before_batch: called before each batch, with whether it is a program's first one, which may be
+        compiled for it; may end the collection.
     """
 
     examples: Sequence[pipeline.Example]
@@ -44,7 +45,7 @@ class Questions:
     data: pipeline.DataConfig
     mesh: Mesh
     decoding: Mapping[str, str]
-    before_batch: Callable[[], None] = lambda: None
+    before_batch: Callable[[bool], None] = lambda is_first: None
 
     def rows_of(self, task: str) -> list[int]:
         """Where the examples of a task stand."""
@@ -266,7 +267,7 @@ def batches(fn: Callable, arguments: Callable, questions: Questions, rows: list[
     sharding = rules.batch_sharding(questions.mesh)
     done, program = 0, None
     for group, inputs in pipeline.batch_inputs(examples, questions.data.batch_size, sharding):
-        questions.before_batch()
+        questions.before_batch(program is None)
         with jax.set_mesh(questions.mesh), nn.logical_axis_rules(rules.RULES):
             given = arguments(inputs, rows[done : done + len(group)])
             program = program or _program(fn, given)

@@ -192,9 +192,9 @@ class _Watch:
         """See Watchdog."""
         self._watchdog.progress(next_thing)
 
-    def before_batch(self) -> None:
+    def before_batch(self, is_first: bool) -> None:
         """Raises hosts.Stopped if the collection is asked to stop."""
-        self.progress("a batch")
+        self._watchdog.progress("a batch", may_compile=is_first)
         if self._stop.asked():
             raise hosts.Stopped(
                 f"asked to stop; {self._kept()}. The same command goes on with the other tables"

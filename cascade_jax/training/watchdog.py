@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cascade_jax.parallel import hosts
 
-FIRST_STEP_FACTOR = 10  # the first step compiles
+COMPILE_FACTOR = 10
 _TELL_SECONDS = 5.0
 
 
@@ -31,8 +31,8 @@ class Watchdog:
     Args:
       command: `train`, say, for the message.
       what: hangs, with a colon and a space at its end; may be empty.
-      seconds: the longest time between two calls; None for no watch. The first may take
-        FIRST_STEP_FACTOR times as long.
+      seconds: the longest time between two calls; None for no watch. What may compile, as the
+        first thing does, may take COMPILE_FACTOR times as long.
       folder: the stacks of all Python threads go to `hang_<process>.txt` in it.
       kept: says what is saved so far.
     """
@@ -50,31 +50,31 @@ class Watchdog:
         self._seconds = seconds
         self._folder = folder
         self._kept = kept
-        self._doing = "the first step"
-        self._allowed = None if seconds is None else FIRST_STEP_FACTOR * seconds
-        self._since = time.monotonic()
         self._done = threading.Event()
 
     def __enter__(self) -> "Watchdog":
+        self.progress("the first step", may_compile=True)
         if self._seconds is not None:
-            self._since = time.monotonic()
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *error) -> None:
         self._done.set()
 
-    def progress(self, next_thing: str) -> None:
-        """Something was done; `next_thing` comes next."""
-        self._allowed, self._doing, self._since = self._seconds, next_thing, time.monotonic()
+    def progress(self, next_thing: str, may_compile: bool = False) -> None:
+        """Something was done; `next_thing` comes next, and may take longer if it may compile."""
+        factor = COMPILE_FACTOR if may_compile else 1
+        # One assignment: the thread must not see the new limit with the old time.
+        self._next = next_thing, factor * (self._seconds or 0.0), time.monotonic()
 
     def _watch(self) -> None:
         while not self._done.wait(min(1.0, self._seconds / 4)):
-            waited = time.monotonic() - self._since
-            if waited > self._allowed:
-                self._end(waited)
+            doing, allowed, since = self._next
+            waited = time.monotonic() - since
+            if waited > allowed:
+                self._end(doing, waited)
 
-    def _end(self, waited: float) -> None:
+    def _end(self, doing: str, waited: float) -> None:
         stacks = self._folder / f"hang_{hosts.process()}.txt"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ class Watchdog:
         except OSError:
             seen = ""
         message = (
-            f"{self._what}no progress for {waited:.0f} seconds in {self._doing}: this or "
+            f"{self._what}no progress for {waited:.0f} seconds in {doing}: this or "
             f"another host hangs{seen}; {self._kept()}. Start the same command on all hosts again"
         )
         # On a line of its own: a progress bar may stand there.

@@ -98,9 +98,9 @@ def test_a_hang_of_no_seconds_is_refused():
 
 @pytest.fixture
 def collecting(trained, tmp_path):
-    """Two processes in the middle of collecting; five seconds without progress are a hang."""
+    """Two processes in the middle of collecting; eight seconds without progress are a hang."""
     shutil.rmtree(trained.parent / "out" / "records", ignore_errors=True)
-    argv = ["--gin.DECODE_BATCH_SIZE=8", "--gin.HANG_SECONDS=5.0"]
+    argv = ["--gin.DECODE_BATCH_SIZE=8", "--gin.HANG_SECONDS=8.0"]
     argv += ["--gin.MIXTURE='demo_mixture_v1'"]
     command = processes.Command(trained, tmp_path / "log", 2, argv, "collect")
     command.when(lambda: processes.answers_given(command))

@@ -40,8 +40,11 @@ def test_a_run_that_hangs(tmp_path):
 @pytest.mark.parametrize("seconds", [0.2, None])
 def test_progress_and_no_watch_at_all(tmp_path, seconds):
     with Watchdog("train", "", seconds, tmp_path, lambda: "nothing") as watchdog:
+        time.sleep(0.5)  # the first step compiles
         for _ in range(6):
             time.sleep(0.05)
             watchdog.progress("a step")
+        watchdog.progress("another program", may_compile=True)
+        time.sleep(0.5)
     time.sleep(0.3)  # it is over: this process would be gone
     assert not list(tmp_path.iterdir())
