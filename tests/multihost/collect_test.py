@@ -48,7 +48,7 @@ def same_records(trained: Path, log: Path, *argv: str) -> None:
     folder = trained.parent / "out" / "records"
     shutil.rmtree(folder, ignore_errors=True)
     assert main(["collect", f"--gin_file={trained}", *argv]) == 0
-    file = next(folder.rglob("*.parquet"))
+    (file,) = folder.rglob("*.parquet")
     one = pq.read_table(file)
     file.unlink()
     texts = processes.Command(trained, log, 2, argv, "collect").finish()
@@ -57,6 +57,8 @@ def same_records(trained: Path, log: Path, *argv: str) -> None:
     assert ["example/s" in text for text in texts] == [True, False]
     two, clocks = pq.read_table(file), ["student_seconds", "teacher_seconds"]
     assert one.num_rows >= 12
+    for column in set(one.column_names) - set(clocks):
+        assert two[column].equals(one[column]), column
     assert two.drop(clocks).equals(one.drop(clocks), check_metadata=True)
 
 
@@ -103,9 +105,11 @@ def collecting(trained, tmp_path):
     argv = ["--gin.DECODE_BATCH_SIZE=8", "--gin.HANG_SECONDS=8.0"]
     argv += ["--gin.MIXTURE='demo_mixture_v1'"]
     command = processes.Command(trained, tmp_path / "log", 2, argv, "collect")
-    command.when(lambda: processes.answers_given(command))
-    yield command
-    command.kill()
+    try:
+        command.when(lambda: processes.answers_given(command))
+        yield command
+    finally:
+        command.kill()
 
 
 @pytest.mark.slow
