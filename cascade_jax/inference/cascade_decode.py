@@ -22,8 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cascade_jax import numerics
 from cascade_jax.inference import catch_up
 from cascade_jax.inference.steppers import Stepper, stepper_of
-from cascade_jax.models import families, flops
-from cascade_jax.models.families import ModelConfig
+from cascade_jax.models import families
 from cascade_jax.models.pieces import Pieces
 from cascade_jax.nearest import did_you_mean
 
@@ -77,58 +76,6 @@ class CascadeGeneration:
         return self.deferred
 
 
-@dataclasses.dataclass(frozen=True)
-class CascadeFlops:
-    """Matmuls of live decoding, for each row; the padding of chunks is apart (`computed_tokens`).
-
-    Attributes:
-      student: of the small model.
-      teacher: of the large model, for the rows that it served.
-      unused: of the large model's reading of inputs that none of their row's tokens were deferred
-        for: it reads the whole batch when the first row defers.
-    """
-
-    student: np.ndarray
-    teacher: np.ndarray
-    unused: np.ndarray
-
-
-def cascade_flops(
-    found: CascadeGeneration,
-    student: ModelConfig,
-    teacher: ModelConfig,
-    input_lengths: Sequence[int] | Int[Array, " B"],
-) -> CascadeFlops:
-    """FLOPs that live decoding spent, by the closed forms of `models/flops.py`.
-
-    Args:
-      found: what was decoded.
-      student, teacher: configs of the models.
-      input_lengths: tokens of each row's input.
-    """
-    inputs = np.asarray(input_lengths).tolist()
-    own = np.asarray(found.student_tokens).tolist()
-    read = np.asarray(found.teacher_tokens).tolist()
-    deferred = np.asarray(found.deferred).tolist()
-    rows = list(zip(inputs, own, read, deferred, strict=True))
-    has_read = int(found.calls) > 0
-    return CascadeFlops(
-        student=np.array([flops.live_flops(student, size, n, n) for size, n, _, _ in rows]),
-        teacher=np.array(
-            [
-                flops.live_flops(teacher, size, n, calls) if calls else 0
-                for size, _, n, calls in rows
-            ]
-        ),
-        unused=np.array(
-            [
-                flops.prefill_flops(teacher, size) if has_read and not calls else 0
-                for size, _, _, calls in rows
-            ]
-        ),
-    )
-
-
 @flax.struct.dataclass
 class _State:
     last: Int[Array, " B"]  # the small model's next input
@@ -156,11 +103,12 @@ def make_cascade_decode_fn(
 
         token_j = small model's token if s_j <= threshold, else the large model's
 
-    Equal arguments give the same function. It is compiled once for each shape of inputs, whatever
-    the thresholds. `thresholds` is one number, or one for each of some
-    equal blocks of answer places. -inf gives the large model's own greedy answers, inf the small
-    one's, and then the large model does not even read the inputs. An uncertainty that is NaN
-    defers.
+    `thresholds` is one number, or one for each of some equal blocks of answer places. -inf gives
+    the large model's own greedy answers, inf the small one's, and then the large model does not
+    even read the inputs. An uncertainty that is NaN defers.
+
+    It is compiled once for each shape of inputs: functions that differ in eos_id, uncertainty or
+    waiting_share share the program, and so do all thresholds.
 
     Args:
       student, teacher: unbound modules, or steppers, of one vocabulary.
@@ -181,51 +129,68 @@ def make_cascade_decode_fn(
 
     Reference: Budget-Constrained Learning to Defer for Autoregressive Models, section 2.
     """
-    models = stepper_of(student), stepper_of(teacher)
-    settings = _Settings(*models, max_length, eos_id, uncertainty, waiting_share, piece_length)
-    _check(settings)
-    jitted = jax.jit(functools.partial(_decode, settings))
+    setup = _Setup(stepper_of(student), stepper_of(teacher), max_length, piece_length)
+    _check(setup, eos_id, uncertainty, waiting_share)
+    jitted = _jitted(setup)
 
     def cascade_decode_fn(student_params, teacher_params, inputs, thresholds):
-        limits = _limits(thresholds, max_length)
-        return jitted(student_params, teacher_params, inputs, limits)
+        rule = _Rule(
+            limits=_limits(thresholds, max_length),
+            is_entropy=jnp.asarray(uncertainty == "entropy"),
+            eos_id=jnp.asarray(eos_id, jnp.int32),
+            waiting_share=jnp.asarray(waiting_share, jnp.float32),
+        )
+        return jitted(rule, student_params, teacher_params, inputs)
 
     return cascade_decode_fn
 
 
 @dataclasses.dataclass(frozen=True)
-class _Settings:
+class _Setup:
+    """What is compiled."""
+
     student: Stepper
     teacher: Stepper
     max_length: int
-    eos_id: int
-    uncertainty: str
-    waiting_share: float
     piece_length: int | None
 
 
-def _check(settings):
-    student, max_length, eos_id = settings.student, settings.max_length, settings.eos_id
-    teacher, uncertainty = settings.teacher, settings.uncertainty
-    if student.vocab_size != teacher.vocab_size:
+@flax.struct.dataclass
+class _Rule:
+    """What the compiled program is given."""
+
+    limits: Float[Array, " L"]  # the threshold of each place
+    is_entropy: Bool[Array, ""]
+    eos_id: Int[Array, ""]
+    waiting_share: Float[Array, ""]
+
+
+@functools.lru_cache(maxsize=32)
+def _jitted(setup):
+    return jax.jit(functools.partial(_decode, setup))
+
+
+def _check(setup, eos_id, uncertainty, waiting_share):
+    sizes = setup.student.vocab_size, setup.teacher.vocab_size
+    if sizes[0] != sizes[1]:
         raise ValueError(
-            "student and teacher must share one vocabulary: the student's has "
-            f"{student.vocab_size} ids, the teacher's {teacher.vocab_size}"
+            f"student and teacher must share one vocabulary: the student's has {sizes[0]} ids, the "
+            f"teacher's {sizes[1]}"
         )
-    if max_length < 1:
-        raise ValueError(f"max_length = {max_length}: expected a positive whole number")
-    if not 0 <= eos_id < student.vocab_size:
+    if setup.max_length < 1:
+        raise ValueError(f"max_length = {setup.max_length}: expected a positive whole number")
+    if not 0 <= eos_id < sizes[0]:
         raise ValueError(
-            f"eos_id = {eos_id}: expected an id of the vocabulary, 0 to {student.vocab_size - 1}"
+            f"eos_id = {eos_id}: expected an id of the vocabulary, 0 to {sizes[0] - 1}"
         )
     if uncertainty not in UNCERTAINTIES:
         hint = did_you_mean(uncertainty, UNCERTAINTIES)
         raise ValueError(
             f"uncertainty = {uncertainty!r}: expected one of {', '.join(UNCERTAINTIES)}{hint}"
         )
-    share, width = settings.waiting_share, settings.piece_length
-    if not 0 <= share <= 1:
-        raise ValueError(f"waiting_share = {share!r}: expected a number from 0 to 1")
+    if not 0 <= waiting_share <= 1:
+        raise ValueError(f"waiting_share = {waiting_share!r}: expected a number from 0 to 1")
+    width = setup.piece_length
     if width is not None and width < 1:
         raise ValueError(f"piece_length = {width!r}: expected a positive whole number, or None")
 
@@ -248,14 +213,14 @@ def _limits(
     return found[np.arange(max_length) * found.size // max_length]
 
 
-def _decode(settings, student_params, teacher_params, inputs, limits):
+def _decode(setup, rule, student_params, teacher_params, inputs):
     """The whole program; see `make_cascade_decode_fn`."""
-    batch, length = inputs.shape[0], settings.max_length
+    batch, length = inputs.shape[0], setup.max_length
 
     def start_teacher():
-        return settings.teacher.start(teacher_params, inputs, length)
+        return setup.teacher.start(teacher_params, inputs, length)
 
-    first, student = settings.student.start(student_params, inputs, length)
+    first, student = setup.student.start(student_params, inputs, length)
     blank = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(start_teacher)
     )
@@ -270,15 +235,15 @@ def _decode(settings, student_params, teacher_params, inputs, limits):
 
     def with_student(state):
         return jax.lax.while_loop(
-            functools.partial(_may_propose, settings),
-            functools.partial(_propose, settings, student_params, limits),
+            functools.partial(_may_propose, rule),
+            functools.partial(_propose, setup, rule, student_params),
             state,
         )
 
     def with_teacher(state):
         # Inputs are read when the first row defers.
         teacher = jax.lax.cond(state.found.calls == 0, start_teacher, lambda: state.teacher)
-        return _defer(settings, teacher_params, state.replace(teacher=teacher))
+        return _defer(setup, rule, teacher_params, state.replace(teacher=teacher))
 
     def next_state(state):
         state = with_student(state)
@@ -302,30 +267,30 @@ def _nothing(batch, length):
     )
 
 
-def _may_propose(settings, state):
+def _may_propose(rule, state):
     """Whether a row can go on, and too few wait for the large model to be called."""
     running = jnp.sum(~state.has_ended)
     waiting = jnp.sum(state.is_waiting)
     # In whole rows: a share of 0 is one row, and 1 is all of them.
-    needed = jnp.maximum(jnp.ceil(settings.waiting_share * running), 1)
+    needed = jnp.maximum(jnp.ceil(rule.waiting_share * running), 1)
     return (running > waiting) & (waiting < needed)
 
 
-def _propose(settings, params, limits, state):
+def _propose(setup, rule, params, state):
     """The small model proposes the next token of every row that neither waits nor has ended."""
     is_active = ~(state.has_ended | state.is_waiting)
     found, batch = state.found, len(state.last)
     place = found.lengths
-    pieces = Pieces.of_rows(place, is_active.astype(jnp.int32), width=1, length=limits.size)
-    logits, student = settings.student.step(
+    pieces = Pieces.of_rows(place, is_active.astype(jnp.int32), width=1, length=setup.max_length)
+    logits, student = setup.student.step(
         params, state.student, state.last[:, None], pieces, jnp.arange(batch)
     )
     log_p = numerics.log_probs(logits)
     proposal = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     log_prob = jnp.take_along_axis(log_p, proposal[:, None], axis=-1)[:, 0]
     entropy = numerics.entropy(log_p)
-    unsure = -log_prob if settings.uncertainty == "log_prob" else entropy
-    defers = ~(unsure <= limits[place])  # NaN defers
+    unsure = jnp.where(rule.is_entropy, entropy, -log_prob)
+    defers = ~(unsure <= rule.limits[place])  # NaN defers
 
     def put(values, new):
         return _put(values, new, place, is_active)
@@ -341,24 +306,24 @@ def _propose(settings, params, limits, state):
     state = state.replace(
         found=found, student=student, is_waiting=state.is_waiting | (is_active & defers)
     )
-    return _accept(settings, state, proposal, is_active & ~defers)
+    return _accept(rule, state, proposal, is_active & ~defers)
 
 
-def _defer(settings, params, state):
+def _defer(setup, rule, params, state):
     """The large model reads what the waiting rows have and it has not, and writes their token."""
     found = state.found
     first, teacher = state.teacher
     inputs = jnp.concatenate([first[:, None], found.tokens[:, :-1]], axis=1)
     starts = found.teacher_tokens
     counts = jnp.where(state.is_waiting, found.lengths + 1 - starts, 0)
-    shapes = catch_up.shapes(len(counts), settings.max_length, settings.piece_length)
+    shapes = catch_up.shapes(len(counts), setup.max_length, setup.piece_length)
 
     def reading(shape):
         def read(teacher):
-            pieces, wanted = shape.cut(starts, counts, settings.max_length)
-            places = jnp.minimum(pieces.places(shape.width), settings.max_length - 1)
+            pieces, wanted = shape.cut(starts, counts, setup.max_length)
+            places = jnp.minimum(pieces.places(shape.width), setup.max_length - 1)
             tokens = jnp.take_along_axis(pieces.of(inputs), places, axis=1)
-            return settings.teacher.step(params, teacher, tokens, pieces, wanted)
+            return setup.teacher.step(params, teacher, tokens, pieces, wanted)
 
         return read
 
@@ -375,13 +340,13 @@ def _defer(settings, params, state):
     )
     waited = state.is_waiting
     state = state.replace(found=found, teacher=(first, teacher), is_waiting=jnp.zeros_like(waited))
-    return _accept(settings, state, chosen, waited)
+    return _accept(rule, state, chosen, waited)
 
 
-def _accept(settings, state, chosen, takes):
+def _accept(rule, state, chosen, takes):
     """Appends the chosen token to the rows that take it."""
     found = state.found
-    has_ended = (chosen == settings.eos_id) | (found.lengths + 1 == settings.max_length)
+    has_ended = (chosen == rule.eos_id) | (found.lengths + 1 == rule.limits.size)
     return state.replace(
         last=jnp.where(takes, chosen, state.last),
         has_ended=state.has_ended | (takes & has_ended),

@@ -12,6 +12,9 @@ from jaxtyping import Array, Int
 
 from cascade_jax.models.pieces import Pieces, first_tokens
 
+# Reading the parameters takes as long as computing so many tokens with them: fewer save nothing.
+_FEW = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
@@ -68,7 +71,8 @@ def shapes(rows: int, length: int, width: int | None) -> list[Shape]:
     if width is None:
         return [Shape(rows, each) for each in _doubling(length)]
     most = rows * -(-length // width)
-    return [Shape(rows, 1), *(Shape(rows, width, number) for number in _doubling(most))]
+    numbers = [number for number in _doubling(most) if number * width >= min(_FEW, most * width)]
+    return [Shape(rows, 1), *(Shape(rows, width, number) for number in numbers)]
 
 
 def cheapest(allowed: Sequence[Shape], counts: Int[Array, " B"]) -> Int[Array, ""]:

@@ -33,7 +33,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from cascade_jax.inference import cascade_decode, generate  # noqa: E402
+from cascade_jax.inference import cascade_costs, cascade_decode, generate  # noqa: E402
 from cascade_jax.inference.steppers import ModelStepper  # noqa: E402
 from cascade_jax.models import families, flops  # noqa: E402
 from cascade_jax.models.config import DecoderConfig, T5Config  # noqa: E402
@@ -147,7 +147,7 @@ def measure(pair: str, batch: int, options: argparse.Namespace) -> bool:
                 times[name].append(timed(run))
         seconds = {name: statistics.median(each) for name, each in times.items()}
         ratios = {name: seconds[name] / seconds["alone"] for name in ("live", "lock-step")}
-        spent = cascade_decode.cascade_flops(found, small, large, [options.input_length] * batch)
+        spent = cascade_costs.cascade_flops(found, small, large, [options.input_length] * batch)
         expected = called_flops(found, large, options.input_length)
         whole = batch * flops.answer_flops(large, options.input_length, options.length)
         is_same = spent.teacher.sum() == expected

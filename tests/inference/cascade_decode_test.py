@@ -11,7 +11,8 @@ import pytest
 from flax import linen as nn
 
 from cascade_jax.batch import Batch
-from cascade_jax.inference.cascade_decode import cascade_flops, make_cascade_decode_fn
+from cascade_jax.inference.cascade_costs import cascade_flops
+from cascade_jax.inference.cascade_decode import make_cascade_decode_fn
 from cascade_jax.inference.generate import make_generate_fn
 from cascade_jax.inference.steppers import ApplyStepper, stepper_of
 from cascade_jax.models import families, flops
@@ -28,6 +29,7 @@ T5 = T5Config(
     num_decoder_layers=2,
     relative_buckets=4,
     relative_max_distance=5,
+    scan_layers=True,
 )
 DECODER = DecoderConfig(
     vocab_size=VOCAB_SIZE,
@@ -37,16 +39,19 @@ DECODER = DecoderConfig(
     num_kv_heads=2,
     head_dim=4,
     mlp_dim=24,
+    scan_layers=True,
     sliding_window=6,
     attention_kinds=("sliding", "full"),
     tied_logits=False,
 )
-PREFIX_LM = dataclasses.replace(DECODER, bidirectional_prefix=True, bos_id=2, num_layers=1)
+PREFIX_LM = dataclasses.replace(
+    DECODER, bidirectional_prefix=True, bos_id=2, num_layers=1, scan_layers=False
+)
 # Student and teacher; of one size, the student is the teacher with some noise.
 PAIRS = {
     "t5": (T5, T5),
     "decoder": (DECODER, DECODER),
-    "mixed": (dataclasses.replace(T5, num_decoder_layers=1), PREFIX_LM),
+    "mixed": (dataclasses.replace(T5, num_decoder_layers=1, scan_layers=False), PREFIX_LM),
 }
 MARGIN = 1e-4  # by so much every token and deferral is decided, so that nothing hangs on rounding
 INPUTS = np.random.default_rng(0).integers(4, VOCAB_SIZE, size=(ROWS, 7)).astype(np.int32)
@@ -262,17 +267,17 @@ def test_the_large_model_is_run_when_a_row_defers_and_not_before():
     small, large = _models("t5")
     notes = []
     large = _Noted(stepper_of(large), notes)
-    fn = make_cascade_decode_fn(small, large, MAX_LENGTH, _eos("t5"))
-    jax.block_until_ready(fn(*_params("t5"), INPUTS, np.inf))
+    fn = make_cascade_decode_fn(small, large, MAX_LENGTH, _eos("t5"), piece_length=MAX_LENGTH)
+    jax.block_until_ready(fn(*_params("t5"), INPUTS[:4], np.inf))
     jax.effects_barrier()
     assert notes == []
     traced = large.traced
     for limit, plain in _cases("t5")[::5]:
         notes.clear()
-        found = fn(*_params("t5"), INPUTS, np.float64(limit))
+        found = fn(*_params("t5"), INPUTS[:4], np.float64(limit))
         jax.block_until_ready(found)
         jax.effects_barrier()
-        calls = int(plain.is_deferred.sum(axis=1).max())
+        calls = int(plain.is_deferred[:4].sum(axis=1).max())
         assert notes == ["start"] * (calls > 0) + ["step"] * calls
         assert found.calls == calls
     assert large.traced == traced  # another threshold is no other program
@@ -299,8 +304,8 @@ def test_any_function_that_gives_logits_can_be_either_model():
     ]
     limit, expected = _cases("t5")[13]
     for models in [(small, plain[1]), (plain[0], large)]:
-        fn = make_cascade_decode_fn(*models, MAX_LENGTH, eos)
-        _check(fn(*_params("t5"), INPUTS, limit), expected)
+        fn = make_cascade_decode_fn(*models, MAX_LENGTH, eos, piece_length=MAX_LENGTH)
+        _check(fn(*_params("t5"), INPUTS[:4], limit), expected, slice(4))
 
 
 def test_an_uncertainty_that_is_nan_defers():
@@ -376,3 +381,9 @@ def test_thresholds_that_are_none_are_refused(thresholds, message):
     fn = make_cascade_decode_fn(*_models("t5"), 4, 1)
     with pytest.raises(ValueError, match=re.escape(message)):
         fn(*_params("t5"), INPUTS, thresholds)
+
+
+@pytest.mark.parametrize("wrong", [0, -4])
+def test_pieces_without_a_token_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"piece_length = {wrong}: expected a positive"):
+        make_cascade_decode_fn(*_models("t5"), 4, 1, piece_length=wrong)
