@@ -5,7 +5,7 @@
 
 Parameters are fresh: time does not depend on what they say. What is unsure is drawn instead: the
 student's logits are sharpened by a factor drawn for each row and place, so that deferrals are
-spread as by chance, and the threshold is searched until the wanted share of tokens is deferred.
+spread as by chance, and thresholds are quantiles of the uncertainties in its own answers.
 Inputs and answers are full. Rows of the table take turns within one process, so that a busy machine
 slows all of them; a time is the median of its repetitions, and a ratio that of the medians.
 
@@ -74,15 +74,11 @@ class Drawn(ModelStepper):
         return logits * factor, state
 
 
-def threshold_for(rate: float, decode) -> float:
-    """By bisection, so that about `rate` of all tokens are deferred."""
+def threshold_for(rate: float, found: cascade_decode.CascadeGeneration) -> float:
+    """Above which a share of `rate` of the student's own answers' uncertainties lie."""
     if rate in (0, 1):
         return np.inf if rate == 0 else -np.inf
-    low, high = 0.0, 12.0
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if deferral_rate(decode(middle)) > rate else (low, middle)
-    return high
+    return float(np.quantile(np.asarray(found.uncertainties), 1 - rate))
 
 
 def deferral_rate(found: cascade_decode.CascadeGeneration) -> float:
@@ -132,9 +128,10 @@ def measure(pair: str, batch: int, options: argparse.Namespace) -> bool:
     )
     alone = functools.partial(alone_fn, params[1], inputs)
     jax.block_until_ready(alone())
+    own = live(*params, inputs, np.inf)
     is_good = True
     for rate in options.rates:
-        limit = threshold_for(rate, lambda limit: live(*params, inputs, limit))
+        limit = threshold_for(rate, own)
         runs = {
             "alone": alone,
             "live": functools.partial(live, *params, inputs, limit),

@@ -17,8 +17,10 @@ from cascade_jax.inference.generate import make_generate_fn
 from cascade_jax.inference.steppers import ApplyStepper, stepper_of
 from cascade_jax.models import families, flops
 from cascade_jax.models.config import DecoderConfig, T5Config
+from cascade_jax.parallel import rules
+from cascade_jax.parallel.mesh import MeshConfig
 
-VOCAB_SIZE, ROWS, MAX_LENGTH = 29, 16, 12
+VOCAB_SIZE, ROWS, MAX_LENGTH = 32, 16, 12
 T5 = T5Config(
     vocab_size=VOCAB_SIZE,
     embed_dim=16,
@@ -308,6 +310,30 @@ def test_any_function_that_gives_logits_can_be_either_model():
         _check(fn(*_params("t5"), INPUTS[:4], limit), expected, slice(4))
 
 
+@pytest.mark.parametrize("width", [None, 1, 5])
+def test_how_catching_up_is_cut_changes_no_answer(width):
+    fn = make_cascade_decode_fn(*_models("mixed"), MAX_LENGTH, _eos("mixed"), piece_length=width)
+    for limit, plain in _cases("mixed")[::4]:
+        _check(fn(*_params("mixed"), INPUTS[:3], limit), plain, slice(3))
+
+
+@pytest.mark.parametrize("width", [None, 4])
+def test_eight_devices_write_what_one_writes(width):
+    mesh = MeshConfig(data=4, tensor=2).build()
+    models, eos = _models("mixed"), _eos("mixed")
+    placed = [
+        jax.device_put(
+            params, rules.parameter_shardings(families.parameter_shapes(model.config), mesh)
+        )
+        for model, params in zip(models, _params("mixed"), strict=True)
+    ]
+    inputs = jax.device_put(INPUTS, rules.batch_sharding(mesh))
+    fn = make_cascade_decode_fn(*models, MAX_LENGTH, eos, piece_length=width)
+    with jax.set_mesh(mesh), rules.applied():
+        for limit, plain in [_cases("mixed")[i] for i in (0, 9, 21)]:
+            _check(fn(*placed, inputs, limit), plain)
+
+
 def test_an_uncertainty_that_is_nan_defers():
     params, teacher = _params("t5")
     broken = jax.tree.map(lambda leaf: leaf * np.nan, params)
@@ -350,13 +376,13 @@ def test_flops_are_those_of_the_calls_one_after_the_other(pair):
     "changes, message",
     [
         ({"max_length": 0}, "max_length = 0: expected a positive whole number"),
-        ({"eos_id": 29}, "eos_id = 29: expected an id of the vocabulary, 0 to 28"),
+        ({"eos_id": 32}, "eos_id = 32: expected an id of the vocabulary, 0 to 31"),
         ({"uncertainty": "entropies"}, "of log_prob, entropy; did you mean 'entropy'?"),
         ({"waiting_share": 1.5}, "waiting_share = 1.5: expected a number from 0 to 1"),
         ({"teacher": T5}, "is no model; expected a module of"),
         (
-            {"teacher": families.build(dataclasses.replace(T5, vocab_size=31))},
-            "share one vocabulary: the student's has 29 ids, the teacher's 31",
+            {"teacher": families.build(dataclasses.replace(T5, vocab_size=33))},
+            "share one vocabulary: the student's has 32 ids, the teacher's 33",
         ),
     ],
 )  # fmt: skip
