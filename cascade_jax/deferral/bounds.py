@@ -70,7 +70,7 @@ def p_values(
 def wsr(
     losses: Float[np.ndarray, "C n"], limit: float, delta: float = 0.1
 ) -> Float[np.ndarray, " C"]:
-    """Betting: ``p = min(1, 1 / max_t W_t)``, ``W_t = Π_{i≤t} (1 + λ_i (m - x_i))``.
+    """Betting: ``p = 1 / max_t W_t``, ``W_t = Π_{i≤t} (1 + λ_i (m - x_i))``; 1 if the mean is ≥ m.
 
     Whoever stakes λ_i ≥ 0 on losses below the limit m, before seeing x_i, gains nothing on average
     if the mean is at least m: W is a nonnegative supermartingale that starts at 1, and by Ville's
@@ -80,6 +80,10 @@ def wsr(
     the variance of the losses before i, counted with one more of m(1 - m) around m, and a is what
     log W still lacks to log(1/δ); once W has reached 1/δ, a = log(1/δ) again, so that p goes on
     falling. To aim at what is lacking is our own choice; any stakes made before x_i are valid.
+
+    The largest wealth may be early luck that later losses take back. That is valid, but nobody
+    should be promised a limit that the sample's own mean breaks: p is 1 there, which only makes it
+    larger.
 
     Args:
       losses: in [0, 1].
@@ -105,7 +109,7 @@ def wsr(
         np.maximum(best, wealth, out=best)
         total += loss
         squares += (loss - total / (i + 1)) ** 2
-    return np.exp(-best)
+    return np.where(losses.mean(axis=1) < limit, np.exp(-best), 1.0)
 
 
 def hoeffding_bentkus(losses: Float[np.ndarray, "C n"], limit: float) -> Float[np.ndarray, " C"]:

@@ -39,7 +39,7 @@ def wealth_by_hand(losses, limit, delta):
         best = max(best, wealth)
         seen.append(loss)
         centred.append((loss - sum(seen) / len(seen)) ** 2)
-    return 1 / best
+    return 1 / best if sum(losses) < limit * n else 1.0
 
 
 @pytest.mark.parametrize("limit", [0.03, 0.2, 0.5, 0.9])
@@ -50,6 +50,14 @@ def test_betting_is_the_product_by_hand(limit, delta):
     expected = [wealth_by_hand(row.tolist(), limit, delta) for row in losses]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     assert np.ptp(np.log(found)) > 1
+
+
+def test_betting_does_not_certify_early_luck():
+    losses = np.zeros((2, 200))
+    losses[0, 100:] = 0.3  # the mean is 0.15
+    losses[1, 100:] = 0.1
+    p = bounds.p_values(losses, 0.1, bounds.WSR)
+    assert p[0] == 1 and p[1] < 1e-3
 
 
 @pytest.mark.parametrize("limit", [0.05, 0.2, 0.6])
