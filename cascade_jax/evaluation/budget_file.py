@@ -10,7 +10,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from cascade_jax.evaluation.json_field import Field, FieldError
 SCHEMA_VERSION = 1
 TOKEN, ANSWER = "token", "answer"
 LEVELS = (TOKEN, ANSWER)
+COST, QUALITY = "cost", "quality"
+PROMISES = (COST, QUALITY)
 _UNCERTAINTIES = {"log_prob": "−log p of the small model's token", "entropy": "entropy (nats)"}
 
 
@@ -31,11 +33,13 @@ class Point:
       cost: share of deferred tokens (of max_length), or of deferred answers.
       quality: by metric.
       flops: per example; NaN if not known.
+      worse: by how much the objective is below that of the large model's own answers; NaN likewise.
     """
 
     cost: float
     quality: Mapping[str, float]
     flops: float = math.nan
+    worse: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +66,14 @@ class Run:
     """One α in one repeat.
 
     Attributes:
-      alpha: the budget, a limit of the mean cost.
+      alpha: the budget, a limit of the mean cost (or of what quality is lost).
       repeat: number of the repeat; each has splits of its own.
-      thresholds: chosen; None if nothing was certified and the policy is the fallback.
+      thresholds: chosen, or if nothing was certified the fallback's; None if no policy is known.
       certified: whether the thresholds are.
       accepted: indices of the candidates (of this repeat) that are certified.
       p_values: of the candidates, on the first and the second split; None but in repeat 0.
-      calibration: means on the second calibration split.
-      test: means on the test split.
+      calibration: means on the second calibration split; None without a policy.
+      test: means on the test split; None without a policy.
       baselines: by name, other ways that cost as much, on the test split.
     """
 
@@ -79,14 +83,14 @@ class Run:
     certified: bool
     accepted: tuple[int, ...]
     p_values: tuple[tuple[float, ...], tuple[float, ...]] | None
-    calibration: Point
-    test: Point
+    calibration: Point | None
+    test: Point | None
     baselines: Mapping[str, Point]
 
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """A figure over the repeats."""
+    """A figure over the repeats; NaN where none has it."""
 
     mean: float
     low: float
@@ -99,14 +103,16 @@ class AtAlpha:
 
     Attributes:
       alpha: the budget.
+      risk: spread of what α is a limit of: the cost, or the quality lost.
       cost: spread of the mean cost.
       quality: spreads by metric.
       baselines: by name and metric, means of quality.
-      share_within: of the repeats, how many cost at most α on the test split.
+      share_within: of the repeats with a policy, in how many the test split is within all limits.
       share_certified: in how many thresholds were certified; in the others the fallback is meant.
     """
 
     alpha: float
+    risk: Spread
     cost: Spread
     quality: Mapping[str, Spread]
     baselines: Mapping[str, Mapping[str, float]]
@@ -121,6 +127,8 @@ class Budget:
     Attributes:
       name: of the student.
       level: "token" or "answer".
+      promise: what α limits: "cost", or "quality", what is lost against the large model.
+      quality_drop: with "cost", a limit of what is lost beside; None for none.
       uncertainty: what is compared with a threshold.
       delta: each certificate breaks its promise with this chance at most.
       max_length: tokens of an answer, by which costs of deferred tokens are divided.
@@ -137,6 +145,8 @@ class Budget:
 
     name: str
     level: str
+    promise: str
+    quality_drop: float | None
     uncertainty: str
     delta: float
     max_length: int
@@ -164,6 +174,24 @@ class Budget:
         return "deferred answers, share of all"
 
     @property
+    def risk_label(self) -> str:
+        """What α limits, in words."""
+        if self.promise == COST:
+            return f"mean cost ({self.cost_label})"
+        return f"mean {self.objective} lost against the large model"
+
+    def risk_of(self, point: Point) -> float:
+        """What α limits."""
+        return point.cost if self.promise == COST else point.worse
+
+    def is_within(self, run: Run) -> bool:
+        """Whether a run's test split is within all limits."""
+        if run.test is None:
+            return False
+        drop = math.inf if self.quality_drop is None else self.quality_drop
+        return self.risk_of(run.test) <= run.alpha and not run.test.worse > drop
+
+    @property
     def uncertainty_label(self) -> str:
         """What is compared with a threshold, in words."""
         return _UNCERTAINTIES.get(self.uncertainty, self.uncertainty.replace("_", " "))
@@ -178,8 +206,8 @@ class Budget:
         return tuple(self._at(alpha) for alpha in self.alphas)
 
     def _at(self, alpha: float) -> AtAlpha:
-        runs = [run for run in self.runs if run.alpha == alpha]
-        costs = np.array([run.test.cost for run in runs])
+        everything = [run for run in self.runs if run.alpha == alpha]
+        runs = [run for run in everything if run.test is not None]
 
         def mean(name: str, metric: str) -> float:
             found = [r.baselines[name].quality[metric] for r in runs if name in r.baselines]
@@ -187,15 +215,18 @@ class Budget:
 
         return AtAlpha(
             alpha=alpha,
-            cost=_spread(costs),
-            quality={m: _spread(np.array([r.test.quality[m] for r in runs])) for m in self.metrics},
+            risk=_spread([self.risk_of(run.test) for run in runs]),
+            cost=_spread([run.test.cost for run in runs]),
+            quality={m: _spread([run.test.quality[m] for run in runs]) for m in self.metrics},
             baselines={n: {m: mean(n, m) for m in self.metrics} for n in self.baselines},
-            share_within=float(np.mean(costs <= alpha)),
-            share_certified=float(np.mean([run.certified for run in runs])),
+            share_within=_spread([float(self.is_within(run)) for run in runs]).mean,
+            share_certified=float(np.mean([run.certified for run in everything])),
         )
 
 
-def _spread(values: np.ndarray) -> Spread:
+def _spread(values: list[float]) -> Spread:
+    if not values:
+        return Spread(math.nan, math.nan, math.nan)
     return Spread(float(np.mean(values)), float(np.min(values)), float(np.max(values)))
 
 
@@ -232,13 +263,17 @@ def from_json(value: Any, source: str = "budget") -> Budget:
     if version.value != SCHEMA_VERSION:
         raise version.fail(f"{SCHEMA_VERSION}, the version that this program reads")
     metrics = tuple(top.at("metrics").each(Field.text, at_least=1))
-    alphas = tuple(sorted(set(top.at("alphas").each(Field.share, at_least=1))))
+    alphas = tuple(sorted(set(top.at("alphas").each(_limit, at_least=1))))
     repeats = top.at("repeats").whole(1)
     candidates = tuple(top.at("candidates").each(lambda field: _candidate(field, metrics)))
     ends = top.at("ends")
     budget = Budget(
         name=top.at("name").text(),
         level=top.at("level").one_of(LEVELS),
+        promise=top.at("promise").one_of(PROMISES) if "promise" in top.keys() else COST,
+        quality_drop=_known(top.at("quality_drop"), _limit)
+        if "quality_drop" in top.keys()
+        else None,
         uncertainty=top.at("uncertainty").text(),
         delta=top.at("delta").share(),
         max_length=top.at("max_length").whole(1),
@@ -283,6 +318,17 @@ def _check_runs(budget: Budget, field: Field) -> None:
             )
 
 
+def _limit(field: Field) -> float:
+    if not -1 < field.number() < 1:
+        raise field.fail("a number between -1 and 1")
+    return field.number()
+
+
+def _known(field: Field, read_fn: Callable[[Field], Any]) -> Any:
+    """What is read where there is a value; else None."""
+    return None if field.value is None else read_fn(field)
+
+
 def _candidate(field: Field, metrics: tuple[str, ...]) -> Candidate:
     quality = field.at("quality")
     return Candidate(
@@ -295,32 +341,32 @@ def _candidate(field: Field, metrics: tuple[str, ...]) -> Candidate:
 
 
 def _run(field: Field, metrics: tuple[str, ...], alphas: tuple[float, ...], repeats: int) -> Run:
-    thresholds, p_values = field.at("thresholds"), field.value.get("p_values")
-    if field.at("alpha").share() not in alphas:
+    thresholds, p_values = field.at("thresholds"), None
+    if field.value.get("p_values") is not None:
+        both = field.at("p_values")
+        p_values = tuple(tuple(both.at(n).each(Field.number)) for n in ("first", "second"))
+    if _limit(field.at("alpha")) not in alphas:
         raise field.at("alpha").fail(f"one of the alphas, {', '.join(map(str, alphas))}")
     if field.at("repeat").whole(0) >= repeats:
         raise field.at("repeat").fail(f"below the number of repeats, {repeats}")
-    if p_values is not None:
-        of_both = field.at("p_values")
-        p_values = tuple(tuple(of_both.at(n).each(Field.number)) for n in ("first", "second"))
-    baselines = field.at("baselines")
+    others = field.at("baselines")
+    names = [] if others.value is None else others.keys()
     run = Run(
-        alpha=field.at("alpha").share(),
+        alpha=field.at("alpha").number(),
         repeat=field.at("repeat").whole(0),
-        thresholds=None
-        if thresholds.value is None
-        else tuple(thresholds.each(Field.number, at_least=1)),
+        thresholds=_known(thresholds, lambda at: tuple(at.each(Field.number, at_least=1))),
         certified=field.at("certified").truth(),
         accepted=tuple(field.at("accepted").each(lambda index: index.whole(0))),
         p_values=p_values,
-        calibration=_point(field.at("calibration"), metrics),
-        test=_point(field.at("test"), metrics),
-        baselines={name: _point(baselines.at(name), metrics) for name in baselines.keys()},
+        baselines={name: _point(others.at(name), metrics) for name in names},
+        calibration=_known(field.at("calibration"), lambda at: _point(at, metrics)),
+        test=_known(field.at("test"), lambda at: _point(at, metrics)),
     )
-    if not math.isfinite(run.test.cost):
+    if run.test is not None and not math.isfinite(run.test.cost):
         raise field.at("test").at("cost").fail("a finite number")
-    if run.certified and run.thresholds is None:
-        raise thresholds.fail("numbers, as the run is certified")
+    for name in ("thresholds", "test"):
+        if run.certified and getattr(run, name) is None:
+            raise field.at(name).fail("known, as the run is certified")
     return run
 
 
@@ -329,5 +375,5 @@ def _point(field: Field, metrics: tuple[str, ...]) -> Point:
     return Point(
         cost=field.at("cost").number(),
         quality={metric: quality.at(metric).number() for metric in metrics},
-        flops=field.at("flops").number() if "flops" in field.value else math.nan,
+        **{n: field.at(n).number() for n in ("flops", "worse") if n in field.value},
     )

@@ -38,8 +38,15 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "per_example": {t: _panel(panel) for t, panel in evaluation.per_example.items()},
             "figures": [dataclasses.asdict(figure) for figure in evaluation.figures],
             "notes": evaluation.notes,
+            **_live(evaluation),
         }
     )
+
+
+def _live(evaluation: Evaluation) -> dict[str, Any]:
+    """Cascades that ran live; no key without them."""
+    found = {name: dataclasses.asdict(live) for name, live in evaluation.live.items()}
+    return {"live": found} if found else {}
 
 
 def dump(value: Any) -> str:

@@ -12,6 +12,7 @@ from cascade_jax.evaluation import (
     confusion,
     curves,
     page_examples,
+    report_budget,
     report_headline,
 )
 from cascade_jax.evaluation.metrics_json import MAX_POINTS
@@ -63,6 +64,7 @@ def build(
             "right_from": confusion.RIGHT_FROM,
             "panels": panels,
             "examples": page_examples.sample(tables, scores, seed=seed),
+            **report_budget.page_data(evaluation),
         }
     )
 

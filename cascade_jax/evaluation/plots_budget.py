@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cascade_jax.evaluation.budget_file import Budget, Candidate
+from cascade_jax.evaluation.budget_file import COST, Budget, Candidate
 from cascade_jax.evaluation.plots import (
     GREY,
     INK,
@@ -78,27 +78,24 @@ def alphas_figure(budget: Budget) -> Figure:
     """
     found = budget.over_alphas()
     alphas = np.array(budget.alphas)
-    panels = 1 + len(budget.metrics)
+    panels = 1 + len(budget.metrics) + (budget.promise != COST)
     columns = min(panels, 2 if panels in (2, 4) else 3)
     rows = math.ceil(panels / columns)
     with rc_context(STYLE):
         size = (3.6 * columns + 0.4, 2.8 * rows + 0.9)
         figure = Figure(figsize=size, dpi=150, layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).flat
-        axes = grid[0]
-        _add_spread(axes, alphas, [at.cost for at in found])
-        costs = [(run.alpha, run.test.cost) for run in budget.runs]
-        axes.plot(*zip(*costs, strict=True), ".", color=_CASCADE, ms=4, alpha=0.45, zorder=3)
-        edge = np.array([0.0, 1.06 * alphas[-1]])
-        axes.plot(edge, edge, **_LIMIT_LINE, zorder=2)
-        axes.set_xlim(0, edge[-1])
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-        axes.set_ylabel(f"mean cost ({budget.cost_label})", fontsize=8)
-        axes.set_title("cost on the test split", loc="left", fontsize=9)
-        for axes, metric in zip(grid[1:], budget.metrics, strict=False):
+        edge = _alpha_range(budget)
+        _add_risk(grid[0], budget, edge)
+        after = grid[1:]
+        if budget.promise != COST:
+            _add_spread(after[0], alphas, [at.cost for at in found])
+            after[0].set_ylabel(f"mean cost ({budget.cost_label})", fontsize=8)
+            after = after[1:]
+        for axes, metric in zip(after, budget.metrics, strict=False):
             _add_quality(axes, budget, metric)
-            axes.set_xlim(0, edge[-1])
         for axes in grid:
+            axes.set_xlim(*edge)
             axes.set_xlabel("budget α")
         for axes in grid[panels:]:
             axes.set_visible(False)
@@ -109,6 +106,24 @@ def alphas_figure(budget: Budget) -> Figure:
             fontsize=8,
         )
     return figure
+
+
+def _alpha_range(budget: Budget) -> Float[np.ndarray, "2"]:
+    """From 0 (or the smallest α below it) to beyond the largest α."""
+    low, high = min(0.0, budget.alphas[0]), max(0.0, budget.alphas[-1])
+    return np.array([low - 0.06 * (high - low) * (low < 0), high + 0.06 * (high - low)])
+
+
+def _add_risk(axes: Axes, budget: Budget, edge: Float[np.ndarray, "2"]) -> None:
+    """What α limits, in every repeat, and the budget line."""
+    _add_spread(axes, np.array(budget.alphas), [at.risk for at in budget.over_alphas()])
+    found = [(r.alpha, budget.risk_of(r.test)) for r in budget.runs if r.test is not None]
+    if found:
+        axes.plot(*zip(*found, strict=True), ".", color=_CASCADE, ms=4, alpha=0.45, zorder=3)
+    axes.plot(edge, edge, **_LIMIT_LINE, zorder=2)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.set_ylabel(shorten(budget.risk_label, 48), fontsize=8)
+    axes.set_title("what α limits, on the test split", loc="left", fontsize=9)
 
 
 def _add_spread(axes: Axes, x: Float[np.ndarray, " A"], spreads: Sequence) -> None:
@@ -128,7 +143,7 @@ def _add_quality(axes: Axes, budget: Budget, metric: str) -> None:
     _add_spread(axes, alphas, [at.quality[metric] for at in found])
     axes.axhline(budget.teacher.quality[metric], linestyle=_TEACHER_DASH, **_END_LINE)
     axes.axhline(budget.student.quality[metric], linestyle=_STUDENT_DASH, **_END_LINE)
-    chosen = " (chosen by)" if metric == budget.objective and len(budget.metrics) > 1 else ""
+    chosen = ", the objective" if metric == budget.objective and len(budget.metrics) > 1 else ""
     axes.set_title(f"mean {shorten(words(metric), 30)}{chosen}", loc="left", fontsize=9)
 
 
@@ -142,7 +157,7 @@ def _alpha_handles(budget: Budget) -> list[Line2D | Patch]:
     several = f", mean of {budget.repeats} repeats" if budget.repeats > 1 else ""
     handles: list[Line2D | Patch] = [
         Line2D([], [], label=f"{shorten(budget.name, 24)}{several}", **line),
-        Line2D([], [], label="budget line: cost = α", **_LIMIT_LINE),
+        Line2D([], [], label="budget line", **_LIMIT_LINE),
         Line2D([], [], label="large model alone", linestyle=_TEACHER_DASH, **_END_LINE),
         Line2D([], [], label="small model alone", linestyle=_STUDENT_DASH, **_END_LINE),
     ]
@@ -170,7 +185,12 @@ def thresholds_figure(budget: Budget) -> Figure:
         figure = Figure(figsize=(8.6, 3.7), dpi=150, layout="constrained")
         left, right = figure.subplots(1, 2)
         _add_splits(left, x, accepted, [c.cost for c in shown])
-        left.axhline(run.alpha, **_LIMIT_LINE, zorder=2)
+        if budget.promise == COST:
+            left.axhline(run.alpha, **_LIMIT_LINE, zorder=2)
+        else:  # about: the large model's quality is that of the whole pool
+            right.axhline(
+                budget.teacher.quality[budget.objective] - run.alpha, **_LIMIT_LINE, zorder=2
+            )
         left.set_ylabel(f"mean cost ({budget.cost_label})", fontsize=8)
         left.set_title("cost on both calibration splits", loc="left", fontsize=9)
         _add_splits(right, x, accepted, [c.quality[budget.objective] for c in shown])

@@ -73,6 +73,34 @@ def test_figures_over_repeats_are_those_of_numpy():
     assert 0 < min(f.share_within for f in budget_file.from_json(made).over_alphas()) <= 1
 
 
+def test_a_promise_of_quality_limits_what_is_lost():
+    made = synthetic_budget.make(promise="quality")
+    for run in made["runs"]:
+        run["test"]["worse"] = round(run["alpha"] + 0.01 * (run["repeat"] - 2.5), 4)
+    for found in budget_file.from_json(made).over_alphas():
+        assert found.risk.mean == pytest.approx(found.alpha - 0.005)
+        assert found.share_within == pytest.approx(3 / 5) and found.cost.mean < found.alpha
+    made |= {"promise": "cost", "quality_drop": 0.1}
+    within = {at.alpha: at.share_within for at in budget_file.from_json(made).over_alphas()}
+    assert within[0.05] == 1 and within[0.15] == within[0.2] == 0  # both limits count
+
+
+def test_what_has_no_policy_counts_as_not_certified_only():
+    made = synthetic_budget.make()
+    made["deferred_by_position"][3] = None
+    for run in made["runs"][:2] + made["runs"][15:]:
+        run |= dict.fromkeys(("thresholds", "calibration", "test", "baselines"))
+        run |= {"certified": False, "accepted": []}
+    found = budget_file.from_json(made)
+    first, *_, last = found.over_alphas()
+    costs = [run["test"]["cost"] for run in made["runs"][2:5]]
+    assert first.cost.mean == pytest.approx(np.mean(costs)) and first.share_within == 1
+    assert first.share_certified == 2 / 5  # repeat 4 has the fallback
+    assert last.share_certified == 0 and math.isnan(last.cost.mean)
+    assert math.isnan(last.share_within) and math.isnan(last.baselines["oracle"]["rouge1"])
+    assert found.first_run.test is None and math.isnan(found.deferred_by_position[3])
+
+
 def test_alphas_may_stand_in_any_order_and_a_baseline_in_some_runs():
     made = synthetic_budget.make()
     made["alphas"].reverse()
@@ -92,9 +120,11 @@ def test_alphas_may_stand_in_any_order_and_a_baseline_in_some_runs():
         (("deferred_by_position",), LACKING, "field 'deferred_by_position' is missing"),
         (("name",), "", 'name is ""; must be a text'),
         (("level",), "word", 'level is "word"; must be one of token, answer'),
+        (("promise",), "time", 'promise is "time"; must be one of cost, quality'),
+        (("quality_drop",), 2, "quality_drop is 2; must be a number between -1 and 1"),
         (("delta",), 1.5, "delta is 1.5; must be a number between 0 and 1"),
         (("alphas",), [], r"alphas is \[\]; must be a list of 1 or more"),
-        (("alphas",), [0.1, 2], r"alphas\[1\] is 2; must be a number between 0 and 1"),
+        (("alphas",), [0.1, 2], r"alphas\[1\] is 2; must be a number between -1 and 1"),
         (("objective",), "bleu", 'objective is "bleu"; must be one of rouge1, rouge2, rougeL'),
         (("max_length",), 2.5, "max_length is 2.5; must be a whole number of 1 or more"),
         (("repeats",), True, "repeats is true; must be a whole number"),
@@ -106,8 +136,9 @@ def test_alphas_may_stand_in_any_order_and_a_baseline_in_some_runs():
         (("runs", 3, "test", "cost"), "0.1", r'test.cost is "0.1"; must be a number, null if not'),
         (("runs", 3, "test", "quality", "rouge2"), LACKING, r"'rouge2' is missing in runs\[3\].te"),
         (("runs", 3, "certified"), 1, r"runs\[3\].certified is 1; must be true or false"),
-        (("runs", 3, "thresholds"), None, r"runs\[3\].thresholds is null; must be numbers, as"),
-        (("runs", 3, "baselines"), None, r"runs\[3\].baselines is null; must be an object"),
+        (("runs", 3, "thresholds"), None, r"runs\[3\].thresholds is null; must be known, as the"),
+        (("runs", 3, "test"), None, r"runs\[3\].test is null; must be known, as the run is"),
+        (("runs", 3, "baselines"), 3, r"runs\[3\].baselines is 3; must be an object"),
         (("runs", 15, "accepted"), [16], r"runs\[15\].accepted is \[16\]; must be indices of the"),
         (("runs", 15, "p_values", "second"), [0.5], r"p_values.second has 1 values, candidates 16"),
         (("runs", 3), 7, r"runs\[3\] is 7; must be an object"),

@@ -78,7 +78,7 @@ def make_run(alpha, repeat, candidates, accepted, rng) -> dict[str, Any]:
     run = {
         "alpha": alpha,
         "repeat": repeat,
-        "thresholds": candidates[accepted[-1]]["thresholds"] if is_certified else None,
+        "thresholds": candidates[accepted[-1] if is_certified else 0]["thresholds"],
         "certified": is_certified,
         "accepted": accepted if is_certified else [],
         "calibration": {"cost": cost, "quality": quality_at(cost)},

@@ -1,0 +1,50 @@
+"""Figures of a live cascade: against a loop over examples and tokens."""
+
+import math
+
+import numpy as np
+import pytest
+
+from cascade_jax.evaluation import live_cascades
+from tests.evaluation import records_cascade_test, records_test
+
+
+def test_figures_are_those_of_a_loop(tmp_path):
+    rows = records_cascade_test.make_rows(9)
+    policy = {"thresholds": ["inf", 0.25, "-inf"], "score": "entropy"}
+    read = records_cascade_test.write(tmp_path / "a", rows=rows, policy=policy, target_length=7)
+    found = live_cascades.of_records(read)
+    shares, by_position = [], {}
+    for row in rows:
+        shares.append(sum(row["cascade_is_deferred"]) / 7)
+        for j, is_deferred in enumerate(row["cascade_is_deferred"]):
+            by_position.setdefault(j, []).append(is_deferred)
+    assert found.num_examples == 9 and found.max_length == 7 and found.is_length_stated
+    assert found.cost == pytest.approx(np.mean(shares)) and 0 < found.cost < 0.5
+    every = [flag for flags in by_position.values() for flag in flags]
+    assert found.token_share == pytest.approx(np.mean(every))
+    assert found.by_position == pytest.approx([np.mean(by_position[j]) for j in range(4)])
+    assert found.reached.tolist() == [len(by_position[j]) for j in range(4)]
+    assert found.quality == pytest.approx(np.mean([row["cascade_quality"] for row in rows]))
+    assert found.flops == pytest.approx(np.mean([row["cascade_flops"] for row in rows]))
+    assert found.thresholds == (math.inf, 0.25, -math.inf) and found.uncertainty == "entropy"
+
+
+@pytest.mark.parametrize("length", [None, 3, "7", 0, True])
+def test_without_a_length_that_fits_the_longest_answer_is_taken(tmp_path, length):
+    more = {} if length is None else {"target_length": length}
+    read = records_cascade_test.write(tmp_path / "a", policy={}, **more)
+    found = live_cascades.of_records(read)
+    assert found.max_length == 4 and not found.is_length_stated
+    deferred = sum(sum(row["cascade_is_deferred"]) for row in records_cascade_test.make_rows())
+    assert found.cost == pytest.approx(deferred / (6 * 4)) and found.thresholds == ()
+
+
+def test_answers_without_a_token_and_records_without_a_cascade(tmp_path):
+    rows = records_cascade_test.make_rows()
+    for row in rows:
+        for name in ("tokens", "pieces", "is_deferred", "uncertainties"):
+            row[f"cascade_{name}"] = []
+    found = live_cascades.of_records(records_cascade_test.write(tmp_path / "a", rows=rows))
+    assert found.cost == found.token_share == 0 and len(found.by_position) == 0
+    assert live_cascades.of_records(records_test.write(tmp_path / "b")) is None
