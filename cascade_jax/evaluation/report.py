@@ -61,7 +61,7 @@ def render(
     scripts = ""
     policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'"
     if is_live:
-        code = _script(_SCRIPTS[:-1] + (_BUDGET_SCRIPT,) * more + _SCRIPTS[-1:])
+        code = _script(more)
         data = page_data.script_text(page_data.build(evaluation, tables, scores))
         policy += f"; script-src '{_hash(code)}'"
         scripts = f'<script type="application/json" id="data">{data}</script>\n'
@@ -214,8 +214,9 @@ def _page_file(name: str) -> str:
     return (_PAGE / name).read_text(encoding="utf-8")
 
 
-def _script(names: Sequence[str]) -> str:
+def _script(has_budget: bool) -> str:
     """The page's script: its files are parts of one function, so nothing of them is global."""
+    names = _SCRIPTS[:-1] + (_BUDGET_SCRIPT,) * has_budget + _SCRIPTS[-1:]
     parts = "\n".join(map(_page_file, names))
     return f'"use strict";\n(() => {{\n{parts}\n}})();'
 
