@@ -52,6 +52,7 @@ setuptools.setup(
         "tensorboardX",
         "tensorflow-datasets",
         "tensorstore",
+        "threadpoolctl",
         "tokenizers",
         "tqdm",
     ],
