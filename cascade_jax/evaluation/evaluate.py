@@ -18,6 +18,7 @@ from cascade_jax.evaluation import (
     plots,
     plots_budget,
     plots_scores,
+    policy_points,
     records,
     report,
 )
@@ -50,6 +51,7 @@ class EvaluateConfig:
       bootstrap_samples: resamples for the intervals.
       seed: of the resamples.
       budget: a budget.json of `cascade-jax calibrate`, to show beside; "" for none.
+      policy: a certificate of it, whose point on the curve is shown with its promise; "" for none.
     """
 
     records_files: RecordsFiles = ()
@@ -64,6 +66,7 @@ class EvaluateConfig:
     bootstrap_samples: int = 1000
     seed: int = 0
     budget: str | os.PathLike = ""
+    policy: str | os.PathLike = ""
 
     def __post_init__(self):
         if self.experiment_dir:
@@ -134,7 +137,8 @@ def evaluate(
       FileNotFoundError: a file is not there.
       RecordsError: a file can not be used, two can not be compared, two have one name, or the cost
         needs a column that is not there.
-      ValueError: a score needs what the records lack, or a group's pattern matches no task.
+      ValueError: a score needs what the records lack, a group's pattern matches no task, a budget
+        file or certificate can not be used, or a certificate is of other models, data or scores.
     """
     if not isinstance(records_files, EvaluateConfig):
         return evaluate(EvaluateConfig(records_files, output_dir, **settings))
@@ -152,10 +156,16 @@ def evaluate(
     )
     budget = budget_file.read(config.budget) if config.budget else None
     cascades, by_score = panels.score_all(tables, settings)
+    points = {}
+    if config.policy:
+        points = policy_points.points(config.policy, tables, cascades, config.score, config.cost)
     evaluation = panels.evaluate_tables(tables, cascades, by_score, settings)
     live = {name: live_cascades.of_records(table) for name, table in tables.items()}
     evaluation = dataclasses.replace(
-        evaluation, live={name: found for name, found in live.items() if found}, budget=budget
+        evaluation,
+        live={name: found for name, found in live.items() if found},
+        budget=budget,
+        points=points,
     )
     write(evaluation, tables, cascades, config.output_dir)
     return evaluation
@@ -191,7 +201,7 @@ def _write_pictures(
     """Every picture as PNG and SVG; the PNGs are returned by name."""
     pooled = evaluation.pooled
     pictures = {
-        "curve": plots.curve_figure(pooled),
+        "curve": plots.curve_figure(pooled, evaluation.points),
         "decomposition": plots.decomposition_figure(pooled),
         "reliability": plots_scores.reliability_figure(pooled),
         "histogram": plots_scores.histogram_figure(pooled.title, cascades),

@@ -38,15 +38,19 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "per_example": {t: _panel(panel) for t, panel in evaluation.per_example.items()},
             "figures": [dataclasses.asdict(figure) for figure in evaluation.figures],
             "notes": evaluation.notes,
-            **_live(evaluation),
+            **_optional(evaluation),
         }
     )
 
 
-def _live(evaluation: Evaluation) -> dict[str, Any]:
-    """Cascades that ran live; no key without them."""
-    found = {name: dataclasses.asdict(live) for name, live in evaluation.live.items()}
-    return {"live": found} if found else {}
+def _optional(evaluation: Evaluation) -> dict[str, Any]:
+    """Cascades that ran live and points of a policy; no key without them."""
+    found = {"live": evaluation.live, "policy": evaluation.points}
+    return {
+        key: {name: dataclasses.asdict(value) for name, value in of_key.items()}
+        for key, of_key in found.items()
+        if of_key
+    }
 
 
 def dump(value: Any) -> str:

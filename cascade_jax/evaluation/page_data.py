@@ -54,7 +54,8 @@ def build(
                 "reliability": _reliability(panel.summaries[name].separation),
                 "area": panel.summaries[name].area.value,
             }
-        panels.append({**_about(kind, panel, tables, rows), "cascades": cascades})
+        points = report_budget.page_points(evaluation) if kind == "pooled" else {}
+        panels.append({**_about(kind, panel, tables, rows), "cascades": cascades, **points})
     return to_json(
         {
             "score": evaluation.score,

@@ -83,7 +83,7 @@ def _sections(
     is_live: bool,
 ) -> list[str]:
     pooled = evaluation.pooled
-    parts = [_lead(evaluation), _headline(evaluation)]
+    parts = [_lead(evaluation), _headline(evaluation), *report_budget.policies(evaluation)]
     parts += ['<h2 id="summary">Summary</h2>', report_tables.quality(pooled)]
     parts += [report_tables.cost(pooled), report_tables.separation(pooled)]
     if pooled.comparisons:
@@ -119,7 +119,7 @@ def _sections(
 
 def has_budget(evaluation: Evaluation) -> bool:
     """Whether the page has a part about budgets, policies or live cascades."""
-    return evaluation.budget is not None or bool(evaluation.live)
+    return evaluation.budget is not None or bool(evaluation.live or evaluation.points)
 
 
 def _budget_sections(evaluation: Evaluation, images: Mapping[str, bytes]) -> list[str]:

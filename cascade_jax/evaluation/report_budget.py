@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping
 
 from cascade_jax.evaluation import report_tables
-from cascade_jax.evaluation.budget_file import COST, TOKEN, AtAlpha, Budget, Spread
+from cascade_jax.evaluation.budget_file import ANSWER, COST, TOKEN, AtAlpha, Budget, Spread
 from cascade_jax.evaluation.live_cascades import LiveCascade
+from cascade_jax.evaluation.policy_points import PolicyPoint
 from cascade_jax.evaluation.report_format import cost as cost_of
-from cascade_jax.evaluation.report_format import escaped, number, percent
+from cascade_jax.evaluation.report_format import cost_text, escaped, kept_text, number, percent
 from cascade_jax.evaluation.results import Evaluation
 
 PICTURES = {
@@ -26,6 +27,32 @@ SEARCH_PICTURES = {
     "budget_search": "Hypervolume of all cost and quality pairs found until then.",
     "budget_positions": "Deferred tokens by their position in the answer, on the test split.",
 }
+
+
+def policies(evaluation: Evaluation) -> list[str]:
+    """A box for each certified policy: what it promises, and what it comes to here."""
+    return [_policy(evaluation, name, point) for name, point in evaluation.points.items()]
+
+
+def _policy(evaluation: Evaluation, name: str, point: PolicyPoint) -> str:
+    panel = evaluation.pooled
+    kind = " broken" * any(kept.is_within is False for kept in point.kept)
+    kind += " warned" * bool(point.warnings)
+    cost = "" if math.isnan(point.cost) else f" at {cost_text(panel, point.cost)}"
+    came_to = (
+        f"{name} by its {point.status} policy, {point.score} > {threshold_text(point.thresholds)}: "
+        f"{percent(point.rate)} of the {point.level}s deferred, quality "
+        f"{number(point.quality)}{cost}."
+    )
+    lines = [f"<p>{escaped(came_to)}</p>"]
+    for kept in point.kept:
+        mark = {True: "✓ ", False: "✗ ", None: ""}[kept.is_within]
+        css = {True: "right", False: "wrong", None: "soft"}[kept.is_within]
+        lines.append(f'<p class="{css}">{mark}{escaped(kept_text(kept))}</p>')
+    lines += [f'<p class="wrong">{escaped(warning)}</p>' for warning in point.warnings]
+    lines.append(f'<p class="soft">{escaped(f"{point.promise} ({point.path})")}</p>')
+    label = f"Certified policy of {name}"
+    return f'<section class="policy{kind}" aria-label="{escaped(label)}">{"".join(lines)}</section>'
 
 
 def budget(found: Budget) -> list[str]:
@@ -145,6 +172,20 @@ def threshold_text(thresholds: tuple[float, ...]) -> str:
     """Thresholds as a report writes them."""
     shown = [f"{v:.4g}".replace("-inf", "−∞").replace("inf", "∞") for v in thresholds]
     return ", ".join(shown) or "–"
+
+
+def page_points(evaluation: Evaluation) -> dict:
+    """What the chart of the pool marks; empty without a policy."""
+    found = [
+        {
+            "name": name,
+            "cost": point.cost,
+            "rate": point.rate if point.level == ANSWER else None,  # tokens: another axis
+            "quality": point.quality,
+        }
+        for name, point in evaluation.points.items()
+    ]
+    return {"points": found} if found else {}
 
 
 def page_data(evaluation: Evaluation) -> dict:

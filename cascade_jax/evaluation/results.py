@@ -12,6 +12,7 @@ from cascade_jax.evaluation.budget_file import Budget
 from cascade_jax.evaluation.comparison import Comparison
 from cascade_jax.evaluation.curves import Curve
 from cascade_jax.evaluation.live_cascades import LiveCascade
+from cascade_jax.evaluation.policy_points import PolicyPoint
 from cascade_jax.evaluation.separation import Ranking, Separation
 
 # Of a summary and of its `separation`, what is averaged over tasks.
@@ -187,6 +188,7 @@ class Evaluation:
       group_tasks: by name, the tasks of each group.
       live: by cascade name, token-level cascades that ran live, where the records hold them.
       budget: a calibration to show beside; None for none.
+      points: by cascade name, where a certified policy stands.
     """
 
     pooled: Panel
@@ -202,6 +204,7 @@ class Evaluation:
     group_tasks: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     live: dict[str, LiveCascade] = dataclasses.field(default_factory=dict)
     budget: Budget | None = None
+    points: dict[str, PolicyPoint] = dataclasses.field(default_factory=dict)
 
     @property
     def shows_tasks(self) -> bool:

@@ -1,0 +1,250 @@
+"""A certificate as a policy of evaluate: its point recomputed, its promise judged, its refusals."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from cascade_jax.deferral import splits
+from cascade_jax.deferral.scores import Average, Sum
+from cascade_jax.evaluation import evaluate, policy_points, records, terminal
+from cascade_jax.evaluation.costs import Flops, Latency, Parameters, Price
+from cascade_jax.evaluation.policy_points import PolicyError
+from tests.browser import student_records
+from tests.evaluation import certificates
+from tests.evaluation.certificates import COST, LOSS
+
+TOKENS = "deferred tokens / 20"
+LIVE = {"level": "token", "score": "log_prob", "limits": {TOKENS: 0.2, LOSS: 0.5}}
+LIVE |= {"objective": "task"}
+
+
+def live_policy(threshold=student_records.LIVE_THRESHOLD):
+    return certificates.as_policy(certificates.make(threshold, **LIVE))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two students, of which `cat` has run live."""
+    found = tmp_path_factory.mktemp("policy")
+    stamps = {"student_saved": "1", "teacher_saved": "9", "target_length": 20}
+    student_records.write(found / "xent.parquet", "xent", 0.2, **stamps)
+    more = {**stamps, "student_saved": "2", "policy": live_policy()}
+    student_records.write(found / "cat.parquet", "cat", 0.4, seed=1, live=True, **more)
+    return found
+
+
+def models(student, teacher="9"):
+    return {"student": str({"saved": student}), "teacher": json.dumps({"saved": teacher})}
+
+
+def run(folder, path, *names, **settings):
+    files = [folder / f"{name}.parquet" for name in names or ("xent", "cat")]
+    return evaluate.evaluate(files, folder / "report", bootstrap_samples=2, policy=path, **settings)
+
+
+@pytest.mark.parametrize("threshold", [0.55, 0.7, math.inf, -math.inf])
+def test_a_policy_of_answers_is_what_numpy_makes_of_the_records(folder, tmp_path, threshold):
+    limits = {COST: 0.3, LOSS: 0.05}
+    path = certificates.write(tmp_path, threshold, limits=limits, models=models("2"))
+    evaluation = run(folder, path)
+    assert list(evaluation.points) == ["cat"]  # the other is of another student
+    point, table = evaluation.points["cat"], records.read(folder / "cat.parquet")
+    deferred, quality = [], []
+    for i in range(len(table)):
+        tokens = table.student_log_probs[table.student_offsets[i] : table.student_offsets[i + 1]]
+        deferred.append(bool(-np.mean(tokens.astype(np.float64)) > threshold))
+        quality.append((table.teacher_quality if deferred[-1] else table.student_quality)[i])
+    lost = np.mean(table.teacher_quality) - np.mean(quality)
+    assert point.rate == np.mean(deferred) and point.quality == pytest.approx(np.mean(quality))
+    assert point.cost == pytest.approx(2e6 + 1e7 * np.mean(deferred))
+    assert [kept.measured for kept in point.kept] == pytest.approx([np.mean(deferred), lost])
+    assert [kept.is_within for kept in point.kept] == [np.mean(deferred) <= 0.3, lost <= 0.05]
+    assert [(kept.name, kept.limit) for kept in point.kept] == list(limits.items())
+    assert point.num_examples == 400 and point.warnings == () and math.isnan(point.flops)
+    if math.isinf(threshold):
+        assert point.rate == (threshold < 0)
+
+
+def test_the_point_lies_on_the_curve_where_no_score_is_tied(folder, tmp_path):
+    path = certificates.write(tmp_path, 0.65, models=models("2"))
+    evaluation = run(folder, path, "cat")
+    point, curve = evaluation.points["cat"], evaluation.pooled.curves["cat"]
+    at = np.flatnonzero(np.isclose(curve.rate, point.rate) & curve.is_realised)
+    assert len(at) == 1 and 0 < point.rate < 1
+    assert curve.quality[at[0]] == pytest.approx(point.quality)
+    assert curve.cost[at[0]] == pytest.approx(point.cost)
+
+
+def test_costs_that_differ_between_examples(tmp_path):
+    flops = np.arange(1.0, 401.0)
+    path = student_records.write(tmp_path / "r", "cat", 0.4, seed=1)
+    table = records.read(path)
+    columns = {
+        name: records.records_columns.pq.read_table(path)[name] for name in records.SCHEMA.names
+    }
+    columns |= {"student_flops": flops, "teacher_flops": 10 * flops}
+    records.write(tmp_path / "r", columns, {"name": "cat", "mixture": "demo", "split": "test"})
+    evaluation = evaluate.evaluate(
+        tmp_path / "r",
+        tmp_path / "report",
+        bootstrap_samples=2,
+        cost=Flops(),
+        policy=certificates.write(tmp_path, 0.65),
+    )
+    deferred = Average()(table.student) > 0.65
+    wanted = np.mean(flops + deferred * 10 * flops)
+    point = evaluation.points["cat"]
+    assert point.cost == pytest.approx(wanted) and point.flops == pytest.approx(wanted)
+
+
+def test_a_policy_of_tokens_is_what_the_columns_say(folder, tmp_path):
+    threshold = student_records.LIVE_THRESHOLD
+    path = certificates.write(tmp_path, threshold, **LIVE, models=models("2"))
+    evaluation = run(folder, path, "cat")
+    point, table = evaluation.points["cat"], records.read(folder / "cat.parquet")
+    deferred = table.cascade_is_deferred
+    assert point.rate == pytest.approx(np.mean(deferred)) and 0.1 < point.rate < 0.5
+    assert point.quality == pytest.approx(np.mean(table.cascade_quality))
+    assert point.flops == pytest.approx(np.mean(table.cascade_flops))
+    assert point.cost == pytest.approx(2e6 + 1e7 * np.mean(deferred))
+    spent = np.sum(deferred) / (400 * 20)
+    lost = np.mean(table.teacher_quality) - np.mean(table.cascade_quality)
+    assert [kept.measured for kept in point.kept] == pytest.approx([spent, lost])
+    assert [kept.is_within for kept in point.kept] == [spent <= 0.2, lost <= 0.5]
+    assert evaluation.live["cat"].cost == pytest.approx(spent)
+
+
+def test_what_a_live_cascade_costs_by_each_cost(folder):
+    table = records.read(folder / "cat.parquet")
+    live = policy_points.live_cascades.of_records(table)
+    cascade = policy_points.Cascade(np.zeros(2), np.zeros(2), np.ones(2), 3.0, np.array([10.0, 20]))
+    wanted = 3 + live.token_share * 15
+    assert policy_points.cost_of_live(live, cascade, Parameters()) == pytest.approx(wanted)
+    assert policy_points.cost_of_live(live, cascade, Flops()) == live.flops
+    for cost in (Latency(), Price(1, 1, 1, 1)):
+        assert math.isnan(policy_points.cost_of_live(live, cascade, cost))
+
+
+def test_a_loss_in_another_metric_is_not_judged(folder, tmp_path):
+    more = LIVE | {"objective": "rouge1", "models": models("2")}
+    path = certificates.write(tmp_path, student_records.LIVE_THRESHOLD, **more)
+    kept = run(folder, path, "cat").points["cat"].kept
+    assert kept[0].is_within is True and kept[1].is_within is None and math.isnan(kept[1].measured)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score": "sum"}, r"xent: its .*; cat: its thresholds are of the score 'sum', the eval"),
+        (
+            {"models": models("7")},
+            "cat: its student was saved at '7', that of the records was save",
+        ),
+        ({"models": models("2", "8")}, "cat: its teacher was saved at '8', .* saved at '9'"),
+        ({"data": json.dumps({"mixture": "xsum"})}, "cat: it is of the mixture 'xsum', .* 'demo'"),
+        (
+            {**LIVE, "threshold": 0.3},
+            r"thresholds are \[0.3\] of 'log_prob', those of the rec.*0.8",
+        ),
+        (
+            {**LIVE, "threshold": 0.8, "score": "entropy"},
+            r"of 'entropy', those of .* of 'log_prob'",
+        ),
+        (
+            {**LIVE, "threshold": 0.8, "data": json.dumps({"target_length": 30})},
+            "cat: it is of answers of 30 tokens, the records of 20",
+        ),
+        (
+            {**LIVE, "threshold": 0.8, "models": models("1")},
+            "xent: it defers tokens, and the records hold no cascade_. columns; `cascade-jax coll",
+        ),
+    ],
+)
+def test_certificates_of_something_else_are_refused(folder, tmp_path, changes, message):
+    path = certificates.write(tmp_path, **({"models": models("2")} | changes))
+    with pytest.raises(PolicyError, match=message):
+        run(folder, path)
+
+
+def test_a_model_is_told_by_its_path_where_it_was_not_said_when_it_was_saved(tmp_path):
+    where = {"student_checkpoint": "runs/cat/checkpoints/300"}
+    file = student_records.write(tmp_path / "r", "cat", 0.4, **where)
+    table = records.read(file)
+
+    def difference(**described):
+        found = certificates.make(0.5, models={"student": str(described)})
+        return policy_points.difference(found, table, Average())
+
+    assert difference(checkpoint="runs/cat/checkpoints/300") == ""
+    assert "is the checkpoint 'other'" in difference(checkpoint="other")
+    assert difference(run="cat", step=300, saved=None) == ""
+    assert "is of the run 'xent', that of the records is of the run 'cat'" in difference(run="xent")
+    assert "is of the step 200" in difference(run="cat", step=200)
+    assert difference() == ""
+    found = certificates.make(0.5, models={"student": "no object"}, score="sum")
+    assert policy_points.difference(found, table, Sum()) == ""
+
+
+def test_files_that_are_no_policy(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file of a certificate"):
+        run(folder, tmp_path / "none.json")
+    path = certificates.write(tmp_path, (), status="nothing", promise="None is known.")
+    with pytest.raises(PolicyError, match="of no policy: None is known."):
+        run(folder, path)
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(ValueError, match="bad.json: not a certificate of schema 1"):
+        run(folder, tmp_path / "bad.json")
+
+
+def test_examples_that_the_thresholds_were_chosen_on_are_warned_of(folder, tmp_path):
+    ids = records.read(folder / "cat.parquet").example_id
+    very = {"first": "0" * 32, "second": splits.split_fingerprint(ids.tolist()), "test": "1" * 32}
+    tested = {**very, "second": "0" * 32, "test": very["second"]}
+    same = json.dumps({"mixture": "demo", "split": "test"})
+    cases = [
+        ({"splits": very}, "these very examples (second)"),
+        ({"data": same}, "made on the split 'test' of the same data"),
+        ({"splits": tested}, None),
+        ({"data": "a fingerprint"}, None),
+    ]
+    for changes, words in cases:
+        path = certificates.write(tmp_path, 0.65, **{"models": models("2"), **changes})
+        evaluation = run(folder, path, "cat")
+        warnings = evaluation.points["cat"].warnings
+        assert len(warnings) == (words is not None)
+        if words:
+            shown = [terminal.below(evaluation, folder / "report")]
+            shown += [(folder / "report" / f).read_text() for f in ("summary.md", "report.html")]
+            shown[2] = shown[2].replace("&#x27;", "'")
+            assert all(words in text for text in (*warnings, *shown))
+
+
+def test_a_fallback_says_that_nothing_was_certified(folder, tmp_path):
+    path = certificates.write(tmp_path, math.inf, status="fallback", models=models("2"))
+    point = run(folder, path, "cat").points["cat"]
+    assert point.rate == 0 and point.status == "fallback"
+    assert "Nothing could be certified" in point.warnings[0]
+
+
+def test_the_point_stands_in_every_output(folder, tmp_path):
+    path = certificates.write(tmp_path, 0.65, limits={COST: 0.01}, models=models("2"))
+    evaluation = run(folder, path)
+    point = evaluation.points["cat"]
+    written = json.loads((folder / "report" / "metrics.json").read_text())
+    assert written["policy"]["cat"]["rate"] == point.rate
+    assert written["policy"]["cat"]["kept"][0]["is_within"] is False
+    rate = f"{100 * point.rate:.3g}"
+    verdict = f"mean {COST} promised ≤ 0.01, measured {point.rate:.3f}: above it"
+    shown = [terminal.below(evaluation, folder / "report")]
+    shown += [(folder / "report" / name).read_text() for name in ("summary.md", "report.html")]
+    for text in shown:
+        assert verdict in text and rate in text and path in text
+
+
+def test_without_a_policy_nothing_is_said_of_one(folder):
+    run(folder, "")
+    written = json.loads((folder / "report" / "metrics.json").read_text())
+    assert "policy" not in written and "live" in written
+    assert 'class="policy' not in (folder / "report" / "report.html").read_text()
