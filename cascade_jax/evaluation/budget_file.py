@@ -194,7 +194,7 @@ class Budget:
     @property
     def uncertainty_label(self) -> str:
         """What is compared with a threshold, in words."""
-        return _UNCERTAINTIES.get(self.uncertainty, self.uncertainty.replace("_", " "))
+        return uncertainty_label(self.uncertainty)
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -222,6 +222,11 @@ class Budget:
             share_within=_spread([float(self.is_within(run)) for run in runs]).mean,
             share_certified=float(np.mean([run.certified for run in everything])),
         )
+
+
+def uncertainty_label(name: str) -> str:
+    """An uncertainty of tokens in words."""
+    return _UNCERTAINTIES.get(name, name.replace("_", " "))
 
 
 def _spread(values: list[float]) -> Spread:

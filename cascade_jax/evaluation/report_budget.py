@@ -4,7 +4,15 @@ import math
 from collections.abc import Mapping
 
 from cascade_jax.evaluation import report_tables
-from cascade_jax.evaluation.budget_file import ANSWER, COST, TOKEN, AtAlpha, Budget, Spread
+from cascade_jax.evaluation.budget_file import (
+    ANSWER,
+    COST,
+    TOKEN,
+    AtAlpha,
+    Budget,
+    Spread,
+    uncertainty_label,
+)
 from cascade_jax.evaluation.live_cascades import LiveCascade
 from cascade_jax.evaluation.policy_points import PolicyPoint
 from cascade_jax.evaluation.report_format import cost as cost_of
@@ -39,8 +47,9 @@ def _policy(evaluation: Evaluation, name: str, point: PolicyPoint) -> str:
     kind = " broken" * any(kept.is_within is False for kept in point.kept)
     kind += " warned" * bool(point.warnings)
     cost = "" if math.isnan(point.cost) else f" at {cost_text(panel, point.cost)}"
+    score = uncertainty_label(point.score) if point.level == TOKEN else point.score
     came_to = (
-        f"{name} by its {point.status} policy, {point.score} > {threshold_text(point.thresholds)}: "
+        f"{name} by its {point.status} policy, {score} > {threshold_text(point.thresholds)}: "
         f"{percent(point.rate)} of the {point.level}s deferred, quality "
         f"{number(point.quality)}{cost}."
     )

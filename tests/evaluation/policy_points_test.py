@@ -8,7 +8,7 @@ import pytest
 
 from cascade_jax.deferral import splits
 from cascade_jax.deferral.scores import Average, Sum
-from cascade_jax.evaluation import evaluate, policy_points, records, terminal
+from cascade_jax.evaluation import curves, evaluate, panels, policy_points, records, terminal
 from cascade_jax.evaluation.costs import Flops, Latency, Parameters, Price
 from cascade_jax.evaluation.policy_points import PolicyError
 from tests.browser import student_records
@@ -18,6 +18,7 @@ from tests.evaluation.certificates import COST, LOSS
 TOKENS = "deferred tokens / 20"
 LIVE = {"level": "token", "score": "log_prob", "limits": {TOKENS: 0.2, LOSS: 0.5}}
 LIVE |= {"objective": "task"}
+COST_OF_PARAMETERS = Parameters()
 
 
 def live_policy(threshold=student_records.LIVE_THRESHOLD):
@@ -39,18 +40,30 @@ def models(student, teacher="9"):
     return {"student": str({"saved": student}), "teacher": json.dumps({"saved": teacher})}
 
 
-def run(folder, path, *names, **settings):
-    files = [folder / f"{name}.parquet" for name in names or ("xent", "cat")]
-    return evaluate.evaluate(files, folder / "report", bootstrap_samples=2, policy=path, **settings)
+def files_of(folder, names):
+    return [folder / f"{name}.parquet" for name in names or ("xent", "cat")]
+
+
+def points(folder, path, *names, cost=COST_OF_PARAMETERS):
+    """Points of a policy, without a report."""
+    tables = evaluate.load(files_of(folder, names))
+    settings = panels.Settings(Average(), cost, (), {}, 1, 0)
+    cascades, _ = panels.score_all(tables, settings)
+    return policy_points.points(path, tables, cascades, Average(), cost)
+
+
+def run(folder, path, *names):
+    files = files_of(folder, names)
+    return evaluate.evaluate(files, folder / "report", bootstrap_samples=1, policy=path)
 
 
 @pytest.mark.parametrize("threshold", [0.55, 0.7, math.inf, -math.inf])
 def test_a_policy_of_answers_is_what_numpy_makes_of_the_records(folder, tmp_path, threshold):
     limits = {COST: 0.3, LOSS: 0.05}
     path = certificates.write(tmp_path, threshold, limits=limits, models=models("2"))
-    evaluation = run(folder, path)
-    assert list(evaluation.points) == ["cat"]  # the other is of another student
-    point, table = evaluation.points["cat"], records.read(folder / "cat.parquet")
+    found = points(folder, path)
+    assert list(found) == ["cat"]  # the other is of another student
+    point, table = found["cat"], records.read(folder / "cat.parquet")
     deferred, quality = [], []
     for i in range(len(table)):
         tokens = table.student_log_probs[table.student_offsets[i] : table.student_offsets[i + 1]]
@@ -69,8 +82,10 @@ def test_a_policy_of_answers_is_what_numpy_makes_of_the_records(folder, tmp_path
 
 def test_the_point_lies_on_the_curve_where_no_score_is_tied(folder, tmp_path):
     path = certificates.write(tmp_path, 0.65, models=models("2"))
-    evaluation = run(folder, path, "cat")
-    point, curve = evaluation.points["cat"], evaluation.pooled.curves["cat"]
+    table = evaluate.load(files_of(folder, ["cat"]))["cat"]
+    point = points(folder, path, "cat")["cat"]
+    qualities = table.student_quality, table.teacher_quality
+    curve = curves.deferral_curve(Average()(table.student), *qualities, 2e6, 1e7)
     at = np.flatnonzero(np.isclose(curve.rate, point.rate) & curve.is_realised)
     assert len(at) == 1 and 0 < point.rate < 1
     assert curve.quality[at[0]] == pytest.approx(point.quality)
@@ -79,31 +94,26 @@ def test_the_point_lies_on_the_curve_where_no_score_is_tied(folder, tmp_path):
 
 def test_costs_that_differ_between_examples(tmp_path):
     flops = np.arange(1.0, 401.0)
-    path = student_records.write(tmp_path / "r", "cat", 0.4, seed=1)
+    path = student_records.write(tmp_path / "cat.parquet", "cat", 0.4, seed=1)
     table = records.read(path)
     columns = {
         name: records.records_columns.pq.read_table(path)[name] for name in records.SCHEMA.names
     }
     columns |= {"student_flops": flops, "teacher_flops": 10 * flops}
-    records.write(tmp_path / "r", columns, {"name": "cat", "mixture": "demo", "split": "test"})
-    evaluation = evaluate.evaluate(
-        tmp_path / "r",
-        tmp_path / "report",
-        bootstrap_samples=2,
-        cost=Flops(),
-        policy=certificates.write(tmp_path, 0.65),
+    records.write(
+        tmp_path / "cat.parquet", columns, {"name": "cat", "mixture": "demo", "split": "test"}
     )
     deferred = Average()(table.student) > 0.65
     wanted = np.mean(flops + deferred * 10 * flops)
-    point = evaluation.points["cat"]
+    path = certificates.write(tmp_path, 0.65)
+    point = points(tmp_path, path, "cat", cost=Flops())["cat"]
     assert point.cost == pytest.approx(wanted) and point.flops == pytest.approx(wanted)
 
 
 def test_a_policy_of_tokens_is_what_the_columns_say(folder, tmp_path):
     threshold = student_records.LIVE_THRESHOLD
     path = certificates.write(tmp_path, threshold, **LIVE, models=models("2"))
-    evaluation = run(folder, path, "cat")
-    point, table = evaluation.points["cat"], records.read(folder / "cat.parquet")
+    point, table = points(folder, path, "cat")["cat"], records.read(folder / "cat.parquet")
     deferred = table.cascade_is_deferred
     assert point.rate == pytest.approx(np.mean(deferred)) and 0.1 < point.rate < 0.5
     assert point.quality == pytest.approx(np.mean(table.cascade_quality))
@@ -113,7 +123,7 @@ def test_a_policy_of_tokens_is_what_the_columns_say(folder, tmp_path):
     lost = np.mean(table.teacher_quality) - np.mean(table.cascade_quality)
     assert [kept.measured for kept in point.kept] == pytest.approx([spent, lost])
     assert [kept.is_within for kept in point.kept] == [spent <= 0.2, lost <= 0.5]
-    assert evaluation.live["cat"].cost == pytest.approx(spent)
+    assert policy_points.live_cascades.of_records(table).cost == pytest.approx(spent)
 
 
 def test_what_a_live_cascade_costs_by_each_cost(folder):
@@ -130,7 +140,7 @@ def test_what_a_live_cascade_costs_by_each_cost(folder):
 def test_a_loss_in_another_metric_is_not_judged(folder, tmp_path):
     more = LIVE | {"objective": "rouge1", "models": models("2")}
     path = certificates.write(tmp_path, student_records.LIVE_THRESHOLD, **more)
-    kept = run(folder, path, "cat").points["cat"].kept
+    kept = points(folder, path, "cat")["cat"].kept
     assert kept[0].is_within is True and kept[1].is_within is None and math.isnan(kept[1].measured)
 
 
@@ -165,7 +175,7 @@ def test_a_loss_in_another_metric_is_not_judged(folder, tmp_path):
 def test_certificates_of_something_else_are_refused(folder, tmp_path, changes, message):
     path = certificates.write(tmp_path, **({"models": models("2")} | changes))
     with pytest.raises(PolicyError, match=message):
-        run(folder, path)
+        points(folder, path)
 
 
 def test_a_model_is_told_by_its_path_where_it_was_not_said_when_it_was_saved(tmp_path):
@@ -189,13 +199,13 @@ def test_a_model_is_told_by_its_path_where_it_was_not_said_when_it_was_saved(tmp
 
 def test_files_that_are_no_policy(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file of a certificate"):
-        run(folder, tmp_path / "none.json")
+        points(folder, tmp_path / "none.json")
     path = certificates.write(tmp_path, (), status="nothing", promise="None is known.")
     with pytest.raises(PolicyError, match="of no policy: None is known."):
-        run(folder, path)
+        points(folder, path)
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(ValueError, match="bad.json: not a certificate of schema 1"):
-        run(folder, tmp_path / "bad.json")
+        points(folder, tmp_path / "bad.json")
 
 
 def test_examples_that_the_thresholds_were_chosen_on_are_warned_of(folder, tmp_path):
@@ -211,25 +221,22 @@ def test_examples_that_the_thresholds_were_chosen_on_are_warned_of(folder, tmp_p
     ]
     for changes, words in cases:
         path = certificates.write(tmp_path, 0.65, **{"models": models("2"), **changes})
-        evaluation = run(folder, path, "cat")
-        warnings = evaluation.points["cat"].warnings
+        warnings = points(folder, path, "cat")["cat"].warnings
         assert len(warnings) == (words is not None)
-        if words:
-            shown = [terminal.below(evaluation, folder / "report")]
-            shown += [(folder / "report" / f).read_text() for f in ("summary.md", "report.html")]
-            shown[2] = shown[2].replace("&#x27;", "'")
-            assert all(words in text for text in (*warnings, *shown))
+        assert all(words in text for text in warnings)
 
 
 def test_a_fallback_says_that_nothing_was_certified(folder, tmp_path):
     path = certificates.write(tmp_path, math.inf, status="fallback", models=models("2"))
-    point = run(folder, path, "cat").points["cat"]
+    point = points(folder, path, "cat")["cat"]
     assert point.rate == 0 and point.status == "fallback"
     assert "Nothing could be certified" in point.warnings[0]
 
 
 def test_the_point_stands_in_every_output(folder, tmp_path):
-    path = certificates.write(tmp_path, 0.65, limits={COST: 0.01}, models=models("2"))
+    same = json.dumps({"mixture": "demo", "split": "test"})
+    more = {"limits": {COST: 0.01}, "models": models("2"), "data": same}
+    path = certificates.write(tmp_path, 0.65, **more)
     evaluation = run(folder, path)
     point = evaluation.points["cat"]
     written = json.loads((folder / "report" / "metrics.json").read_text())
@@ -241,10 +248,4 @@ def test_the_point_stands_in_every_output(folder, tmp_path):
     shown += [(folder / "report" / name).read_text() for name in ("summary.md", "report.html")]
     for text in shown:
         assert verdict in text and rate in text and path in text
-
-
-def test_without_a_policy_nothing_is_said_of_one(folder):
-    run(folder, "")
-    written = json.loads((folder / "report" / "metrics.json").read_text())
-    assert "policy" not in written and "live" in written
-    assert 'class="policy' not in (folder / "report" / "report.html").read_text()
+        assert "made on the split 'test' of the same data" in text.replace("&#x27;", "'")
