@@ -4,7 +4,6 @@ A policy that defers answers is applied to the records' scores. One that defers 
 replayed, as the answer changes after the first deferred token: its answers must be in the records.
 """
 
-import ast
 import dataclasses
 import json
 import math
@@ -189,15 +188,12 @@ _MODEL_WORDS = {
 
 
 def _parsed(described: str) -> Mapping[str, Any]:
-    """An object that a certificate holds as text; empty if it is another text."""
-    for read_fn in (json.loads, ast.literal_eval):
-        try:
-            found = read_fn(described)
-        except (ValueError, SyntaxError):
-            continue
-        if isinstance(found, dict):
-            return found
-    return {}
+    """An object that a certificate holds as JSON; empty if it is another text."""
+    try:
+        found = json.loads(described)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _data_of(certificate: Certificate) -> Mapping[str, Any]:

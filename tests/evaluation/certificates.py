@@ -38,7 +38,7 @@ def make(threshold=0.5, level="answer", score="average", limits=None, **changes)
         "num_first": 200,
         "num_second": 200,
         "candidates": candidates,
-        "models": {name: str({"checkpoint": None, "saved": None}) for name in _MODELS},
+        "models": {name: json.dumps({"checkpoint": None, "saved": None}) for name in _MODELS},
         "data": json.dumps({"mixture": "demo", "split": "validation"}),
         "splits": {"first": "0" * 32, "second": "1" * 32, "test": "2" * 32},
     }

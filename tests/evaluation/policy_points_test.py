@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 
 
 def models(student, teacher="9"):
-    return {"student": str({"saved": student}), "teacher": json.dumps({"saved": teacher})}
+    return {"student": json.dumps({"saved": student}), "teacher": json.dumps({"saved": teacher})}
 
 
 def files_of(folder, names):
@@ -184,7 +184,7 @@ def test_a_model_is_told_by_its_path_where_it_was_not_said_when_it_was_saved(tmp
     table = records.read(file)
 
     def difference(**described):
-        found = certificates.make(0.5, models={"student": str(described)})
+        found = certificates.make(0.5, models={"student": json.dumps(described)})
         return policy_points.difference(found, table, Average())
 
     assert difference(checkpoint="runs/cat/checkpoints/300") == ""
