@@ -331,7 +331,7 @@ def positions_figure(shares: Mapping[str, Float[np.ndarray, " _"]]) -> Figure:
         for i, (name, values) in enumerate(shares.items()):
             at = np.arange(1, len(values) + 1) + (i - (len(shares) - 1) / 2) * width
             bars = {"width": width, "color": look[name]["color"], "label": shorten(name, 30)}
-            axes.bar(at, 100 * np.asarray(values), **bars)
+            axes.bar(at, 100 * np.nan_to_num(values), **bars)  # NaN: no answer reaches there
         axes.set_xlim(0.4, longest + 0.6)
         axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -143,11 +143,13 @@ def test_the_search_is_drawn_in_the_order_of_the_evaluations():
 
 
 def test_bars_of_several_cascades_stand_beside_each_other():
-    shares = {"a": np.array([0.5, 0.25]), "b": np.array([0.1, 0.2, 0.3])}
-    (axes,) = plots_budget.positions_figure(shares).axes
+    shares = {"a": np.array([0.5, 0.25]), "b": np.array([0.1, 0.2, 0.3, np.nan])}
+    figure = plots_budget.positions_figure(shares)
+    assert plots.png(figure)
+    (axes,) = figure.axes
     bars = [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in axes.patches]
-    assert [height for _, height in bars] == pytest.approx([50, 25, 10, 20, 30])
-    assert [round(place) for place, _ in bars] == [1, 2, 1, 2, 3]
+    assert [height for _, height in bars] == pytest.approx([50, 25, 10, 20, 30, 0])
+    assert [round(place) for place, _ in bars] == [1, 2, 1, 2, 3, 4]
     edges = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches)
     assert all(end <= start + 1e-9 for (_, end), (start, _) in zip(edges, edges[1:], strict=False))
 
