@@ -212,6 +212,12 @@ def test_a_string_without_quotes_is_answered_with_how_to_quote():
     assert "quotes inside quotes" in error([DEMO, "--gin.OUTPUT_DIR=runs/x"])
 
 
+def test_a_class_that_a_module_lacks_is_named_with_the_nearest_one():
+    argv = [DEMO, "--gin.SCORES=[@scores.Sum(), @scores.Quantil()]"]
+    message = error(argv, evaluate)
+    assert "cascade_jax.deferral.scores has no Quantil; did you mean 'Quantile'?" in message
+
+
 def test_a_missing_gin_file_is_named():
     assert "gin/experiments/none.gin" in error(["--gin_file=gin/experiments/none.gin"])
 

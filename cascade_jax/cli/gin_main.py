@@ -132,6 +132,8 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     # Gin's and Python's inner wording: the class is not the user's, the scope is.
     text = re.sub(r" In call to configurable '\w+' \(<class '[^']*'>\)", "", text)
+    text = re.sub(r" No values supplied by Gin or caller.*Caller supplied values.*\]", "", text)
+    text = text.replace(".__init__() missing", "() misses")
     return re.sub(r"malformed node or string[^>]*> ?", "", text)
 
 
@@ -245,8 +247,21 @@ def _parse_bindings(bindings: list[str]) -> None:
         dynamic = "from __gin__ import dynamic_registration"  # comes first
         try:
             gin.parse_config([dynamic, *sorted(imports - {dynamic}), *bindings])
-        except (SyntaxError, ValueError, AttributeError, NameError):
+        except AttributeError as second:  # a module that is imported has no such name
+            raise _no_such_name(second) from None
+        except (SyntaxError, ValueError, NameError):
             raise error from None
+
+
+def _no_such_name(error: AttributeError) -> AttributeError:
+    """Gin's error without the module's path, with the nearest name that the module has."""
+    found = re.search(r"selector ([\w.]+); <module '([\w.]+)'", str(error))
+    if not found:
+        return error
+    selector, module = found.groups()
+    name = selector.rpartition(".")[2]
+    public = [known for known in vars(sys.modules[module]) if not known.startswith("_")]
+    return AttributeError(f"{module} has no {name}{did_you_mean(name, public)} (in @{selector})")
 
 
 def _macros_read(parsed) -> set[str]:

@@ -104,7 +104,19 @@ def run(command: PlanCommand) -> None:
     _write(command.json, [plan.as_json() for plan in plans])
     for plan in plans:
         if not plan.fits:
-            raise NotFittingError(f"{plan.step} does not fit: {planner.advice(plan)}")
+            advice = planner.advice(plan)
+            if command.step == "train":
+                advice += _likely(chosen, mesh, where, plan)
+            raise NotFittingError(f"{plan.step} does not fit: {advice}")
+
+
+def _likely(chosen, mesh, where, plan) -> str:
+    from cascade_jax.planning import sweep, tables
+
+    found = sweep.likely(chosen, mesh, where, plan)
+    if found is None:
+        return ", none of which leaves much less here"
+    return f"; {found[0]} would take about {tables.size_of(found[1])}"
 
 
 def _sweep(command: PlanCommand, where) -> None:

@@ -71,7 +71,7 @@ class Calibration:
       candidates: all configurations, in the order of the first split's.
       chosen: index of the accepted one with the best objective; None if none is accepted.
       num_first, num_second: examples of the splits; 0 for no second.
-      split_names: of the splits.
+      examples: ids of each split, by its name.
     """
 
     settings: Settings
@@ -79,7 +79,7 @@ class Calibration:
     chosen: int | None
     num_first: int
     num_second: int
-    split_names: tuple[str, ...]
+    examples: Mapping[str, tuple[str, ...]]
 
     @property
     def accepted(self) -> tuple[int, ...]:
@@ -253,7 +253,7 @@ def _calibration(
         chosen=min(accepted, key=lambda i: _preference(candidates[i]), default=None),
         num_first=first.num_examples,
         num_second=0 if second is None else second.num_examples,
-        split_names=(first.split,) if second is None else (first.split, second.split),
+        examples={split.split: split.example_ids for split in (first, second) if split is not None},
     )
 
 

@@ -8,11 +8,12 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cascade_jax import files, nearest
 from cascade_jax.deferral import bounds, risks
+from cascade_jax.deferral import splits as split_checks
 from cascade_jax.deferral.calibrate import Calibration, Candidate
 from cascade_jax.deferral.risks import Risk
 
@@ -45,6 +46,7 @@ class Certificate:
       models: role -> fingerprint.
       data: fingerprint of the data.
       splits: name -> fingerprint, `splits.split_fingerprint`.
+      seen: hashes of the ids of all calibration examples, sorted, `splits.id_hash`.
       schema: of this file.
     """
 
@@ -66,6 +68,7 @@ class Certificate:
     models: Mapping[str, str]
     data: str
     splits: Mapping[str, str]
+    seen: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def __post_init__(self):
@@ -115,6 +118,21 @@ class Certificate:
             raise ValueError(f"the certificate is of no policy: {self.promise}")
         return self.thresholds
 
+    def check_not_calibrated_on(self, example_ids: Iterable[str]) -> None:
+        """Refuses to be judged on examples that it was calibrated on.
+
+        Raises:
+          ValueError: how many, and the first.
+        """
+        seen, names = set(self.seen), list(map(str, example_ids))
+        shared = [name for name in names if split_checks.id_hash(name) in seen]
+        if shared:
+            raise ValueError(
+                f"the policy was calibrated on {len(shared)} of these {len(names)} examples: "
+                f"{', '.join(map(repr, shared[:5]))}{', …' * (len(shared) > 5)}; evaluate it on "
+                "others"
+            )
+
     def to_json(self) -> str:
         """As text, which `from_json` reads back to the same."""
         return json.dumps(_encoded(dataclasses.asdict(self)), indent=2, allow_nan=False) + "\n"
@@ -131,18 +149,20 @@ def from_calibration(
     objective: str,
     models: Mapping[str, str],
     data: str,
-    splits: Mapping[str, str],
+    splits: Mapping[str, str] | None = None,
     block_length: int | None = None,
 ) -> Certificate:
     """The certificate of what calibration found.
 
     Args:
       found: by `calibrate`.
-      level, score, objective, models, data, splits, block_length: see `Certificate`.
+      level, score, objective, models, data, block_length: see `Certificate`.
+      splits: fingerprints of splits by name; None = made of the examples' ids.
     """
     settings = found.settings
     status = CERTIFIED if found.chosen is not None else FALLBACK
     status = NOTHING if found.thresholds is None else status
+    own = {name: split_checks.split_fingerprint(ids) for name, ids in found.examples.items()}
     return Certificate(
         promise=promise(settings, status),
         status=status,
@@ -161,7 +181,10 @@ def from_calibration(
         candidates=found.candidates,
         models=dict(models),
         data=data,
-        splits=dict(splits),
+        splits=dict(splits or own),
+        seen=tuple(
+            sorted(split_checks.id_hash(name) for ids in found.examples.values() for name in ids)
+        ),
     )
 
 
@@ -311,6 +334,7 @@ _certificate = _object(
         "risks": _list_of(_risk), "delta": _number, "procedure": _text, "bound": _text,
         "tokens_per_sequence": _or_none(_whole), "objective": _text, "num_first": _whole,
         "num_second": _whole, "candidates": _list_of(_candidate), "models": _dict_of(_text),
-        "data": _text, "splits": _dict_of(_text), "schema": _whole,
+        "data": _text, "splits": _dict_of(_text),
+        "seen": _list_of(_text), "schema": _whole,
     },
 )  # fmt: skip

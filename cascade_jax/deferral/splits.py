@@ -52,3 +52,8 @@ def example_fingerprint(*texts: str) -> str:
 def split_fingerprint(examples: Sequence[str]) -> str:
     """32 hexadecimal digits of a split: of its examples' ids or fingerprints, in any order."""
     return example_fingerprint(*sorted(map(str, examples)))
+
+
+def id_hash(example_id: str) -> str:
+    """16 hexadecimal digits of an example's id: enough to know it again, and not to read it."""
+    return example_fingerprint(example_id)[:16]

@@ -53,6 +53,8 @@ class Lora:
             raise ValueError(
                 f"LoRA's targets are {names!r}; must be one or more names, e.g. ('query', 'value')"
             )
+        if len(set(names)) < len(names):
+            raise ValueError(f"LoRA's targets are {names!r}; a name stands there twice")
         object.__setattr__(self, "targets", tuple(names))
 
     def check(self, model: families.ModelConfig) -> None:

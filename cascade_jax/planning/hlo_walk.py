@@ -200,22 +200,30 @@ def _large(shapes: tuple[Shape, ...]) -> float:
 
 
 def _read(body: Computation, place: int, source: Instruction) -> float:
-    """Of one operand of a fusion: the slices, where it takes no more, else all of it."""
+    """Of one operand of a fusion: the slices, where it takes no more, else all of it.
+
+    What is changed in place is not read for that.
+    """
     parameter = body.parameter(place)
     if parameter is None:
         return 0.0
-    users = body.users(parameter.name)
     whole = _large(source.shapes)
-    if users and all(user.opcode in ("dynamic-slice", "gather", "slice") for user in users):
-        in_large = whole > 0
-        return min(whole, sum(user.bytes for user in users)) if in_large else 0.0
-    if users and all(_is_updated(user, parameter) for user in users):
-        return 0.0
+    users = [user for user in _users(body, parameter) if not _is_updated(*user)]
+    if all(user.opcode in ("dynamic-slice", "gather", "slice") for user, _ in users):
+        return min(whole, sum(user.bytes for user, _ in users))
     return whole
 
 
-def _is_updated(user: Instruction, parameter: Instruction) -> bool:
-    return user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name
+def _users(body: Computation, each: Instruction) -> list[tuple[Instruction, str]]:
+    """Who reads a result, directly or through views of it; each with the name that it reads."""
+    found = []
+    for user in body.users(each.name):
+        found += _users(body, user) if user.opcode == "bitcast" else [(user, each.name)]
+    return found
+
+
+def _is_updated(user: Instruction, name: str) -> bool:
+    return user.opcode == "dynamic-update-slice" and user.operands[0] == name
 
 
 def _written(body: Computation, fusion: Instruction) -> float:

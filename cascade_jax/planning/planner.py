@@ -4,13 +4,15 @@ import dataclasses
 from typing import Any
 
 from cascade_jax.nearest import did_you_mean
+from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.planning import compiled as compiled_lib
-from cascade_jax.planning import hlo_text, hlo_walk, roofline
+from cascade_jax.planning import hlo_text, hlo_walk, liveness, roofline
 from cascade_jax.planning.topology import Topology
 from cascade_jax.training.loop import TrainConfig, TrainRun
 
-SCHEMA = 1
+SCHEMA = 2
+_MOST_HELD = 12  # kinds of arrays that a plan names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +29,10 @@ class Plan:
       peak, memory: bytes taken at once, and what the chip has.
       fits: whether peak is at most memory, and the compiler took it.
       reason: why not, or nothing.
+      held: the largest of the arrays that are held when temporaries are at their most.
       flops: counted in the compiled program.
       expected_flops, model_flops: in closed form: what a step computes, and without what the
-        backward pass computes again; None for steps other than training.
+        backward pass computes again; the latter is None for steps other than training.
       moved: bytes read from and written to HBM.
       collectives: kind, axes, count and bytes sent.
       unknown_loops: loops counted once because nothing says how often they run.
@@ -51,6 +54,7 @@ class Plan:
     temporaries: float | None = None
     program: float | None = None
     peak: float | None = None
+    held: tuple[liveness.Held, ...] = ()
     flops: float | None = None
     expected_flops: float | None = None
     model_flops: float | None = None
@@ -118,12 +122,23 @@ def plan_collect(config: Any, topology: Topology) -> list[Plan]:
       ValueError: as `plan_train`.
     """
     mesh = _mesh(config.mesh, topology)
+    rows, length = config.data.batch_size, config.data.input_length
     longest = config.data.target_length
-    tokens = config.data.batch_size * (config.data.input_length + longest)
-    return [
-        _plan(step, topology, {"top_k": config.top_k}, tokens, None, longest, {})
-        for step in compiled_lib.collect_steps(config, mesh)
-    ]
+    plans = []
+    for step, model, top_k in zip(
+        compiled_lib.collect_steps(config, mesh),
+        (config.student, config.teacher),
+        (config.top_k, 0),
+        strict=True,
+    ):
+        expected = {
+            "expected_flops": rows * roofline.answer_flops(model, length, longest) / mesh.size
+        }
+        split = {"rules": rules.DEFAULT, "top_k": top_k}
+        plans.append(
+            _plan(step, topology, split, rows * (length + longest), None, longest, expected)
+        )
+    return plans
 
 
 def _shown(table: Any) -> Any:
@@ -162,7 +177,8 @@ def _plan(step, topology, split, tokens, steps, longest_loop, expected) -> Plan:
         compiled = step.compile()
     except compiled_lib.DoesNotFitError as error:
         return Plan(**common, fits=False, peak=error.peak, reason=str(error))
-    totals = hlo_walk.walk(hlo_text.parse(compiled.text), mesh, longest_loop)
+    program = hlo_text.parse(compiled.text)
+    totals = hlo_walk.walk(program, mesh, longest_loop)
     exchanges = tuple(totals.exchanges())
     bound = roofline.roofline(totals.flops, totals.bytes, exchanges, chip)
     fits = compiled.peak <= chip.memory
@@ -174,6 +190,7 @@ def _plan(step, topology, split, tokens, steps, longest_loop, expected) -> Plan:
         temporaries=compiled.temporaries,
         program=compiled.program,
         peak=compiled.peak,
+        held=liveness.most_held(program)[:_MOST_HELD],
         flops=totals.flops,
         moved=totals.bytes,
         collectives=exchanges,

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from cascade_jax.models import flops
+from cascade_jax.models.families import ModelConfig
 from cascade_jax.planning.chips import Chip
 from cascade_jax.planning.hlo_walk import Collective
 from cascade_jax.training.loop import TrainRun
@@ -68,3 +69,9 @@ def recomputed_flops(run: TrainRun) -> float:
     lengths = run.data.input_length, run.data.target_length
     logits = 2 * run.model.embed_dim * run.model.vocab_size * run.data.target_length
     return float(flops.forward_flops(run.model, *lengths) - logits) * run.data.batch_size
+
+
+def answer_flops(model: ModelConfig, input_length: int, answer_length: int) -> float:
+    """Of one whole answer in a batch: every token is held against all places of the cache."""
+    token = flops.decode_flops(model, input_length, answer_length - 1)
+    return float(flops.prefill_flops(model, input_length) + answer_length * token)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
-import multiprocessing
+import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
+from cascade_jax import axes
+from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.planning import planner
+from cascade_jax.planning import compiled, planner
+from cascade_jax.planning.separate_process import apart
 from cascade_jax.planning.topology import Topology
 from cascade_jax.training.loop import TrainRun
 
@@ -65,6 +67,52 @@ def candidates(
         yield Candidate(each, microbatches, remat)
 
 
+def likely(
+    run: TrainRun, mesh: MeshConfig, topology: Topology, plan: planner.Plan
+) -> tuple[Candidate, float] | None:
+    """What a sweep would find for a run that does not fit, without compiling anything.
+
+    Parameters and optimizer of the other meshes are known exactly. What else the plan's peak holds
+    is taken to grow with the rows that a chip computes at once.
+
+    Args:
+      run, mesh, topology: as given to `planner.plan_train`.
+      plan: what that gave.
+
+    Returns:
+      The first candidate that fits by this estimate, or the smallest, and its bytes; None if it is
+      no smaller than the plan.
+    """
+    peak = plan.memory if plan.peak is None else plan.peak
+    rest = max(0.0, peak - sum(plan.parts.values()))
+    devices, best = topology.devices(mesh.dcn_data), None
+    own = _rows(run, mesh.build(devices).shape, run.microbatches)
+    for each in meshes(topology.num_chips, mesh.dcn_data):
+        built = each.build(devices)
+        try:
+            parts = sum(compiled.train_step(run, built).part_bytes().values())
+        except ValueError:  # does not divide
+            continue
+        for microbatches in MICROBATCHES:
+            rows = _rows(run, built.shape, microbatches)
+            if rows != int(rows):
+                continue
+            found = Candidate(each, microbatches, run.model.remat), parts + rest * rows / own
+            if found[1] <= plan.memory:
+                return found
+            if best is None or found[1] < best[1]:
+                best = found
+    return best if best is not None and best[1] < peak else None
+
+
+def _rows(run: TrainRun, shape, microbatches: int) -> float:
+    """Rows that a chip computes at once, of the model of which these are more."""
+    tables = [run.rules, *[run.teacher_rules] * (run.teacher is not None)]
+    over = [dict(rules.table(each)).get(axes.BATCH) or () for each in tables]
+    shards = [math.prod(shape[axis] for axis in each) for each in over]
+    return run.data.batch_size / microbatches / min(shards)
+
+
 def sweep(
     run: TrainRun,
     mesh: MeshConfig,
@@ -97,32 +145,3 @@ def sweep(
 
 def _rank(plan: planner.Plan) -> tuple:
     return not plan.fits, plan.seconds or float("inf"), plan.peak or float("inf")
-
-
-def apart(fn: Callable, *arguments: Any) -> Any:
-    """What `fn` gives in a process of its own; JAX must not have started in this one.
-
-    Raises:
-      ValueError: it raised one, or its process ended without a word.
-    """
-    context = multiprocessing.get_context("fork")  # what gin has built cannot be pickled
-    ours, theirs = context.Pipe(duplex=False)
-
-    def work():
-        try:
-            theirs.send((True, fn(*arguments)))
-        except ValueError as error:
-            theirs.send((False, str(error)))
-
-    process = context.Process(target=work)
-    process.start()
-    theirs.close()
-    try:
-        is_good, value = ours.recv()
-    except EOFError:
-        process.join()
-        raise ValueError(f"the compiler ended with status {process.exitcode}") from None
-    process.join()
-    if not is_good:
-        raise ValueError(value)
-    return value

@@ -8,6 +8,8 @@ _UNITS = {"student": "parameters of the student", "teacher": "parameters of the 
           "base": "parameters of LoRA's base", "optimizer": "state of the optimizer",
           "batch": "batch"}  # fmt: skip
 
+_MOST_ARRAYS = 8
+
 
 def table(plan: Plan) -> str:
     """One plan, a line a figure."""
@@ -30,10 +32,21 @@ def table(plan: Plan) -> str:
         share = f"{plan.peak / plan.memory:.0%} of {size_of(plan.memory)}"
         rows.append(("  peak", f"{size_of(plan.peak)}, {share}"))
     rows.append(("  fits", "yes" if plan.fits else "NO: " + plan.reason))
+    rows += _held(plan)
     if plan.flops is not None:
         rows += _work(plan) + _bound(plan)
     width = max(len(name) for name, _ in rows) + 2
     return "\n".join(f"{name:<{width}}{value}".rstrip() for name, value in rows) + "\n"
+
+
+def _held(plan: Plan) -> list[tuple[str, str]]:
+    if not plan.held:
+        return []
+    rows = [("", ""), ("largest arrays held at the peak beside these parts", "")]
+    for each in plan.held[:_MOST_ARRAYS]:
+        array = f"{each.count} x {each.array}" if each.count > 1 else each.array
+        rows.append((f"  {array}", f"{size_of(each.bytes)}  {each.made_by}"))
+    return rows
 
 
 def _work(plan: Plan) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from cascade_jax.deferral import calibrate, certificate
+from cascade_jax.deferral import calibrate, certificate, splits
 from cascade_jax.deferral.risks import Risk, Settings
 from tests.deferral.measurements import COST, WORSE, measured
 
@@ -16,9 +16,9 @@ FLOOR = Risk(WORSE, 0.46, lower=-1.0, fallback="always_defer")
 
 
 def made(risks=(BUDGET,), thresholds=None, **options):
-    splits = [measured(name, 100, seed, thresholds) for seed, name in enumerate(("one", "two"))]
+    both = [measured(name, 100, seed, thresholds) for seed, name in enumerate(("one", "two"))]
     return certificate.from_calibration(
-        calibrate.calibrate(Settings(risks, **options), *splits),
+        calibrate.calibrate(Settings(risks, **options), *both),
         level="token",
         score="negative log-prob",
         objective="1 - ROUGE-L",
@@ -121,6 +121,22 @@ def test_other_files_are_refused(text, tmp_path):
         certificate.load(tmp_path / "a.json")
     with pytest.raises(FileNotFoundError, match="b.json: no such file of a certificate"):
         certificate.load(tmp_path / "b.json")
+
+
+def test_it_is_not_judged_on_what_it_was_calibrated_on(tmp_path):
+    made().save(tmp_path / "a.json")
+    whole = certificate.load(tmp_path / "a.json")
+    assert whole.splits == {"one": "01", "two": "23"} and len(whole.seen) == 200
+    whole.check_not_calibrated_on([f"test/{i}" for i in range(1000)])
+    with pytest.raises(ValueError, match="on 2 of these 3 examples: 'one/7', 'two/99'; evaluate"):
+        whole.check_not_calibrated_on(["one/7", "test/1", "two/99"])
+
+
+def test_splits_have_the_fingerprints_of_their_ids():
+    found = calibrate.calibrate(Settings([BUDGET]), measured("one", 50, 0), measured("two", 60, 1))
+    whole = certificate.from_calibration(found, "answer", "average", "1 - quality", {}, "")
+    ids = {"one": [f"one/{i}" for i in range(50)], "two": [f"two/{i}" for i in range(60)]}
+    assert whole.splits == {name: splits.split_fingerprint(ids[name]) for name in ids}
 
 
 def test_blocks_need_their_length():

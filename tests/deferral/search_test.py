@@ -7,21 +7,7 @@ import numpy as np
 import pytest
 
 from cascade_jax.deferral import pareto, search
-
-
-def schaffer_1(x):
-    """Schaffer's first: the front is 0 ≤ x ≤ 2 of -10 to 10."""
-    return np.stack([x**2, (x - 2) ** 2], axis=-1)
-
-
-def sigmoid(x, centre, width):
-    return 1 / (1 + np.exp(-(x - centre) / width))
-
-
-def cost_and_loss(x):
-    """As of deferral: the cost falls with the threshold, then the loss of quality rises."""
-    return np.stack([sigmoid(-x, -0.3, 0.05), 0.5 + 0.3 * sigmoid(x, 0.5, 0.1)], axis=-1)
-
+from tests.benchmarks import search_curves as curves
 
 GRID = search.one_threshold(0.0, 1.0, 400)
 
@@ -32,14 +18,40 @@ def searched(found, function):
     return found
 
 
+@pytest.mark.parametrize("function", [curves.cheap_soon, curves.waves, curves.stairs])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_25_evaluations_find_99_percent_of_400(function, seed):
+    everything = function(GRID[:, 0])
+    reference = pareto.reference_point(everything)
+    whole = pareto.hypervolume(everything, reference)
+    found = searched(search.BayesianSearch(GRID, 25, seed=seed), function)
+    reached = found.hypervolumes(reference)[-1]
+    assert reached >= 0.99 * whole
+    evenly = everything[np.linspace(0, 399, 25).astype(int)]
+    assert pareto.hypervolume(evenly, reference) < 0.98 * whole
+    assert reached <= curves.best_of(25, everything, reference) * (1 + 1e-12)
+
+
+def test_a_front_in_two_pieces_is_found_whole():
+    """Schaffer's second, on which the posterior mean alone stays in one piece."""
+    grid, function = search.one_threshold(-5.0, 10.0, 400), curves.schaffer_2
+    everything = function(grid[:, 0])
+    reference = pareto.reference_point(everything)
+    found = searched(search.BayesianSearch(grid, 25), function)
+    reached = found.hypervolumes(reference)[-1]
+    assert reached >= 0.98 * pareto.hypervolume(everything, reference)
+    places = np.array([told.thresholds[0] for told in found.front()])
+    assert np.any((places > 1) & (places < 2)) and np.any((places > 4) & (places < 5))
+
+
 def test_a_grid_asks_for_all_once():
-    found = searched(search.GridSearch(GRID[::40]), cost_and_loss)
+    found = searched(search.GridSearch(GRID[::40]), curves.cost_and_loss)
     assert [told.thresholds[0] for told in found.evaluations] == GRID[::40, 0].tolist()
     assert found.ask() is None
 
 
 def test_what_is_asked_depends_on_what_was_told_alone():
-    whole = searched(search.BayesianSearch(GRID, 12, seed=1), cost_and_loss)
+    whole = searched(search.BayesianSearch(GRID, 12, seed=1), curves.cost_and_loss)
     again = search.BayesianSearch(GRID, 12, seed=1)
     for told in whole.evaluations[:8]:
         assert again.ask() == again.ask() == told.thresholds
@@ -47,19 +59,19 @@ def test_what_is_asked_depends_on_what_was_told_alone():
     resumed = search.BayesianSearch(GRID, 12, seed=1)
     for told in whole.evaluations[:8]:
         resumed.tell(told.thresholds, told.objectives)
-    assert searched(resumed, cost_and_loss).evaluations == whole.evaluations
+    assert searched(resumed, curves.cost_and_loss).evaluations == whole.evaluations
 
 
 def test_no_candidate_is_asked_for_twice_until_there_is_none_left():
-    found = searched(search.BayesianSearch(GRID[::40], 50), cost_and_loss)
+    found = searched(search.BayesianSearch(GRID[::40], 50), curves.cost_and_loss)
     assert sorted(told.thresholds[0] for told in found.evaluations) == GRID[::40, 0].tolist()
 
 
 def test_a_warm_start_counts_and_may_be_off_the_grid():
     found = search.BayesianSearch(GRID, 9)
     for x in (0.31111, 0.7):
-        found.tell(x, cost_and_loss(np.array(x)))
-    searched(found, cost_and_loss)
+        found.tell(x, curves.cost_and_loss(np.array(x)))
+    searched(found, curves.cost_and_loss)
     assert len(found.evaluations) == 9
     first = found.evaluations[2].thresholds[0]
     assert first == 0.0 or first == 1.0  # far from both
@@ -76,15 +88,15 @@ def test_objectives_that_never_change_are_no_trouble():
 def test_infinite_thresholds_have_a_place():
     candidates = np.array([-math.inf, *np.linspace(1, 5, 30), math.inf])[:, None]
     found = search.BayesianSearch(candidates, 8)
-    searched(found, lambda x: schaffer_1(np.clip(x, 0, 6) - 2))
+    searched(found, lambda x: curves.schaffer_1(np.clip(x, 0, 6) - 2))
     asked = {told.thresholds[0] for told in found.evaluations}
     assert {-math.inf, math.inf} <= asked and len(asked) == 8
 
 
 def test_the_search_does_not_depend_on_the_scale_of_the_score():
-    plain = searched(search.BayesianSearch(GRID, 10), cost_and_loss)
+    plain = searched(search.BayesianSearch(GRID, 10), curves.cost_and_loss)
     bent = search.BayesianSearch(np.exp(20 * GRID), 10)
-    searched(bent, lambda x: cost_and_loss(np.log(x) / 20))
+    searched(bent, lambda x: curves.cost_and_loss(np.log(x) / 20))
     for one, other in zip(plain.evaluations, bent.evaluations, strict=True):
         assert np.log(other.thresholds[0]) / 20 == pytest.approx(one.thresholds[0], abs=1e-9)
 

@@ -201,6 +201,7 @@ def test_a_layer_is_that_of_peft():
         ({"targets": "query"}, "targets are 'query'; must be one or more names"),
         ({"targets": ()}, "targets are (); must be one or more names"),
         ({"targets": ("query", 3)}, "targets are ('query', 3); must be one or more names"),
+        ({"targets": ("query", "query")}, "a name stands there twice"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):

@@ -65,33 +65,6 @@ def test_every_mesh_file_fits_the_slice_that_it_names(name, monkeypatch):
     assert math.prod(config.shape(chips)) == chips
 
 
-APART = """\
-import os
-from cascade_jax.planning import sweep
-
-def refuse():
-    raise ValueError("does not divide")
-
-def words(fn):
-    try:
-        return fn()
-    except ValueError as error:
-        return str(error)
-
-assert sweep.apart(lambda x: x + 1, 2) == 3
-assert words(lambda: sweep.apart(refuse)) == "does not divide"
-assert words(lambda: sweep.apart(os._exit, 11)) == "the compiler ended with status 11"
-print("done")
-"""
-
-
-def test_a_compiler_that_ends_its_process_does_not_end_a_sweep():
-    done = subprocess.run(
-        [sys.executable, "-c", APART], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0 and "done" in done.stdout, done.stderr[-2000:]
-
-
 COMPILE = """\
 import jax
 jax.config.update("jax_platforms", "cpu")
