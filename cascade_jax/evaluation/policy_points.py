@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from cascade_jax.deferral import certificate as certificate_file
 from cascade_jax.deferral import splits
@@ -61,6 +62,8 @@ class PolicyPoint:
       thresholds: defer above them.
       delta: the chance that the promise does not hold, at most.
       num_examples: n.
+      num_judged: those of them that the promises were measured on: all that the certificate was
+        not calibrated on, as far as it knows.
       rate: share of answers deferred, or of the tokens written.
       quality: mean, per example.
       cost: mean, in the unit of the evaluation; NaN if it has none for tokens.
@@ -77,6 +80,7 @@ class PolicyPoint:
     thresholds: tuple[float, ...]
     delta: float
     num_examples: int
+    num_judged: int
     rate: float
     quality: float
     cost: float
@@ -203,12 +207,14 @@ def _data_of(certificate: Certificate) -> Mapping[str, Any]:
 def _point(
     path: str, certificate: Certificate, table: Records, cascade: Cascade, cost: CostModel
 ) -> PolicyPoint:
-    if certificate.level == ANSWER:
-        measured = _of_answers(certificate, table, cascade)
+    measured, spent, _ = _measured(certificate, table, cascade, cost)
+    lost = math.nan
+    rows = _unseen(certificate, table)
+    if len(rows):
+        new = table.take(rows)
+        _, spent, lost = _measured(certificate, new, cascade.take(rows), cost)
     else:
-        measured = _of_tokens(certificate, table, cascade, cost)
-    spent = measured.pop("spent")
-    lost = float(np.mean(table.teacher_quality)) - measured["quality"]
+        spent = math.nan
     return PolicyPoint(
         path=path,
         level=certificate.level,
@@ -218,10 +224,30 @@ def _point(
         thresholds=certificate.thresholds,
         delta=certificate.delta,
         num_examples=len(table),
+        num_judged=len(rows),
         kept=tuple(_kept(risk, spent, lost, certificate, table) for risk in certificate.risks),
-        warnings=_warnings(certificate, table),
+        warnings=_warnings(certificate, table, len(table) - len(rows)),
         **measured,
     )
+
+
+def _unseen(certificate: Certificate, table: Records) -> Int[np.ndarray, " rows"]:
+    """Rows of examples that the certificate was not calibrated on, as far as it knows them."""
+    seen = set(certificate.seen)
+    is_new = [not seen or splits.id_hash(str(name)) not in seen for name in table.example_id]
+    return np.flatnonzero(is_new)
+
+
+def _measured(
+    certificate: Certificate, table: Records, cascade: Cascade, cost: CostModel
+) -> tuple[dict[str, float], float, float]:
+    """Fields of a point, what a budget counts as cost, and what is lost of the large model's."""
+    if certificate.level == ANSWER:
+        found = _of_answers(certificate, table, cascade)
+    else:
+        found = _of_tokens(certificate, table, cascade, cost)
+    spent = found.pop("spent")
+    return found, spent, float(np.mean(table.teacher_quality)) - found["quality"]
 
 
 def _of_answers(certificate: Certificate, table: Records, cascade: Cascade) -> dict[str, float]:
@@ -290,23 +316,24 @@ def _has_objective(certificate: Certificate, table: Records) -> bool:
     return set(table.metric) == {certificate.objective}
 
 
-def _warnings(certificate: Certificate, table: Records) -> tuple[str, ...]:
+def _warnings(certificate: Certificate, table: Records, num_seen: int) -> tuple[str, ...]:
     found, data = [], _data_of(certificate)
-    marks = splits.split_fingerprint(list(table.example_id))
-    same = [name for name, mark in certificate.splits.items() if mark == marks and name != "test"]
-    if same:
+    if num_seen == len(table):
         found.append(
-            f"The certificate was made on these very examples ({same[0]}). Its promise is about "
-            "new ones: what is measured here says nothing about it."
+            "The certificate was made on these very examples. Its promise is about new ones: "
+            "nothing here can tell whether it is kept."
         )
-    elif data.get("split") == table.metadata["split"] and "mixture" in data:
+    elif num_seen:
         found.append(
-            f"The certificate was made on the split {data['split']!r} of the same data, so "
-            "examples here may have chosen the thresholds. Its promise is about new ones: measure "
-            "it on another split."
+            f"The certificate was made on {num_seen:,} of these {len(table):,} examples. Its "
+            f"promise is about new ones, so it was measured on the other {len(table) - num_seen:,}."
+        )
+    elif not certificate.seen and data.get("split") == table.metadata["split"]:
+        found.append(
+            f"The certificate was made on the split {data['split']!r} of the same data and does "
+            "not say on which examples, so some here may have chosen the thresholds. Its promise "
+            "is about new ones: measure it on another split."
         )
     if certificate.status != CERTIFIED:
-        found.append(
-            "Nothing could be certified: this is the fallback, which keeps the limit trivially."
-        )
+        found.append("Nothing could be certified: the fallback keeps the limit trivially.")
     return tuple(found)

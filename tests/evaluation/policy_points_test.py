@@ -208,22 +208,54 @@ def test_files_that_are_no_policy(folder, tmp_path):
         points(folder, tmp_path / "bad.json")
 
 
+def seen(names):
+    return tuple(sorted(splits.id_hash(str(name)) for name in names))
+
+
+def test_a_promise_is_measured_on_examples_that_had_no_say_in_it(folder, tmp_path):
+    table = records.read(folder / "cat.parquet")
+    settings = {"limits": {COST: 0.3, LOSS: 0.05}, "models": models("2")}
+    path = certificates.write(tmp_path, 0.65, seen=seen(table.example_id[100:]), **settings)
+    point = points(folder, path, "cat")["cat"]
+    deferred = Average()(table.student) > 0.65
+    quality = np.where(deferred, table.teacher_quality, table.student_quality)
+    lost = np.mean(table.teacher_quality[:100] - quality[:100])
+    assert [kept.measured for kept in point.kept] == pytest.approx([deferred[:100].mean(), lost])
+    assert (point.num_examples, point.num_judged) == (400, 100)
+    assert point.rate == deferred.mean() and point.quality == pytest.approx(quality.mean())
+    assert "made on 300 of these 400 examples" in point.warnings[0]
+    assert point.rate != point.kept[0].measured
+
+
+def test_tokens_too_are_measured_on_new_examples(folder, tmp_path):
+    table = records.read(folder / "cat.parquet")
+    more = {**LIVE, "models": models("2"), "seen": seen(table.example_id[100:])}
+    path = certificates.write(tmp_path, student_records.LIVE_THRESHOLD, **more)
+    point = points(folder, path, "cat")["cat"]
+    deferred = table.cascade_is_deferred.reshape(400, 7)
+    lost = np.mean(table.teacher_quality[:100] - table.cascade_quality[:100])
+    wanted = [deferred[:100].sum() / (100 * 20), lost]
+    assert [kept.measured for kept in point.kept] == pytest.approx(wanted)
+    assert point.rate == pytest.approx(deferred.mean())
+
+
 def test_examples_that_the_thresholds_were_chosen_on_are_warned_of(folder, tmp_path):
     ids = records.read(folder / "cat.parquet").example_id
-    very = {"first": "0" * 32, "second": splits.split_fingerprint(ids.tolist()), "test": "1" * 32}
-    tested = {**very, "second": "0" * 32, "test": very["second"]}
     same = json.dumps({"mixture": "demo", "split": "test"})
     cases = [
-        ({"splits": very}, "these very examples (second)"),
+        ({"seen": seen(ids)}, "made on these very examples"),
+        ({"seen": seen(["others"]), "data": same}, None),  # of the same split, but others
         ({"data": same}, "made on the split 'test' of the same data"),
-        ({"splits": tested}, None),
         ({"data": "a fingerprint"}, None),
     ]
     for changes, words in cases:
         path = certificates.write(tmp_path, 0.65, **{"models": models("2"), **changes})
-        warnings = points(folder, path, "cat")["cat"].warnings
-        assert len(warnings) == (words is not None)
-        assert all(words in text for text in warnings)
+        point = points(folder, path, "cat")["cat"]
+        assert len(point.warnings) == (words is not None)
+        assert all(words in text for text in point.warnings)
+        is_known = "very" not in (words or "")
+        assert (point.kept[0].is_within is not None) == is_known
+        assert point.num_judged == 400 * is_known
 
 
 def test_a_fallback_says_that_nothing_was_certified(folder, tmp_path):

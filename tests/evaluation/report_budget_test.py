@@ -18,6 +18,7 @@ from cascade_jax.evaluation import (
     report_budget,
 )
 from cascade_jax.evaluation.live_cascades import LiveCascade
+from cascade_jax.evaluation.results import Source
 from tests.browser import student_records
 from tests.evaluation import report_test, synthetic_budget
 from tests.evaluation.report_test import IMAGES, _evaluation, _Page
@@ -36,7 +37,8 @@ def point(**changes):
     )
     found = policy_points.PolicyPoint(
         "runs/<c>.json", "token", "certified", "On new examples, kept.", "log_prob",
-        (0.8, math.inf), 0.1, 40, 0.25, 0.71234, 4e6, 1.5e7, kept, ("Chosen on <these> examples.",),
+        (0.8, math.inf), 0.1, 40, 30, 0.25, 0.71234, 4e6, 1.5e7, kept,
+        ("Chosen on <these> examples.",),
     )  # fmt: skip
     return dataclasses.replace(found, **changes)
 
@@ -124,6 +126,14 @@ def test_figures_are_written_in_full_precision():
     assert written["live"]["cat"]["quality"] == 0.71234
     assert written["policy"]["cat"]["thresholds"] == [0.8, None]
     assert written["policy"]["cat"]["kept"][2]["measured"] is None
+
+
+def test_the_certificate_in_the_records_is_not_written_out_again():
+    policy = {"thresholds": [0.8], "seen": ["a"] * 400, "candidates": [{}] * 100}
+    source = Source("cat", "cat.parquet", {"split": "test", "policy": policy})
+    (written,) = metrics_json.to_json(evaluation(sources=(source,)))["sources"]
+    assert written["metadata"] == {"split": "test", "policy": {"thresholds": [0.8]}}
+    assert len(policy["seen"]) == 400
 
 
 def test_what_the_page_draws_is_what_the_file_says():
