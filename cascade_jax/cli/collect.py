@@ -2,13 +2,18 @@
 
 HELP = """\
 Answers a split with the large model and each small one, and writes one records table (Parquet) per
-small model. Tables that are already there for the same checkpoints are kept.
+small model. Tables that are already there for the same checkpoints are kept. On many hosts each
+runs this command.
+
+exit status: 0 done; 2 bad input, full disk; 75 asked to stop (SIGTERM); 76 another host died or
+hangs. After 75 and 76 the same command goes on with the first table that is not complete.
 
 example:
   cascade-jax collect --gin_file=gin/experiments/demo.gin
   cascade-jax collect --gin_file=gin/experiments/demo.gin --gin.COLLECT_SPLIT="'validation'"
 """
 CONFIG = "cascade_jax.evaluation.collect.CollectConfig"
+MANY_HOSTS = True
 
 
 def run(config) -> None:

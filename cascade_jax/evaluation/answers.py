@@ -19,7 +19,8 @@ from cascade_jax.evaluation import corpus, quality
 from cascade_jax.evaluation.records_schema import GREEDY, RANK, TEACHER_FORCED
 from cascade_jax.inference import embed, generate, rank
 from cascade_jax.models import families, flops
-from cascade_jax.parallel import rules
+from cascade_jax.parallel import hosts, rules
+from cascade_jax.parallel.compiling import compile_together
 
 DECODINGS = (GREEDY, RANK, TEACHER_FORCED)
 OPTIONS = "options"  # the feature with the texts of a row's possible answers
@@ -35,6 +36,8 @@ class Questions:
       data: their lengths, and how many are answered at once.
       mesh: the device mesh.
       decoding: how each task is answered.
+      before_batch: called before each batch, with whether it is a program's first one, which may be
+        compiled for it; may end the collection.
     """
 
     examples: Sequence[pipeline.Example]
@@ -42,6 +45,7 @@ class Questions:
     data: pipeline.DataConfig
     mesh: Mesh
     decoding: Mapping[str, str]
+    before_batch: Callable[[bool], None] = lambda is_first: None
 
     def rows_of(self, task: str) -> list[int]:
         """Where the examples of a task stand."""
@@ -130,15 +134,14 @@ def answer(
       ValueError: options of a row that can not be told apart, or a row without any (which).
     """
     model, examples = _Model(module, params, top_k), questions.examples
-    bar = tqdm.tqdm(total=len(examples), desc=f"{name} answers", unit="example")
     found: dict[int, _Answer] = {}
     ranked = [task for task, how in questions.decoding.items() if how == RANK]
     written = [row for row, example in enumerate(examples) if example.task not in ranked]
-    found |= dict(zip(written, _write(model, questions, written, bar), strict=True))
-    for task in ranked:
-        rows = questions.rows_of(task)
-        found |= dict(zip(rows, _choose(model, questions, rows, bar), strict=True))
-    bar.close()
+    with progress_bar(name, len(examples)) as bar:
+        found |= dict(zip(written, _write(model, questions, written, bar), strict=True))
+        for task in ranked:
+            rows = questions.rows_of(task)
+            found |= dict(zip(rows, _choose(model, questions, rows, bar), strict=True))
     rows = [found[row] for row in range(len(examples))]
     spell = functools.cache(functools.partial(piece_of, questions.mixture.vocabulary))
     return Answers(
@@ -154,6 +157,12 @@ def answer(
         top_ids=[row.top_ids for row in rows] if top_k else None,
         embeddings=_embed(model, questions) if embeddings else None,
     )
+
+
+def progress_bar(name: str, count: int) -> tqdm.tqdm:
+    """Of the examples that a model answers; on many hosts the first one draws it."""
+    is_drawn = hosts.is_first()
+    return tqdm.tqdm(total=count, desc=f"{name} answers", unit="example", disable=not is_drawn)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,11 +267,12 @@ def batches(fn: Callable, arguments: Callable, questions: Questions, rows: list[
     sharding = rules.batch_sharding(questions.mesh)
     done, program = 0, None
     for group, inputs in pipeline.batch_inputs(examples, questions.data.batch_size, sharding):
+        questions.before_batch(program is None)
         with jax.set_mesh(questions.mesh), nn.logical_axis_rules(rules.RULES):
             given = arguments(inputs, rows[done : done + len(group)])
             program = program or _program(fn, given)
             start = time.perf_counter()
-            made = jax.device_get(program(*given))
+            made = hosts.to_host(program(*given))
             # Rows that only fill the batch up take their part of the time too.
             seconds = (time.perf_counter() - start) / len(inputs)
         done += len(group)
@@ -279,7 +289,7 @@ def _program(fn: Callable, arguments: tuple) -> Callable:
     kind = tree, tuple((leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)) for leaf in leaves)
     of_fn = _programs.setdefault(fn, {})
     if kind not in of_fn:
-        of_fn[kind] = fn.lower(*arguments).compile()
+        of_fn[kind] = compile_together(fn, *arguments)
     return of_fn[kind]
 
 

@@ -23,9 +23,10 @@ from cascade_jax.evaluation.records_schema import (
 )
 from cascade_jax.models import families, flops, pair
 from cascade_jax.nearest import did_you_mean
-from cascade_jax.parallel import rules
+from cascade_jax.parallel import hosts, rules
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.training import checkpoints, run_folder, saved
+from cascade_jax.training import checkpoints, identity, run_folder, saved
+from cascade_jax.training.watchdog import Watchdog, check_hang_seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,7 @@ class CollectConfig:
       embeddings: whether the student's mean-pooled hidden state of each input is kept, which
         learned routers can use. The inputs are read once more for it. (With "teacher_forced": the
         hidden state that each token is predicted from.)
+      hang_seconds: a collection without progress for so long is ended; None to wait for ever.
     """
 
     experiment_dir: str
@@ -66,6 +68,7 @@ class CollectConfig:
     decoding: str = GREEDY
     top_k: int = 10
     embeddings: bool = False
+    hang_seconds: float | None = 1800.0
 
     def __post_init__(self):
         folder = self.experiment_dir
@@ -83,6 +86,7 @@ class CollectConfig:
                 f"top_k is {self.top_k!r}; must be 0 (none) to {vocab_size}, the vocabulary of the "
                 "student"
             )
+        check_hang_seconds(self.hang_seconds)
         if not self.students:
             raise ValueError("students is empty; name at least one run")
 
@@ -95,15 +99,20 @@ class CollectConfig:
 def collect(config: CollectConfig) -> list[Path]:
     """Writes a records table for every student; the teacher answers once for all of them.
 
-    A table that is already there for the same checkpoints and examples is kept.
+    A table that is already there for the same checkpoints and examples is kept. Of many hosts, each
+    answers its part of every batch, all measure, and the first one writes.
 
     Returns:
       The files.
 
     Raises:
-      ValueError: for runs on another vocabulary, checkpoints that do not fit, an unknown split.
+      ValueError: for runs on another vocabulary, checkpoints that do not fit, an unknown split,
+        hosts that have different configs, code, data or checkpoints.
       ImportError: a metric of a task needs an extra that is not installed.
+      hosts.Stopped: asked to; the tables that are complete stay.
     """
+    hosts.agree("configs", identity.of_config(config))
+    hosts.agree("versions of the code", identity.of_code())
     mesh = config.mesh.build()
     rules.check_batch_size("batch_size", config.data.batch_size, mesh)
     mixture = pipeline.open_mixture(config.data)
@@ -118,38 +127,81 @@ def collect(config: CollectConfig) -> list[Path]:
         CORPUS_METRICS: _corpus_metrics(config, mixture),
         DECODING: answers_lib.decoding_of(config.decoding, mixture, config.data, config.split),
     }
-    files, missing = [], []
-    for student in students:
-        file = Path(config.output_dir) / f"{student.name}.parquet"
-        metadata = _metadata(config, student, teacher, facts)
-        files.append(file)
-        if _is_up_to_date(file, metadata):
-            print(f"{student.name}: {file} is up to date")
-        else:
-            missing.append((student, file, metadata))
-    if not missing:
-        return files
+    tables = [_Table(config, student, teacher, facts) for student in students]
+    found = {table.student.name: [table.metadata, table.is_up_to_date] for table in tables}
+    hosts.agree("data, checkpoints or tables", found)
+    for table in tables:
+        if table.is_up_to_date:
+            hosts.say(f"{table.student.name}: {table.file} is up to date")
+    missing = [table for table in tables if not table.is_up_to_date]
+    if missing:
+        with _Watch(config) as watch:
+            _make(config, missing, teacher, mixture, mesh, watch)
+    return [table.file for table in tables]
 
+
+def _make(config: CollectConfig, tables, teacher, mixture, mesh: Mesh, watch: "_Watch") -> None:
+    """Asks all models and writes the tables."""
+    how = tables[0].metadata[DECODING]
     examples = []
     for task in mixture.tasks_with(config.split):
         examples += pipeline.decode_examples(config.data, task, config.split, config.limit)
     if config.decoding == RANK:
-        ranked = sum(how == config.decoding for how in facts[DECODING].values())
-        print(f"{config.decoding}: {ranked} of {len(facts[DECODING])} tasks, the others greedily")
-    questions = Questions(examples, mixture, config.data, mesh, facts[DECODING])
+        ranked = sum(of_task == config.decoding for of_task in how.values())
+        hosts.say(f"{config.decoding}: {ranked} of {len(how)} tasks, the others greedily")
+    questions = Questions(examples, mixture, config.data, mesh, how, watch.before_batch)
     if config.decoding == TEACHER_FORCED:
         by, examples = next_tokens, next_tokens.examples(questions)
     else:
         by = answers_lib
     of_teacher = _answers_of(by, teacher, questions)
-    for student, file, metadata in missing:
-        of_student = _answers_of(by, student, questions, config.top_k, config.embeddings)
+    for table in tables:
+        of_student = _answers_of(by, table.student, questions, config.top_k, config.embeddings)
+        watch.progress(f"the table of {table.student.name}")
         figures = _figures(of_student[1], of_teacher[1])
-        rows = _rows(config, examples, of_student, of_teacher, metadata)
-        records.write(file, rows, {**metadata, FIGURES: figures})
+        rows = _rows(config, examples, of_student, of_teacher, table.metadata)
+        if hosts.is_first():
+            records.write(table.file, rows, {**table.metadata, FIGURES: figures})
+        hosts.all_here("a table", hosts.WORK_SECONDS)
+        watch.progress("the next model")
+        watch.done.append(table.student.name)
         what = "target tokens" if config.decoding == TEACHER_FORCED else "examples"
-        print(f"{student.name}: {len(examples)} {what} in {file}")
-    return files
+        hosts.say(f"{table.student.name}: {len(examples)} {what} in {table.file}")
+
+
+class _Watch:
+    """Ends a collection that is asked to stop, or that makes no progress."""
+
+    def __init__(self, config: CollectConfig):
+        self.done = []  # tables
+        self._stop = hosts.StopSignal()
+        self._watchdog = Watchdog(
+            "collect", "", config.hang_seconds, Path(config.output_dir), self._kept
+        )
+
+    def __enter__(self) -> "_Watch":
+        self._stop.__enter__()
+        self._watchdog.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._watchdog.__exit__(*error)
+        self._stop.__exit__(*error)
+
+    def progress(self, next_thing: str) -> None:
+        """See Watchdog."""
+        self._watchdog.progress(next_thing)
+
+    def before_batch(self, is_first: bool) -> None:
+        """Raises hosts.Stopped if the collection is asked to stop."""
+        self._watchdog.progress("a batch", may_compile=is_first)
+        if self._stop.asked():
+            raise hosts.Stopped(
+                f"asked to stop; {self._kept()}. The same command goes on with the other tables"
+            )
+
+    def _kept(self) -> str:
+        return f"complete: {', '.join(self.done)}" if self.done else "no table was completed"
 
 
 def _corpus_metrics(config: CollectConfig, mixture: pipeline.OpenMixture) -> dict[str, dict]:
@@ -191,6 +243,16 @@ def _figures(student: Measured, teacher: Measured) -> dict:
         }
         for task, of_task in student.figures.items()
     }
+
+
+class _Table:
+    """The records table of a student: where it is, what it must be of, and whether it is there."""
+
+    def __init__(self, config: CollectConfig, student: "_Model", teacher: "_Model", facts: Mapping):
+        self.student = student
+        self.file = Path(config.output_dir) / f"{student.name}.parquet"
+        self.metadata = _metadata(config, student, teacher, facts)
+        self.is_up_to_date = _is_up_to_date(self.file, self.metadata)
 
 
 def _is_up_to_date(file: Path, metadata: dict) -> bool:

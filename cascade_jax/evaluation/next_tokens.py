@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from jaxtyping import Float, Int
 
 from cascade_jax.batch import PAD_ID
@@ -94,17 +93,16 @@ def answer(
         return params, inputs, placed
 
     fn = teacher_forced.make_next_tokens_fn(module, top_k, embeddings)
-    bar = tqdm.tqdm(total=len(targets), desc=f"{name} answers", unit="example")
     parts, seconds, done = [], [], 0
     batches = answers_lib.batches(fn, arguments, questions, list(range(len(targets))))
-    for group, made, seconds_of_row in batches:
-        is_token = targets[done : done + len(group)] != PAD_ID
-        # Padding is left behind here: over a whole split it would take as much memory again.
-        parts.append(jax.tree.map(lambda a, at=is_token: a[: len(at)][at], made))
-        seconds += [seconds_of_row] * len(group)
-        done += len(group)
-        bar.update(len(group))
-    bar.close()
+    with answers_lib.progress_bar(name, len(targets)) as bar:
+        for group, made, seconds_of_row in batches:
+            is_token = targets[done : done + len(group)] != PAD_ID
+            # Padding is left behind here: over a whole split it would take as much memory again.
+            parts.append(jax.tree.map(lambda a, at=is_token: a[: len(at)][at], made))
+            seconds += [seconds_of_row] * len(group)
+            done += len(group)
+            bar.update(len(group))
     found = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     return _as_answers(module, questions, targets, found, np.array(seconds))
 

@@ -28,6 +28,7 @@ LOST_STATUS = 76  # another host died, failed or hung
 STOPPED_STATUS = 75  # asked to stop; everything is saved
 HEARTBEAT_SECONDS = 30
 MEET_SECONDS = 300
+WORK_SECONDS = 24 * 3600  # for work that one host does and others don't
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _GRACE_SECONDS = 3.0  # for a process that is told of a failure to fail by itself with its own words
 _FAILED = "cascade_jax/failed"
@@ -198,9 +199,9 @@ def to_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def all_here(what: str) -> None:
+def all_here(what: str, seconds: int = MEET_SECONDS) -> None:
     """Waits until all hosts have come this far, e.g. until process 0 has written a file."""
-    agree(what, {})
+    agree(what, {}, seconds)
 
 
 # ------------------------------------------------------------------ agreeing
@@ -208,12 +209,13 @@ def all_here(what: str) -> None:
 _agreed = 0
 
 
-def agree(what: str, facts: Mapping[str, Any]) -> None:
+def agree(what: str, facts: Mapping[str, Any], seconds: int = MEET_SECONDS) -> None:
     """Refuses to go on when the hosts differ in some fact; all of them must call it.
 
     Args:
       what: the subject, for the message, such as "configs".
       facts: JSON values; may be nested.
+      seconds: how long to wait for the others.
 
     Raises:
       HostsError: on every host, with the first differences.
@@ -226,24 +228,24 @@ def agree(what: str, facts: Mapping[str, Any]) -> None:
     count, mine = distributed.global_state.num_processes, distributed.global_state.process_id
     client.key_value_set(f"{place}/{mine}", json.dumps([label(), flat(facts)]))
     if mine == 0:
-        _, first = json.loads(_wait_for(f"{place}/0"))
+        _, first = json.loads(_wait_for(f"{place}/0", seconds))
         found = []
         for other in range(1, count):
-            name, theirs = json.loads(_wait_for(f"{place}/{other}"))
+            name, theirs = json.loads(_wait_for(f"{place}/{other}", seconds))
             found += [f"on {name} {text}" for text in differences(first, theirs)]
         more = f", and {len(found) - 5} more" if len(found) > 5 else ""
         client.key_value_set(f"{place}/verdict", "; ".join(found[:5]) + more)
-    verdict = _wait_for(f"{place}/verdict")
+    verdict = _wait_for(f"{place}/verdict", seconds)
     if verdict:
         raise HostsError(f"the hosts have different {what}: {verdict}")
 
 
-def _wait_for(key: str) -> str:
+def _wait_for(key: str, seconds: int) -> str:
     try:
-        return _client().blocking_key_value_get(key, MEET_SECONDS * 1000)
+        return _client().blocking_key_value_get(key, seconds * 1000)
     except RuntimeError as error:
         raise LostHostError(
-            f"a host did not answer within {MEET_SECONDS} seconds ({key}): {error}"
+            f"a host did not answer within {seconds} seconds ({key}): {error}"
         ) from error
 
 
@@ -362,7 +364,7 @@ def _watch_others(command: str) -> None:
             continue
         # Often this one is about to fail for the same reason, and says so better.
         if not _leaving.wait(_GRACE_SECONDS):
-            print(f"{command}: {who} ended the run: {message}", file=sys.stderr, flush=True)
+            print(f"\n{command}: {who} ended the run: {message}", file=sys.stderr, flush=True)
             end_now(LOST_STATUS)
 
 

@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
+from cascade_jax.chips import Chip
 from cascade_jax.models import flops
 from cascade_jax.models.families import ModelConfig
-from cascade_jax.planning.chips import Chip
 from cascade_jax.planning.hlo_walk import Collective
 from cascade_jax.training.loop import TrainRun
 

@@ -23,6 +23,7 @@ from cascade_jax.training import step as step_lib
 from cascade_jax.training.one_run import train_one
 from cascade_jax.training.optimizers import Adafactor
 from cascade_jax.training.step_loop import NonFiniteLossError
+from cascade_jax.training.watchdog import check_hang_seconds
 
 __all__ = ["NonFiniteLossError", "TrainConfig", "TrainRun", "check", "train", "train_one"]
 
@@ -144,16 +145,13 @@ class TrainRun:
             )
 
     def _check_care(self):
-        skips, hang, profile = self.skip_bad_batches, self.hang_seconds, self.profile_steps
+        skips, profile = self.skip_bad_batches, self.profile_steps
         if skips is not None and (type(skips) is not int or skips < 1):
             raise ValueError(
                 f"run {self.name!r}: skip_bad_batches is {skips!r}; must be an integer of at least "
                 "1, or None"
             )
-        if hang is not None and not (isinstance(hang, int | float) and hang > 0):
-            raise ValueError(
-                f"run {self.name!r}: hang_seconds is {hang!r}; must be above 0, or None"
-            )
+        check_hang_seconds(self.hang_seconds, f"run {self.name!r}: ")
         if profile is not None:
             is_pair = isinstance(profile, list | tuple) and len(profile) == 2
             if not (

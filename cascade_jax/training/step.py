@@ -12,8 +12,9 @@ from cascade_jax import metrics, numerics
 from cascade_jax.batch import Batch, DecoderBatch
 from cascade_jax.losses import fused, sums, teachers, variants
 from cascade_jax.models import families
+from cascade_jax.parallel import hosts, rules
 from cascade_jax.parallel import mesh as mesh_lib
-from cascade_jax.parallel import rules
+from cascade_jax.parallel.compiling import compile_together
 from cascade_jax.training.state import TrainState
 
 StepMetrics = dict[str, metrics.Ratio]
@@ -197,8 +198,14 @@ def make_eval_step(loss_fn: Callable, mesh: Mesh) -> Callable[..., StepMetrics]:
 def _under(mesh: Mesh, fn: Callable) -> Callable:
     """Calls `fn` where the models' constraints see the mesh; its attribute `jitted` is `fn`."""
 
+    is_compiled = False
+
     def call(*args):
+        nonlocal is_compiled
         with jax.set_mesh(mesh):
+            if not is_compiled and hosts.connected():
+                compile_together(fn, *args)
+            is_compiled = True
             return fn(*args)
 
     call.jitted = fn

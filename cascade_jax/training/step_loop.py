@@ -72,7 +72,9 @@ class StepLoop:
         self._clock = reporter.clock
         self._skipped = skipping.SkippedSteps(self.folder, first_step, hosts.is_first())
         self._recent = []
-        watchdog = Watchdog(run.name, run.hang_seconds, self.folder, self.store.last_step)
+        watchdog = Watchdog(
+            "train", f"run {run.name!r}: ", run.hang_seconds, self.folder, self._saved
+        )
         profiler = Profiler(run.profile_steps, self.folder, first_step)
         step = first_step
         with contextlib.closing(reporter), watchdog, profiler:
@@ -87,9 +89,9 @@ class StepLoop:
                 with self._clock.part(STEP):
                     state, found = train_step(state, self.frozen, batch, self.dropout_key)
                     self._recent.append(found)
-                    # A few steps are queued ahead, no more: the next batches are read and sent to
-                    # the devices meanwhile, and the progress bar shows what is done.
-                    jax.block_until_ready(self._recent[-_QUEUED:][0])
+                    # A few steps are queued; the next batches are read and sent meanwhile.
+                    if step == first_step + 1 or len(self._recent) >= _QUEUED:
+                        jax.block_until_ready(self._recent[-_QUEUED:][0])
                 self._clock.step_done(is_first=step == first_step + 1)
                 watchdog.progress(f"step {step + 1}")
                 profiler.after(step, found)
@@ -205,6 +207,9 @@ class StepLoop:
 
     def _kept(self) -> str:
         self.store.wait()
+        return self._saved()
+
+    def _saved(self) -> str:
         good = self.store.last_step()
         return f"the checkpoint of step {good} stays" if good else "no checkpoint was written"
 

@@ -5,18 +5,18 @@ from typing import Any
 
 import jax
 
+from cascade_jax.chips import CHIPS
 from cascade_jax.models import flops
 
-# Peak bf16 FLOPs per second and device, by JAX's device_kind. Reference: the "System architecture"
-# page of each chip in the Cloud TPU documentation.
-_PEAK = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
+# JAX's device_kind -> the name in the table of chips.
+_NAMES = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
 }
 
 
@@ -35,5 +35,5 @@ def step_flops(run: Any) -> int:
 
 def peak_flops(devices: Sequence[jax.Device]) -> float | None:
     """What the devices can do in a second, in bf16; None where one is not in the table."""
-    peaks = [_PEAK.get(device.device_kind) for device in devices]
-    return None if None in peaks else sum(peaks)
+    names = [_NAMES.get(device.device_kind) for device in devices]
+    return None if None in names else sum(CHIPS[name].flops for name in names)

@@ -9,7 +9,18 @@ from pathlib import Path
 
 from cascade_jax.parallel import hosts
 
-FIRST_STEP_FACTOR = 10  # the first step compiles
+COMPILE_FACTOR = 10
+_TELL_SECONDS = 5.0
+
+
+def check_hang_seconds(value: float | None, where: str = "") -> None:
+    """Refuses what can't be a Watchdog's seconds; `where` begins the message.
+
+    Raises:
+      ValueError: neither None nor above 0.
+    """
+    if value is not None and not (isinstance(value, int | float) and value > 0):
+        raise ValueError(f"{where}hang_seconds is {value!r}; must be above 0, or None")
 
 
 class Watchdog:
@@ -18,62 +29,68 @@ class Watchdog:
     Use as a context.
 
     Args:
-      name: of the run, for the message.
-      seconds: the longest time between two calls; None for no watch. The first may take
-        FIRST_STEP_FACTOR times as long.
+      command: `train`, say, for the message.
+      what: hangs, with a colon and a space at its end; may be empty.
+      seconds: the longest time between two calls; None for no watch. What may compile, as the
+        first thing does, may take COMPILE_FACTOR times as long.
       folder: the stacks of all Python threads go to `hang_<process>.txt` in it.
-      last_saved: the newest complete checkpoint's step, None if there is none.
+      kept: says what is saved so far.
     """
 
     def __init__(
         self,
-        name: str,
+        command: str,
+        what: str,
         seconds: float | None,
         folder: Path,
-        last_saved: Callable[[], int | None],
+        kept: Callable[[], str],
     ):
-        self._name = name
+        self._command = command
+        self._what = what
         self._seconds = seconds
         self._folder = folder
-        self._last_saved = last_saved
-        self._doing = "the first step"
-        self._allowed = None if seconds is None else FIRST_STEP_FACTOR * seconds
-        self._since = time.monotonic()
+        self._kept = kept
         self._done = threading.Event()
 
     def __enter__(self) -> "Watchdog":
+        self.progress("the first step", may_compile=True)
         if self._seconds is not None:
-            self._since = time.monotonic()
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *error) -> None:
         self._done.set()
 
-    def progress(self, next_thing: str) -> None:
-        """Something was done; `next_thing` comes next."""
-        self._allowed, self._doing, self._since = self._seconds, next_thing, time.monotonic()
+    def progress(self, next_thing: str, may_compile: bool = False) -> None:
+        """Something was done; `next_thing` comes next, and may take longer if it may compile."""
+        factor = COMPILE_FACTOR if may_compile else 1
+        # One assignment: the thread must not see the new limit with the old time.
+        self._next = next_thing, factor * (self._seconds or 0.0), time.monotonic()
 
     def _watch(self) -> None:
         while not self._done.wait(min(1.0, self._seconds / 4)):
-            waited = time.monotonic() - self._since
-            if waited > self._allowed:
-                self._end(waited)
+            doing, allowed, since = self._next
+            waited = time.monotonic() - since
+            if waited > allowed:
+                self._end(doing, waited)
 
-    def _end(self, waited: float) -> None:
+    def _end(self, doing: str, waited: float) -> None:
         stacks = self._folder / f"hang_{hosts.process()}.txt"
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             with stacks.open("w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
             seen = f" (what it was doing: {stacks})"
         except OSError:
             seen = ""
-        good = self._last_saved()
-        kept = f"the checkpoint of step {good} stays" if good else "no checkpoint was written"
         message = (
-            f"run {self._name!r}: no progress for {waited:.0f} seconds in {self._doing}: this or "
-            f"another host hangs{seen}; {kept}. Start the same command on all hosts again"
+            f"{self._what}no progress for {waited:.0f} seconds in {doing}: this or "
+            f"another host hangs{seen}; {self._kept()}. Start the same command on all hosts again"
         )
-        print(f"cascade-jax train: {message}", file=sys.stderr, flush=True)
-        hosts.tell(message)
+        # On a line of its own: a progress bar may stand there.
+        print(f"\ncascade-jax {self._command}: {message}", file=sys.stderr, flush=True)
+        # A host that hangs may be the one that would pass the message on.
+        teller = threading.Thread(target=hosts.tell, args=(message,), daemon=True)
+        teller.start()
+        teller.join(_TELL_SECONDS)
         hosts.end_now(hosts.LOST_STATUS)

@@ -1,17 +1,19 @@
 """`cascade-jax train` in processes of its own, several of which may stand for hosts."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 GIN = """
 from __gin__ import dynamic_registration
+from cascade_jax.evaluation import collect
 from cascade_jax.models import config
 from cascade_jax.training import loop
 
@@ -24,6 +26,13 @@ small/config.T5Config.mlp_dim = 8
 small/config.T5Config.num_encoder_layers = 1
 small/config.T5Config.num_decoder_layers = 1
 small/config.T5Config.dropout_rate = 0.1
+large/config.T5Config.embed_dim = 8
+large/config.T5Config.num_heads = 2
+large/config.T5Config.head_dim = 8
+large/config.T5Config.mlp_dim = 8
+large/config.T5Config.num_encoder_layers = 1
+large/config.T5Config.num_decoder_layers = 1
+large/config.T5Config.dropout_rate = 0.1
 MIXTURE = "demo_last_v1"
 BATCH_SIZE = 8
 TEACHER_STEPS = {steps}
@@ -34,8 +43,15 @@ WARMUP_STEPS = 1
 EVAL_BATCHES = 1
 ONLY = "teacher"
 OUTPUT_DIR = "{output}"
-teacher/loop.TrainRun.model = %STUDENT
+collect.CollectConfig.students = ["xent"]
 """
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 class Command:
@@ -47,12 +63,19 @@ class Command:
       processes: how many; 1 starts a command that knows of no others.
       argv: further arguments, a list for all or one list for each process.
       name: the command.
+      roots: where process i has the package and works; by default this clone for all.
     """
 
-    def __init__(self, gin: Path, log: Path, processes: int = 1, argv=(), name: str = "train"):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
+    def __init__(
+        self,
+        gin: Path,
+        log: Path,
+        processes: int = 1,
+        argv=(),
+        name: str = "train",
+        roots: Sequence[Path] = (ROOT,),
+    ):
+        port = free_port()
         flag = f"--xla_force_host_platform_device_count={8 // processes}"
         self.logs = [log.with_name(f"{log.name}.{i}") for i in range(processes)]
         self.processes = []
@@ -63,10 +86,11 @@ class Command:
                 command.append(f"--coordinator=localhost:{port}")
                 command += [f"--processes={processes}", f"--process={i}"]
             with self.logs[i].open("w") as output:
+                root = roots[i % len(roots)]
                 process = subprocess.Popen(
                     command,
-                    cwd=ROOT,
-                    env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flag},
+                    cwd=root,
+                    env=os.environ | {"PYTHONPATH": str(root), "XLA_FLAGS": flag},
                     stdout=output,
                     stderr=subprocess.STDOUT,
                 )
@@ -110,8 +134,24 @@ class Command:
                 process.wait()
 
 
+def stopped_in_hang(command: Command, victim: int, seconds: float) -> tuple[int, str]:
+    """Stops one of two processes as a host hangs; the other's exit status and last line."""
+    command.send(victim, signal.SIGSTOP)
+    other = 1 - victim
+    try:
+        status = command.processes[other].wait(timeout=seconds)
+    finally:
+        command.kill()
+    return status, command.last_lines()[other]
+
+
+def answers_given(command: Command) -> bool:
+    """Whether a collection's progress bar has moved."""
+    return re.search(r"answers: +[1-9]", command.texts()[0]) is not None
+
+
 def write_gin(folder: Path, name: str, steps: int, every: int) -> Path:
-    """A gin file whose run `teacher` goes to `<folder>/<name>`; gives the file."""
+    """A gin file whose runs go to `<folder>/<name>`, by default only `teacher`; gives the file."""
     file = folder / f"{name}.gin"
     file.write_text(GIN.format(steps=steps, every=every, output=folder / name))
     return file

@@ -1,13 +1,14 @@
 """Where the time goes, against a clock that the test turns."""
 
+import contextlib
+import json
 import time
 
 import pytest
 
-from cascade_jax import metrics
+from cascade_jax import chips, metrics
 from cascade_jax.models import flops
-from cascade_jax.planning import chips
-from cascade_jax.training import utilisation
+from cascade_jax.training import reporting, utilisation
 from cascade_jax.training.clock import CHECKPOINT, DATA, EVALUATION, STEP, Clock
 from tests import fakes
 
@@ -54,11 +55,27 @@ class Device:
         self.device_kind = kind
 
 
-def test_the_chips_rates_are_the_plans():
-    kinds = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5p": "v5p", "TPU v6 lite": "v6e"}
+def test_the_peak_of_devices_by_their_kind():
+    # As libtpu 0.0.42 names the devices of v4:2x2x2, v5e:2x4, v5p:2x2x2 and v6e:2x4.
+    kinds = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
     for kind, name in kinds.items():
         assert utilisation.peak_flops([Device(kind)] * 4) == 4 * chips.CHIPS[name].flops
     assert utilisation.peak_flops([Device("cpu"), Device("TPU v4")]) is None
+
+
+def test_the_share_of_the_chips_peak_in_the_metrics(tmp_path):
+    found = {metrics.TARGET_TOKENS: 80.0}
+    reporter = reporting.Reporter(tmp_path, "run", 0, 2, step_flops=3e12, peak_flops=4e14)
+    with contextlib.closing(reporter):
+        with reporter.clock.part(STEP):
+            time.sleep(0.02)
+        reporter.clock.step_done()
+        reporter.train(1, 1, found)
+    (line,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    rate = 3e12 / line[metrics.STEP_SECONDS]
+    assert line[metrics.STEP_SECONDS] >= 0.02
+    assert line[metrics.MODEL_FLOPS_PER_SECOND] == pytest.approx(rate)
+    assert line[metrics.MODEL_FLOPS_UTILISATION] == pytest.approx(rate / 4e14)
 
 
 def test_model_flops_of_a_step():

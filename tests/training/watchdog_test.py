@@ -16,7 +16,8 @@ from cascade_jax.training.watchdog import Watchdog
 def waiting_for_a_host():
     time.sleep(60)
 
-with Watchdog("xent", 0.5, Path(sys.argv[1]), lambda: 40) as watchdog:
+kept = "the checkpoint of step 40 stays"
+with Watchdog("train", "run 'xent': ", 0.5, Path(sys.argv[1]), lambda: kept) as watchdog:
     for step in range(3):
         watchdog.progress(f"step {step + 41}")
         time.sleep(0.2)
@@ -38,9 +39,12 @@ def test_a_run_that_hangs(tmp_path):
 
 @pytest.mark.parametrize("seconds", [0.2, None])
 def test_progress_and_no_watch_at_all(tmp_path, seconds):
-    with Watchdog("xent", seconds, tmp_path, lambda: None) as watchdog:
+    with Watchdog("train", "", seconds, tmp_path, lambda: "nothing") as watchdog:
+        time.sleep(0.5)  # the first step compiles
         for _ in range(6):
             time.sleep(0.05)
             watchdog.progress("a step")
+        watchdog.progress("another program", may_compile=True)
+        time.sleep(0.5)
     time.sleep(0.3)  # it is over: this process would be gone
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,18 @@
+"""Compiling on all hosts before any of them computes."""
+
+from collections.abc import Callable
+from typing import Any
+
+from cascade_jax.parallel import hosts
+
+
+def compile_together(jitted: Callable, *args: Any) -> Callable:
+    """The jitted function compiled for these arguments, on every host; all of them must call it.
+
+    A host that compiles faster would wait for the others in its first exchange, and Gloo, which
+    exchanges between CPUs, gives up after 30 seconds. A later call of `jitted` itself does not
+    compile again.
+    """
+    compiled = jitted.lower(*args).compile()
+    hosts.all_here("a program", hosts.WORK_SECONDS)  # some may have it in their cache
+    return compiled
