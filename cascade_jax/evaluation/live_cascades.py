@@ -30,6 +30,9 @@ class LiveCascade:
       reached: how many answers have a token at each position.
       thresholds: of the policy; () if the records do not say.
       uncertainty: what was compared with them; "" likewise.
+      task_quality: by task, the mean, or the figure of its corpus metric if it has one; NaN if the
+        records have no statistics of the live cascade for that.
+      task_share: by task, deferred tokens / all tokens.
     """
 
     num_examples: int
@@ -43,6 +46,8 @@ class LiveCascade:
     reached: Int[np.ndarray, " L"]
     thresholds: tuple[float, ...] = ()
     uncertainty: str = ""
+    task_quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    task_share: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def of_records(records: Records) -> LiveCascade | None:
@@ -63,6 +68,7 @@ def of_records(records: Records) -> LiveCascade | None:
     is_stated = type(stated) is int and stated >= max(longest, 1)
     max_length = stated if is_stated else max(longest, 1)
     policy = records.metadata.get(POLICY, {})
+    tasks = [str(task) for task in dict.fromkeys(records.task)]
     return LiveCascade(
         num_examples=len(records),
         quality=float(np.mean(records.cascade_quality)),
@@ -75,7 +81,25 @@ def of_records(records: Records) -> LiveCascade | None:
         reached=reached,
         thresholds=thresholds_of(policy),
         uncertainty=str(policy.get("score", "")),
+        task_quality={task: _quality_of(records, task) for task in tasks},
+        task_share={
+            task: float(np.mean(is_deferred[np.repeat(records.task == task, lengths)]))
+            for task in tasks
+            if np.any(lengths[records.task == task])
+        },
     )
+
+
+def _quality_of(records: Records, task: str) -> float:
+    """Of one task: the mean, or its corpus metric from added counts."""
+    rows, counts = np.flatnonzero(records.task == task), records.cascade_statistics
+    found = records.statistics(task)
+    if found is None:
+        return float(np.mean(records.cascade_quality[rows]))
+    if counts is None:
+        return math.nan
+    at = records.statistics_offsets[rows][:, None] + np.arange(found.metric.num_statistics)
+    return float(found.metric.scores(counts[at].sum(axis=0)[None])[0])
 
 
 def thresholds_of(policy: Mapping[str, Any]) -> tuple[float, ...]:

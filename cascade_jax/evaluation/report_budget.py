@@ -155,6 +155,7 @@ def live(evaluation: Evaluation) -> list[str]:
         '<h2 id="live">Token by token</h2>',
         f'<p class="soft">{escaped(text)}</p>',
         live_table(evaluation),
+        *([task_table(evaluation)] if evaluation.shows_tasks else []),
         '<div id="positions"></div>',
     ]
 
@@ -175,6 +176,24 @@ def live_table(evaluation: Evaluation) -> str:
         )
     caption = f"Mean quality ({evaluation.pooled.metric}), all tasks pooled"
     return report_tables.table(caption, head, rows)
+
+
+def task_table(evaluation: Evaluation) -> str:
+    """A row for each task and live cascade."""
+    rows = []
+    for task, panel in evaluation.tasks.items():
+        for name, found in evaluation.live.items():
+            ends, share = panel.summaries[name], found.task_share.get(task, math.nan)
+            live = found.task_quality.get(task, math.nan)
+            qualities = [ends.student_quality.value, live, ends.teacher_quality.value]
+            cells = [name, panel.metric, *map(number, qualities), percent(share)]
+            rows.append(
+                f'<th scope="row">{escaped(task)}</th>'
+                + "".join(f"<td>{escaped(cell)}</td>" for cell in cells)
+            )
+    head = ["task", "cascade", "metric", "small model", "live cascade", "large model"]
+    table = report_tables.table("Per task", [*head, "deferred tokens"], rows, "figures")
+    return f"<details><summary>Per task</summary>{table}</details>"
 
 
 def threshold_text(thresholds: tuple[float, ...]) -> str:

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from cascade_jax.evaluation import live_cascades
+from cascade_jax.evaluation import corpus, live_cascades
+from cascade_jax.evaluation.translation_metrics import Chrf
 from tests.evaluation import records_cascade_test, records_test
 
 
@@ -28,6 +29,27 @@ def test_figures_are_those_of_a_loop(tmp_path):
     assert found.quality == pytest.approx(np.mean([row["cascade_quality"] for row in rows]))
     assert found.flops == pytest.approx(np.mean([row["cascade_flops"] for row in rows]))
     assert found.thresholds == (math.inf, 0.25, -math.inf) and found.uncertainty == "entropy"
+
+
+def test_tasks_have_their_own_metric(tmp_path):
+    rows = records_cascade_test.make_rows(8, statistics=True)
+    described = {"t1": corpus.describe(Chrf())}
+    read = records_cascade_test.write(tmp_path / "a", rows=rows, corpus_metrics=described)
+    found = live_cascades.of_records(read)
+    by_task = {task: [row for row in rows if row["task"] == task] for task in ("t0", "t1")}
+    wanted = np.mean([row["cascade_quality"] for row in by_task["t0"]])
+    assert found.task_quality["t0"] == pytest.approx(wanted)
+    count = len(by_task["t1"])
+    (figure,) = Chrf()(["a text"] * count, ["a tex"] * count).values()
+    assert found.task_quality["t1"] == pytest.approx(figure) and figure > 0.5
+    for task, of_task in by_task.items():
+        flags = [flag for row in of_task for flag in row["cascade_is_deferred"]]
+        assert found.task_share[task] == pytest.approx(np.mean(flags))
+    for row in rows:
+        del row["cascade_statistics"]
+    read = records_cascade_test.write(tmp_path / "b", rows=rows, corpus_metrics=described)
+    found = live_cascades.of_records(read)
+    assert math.isnan(found.task_quality["t1"]) and found.task_quality["t0"] == wanted
 
 
 @pytest.mark.parametrize("length", [None, 3, "7", 0, True])

@@ -24,7 +24,19 @@ from tests.evaluation import report_test, synthetic_budget
 from tests.evaluation.report_test import IMAGES, _evaluation, _Page
 
 LIVE = LiveCascade(
-    40, 0.71234, 0.0625, 0.25, 1.5e7, 20, True, np.array([0.5, 0.125]), np.array([40, 8]), (0.8,)
+    40,
+    0.71234,
+    0.0625,
+    0.25,
+    1.5e7,
+    20,
+    True,
+    np.array([0.5, 0.125]),
+    np.array([40, 8]),
+    (0.8,),
+    "log_prob",
+    {"t1": 0.5},
+    {"t1": 0.25},
 )
 PNGS = {name: report_test.PNG for name in ("budget", "budget_thresholds", "live_positions")}
 
@@ -83,6 +95,9 @@ def test_live_cascades_and_policies_are_told_in_full():
     summary = evaluation().pooled.summaries["cat"]
     ends = [f"{e.value:.3f}" for e in (summary.student_quality, summary.teacher_quality)]
     assert row == ["cat", ends[0], "0.712", ends[1], "25\xa0%", "0.062", "15 M", "0.8"]
+    head, *rows = cells(page, "Per task")
+    assert [row[:3] for row in rows] == [[t, "cat", "exact_match"] for t in ("t1", "t2")]
+    assert rows[0][4] == "0.500" and rows[1][4] == "–" and rows[0][6] == "25\xa0%"
     (box,) = re.findall(r'<section class="policy.*?</section>', page, re.S)
     assert 'class="policy broken warned"' in box and "> 0.8, ∞" in box.replace("&gt;", ">")
     for words in (
