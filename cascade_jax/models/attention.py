@@ -18,6 +18,7 @@ from cascade_jax import axes
 from cascade_jax.models.blocks import over_queries
 from cascade_jax.models.config import DecoderConfig, RopeScaling
 from cascade_jax.models.layers import Dense, RMSNorm, empty_cache, keys_last
+from cascade_jax.models.pieces import Pieces
 
 _MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
 
@@ -158,7 +159,7 @@ class GroupedAttention(nn.Module):
         kind: Kind,
         query_places: Places,
         key_places: Places,
-        slot: Int[Array, ""] | None,
+        slot: Int[Array, ""] | Pieces | None,
     ) -> Float[Array, "B Q D"]:
         """Attends from x.
 
@@ -167,7 +168,8 @@ class GroupedAttention(nn.Module):
           kind: of this layer.
           query_places: of x.
           key_places: of x too (slot None), else of all places of the cache.
-          slot: first place of the cache that the keys and values of x go to; None for no cache.
+          slot: first place of the cache that the keys and values of x go to, or the pieces that x
+            is made of; None for no cache.
         """
         config = self.config
         query = self._heads("query", x, config.num_heads)
@@ -226,5 +228,8 @@ class GroupedAttention(nn.Module):
     def _cached(self, name: str, new: Any, slot: Any, length: int) -> Any:
         """All cached keys (or values) after those of x have been put in."""
         variable = self.variable("cache", name, empty_cache, new, length)
+        if isinstance(slot, Pieces):
+            variable.value = slot.put(variable.value, new)
+            return slot.of(variable.value)
         variable.value = jax.lax.dynamic_update_slice_in_dim(variable.value, new, slot, axis=-1)
         return variable.value

@@ -134,6 +134,22 @@ def answer_flops(config: ModelConfig, input_length: int, answer_length: int) -> 
     return found
 
 
+def live_flops(config: ModelConfig, input_length: int, answer_length: int, num_logits: int) -> int:
+    """FLOPs of reading an input and answer tokens with a cache, a few or one at a time.
+
+    However they are cut, each token looks at itself and those before it; logits are made for some
+    of them only.
+
+    Args:
+      config: of the model.
+      input_length: tokens of the input.
+      answer_length: tokens read.
+      num_logits: tokens after which logits were made.
+    """
+    whole = answer_flops(config, input_length, answer_length)
+    return whole - (answer_length - num_logits) * _logits(config)
+
+
 def ranking_flops(config: ModelConfig, input_length: int, option_lengths: Sequence[int]) -> int:
     """FLOPs of scoring every option of a row.
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cascade_jax import axes
 from cascade_jax.models.blocks import over_queries
 from cascade_jax.models.config import T5Config
+from cascade_jax.models.pieces import Pieces
 
 _MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
 _ACTIVATIONS = {
@@ -234,8 +235,8 @@ class Attention(nn.Module):
         x: Float[Array, "B Q D"],
         source: Float[Array, "B T D"] | None,
         mask: Bool[Array, "#B 1 #Q S"],
-        bias: Float[Array, "1 H #Q S"] | None,
-        position: Int[Array, ""] | None,
+        bias: Float[Array, "#B H #Q S"] | None,
+        position: Int[Array, ""] | Pieces | None,
         deterministic: bool,
     ) -> Float[Array, "B Q D"]:
         """Attends from x.
@@ -245,8 +246,9 @@ class Attention(nn.Module):
           source: what keys and values are made of; None takes all of them from the cache.
           mask: True where a query may look at a key; a query that may look nowhere gets 0.
           bias: added to the logits.
-          position: of single-token decoding: None computes keys and values from `source` alone;
-            else `x is source` (self-attention) adds one key at this position to the cache.
+          position: of decoding with a cache: None computes keys and values from `source` alone;
+            else `x is source` (self-attention) adds one key at this position to the cache, or the
+            keys of pieces where they belong.
           deterministic: True switches dropout off.
         """
         config = self.config
@@ -254,9 +256,11 @@ class Attention(nn.Module):
         if position is None:
             key, value = self._keys("key", source), self._keys("value", source)
         elif source is x:
-            key, value = self._cache_one(x, position, mask.shape[-1])
+            key, value = self._cache_new(x, position, mask.shape[-1])
         else:
             key, value = self._cache_all(source)
+        if isinstance(position, Pieces):
+            key, value = position.of(key), position.of(value)
         if config.dropout_rate and not deterministic:
             # Dropout of the weights takes the same keys from all queries of a head, so it might as
             # well take the values, which are fewer.
@@ -282,8 +286,8 @@ class Attention(nn.Module):
         """Projects x [B L D] to [B H K L]."""
         return keys_last(self._heads(name, x))
 
-    def _cache_one(self, x, position, length):
-        """Keys and values of all positions so far, after adding those of the one token in x."""
+    def _cache_new(self, x, position, length):
+        """Keys and values of all positions so far, after adding those of the tokens in x."""
         key, value = self._keys("key", x), self._keys("value", x)
         exists = self.has_variable("cache", "cached_key")
         cached = [
@@ -292,6 +296,9 @@ class Attention(nn.Module):
         ]
         if exists:  # the call that creates the cache adds nothing to it
             for variable, new in zip(cached, (key, value), strict=True):
+                if isinstance(position, Pieces):
+                    variable.value = position.put(variable.value, new)
+                    continue
                 variable.value = jax.lax.dynamic_update_slice_in_dim(
                     variable.value, new, position, axis=-1
                 )

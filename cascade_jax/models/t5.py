@@ -25,6 +25,7 @@ from cascade_jax.models.layers import (
     RMSNorm,
     residual_constraint,
 )
+from cascade_jax.models.pieces import Pieces, causal_mask
 from cascade_jax.models.stack import layer_stack, run_layers
 from cascade_jax.unembedding import Unembedding
 
@@ -65,8 +66,8 @@ class DecoderLayer(nn.Module):
         encoded: Float[Array, "B S D"] | None,
         self_mask: Bool[Array, "#B 1 L T"],
         cross_mask: Bool[Array, "B 1 #L S"],
-        bias: Float[Array, "1 H L T"],
-        position: Int[Array, ""] | None,
+        bias: Float[Array, "#B H L T"],
+        position: Int[Array, ""] | Pieces | None,
         deterministic: bool,
     ) -> tuple[Float[Array, "B L D"], None]:
         """Returns the new residual stream, and None as `nn.scan` wants a second output."""
@@ -131,12 +132,17 @@ class Decoder(nn.Module):
         encoded: Float[Array, "B S D"] | None,
         self_mask: Bool[Array, "#B 1 L T"],
         cross_mask: Bool[Array, "B 1 #L S"],
-        position: Int[Array, ""] | None,
+        position: Int[Array, ""] | Pieces | None,
         deterministic: bool,
     ) -> Float[Array, "B L D"]:
-        """`position` is that of the one token in x when decoding with a cache, None otherwise."""
+        """`position` says where x stands when decoding with a cache, and is None otherwise."""
         keys = jnp.arange(self_mask.shape[-1])
-        bias = self.relpos_bias(keys if position is None else position[None], keys)
+        if isinstance(position, Pieces):
+            places = position.places(x.shape[1])
+            bias = self.relpos_bias(places.reshape(-1), keys)[0]  # [H, P * K, T]
+            bias = bias.reshape(-1, *places.shape, keys.size).swapaxes(0, 1)
+        else:
+            bias = self.relpos_bias(keys if position is None else position[None], keys)
         x = self.input_dropout(x, deterministic=deterministic)
         x = run_layers(
             self.layers, x, encoded, self_mask, cross_mask, bias, position, deterministic
@@ -300,6 +306,29 @@ class T5(nn.Module):
         self.put_variable("cache", "position", position + 1)
         self.put_variable("cache", "readable", readable)
         return self.unembed(hidden)
+
+    def decode_pieces(
+        self,
+        tokens: Int[Array, "P K"],
+        inputs: Int[Array, "B S"],
+        pieces: Pieces,
+        wanted: Int[Array, " B"],
+    ) -> Float[Array, "B V"]:
+        """Logits after some more tokens of every row; apply with the cache, `mutable=["cache"]`.
+
+        Not to be mixed with `decode_step` on one cache: here the caller keeps count of the places.
+
+        Args:
+          tokens: decoder inputs: 0 at place 0, then the tokens chosen.
+          inputs: the encoder's tokens, which say what is padding.
+          pieces: where the tokens stand.
+          wanted: index, among the P * K tokens, of that whose logits each row asks for.
+        """
+        self_mask = causal_mask(pieces, tokens.shape[1])
+        cross_mask = pieces.of(inputs != PAD_ID)[:, None, None, :]
+        x = self.token_embedder(tokens)
+        hidden = self.decoder(x, None, self_mask, cross_mask, pieces, True)
+        return self.unembed(hidden.reshape(-1, 1, hidden.shape[-1])[wanted])[:, 0]
 
     def _decode(self, tokens, encoded, inputs, position, readable):
         """Hidden state of one token; readable [max_length] marks the cached positions it sees."""

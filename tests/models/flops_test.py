@@ -12,6 +12,7 @@ from cascade_jax.inference import rank
 from cascade_jax.models import families, flops
 from cascade_jax.models.config import DecoderConfig, T5Config
 from cascade_jax.models.flops import flops_per_token, parameter_count
+from cascade_jax.models.pieces import Pieces
 from cascade_jax.models.t5 import parameter_shapes
 
 CONFIG = T5Config(
@@ -140,6 +141,46 @@ def test_flops_of_decoding_are_the_matmuls_of_its_steps(name):
     else:
         seen = places  # and at that of the start token
     assert found == BATCH * flops.decode_flops(config, INPUTS, seen)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_flops_of_live_decoding_are_the_matmuls_of_its_pieces(name):
+    config, places, width = MODELS[name], 4, 3
+    model, params = families.build(config), _params(MODELS[name])
+    inputs = jnp.ones((BATCH, INPUTS), jnp.int32)
+    _, cache = families.start_decoding(model, params, inputs, places)
+    ones = jnp.ones((BATCH,), jnp.int32)
+    pieces = Pieces.of_rows(ones, ones * width, width=width, length=places)
+
+    def step(params, cache, tokens):
+        return model.apply(
+            {"params": params, "cache": cache},
+            tokens,
+            inputs,
+            pieces,
+            jnp.arange(BATCH) * width + width - 1,
+            method="decode_pieces",
+            mutable=["cache"],
+        )
+
+    found = _traced(step, params, cache, jnp.ones((BATCH, width), jnp.int32))
+    if isinstance(config, T5Config):
+        found -= BATCH * _position_bias(config, width, places)
+        seen = places - 1  # a token looks at all places of the cache, filled or not
+    else:
+        seen = places  # and at that of the start token
+    logits = 2 * config.embed_dim * config.vocab_size
+    token = flops.decode_flops(config, INPUTS, seen) - logits
+    assert found == BATCH * (width * token + logits)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_live_decoding_makes_logits_for_some_of_its_tokens(name):
+    config = MODELS[name]
+    logits = 2 * config.embed_dim * config.vocab_size
+    tokens = [flops.decode_flops(config, INPUTS, place) - logits for place in range(5)]
+    expected = flops.prefill_flops(config, INPUTS) + sum(tokens) + 2 * logits
+    assert flops.live_flops(config, INPUTS, 5, 2) == expected
 
 
 @pytest.mark.parametrize("name", MODELS)

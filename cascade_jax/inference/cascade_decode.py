@@ -1,0 +1,364 @@
+"""Live decoding of two models: the large one writes the tokens that the small one is unsure of.
+
+Rows of a batch do not wait for each other at every token. A row that defers pauses while the small
+model goes on with the others; when all running rows wait, one call of the large model serves them
+all, and reads for each row what it has not read yet. A batch so needs about as many calls as the
+row that defers most.
+
+Reference: Budget-Constrained Learning to Defer for Autoregressive Models, section 2.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from cascade_jax import numerics
+from cascade_jax.inference import catch_up
+from cascade_jax.inference.steppers import Stepper, stepper_of
+from cascade_jax.models import families
+from cascade_jax.models.pieces import Pieces
+from cascade_jax.nearest import did_you_mean
+
+UNCERTAINTIES = ("log_prob", "entropy")
+
+
+@flax.struct.dataclass
+class CascadeGeneration:
+    """Answers that two models wrote together; everything after a row's end of sequence is 0.
+
+    Example: the answer "5 6" with end of sequence 1, whose second token the small model proposed
+    as 9 and the large one wrote: ``tokens = [5 6 1 0]``, ``lengths = 3``,
+    ``is_deferred = [0 1 0 0]``, ``proposals = [5 9 1 0]``.
+
+    Attributes:
+      tokens: ids, the end of sequence included.
+      lengths: number of tokens, the end of sequence included; max_length for a row without one.
+      is_deferred: True where the large model wrote the token.
+      proposals: the small model's likeliest token after the same (mixed) prefix.
+      log_probs: of the proposals under the small model, in nats.
+      entropies: of the small model's next-token distributions, in nats.
+      uncertainties: what was compared with the threshold: -log_probs, or entropies.
+      student_tokens: tokens that the small model read, for each of which it made logits.
+      teacher_tokens: tokens that the large model read; 0 for a row that never deferred.
+      student_steps: runs of the small model for the whole batch.
+      calls: runs of the large model for the whole batch.
+      computed_tokens: tokens that the large model's runs computed, padding included.
+    """
+
+    tokens: Int[Array, "B L"]
+    lengths: Int[Array, " B"]
+    is_deferred: Bool[Array, "B L"]
+    proposals: Int[Array, "B L"]
+    log_probs: Float[Array, "B L"]
+    entropies: Float[Array, "B L"]
+    uncertainties: Float[Array, "B L"]
+    student_tokens: Int[Array, " B"]
+    teacher_tokens: Int[Array, " B"]
+    student_steps: Int[Array, ""]
+    calls: Int[Array, ""]
+    computed_tokens: Int[Array, ""]
+
+    @property
+    def deferred(self) -> Int[Array, " B"]:
+        """Tokens of each row that the large model wrote."""
+        return self.is_deferred.sum(axis=1)
+
+    @property
+    def teacher_calls(self) -> Int[Array, " B"]:
+        """Calls of the large model that served each row: one for each deferred token."""
+        return self.deferred
+
+
+@flax.struct.dataclass
+class _State:
+    last: Int[Array, " B"]  # the small model's next input
+    has_ended: Bool[Array, " B"]
+    is_waiting: Bool[Array, " B"]  # for the large model's token
+    found: CascadeGeneration
+    student: Any
+    teacher: Any  # its first tokens [B] and its state
+
+
+@functools.lru_cache(maxsize=32)
+def make_cascade_decode_fn(
+    student: families.Model | Stepper,
+    teacher: families.Model | Stepper,
+    max_length: int,
+    eos_id: int,
+    *,
+    uncertainty: str = "log_prob",
+    waiting_share: float = 1.0,
+    piece_length: int | None = 4,
+) -> Callable[[Any, Any, Int[Array, "B S"], Any], CascadeGeneration]:
+    """A jitted `(student_params, teacher_params, inputs, thresholds) -> CascadeGeneration`.
+
+    With s_j the small model's uncertainty about its likeliest token after the mixed prefix,
+
+        token_j = small model's token if s_j <= threshold, else the large model's
+
+    `thresholds` is one number, or one for each of some equal blocks of answer places. -inf gives
+    the large model's own greedy answers, inf the small one's, and then the large model does not
+    even read the inputs. An uncertainty that is NaN defers.
+
+    It is compiled once for each shape of inputs: functions that differ in eos_id, uncertainty or
+    waiting_share share the program, and so do all thresholds.
+
+    Args:
+      student, teacher: unbound modules, or steppers, of one vocabulary.
+      max_length: the most tokens that an answer may have, the end of sequence included.
+      eos_id: id that ends a row.
+      uncertainty: "log_prob" (minus the log-prob of the small model's token) or "entropy" (of its
+        distribution), both in nats.
+      waiting_share: share of the running rows that must wait before the large model is called. 1
+        makes the fewest calls; 0 calls it as soon as a row waits, so that rows stay in lock-step.
+      piece_length: what waiting rows have to read is cut into pieces of so many tokens, and the
+        large model computes no more pieces than that takes, rounded up to a power of two. None:
+        each row, waiting or not, is one piece as long as the longest: for meshes that split the
+        batch, as cut pieces look into the caches of rows that other devices may hold.
+
+    Raises:
+      ValueError: if an argument is out of range, or the vocabularies differ. The returned function
+        raises it for a threshold that is NaN, or more thresholds than places.
+
+    Reference: Budget-Constrained Learning to Defer for Autoregressive Models, section 2.
+    """
+    setup = _Setup(stepper_of(student), stepper_of(teacher), max_length, piece_length)
+    _check(setup, eos_id, uncertainty, waiting_share)
+    jitted = _jitted(setup)
+
+    def cascade_decode_fn(student_params, teacher_params, inputs, thresholds):
+        rule = _Rule(
+            limits=_limits(thresholds, max_length),
+            is_entropy=jnp.asarray(uncertainty == "entropy"),
+            eos_id=jnp.asarray(eos_id, jnp.int32),
+            waiting_share=jnp.asarray(waiting_share, jnp.float32),
+        )
+        return jitted(rule, student_params, teacher_params, inputs)
+
+    return cascade_decode_fn
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setup:
+    """What is compiled."""
+
+    student: Stepper
+    teacher: Stepper
+    max_length: int
+    piece_length: int | None
+
+
+@flax.struct.dataclass
+class _Rule:
+    """What the compiled program is given."""
+
+    limits: Float[Array, " L"]  # the threshold of each place
+    is_entropy: Bool[Array, ""]
+    eos_id: Int[Array, ""]
+    waiting_share: Float[Array, ""]
+
+
+@functools.lru_cache(maxsize=32)
+def _jitted(setup):
+    return jax.jit(functools.partial(_decode, setup))
+
+
+def _check(setup, eos_id, uncertainty, waiting_share):
+    sizes = setup.student.vocab_size, setup.teacher.vocab_size
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"student and teacher must share one vocabulary: the student's has {sizes[0]} ids, the "
+            f"teacher's {sizes[1]}"
+        )
+    if setup.max_length < 1:
+        raise ValueError(f"max_length = {setup.max_length}: expected a positive whole number")
+    if not 0 <= eos_id < sizes[0]:
+        raise ValueError(
+            f"eos_id = {eos_id}: expected an id of the vocabulary, 0 to {sizes[0] - 1}"
+        )
+    if uncertainty not in UNCERTAINTIES:
+        hint = did_you_mean(uncertainty, UNCERTAINTIES)
+        raise ValueError(
+            f"uncertainty = {uncertainty!r}: expected one of {', '.join(UNCERTAINTIES)}{hint}"
+        )
+    if not 0 <= waiting_share <= 1:
+        raise ValueError(f"waiting_share = {waiting_share!r}: expected a number from 0 to 1")
+    width = setup.piece_length
+    if width is not None and width < 1:
+        raise ValueError(f"piece_length = {width!r}: expected a positive whole number, or None")
+
+
+def _limits(
+    thresholds: float | Sequence[float] | Float[Array, "..."], max_length: int
+) -> Float[Array, " {max_length}"]:
+    """The threshold of each place, once they are checked."""
+    if not isinstance(thresholds, jax.core.Tracer):
+        thresholds = np.asarray(thresholds, np.float32)
+        if np.isnan(thresholds).any():
+            raise ValueError(f"thresholds = {thresholds}: NaN is no threshold")
+    found = jnp.atleast_1d(thresholds)
+    if found.ndim != 1 or not 1 <= found.size <= max_length:
+        raise ValueError(
+            f"thresholds of shape {found.shape}: expected one number, or one for each of 1 to "
+            f"max_length = {max_length} blocks of answer places"
+        )
+    # Equal blocks; where they can't be, some have a place more.
+    return found[np.arange(max_length) * found.size // max_length]
+
+
+def _decode(setup, rule, student_params, teacher_params, inputs):
+    """The whole program; see `make_cascade_decode_fn`."""
+    batch, length = inputs.shape[0], setup.max_length
+
+    def start_teacher():
+        return setup.teacher.start(teacher_params, inputs, length)
+
+    first, student = setup.student.start(student_params, inputs, length)
+    blank = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(start_teacher)
+    )
+    state = _State(
+        last=first,
+        has_ended=jnp.zeros((batch,), bool),
+        is_waiting=jnp.zeros((batch,), bool),
+        found=_nothing(batch, length),
+        student=student,
+        teacher=blank,
+    )
+
+    def with_student(state):
+        return jax.lax.while_loop(
+            functools.partial(_may_propose, rule),
+            functools.partial(_propose, setup, rule, student_params),
+            state,
+        )
+
+    def with_teacher(state):
+        # Inputs are read when the first row defers.
+        teacher = jax.lax.cond(state.found.calls == 0, start_teacher, lambda: state.teacher)
+        return _defer(setup, rule, teacher_params, state.replace(teacher=teacher))
+
+    def next_state(state):
+        state = with_student(state)
+        return jax.lax.cond(jnp.any(state.is_waiting), with_teacher, lambda state: state, state)
+
+    state = jax.lax.while_loop(lambda state: ~jnp.all(state.has_ended), next_state, state)
+    return state.found
+
+
+def _nothing(batch, length):
+    return CascadeGeneration(
+        **dict.fromkeys(("tokens", "proposals"), jnp.zeros((batch, length), jnp.int32)),
+        **dict.fromkeys(
+            ("log_probs", "entropies", "uncertainties"), jnp.zeros((batch, length), jnp.float32)
+        ),
+        is_deferred=jnp.zeros((batch, length), bool),
+        **dict.fromkeys(
+            ("lengths", "student_tokens", "teacher_tokens"), jnp.zeros((batch,), jnp.int32)
+        ),
+        **dict.fromkeys(("student_steps", "calls", "computed_tokens"), jnp.zeros((), jnp.int32)),
+    )
+
+
+def _may_propose(rule, state):
+    """Whether a row can go on, and too few wait for the large model to be called."""
+    running = jnp.sum(~state.has_ended)
+    waiting = jnp.sum(state.is_waiting)
+    # In whole rows: a share of 0 is one row, and 1 is all of them.
+    needed = jnp.maximum(jnp.ceil(rule.waiting_share * running), 1)
+    return (running > waiting) & (waiting < needed)
+
+
+def _propose(setup, rule, params, state):
+    """The small model proposes the next token of every row that neither waits nor has ended."""
+    is_active = ~(state.has_ended | state.is_waiting)
+    found, batch = state.found, len(state.last)
+    place = found.lengths
+    pieces = Pieces.of_rows(place, is_active.astype(jnp.int32), width=1, length=setup.max_length)
+    logits, student = setup.student.step(
+        params, state.student, state.last[:, None], pieces, jnp.arange(batch)
+    )
+    log_p = numerics.log_probs(logits)
+    proposal = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    log_prob = jnp.take_along_axis(log_p, proposal[:, None], axis=-1)[:, 0]
+    entropy = numerics.entropy(log_p)
+    unsure = jnp.where(rule.is_entropy, entropy, -log_prob)
+    defers = ~(unsure <= rule.limits[place])  # NaN defers
+
+    def put(values, new):
+        return _put(values, new, place, is_active)
+
+    found = found.replace(
+        proposals=put(found.proposals, proposal),
+        log_probs=put(found.log_probs, log_prob),
+        entropies=put(found.entropies, entropy),
+        uncertainties=put(found.uncertainties, unsure),
+        student_tokens=found.student_tokens + is_active,
+        student_steps=found.student_steps + 1,
+    )
+    state = state.replace(
+        found=found, student=student, is_waiting=state.is_waiting | (is_active & defers)
+    )
+    return _accept(rule, state, proposal, is_active & ~defers)
+
+
+def _defer(setup, rule, params, state):
+    """The large model reads what the waiting rows have and it has not, and writes their token."""
+    found = state.found
+    first, teacher = state.teacher
+    inputs = jnp.concatenate([first[:, None], found.tokens[:, :-1]], axis=1)
+    starts = found.teacher_tokens
+    counts = jnp.where(state.is_waiting, found.lengths + 1 - starts, 0)
+    shapes = catch_up.shapes(len(counts), setup.max_length, setup.piece_length)
+
+    def reading(shape):
+        def read(teacher):
+            pieces, wanted = shape.cut(starts, counts, setup.max_length)
+            places = jnp.minimum(pieces.places(shape.width), setup.max_length - 1)
+            tokens = jnp.take_along_axis(pieces.of(inputs), places, axis=1)
+            return setup.teacher.step(params, teacher, tokens, pieces, wanted)
+
+        return read
+
+    choice = catch_up.cheapest(shapes, counts)
+    logits, teacher = jax.lax.switch(choice, [reading(shape) for shape in shapes], teacher)
+    sizes = jnp.asarray([shape.size for shape in shapes])
+    chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    is_deferred = _put(found.is_deferred, True, found.lengths, state.is_waiting)
+    found = found.replace(
+        is_deferred=is_deferred,
+        teacher_tokens=found.teacher_tokens + counts,
+        calls=found.calls + 1,
+        computed_tokens=found.computed_tokens + sizes[choice],
+    )
+    waited = state.is_waiting
+    state = state.replace(found=found, teacher=(first, teacher), is_waiting=jnp.zeros_like(waited))
+    return _accept(rule, state, chosen, waited)
+
+
+def _accept(rule, state, chosen, takes):
+    """Appends the chosen token to the rows that take it."""
+    found = state.found
+    has_ended = (chosen == rule.eos_id) | (found.lengths + 1 == rule.limits.size)
+    return state.replace(
+        last=jnp.where(takes, chosen, state.last),
+        has_ended=state.has_ended | (takes & has_ended),
+        found=found.replace(
+            tokens=_put(found.tokens, chosen, found.lengths, takes),
+            lengths=found.lengths + takes,
+        ),
+    )
+
+
+def _put(values, new, place, where):
+    """values [B L] with the rows' new ones at their places, in the rows `where`."""
+    is_here = (jnp.arange(values.shape[1])[None] == place[:, None]) & where[:, None]
+    new = jnp.broadcast_to(jnp.asarray(new, values.dtype), place.shape)
+    return jnp.where(is_here, new[:, None], values)

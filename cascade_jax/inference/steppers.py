@@ -1,0 +1,137 @@
+"""What live decoding needs of a model: start on inputs, then read tokens and give logits."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from cascade_jax.models import decoder, families, t5
+from cascade_jax.models.pieces import Pieces
+
+
+class Stepper(Protocol):
+    """A model as live decoding sees it; both methods are traced, and their state is any pytree.
+
+    Steppers are compared and hashed, so that equal ones share what was compiled.
+
+    Attributes:
+      vocab_size: number of token ids.
+    """
+
+    vocab_size: int
+
+    def start(
+        self, params: Any, inputs: Int[Array, "B S"], max_length: int
+    ) -> tuple[Int[Array, " B"], Any]:
+        """Each row's token at place 0 (what the model reads to predict the first), and a state.
+
+        Args:
+          params: of the model.
+          inputs: tokens, 0 for padding at the end.
+          max_length: places of an answer.
+        """
+
+    def step(
+        self,
+        params: Any,
+        state: Any,
+        tokens: Int[Array, "P K"],
+        pieces: Pieces,
+        wanted: Int[Array, " B"],
+    ) -> tuple[Float[Array, "B V"], Any]:
+        """Reads tokens; a row goes on where it stopped, and one without tokens stays as it is.
+
+        Args:
+          params: of the model.
+          state: what `start` or the last `step` gave.
+          tokens: of place 0 what `start` gave, of place j > 0 the answer's token j - 1.
+          pieces: where they stand.
+          wanted: index, among the P * K tokens, of the one after which each row wants logits; those
+            of a row without tokens are not looked at.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelStepper:
+    """A model of ours with its key-value cache.
+
+    Attributes:
+      model: an unbound module.
+    """
+
+    model: families.Model
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.model.config.vocab_size
+
+    def start(self, params, inputs, max_length):
+        """As in `Stepper`: encodes the input, or reads the prompt."""
+        first, cache = families.start_decoding(self.model, params, inputs, max_length)
+        return first, (inputs, cache)
+
+    def step(self, params, state, tokens, pieces, wanted):
+        """As in `Stepper`."""
+        inputs, cache = state
+        logits, updated = self.model.apply(
+            {"params": params, "cache": cache},
+            tokens,
+            inputs,
+            pieces,
+            wanted,
+            method="decode_pieces",
+            mutable=["cache"],
+        )
+        return logits, (inputs, updated["cache"])
+
+
+@dataclasses.dataclass(frozen=True)
+class ApplyStepper:
+    """Any function from a whole answer to logits; without a cache, every step computes all anew.
+
+    Attributes:
+      apply: `(params, inputs [B S], decoder_inputs [B L]) -> logits [B L V]`, causal in
+        decoder_inputs, which are the answer shifted right by one and start with `first_id`.
+      vocab_size: V.
+      first_id: what stands at place 0.
+    """
+
+    apply: Callable[[Any, Int[Array, "B S"], Int[Array, "B L"]], Float[Array, "B L V"]]
+    vocab_size: int
+    first_id: int = 0
+
+    def start(self, params, inputs, max_length):
+        """As in `Stepper`."""
+        del params
+        batch = inputs.shape[0]
+        first = jnp.full((batch,), self.first_id, jnp.int32)
+        return first, (inputs, jnp.zeros((batch, max_length), jnp.int32))
+
+    def step(self, params, state, tokens, pieces, wanted):
+        """As in `Stepper`."""
+        inputs, read = state
+        sources = pieces.sources
+        read = jnp.where(sources >= 0, tokens.reshape(-1)[jnp.maximum(sources, 0)], read)
+        logits = self.apply(params, inputs, read)
+        place = pieces.places(tokens.shape[1]).reshape(-1)[wanted]
+        place = jnp.clip(place, 0, read.shape[1] - 1)
+        return jnp.take_along_axis(logits, place[:, None, None], axis=1)[:, 0], (inputs, read)
+
+
+def stepper_of(model: families.Model | Stepper) -> Stepper:
+    """A module of ours as a stepper; a stepper as it is.
+
+    Raises:
+      ValueError: for anything else.
+    """
+    if isinstance(model, t5.T5 | decoder.Decoder):
+        return ModelStepper(model)
+    if not all(hasattr(model, name) for name in ("vocab_size", "start", "step")):
+        raise ValueError(
+            f"{model!r} is no model; expected a module of cascade_jax.models.families, or a "
+            "Stepper (vocab_size, start, step)"
+        )
+    return model
