@@ -10,11 +10,15 @@ from cascade_jax import files
 from cascade_jax.deferral.score_base import DeferralScore, name_of
 from cascade_jax.deferral.scores import Average
 from cascade_jax.evaluation import (
+    budget_file,
+    live_cascades,
     markdown,
     metrics_json,
     panels,
     plots,
+    plots_budget,
     plots_scores,
+    policy_points,
     records,
     report,
 )
@@ -46,6 +50,8 @@ class EvaluateConfig:
       groups: by name, patterns of the tasks that are pooled as one set: ``{"wmt": ["wmt22_*"]}``.
       bootstrap_samples: resamples for the intervals.
       seed: of the resamples.
+      budget: a budget.json of `cascade-jax calibrate`, to show beside; "" for none.
+      policy: a certificate of it, whose point on the curve is shown with its promise; "" for none.
     """
 
     records_files: RecordsFiles = ()
@@ -59,6 +65,8 @@ class EvaluateConfig:
     groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     bootstrap_samples: int = 1000
     seed: int = 0
+    budget: str | os.PathLike = ""
+    policy: str | os.PathLike = ""
 
     def __post_init__(self):
         if self.experiment_dir:
@@ -129,7 +137,8 @@ def evaluate(
       FileNotFoundError: a file is not there.
       RecordsError: a file can not be used, two can not be compared, two have one name, or the cost
         needs a column that is not there.
-      ValueError: a score needs what the records lack, or a group's pattern matches no task.
+      ValueError: a score needs what the records lack, a group's pattern matches no task, a budget
+        file or certificate can not be used, or a certificate is of other models, data or scores.
     """
     if not isinstance(records_files, EvaluateConfig):
         return evaluate(EvaluateConfig(records_files, output_dir, **settings))
@@ -145,8 +154,19 @@ def evaluate(
         config.bootstrap_samples,
         config.seed,
     )
+    budget = budget_file.read(config.budget) if config.budget else None
     cascades, by_score = panels.score_all(tables, settings)
+    points = {}
+    if config.policy:
+        points = policy_points.points(config.policy, tables, cascades, config.score, config.cost)
     evaluation = panels.evaluate_tables(tables, cascades, by_score, settings)
+    live = {name: live_cascades.of_records(table) for name, table in tables.items()}
+    evaluation = dataclasses.replace(
+        evaluation,
+        live={name: found for name, found in live.items() if found},
+        budget=budget,
+        points=points,
+    )
     write(evaluation, tables, cascades, config.output_dir)
     return evaluation
 
@@ -181,7 +201,7 @@ def _write_pictures(
     """Every picture as PNG and SVG; the PNGs are returned by name."""
     pooled = evaluation.pooled
     pictures = {
-        "curve": plots.curve_figure(pooled),
+        "curve": plots.curve_figure(pooled, evaluation.points),
         "decomposition": plots.decomposition_figure(pooled),
         "reliability": plots_scores.reliability_figure(pooled),
         "histogram": plots_scores.histogram_figure(pooled.title, cascades),
@@ -192,7 +212,12 @@ def _write_pictures(
         pictures["groups"] = plots.grid_figure(list(evaluation.groups.values()))
     if evaluation.scores:
         pictures["scores"] = plots_scores.scores_figure(pooled)
-    for name in {"tasks", "groups", "scores"} - set(pictures):  # of an evaluation before this one
+    if evaluation.live:
+        shares = {name: found.by_position for name, found in evaluation.live.items()}
+        pictures["live_positions"] = plots_budget.positions_figure(shares)
+    for name in {"tasks", "groups", "scores", "live_positions"} - set(
+        pictures
+    ):  # of an evaluation before this one
         for kind in ("png", "svg"):
             (output_dir / f"{name}.{kind}").unlink(missing_ok=True)
     images = {}
@@ -200,6 +225,8 @@ def _write_pictures(
         images[name] = plots.png(picture)
         (output_dir / f"{name}.png").write_bytes(images[name])
         (output_dir / f"{name}.svg").write_bytes(plots.svg(picture))
+    if evaluation.budget is not None:
+        images |= plots_budget.write_pictures(evaluation.budget, output_dir)
     return images
 
 

@@ -123,14 +123,15 @@ def from_jsonl(config: ExchangeConfig) -> Exchanged:
     left_out: dict[str, int] = {}
     for model in _MODELS:
         columns |= _columns_of(config, model, list(getattr(joined, model).values()), metadata)
-    for names, values in _optional(joined, metadata):
-        lacking = sum(value is None for of_name in values for value in of_name)
+    for names, values in (*_optional(joined, metadata), *_cascade(config, joined, metadata)):
+        lacking = sum(any(v is None for v in of_line) for of_line in zip(*values, strict=True))
         if names[0] in columns:  # statistics that were just counted
             continue
         if not lacking:
-            columns |= dict(zip(names, values, strict=True))
-        elif lacking < sum(map(len, values)):
+            columns = dict(zip(names, values, strict=True)) | columns
+        elif any(value is not None for of_name in values for value in of_name):
             left_out |= dict.fromkeys(names, lacking)
+            columns = {name: of_name for name, of_name in columns.items() if name not in names}
     columns |= _top(list(joined.student.values()), metadata)
     records.write(config.output, columns, metadata)
     return Exchanged(len(joined.student), joined.formats, dropped, left_out)
@@ -227,15 +228,19 @@ def _computed(
     additive = corpus.first_of([metric_fn])
     targets = [joined.about[example_id]["target"] for example_id in joined.student]
     figures: dict[str, dict] = {}
-    for model in _MODELS:
-        answers = [answer.text for answer in getattr(joined, model).values()]
+    texts = {m: [answer.text for answer in getattr(joined, m).values()] for m in _MODELS}
+    mixed = [row.get("answer") for row in _of_cascade(joined)]
+    if all(isinstance(text, str) for text in mixed):
+        texts["cascade"] = mixed
+    for model, answers in texts.items():
         found[f"{model}_quality"] = [0.0] * count
         statistics: list[Any] = [None] * count
         for task in dict.fromkeys(tasks):
             rows = [row for row, of_row in enumerate(tasks) if of_row == task]
             pair = [targets[row] for row in rows], [answers[row] for row in rows]
             name, values = quality.per_example_quality([metric_fn], *pair)
-            for metric, value in quality.split_figures([metric_fn], *pair).items():
+            of_split = quality.split_figures([metric_fn], *pair) if model in _MODELS else {}
+            for metric, value in of_split.items():
                 figures.setdefault(task, {}).setdefault(metric, {})[model] = value
             counts = additive.statistics(*pair) if additive else [None] * len(rows)
             for row, value, of_row in zip(rows, values, counts, strict=True):
@@ -296,6 +301,24 @@ def _optional(joined: Joined, metadata: Mapping[str, Any]) -> Iterable[tuple[tup
     yield (schema.EMBEDDING,), [[answer.embedding for answer in of["student"]]]
     if metadata.get(schema.CORPUS_METRICS) and of["student"][0].statistics is not None:
         yield schema.STATISTICS, [[answer.statistics for answer in of[m]] for m in _MODELS]
+
+
+def _cascade(
+    config: ExchangeConfig, joined: Joined, metadata: Mapping[str, Any]
+) -> Iterable[tuple[tuple, list]]:
+    """As `_optional`, of the answers of a live cascade."""
+    rows = _of_cascade(joined)
+    keys = {name: name.removeprefix("cascade_") for name in schema.CASCADE}
+    if config.metric and config.metric not in METRICS:
+        keys["cascade_quality"] = config.metric
+    yield schema.CASCADE, [[row.get(key) for row in rows] for key in keys.values()]
+    if metadata.get(schema.CORPUS_METRICS) and all(rows):
+        yield (schema.CASCADE_STATISTICS,), [[row.get("statistics") for row in rows]]
+
+
+def _of_cascade(joined: Joined) -> list[Mapping[str, Any]]:
+    """What each line says of a live cascade's answer."""
+    return [joined.about[example_id].get("cascade", {}) for example_id in joined.student]
 
 
 def _top(answers: Sequence[ModelAnswer], metadata: dict[str, Any]) -> dict[str, list]:

@@ -107,6 +107,8 @@ def _about(line: Line) -> dict[str, Any]:
             found[name] = line.get(name, str, "a text")
     if "inputs" not in found and isinstance(line.row.get("prompt"), str):
         found["inputs"] = line.row["prompt"]
+    if line.row.get("cascade") is not None:
+        found["cascade"] = line.get("cascade", dict, "an object, what a live cascade wrote")
     target = line.row.get("target")
     if target is not None:
         texts = target if isinstance(target, list) else [target]

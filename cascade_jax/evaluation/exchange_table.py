@@ -40,7 +40,23 @@ def to_jsonl(path: str | os.PathLike, output: str | os.PathLike) -> int:
 def _row(table: records.Records, row: int) -> dict[str, Any]:
     names = ("mixture", "task", "split", "inputs", "target", "metric")
     texts = {name: getattr(table, name)[row] for name in names}
-    return {"id": table.example_id[row], **texts} | {m: _answer(table, m, row) for m in _MODELS}
+    found = {"id": table.example_id[row], **texts} | {m: _answer(table, m, row) for m in _MODELS}
+    return found if table.cascade_answer is None else found | {"cascade": _cascade(table, row)}
+
+
+def _cascade(table: records.Records, row: int) -> Mapping[str, Any]:
+    """What the live cascade wrote."""
+    span = slice(table.cascade_offsets[row], table.cascade_offsets[row + 1])
+    found: dict[str, Any] = {"answer": table.cascade_answer[row]}
+    for name in ("tokens", "is_deferred", "uncertainties"):
+        found[name] = _plain(getattr(table, f"cascade_{name}")[span])
+    found["pieces"] = table.pieces("cascade", row)
+    for name in ("quality", "flops"):
+        found[name] = getattr(table, f"cascade_{name}")[row].item()
+    if table.cascade_statistics is not None:
+        counts = slice(table.statistics_offsets[row], table.statistics_offsets[row + 1])
+        found["statistics"] = _plain(table.cascade_statistics[counts])
+    return found
 
 
 def _answer(table: records.Records, model: str, row: int) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from cascade_jax.evaluation import curves, figures
 from cascade_jax.evaluation.comparison import Difference
 from cascade_jax.evaluation.costs import short_label
 from cascade_jax.evaluation.report_format import cost as _cost
-from cascade_jax.evaluation.report_format import cost_text
+from cascade_jax.evaluation.report_format import cost_text, kept_text, percent
 from cascade_jax.evaluation.results import Estimate, Evaluation, Panel
 
 _CURVE_RATES = tuple(step / 10 for step in range(11))
@@ -22,6 +22,7 @@ def render(evaluation: Evaluation) -> str:
         f"model alone has {_estimate(teacher)}. In brackets 95 % intervals "
         f"({evaluation.bootstrap_samples} bootstrap resamples of the examples).",
         _summary(pooled),
+        *_policies(evaluation),
         "How well the score tells the small model's errors, and its confidence the truth:",
         _separation(pooled),
     ]
@@ -62,6 +63,30 @@ def _summary(panel: Panel) -> str:
         cells += [_cost(e.value, panel.cost_unit) for e in found.cost_at_quality.values()]
         rows.append([name, *cells, _number(found.s_d_ideal.value), _number(found.auroc)])
     return _table(head, rows)
+
+
+def _policies(evaluation: Evaluation) -> list[str]:
+    """What a certified policy comes to on these records; nothing without one."""
+    if not evaluation.points:
+        return []
+    head = [
+        "cascade",
+        "certificate",
+        "deferred",
+        "quality",
+        short_label(evaluation.pooled.cost_label),
+    ]
+    rows, warnings = [], []
+    for name, point in evaluation.points.items():
+        deferred = f"{percent(point.rate)} of {point.level}s"
+        cost = _cost(point.cost, evaluation.pooled.cost_unit)
+        kept = "; ".join(map(kept_text, point.kept))
+        rows.append(
+            [name, f"{point.path} ({point.status})", deferred, _number(point.quality), cost, kept]
+        )
+        warnings += [warning for warning in point.warnings if warning not in warnings]
+    table = _table([*head, "promise"], rows)
+    return ["The certified policy on these examples:", table, *warnings]
 
 
 def _separation(panel: Panel) -> str:

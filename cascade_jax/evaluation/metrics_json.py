@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from cascade_jax.evaluation import records
-from cascade_jax.evaluation.results import Evaluation, Panel, ScoreSummary
+from cascade_jax.evaluation.records_schema import POLICY
+from cascade_jax.evaluation.results import Evaluation, Panel, ScoreSummary, Source
 
 MAX_POINTS = 201  # of a curve
 _SCORE_POINTS = 101  # of a curve of one of several scores
@@ -23,7 +24,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "score": evaluation.score,
             "bootstrap_samples": evaluation.bootstrap_samples,
             "seed": evaluation.seed,
-            "sources": [dataclasses.asdict(source) for source in evaluation.sources],
+            "sources": [_source(source) for source in evaluation.sources],
             "pooled": _panel(evaluation.pooled),
             "macro": evaluation.macro(),
             "scores": {
@@ -38,8 +39,28 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "per_example": {t: _panel(panel) for t, panel in evaluation.per_example.items()},
             "figures": [dataclasses.asdict(figure) for figure in evaluation.figures],
             "notes": evaluation.notes,
+            **_optional(evaluation),
         }
     )
+
+
+def _source(source: Source) -> dict[str, Any]:
+    """A source, without what only the certificate of a live cascade needs to hold."""
+    found = dict(source.metadata)
+    if POLICY in found:
+        long = ("candidates", "seen")
+        found[POLICY] = {key: v for key, v in found[POLICY].items() if key not in long}
+    return {"name": source.name, "path": source.path, "metadata": found}
+
+
+def _optional(evaluation: Evaluation) -> dict[str, Any]:
+    """Cascades that ran live and points of a policy; no key without them."""
+    found = {"live": evaluation.live, "policy": evaluation.points}
+    return {
+        key: {name: dataclasses.asdict(value) for name, value in of_key.items()}
+        for key, of_key in found.items()
+        if of_key
+    }
 
 
 def dump(value: Any) -> str:

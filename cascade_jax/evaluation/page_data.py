@@ -12,6 +12,7 @@ from cascade_jax.evaluation import (
     confusion,
     curves,
     page_examples,
+    report_budget,
     report_headline,
 )
 from cascade_jax.evaluation.metrics_json import MAX_POINTS
@@ -53,7 +54,8 @@ def build(
                 "reliability": _reliability(panel.summaries[name].separation),
                 "area": panel.summaries[name].area.value,
             }
-        panels.append({**_about(kind, panel, tables, rows), "cascades": cascades})
+        points = report_budget.page_points(evaluation) if kind == "pooled" else {}
+        panels.append({**_about(kind, panel, tables, rows), "cascades": cascades, **points})
     return to_json(
         {
             "score": evaluation.score,
@@ -63,6 +65,7 @@ def build(
             "right_from": confusion.RIGHT_FROM,
             "panels": panels,
             "examples": page_examples.sample(tables, scores, seed=seed),
+            **report_budget.page_data(evaluation),
         }
     )
 

@@ -82,6 +82,7 @@ def _describe(
                 "quality": float(table.student_quality[row]),
                 "score": float(scores[name][row]),
                 **_tokens(table, row),
+                **_live(table, row),
             }
             for name, table in tables.items()
         },
@@ -99,6 +100,23 @@ def _tokens(table: Records, row: int) -> dict[str, Sequence[Any]]:
     if pieces is not None:
         found["pieces"] = list(pieces[:_TOKEN_LIMIT])
     return found
+
+
+def _live(table: Records, row: int) -> dict[str, Any]:
+    """What the live cascade wrote, and which model each of its first tokens; nothing without it."""
+    if table.cascade_answer is None:
+        return {}
+    start, end = table.cascade_offsets[row], table.cascade_offsets[row + 1]
+    shown = slice(start, min(end, start + _TOKEN_LIMIT))
+    found: dict[str, Any] = {
+        "quality": float(table.cascade_quality[row]),
+        "pieces": list(table.pieces("cascade", row)[:_TOKEN_LIMIT]),
+        "deferred": [int(value) for value in table.cascade_is_deferred[shown]],
+        "uncertainties": [round(float(value), 3) for value in table.cascade_uncertainties[shown]],
+    }
+    if end > shown.stop:
+        found["more_tokens"] = int(end - shown.stop)
+    return {"live": found}
 
 
 def _bytes(row: Mapping[str, Any]) -> int:

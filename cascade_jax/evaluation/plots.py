@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from matplotlib import rc_context
@@ -15,6 +16,7 @@ from matplotlib.patches import Patch
 
 from cascade_jax.evaluation import costs, curves
 from cascade_jax.evaluation.metrics import REFERENCE_RATES
+from cascade_jax.evaluation.policy_points import PolicyPoint
 from cascade_jax.evaluation.results import Panel
 
 # Okabe and Ito's palette without its yellow (too light for a line): safe for colour blindness.
@@ -41,6 +43,7 @@ STYLE = {
 }
 _POINTS = 401
 _GAIN_DASH = (0, (5, 2, 1, 2))
+_POINT = {"marker": "X", "ms": 11, "color": "#a00000", "markeredgecolor": "white", "ls": "none"}
 _MARKED_RATES = (0.0, *REFERENCE_RATES)
 # Names of an SVG's parts are made from this, so that the same figure gives the same file.
 _SVG = {"svg.hashsalt": "cascade_jax"}
@@ -56,20 +59,31 @@ def styles(names: Sequence[str]) -> dict[str, dict]:
     return result
 
 
-def curve_figure(panel: Panel) -> Figure:
-    """Quality over cost; the deferral rate along the top if it costs the same in all cascades."""
+def curve_figure(panel: Panel, points: Mapping[str, PolicyPoint] = MappingProxyType({})) -> Figure:
+    """Quality over cost; the deferral rate along the top if it costs the same in all cascades.
+
+    Args:
+      panel: the cascades.
+      points: by cascade name, where a certified policy stands; shown as crosses.
+    """
     with rc_context(STYLE):
         figure = Figure(figsize=(7.6, 4.3), dpi=160, layout="constrained")
         axes = figure.add_subplot()
         scale, label = _cost_axis(panel)
         _draw(axes, panel, scale, with_markers=True)
+        shown = [point for point in points.values() if math.isfinite(point.cost)]
+        for point in shown:
+            axes.plot(point.cost / scale, point.quality, **_POINT, zorder=7)
         head, bracket, end = label.rpartition(")")
         paid = "small model always paid"
         axes.set_xlabel(f"{head}, {paid})" if bracket and not end else f"{label} ({paid})")
         axes.set_ylabel(f"quality: {shorten(words(panel.metric), 48)}")
         axes.set_title(f"{panel.title}  (n = {panel.num_examples:,})", loc="left", pad=8)
         _add_rate_axis(axes, panel, scale)
-        figure.legend(handles=_handles(panel), loc="outside right upper", fontsize=8, borderpad=0.2)
+        handles = _handles(panel)
+        if shown:
+            handles.append(Line2D([], [], label="certified policy", **_POINT))
+        figure.legend(handles=handles, loc="outside right upper", fontsize=8, borderpad=0.2)
     return figure
 
 

@@ -28,13 +28,14 @@ These may be left out, whole columns at a time:
 | student_flops, teacher_flops | double | of the whole answer: reading the input and decoding |
 | student_seconds, teacher_seconds | double | wall time of decoding, per row |
 | student_statistics, teacher_statistics | list<int64> | counts of a corpus metric |
+| cascade_* | | answers of the token-level cascade that ran live, see docs/records.md |
 
 The three lists of one model have one length per row. Tokens or entropies that are not known are
 empty lists in all rows; so are all three of a teacher of which only the answer is known. The
 Parquet file metadata holds, under the key ``cascade_jax``, a JSON object: schema_version (int),
 name (the student's label in tables and plots), mixture, split, top_k (K, if there is such a
-column), and by custom student_parameters, teacher_parameters, student_checkpoint,
-teacher_checkpoint; other keys are kept.
+column), policy (the certificate that the live cascade keeps to), and by custom student_parameters,
+teacher_parameters, student_checkpoint, teacher_checkpoint; other keys are kept.
 
 Three more keys are read where they are there, each an object by task:
 
@@ -145,16 +146,25 @@ class Records:
     teacher_tokens = _later("teacher_tokens", "int32 [t_tokens]; None if not known.")
     teacher_log_probs = _later("teacher_log_probs", "float32 [t_tokens].")
     teacher_entropies = _later("teacher_entropies", "float32 [t_tokens]; None if not known.")
+    # Of the token-level cascade that ran live; all None if it did not.
+    cascade_answer = _later("cascade_answer", "Text [n], or None.")
+    cascade_offsets = _later("cascade_offsets", "int64 [n + 1], or None.")
+    cascade_tokens = _later("cascade_tokens", "int32 [c_tokens], or None.")
+    cascade_is_deferred = _later("cascade_is_deferred", "bool [c_tokens], or None.")
+    cascade_uncertainties = _later("cascade_uncertainties", "float32 [c_tokens], or None.")
+    cascade_quality = _later("cascade_quality", "float64 [n], or None.")
+    cascade_flops = _later("cascade_flops", "float64 [n], or None.")
+    cascade_statistics = _later("cascade_statistics", "int64 [counts], or None.")
 
     def pieces(self, model: str, row: int) -> list[str] | None:
         """Text of each token of an answer; None if the table has none.
 
         Args:
-          model: "student" or "teacher".
+          model: "student", "teacher" or "cascade".
           row: of the example.
         """
-        if model not in _MODELS:
-            raise ValueError(f"model is {model!r}; must be one of {_MODELS}")
+        if model not in _WRITERS:
+            raise ValueError(f"model is {model!r}; must be one of {_WRITERS}")
         return self.later.pieces(f"{model}_pieces", row)
 
     @property
@@ -196,7 +206,7 @@ class Records:
         return dataclasses.replace(self, **changes)
 
 
-_MODELS = ("student", "teacher")
+_WRITERS = ("student", "teacher", "cascade")
 _LISTS = {
     "student_offsets": ("student_log_probs",),
     "statistics_offsets": records_schema.STATISTICS,

@@ -18,6 +18,8 @@ from cascade_jax.evaluation.records_schema import RecordsError
 
 _ROWS = 1 << 14  # of a table at once
 _VALUES = 1 << 22  # checked at once
+_CASCADE = "cascade"
+_PER_TOKEN = ("tokens", "entropies", "top_log_probs", "top_ids", "is_deferred", "uncertainties")
 _UNSHARED = ("example_id", "inputs")  # texts that hardly come twice
 # Log-softmax rounding can leave a log-prob a little above 0; a probability is far above.
 _LARGEST_LOG_PROB = 1e-3
@@ -41,8 +43,8 @@ class Columns:
     """Columns of a whole table by name.
 
     Names are those of the schema, but `student_embeddings` [n, D], and `student_offsets`,
-    `teacher_offsets` and `statistics_offsets` of the lists laid end to end. What an optional column
-    holds is None without it; so are tokens and entropies that are not known.
+    `teacher_offsets`, `cascade_offsets` and `statistics_offsets` of the lists laid end to end. What
+    an optional column holds is None without it; so are tokens and entropies that are not known.
     """
 
     def __init__(self, table: pa.Table | pq.ParquetFile, metadata: Mapping[str, Any], source: str):
@@ -69,16 +71,24 @@ class Columns:
         if kind == "offsets" or name in schema.STATISTICS:
             if name == "statistics_offsets" or name in schema.STATISTICS:
                 self._make_statistics()
+            elif model == _CASCADE:
+                self._make_cascade_tokens()
             else:
                 self._make(f"{model}_log_probs")
         elif column not in self.names:
             self._made[name] = None
-        elif name in schema.TEXTS:
+        elif name in schema.TEXTS or kind == "answer":
             self._made[name] = self._texts(name)
+        elif name == "cascade_tokens":
+            self._make_cascade_tokens()
+        elif name == schema.CASCADE_STATISTICS:
+            self._made[name] = self._fitting(
+                name, np.diff(self["statistics_offsets"]), "the student's"
+            )
         elif kind == "log_probs":
             offsets, self._made[name] = self._lists(name)
             self._made[f"{model}_offsets"] = offsets
-        elif kind in ("tokens", "entropies", "top_log_probs", "top_ids"):
+        elif kind in _PER_TOKEN:
             self._made[name] = self._per_token(name, model)
         elif kind == "pieces":
             self._made[name] = self._pieces(name, model)
@@ -87,6 +97,13 @@ class Columns:
         else:
             self._made[name] = self._numbers(name)
         self._check(name)
+
+    def _make_cascade_tokens(self) -> None:
+        """Of the live cascade, whose tokens say how long its other lists are."""
+        offsets = tokens = None
+        if schema.CASCADE[0] in self.names:
+            offsets, tokens = self._lists("cascade_tokens")
+        self._made |= {"cascade_offsets": offsets, "cascade_tokens": tokens}
 
     # ---------------------------------------------------------------- reading
 
@@ -163,7 +180,7 @@ class Columns:
         for part_lengths, part in self._parts(name):
             lengths.append(part_lengths)
             if at + len(part) <= len(found):
-                found[at : at + len(part)] = part.to_numpy()
+                found[at : at + len(part)] = part.to_numpy(zero_copy_only=False)
             at += len(part)
         if at == 0 and len(found):
             return None
@@ -188,13 +205,13 @@ class Columns:
             top_k = self._metadata[schema.TOP_K]
             what = f"{top_k} for each token of that answer"
         values = self._fitting(name, lengths * top_k, what)
-        if "_top_" not in name:
+        if "_top_" not in name and model != _CASCADE:
             return values
         if values is None:
             raise RecordsError(
                 f"{self._source}: column {name!r} is empty; leave it out where nothing is known"
             )
-        return values.reshape(-1, top_k)
+        return values.reshape(-1, top_k) if "_top_" in name else values
 
     def _pieces(self, name: str, model: str) -> pa.ChunkedArray:
         """Kept as Arrow lists: as Python strings they would take many times the memory."""
@@ -269,6 +286,11 @@ class Columns:
             self._refuse(name, _is_infinite, "finite", self[f"{model}_offsets"])
         elif kind == "embeddings":
             self._refuse(name, _is_infinite, "finite")
+        elif kind == "uncertainties":
+            allowed = "finite and 0 or more"
+            self._refuse(name, lambda v: _is_no_log_prob(-v), allowed, self[f"{model}_offsets"])
+        elif name == schema.CASCADE_STATISTICS:
+            self._refuse(name, lambda v: v < 0, "0 or more", self["statistics_offsets"])
         elif kind == "top_ids":
             self._refuse(name, lambda ids: ids < 0, "0 or more", self[f"{model}_offsets"])
         elif kind == "quality":
@@ -363,7 +385,8 @@ class Rows:
         model, _, kind = name.partition("_")
         if whole is None:
             return None
-        if kind in ("offsets", "tokens", "log_probs", "entropies", "top_log_probs", "top_ids"):
-            offsets, places = places_of(self._columns[f"{model}_offsets"], self._rows)
+        if kind in ("offsets", "log_probs", *_PER_TOKEN) or name == schema.CASCADE_STATISTICS:
+            lists = "statistics" if kind == "statistics" else model
+            offsets, places = places_of(self._columns[f"{lists}_offsets"], self._rows)
             return offsets if kind == "offsets" else whole[places]
         return whole[self._rows]

@@ -12,6 +12,7 @@ SCHEMA_VERSION = 1
 METADATA_KEY = "cascade_jax"
 REQUIRED_METADATA = ("name", "mixture", "split")
 CORPUS_METRICS, FIGURES, DECODING = "corpus_metrics", "figures", "decoding"  # optional, by task
+POLICY = "policy"  # optional: the certificate that the live cascade keeps to, as a dict
 TOP_K = "top_k"  # optional: how many log-probs a token has in the column of top log-probs
 # What `collect` writes under the last.
 GREEDY, RANK, TEACHER_FORCED = "greedy", "rank_classification", "teacher_forced"
@@ -36,6 +37,12 @@ INPUT_TOKENS = ("student_input_tokens", "teacher_input_tokens")
 FLOPS = ("student_flops", "teacher_flops")
 SECONDS = ("student_seconds", "teacher_seconds")
 MEASURES = INPUT_TOKENS + FLOPS + SECONDS  # one number a row, None in `Records` if absent
+# Answers of the token-level cascade that ran live; all of them or none.
+CASCADE = ("cascade_answer", "cascade_tokens", "cascade_pieces", "cascade_is_deferred")
+CASCADE += ("cascade_uncertainties", "cascade_quality", "cascade_flops")
+CASCADE_STATISTICS = "cascade_statistics"  # only with them and with STATISTICS
+_CASCADE_TYPES = (pa.string(), pa.list_(pa.int32()), pa.list_(pa.string()), pa.list_(pa.bool_()))
+_CASCADE_TYPES += (pa.list_(pa.float32()), pa.float64(), pa.float64())
 OPTIONAL_SCHEMA = pa.schema(
     [(name, pa.list_(pa.int64())) for name in STATISTICS]
     + [(TOP_LOG_PROBS, pa.list_(pa.float32())), (TOP_IDS, pa.list_(pa.int32()))]
@@ -43,6 +50,8 @@ OPTIONAL_SCHEMA = pa.schema(
     + [(EMBEDDING, pa.list_(pa.float32()))]
     + [(name, pa.int32()) for name in INPUT_TOKENS]
     + [(name, pa.float64()) for name in FLOPS + SECONDS]
+    + list(zip(CASCADE, _CASCADE_TYPES, strict=True))
+    + [(CASCADE_STATISTICS, pa.list_(pa.int64()))]
 )
 TYPES = {field.name: field.type for field in (*SCHEMA, *OPTIONAL_SCHEMA)}
 # A column on the left is there only with that on the right.
@@ -76,6 +85,11 @@ def check_metadata(metadata: Mapping[str, Any], source: str) -> None:
         raise RecordsError(
             f"{source}: metadata under {DECODING!r} must be a text, or texts by task, got "
             f"{decoding!r}"
+        )
+    policy = metadata.get(POLICY, {})
+    if not isinstance(policy, Mapping):
+        raise RecordsError(
+            f"{source}: metadata under {POLICY!r} must be a certificate, an object, got {policy!r}"
         )
     _check_figures(metadata.get(FIGURES, {}), source)
     top_k = metadata.get(TOP_K, 0)
@@ -134,12 +148,23 @@ def check_columns(names: Iterable[str], metadata: Mapping[str, Any], source: str
     for name, needed in _NEEDS.items():
         if name in names and needed not in names:
             raise RecordsError(f"{source}: column {name!r} needs its pair {needed!r}")
+    _check_cascade(names, source)
     top_k = metadata.get(TOP_K, 0)
     if (TOP_LOG_PROBS in names) != (top_k > 0):
         has = "with" if TOP_LOG_PROBS in names else "without"
         raise RecordsError(
             f"{source}: metadata have {TOP_K} = {top_k} {has} a column {TOP_LOG_PROBS!r}; it must "
             "be the number of log-probs for each token there, and 0 or left out without it"
+        )
+
+
+def _check_cascade(names: list[str], source: str) -> None:
+    """Refuses some columns of the live cascade without the others."""
+    present = [name for name in (*CASCADE, CASCADE_STATISTICS) if name in names]
+    needed = CASCADE + STATISTICS * (CASCADE_STATISTICS in present)
+    if present and (missing := [name for name in needed if name not in names]):
+        raise RecordsError(
+            f"{source}: column {present[-1]!r} needs {', '.join(map(repr, missing))} beside it"
         )
 
 

@@ -13,7 +13,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from cascade_jax.evaluation import figures, page_data, report_headline, report_tables, report_text
+from cascade_jax.evaluation import (
+    figures,
+    page_data,
+    report_budget,
+    report_headline,
+    report_tables,
+    report_text,
+)
 from cascade_jax.evaluation.records import SCHEMA_VERSION, Records
 from cascade_jax.evaluation.report_examples import Example, pick_examples
 from cascade_jax.evaluation.report_format import cost_text, escaped, number, percent
@@ -23,6 +30,7 @@ __all__ = ["Example", "pick_examples", "render"]
 
 _PAGE = pathlib.Path(__file__).parent / "page"
 _SCRIPTS = ("dom.js", "charts.js", "explore.js", "examples.js", "report.js")
+_BUDGET_SCRIPT, _BUDGET_STYLE = "budget.js", "budget.css"  # where there is something for them
 
 
 def render(
@@ -48,11 +56,12 @@ def render(
     title = f"Cascade evaluation: {evaluation.pooled.title}"
     is_live = tables is not None and scores is not None
     body = "\n".join([*_sections(evaluation, images, examples, is_live), _footer(evaluation)])
-    style = _page_file("report.css")
+    more = has_budget(evaluation)
+    style = _page_file("report.css") + _page_file(_BUDGET_STYLE) * more
     scripts = ""
     policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'"
     if is_live:
-        code = _script()
+        code = _script(more)
         data = page_data.script_text(page_data.build(evaluation, tables, scores))
         policy += f"; script-src '{_hash(code)}'"
         scripts = f'<script type="application/json" id="data">{data}</script>\n'
@@ -74,7 +83,7 @@ def _sections(
     is_live: bool,
 ) -> list[str]:
     pooled = evaluation.pooled
-    parts = [_lead(evaluation), _headline(evaluation)]
+    parts = [_lead(evaluation), _headline(evaluation), *report_budget.policies(evaluation)]
     parts += ['<h2 id="summary">Summary</h2>', report_tables.quality(pooled)]
     parts += [report_tables.cost(pooled), report_tables.separation(pooled)]
     if pooled.comparisons:
@@ -84,6 +93,7 @@ def _sections(
     static = [_picture(images[name], report_text.STATIC_CAPTIONS[name]) for name in shown]
     parts += ['<h2 id="curves">Quality against cost</h2>', '<div id="explore"></div>']
     parts += ['<div class="static">', *static, "</div>"]
+    parts += _budget_sections(evaluation, images)
     if evaluation.scores:
         parts += ['<h2 id="scores">Deferral scores</h2>', report_tables.scores(evaluation)]
         if "scores" in images:
@@ -105,6 +115,30 @@ def _sections(
     if is_live:
         parts += [report_text.READING_PAGE]
     return [*parts, '<h2 id="sources">What was compared</h2>', report_tables.sources(evaluation)]
+
+
+def has_budget(evaluation: Evaluation) -> bool:
+    """Whether the page has a part about budgets, policies or live cascades."""
+    return evaluation.budget is not None or bool(evaluation.live or evaluation.points)
+
+
+def _budget_sections(evaluation: Evaluation, images: Mapping[str, bytes]) -> list[str]:
+    """A calibration and live cascades, where there are such."""
+    parts: list[str] = []
+    if evaluation.budget is not None:
+        parts += report_budget.budget(evaluation.budget)
+        if "budget" in images:
+            parts += [_picture(images["budget"], report_budget.PICTURES["budget"], "static")]
+        shown = [name for name in report_budget.SEARCH_PICTURES if name in images]
+        pictures = [_picture(images[name], report_budget.SEARCH_PICTURES[name]) for name in shown]
+        if shown:
+            head = "<summary>How thresholds were found</summary>"
+            parts += [f"<details>{head}", *pictures, "</details>"]
+    if evaluation.live:
+        parts += report_budget.live(evaluation)
+        if (name := "live_positions") in images:
+            parts += [_picture(images[name], report_budget.PICTURES[name], "static")]
+    return parts
 
 
 def _lead(evaluation: Evaluation) -> str:
@@ -180,9 +214,10 @@ def _page_file(name: str) -> str:
     return (_PAGE / name).read_text(encoding="utf-8")
 
 
-def _script() -> str:
+def _script(has_budget: bool) -> str:
     """The page's script: its files are parts of one function, so nothing of them is global."""
-    parts = "\n".join(map(_page_file, _SCRIPTS))
+    names = _SCRIPTS[:-1] + (_BUDGET_SCRIPT,) * has_budget + _SCRIPTS[-1:]
+    parts = "\n".join(map(_page_file, names))
     return f'"use strict";\n(() => {{\n{parts}\n}})();'
 
 

@@ -5,6 +5,7 @@ import math
 
 from cascade_jax.evaluation.comparison import Difference
 from cascade_jax.evaluation.costs import SI_UNITS, format_cost, short_label
+from cascade_jax.evaluation.policy_points import Kept
 from cascade_jax.evaluation.results import Estimate, Panel
 
 
@@ -42,6 +43,13 @@ def percent(share: float) -> str:
     if math.isnan(share):
         return "–"
     return f"{100 * share:.3g}\N{NO-BREAK SPACE}%"
+
+
+def kept_text(kept: Kept) -> str:
+    """A promise and what was measured, in words."""
+    verdict = {True: "within", False: "above it", None: "these records can not tell"}
+    measured = "" if kept.is_within is None else f"measured {number(kept.measured)}: "
+    return f"mean {kept.name} promised ≤ {kept.limit:g}, {measured}{verdict[kept.is_within]}"
 
 
 def escaped(value: object) -> str:

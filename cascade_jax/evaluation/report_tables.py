@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cascade_jax.evaluation import figures, report_headline
 from cascade_jax.evaluation.costs import short_label
-from cascade_jax.evaluation.records_schema import CORPUS_METRICS, DECODING, FIGURES
+from cascade_jax.evaluation.records_schema import CORPUS_METRICS, DECODING, FIGURES, POLICY
 from cascade_jax.evaluation.report_examples import Example
 from cascade_jax.evaluation.report_format import (
     cost_text,
@@ -144,8 +144,8 @@ def split_figures(evaluation: Evaluation) -> str:
 
 def sources(evaluation: Evaluation) -> str:
     """What the records say of themselves."""
-    # The last three are shown by task, in the table of figures.
-    skipped = {"name", "schema_version", CORPUS_METRICS, FIGURES, DECODING}
+    # Three are shown by task, in the table of figures; a certificate is a file of its own.
+    skipped = {"name", "schema_version", CORPUS_METRICS, FIGURES, DECODING, POLICY}
     keys = list(
         dict.fromkeys(k for s in evaluation.sources for k in s.metadata if k not in skipped)
     )

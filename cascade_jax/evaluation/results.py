@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from cascade_jax.evaluation.budget_file import Budget
 from cascade_jax.evaluation.comparison import Comparison
 from cascade_jax.evaluation.curves import Curve
+from cascade_jax.evaluation.live_cascades import LiveCascade
+from cascade_jax.evaluation.policy_points import PolicyPoint
 from cascade_jax.evaluation.separation import Ranking, Separation
 
 # Of a summary and of its `separation`, what is averaged over tasks.
@@ -183,6 +186,9 @@ class Evaluation:
       notes: what the reader must know beside.
       groups: by name, some tasks pooled as one set, as the pool is.
       group_tasks: by name, the tasks of each group.
+      live: by cascade name, token-level cascades that ran live, where the records hold them.
+      budget: a calibration to show beside; None for none.
+      points: by cascade name, where a certified policy stands.
     """
 
     pooled: Panel
@@ -196,6 +202,9 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     groups: dict[str, Panel] = dataclasses.field(default_factory=dict)
     group_tasks: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    live: dict[str, LiveCascade] = dataclasses.field(default_factory=dict)
+    budget: Budget | None = None
+    points: dict[str, PolicyPoint] = dataclasses.field(default_factory=dict)
 
     @property
     def shows_tasks(self) -> bool:

@@ -5,9 +5,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from cascade_jax.deferral.certificate import ANSWER
 from cascade_jax.evaluation import report_format
 from cascade_jax.evaluation.comparison import Difference
 from cascade_jax.evaluation.costs import short_label
+from cascade_jax.evaluation.policy_points import PolicyPoint
 from cascade_jax.evaluation.results import Evaluation, Panel
 
 
@@ -40,10 +42,23 @@ def format_table(evaluation: Evaluation) -> str:
 
 
 def below(evaluation: Evaluation, output_dir: str | os.PathLike) -> str:
-    """Scores beside the main one, differences to the first cascade, and where the report is."""
-    parts = [_scores(evaluation.pooled)] if evaluation.pooled.scores else []
+    """A policy, scores beside the main one, differences to the first cascade, and the report."""
+    parts = [_policy(name, point) for name, point in evaluation.points.items()]
+    parts += [_scores(evaluation.pooled)] if evaluation.pooled.scores else []
     parts += [_comparison(name, evaluation.pooled) for name in evaluation.pooled.comparisons]
     return "\n\n".join([*parts, f"Open {Path(output_dir) / 'report.html'}"])
+
+
+def _policy(name: str, point: PolicyPoint) -> str:
+    """A certified policy on these records, and whether its promise is kept."""
+    what = "answers" if point.level == ANSWER else "tokens"
+    lines = [
+        f"{name} by {point.path} ({point.status}):",
+        f"  {100 * point.rate:.1f} % of {what} deferred, quality {point.quality:.3f}, "
+        f"cost {report_format.cost(point.cost)}",
+    ]
+    lines += [f"  {report_format.kept_text(kept)}" for kept in point.kept]
+    return "\n".join(lines + [f"  ! {warning}" for warning in point.warnings])
 
 
 def _scores(panel: Panel) -> str:

@@ -2,15 +2,16 @@
 
 import numpy as np
 
-from cascade_jax.evaluation import corpus, quality, records
+from cascade_jax.evaluation import corpus, quality, records, records_schema
 from cascade_jax.evaluation.translation_metrics import Bleu
 
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
+LIVE_THRESHOLD = 0.8
 TASKS = ("yes_no", "add", "copy", "to_english")
 _WORDS = "the cat sat on a mat and saw two birds in one old tree by the river".split()
 
 
-def write(path, name, skill, *, n=400, seed=0, pieces=True, **metadata):
+def write(path, name, skill, *, n=400, seed=0, pieces=True, live=False, **metadata):
     """A student of some skill in [0, 1] beside one teacher; 10 tenths of log-probs, so with ties.
 
     Example 0 has markup in its prompt, and `yes_no` is so easy that both models have it right.
@@ -57,10 +58,31 @@ def write(path, name, skill, *, n=400, seed=0, pieces=True, **metadata):
         columns["student_pieces"] = [
             [*(f"{word} " for word in answer.split()), "</s>"] for answer in answers["student"]
         ]
+    if live:
+        columns |= _live(answers, targets, seed)
     metadata = {"name": name, "mixture": "demo", "split": "test", **metadata}
     metadata["corpus_metrics"] = {"to_english": corpus.describe(Bleu())}
     records.write(path, columns, metadata)
     return str(path)
+
+
+def _live(answers, targets, seed):
+    """A live cascade: tokens by the larger of two models where the small one is unsure."""
+    rng = np.random.default_rng(1000 + seed)
+    columns = {name: [] for name in records_schema.CASCADE}
+    for small, large, target in zip(answers["student"], answers["teacher"], targets, strict=True):
+        uncertainties = np.round(rng.exponential(0.5, 7), 3)
+        is_deferred = uncertainties > LIVE_THRESHOLD
+        pair = zip(small.split(), large.split(), strict=True)
+        words = [two[int(d)] for two, d in zip(pair, is_deferred[:-1], strict=True)]
+        columns["cascade_answer"].append(" ".join(words))
+        columns["cascade_tokens"].append(np.arange(7))
+        columns["cascade_pieces"].append([*(f"{word} " for word in words), "</s>"])
+        columns["cascade_is_deferred"].append(is_deferred)
+        columns["cascade_uncertainties"].append(uncertainties)
+        columns["cascade_quality"].append(float(" ".join(words) == target))
+        columns["cascade_flops"].append(1e6 * (7 + 5 * is_deferred.sum()))
+    return columns
 
 
 def _answers(rng, targets, is_right):

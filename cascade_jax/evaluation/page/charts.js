@@ -10,6 +10,8 @@ const MARKERS = [
 ];
 const STAR = "M0-8L1.9-2.6 7.6-2.5 3 1 4.7 6.5 0 3.2-4.7 6.5-3 1-7.6-2.5-1.9-2.6Z";
 
+const CROSS = "M-6-3.4L-3.4-6 0-2.6 3.4-6 6-3.4 2.6 0 6 3.4 3.4 6 0 2.6-3.4 6-6 3.4-2.6 0Z";
+
 const seriesClass = (i) => `series c${i % MARKERS.length}`;
 const dash = (i) => DASHES[(i + Math.floor(i / DASHES.length)) % DASHES.length] || null;
 
@@ -44,11 +46,12 @@ function sized(svg, width, height) {
 // What a horizontal axis shows: cost in one unit, or the share deferred in per cent.
 function horizontal(panel, axis) {
   if (axis === "rate")
-    return { of: (c) => c.rate, title: "deferred (%)", text: (v) => String(Math.round(100 * v)) };
+    return { of: (c) => c.rate, at: (mark) => mark.rate, title: "deferred (%)",
+      text: (v) => String(Math.round(100 * v)) };
   const costs = Object.values(panel.cascades).map((c) => c.cost.at(-1));
   const [scale, prefix] = prefixOf(Math.max(...costs), panel.cost_unit);
-  return { of: (c) => c.cost, text: (v) => String(Number((v / scale).toPrecision(4))),
-    title: prefix + panel.cost_label };
+  return { of: (c) => c.cost, at: (mark) => mark.cost, title: prefix + panel.cost_label,
+    text: (v) => String(Number((v / scale).toPrecision(4))) };
 }
 
 // Quality against cost or rate. Returns the scales, for whoever asks what lies under the pointer.
@@ -59,9 +62,11 @@ function drawCurves(svg, panel, { width, height, axis, chosen, point, isSmall })
   const names = data.names; // keys of an object would put names that are numbers first
   const across = horizontal(panel, axis);
   const shown = panel.cascades[chosen];
+  const marks = (panel.points ?? []).filter((mark) => isKnown(across.at(mark)));
   const [low, high] = extent([...names.flatMap((name) => panel.cascades[name].quality),
-    ...shown.random, ...shown.ideal, ...shown.oracle]);
-  const [least, most] = extent(names.flatMap((name) => across.of(panel.cascades[name])));
+    ...shown.random, ...shown.ideal, ...shown.oracle, ...marks.map((mark) => mark.quality)]);
+  const [least, most] = extent([...names.flatMap((name) => across.of(panel.cascades[name])),
+    ...marks.map(across.at)]);
   const x = linear(least, most, box.left, box.right, isSmall ? 3 : 6);
   const pad = Math.max(0.06 * (high - low), 0.004);
   const y = linear(low - pad, high + pad, box.bottom, box.top, isSmall ? 3 : 5);
@@ -97,6 +102,10 @@ function drawCurves(svg, panel, { width, height, axis, chosen, point, isSmall })
     svg.append(s("path", { d: STAR, class: "star",
       transform: `translate(${x(alone).toFixed(1)} ${y(shown.quality.at(-1)).toFixed(1)})` }));
   }
+  for (const mark of marks) // certified policies
+    svg.append(s("path", { d: CROSS, class: "point", transform: `translate(${
+      x(across.at(mark)).toFixed(1)} ${y(mark.quality).toFixed(1)})` }, s("title", {},
+    `certified policy of ${mark.name}: quality ${show.quality(mark.quality)}`)));
   const at = [x(across.of(shown)[point]), y(shown.quality[point])];
   svg.append(s("line", { x1: at[0], x2: at[0], y1: box.top, y2: box.bottom, class: "cursor" }));
   svg.append(s("circle", { cx: at[0], cy: at[1], r: 7, class: "ring" }));

@@ -19,6 +19,10 @@ function s(tag, attributes = {}, ...children) {
   return build(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
 
+// What other scripts add: parts of the page by the id of their place, what is drawn anew when the
+// width changes, rows of an example's card, and keys above the examples.
+const extra = { parts: {}, draws: [], rows: [], keys: [] };
+
 const isKnown = (value) => value !== null && value !== undefined;
 
 const PREFIXES = [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""],

@@ -71,7 +71,8 @@ function card(example) {
       row("target", ...longText(example.target)),
       row("small model", verdict(answer.quality), tokens(answer)),
       row("large model", verdict(example.teacher_quality),
-        h("div", {}, ...longText(example.teacher_answer)))));
+        h("div", {}, ...longText(example.teacher_answer))),
+      extra.rows.map((made) => made(answer)).filter(isKnown).map((found) => row(...found)).flat()));
 }
 
 function browser() {
@@ -87,7 +88,8 @@ function browser() {
   const tasks = [...new Set(rows.map((example) => example.task))];
   const search = h("input", { type: "search", id: "search",
     oninput: (event) => set({ text: event.target.value.toLowerCase() }) });
-  const hasPieces = rows.some((example) => data.names.some((n) => example.answers[n].pieces));
+  const hasPieces = rows.some((example) => data.names.some((n) => example.answers[n].pieces ||
+    example.answers[n].live));
   const numbers = h("input", { type: "checkbox",
     onchange: () => list.classList.toggle("numbers", numbers.checked) });
   const bar = h("div", { class: "controls" },
@@ -135,5 +137,5 @@ function browser() {
   const key = h("p", { class: "soft tokens" }, "Tokens by the small model's probability: ",
     ["0.9 or more", "below 0.9", "below 0.5", "below 0.1"]
       .flatMap((text, level) => [h("span", { class: `token t${level}` }, text), "  "]));
-  return h("div", {}, bar, count, key, list, more);
+  return h("div", {}, bar, count, key, extra.keys.map((made) => made()), list, more);
 }

@@ -70,7 +70,8 @@ function legend() {
     h("span", { class: "soft" }, `area ${show.quality(panelNow().cascades[name].area)}`))),
     line("random", "random"), panelNow().is_corpus ? "" : line("ideal", "ideal"),
     line("oracle", panelNow().is_corpus ? "largest gain first" : "oracle"),
-    state.axis === "cost" ? h("span", {}, "☆ large model alone") : "");
+    state.axis === "cost" ? h("span", {}, "☆ large model alone") : "",
+    panelNow().points ? h("span", {}, "✖ certified policy") : "");
   fill();
   listeners.push(fill);
   return box;

@@ -10,12 +10,13 @@ function start() {
       charts],
     multiples: [multiples()],
     browser: [browser()],
+    ...Object.fromEntries(Object.entries(extra.parts).map(([id, made]) => [id, made()])),
   };
   for (const [id, nodes] of Object.entries(parts)) {
     const host = document.getElementById(id);
     if (host) host.append(...nodes);
   }
-  const draw = () => [drawChart, drawDistributions].forEach((part) => part());
+  const draw = () => [drawChart, drawDistributions, ...extra.draws].forEach((part) => part());
   isLive(true);
   draw();
   listeners.push(draw);
@@ -32,7 +33,7 @@ try {
   start();
 } catch (error) {
   isLive(false);
-  for (const id of ["explore", "multiples", "browser"])
+  for (const id of ["explore", "multiples", "browser", ...Object.keys(extra.parts)])
     document.getElementById(id)?.replaceChildren();
   throw error;
 }

@@ -1,0 +1,339 @@
+"""Where a certified policy stands on the records that are evaluated, and if its promise is kept.
+
+A policy that defers answers is applied to the records' scores. One that defers tokens can not be
+replayed, as the answer changes after the first deferred token: its answers must be in the records.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from cascade_jax.deferral import certificate as certificate_file
+from cascade_jax.deferral import splits
+from cascade_jax.deferral.certificate import ANSWER, CERTIFIED, Certificate
+from cascade_jax.deferral.risks import Risk
+from cascade_jax.deferral.score_base import DeferralScore, name_of
+from cascade_jax.evaluation import curves, live_cascades
+from cascade_jax.evaluation.cascades import Cascade
+from cascade_jax.evaluation.costs import CostModel, Flops, Parameters
+from cascade_jax.evaluation.live_cascades import LiveCascade
+from cascade_jax.evaluation.records import Records
+from cascade_jax.evaluation.records_schema import POLICY
+
+
+class PolicyError(ValueError):
+    """A certificate that is not of the records evaluated; the message says what differs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A promise and what was measured.
+
+    Attributes:
+      name: of the risk.
+      limit: what its mean is promised not to exceed.
+      measured: its mean on these records; NaN if they can not tell.
+      is_within: whether that is at most the limit; None if they can not tell.
+    """
+
+    name: str
+    limit: float
+    measured: float
+    is_within: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyPoint:
+    """A certified policy on the examples of one cascade.
+
+    Attributes:
+      path: of the certificate.
+      level: "token" or "answer".
+      status: "certified" or "fallback".
+      promise: in words.
+      score: what is compared with the thresholds.
+      thresholds: defer above them.
+      delta: the chance that the promise does not hold, at most.
+      num_examples: n.
+      num_judged: those of them that the promises were measured on: all that the certificate was
+        not calibrated on, as far as it knows.
+      rate: share of answers deferred, or of the tokens written.
+      quality: mean, per example.
+      cost: mean, in the unit of the evaluation; NaN if it has none for tokens.
+      flops: mean FLOPs of an example; NaN if not known.
+      kept: each promise beside what was measured.
+      warnings: what a reader must know before believing it.
+    """
+
+    path: str
+    level: str
+    status: str
+    promise: str
+    score: str
+    thresholds: tuple[float, ...]
+    delta: float
+    num_examples: int
+    num_judged: int
+    rate: float
+    quality: float
+    cost: float
+    flops: float
+    kept: tuple[Kept, ...]
+    warnings: tuple[str, ...]
+
+
+def points(
+    path: str | os.PathLike,
+    tables: Mapping[str, Records],
+    cascades: Mapping[str, Cascade],
+    score: DeferralScore,
+    cost: CostModel,
+) -> dict[str, PolicyPoint]:
+    """The policy of a certificate on every cascade that it is of.
+
+    Args:
+      path: of the certificate.
+      tables, cascades: what is evaluated, by name.
+      score, cost: of the evaluation.
+
+    Raises:
+      FileNotFoundError: no such file.
+      PolicyError: the certificate is of none of the cascades (what differs), or of no policy.
+      ValueError: not a certificate.
+    """
+    found = certificate_file.load(path)
+    try:
+        found.policy_thresholds()
+    except ValueError as error:
+        raise PolicyError(f"{path}: {error}") from None
+    differing = {name: difference(found, table, score) for name, table in tables.items()}
+    if all(differing.values()):
+        listed = "; ".join(f"{name}: {text}" for name, text in differing.items())
+        raise PolicyError(f"{path} is not a certificate of what is evaluated: {listed}")
+    return {
+        name: _point(os.fspath(path), found, tables[name], cascades[name], cost)
+        for name, text in differing.items()
+        if not text
+    }
+
+
+def difference(certificate: Certificate, table: Records, score: DeferralScore) -> str:
+    """Why a certificate is not of some records; "" if it may be."""
+    for role in ("student", "teacher"):
+        theirs = certificate.models.get(role, "")
+        if different := _other_model(role, theirs, table.metadata):
+            return different
+    data = _data_of(certificate)
+    mixture = table.metadata["mixture"]
+    if data.get("mixture", mixture) != mixture:
+        return f"it is of the mixture {data['mixture']!r}, the records of {mixture!r}"
+    if certificate.level == ANSWER:
+        if certificate.score != name_of(score):
+            return (
+                f"its thresholds are of the score {certificate.score!r}, the evaluation is by "
+                f"{name_of(score)!r} (SCORE)"
+            )
+        return ""
+    return _other_live(certificate, data, table)
+
+
+def _other_live(certificate: Certificate, data: Mapping[str, Any], table: Records) -> str:
+    """Why the live answers of a table are not of a policy."""
+    if table.cascade_answer is None:
+        return (
+            "it defers tokens, and the records hold no cascade_* columns; `cascade-jax collect` "
+            "with this policy writes them"
+        )
+    policy = table.metadata.get(POLICY, {})
+    ours = live_cascades.thresholds_of(policy), policy.get("score")
+    if ours != (certificate.thresholds, certificate.score):
+        return (
+            f"its thresholds are {list(certificate.thresholds)} of {certificate.score!r}, those of "
+            f"the records' cascade_* columns {list(ours[0])} of {ours[1]!r}"
+        )
+    wanted, length = data.get("target_length"), table.metadata.get("target_length")
+    if None not in (wanted, length) and wanted != length:
+        return f"it is of answers of {wanted} tokens, the records of {length}"
+    return ""
+
+
+def _other_model(role: str, described: str, metadata: Mapping[str, Any]) -> str:
+    """Why a certificate's model is not the records'; "" if nothing speaks against it.
+
+    When a checkpoint was saved tells it from all others; without that its path counts.
+    """
+    theirs, checkpoint = _parsed(described), metadata.get(f"{role}_checkpoint")
+    ours = {"saved": metadata.get(f"{role}_saved"), "checkpoint": checkpoint}
+    if isinstance(checkpoint, str):
+        parts = pathlib.PurePath(checkpoint).parts
+        ours |= {"step": parts[-1], "run": parts[-3] if len(parts) > 2 else None}
+    for key, words in _MODEL_WORDS.items():
+        pair = theirs.get(key), ours.get(key)
+        if None not in pair and str(pair[0]) != str(pair[1]):
+            return f"its {role} {words} {pair[0]!r}, that of the records {words} {pair[1]!r}"
+        if None not in pair and key in ("saved", "checkpoint"):
+            break
+    return ""
+
+
+_MODEL_WORDS = {
+    "saved": "was saved at",
+    "checkpoint": "is the checkpoint",
+    "run": "is of the run",
+    "step": "is of the step",
+}
+
+
+def _parsed(described: str) -> Mapping[str, Any]:
+    """An object that a certificate holds as JSON; empty if it is another text."""
+    try:
+        found = json.loads(described)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _data_of(certificate: Certificate) -> Mapping[str, Any]:
+    return _parsed(certificate.data)
+
+
+def _point(
+    path: str, certificate: Certificate, table: Records, cascade: Cascade, cost: CostModel
+) -> PolicyPoint:
+    measured, spent, _ = _measured(certificate, table, cascade, cost)
+    lost = math.nan
+    rows = _unseen(certificate, table)
+    if len(rows):
+        new = table.take(rows)
+        _, spent, lost = _measured(certificate, new, cascade.take(rows), cost)
+    else:
+        spent = math.nan
+    return PolicyPoint(
+        path=path,
+        level=certificate.level,
+        status=certificate.status,
+        promise=certificate.promise,
+        score=certificate.score,
+        thresholds=certificate.thresholds,
+        delta=certificate.delta,
+        num_examples=len(table),
+        num_judged=len(rows),
+        kept=tuple(_kept(risk, spent, lost, certificate, table) for risk in certificate.risks),
+        warnings=_warnings(certificate, table, len(table) - len(rows)),
+        **measured,
+    )
+
+
+def _unseen(certificate: Certificate, table: Records) -> Int[np.ndarray, " rows"]:
+    """Rows of examples that the certificate was not calibrated on, as far as it knows them."""
+    seen = set(certificate.seen)
+    is_new = [not seen or splits.id_hash(str(name)) not in seen for name in table.example_id]
+    return np.flatnonzero(is_new)
+
+
+def _measured(
+    certificate: Certificate, table: Records, cascade: Cascade, cost: CostModel
+) -> tuple[dict[str, float], float, float]:
+    """Fields of a point, what a budget counts as cost, and what is lost of the large model's."""
+    if certificate.level == ANSWER:
+        found = _of_answers(certificate, table, cascade)
+    else:
+        found = _of_tokens(certificate, table, cascade, cost)
+    spent = found.pop("spent")
+    return found, spent, float(np.mean(table.teacher_quality)) - found["quality"]
+
+
+def _of_answers(certificate: Certificate, table: Records, cascade: Cascade) -> dict[str, float]:
+    """``deferred = score > τ``; cost is ``mean(C_S + deferred · C_L)``."""
+    (threshold,) = certificate.thresholds
+    deferred = cascade.score > threshold
+    large = np.broadcast_to(np.asarray(cascade.teacher_cost, np.float64), deferred.shape)
+    flops = math.nan
+    if table.student_flops is not None and table.teacher_flops is not None:
+        flops = float(np.mean(table.student_flops + deferred * table.teacher_flops))
+    rate = float(np.mean(deferred))
+    return {
+        "rate": rate,
+        "spent": rate,
+        "quality": float(np.mean(np.where(deferred, table.teacher_quality, table.student_quality))),
+        "cost": curves.mean_cost(cascade.student_cost) + float(np.mean(deferred * large)),
+        "flops": flops,
+    }
+
+
+def _of_tokens(
+    certificate: Certificate, table: Records, cascade: Cascade, cost: CostModel
+) -> dict[str, float]:
+    live = live_cascades.of_records(table)
+    spent = live.cost
+    if (length := _data_of(certificate).get("target_length")) and not live.is_length_stated:
+        spent = live.cost * live.max_length / length
+    return {
+        "rate": live.token_share,
+        "spent": spent,
+        "quality": live.quality,
+        "cost": cost_of_live(live, cascade, cost),
+        "flops": live.flops,
+    }
+
+
+def cost_of_live(live: LiveCascade, cascade: Cascade, cost: CostModel) -> float:
+    """What a live cascade costs in the unit of an evaluation.
+
+    By FLOPs what was really spent; by parameters ``C_S + share of tokens deferred · C_L``, a token;
+    of seconds and prices records do not tell: NaN.
+    """
+    if isinstance(cost, Flops):
+        return live.flops
+    if isinstance(cost, Parameters):
+        small, large = cascade.mean_costs
+        return small + live.token_share * large
+    return math.nan
+
+
+def _kept(risk: Risk, spent: float, lost: float, certificate: Certificate, table: Records) -> Kept:
+    """A risk on these records: of paired differences, what is lost; else the share deferred."""
+    measured = math.nan
+    if risk.lower >= 0 and "defer" in risk.name:
+        measured = spent
+    elif risk.lower < 0 and _has_objective(certificate, table):
+        measured = lost
+    is_within = None if math.isnan(measured) else measured <= risk.limit
+    return Kept(risk.name, risk.limit, measured, is_within)
+
+
+def _has_objective(certificate: Certificate, table: Records) -> bool:
+    """Whether the records' quality is what a loss of quality was promised in."""
+    if certificate.level == ANSWER or certificate.objective in ("quality", "task"):
+        return True
+    return set(table.metric) == {certificate.objective}
+
+
+def _warnings(certificate: Certificate, table: Records, num_seen: int) -> tuple[str, ...]:
+    found, data = [], _data_of(certificate)
+    if num_seen == len(table):
+        found.append(
+            "The certificate was made on these very examples. Its promise is about new ones: "
+            "nothing here can tell whether it is kept."
+        )
+    elif num_seen:
+        found.append(
+            f"The certificate was made on {num_seen:,} of these {len(table):,} examples. Its "
+            f"promise is about new ones, so it was measured on the other {len(table) - num_seen:,}."
+        )
+    elif not certificate.seen and data.get("split") == table.metadata["split"]:
+        found.append(
+            f"The certificate was made on the split {data['split']!r} of the same data and does "
+            "not say on which examples, so some here may have chosen the thresholds. Its promise "
+            "is about new ones: measure it on another split."
+        )
+    if certificate.status != CERTIFIED:
+        found.append("Nothing could be certified: the fallback keeps the limit trivially.")
+    return tuple(found)
