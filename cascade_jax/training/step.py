@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,6 +20,19 @@ from cascade_jax.training.state import TrainState
 
 StepMetrics = dict[str, metrics.Ratio]
 HEADS = ("fused", "plain")
+
+
+@flax.struct.dataclass
+class TaughtBatch:
+    """A batch with what a teacher says of it, which then need not be there.
+
+    Attributes:
+      batch: the tokens.
+      teacher: facts, their first axis that of the batch.
+    """
+
+    batch: Batch | DecoderBatch
+    teacher: teachers.TeacherArgmax | teachers.TeacherTopK
 
 
 def hidden(
@@ -56,7 +70,8 @@ def make_loss_fn(
 
     Returns:
       A function (student_params, teacher_params, batch, dropout_key=None, step=None,
-      every_metric=False) -> LossSums. `step` is for schedules of the loss.
+      every_metric=False) -> LossSums. `step` is for schedules of the loss. Without a teacher, the
+      batch may be a TaughtBatch.
     """
     if head not in HEADS:
         raise ValueError(f"head {head!r} is not one of {list(HEADS)}")
@@ -69,6 +84,9 @@ def make_loss_fn(
     def loss_fn(
         student_params, teacher_params, batch, dropout_key=None, step=None, every_metric=False
     ) -> sums.LossSums:
+        facts = None
+        if isinstance(batch, TaughtBatch):
+            batch, facts = batch.batch, batch.teacher
         ours = forward(student_rules, student, student_params, batch, dropout_key)
         theirs = None
         if teacher is not None:
@@ -76,8 +94,9 @@ def make_loss_fn(
             theirs = jax.lax.stop_gradient(forward(teacher_rules, teacher, teacher_params, batch))
         tokens = batch.targets, batch.weights
         if head == "plain":
+            theirs = facts if theirs is None else theirs
             return loss(ours, theirs, *tokens, step=step, every_metric=every_metric)
-        theirs = None if theirs is None else teachers.TeacherHidden(*theirs)
+        theirs = facts if theirs is None else teachers.TeacherHidden(*theirs)
         return fused.loss_sums(
             loss, *ours, theirs, *tokens,
             step=step, every_metric=every_metric, chunk_tokens=chunk_tokens, layout=layout,
