@@ -4,15 +4,18 @@ Training then looks it up (`training/taught_batches.py`) and needs no teacher. T
 read once in file order, whole; of the held-out split the examples that training evaluates on.
 """
 
+import collections
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import tqdm
+from jax.sharding import Mesh
 
 from cascade_jax import files
 from cascade_jax.data import example_keys, pipeline, placement
@@ -73,7 +76,7 @@ class CacheConfig:
     eval_split: str | None = "validation"
     eval_batches: int = 16
     batch_size: int | None = None
-    shard_rows: int = 8192
+    shard_rows: int = 65_536
 
     def __post_init__(self):
         if not self.folder or not isinstance(self.folder, str):
@@ -138,7 +141,7 @@ def check(config: CacheConfig) -> None:
     _opened(config, config.mesh.build())
 
 
-def _opened(config: CacheConfig, mesh) -> tuple[pipeline.OpenMixture, dict[str, Any]]:
+def _opened(config: CacheConfig, mesh: Mesh) -> tuple[pipeline.OpenMixture, dict[str, Any]]:
     """The mixture, and the fingerprint of the cache but for the parameters' digest."""
     rules.check_batch_size("batch_size", config.rows_at_once, mesh, config.teacher_rules)
     mixture = pipeline.open_mixture(config.data)
@@ -162,14 +165,18 @@ def _opened(config: CacheConfig, mesh) -> tuple[pipeline.OpenMixture, dict[str, 
     return mixture, wanted
 
 
-def make(config: CacheConfig) -> None:
+def make(config: CacheConfig, mesh: Mesh | None = None) -> None:
     """Makes the cache, or what is missing of it.
+
+    Args:
+      config: what of.
+      mesh: the device mesh; None builds the config's.
 
     Raises:
       ValueError: see `check`; the teacher is not there or not at its end, or says NaN.
       hosts.Stopped: asked to; whole shards are kept.
     """
-    mesh = config.mesh.build()
+    mesh = config.mesh.build() if mesh is None else mesh
     mixture, fingerprint = _opened(config, mesh)
     folder = Path(config.folder)
     hosts.agree("data or teachers", fingerprint)
@@ -230,47 +237,58 @@ class _Maker:
                 f"there and {parameters!r} here. Choose another folder (TEACHER_CACHE), or delete "
                 "it"
             )
+        if hosts.is_first():
+            (self._folder / COMPLETE).unlink(missing_ok=True)
+            for file in self._folder.glob(".*.tmp"):  # of one that was killed
+                file.unlink(missing_ok=True)
+            teacher = self._fingerprint["teacher"] | {"parameters": parameters}
+            fingerprint = self._fingerprint | {"teacher": teacher}
+            files.write_text(self._folder / FINGERPRINT, json.dumps(fingerprint, indent=2) + "\n")
         hosts.all_here("the teacher cache's folder")
-        if not hosts.is_first():
-            return
-        (self._folder / COMPLETE).unlink(missing_ok=True)
-        for file in self._folder.glob(".*.tmp"):  # of one that was killed
-            file.unlink(missing_ok=True)
-        teacher = self._fingerprint["teacher"] | {"parameters": parameters}
-        fingerprint = self._fingerprint | {"teacher": teacher}
-        files.write_text(self._folder / FINGERPRINT, json.dumps(fingerprint, indent=2) + "\n")
 
-    def _split(self, split: str, max_rows: int | None, facts_of) -> None:
+    def _split(self, split: str, max_rows: int | None, facts_of: Callable) -> None:
         """Does the groups of a split that are missing."""
-        size = self._batches_in_group
+        # The devices work on a batch while the one before is written.
+        batches = _one_behind(self._batches(split, max_rows, facts_of))
+        for group, members in itertools.groupby(batches, key=lambda batch: batch[0]):
+            shard = Shard(split, group, self._part.index, self._part.num_shards)
+            fingerprint = cache_identity.digest(self._fingerprint)
+            if not self._is_writer:  # another host has the same rows
+                collections.deque(members, maxlen=0)
+                continue
+            with ShardWriter(self._folder, shard, self._holding, fingerprint) as writer:
+                for _, rows, found in members:
+                    for example in self._examples(rows, found, split):
+                        writer.add(*example)
+            self._done.add(shard.name)
+
+    def _batches(self, split: str, max_rows: int | None, facts_of: Callable) -> Iterator[tuple]:
+        """(group, this host's rows, facts on devices) of the batches of missing groups."""
+        config, size = self._config, self._batches_in_group
         done = self._groups(split)
-        first = next(group for group in range(len(done) + 1) if group not in done)
-        rows_read = pipeline.rows_once(
-            self._config.unpacked, self._sharding, split, max_rows, first * size
-        )
-        waiting = _Waiting(self, split)
-        rows_in_batch = self._config.rows_at_once
-        with tqdm.tqdm(
+        first = next(group for group in range(len(done) + 1) if group not in done) * size
+        bar = tqdm.tqdm(
             desc=f"{NAME} {split}",
             unit=" rows",
-            initial=first * size * rows_in_batch,
+            initial=first * config.rows_at_once,
             disable=None if hosts.is_first() else True,  # unless in a terminal
-        ) as bar:
-            for number, rows in enumerate(rows_read, start=first * size):
+        )
+        data = config.unpacked
+        with bar:
+            for number, rows in enumerate(
+                pipeline.rows_once(data, self._sharding, split, max_rows, first), start=first
+            ):
                 if self._stop.asked():
                     raise hosts.Stopped(
-                        f"asked to stop; {len(self._groups(split))} groups of split {split!r} are "
-                        f"in {self._folder}. The same command goes on from there"
+                        f"asked to stop while at split {split!r}; whole shards stay in "
+                        f"{self._folder}. The same command goes on from there"
                     )
-                bar.update(rows_in_batch)
-                if number // size in done:
-                    continue
-                batch = placement.to_global_batch(
-                    rows, self._sharding, rows_in_batch, self._config.data.architecture
-                )
-                # The devices work on this batch while the one before is written.
-                waiting.next(number // size, rows, facts_of(batch))
-            waiting.end()
+                bar.update(data.batch_size)
+                if number // size not in done:
+                    batch = placement.to_global_batch(
+                        rows, self._sharding, data.batch_size, data.architecture
+                    )
+                    yield number // size, rows, facts_of(batch)
 
     def _groups(self, split: str) -> set[int]:
         """Numbers of the groups whose parts are all there."""
@@ -281,15 +299,7 @@ class _Maker:
                 parts[key] = parts.get(key, 0) + 1
         return {group for (group, of), count in parts.items() if count == of}
 
-    def writer(self, split: str, group: int) -> ShardWriter | None:
-        """Of this host's part of a group; None where another host has the same rows."""
-        if not self._is_writer:
-            return None
-        shard = Shard(split, group, self._part.index, self._part.num_shards)
-        digest = cache_identity.digest(self._fingerprint)
-        return ShardWriter(self._folder, shard, self._holding, digest)
-
-    def examples(
+    def _examples(
         self, rows: Mapping[str, np.ndarray], found: Mapping[str, jax.Array], split: str
     ) -> Iterator[tuple[bytes, TokenFacts, np.ndarray]]:
         """Key, facts and labels' log-probs of each example of a batch."""
@@ -306,37 +316,14 @@ class _Maker:
             yield example.key, TokenFacts(**here), log_probs
 
 
-class _Waiting:
-    """Holds one batch back, so that it is written while the devices work on the next."""
-
-    def __init__(self, maker: _Maker, split: str):
-        self._maker, self._split = maker, split
-        self._batch = self._writer = self._group = None
-
-    def next(self, group: int, rows, found) -> None:
-        """Takes a batch, and writes the one before."""
-        before, self._batch = self._batch, (group, rows, found)
-        if before is not None:
-            self._write(*before)
-
-    def end(self) -> None:
-        """Writes what is left."""
-        if self._batch is not None:
-            self._write(*self._batch)
-        self._close()
-
-    def _write(self, group: int, rows, found) -> None:
-        if group != self._group:
-            self._close()
-            self._group, self._writer = group, self._maker.writer(self._split, group)
-        if self._writer is not None:
-            for example in self._maker.examples(rows, found, self._split):
-                self._writer.add(*example)
-
-    def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+def _one_behind(items: Iterator) -> Iterator:
+    """The same items, each given out when the next has been made."""
+    before = []
+    for item in items:
+        before.append(item)
+        if len(before) > 1:
+            yield before.pop(0)
+    yield from before
 
 
 def _total(shards: Mapping[str, Mapping[str, Any]], split: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from cascade_jax.training.teacher_cache_format import Holding, TokenFacts
 FINGERPRINT, COMPLETE = "fingerprint.json", "complete.json"
 _RECORDS, _INDEX = ".array_record", ".index.npz"
 _RECORD_BYTES = 4096  # about; one example that has more has a record of its own
+_OPTIONS = "group_size:1,zstd:1"
 _AT_RANDOM = "readahead_buffer_size:0,max_parallelism:0"
 
 
@@ -59,14 +60,51 @@ class Shard:
 
 
 class ShardWriter:
-    """Takes the examples of one shard; `close` writes it."""
+    """Takes the examples of one shard. Use as a context, whose end puts the shard in its place.
+
+    Args:
+      folder: of the cache.
+      shard: which.
+      holding: what is kept of `facts`.
+      fingerprint: digest of the cache's.
+    """
 
     def __init__(self, folder: Path, shard: Shard, holding: Holding, fingerprint: str):
-        self._folder, self._shard, self._holding = folder, shard, holding
+        self._place, self._holding = folder / shard.name, holding
         self._fingerprint = fingerprint
         self._keys, self._tokens, self._first = [], [], [0]
-        self._known, self._block, self._records = set(), [], []
+        self._known, self._block = set(), []
         self._right, self._log_probs = 0, 0.0
+        self._file = files.replacing(f"{self._place}{_RECORDS}")
+
+    def __enter__(self) -> "ShardWriter":
+        from array_record.python import array_record_module
+
+        self._temporary = self._file.__enter__()
+        try:
+            self._records = array_record_module.ArrayRecordWriter(str(self._temporary), _OPTIONS)
+        except RuntimeError as error:
+            raise self._write_error(error) from error
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if kind is not None:
+            self._records.close()
+            self._file.__exit__(kind, error, traceback)
+            return
+        try:
+            if self._block:
+                self._end_record()
+            self._records.close()
+        except RuntimeError as failure:
+            self._file.__exit__(type(failure), failure, None)
+            raise self._write_error(failure) from failure
+        num_bytes = self._temporary.stat().st_size
+        self._file.__exit__(None, None, None)
+        self._write_index(num_bytes)
+
+    def _write_error(self, error: RuntimeError) -> OSError:
+        return OSError(f"{self._place}{_RECORDS} could not be written: {error}")
 
     def add(self, key: bytes, facts: TokenFacts, label_log_probs: np.ndarray) -> None:
         """Adds an example, unless the shard has it.
@@ -88,27 +126,16 @@ class ShardWriter:
             self._end_record()
 
     def _end_record(self) -> None:
+        """Writes the examples since the last record as one."""
         columns = {}
         for field in dataclasses.fields(TokenFacts):
             values = [getattr(facts, field.name) for facts in self._block]
             columns[field.name] = None if values[0] is None else np.concatenate(values)
-        self._records.append(self._holding.encode(TokenFacts(**columns)))
+        self._records.write(self._holding.encode(TokenFacts(**columns)))
         self._first.append(len(self._keys))
         self._block = []
 
-    def close(self) -> None:
-        """Writes the shard, its index last."""
-        from array_record.python import array_record_module
-
-        if self._block:
-            self._end_record()
-        place = self._folder / self._shard.name
-        with files.replacing(f"{place}{_RECORDS}") as temporary:
-            writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,zstd:1")
-            for record in self._records:
-                writer.write(record)
-            writer.close()
-            num_bytes = temporary.stat().st_size
+    def _write_index(self, num_bytes: int) -> None:
         facts = {
             "fingerprint": self._fingerprint,
             "bytes": num_bytes,
@@ -117,7 +144,7 @@ class ShardWriter:
             "right": self._right,
             "log_probs": self._log_probs,
         }
-        with files.replacing(f"{place}{_INDEX}") as temporary, open(temporary, "wb") as file:
+        with files.replacing(f"{self._place}{_INDEX}") as temporary, open(temporary, "wb") as file:
             np.savez(
                 file,
                 keys=np.frombuffer(b"".join(self._keys), np.uint8).reshape(-1, KEY_BYTES),
