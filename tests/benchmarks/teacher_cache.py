@@ -6,9 +6,9 @@
 Steps of CAT-Xent and CAT-Dist on random tokens, all rows in turn within one process so that a busy
 machine slows all of them; a time is the median. Memory is the compiler's: arguments and
 temporaries. Looking up is timed by itself, on a cache of as many examples as --examples. Bytes a
-token are those of the files. The last table is the loss of CAT-Dist with k of the teacher's tokens
-against the whole distribution, and the angle between both gradients, for a teacher whose logits are
-as sharp as --sharpness says.
+token are those of the files. The last table is the soft term of CAT-Dist (label_weight=0) with k of
+the teacher's tokens against the whole distribution, and the angle between both gradients, for a
+teacher whose logits are as sharp as --sharpness says.
 """
 
 import argparse
@@ -204,7 +204,7 @@ def differences(args) -> None:
 
         def run(teacher, ours=ours, targets=targets, weights=weights):
             def value(z):
-                found = variants.CATDist()(z, teacher, targets, weights)
+                found = variants.CATDist(label_weight=0.0)(z, teacher, targets, weights)
                 return found.loss_sum / found.count
 
             return jax.value_and_grad(value)(ours)

@@ -28,7 +28,9 @@ from cascade_jax.training import (
     saved,
     taught_batches,
     teacher_cache,
+    teacher_cache_identity,
     teacher_cache_shards,
+    teacher_facts,
 )
 from cascade_jax.training.optimizers import Adafactor
 from cascade_jax.training.teacher_cache_format import Holding
@@ -269,7 +271,6 @@ def test_facts_are_those_of_whole_logits(folder, mesh, cache, pack):
 
 def test_every_example_is_kept_once_in_a_shard(folder):
     complete = json.loads((folder / "bits" / "complete.json").read_text())
-    # 150 rows in groups of 48; of the last 10, which repeat the first, none is in their shard.
     examples = [
         facts["examples"]
         for name, facts in sorted(
@@ -286,6 +287,179 @@ def test_every_example_is_kept_once_in_a_shard(folder):
 
 
 def _digest(cache: Path) -> str:
-    from cascade_jax.training import teacher_cache_identity
-
     return teacher_cache_identity.digest(json.loads((cache / "fingerprint.json").read_text()))
+
+
+# ------------------------------------------------------------------ making
+
+
+def contents(cache: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in cache.iterdir() if "-of-" in file.name}
+
+
+def test_making_goes_on_where_it_was_stopped(folder, mesh, tmp_path, monkeypatch):
+    config = cache_config(folder, "again", folder=str(tmp_path / "cache"), **FOLDERS["few"])
+    calls = []
+    make_facts_fn = teacher_facts.make_facts_fn
+
+    def counted(*args):
+        facts_fn = make_facts_fn(*args)
+
+        def call(params, batch):
+            calls.append(len(batch.targets))
+            return facts_fn(params, batch)
+
+        return call
+
+    monkeypatch.setattr(teacher_facts, "make_facts_fn", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(hosts.StopSignal, "asked", lambda self: len(calls) == 7)
+        with pytest.raises(hosts.Stopped, match="whole shards stay"):
+            teacher_cache.make(config, mesh)
+    cache = tmp_path / "cache"
+    # Two batches of held-out rows and three of the first group; the second group is done again.
+    assert len(list(cache.glob("*.index.npz"))) == 2
+    run = run_config("run", variants.CATXent(), teacher_cache=str(cache))
+    with pytest.raises(ValueError, match="is not finished; finish it: `cascade-jax cache-teacher`"):
+        one_run.check(run, folder, mesh)
+    (cache / ".train-00001-0-of-1.array_record.0.tmp").write_text("of one that was killed")
+    calls.clear()
+    teacher_cache.make(config, mesh)
+    assert len(calls) == 7  # of the ten of the training split
+    assert contents(cache).keys() == contents(folder / "few").keys()
+    same = contents(cache).items() & contents(folder / "few").items()
+    assert {name for name, _ in same} >= {n for n in contents(cache) if n.endswith("record")}
+    assert not list(cache.glob(".*.tmp"))
+    calls.clear()
+    teacher_cache.make(config, mesh)  # complete
+    (cache / "train-00002-0-of-1.array_record").unlink()
+    teacher_cache.make(config, mesh)  # that shard again
+    assert len(calls) == 3
+    assert contents(cache).keys() == contents(folder / "few").keys()
+
+
+def test_a_folder_of_another_cache_is_not_written_to(folder, mesh):
+    before = contents(folder / "bits")
+    config = cache_config(folder, "bits", top_k=4)
+    with pytest.raises(ValueError, match="holding.top_k is 0 there and 4 here. Choose another"):
+        teacher_cache.make(config, mesh)
+    assert contents(folder / "bits") == before
+
+
+def test_other_parameters_under_the_same_name_are_refused(folder, mesh, tmp_path):
+    cache = tmp_path / "bits"
+    shutil.copytree(folder / "bits", cache)
+    fingerprint = json.loads((cache / "fingerprint.json").read_text())
+    fingerprint["teacher"]["parameters"] = "0123"
+    (cache / "fingerprint.json").write_text(json.dumps(fingerprint))
+    (cache / "complete.json").unlink()
+    with pytest.raises(ValueError, match="teacher.parameters is '0123' there and '"):
+        teacher_cache.make(cache_config(folder, "bits", folder=str(cache)), mesh)
+
+
+def test_a_teacher_that_says_nan_is_named_with_the_example(folder, mesh, tmp_path, monkeypatch):
+    monkeypatch.setattr(one_run, "load_teacher", _with_nan(one_run.load_teacher))
+    config = cache_config(folder, "nan", folder=str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match="says NaN of an example of split 'validation': inp"):
+        teacher_cache.make(config, mesh)
+    assert not contents(tmp_path / "cache")
+
+
+def _with_nan(load):
+    def loaded(*args):
+        teacher, params = load(*args)
+        return teacher, jax.tree.map(lambda leaf: leaf * np.nan, params)
+
+    return loaded
+
+
+def test_rows_that_are_made_anew_each_time_are_refused(folder, mesh):
+    @seqio.map_over_dataset(num_seeds=1)
+    def shuffled(row, seed):
+        return row
+
+    register("anew_v1", steps=[shuffled])
+    data = dataclasses.replace(DATA, mixture="anew_v1")
+    try:
+        with pytest.raises(ValueError, match="'anew_v1' .* makes other examples of its rows each"):
+            teacher_cache.make(cache_config(folder, "anew", data=data), mesh)
+    finally:
+        seqio.TaskRegistry.remove("anew_v1")
+
+
+# ------------------------------------------------------------------ what does not fit
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"teacher": fakes.t5_config(16, vocab_size=VOCAB, mlp_dim=8)},
+         "teacher.model.mlp_dim is 32 there and 8 here"),
+        ({"data": dataclasses.replace(DATA, target_length=7)},
+         "data.target_length is 8 there and 7 here"),
+        ({"eval_batches": 3}, "holds 32 rows of split 'validation', and this run evaluates on 48"),
+        ({"eval_split": "test"}, "no task of 'cached_v1' has a split 'test'"),
+        ({"loss": variants.CATDist()},
+         r"holds only whether the teacher is right, and CATDist needs the teacher's distribution; "
+         r"make one that holds it: .*--gin.CACHE_TOP_K=64"),
+        ({"loss": variants.Gatekeeper(labels="teacher")}, "needs the teacher's most likely token"),
+        ({"teacher_cache": "/nowhere"}, "teacher cache /nowhere is not there; make it: `cascade"),
+    ],
+)  # fmt: skip
+def test_a_cache_that_does_not_fit_is_refused(folder, mesh, changes, message):
+    settings = {"loss": variants.CATXent(), "teacher_cache": str(folder / "bits")} | changes
+    with pytest.raises(ValueError, match=message):
+        one_run.check(run_config("run", **settings), folder, mesh)
+
+
+def test_a_teacher_that_was_trained_anew_is_refused(folder, mesh, tmp_path):
+    shutil.copytree(folder / "teacher", tmp_path / "teacher")
+    (saved_at,) = (tmp_path / "teacher" / "checkpoints").glob("*/_CHECKPOINT_METADATA")
+    facts = json.loads(saved_at.read_text())
+    there = facts["commit_timestamp_nsecs"]
+    saved_at.write_text(json.dumps(facts | {"commit_timestamp_nsecs": there + 5}))
+    run = cached(folder, "bits", "run", variants.CATXent())
+    message = f"teacher.saved_at is {there} there and {there + 5} here"
+    with pytest.raises(ValueError, match=message):
+        one_run.check(run, tmp_path, mesh)
+
+
+def test_a_changed_prompt_is_refused_at_the_start_and_a_changed_row_by_its_text(
+    folder, mesh, monkeypatch
+):
+    run = cached(folder, "bits", "run", variants.CATXent())
+    mixture = pipeline.open_mixture(DATA)
+    lookup = taught_batches.Lookup(run, mixture, Holding(VOCAB))
+    seqio.TaskRegistry.remove("cached_v1")
+    try:
+        register("cached_v1", prompt="Q: ")
+        with pytest.raises(ValueError, match=r"data.examples.cached_v1 is '\w+' there and '\w+' h"):
+            one_run.check(run, folder, mesh)
+        one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        changed = next(pipeline.rows_once(DATA, one, "train"))
+        with pytest.raises(ValueError, match="not have an example .*: inputs 'Q: t0' and targets"):
+            lookup(changed, "train")
+    finally:
+        seqio.TaskRegistry.remove("cached_v1")
+        register("cached_v1")
+
+
+def test_a_cache_without_a_teacher_is_refused():
+    with pytest.raises(ValueError, match="teacher_cache is 'x' and there is no teacher"):
+        run_config("run", variants.Xent(), teacher=None, teacher_run=None, teacher_cache="x")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"folder": None}, "folder of the teacher cache is None; give it, e.g. --gin.TEACHER_CACH"),
+        ({"teacher": None}, "there is no teacher to run"),
+        ({"top_k": VOCAB + 1}, "top_k is 385; must be 0 .none. to 384"),
+        ({"shard_rows": 0}, "shard_rows is 0; must be an integer of at least 1"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"teacher_rules": "tensr"}, "did you mean 'tensor'"),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        cache_config(tmp_path, "cache", **changes)
