@@ -8,11 +8,8 @@ on where it was interrupted. On many hosts each runs this command.
 Whether the teacher is right is all that CAT-Xent needs (CACHE_TOP_K=0). The distillation losses
 need CACHE_TOP_K=64, say; CACHE_DTYPE='uint16' or 'uint8' rounds its log-probs.
 
-example:
-  cascade-jax train --gin_file=gin/experiments/demo.gin --gin.ONLY="'teacher'"
+example, after the teacher was trained:
   cascade-jax cache-teacher --gin_file=gin/experiments/demo.gin \\
-    --gin.TEACHER_CACHE="'runs/demo/teacher_cache'"
-  cascade-jax train --gin_file=gin/experiments/demo.gin --gin.ONLY="'cat_xent'" \\
     --gin.TEACHER_CACHE="'runs/demo/teacher_cache'"
 """
 CONFIG = "cascade_jax.training.teacher_cache.CacheConfig"
