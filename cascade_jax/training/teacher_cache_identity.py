@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import seqio
+
 import cascade_jax
 from cascade_jax.data import example_keys, features, pipeline
 from cascade_jax.parallel import hosts
@@ -58,9 +60,11 @@ def of_data(
     Raises:
       ValueError: a task makes its examples anew each time around, so that none can be kept.
     """
-    tasks = mixture.tasks_with(splits[0])
-    for name, task in tasks.items():
-        if features.told(task.preprocessors) & {"seed", "seeds"}:
+    first = {}
+    for name, task in mixture.tasks_with(splits[0]).items():
+        first[name] = _first(task, data, splits[0], seed=0)
+        is_told = features.told(task.preprocessors) & {"seed", "seeds"}
+        if is_told or _first(task, data, splits[0], seed=1) != first[name]:
             raise TeacherCacheError(
                 f"task {name!r} of mixture {mixture.name!r} makes other examples of its rows each "
                 "time around, by a random seed; no cache can hold them. Train with the teacher "
@@ -71,14 +75,14 @@ def of_data(
         **{field: getattr(data, field) for field in fields},
         "vocabulary": mixture.fingerprint,
         "rows": {split: mixture.data_fingerprints(split) for split in splits},
-        "examples": {name: _first(task, data, splits[0]) for name, task in tasks.items()},
+        "examples": first,
     }
 
 
-def _first(task, data: pipeline.DataConfig, split: str) -> str:
+def _first(task: seqio.Task, data: pipeline.DataConfig, split: str, seed: int) -> str:
     """A hash of a task's first examples: that of another prompt is another."""
     trim = features.sequence_length(data.input_length, data.target_length)
-    rows = task.get_dataset(trim, split=split, shuffle=False, try_in_mem_cache=False)
+    rows = task.get_dataset(trim, split=split, shuffle=False, seed=seed, try_in_mem_cache=False)
     rows = features.converter(architecture=data.architecture)(rows.take(_SAMPLE), trim)
     found = hashlib.sha256()
     for batch in rows.batch(_SAMPLE).as_numpy_iterator():

@@ -1,7 +1,7 @@
 """Training from a teacher cache and beside the teacher: step time, memory, bytes, differences.
 
     python tests/benchmarks/teacher_cache.py                 # T5 1.1 small under base, cut in depth
-    python tests/benchmarks/teacher_cache.py --vocab 8192 --layers 1   # quicker
+    python tests/benchmarks/teacher_cache.py --vocab 8192 --layers 1 --parts steps   # quicker
 
 Steps of CAT-Xent and CAT-Dist on random tokens, all rows in turn within one process so that a busy
 machine slows all of them; a time is the median. Memory is the compiler's: arguments and
@@ -108,7 +108,7 @@ def steps(args) -> None:
                 row[1], _ = row[0](row[1], row[2], row[3], jax.random.key(0))
             jax.block_until_ready(row[1])
             row[4].append(time.perf_counter() - start)
-    print("| step | seconds | of the teacher's | arguments MB | temporaries MB | peak of it |")
+    print("\n| step | seconds | of the teacher's | arguments MB | temporaries MB | peak of it |")
     print("|---|---|---|---|---|---|")
     for name, (compiled, *_, times) in rows.items():
         memory, seconds = compiled.memory_analysis(), statistics.median(times[1:])
@@ -248,10 +248,11 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=20_000)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--sharpness", type=float, nargs="*", default=[1.0, 3.0, 6.0])
+    parts = {"files": files, "differences": differences, "steps": steps}
+    parser.add_argument("--parts", nargs="*", choices=parts, default=list(parts))
     args = parser.parse_args()
-    files(args)
-    differences(args)
-    steps(args)
+    for part in args.parts:
+        parts[part](args)
 
 
 if __name__ == "__main__":

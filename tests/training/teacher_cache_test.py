@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 
 from cascade_jax.batch import Batch
 from cascade_jax.data import features, pipeline, sources
@@ -372,12 +373,16 @@ def _with_nan(load):
     return loaded
 
 
-def test_rows_that_are_made_anew_each_time_are_refused(folder, mesh):
-    @seqio.map_over_dataset(num_seeds=1)
-    def shuffled(row, seed):
-        return row
+@pytest.mark.parametrize("is_told", [True, False])
+def test_rows_that_are_made_anew_each_time_are_refused(folder, mesh, is_told):
+    """Whether or not seqio hands the preprocessor a seed by name."""
 
-    register("anew_v1", steps=[shuffled])
+    @seqio.map_over_dataset(num_seeds=1)
+    def numbered(row, seed):
+        number = tf.random.stateless_uniform([], seed, 0, 1000, tf.int32)
+        return row | {"inputs": row["inputs"] + tf.strings.as_string(number)}
+
+    register("anew_v1", steps=[numbered if is_told else lambda dataset: numbered(dataset)])
     data = dataclasses.replace(DATA, mixture="anew_v1")
     try:
         with pytest.raises(ValueError, match="'anew_v1' .* makes other examples of its rows each"):
