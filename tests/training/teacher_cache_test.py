@@ -90,12 +90,12 @@ def run_config(name: str, loss, **changes) -> loop.TrainRun:
     return loop.TrainRun(name=name, loss=loss, **(settings | changes))
 
 
-def cache_config(folder: Path, name: str, **changes) -> teacher_cache.CacheConfig:
+def cache_config(experiment: Path, name: str, **changes) -> teacher_cache.CacheConfig:
     settings = dict(
-        folder=str(folder / name),
+        folder=str(experiment / name),
         teacher=TEACHER,
         teacher_run="teacher",
-        experiment_dir=str(folder),
+        experiment_dir=str(experiment),
         data=DATA,
         eval_batches=2,
         shard_rows=48,
