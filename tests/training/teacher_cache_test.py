@@ -154,7 +154,7 @@ def cached(folder: Path, cache: str, name: str, loss, **changes) -> loop.TrainRu
 # ------------------------------------------------------------------ training
 
 
-@pytest.mark.parametrize("cache", ["bits", "all"])
+@pytest.mark.parametrize("cache", ["bits", pytest.param("all", marks=pytest.mark.slow)])
 def test_cat_xent_from_a_cache_is_bitwise_that_beside_the_teacher(
     folder, mesh, monkeypatch, tmp_path, cache
 ):
@@ -374,7 +374,7 @@ def _with_nan(load):
 
 
 @pytest.mark.parametrize("is_told", [True, False])
-def test_rows_that_are_made_anew_each_time_are_refused(folder, mesh, is_told):
+def test_rows_that_are_made_anew_each_time_are_refused(tmp_path, mesh, is_told):
     """Whether or not seqio hands the preprocessor a seed by name."""
 
     @seqio.map_over_dataset(num_seeds=1)
@@ -386,7 +386,7 @@ def test_rows_that_are_made_anew_each_time_are_refused(folder, mesh, is_told):
     data = dataclasses.replace(DATA, mixture="anew_v1")
     try:
         with pytest.raises(ValueError, match="'anew_v1' .* makes other examples of its rows each"):
-            teacher_cache.make(cache_config(folder, "anew", data=data), mesh)
+            teacher_cache.make(cache_config(tmp_path, "anew", data=data), mesh)
     finally:
         seqio.TaskRegistry.remove("anew_v1")
 
