@@ -29,7 +29,7 @@ def step_flops(run: Any) -> int:
     lengths = data.input_length, data.target_length
     found = flops.training_flops(run.model, *lengths)
     if run.live_teacher is not None:
-        found += flops.forward_flops(run.teacher, *lengths)
+        found += flops.forward_flops(run.live_teacher, *lengths)
     return data.batch_size * found
 
 

@@ -39,8 +39,8 @@ def test_a_cache_of_two_processes(tmp_path):
         )
     one, two = (facts(tmp_path / f"cache_{count}") for count in (1, 2))
     assert one[1:] == two[1:]
+    assert one[0]["train"]["tokens"] > 100 and len(one[2]) > 100
     for split, total in one[0].items():
-        assert total["tokens"] > 100
         # A row that occurs twice counts twice where two shards hold it.
         assert two[0][split]["tokens"] == pytest.approx(total["tokens"], rel=0.1)
     readers = [
