@@ -163,7 +163,7 @@ def make_train_step(
 
     everywhere = rules.replicated(mesh)
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(state_shardings, everywhere))
-    return _under(mesh, jitted)
+    return under(mesh, jitted)
 
 
 def accumulate(
@@ -211,10 +211,10 @@ def make_eval_step(loss_fn: Callable, mesh: Mesh) -> Callable[..., StepMetrics]:
         found = loss_fn(student_params, teacher_params, batch, step=step, every_metric=True)
         return found.metrics
 
-    return _under(mesh, jax.jit(eval_step, out_shardings=rules.replicated(mesh)))
+    return under(mesh, jax.jit(eval_step, out_shardings=rules.replicated(mesh)))
 
 
-def _under(mesh: Mesh, fn: Callable) -> Callable:
+def under(mesh: Mesh, fn: Callable) -> Callable:
     """Calls `fn` where the models' constraints see the mesh; its attribute `jitted` is `fn`."""
 
     is_compiled = False

@@ -58,14 +58,7 @@ def make_facts_fn(
             lambda x: jnp.swapaxes(x, 0, 1).reshape(rows, -1, *x.shape[3:])[:, :length], found
         )
 
-    jitted = jax.jit(facts_fn, out_shardings=rules.batch_sharding(mesh))
-
-    def call(params, batch):
-        with jax.set_mesh(mesh):
-            return jitted(params, batch)
-
-    call.jitted = jitted
-    return call
+    return step_lib.under(mesh, jax.jit(facts_fn, out_shardings=rules.batch_sharding(mesh)))
 
 
 def _facts(
