@@ -30,6 +30,7 @@ setuptools.setup(
     entry_points={"console_scripts": ["cascade-jax = cascade_jax.cli.main:main"]},
     install_requires=[
         "absl-py",
+        "array_record",
         "editdistance",
         "flax",
         "gin-config",

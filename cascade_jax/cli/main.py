@@ -8,6 +8,7 @@ from cascade_jax.nearest import did_you_mean
 
 COMMANDS = {
     "train": "train the models of an experiment; go on where it was interrupted",
+    "cache-teacher": "run the teacher once over the data; train then needs it no more",
     "collect": "decode a split with both models and write the records table",
     "evaluate": "from records: deferral curves, figures, pictures and one HTML report",
     "compare": "the same for any tables or experiments side by side, without a gin file",
@@ -23,6 +24,7 @@ _MODULES = {  # where names differ
     "import": "import_checkpoint",
     "export": "export_checkpoint",
     "fit-router": "fit_router",
+    "cache-teacher": "cache_teacher",
 }
 
 _USAGE = """\

@@ -35,6 +35,7 @@ __all__ = [
     "eval_batches",
     "host_shard",
     "open_mixture",
+    "rows_once",
     "train_batches",
 ]
 
@@ -85,14 +86,22 @@ class HostBatches:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
+        return self.own_rows(self.read())
+
+    def own_rows(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """This host's rows of what `read` gives."""
+        return {name: rows[self._rows] for name, rows in batch.items()}
+
+    def read(self) -> dict[str, np.ndarray]:
+        """The next batch: with "all_rows" that of all hosts, else this host's."""
         try:
             batch = next(self._iterator)
         except tf.errors.OpError as error:  # a file that is cut off or has a flipped bit, say
             where = f"mixture {self._signature['mixture']!r}, split {self._signature['split']!r}"
             text = " ".join(str(error.message).split())
             raise ValueError(f"{where}: the data can't be read: {text}") from error
-        # Cut here, not in tf.data, which would buffer, and save, the rows of this host.
-        return {name: rows.numpy()[self._rows] for name, rows in batch.items()}
+        # Not cut in tf.data, which would buffer, and save, the rows of this host.
+        return {name: rows.numpy() for name, rows in batch.items()}
 
     def get_state(self) -> bytes:
         """The position after the batches taken so far, as a zip file of tf.train.Checkpoint's."""
@@ -237,23 +246,41 @@ def eval_batches(
     Yields:
       Batch or DecoderBatch; the last one is filled up with rows of weight 0.
     """
+    max_rows = None if max_batches is None else max_batches * config.batch_size
+    for rows in rows_once(config, sharding, split, max_rows):
+        yield to_global_batch(rows, sharding, config.batch_size, config.architecture)
+
+
+def rows_once(
+    config: DataConfig,
+    sharding: jax.sharding.Sharding,
+    split: str,
+    max_rows: int | None = None,
+    first_batch: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """This host's rows of the batches of `eval_batches`, from a batch on.
+
+    Args:
+      config, sharding, split: as there.
+      max_rows: at most so many, with equally many (to one) of every task that has them.
+      first_batch: the one to begin with.
+    """
     shard = host_shard(sharding, config.batch_size, config.row_length)
     tasks = open_mixture(config).tasks_with(split)
     trim = features.sequence_length(config.input_length, config.target_length)
     whole = None
     for number, task in enumerate(tasks.values()):
         rows = task.get_dataset(trim, split=split, shuffle=False, try_in_mem_cache=False)
-        if max_batches is not None:
-            share, rest = divmod(max_batches * config.batch_size, len(tasks))
+        if max_rows is not None:
+            share, rest = divmod(max_rows, len(tasks))
             rows = rows.take(share + (number < rest))
         converter = features.converter(architecture=config.architecture)
         rows = converter(rows, task_feature_lengths=trim)
         whole = rows if whole is None else whole.concatenate(rows)
     host_rows = config.batch_size // shard.num_shards
     mine = slice(shard.index * host_rows, (shard.index + 1) * host_rows)
-    for arrays in whole.batch(config.batch_size):
-        filled = {
+    for arrays in whole.batch(config.batch_size).skip(first_batch):
+        yield {
             name: fill_rows(tensor.numpy(), config.batch_size)[mine]
             for name, tensor in arrays.items()
         }
-        yield to_global_batch(filled, sharding, config.batch_size, config.architecture)

@@ -8,6 +8,7 @@
 | TeacherTopK | every variant: k log-probs, the rest of the vocabulary as one more bucket |
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import flax.struct
@@ -44,10 +45,15 @@ class TeacherTopK:
     Attributes:
       log_probs: their log-probs, over the whole vocabulary and at temperature 1.
       ids: their token ids, all different.
+      label_is_best: whether no token has a larger teacher logit than the label; None finds it from
+        `log_probs`, which must not be rounded then.
+      log_tail: log of what the k leave to the other tokens; None takes 1 less their sum.
     """
 
     log_probs: Float[Array, "*n k"]
     ids: Int[Array, "*n k"]
+    label_is_best: Bool[Array, "*n"] | None = None
+    log_tail: Float[Array, "*n"] | None = None
 
     @property
     def k(self) -> int:
@@ -56,16 +62,22 @@ class TeacherTopK:
     def buckets(self, num_ids: int) -> Float[Array, "*n buckets"]:
         """Log-probs of the k tokens and, unless they are all, of the others together.
 
-        The tail is at least 1e-7, float32's resolution of what the k leave.
+        The tail is at least 1e-7, float32's resolution of what the k leave. Rounded log-probs and
+        tail need not add up to 1.
         """
         log_p = jnp.maximum(self.log_probs.astype(jnp.float32), numerics.LOWEST)
         if self.k >= num_ids:
             return log_p
-        tail = jnp.maximum(1.0 - jnp.sum(jnp.exp(log_p), axis=-1, keepdims=True), _SMALLEST_TAIL)
-        return jnp.concatenate([log_p, jnp.log(tail)], axis=-1)
+        if self.log_tail is None:
+            tail = 1.0 - jnp.sum(jnp.exp(log_p), axis=-1, keepdims=True)
+        else:
+            tail = jnp.exp(self.log_tail.astype(jnp.float32))[..., None]
+        return jnp.concatenate([log_p, jnp.log(jnp.maximum(tail, _SMALLEST_TAIL))], axis=-1)
 
     def is_correct(self, targets: Int[Array, "*n"]) -> Bool[Array, "*n"]:
-        """Whether the label is among the k and none of them is more likely."""
+        """`label_is_best`; else whether the label is among the k and none of them is likelier."""
+        if self.label_is_best is not None:
+            return self.label_is_best
         best = jnp.max(self.log_probs, axis=-1, keepdims=True)
         return jnp.any((self.ids == targets[..., None]) & (self.log_probs >= best), axis=-1)
 
@@ -78,10 +90,15 @@ class TeacherTopK:
     def where(self, counted: Bool[Array, "*n"]) -> "TeacherTopK":
         """The same on counted tokens, and harmless figures elsewhere."""
         harmless = jnp.arange(self.k, dtype=self.ids.dtype)
+        tail, of_each = self.log_tail, -jnp.log(self.k + 1.0)
+        if tail is not None:
+            tail = jnp.where(counted, tail, of_each)
         counted = counted[..., None]
-        return TeacherTopK(
-            jnp.where(counted, self.log_probs, -jnp.log(self.k + 1.0)),
-            jnp.where(counted, self.ids, jnp.expand_dims(harmless, range(counted.ndim - 1))),
+        return dataclasses.replace(
+            self,
+            log_probs=jnp.where(counted, self.log_probs, of_each),
+            ids=jnp.where(counted, self.ids, jnp.expand_dims(harmless, range(counted.ndim - 1))),
+            log_tail=tail,
         )
 
 
@@ -92,7 +109,7 @@ def with_wide_ids(teacher: Teacher | None) -> Teacher | None:
     """With top-k ids as int32, which can be compared with any size of vocabulary."""
     if not isinstance(teacher, TeacherTopK):
         return teacher
-    return TeacherTopK(teacher.log_probs, teacher.ids.astype(jnp.int32))
+    return dataclasses.replace(teacher, ids=teacher.ids.astype(jnp.int32))
 
 
 def verdict(

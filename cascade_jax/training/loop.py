@@ -43,6 +43,8 @@ class TrainRun:
       teacher_run: where the teacher's parameters are: the name of another run of the same output
         folder, or the folder of a run.
       teacher_checkpoint: "best" or "last" of that run.
+      teacher_cache: a folder that `cascade-jax cache-teacher` has made: what the teacher says is
+        looked up there, and the teacher itself is not loaded.
       start: where the first parameters are, see `training/start.py`; None for fresh ones.
       lora: trains and saves low-rank additions to these parameters and leaves them as they are;
         None trains them all.
@@ -72,6 +74,7 @@ class TrainRun:
     teacher: families.ModelConfig | None = None
     teacher_run: str | None = None
     teacher_checkpoint: str = "best"
+    teacher_cache: str | None = None
     start: start_lib.Start | None = None
     lora: Lora | None = None
     rules: str | rules_lib.Table = rules_lib.DEFAULT
@@ -136,6 +139,11 @@ class TrainRun:
                 f"run {self.name!r}: give both teacher and teacher_run or neither; "
                 f"teacher_run is {self.teacher_run!r}"
             )
+        if self.teacher_cache is not None and self.teacher is None:
+            raise ValueError(
+                f"run {self.name!r}: teacher_cache is {self.teacher_cache!r} and there is no "
+                "teacher; give both, or neither"
+            )
         if self.teacher is not None:
             pair.ModelPair(student=self.model, teacher=self.teacher)
         elif self.loss.needs_teacher:
@@ -143,6 +151,11 @@ class TrainRun:
                 f"run {self.name!r}: {type(self.loss).__name__} needs a teacher; give teacher and "
                 "teacher_run, or use variants.Xent"
             )
+
+    @property
+    def live_teacher(self) -> families.ModelConfig | None:
+        """The teacher, if it is to run beside the student."""
+        return self.teacher if self.teacher_cache is None else None
 
     def _check_care(self):
         skips, profile = self.skip_bad_batches, self.profile_steps

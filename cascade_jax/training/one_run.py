@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.sharding import Mesh
@@ -10,7 +10,13 @@ from jax.sharding import Mesh
 from cascade_jax.data import pipeline
 from cascade_jax.models import families
 from cascade_jax.parallel import hosts, rules
-from cascade_jax.training import checkpoints, run_folder, saved
+from cascade_jax.training import (
+    checkpoints,
+    run_folder,
+    saved,
+    taught_batches,
+    teacher_cache_identity,
+)
 from cascade_jax.training import state as state_lib
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.folder_lock import FolderLock
@@ -19,7 +25,10 @@ from cascade_jax.training.step_loop import StepLoop
 if TYPE_CHECKING:
     from cascade_jax.training.loop import TrainRun
 
-_READ = ("vocabulary_fingerprint", "data_fingerprints", "teacher_saved")
+_READ = (
+    *("vocabulary_fingerprint", "data_fingerprints"),
+    *("teacher_saved", "teacher_cache_fingerprint"),
+)
 
 
 def check(run: "TrainRun", output_dir: Path, mesh: Mesh) -> tuple[pipeline.OpenMixture, dict]:
@@ -33,10 +42,10 @@ def check(run: "TrainRun", output_dir: Path, mesh: Mesh) -> tuple[pipeline.OpenM
     """
     size = run.data.batch_size // run.microbatches
     label = "batch_size" if run.microbatches == 1 else "batch_size / microbatches"
-    tables = [run.rules, *[run.teacher_rules] * (run.teacher is not None)]
+    tables = [run.rules, *[run.teacher_rules] * (run.live_teacher is not None)]
     rules.check_batch_size(f"run {run.name!r}: {label}", size, mesh, *tables)
     state_lib.abstract_parameters(families.build(run.model), mesh, run.lora, run.rules)
-    if run.teacher is not None:
+    if run.live_teacher is not None:
         state_lib.abstract_parameters(families.build(run.teacher), mesh, table=run.teacher_rules)
     mixture = pipeline.open_mixture(run.data)
     run_folder.check_vocabulary(run.name, run.model.vocab_size, mixture)
@@ -45,8 +54,13 @@ def check(run: "TrainRun", output_dir: Path, mesh: Mesh) -> tuple[pipeline.OpenM
         "vocabulary_fingerprint": mixture.fingerprint,
         "data_fingerprints": {split: mixture.data_fingerprints(split) for split in sorted(splits)},
         "teacher_saved": None,
+        "teacher_cache_fingerprint": None,
     }
-    if run.teacher is not None:
+    if run.teacher_cache is not None:
+        cached = teacher_cache_identity.check_run(run, output_dir, mixture)
+        identity["teacher_saved"] = cached["teacher"]["saved_at"]
+        identity["teacher_cache_fingerprint"] = teacher_cache_identity.digest(cached)
+    elif run.teacher is not None:
         teacher = run_folder.resolve(output_dir, run.teacher_run)
         identity["teacher_saved"] = saved.saved_at(teacher, run.teacher_checkpoint)
     if run.lora is not None:
@@ -111,10 +125,12 @@ def _train(run, output_dir, mesh, stop, lock, mixture, config) -> state_lib.Trai
             hosts.say(f"{run.name}: resuming from step {first_step} of {run.steps}")
 
         ############################ Teacher, data, steps ############################
-        teacher, frozen = _load_teacher(run, output_dir, mesh, mixture.fingerprint)
+        teacher, frozen = None, None
+        if run.live_teacher is not None:
+            teacher, frozen = load_teacher(run, output_dir, mesh, mixture.fingerprint)
         if run.lora is not None:
             frozen = saved.first_parameters(run.start, *where, is_base=True), frozen
-        batches, held_out = _open_data(run, mesh)
+        batches, held_out = _open_data(run, mesh, mixture)
         if position is not None:
             try:
                 batches.set_state(position)
@@ -133,8 +149,10 @@ def _train(run, output_dir, mesh, stop, lock, mixture, config) -> state_lib.Trai
         return loop.run(state, first_step, batches, held_out, loss_fn, abstract, mesh)
 
 
-def _open_data(run: "TrainRun", mesh: Mesh):
+def _open_data(run: "TrainRun", mesh: Mesh, mixture: pipeline.OpenMixture):
     """Training batches from the first on, and the held-out batches."""
+    if run.teacher_cache is not None:
+        return taught_batches.open_batches(run, mixture, mesh)
     sharding = rules.batch_sharding(mesh)
     batches = pipeline.train_batches(run.data, sharding)
     if run.eval_split is None:
@@ -144,10 +162,18 @@ def _open_data(run: "TrainRun", mesh: Mesh):
     )
 
 
-def _load_teacher(run: "TrainRun", output_dir: Path, mesh: Mesh, fingerprint: str):
-    """The teacher and its parameters; they are never updated."""
-    if run.teacher is None:
-        return None, None
+def load_teacher(run: Any, output_dir: Path, mesh: Mesh, fingerprint: str):
+    """The teacher and its parameters; they are never updated.
+
+    Args:
+      run: a TrainRun, or another config with `name` and the same settings of a teacher.
+      output_dir: where runs are by name.
+      mesh: the device mesh.
+      fingerprint: of the vocabulary of the data.
+
+    Raises:
+      ValueError: it is not there, not at its end, or another model or vocabulary.
+    """
     teacher = families.build(run.teacher)
     folder = run_folder.resolve(output_dir, run.teacher_run)
     if not checkpoints.has_checkpoint(folder):

@@ -16,6 +16,7 @@ from cascade_jax.training import checkpoints
 _FREE = (
     *("log_every", "eval_every", "keep_last", "base_folder"),
     *("hang_seconds", "profile_steps", "rules", "teacher_rules"),
+    "teacher_cache",  # a place; its fingerprint is compared
 )
 _FREE_DATA = (
     "data_dir",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,6 +20,19 @@ from cascade_jax.training.state import TrainState
 
 StepMetrics = dict[str, metrics.Ratio]
 HEADS = ("fused", "plain")
+
+
+@flax.struct.dataclass
+class TaughtBatch:
+    """A batch with what a teacher says of it, which then need not be there.
+
+    Attributes:
+      batch: the tokens.
+      teacher: facts, their first axis that of the batch.
+    """
+
+    batch: Batch | DecoderBatch
+    teacher: teachers.TeacherArgmax | teachers.TeacherTopK
 
 
 def hidden(
@@ -56,7 +70,8 @@ def make_loss_fn(
 
     Returns:
       A function (student_params, teacher_params, batch, dropout_key=None, step=None,
-      every_metric=False) -> LossSums. `step` is for schedules of the loss.
+      every_metric=False) -> LossSums. `step` is for schedules of the loss. Without a teacher, the
+      batch may be a TaughtBatch.
     """
     if head not in HEADS:
         raise ValueError(f"head {head!r} is not one of {list(HEADS)}")
@@ -69,6 +84,9 @@ def make_loss_fn(
     def loss_fn(
         student_params, teacher_params, batch, dropout_key=None, step=None, every_metric=False
     ) -> sums.LossSums:
+        facts = None
+        if isinstance(batch, TaughtBatch):
+            batch, facts = batch.batch, batch.teacher
         ours = forward(student_rules, student, student_params, batch, dropout_key)
         theirs = None
         if teacher is not None:
@@ -76,8 +94,9 @@ def make_loss_fn(
             theirs = jax.lax.stop_gradient(forward(teacher_rules, teacher, teacher_params, batch))
         tokens = batch.targets, batch.weights
         if head == "plain":
+            theirs = facts if theirs is None else theirs
             return loss(ours, theirs, *tokens, step=step, every_metric=every_metric)
-        theirs = None if theirs is None else teachers.TeacherHidden(*theirs)
+        theirs = facts if theirs is None else teachers.TeacherHidden(*theirs)
         return fused.loss_sums(
             loss, *ours, theirs, *tokens,
             step=step, every_metric=every_metric, chunk_tokens=chunk_tokens, layout=layout,
@@ -144,7 +163,7 @@ def make_train_step(
 
     everywhere = rules.replicated(mesh)
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(state_shardings, everywhere))
-    return _under(mesh, jitted)
+    return under(mesh, jitted)
 
 
 def accumulate(
@@ -192,10 +211,10 @@ def make_eval_step(loss_fn: Callable, mesh: Mesh) -> Callable[..., StepMetrics]:
         found = loss_fn(student_params, teacher_params, batch, step=step, every_metric=True)
         return found.metrics
 
-    return _under(mesh, jax.jit(eval_step, out_shardings=rules.replicated(mesh)))
+    return under(mesh, jax.jit(eval_step, out_shardings=rules.replicated(mesh)))
 
 
-def _under(mesh: Mesh, fn: Callable) -> Callable:
+def under(mesh: Mesh, fn: Callable) -> Callable:
     """Calls `fn` where the models' constraints see the mesh; its attribute `jitted` is `fn`."""
 
     is_compiled = False

@@ -28,8 +28,8 @@ def step_flops(run: Any) -> int:
     data = run.data
     lengths = data.input_length, data.target_length
     found = flops.training_flops(run.model, *lengths)
-    if run.teacher is not None:
-        found += flops.forward_flops(run.teacher, *lengths)
+    if run.live_teacher is not None:
+        found += flops.forward_flops(run.live_teacher, *lengths)
     return data.batch_size * found
 
 

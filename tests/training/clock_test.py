@@ -80,10 +80,10 @@ def test_the_share_of_the_chips_peak_in_the_metrics(tmp_path):
 
 def test_model_flops_of_a_step():
     class Run:
-        model, teacher = fakes.t5_config(), fakes.t5_config(embed_dim=24)
+        model, live_teacher = fakes.t5_config(), fakes.t5_config(embed_dim=24)
 
         class data:
             input_length, target_length, batch_size = 12, 8, 5
 
-    both = flops.training_flops(Run.model, 12, 8) + flops.forward_flops(Run.teacher, 12, 8)
+    both = flops.training_flops(Run.model, 12, 8) + flops.forward_flops(Run.live_teacher, 12, 8)
     assert utilisation.step_flops(Run) == 5 * both

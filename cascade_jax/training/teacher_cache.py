@@ -1,0 +1,347 @@
+"""Runs a teacher once over a mixture and keeps what it says of every target token.
+
+Training then looks it up (`training/taught_batches.py`) and needs no teacher. The training split is
+read once in file order, whole; of the held-out split the examples that training evaluates on.
+"""
+
+import collections
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from jax.sharding import Mesh
+
+from cascade_jax import files
+from cascade_jax.data import example_keys, pipeline, placement
+from cascade_jax.models import families
+from cascade_jax.parallel import hosts, rules
+from cascade_jax.parallel import rules as rules_lib
+from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.training import identity as identity_lib
+from cascade_jax.training import one_run, run_folder, teacher_facts
+from cascade_jax.training import teacher_cache_identity as cache_identity
+from cascade_jax.training.folder_lock import FolderLock
+from cascade_jax.training.teacher_cache_format import Holding, TokenFacts
+from cascade_jax.training.teacher_cache_shards import (
+    COMPLETE,
+    FINGERPRINT,
+    Shard,
+    ShardWriter,
+    TeacherCacheError,
+    read_json,
+    shards_in,
+)
+
+NAME = "cache-teacher"
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheConfig:
+    """Which teacher says what of which examples.
+
+    Attributes:
+      folder: of the cache; the same that training is given.
+      teacher: config of the teacher.
+      teacher_run: name (in `experiment_dir`) or folder of its run.
+      experiment_dir: the output folder of `cascade-jax train`.
+      data: as in training; it may pack, the cache is of single examples.
+      teacher_checkpoint: "best" or "last" of its run.
+      teacher_rules: how it is split over the mesh, see `parallel/rules.py`.
+      mesh: the device mesh.
+      top_k, dtype, label_log_probs: what is kept beside whether the teacher is right: see
+        `teacher_cache_format.Holding`.
+      eval_split: the held-out split; None for none.
+      eval_batches: of it, so many batches of `data.batch_size` are kept, as training takes them.
+      batch_size: rows that the teacher reads at once; None for that of `data`.
+      shard_rows: about so many rows are in a group, which is done again if it is interrupted.
+    """
+
+    folder: str
+    teacher: families.ModelConfig
+    teacher_run: str
+    experiment_dir: str
+    data: pipeline.DataConfig
+    teacher_checkpoint: str = "best"
+    teacher_rules: str | rules.Table = rules_lib.DEFAULT
+    mesh: MeshConfig = MeshConfig()
+    top_k: int = 0
+    dtype: str = "float32"
+    label_log_probs: bool = True
+    eval_split: str | None = "validation"
+    eval_batches: int = 16
+    batch_size: int | None = None
+    shard_rows: int = 65_536
+
+    def __post_init__(self):
+        if not self.folder or not isinstance(self.folder, str):
+            raise ValueError(
+                f"the folder of the teacher cache is {self.folder!r}; give it, e.g. "
+                "--gin.TEACHER_CACHE=\"'runs/demo/teacher_cache'\""
+            )
+        if self.teacher is None or self.teacher_run is None:
+            raise ValueError("there is no teacher to run; give teacher and teacher_run")
+        rules.table(self.teacher_rules)
+        for field in ("eval_batches", "shard_rows", "batch_size"):
+            value = getattr(self, field)
+            if (type(value) is not int or value < 1) and (field, value) != ("batch_size", None):
+                raise ValueError(f"{field} is {value!r}; must be an integer of at least 1")
+        families.check_reads(self.teacher, self.data.architecture, pack=False)
+        self.holding()
+
+    def holding(self) -> Holding:
+        """What is kept."""
+        size = self.teacher.vocab_size
+        return Holding(size, self.top_k, self.dtype, self.label_log_probs)
+
+    @property
+    def name(self) -> str:
+        """In messages."""
+        return NAME
+
+    @property
+    def run_folders(self) -> list[str]:
+        """Where the config is written to."""
+        return [self.folder]
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that the teacher reads at once."""
+        return self.batch_size or self.data.batch_size
+
+    @property
+    def unpacked(self) -> pipeline.DataConfig:
+        """The data as the teacher reads it."""
+        return dataclasses.replace(self.data, pack=False, batch_size=self.rows_at_once)
+
+    def splits(self) -> dict[str, int | None]:
+        """By split, how many rows of it are kept; None for all."""
+        held_out = {} if self.eval_split is None else {self.eval_split: self._eval_rows}
+        return held_out | {"train": None}
+
+    @property
+    def _eval_rows(self) -> int:
+        return self.eval_batches * self.data.batch_size
+
+
+def check(config: CacheConfig) -> None:
+    """Refuses what can be refused before anything is written.
+
+    Raises:
+      ValueError: if mesh, batch or vocabulary does not fit, a task has no fixed examples, the
+        folder holds another cache, or hosts have different configs or code.
+    """
+    hosts.agree("configs", identity_lib.of_config(config))
+    hosts.agree("versions of the code", identity_lib.of_code())
+    _opened(config, config.mesh.build())
+
+
+def _opened(config: CacheConfig, mesh: Mesh) -> tuple[pipeline.OpenMixture, dict[str, Any]]:
+    """The mixture, and the fingerprint of the cache but for the parameters' digest."""
+    rules.check_batch_size("batch_size", config.rows_at_once, mesh, config.teacher_rules)
+    mixture = pipeline.open_mixture(config.data)
+    run_folder.check_vocabulary(NAME, config.teacher.vocab_size, mixture)
+    splits = [split for split in config.splits() if split != "train"]
+    wanted = cache_identity.of_making(
+        dataclasses.asdict(config.holding()),
+        teacher=cache_identity.of_teacher(config, Path(config.experiment_dir)),
+        data=cache_identity.of_data(config.data, mixture, ["train", *splits]),
+        eval_rows=0 if config.eval_split is None else config._eval_rows,
+        batch_size=config.rows_at_once,
+        shard_rows=config.shard_rows,
+    )
+    there = read_json(Path(config.folder), FINGERPRINT)
+    found = cache_identity.differences(there, wanted) if there is not None else []
+    if found:
+        raise TeacherCacheError(
+            f"{config.folder} holds another teacher cache: {'; '.join(found[:3])}. Choose another "
+            "folder (TEACHER_CACHE), or delete it"
+        )
+    return mixture, wanted
+
+
+def make(config: CacheConfig, mesh: Mesh | None = None) -> None:
+    """Makes the cache, or what is missing of it.
+
+    Args:
+      config: what of.
+      mesh: the device mesh; None builds the config's.
+
+    Raises:
+      ValueError: see `check`; the teacher is not there or not at its end, or says NaN.
+      hosts.Stopped: asked to; whole shards are kept.
+    """
+    mesh = config.mesh.build() if mesh is None else mesh
+    mixture, fingerprint = _opened(config, mesh)
+    folder = Path(config.folder)
+    hosts.agree("data or teachers", fingerprint)
+    with FolderLock(folder, hosts.is_first()), hosts.StopSignal() as stop:
+        done = shards_in(folder, cache_identity.digest(fingerprint))
+        hosts.agree("finished shards", {"names": sorted(done)})
+        complete = read_json(folder, COMPLETE)
+        if complete is not None and complete["shards"].keys() <= done.keys():
+            hosts.say(f"{folder} is complete, nothing to do\n{_summary(complete)}")
+            return
+        _Maker(config, mesh, mixture, fingerprint, done, stop).run()
+
+
+class _Maker:
+    """The making of one cache."""
+
+    def __init__(self, config, mesh, mixture, fingerprint, done, stop):
+        self._config, self._mixture = config, mixture
+        self._folder, self._holding = Path(config.folder), config.holding()
+        self._fingerprint, self._done, self._stop = fingerprint, set(done), stop
+        self._sharding = rules.batch_sharding(mesh)
+        data = config.unpacked
+        self._part = placement.host_shard(self._sharding, data.batch_size, data.row_length)
+        self._is_writer = placement.is_first_holder(self._sharding, data.batch_size)
+        self._mesh = mesh
+        self._batches_in_group = -(-config.shard_rows // data.batch_size)
+
+    def run(self) -> None:
+        """Does what is missing, then writes that it is complete."""
+        config, folder = self._config, self._folder
+        teacher, params = one_run.load_teacher(
+            config, Path(config.experiment_dir), self._mesh, self._mixture.fingerprint
+        )
+        self._claim(teacher_facts.digest(params))
+        facts_fn = teacher_facts.make_facts_fn(
+            teacher, self._holding, self._mesh, config.teacher_rules
+        )
+        for split, max_rows in config.splits().items():
+            self._split(split, max_rows, lambda batch: facts_fn(params, batch))
+        hosts.all_here("the teacher cache's last shard")
+        if not hosts.is_first():
+            return
+        shards = shards_in(folder, cache_identity.digest(self._fingerprint))
+        complete = {
+            "shards": {name: facts["bytes"] for name, facts in shards.items()},
+            "splits": {split: _total(shards, split) for split in config.splits()},
+        }
+        files.write_text(folder / COMPLETE, json.dumps(complete, indent=2) + "\n")
+        hosts.say(_summary(complete))
+
+    def _claim(self, parameters: str) -> None:
+        """Writes the fingerprint; refuses a teacher of other parameters than the shards there."""
+        there = read_json(self._folder, FINGERPRINT)
+        before = there and there["teacher"]["parameters"]
+        if before not in (None, parameters):
+            raise TeacherCacheError(
+                f"{self._folder} holds another teacher cache: teacher.parameters is {before!r} "
+                f"there and {parameters!r} here. Choose another folder (TEACHER_CACHE), or delete "
+                "it"
+            )
+        if hosts.is_first():
+            (self._folder / COMPLETE).unlink(missing_ok=True)
+            for file in self._folder.glob(".*.tmp"):  # of one that was killed
+                file.unlink(missing_ok=True)
+            teacher = self._fingerprint["teacher"] | {"parameters": parameters}
+            fingerprint = self._fingerprint | {"teacher": teacher}
+            files.write_text(self._folder / FINGERPRINT, json.dumps(fingerprint, indent=2) + "\n")
+        hosts.all_here("the teacher cache's folder")
+
+    def _split(self, split: str, max_rows: int | None, facts_of: Callable) -> None:
+        """Does the groups of a split that are missing."""
+        # The devices work on a batch while the one before is written.
+        batches = _one_behind(self._batches(split, max_rows, facts_of))
+        for group, members in itertools.groupby(batches, key=lambda batch: batch[0]):
+            shard = Shard(split, group, self._part.index, self._part.num_shards)
+            fingerprint = cache_identity.digest(self._fingerprint)
+            if not self._is_writer:  # another host has the same rows
+                collections.deque(members, maxlen=0)
+                continue
+            with ShardWriter(self._folder, shard, self._holding, fingerprint) as writer:
+                for _, rows, found in members:
+                    for example in self._examples(rows, found, split):
+                        writer.add(*example)
+            self._done.add(shard.name)
+
+    def _batches(self, split: str, max_rows: int | None, facts_of: Callable) -> Iterator[tuple]:
+        """(group, this host's rows, facts on devices) of the batches of missing groups."""
+        config, size = self._config, self._batches_in_group
+        done = self._groups(split)
+        first = next(group for group in range(len(done) + 1) if group not in done) * size
+        bar = tqdm.tqdm(
+            desc=f"{NAME} {split}",
+            unit=" rows",
+            initial=first * config.rows_at_once,
+            disable=None if hosts.is_first() else True,  # unless in a terminal
+        )
+        data = config.unpacked
+        with bar:
+            for number, rows in enumerate(
+                pipeline.rows_once(data, self._sharding, split, max_rows, first), start=first
+            ):
+                if self._stop.asked():
+                    raise hosts.Stopped(
+                        f"asked to stop while at split {split!r}; whole shards stay in "
+                        f"{self._folder}. The same command goes on from there"
+                    )
+                bar.update(data.batch_size)
+                if number // size not in done:
+                    batch = placement.to_global_batch(
+                        rows, self._sharding, data.batch_size, data.architecture
+                    )
+                    yield number // size, rows, facts_of(batch)
+
+    def _groups(self, split: str) -> set[int]:
+        """Numbers of the groups whose parts are all there."""
+        parts: dict[tuple[int, int], int] = {}
+        for shard in map(Shard.of, self._done):
+            if shard.split == split:
+                key = shard.group, shard.parts
+                parts[key] = parts.get(key, 0) + 1
+        return {group for (group, of), count in parts.items() if count == of}
+
+    def _examples(
+        self, rows: Mapping[str, np.ndarray], found: Mapping[str, jax.Array], split: str
+    ) -> Iterator[tuple[bytes, TokenFacts, np.ndarray]]:
+        """Key, facts and labels' log-probs of each example of a batch."""
+        facts = {name: teacher_facts.own_rows(array) for name, array in found.items()}
+        for example in example_keys.examples_of(rows, self._config.data.architecture):
+            here = {name: array[example.row, example.places] for name, array in facts.items()}
+            log_probs = here["label_log_probs"]
+            if np.isnan(log_probs).any():
+                raise TeacherCacheError(
+                    f"the teacher says NaN of an example of split {split!r}: "
+                    f"{cache_identity.text_of(self._mixture, example)}; its parameters or its "
+                    "dtype can't be right"
+                )
+            yield example.key, TokenFacts(**here), log_probs
+
+
+def _one_behind(items: Iterator) -> Iterator:
+    """The same items, each given out when the next has been made."""
+    before = []
+    for item in items:
+        before.append(item)
+        if len(before) > 1:
+            yield before.pop(0)
+    yield from before
+
+
+def _total(shards: Mapping[str, Mapping[str, Any]], split: str) -> dict[str, Any]:
+    """Sums over the shards of a split."""
+    own = [facts for name, facts in shards.items() if Shard.of(name).split == split]
+    keys = ("examples", "tokens", "right", "log_probs", "bytes", "index_bytes")
+    return {key: sum(facts[key] for facts in own) for key in keys}
+
+
+def _summary(complete: Mapping[str, Any]) -> str:
+    lines = []
+    for split, total in complete["splits"].items():
+        tokens = max(total["tokens"], 1)
+        num_bytes = total["bytes"] + total["index_bytes"]
+        lines.append(
+            f"{split}: {total['examples']:,} examples, {total['tokens']:,} target tokens; the "
+            f"teacher is right on {100 * total['right'] / tokens:.2f} %, cross-entropy "
+            f"{-total['log_probs'] / tokens:.4f} nats a token; {num_bytes / 1e6:.2f} MB, "
+            f"{num_bytes / tokens:.2f} bytes a token"
+        )
+    return "\n".join(lines)
