@@ -23,6 +23,7 @@ from cascade_jax.models import families
 from cascade_jax.parallel import rules
 from cascade_jax.training import state as state_lib
 from cascade_jax.training import step as step_lib
+from cascade_jax.training import taught_batches
 from cascade_jax.training.loop import TrainRun
 
 # Where T5 and its kin have it; one id is as good as another for what a step costs.
@@ -171,14 +172,14 @@ def train_step(run: TrainRun, mesh: Mesh) -> Step:
     """
     size = run.data.batch_size // run.microbatches
     label = "batch_size" if run.microbatches == 1 else "batch_size / microbatches"
-    tables = [run.rules, *[run.teacher_rules] * (run.teacher is not None)]
+    tables = [run.rules, *[run.teacher_rules] * (run.live_teacher is not None)]
     rules.check_batch_size(f"run {run.name!r}: {label}", size, mesh, *tables)
     student, optimizer = families.build(run.model), run.optimizer.build()
     abstract = state_lib.abstract_state(student, optimizer, mesh, run.lora, run.rules)
     parts = {"student": abstract.params, "optimizer": abstract.opt_state}
     teacher = frozen = None
-    if run.teacher is not None:
-        teacher = families.build(run.teacher)
+    if run.live_teacher is not None:
+        teacher = families.build(run.live_teacher)
         loaded = state_lib.abstract_parameters(teacher, mesh, table=run.teacher_rules)
         frozen = state_lib.frozen(teacher, loaded)
         parts["teacher"] = frozen
@@ -200,6 +201,9 @@ def train_step(run: TrainRun, mesh: Mesh) -> Step:
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=rules.replicated(mesh))
     parts["batch"] = abstract_batch(run, mesh)
+    if run.teacher_cache is not None:
+        facts = taught_batches.fact_shapes(run, rules.batch_sharding(mesh))
+        parts["batch"] = step_lib.TaughtBatch(parts["batch"], facts)
     arguments = (abstract, frozen, parts["batch"], key)
     return Step(f"train {run.name}", step.jitted, arguments, parts, mesh)
 

@@ -102,7 +102,7 @@ def plan_train(run: TrainRun, mesh_config: MeshConfig, topology: Topology) -> Pl
     step = compiled_lib.train_step(run, mesh)
     split = {
         "rules": _shown(run.rules),
-        "teacher_rules": _shown(run.teacher_rules) if run.teacher is not None else None,
+        "teacher_rules": _shown(run.teacher_rules) if run.live_teacher is not None else None,
         "microbatches": run.microbatches,
         "remat": run.model.remat,
     }

@@ -107,7 +107,7 @@ def likely(
 
 def _rows(run: TrainRun, shape, microbatches: int) -> float:
     """Rows that a chip computes at once, of the model of which these are more."""
-    tables = [run.rules, *[run.teacher_rules] * (run.teacher is not None)]
+    tables = [run.rules, *[run.teacher_rules] * (run.live_teacher is not None)]
     over = [dict(rules.table(each)).get(axes.BATCH) or () for each in tables]
     shards = [math.prod(shape[axis] for axis in each) for each in over]
     return run.data.batch_size / microbatches / min(shards)

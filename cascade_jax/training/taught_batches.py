@@ -45,7 +45,7 @@ class Lookup:
         self._folder = Path(run.teacher_cache)
         remedy = f"make it again: {identity.command(self._folder)}"
         self._reader = CacheReader(self._folder, holding, remedy)
-        self._wants_top_k = run.loss.teacher_need in MORE_NEED
+        self._wants_top_k = _wants_top_k(run)
 
     def __call__(self, rows: Mapping[str, np.ndarray], split: str) -> Any:
         """Facts of `losses/teachers.py`, as NumPy arrays [rows, length, …].
@@ -70,11 +70,7 @@ class Lookup:
         return self._spread(found, (row, place), shape)
 
     def _shape(self, rows: Mapping[str, np.ndarray]) -> tuple[int, int]:
-        data = self._run.data
-        length = data.target_length
-        if data.row_length != data.input_length:  # inputs and targets in one row
-            length = data.row_length
-        return len(next(iter(rows.values()))), length
+        return len(next(iter(rows.values()))), _length(self._run.data)
 
     def _spread(self, found: list[TokenFacts], where: tuple, shape: tuple[int, int]) -> Any:
         """The facts of all examples at their places, 0 elsewhere."""
@@ -90,16 +86,62 @@ class Lookup:
         is_correct = spread("label_is_best", bool)
         if not self._wants_top_k:
             return teachers.TeacherArgmax(is_correct)
-        ids = np.uint16 if holding.vocab_size <= 1 << 16 else np.int32
         return teachers.TeacherTopK(
             spread("log_probs", np.float32, holding.top_k),
-            spread("ids", ids, holding.top_k),
+            spread("ids", _id_dtype(holding), holding.top_k),
             is_correct,
             spread("log_tail", np.float32) if holding.has_tail else None,
         )
 
 
 _AS_THEY_ARE = ("label_is_best", "ids")
+
+
+def _wants_top_k(run: Any) -> bool:
+    return run.loss.teacher_need in MORE_NEED
+
+
+def _length(data: pipeline.DataConfig) -> int:
+    """Places of a row that facts are of; more where inputs and targets stand in one row."""
+    return data.target_length if data.row_length == data.input_length else data.row_length
+
+
+def _id_dtype(holding: Holding) -> Any:
+    return np.uint16 if holding.vocab_size <= 1 << 16 else np.int32
+
+
+def fact_shapes(run: Any, sharding) -> Any:
+    """Shapes of the facts that come with a batch of a run, without its data.
+
+    Args:
+      run: a TrainRun with a `teacher_cache`.
+      sharding: of a batch.
+
+    Raises:
+      TeacherCacheError: the loss needs more than one bit of a token, and no cache is there to say
+        how much it holds.
+    """
+    rows = run.data.batch_size, _length(run.data)
+
+    def array(dtype: Any, *more: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*rows, *more), dtype, sharding=sharding)
+
+    if not _wants_top_k(run):
+        return teachers.TeacherArgmax(array(bool))
+    found = read_json(Path(run.teacher_cache), FINGERPRINT)
+    if found is None:
+        raise TeacherCacheError(
+            f"run {run.name!r}: there is no teacher cache in {run.teacher_cache}, and how much it "
+            f"holds of a token is not known without it; make it: "
+            f"{identity.command(Path(run.teacher_cache))}"
+        )
+    holding = Holding(**found["holding"])
+    return teachers.TeacherTopK(
+        array(np.float32, holding.top_k),
+        array(_id_dtype(holding), holding.top_k),
+        array(bool),
+        array(np.float32) if holding.has_tail else None,
+    )
 
 
 def _to_global(facts: Any, sharding, batch_size: int) -> Any:

@@ -97,6 +97,22 @@ def test_parameter_and_optimizer_bytes_are_those_of_real_arrays(mesh, table):
     assert found["teacher"] < 0.6 * on_device(loaded, jax.devices()[0])  # it is kept in bfloat16
 
 
+def test_a_run_from_a_teacher_cache_holds_and_computes_no_teacher(tmp_path):
+    where = MESHES["all"], topology.parse("cpu:8")
+    run = tiny_runs.run(loss=variants.CATXent(), teacher_cache=str(tmp_path / "cache"))
+    found = planner.plan_train(run, *where)
+    live = planner.plan_train(dataclasses.replace(run, teacher_cache=None), *where)
+    assert set(live.parts) - set(found.parts) == {"teacher"}
+    teacher = flops.forward_flops(run.teacher, 32, 16) * run.data.batch_size / 8
+    assert live.model_flops - found.model_flops == teacher
+    # Recomputing leaves out the last product of each layer, which weighs more without a teacher.
+    assert 0.95 * found.expected_flops < found.flops < found.expected_flops
+    # A bit for each token comes with the batch, which is split over the batch axes (2 and 2).
+    assert found.parts["batch"] - live.parts["batch"] == run.data.batch_size / 4 * 16
+    with pytest.raises(ValueError, match="no teacher cache in .*cascade-jax cache-teacher"):
+        planner.plan_train(dataclasses.replace(run, loss=variants.CATDist()), *where)
+
+
 def test_the_peak_holds_the_parts_and_the_compilers_sum_of_arguments():
     found = plan("all")
     made = compiled.train_step(tiny_runs.run(), MESHES["all"].build()).compile()

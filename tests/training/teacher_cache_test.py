@@ -20,7 +20,7 @@ from cascade_jax.batch import Batch
 from cascade_jax.data import features, pipeline, sources
 from cascade_jax.losses import variants
 from cascade_jax.models import families
-from cascade_jax.parallel import hosts
+from cascade_jax.parallel import hosts, rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.training import (
     checkpoints,
@@ -220,6 +220,16 @@ def test_a_saved_position_is_that_of_the_next_step(folder, mesh):
     for mine, theirs in zip(found, expected, strict=True):
         for ours, other in zip(*map(jax.tree.leaves, (mine, theirs)), strict=True):
             np.testing.assert_array_equal(ours, other)
+
+
+@pytest.mark.parametrize("loss", [variants.CATXent(), variants.CATDist()])
+def test_the_shapes_of_facts_are_known_without_data(folder, mesh, loss):
+    run = cached(folder, "few", "run", loss)
+    batches, _ = taught_batches.open_batches(run, pipeline.open_mixture(DATA), mesh)
+    facts = next(batches).teacher
+    expected = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), facts)
+    found = taught_batches.fact_shapes(run, rules.batch_sharding(mesh))
+    assert expected == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), found)
 
 
 # ------------------------------------------------------------------ what is kept
