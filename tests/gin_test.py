@@ -8,7 +8,7 @@ import gin
 import numpy as np
 import pytest
 
-from cascade_jax.cli import collect, evaluate, gin_main, train, vocab
+from cascade_jax.cli import calibrate, collect, evaluate, gin_main, train, vocab
 from cascade_jax.deferral import routers, scores
 from cascade_jax.deferral.answer_tokens import AnswerTokens
 from cascade_jax.losses import schedules
@@ -21,6 +21,7 @@ GIN_FILES = sorted(
 )
 FIGURES = [name for name in GIN_FILES if name.startswith("gin/figures/figure_")]
 EXPERIMENTS = [name for name in GIN_FILES if name.startswith("gin/experiments/")]
+BUDGET_XSUM = "gin/experiments/budget_xsum.gin"
 DEMO = "--gin_file=gin/experiments/demo.gin"
 
 
@@ -41,7 +42,7 @@ def given(file: str) -> list[str]:
     return ["--gin.DATA_DIR='/data'"] if "local" in file or "wmt22" in file else []
 
 
-@pytest.mark.parametrize("command", [train, collect, evaluate])
+@pytest.mark.parametrize("command", [train, collect, evaluate, calibrate])
 @pytest.mark.parametrize("file", EXPERIMENTS)
 def test_every_experiment_builds_every_command(file, command):
     config = gin_main.parse(command.CONFIG, [f"--gin_file={file}", *given(file)])
@@ -116,6 +117,18 @@ def test_c4_is_pre_training_of_t5_base_under_large_and_its_tokens_are_rows():
     assert collected.decoding == "teacher_forced"
     files = [f"{collected.output_dir}/{name}.parquet" for name in collected.students]
     assert list(map(str, drawn.records_files)) == files
+
+
+def test_the_budget_on_xsum_is_the_papers_protocol():
+    config = gin_main.parse(calibrate.CONFIG, [f"--gin_file={BUDGET_XSUM}"])
+    live, sizes = config.live, (config.first_size, config.second_size, config.test_size)
+    assert (sizes, config.repeats, config.delta) == ((200, 200, 100), 5, 0.1)
+    assert max(config.alphas) == 0.2 and sum(sizes) == live.limit
+    assert (live.data.mixture, live.data.target_length) == ("cascade_xsum_short_v1", 20)
+    assert list(live.metrics) == ["rouge1", "rouge2", "rougeL"]
+    assert (live.student.embed_dim, live.teacher.embed_dim) == (512, 1024)
+    assert (config.search, config.procedure) == ("bayesian", "pareto_testing")
+    assert config.output_dir == "runs/budget_xsum/calibration/t5_small_xsum"
 
 
 @pytest.mark.parametrize("file", FIGURES)

@@ -11,6 +11,7 @@ COMMANDS = {
     "cache-teacher": "run the teacher once over the data; train then needs it no more",
     "collect": "decode a split with both models and write the records table",
     "evaluate": "from records: deferral curves, figures, pictures and one HTML report",
+    "calibrate": "thresholds that keep a budget with a guarantee, by tokens or by answers",
     "compare": "the same for any tables or experiments side by side, without a gin file",
     "fit-router": "fit a learned deferral score on the records of a calibration split",
     "records": "make records of answers that another system wrote as JSONL, and the reverse",

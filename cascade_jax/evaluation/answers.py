@@ -347,8 +347,12 @@ def corpus_metrics(mixture: pipeline.OpenMixture, split: str) -> dict[str, corpu
     return {name: metric for name, metric in found.items() if metric is not None}
 
 
-def measure(answers: Answers, questions: Questions) -> Measured:
+def measure(answers: Any, questions: Questions) -> Measured:
     """Per-example quality, statistics and figures of the whole split, by each task's metrics.
+
+    Args:
+      answers: `Answers`, or anything else with their `texts`.
+      questions: what was answered.
 
     Raises:
       ValueError: a metric that refuses the answers, or is outside [0, 1] for one (which task).

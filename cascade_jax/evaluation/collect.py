@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from cascade_jax.data import pipeline
 from cascade_jax.evaluation import answers as answers_lib
 from cascade_jax.evaluation import corpus, next_tokens, records
+from cascade_jax.evaluation import policy as policy_lib
 from cascade_jax.evaluation.answers import Answers, Measured, Questions
 from cascade_jax.evaluation.records_schema import (
     CORPUS_METRICS,
@@ -21,11 +22,12 @@ from cascade_jax.evaluation.records_schema import (
     TEACHER_FORCED,
     TOP_K,
 )
+from cascade_jax.evaluation.saved_model import SavedModel
 from cascade_jax.models import families, flops, pair
 from cascade_jax.nearest import did_you_mean
 from cascade_jax.parallel import hosts, rules
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.training import checkpoints, identity, run_folder, saved
+from cascade_jax.training import checkpoints, identity, run_folder
 from cascade_jax.training.watchdog import Watchdog, check_hang_seconds
 
 
@@ -52,6 +54,8 @@ class CollectConfig:
       embeddings: whether the student's mean-pooled hidden state of each input is kept, which
         learned routers can use. The inputs are read once more for it. (With "teacher_forced": the
         hidden state that each token is predicted from.)
+      policy: a certificate file of `cascade-jax calibrate` for single tokens: its student's table
+        then also has what both models write together (columns cascade_*); "" for none.
       hang_seconds: a collection without progress for so long is ended; None to wait for ever.
     """
 
@@ -68,6 +72,7 @@ class CollectConfig:
     decoding: str = GREEDY
     top_k: int = 10
     embeddings: bool = False
+    policy: str = ""
     hang_seconds: float | None = 1800.0
 
     def __post_init__(self):
@@ -86,6 +91,8 @@ class CollectConfig:
                 f"top_k is {self.top_k!r}; must be 0 (none) to {vocab_size}, the vocabulary of the "
                 "student"
             )
+        if self.policy and self.decoding != GREEDY:
+            raise ValueError(f"a policy needs decoding {GREEDY!r}, got {self.decoding!r}")
         check_hang_seconds(self.hang_seconds)
         if not self.students:
             raise ValueError("students is empty; name at least one run")
@@ -106,8 +113,8 @@ def collect(config: CollectConfig) -> list[Path]:
       The files.
 
     Raises:
-      ValueError: for runs on another vocabulary, checkpoints that do not fit, an unknown split,
-        hosts that have different configs, code, data or checkpoints.
+      ValueError: for runs on another vocabulary, checkpoints that do not fit, an unknown split, a
+        policy of other models, hosts that have different configs, code, data or checkpoints.
       ImportError: a metric of a task needs an extra that is not installed.
       hosts.Stopped: asked to; the tables that are complete stay.
     """
@@ -116,18 +123,20 @@ def collect(config: CollectConfig) -> list[Path]:
     mesh = config.mesh.build()
     rules.check_batch_size("batch_size", config.data.batch_size, mesh)
     mixture = pipeline.open_mixture(config.data)
-    teacher = _Model(config, "teacher", config.teacher, config.teacher_run)
-    students = [_Model(config, name, config.student, name) for name in config.students]
+    where, choice = config.experiment_dir, config.checkpoint
+    teacher = SavedModel(where, "teacher", config.teacher, config.teacher_run, choice)
+    students = [SavedModel(where, name, config.student, name, choice) for name in config.students]
     for model in (teacher, *students):
         run_folder.check_same_vocabulary(model.name, mixture.fingerprint, model.folder)
         model.check(mesh)
+    policy = policy_lib.load(config.policy, students, teacher, mixture.fingerprint, config.data)
 
     facts = {
         "data_fingerprints": mixture.data_fingerprints(config.split),
         CORPUS_METRICS: _corpus_metrics(config, mixture),
         DECODING: answers_lib.decoding_of(config.decoding, mixture, config.data, config.split),
     }
-    tables = [_Table(config, student, teacher, facts) for student in students]
+    tables = [_Table(config, student, teacher, facts, policy) for student in students]
     found = {table.student.name: [table.metadata, table.is_up_to_date] for table in tables}
     hosts.agree("data, checkpoints or tables", found)
     for table in tables:
@@ -160,6 +169,7 @@ def _make(config: CollectConfig, tables, teacher, mixture, mesh: Mesh, watch: "_
         watch.progress(f"the table of {table.student.name}")
         figures = _figures(of_student[1], of_teacher[1])
         rows = _rows(config, examples, of_student, of_teacher, table.metadata)
+        rows |= table.policy.columns(table.student, teacher, questions)
         if hosts.is_first():
             records.write(table.file, rows, {**table.metadata, FIGURES: figures})
         hosts.all_here("a table", hosts.WORK_SECONDS)
@@ -215,7 +225,7 @@ def _corpus_metrics(config: CollectConfig, mixture: pipeline.OpenMixture) -> dic
 
 def _answers_of(
     by: ModuleType,
-    model: "_Model",
+    model: SavedModel,
     questions: Questions,
     top_k: int = 0,
     embeddings: bool = False,
@@ -248,10 +258,17 @@ def _figures(student: Measured, teacher: Measured) -> dict:
 class _Table:
     """The records table of a student: where it is, what it must be of, and whether it is there."""
 
-    def __init__(self, config: CollectConfig, student: "_Model", teacher: "_Model", facts: Mapping):
-        self.student = student
+    def __init__(
+        self,
+        config: CollectConfig,
+        student: SavedModel,
+        teacher: SavedModel,
+        facts: Mapping,
+        policy: policy_lib.LivePolicy,
+    ):
+        self.student, self.policy = student, policy
         self.file = Path(config.output_dir) / f"{student.name}.parquet"
-        self.metadata = _metadata(config, student, teacher, facts)
+        self.metadata = _metadata(config, student, teacher, facts) | policy.metadata(student)
         self.is_up_to_date = _is_up_to_date(self.file, self.metadata)
 
 
@@ -266,25 +283,9 @@ def _is_up_to_date(file: Path, metadata: dict) -> bool:
         return False
 
 
-class _Model:
-    """A model of the experiment with the checkpoint it answers from."""
-
-    def __init__(self, config: CollectConfig, name: str, model: families.ModelConfig, run: str):
-        self.name = Path(name).name
-        self.config = model
-        self.folder = run_folder.resolve(Path(config.experiment_dir), run)
-        self.step = checkpoints.chosen_step(self.folder, config.checkpoint)
-        self.saved = checkpoints.saved_at(self.folder, self.step)
-
-    def check(self, mesh: Mesh) -> None:
-        """Refuses a checkpoint that is not this model's, before anything is decoded."""
-        saved.check(self.name, self.folder, self.step, self.config, mesh)
-
-    def load(self, mesh: Mesh):
-        return saved.load(self.folder, self.step, self.config, mesh)
-
-
-def _metadata(config: CollectConfig, student: _Model, teacher: _Model, facts: Mapping) -> dict:
+def _metadata(
+    config: CollectConfig, student: SavedModel, teacher: SavedModel, facts: Mapping
+) -> dict:
     shapes = [families.parameter_shapes(model.config) for model in (student, teacher)]
     return {
         "schema_version": records.SCHEMA_VERSION,

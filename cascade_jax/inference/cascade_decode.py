@@ -26,7 +26,8 @@ from cascade_jax.models import families
 from cascade_jax.models.pieces import Pieces
 from cascade_jax.nearest import did_you_mean
 
-UNCERTAINTIES = ("log_prob", "entropy")
+LOG_PROB, ENTROPY, RANDOM = "log_prob", "entropy", "random"
+UNCERTAINTIES = (LOG_PROB, ENTROPY, RANDOM)
 
 
 @flax.struct.dataclass
@@ -44,7 +45,7 @@ class CascadeGeneration:
       proposals: the small model's likeliest token after the same (mixed) prefix.
       log_probs: of the proposals under the small model, in nats.
       entropies: of the small model's next-token distributions, in nats.
-      uncertainties: what was compared with the threshold: -log_probs, or entropies.
+      uncertainties: what was compared with the threshold: -log_probs, entropies, or chance.
       student_tokens: tokens that the small model read, for each of which it made logits.
       teacher_tokens: tokens that the large model read; 0 for a row that never deferred.
       student_steps: runs of the small model for the whole batch.
@@ -115,7 +116,8 @@ def make_cascade_decode_fn(
       max_length: the most tokens that an answer may have, the end of sequence included.
       eos_id: id that ends a row.
       uncertainty: "log_prob" (minus the log-prob of the small model's token) or "entropy" (of its
-        distribution), both in nats.
+        distribution), both in nats; or "random": evenly from 0 to 1, whatever the models say, and
+        the same for an input and place every time. It is there to compare with.
       waiting_share: share of the running rows that must wait before the large model is called. 1
         makes the fewest calls; 0 calls it as soon as a row waits, so that rows stay in lock-step.
       piece_length: what waiting rows have to read is cut into pieces of so many tokens, and the
@@ -136,7 +138,7 @@ def make_cascade_decode_fn(
     def cascade_decode_fn(student_params, teacher_params, inputs, thresholds):
         rule = _Rule(
             limits=_limits(thresholds, max_length),
-            is_entropy=jnp.asarray(uncertainty == "entropy"),
+            uncertainty=jnp.asarray(UNCERTAINTIES.index(uncertainty), jnp.int32),
             eos_id=jnp.asarray(eos_id, jnp.int32),
             waiting_share=jnp.asarray(waiting_share, jnp.float32),
         )
@@ -160,9 +162,10 @@ class _Rule:
     """What the compiled program is given."""
 
     limits: Float[Array, " L"]  # the threshold of each place
-    is_entropy: Bool[Array, ""]
+    uncertainty: Int[Array, ""]  # index of its name
     eos_id: Int[Array, ""]
     waiting_share: Float[Array, ""]
+    chances: Any = None  # [B L], once inputs are there
 
 
 @functools.lru_cache(maxsize=32)
@@ -216,6 +219,7 @@ def _limits(
 def _decode(setup, rule, student_params, teacher_params, inputs):
     """The whole program; see `make_cascade_decode_fn`."""
     batch, length = inputs.shape[0], setup.max_length
+    rule = rule.replace(chances=_chances(inputs, length))
 
     def start_teacher():
         return setup.teacher.start(teacher_params, inputs, length)
@@ -251,6 +255,14 @@ def _decode(setup, rule, student_params, teacher_params, inputs):
 
     state = jax.lax.while_loop(lambda state: ~jnp.all(state.has_ended), next_state, state)
     return state.found
+
+
+def _chances(inputs, length):
+    """Even from 0 to 1, of each input's own key: no other row of the batch has a say."""
+    odd = 2 * jax.random.bits(jax.random.key(0), inputs.shape[1:], jnp.uint32) + 1
+    own = jnp.sum(inputs.astype(jnp.uint32) * odd[None], axis=1, dtype=jnp.uint32)
+    keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(1), number))(own)
+    return jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys)
 
 
 def _nothing(batch, length):
@@ -289,7 +301,8 @@ def _propose(setup, rule, params, state):
     proposal = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     log_prob = jnp.take_along_axis(log_p, proposal[:, None], axis=-1)[:, 0]
     entropy = numerics.entropy(log_p)
-    unsure = jnp.where(rule.is_entropy, entropy, -log_prob)
+    chance = jnp.take_along_axis(rule.chances, place[:, None], axis=1, mode="clip")[:, 0]
+    unsure = jnp.stack([-log_prob, entropy, chance])[rule.uncertainty]
     defers = ~(unsure <= rule.limits[place])  # NaN defers
 
     def put(values, new):

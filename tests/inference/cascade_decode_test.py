@@ -379,7 +379,7 @@ def test_flops_are_those_of_the_calls_one_after_the_other(pair):
     [
         ({"max_length": 0}, "max_length = 0: expected a positive whole number"),
         ({"eos_id": 32}, "eos_id = 32: expected an id of the vocabulary, 0 to 31"),
-        ({"uncertainty": "entropies"}, "of log_prob, entropy; did you mean 'entropy'?"),
+        ({"uncertainty": "entropies"}, "of log_prob, entropy, random; did you mean 'entropy'?"),
         ({"waiting_share": 1.5}, "waiting_share = 1.5: expected a number from 0 to 1"),
         ({"teacher": T5}, "is no model; expected a module of"),
         (
@@ -415,3 +415,17 @@ def test_thresholds_that_are_none_are_refused(thresholds, message):
 def test_pieces_without_a_token_are_refused(wrong):
     with pytest.raises(ValueError, match=f"piece_length = {wrong}: expected a positive"):
         make_cascade_decode_fn(*_models("t5"), 4, 1, piece_length=wrong)
+
+
+def test_chance_decides_if_asked_and_no_other_row_has_a_say():
+    fn = make_cascade_decode_fn(*_models("t5"), MAX_LENGTH, _eos("t5"), uncertainty="random")
+    found = fn(*_params("t5"), INPUTS, 0.6)
+    there = np.arange(MAX_LENGTH) < np.asarray(found.lengths)[:, None]
+    chances = np.asarray(found.uncertainties)[there]
+    assert 0 <= chances.min() and chances.max() < 1 and len(set(chances.tolist())) > 40
+    assert abs(chances.mean() - 0.5) < 4 / np.sqrt(12 * len(chances))
+    np.testing.assert_array_equal(np.asarray(found.is_deferred)[there], chances > 0.6)
+    order = np.random.default_rng(0).permutation(ROWS)
+    again = fn(*_params("t5"), INPUTS[order], 0.6)
+    for name in ("tokens", "uncertainties"):
+        np.testing.assert_array_equal(getattr(again, name), np.asarray(getattr(found, name))[order])

@@ -1,0 +1,138 @@
+"""Whole answers of a records table, kept or deferred by a score: no model is needed."""
+
+import dataclasses
+import fnmatch
+import json
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cascade_jax.deferral import score_base, search
+from cascade_jax.deferral.scores import Average
+from cascade_jax.evaluation import calibration_splits, records
+from cascade_jax.evaluation.calibration_pool import ANSWER, Evaluation, Thresholds
+from cascade_jax.nearest import did_you_mean
+
+QUALITY = "quality"  # the tasks' own, as records have it
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordsSource:
+    """Which records, and what defers.
+
+    Attributes:
+      records_file: of a split that is not reported on; None where answers are not what defers.
+      test_records_file: of a split to look at the promise on; None for what the calibration leaves
+        of the first file.
+      score: higher = defer.
+      tasks: patterns of the tasks that count.
+    """
+
+    records_file: str | os.PathLike | None = None
+    test_records_file: str | os.PathLike | None = None
+    score: score_base.DeferralScore = Average()
+    tasks: Sequence[str] = ("*",)
+
+    def __post_init__(self):
+        check_patterns(self.tasks)
+
+    def open(self) -> "RecordsPool":
+        """Reads the tables.
+
+        Raises:
+          FileNotFoundError, RecordsError: a file that can not be used.
+          ValueError: no task fits a pattern, a score that the table holds too little for.
+        """
+        if not self.records_file:
+            raise ValueError("records_file must be the path of a file, got none")
+        files = [self.records_file] + ([self.test_records_file] if self.test_records_file else [])
+        return RecordsPool(self, [records.read(file) for file in files])
+
+
+def check_patterns(tasks: Sequence[str]) -> None:
+    """Raises ValueError unless these are patterns of task names."""
+    if isinstance(tasks, str) or not tasks or not all(isinstance(name, str) for name in tasks):
+        raise ValueError(f"tasks are {tasks!r}; must be a list of names or patterns, e.g. ['*']")
+
+
+def matching(patterns: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """The tasks that fit a pattern.
+
+    Raises:
+      ValueError: a pattern that fits none (nearest names).
+    """
+    for pattern in patterns:
+        if not fnmatch.filter(tasks, pattern):
+            hint = did_you_mean(pattern, tasks)
+            raise ValueError(f"no task fits {pattern!r}{hint}; there are {', '.join(tasks)}")
+    return [task for task in tasks if any(fnmatch.fnmatch(task, pattern) for pattern in patterns)]
+
+
+class RecordsPool:
+    """The examples of records tables; see `calibration_pool.Pool`."""
+
+    level = ANSWER
+    metrics = (QUALITY,)
+    thresholds = 1
+    max_length = 1
+
+    def __init__(self, source: RecordsSource, tables: Sequence[records.Records]):
+        tables = [_used(table, source.tasks) for table in tables]
+        self.name = tables[0].name
+        self.uncertainty = score_base.name_of(source.score)
+        self.ids = _joined(tables, "example_id")
+        self.texts = _joined(tables, "inputs")
+        self._score = np.concatenate([source.score(table.student) for table in tables])
+        self._student = _joined(tables, "student_quality")
+        self._teacher = _joined(tables, "teacher_quality")
+        self._flops = None
+        if all(table.student_flops is not None for table in tables):
+            self._flops = [_joined(tables, f"{model}_flops") for model in ("student", "teacher")]
+        first = len(tables[0])
+        self.test_rows = None if len(tables) == 1 else np.arange(first, len(self.ids))
+        parts = [slice(None)] if self.test_rows is None else [slice(first), slice(first, None)]
+        self.fingerprints = {
+            **{model: _fingerprint(tables[0], model) for model in ("student", "teacher")},
+            "mixture": tables[0].metadata["mixture"],
+            "split": tables[0].metadata["split"],
+            "data": [calibration_splits.fingerprint(self.ids[p], self.texts[p]) for p in parts],
+        }
+
+    def evaluate(self, thresholds: Thresholds) -> Evaluation:
+        """Defers the answers whose score is above the threshold."""
+        (threshold,) = thresholds
+        deferred = self._score > threshold
+        flops = None
+        if self._flops is not None:
+            flops = self._flops[0] + np.where(deferred, self._flops[1], 0.0)
+        return Evaluation(
+            cost=deferred.astype(np.float64),
+            quality={QUALITY: np.where(deferred, self._teacher, self._student)},
+            flops=flops,
+            score=self._score,
+        )
+
+    def evaluate_random(self, share: float) -> None:
+        """None: deferring answers at random is the straight line between the two models."""
+
+    def values(self, count: int, rows: Int[np.ndarray, " R"]) -> Float[np.ndarray, " count"]:
+        """Quantiles of the scores of the given rows."""
+        return search.score_quantiles(self._score[rows], count)[:, 0]
+
+
+def _fingerprint(table: records.Records, model: str) -> str:
+    """A text of what records say of a model's checkpoint."""
+    facts = {key: table.metadata.get(f"{model}_{key}") for key in ("checkpoint", "saved")}
+    return json.dumps(facts)
+
+
+def _used(table: records.Records, patterns: Sequence[str]) -> records.Records:
+    wanted = matching(patterns, list(dict.fromkeys(map(str, table.task))))
+    table = table.take(np.flatnonzero(np.isin(table.task.astype(str), wanted)))
+    return table.take(calibration_splits.without_repetitions(table.inputs))
+
+
+def _joined(tables: Sequence[records.Records], column: str) -> np.ndarray:
+    return np.concatenate([getattr(table, column) for table in tables])

@@ -1,0 +1,245 @@
+"""budget.json: what every calibration of a run promised, and what it came to on the test split.
+
+Beside each promise stand three cascades of the same cost on the same examples. The costs that they
+reach are measured after the fact, which no user could: they say what a promise is worth, not what
+could have been shipped. The oracle has the budget itself, and hindsight.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from cascade_jax.deferral import risks, search
+from cascade_jax.deferral.calibrate import Calibration
+from cascade_jax.evaluation import budget_baselines
+from cascade_jax.evaluation.calibration_pool import TOKEN, Evaluation, Pool, Thresholds
+from cascade_jax.evaluation.calibration_splits import Splits
+
+SCHEMA_VERSION = 1
+# Of the random baseline, as far up as costs go; the ends are the two models alone.
+RANDOM_SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Repeat:
+    """One calibration: its splits, what was searched on the first, what was found by alpha."""
+
+    splits: Splits
+    searched: search.Search
+    found: Mapping[float, Calibration]
+
+
+def describe(config: Any, pool: Pool, repeats: Sequence[Repeat], objective: str) -> dict[str, Any]:
+    """The content of budget.json.
+
+    Args:
+      config: a CalibrateConfig.
+      pool: what was calibrated on.
+      repeats: of all calibrations; the first is told in full.
+      objective: name of the metric that counts.
+    """
+    never, always = (pool.evaluate((end,) * pool.thresholds) for end in (math.inf, -math.inf))
+    others = _Others(config, pool, never, always, objective)
+    runs = []
+    for alpha in sorted(config.alphas):
+        for number, repeat in enumerate(repeats):
+            runs.append(_run(pool, repeat, number, alpha, others))
+    everything = np.arange(len(pool.ids)) if pool.test_rows is None else pool.test_rows
+    return _finite(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "name": pool.name,
+            "level": pool.level,
+            "promise": config.promise,
+            "uncertainty": pool.uncertainty,
+            "delta": config.delta,
+            "quality_drop": config.quality_drop,
+            "procedure": config.procedure,
+            "bound": config.bound,
+            "sizes": {name: len(rows) for name, rows in vars(repeats[0].splits).items()},
+            "max_length": pool.max_length,
+            "metrics": list(pool.metrics),
+            "objective": objective,
+            "alphas": sorted(config.alphas),
+            "repeats": len(repeats),
+            "candidates": _candidates(pool, repeats[0]),
+            "runs": runs,
+            "ends": {
+                "student": budget_baselines.at(never, everything),
+                "teacher": budget_baselines.at(always, everything),
+            },
+            "deferred_by_position": _by_position(pool, repeats[0], max(config.alphas)),
+        }
+    )
+
+
+def _candidates(pool: Pool, repeat: Repeat) -> list[dict[str, Any]]:
+    """All that was evaluated, in the order of the search."""
+    splits, volumes = repeat.splits, repeat.searched.hypervolumes()
+    told = []
+    for order, evaluation in enumerate(repeat.searched.evaluations):
+        found = pool.evaluate(evaluation.thresholds)
+        both = [budget_baselines.at(found, rows) for rows in (splits.first, splits.second)]
+        told.append(
+            {
+                "thresholds": list(evaluation.thresholds),
+                "order": order,
+                "cost": [each["cost"] for each in both],
+                "quality": {name: [e["quality"][name] for e in both] for name in pool.metrics},
+                "hypervolume": float(volumes[order]),
+            }
+        )
+    return told
+
+
+def _run(pool: Pool, repeat: Repeat, number: int, alpha: float, others: "_Others") -> dict:
+    """What one calibration promised at one alpha, and what it came to."""
+    found, splits = repeat.found[alpha], repeat.splits
+    index = {told.thresholds: i for i, told in enumerate(repeat.searched.evaluations)}
+    place = [index[candidate.thresholds] for candidate in found.candidates]
+    run: dict[str, Any] = {
+        "alpha": alpha,
+        "repeat": number,
+        "thresholds": None if found.thresholds is None else list(found.thresholds),
+        "certified": found.chosen is not None,
+        "accepted": sorted(place[i] for i in found.accepted),
+    }
+    if number == 0:
+        run["p_values"] = _p_values(found, place)
+    if found.thresholds is None:
+        return run | {"calibration": None, "test": None, "baselines": None}
+    chosen = pool.evaluate(found.thresholds)
+    test = budget_baselines.at(chosen, splits.test)
+    flops = None if chosen.flops is None else float(np.mean(chosen.flops[splits.test]))
+    return run | {
+        "calibration": budget_baselines.at(chosen, splits.second),
+        "test": test | {"flops": flops, "worse": others.worse(chosen, splits.test)},
+        "baselines": others.beside(repeat, splits.test, test["cost"], alpha),
+    }
+
+
+def _p_values(found: Calibration, place: Sequence[int]) -> dict[str, list]:
+    """By candidate, in the order of the search; None where a split has none."""
+    first: list[float | None] = [None] * len(place)
+    second = list(first)
+    both = found.settings.procedure == risks.PARETO_TESTING
+    for i, candidate in zip(place, found.candidates, strict=True):
+        first[i] = candidate.first_p if both else None
+        second[i] = candidate.second_p if both else candidate.first_p
+    return {"first": first, "second": second}
+
+
+class _Others:
+    """Other cascades on the same examples."""
+
+    def __init__(
+        self, config: Any, pool: Pool, never: Evaluation, always: Evaluation, objective: str
+    ):
+        self._pool, self._ends, self._objective = pool, (never, always), objective
+        self._is_wanted, self._promises_cost = config.baselines, config.promise == "cost"
+        self._random = [never, always]
+        most = max(config.alphas) if self._promises_cost else 1.0
+        for share in RANDOM_SHARES if self._is_wanted and pool.level == TOKEN else ():
+            self._random.append(pool.evaluate_random(share))
+            if np.mean(self._random[-1].cost) > most:
+                break
+
+    def worse(self, chosen: Evaluation, rows: Int[np.ndarray, " R"]) -> float:
+        """By how much its answers are worse than the large model's own, on average."""
+        always, name = self._ends[1], self._objective
+        return float(np.mean(always.quality[name][rows] - chosen.quality[name][rows]))
+
+    def beside(
+        self, repeat: Repeat, rows: Int[np.ndarray, " R"], cost: float, alpha: float
+    ) -> dict[str, Any] | None:
+        """Points at a cost; the oracle's has the budget, or the cost where quality is promised."""
+        if not self._is_wanted:
+            return None
+        never, always = self._ends
+        tried = [self._pool.evaluate(told.thresholds) for told in repeat.searched.evaluations]
+        within = alpha if self._promises_cost else cost
+        by_chance = "random_tokens" if self._pool.level == TOKEN else "random_answers"
+        return {
+            by_chance: budget_baselines.between(self._random, rows, cost),
+            "whole_answers": budget_baselines.whole_answers(never, always, rows, cost),
+            "oracle": budget_baselines.oracle(
+                [never, always, *tried], rows, within, self._objective
+            ),
+        }
+
+
+def _by_position(pool: Pool, repeat: Repeat, alpha: float) -> list[float | None]:
+    """Share of the test split's tokens at each position that the large model wrote."""
+    thresholds: Thresholds | None = repeat.found[alpha].thresholds
+    found = None if thresholds is None else pool.evaluate(thresholds)
+    if found is None or found.is_deferred is None or found.lengths is None:
+        return []
+    rows = repeat.splits.test
+    there = np.arange(pool.max_length) < found.lengths[rows, None]
+    counts, deferred = there.sum(axis=0), found.is_deferred[rows].sum(axis=0)
+    return [float(d / n) if n else None for d, n in zip(deferred, counts, strict=True)]
+
+
+def _finite(value: Any) -> Any:
+    """JSON values with texts for infinite numbers, null for NaN."""
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
+    return value
+
+
+# ------------------------------------------------------------------ what is printed
+
+
+def format_table(budget: Mapping[str, Any]) -> str:
+    """By alpha: how often it was certified and kept, what it cost, and what else that buys."""
+    metric, level, repeats = budget["objective"], budget["level"], budget["repeats"]
+    by_chance = f"random {level}s"
+    head = ["alpha", "certified", "kept", "cost", metric, by_chance, "whole answers", "oracle"]
+    rows = [head]
+    for alpha in budget["alphas"]:
+        runs = [run for run in budget["runs"] if run["alpha"] == alpha]
+        row = [f"{alpha:g}", f"{sum(run['certified'] for run in runs)} of {repeats}"]
+        runs = [run for run in runs if run["test"] is not None]
+        kept = sum(is_kept(budget, run) for run in runs)
+        row.append(f"{kept} of {len(runs)}" if runs else "–")
+        row.append(_mean([run["test"]["cost"] for run in runs]))
+        row.append(_mean([run["test"]["quality"][metric] for run in runs]))
+        for name in (f"random_{level}s", "whole_answers", "oracle"):
+            points = [run["baselines"][name] for run in runs if run["baselines"]]
+            row.append(_mean([point["quality"][metric] for point in points]))
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    lines.insert(1, "-" * len(lines[0]))
+    ends = budget["ends"]
+    alone = " and ".join(
+        f"{ends[model]['quality'][metric]:.4f} at cost {ends[model]['cost']:.3f} ({what})"
+        for model, what in (("student", "small model alone"), ("teacher", "large model alone"))
+    )
+    sizes = budget["sizes"]
+    title = (
+        f"{budget['name']}, level {level!r}, {budget['uncertainty']}: {metric} is {alone}. Splits "
+        f"of {sizes['first']} and {sizes['second']} examples, tested on {sizes['test']}; delta = "
+        f"{budget['delta']:g}"
+    )
+    return "\n".join([title, "", *lines])
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.4f}" if values else "–"
+
+
+def is_kept(budget: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    """Whether the means over the test split are within what was promised."""
+    test, drop = run["test"], budget["quality_drop"]
+    if budget["promise"] == "quality":
+        return test["worse"] <= run["alpha"]
+    return test["cost"] <= run["alpha"] and (drop is None or test["worse"] <= drop)

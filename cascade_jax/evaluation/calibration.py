@@ -1,0 +1,287 @@
+"""From a split to thresholds with a certificate, by tokens or by whole answers."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from cascade_jax import files
+from cascade_jax.deferral import bounds, certificate, risks, search
+from cascade_jax.deferral import calibrate as learn_then_test
+from cascade_jax.deferral.measured import Measured
+from cascade_jax.deferral.risks import Risk, Settings
+from cascade_jax.evaluation import budget, calibration_splits
+from cascade_jax.evaluation.answer_pool import RecordsSource
+from cascade_jax.evaluation.budget import Repeat
+from cascade_jax.evaluation.calibration_pool import (
+    LEVELS,
+    TOKEN,
+    Pool,
+    calibration_rows,
+)
+from cascade_jax.evaluation.live import LiveSource
+from cascade_jax.nearest import did_you_mean
+
+COST, QUALITY = "cost", "quality"
+PROMISES = (COST, QUALITY)
+BAYESIAN, GRID = "bayesian", "grid"
+SEARCHES = (BAYESIAN, GRID)
+_MOST_CANDIDATES = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrateConfig:
+    """What to promise, and on what it rests.
+
+    Attributes:
+      live: models and examples for level "token".
+      records: the table for level "answer"; its file is by default the one that `collect` writes
+        for the student and split of `live`.
+      level: "token" or "answer": what is deferred.
+      promise: "cost": the mean cost is at most alpha, with the best quality. "quality": answers are
+        on average at most alpha worse than the large model's, at the least cost.
+      alphas: the limits, a certificate each.
+      delta: the chance that a promise does not hold, at most.
+      quality_drop: with "cost": a second promise, as alpha is with "quality"; None for none.
+      objective: name of the metric that counts; None for the first.
+      search: "bayesian" or "grid": which thresholds are evaluated.
+      iterations: evaluations of the Bayesian search.
+      grid_size: thresholds to choose among; with several blocks, of each.
+      procedure, bound: see `deferral/risks.py`.
+      first_size, second_size: examples of the two calibration splits.
+      test_size: examples to look at the promise on; None for all that the calibration leaves.
+      repeats: so many times, each with splits of its own; the certificates are of the first.
+      baselines: whether other cascades of the same cost are measured too.
+      seed: of splits and search.
+      output_dir: of certificates and budget.json; None for
+        `<experiment_dir>/calibration/<student>`, with `_answers` for that level.
+    """
+
+    live: LiveSource
+    records: RecordsSource = RecordsSource()
+    level: str = TOKEN
+    promise: str = COST
+    alphas: Sequence[float] | float = (0.05, 0.1, 0.2)
+    delta: float = 0.1
+    quality_drop: float | None = None
+    objective: str | None = None
+    search: str = BAYESIAN
+    iterations: int = 25
+    grid_size: int = 100
+    procedure: str = risks.PARETO_TESTING
+    bound: str = bounds.WSR
+    first_size: int = 200
+    second_size: int = 200
+    test_size: int | None = None
+    repeats: int = 1
+    baselines: bool = True
+    seed: int = 0
+    output_dir: str | None = None
+
+    def __post_init__(self):
+        for name, choices in (("level", LEVELS), ("promise", PROMISES), ("search", SEARCHES)):
+            value = getattr(self, name)
+            if value not in choices:
+                hint = did_you_mean(value, choices)
+                raise ValueError(f"{name} is {value!r}; must be one of {choices}{hint}")
+        least = {"iterations": 5, "grid_size": 2, "repeats": 1}
+        least |= {"first_size": 1, "second_size": 1, "test_size": 1}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is None and name == "test_size":
+                continue
+            if type(value) is not int or value < smallest:
+                why = ": one threshold leaves nothing to choose" if name == "grid_size" else ""
+                raise ValueError(f"{name} is {value!r}; must be at least {smallest}{why}")
+        if self.iterations > self.num_candidates and self.search == BAYESIAN:
+            raise ValueError(
+                f"iterations is {self.iterations}, with {self.num_candidates} thresholds to choose "
+                "among; raise grid_size"
+            )
+        alphas = self.alphas
+        if isinstance(alphas, int | float | str) or not alphas or len({*alphas}) < len(alphas):
+            raise ValueError(f"alphas are {alphas!r}; must be a list of different numbers")
+        for alpha in alphas:
+            self.settings(alpha)  # refuses what it can not use
+        if self.objective is not None and self.objective not in self.metrics:
+            hint = did_you_mean(self.objective, self.metrics)
+            raise ValueError(f"objective {self.objective!r} is not in {list(self.metrics)}{hint}")
+        if self.output_dir is None:
+            live, ending = self.live, "" if self.level == TOKEN else "_answers"
+            folder = Path(live.experiment_dir) / "calibration"
+            folder /= Path(live.student_run).name + ending
+            object.__setattr__(self, "output_dir", str(folder))
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """What a pool of this level measures."""
+        return self.live.metrics if self.level == TOKEN else ("quality",)
+
+    @property
+    def num_candidates(self) -> int:
+        """Thresholds, or combinations of them, to choose among."""
+        blocks = self.live.num_blocks if self.level == TOKEN else 1
+        return min(self.grid_size**blocks, _MOST_CANDIDATES)
+
+    def settings(self, alpha: float) -> Settings:
+        """What calibration is to keep at a limit."""
+        length = self.live.data.target_length if self.level == TOKEN else 1
+        unit = f"deferred tokens / {length}" if self.level == TOKEN else "share of deferred answers"
+        cost = Risk(unit, alpha) if self.promise == COST else None
+        drop = alpha if self.promise == QUALITY else self.quality_drop
+        found = [cost] if cost else []
+        if drop is not None:
+            # With a limit on cost too, no policy keeps both trivially: Settings.fallback says so.
+            name = "loss of quality against the large model"
+            found.append(Risk(name, drop, -1.0, 1.0, risks.ALWAYS_DEFER))
+        return Settings(found, self.delta, self.procedure, self.bound, tokens_per_sequence=length)
+
+    def open(self) -> Pool:
+        """The examples of the level."""
+        if self.level == TOKEN:
+            return self.live.open()
+        live, source = self.live, self.records
+        if source.records_file is None:
+            folder = Path(live.experiment_dir) / "records" / live.split
+            file = folder / f"{Path(live.student_run).name}.parquet"
+            source = dataclasses.replace(source, records_file=file)
+        return source.open()
+
+
+def calibrate(config: CalibrateConfig) -> dict[str, Any]:
+    """Writes a certificate for every alpha, and budget.json.
+
+    What was decoded before is read from disk, so a run that was stopped goes on.
+
+    Returns:
+      What budget.json holds.
+
+    Raises:
+      ValueError: too few examples, splits that overlap, models that do not fit, and what the
+        sources raise.
+    """
+    tested = config.num_candidates if config.search == GRID else config.iterations
+    for alpha in config.alphas:
+        config.settings(alpha).check_enough(config.second_size, tested, "second")
+    pool = config.open()
+    objective = config.objective or pool.metrics[0]
+    repeats, found = [], {}
+    bar = tqdm.trange(config.repeats, desc="calibrates", unit="repeat")
+    for repeat in bar:
+        splits = _splits(config, pool, repeat)
+        searched = _search(config, pool, splits.first, objective, repeat)
+        stages = [
+            _measured(config, pool, searched, splits, name, objective)
+            for name in ("first", "second")
+        ]
+        found = {
+            alpha: _certify(config.settings(alpha), *stages) for alpha in sorted(config.alphas)
+        }
+        repeats.append(Repeat(splits, searched, found))
+        if repeat == 0:
+            _write_certificates(config, pool, repeats[0], objective)
+    result = budget.describe(config, pool, repeats, objective)
+    files.write_text(
+        Path(config.output_dir) / "budget.json", json.dumps(result, allow_nan=False) + "\n"
+    )
+    return result
+
+
+def _splits(config: CalibrateConfig, pool: Pool, repeat: int) -> calibration_splits.Splits:
+    sizes = (config.first_size, config.second_size, config.test_size)
+    rows = calibration_rows(pool)
+    splits = calibration_splits.draw(rows, pool.test_rows, sizes, config.seed + repeat)
+    ids, texts = np.asarray(pool.ids, object), np.asarray(pool.texts, object)
+    parts = dataclasses.asdict(splits).items()
+    calibration_splits.check_disjoint({name: (ids[rows], texts[rows]) for name, rows in parts})
+    return splits
+
+
+def _search(
+    config: CalibrateConfig, pool: Pool, rows: np.ndarray, objective: str, repeat: int
+) -> search.Search:
+    """Evaluates thresholds on the first split."""
+    values = pool.values(config.grid_size, rows)[:, None]
+    if pool.thresholds > 1:
+        values = search.several_thresholds(values, pool.thresholds, _MOST_CANDIDATES, config.seed)
+    if config.search == GRID:
+        found: search.Search = search.GridSearch(values)
+    else:
+        most = min(config.iterations, len(values))
+        found = search.BayesianSearch(values, most, min(5, most), seed=config.seed + repeat)
+    for thresholds in found:
+        evaluated = pool.evaluate(thresholds)
+        loss = 1.0 - np.mean(evaluated.quality[objective][rows])
+        found.tell(thresholds, (np.mean(evaluated.cost[rows]), loss))
+    return found
+
+
+def _measured(
+    config: CalibrateConfig,
+    pool: Pool,
+    searched: search.Search,
+    splits: calibration_splits.Splits,
+    name: str,
+    objective: str,
+) -> Measured:
+    """Losses of all that was searched, on the first or the second split."""
+    rows = getattr(splits, name)
+    # From the safest: the order of a fixed sequence.
+    safest = (lambda t: -sum(t)) if config.promise == COST else sum
+    thresholds = sorted((told.thresholds for told in searched.evaluations), key=safest)
+    evaluated = [pool.evaluate(each) for each in thresholds]
+    cost = np.stack([found.cost[rows] for found in evaluated])
+    quality = np.stack([found.quality[objective][rows] for found in evaluated])
+    losses = {}
+    for risk in config.settings(config.alphas[0]).risks:
+        if risk.lower < 0:
+            always = pool.evaluate((-np.inf,) * pool.thresholds)
+            losses[risk.name] = always.quality[objective][rows] - quality
+        else:
+            losses[risk.name] = cost
+    goal = 1.0 - quality if config.promise == COST else cost
+    ids = np.asarray(pool.ids, object)[rows]
+    return Measured(name, thresholds, losses, goal, ids.tolist())
+
+
+def _certify(settings: Settings, first: Measured, second: Measured) -> learn_then_test.Calibration:
+    """Pareto testing on both; another procedure on the second, the first having been searched."""
+    if settings.procedure == risks.PARETO_TESTING:
+        return learn_then_test.calibrate(settings, first, second)
+    return learn_then_test.calibrate(settings, second)
+
+
+def _write_certificates(
+    config: CalibrateConfig, pool: Pool, repeat: Repeat, objective: str
+) -> None:
+    """One for every alpha, of the first repeat."""
+    ids, texts = np.asarray(pool.ids, object), np.asarray(pool.texts, object)
+    blocks = pool.thresholds
+    for alpha, found in repeat.found.items():
+        names = dataclasses.asdict(repeat.splits)
+        written = certificate.from_calibration(
+            found,
+            level=config.level,
+            score=pool.uncertainty,
+            objective=objective if config.promise == COST else "cost",
+            models={name: pool.fingerprints[name] for name in _MODELS},
+            data=json.dumps({k: v for k, v in pool.fingerprints.items() if k not in _MODELS}),
+            splits={
+                name: calibration_splits.fingerprint(ids[rows], texts[rows])
+                for name, rows in names.items()
+            },
+            block_length=-(-pool.max_length // blocks) if config.level == TOKEN else None,
+        )
+        written.save(certificate_path(config.output_dir, alpha))
+
+
+_MODELS = ("student", "teacher")
+
+
+def certificate_path(output_dir: str, alpha: float) -> Path:
+    """Where the certificate of a limit lies: certificate_0.05.json."""
+    return Path(output_dir) / f"certificate_{alpha:g}.json"

@@ -1,0 +1,268 @@
+"""Both models live on the examples of a split, at any thresholds; every evaluation is kept."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cascade_jax.data import pipeline
+from cascade_jax.evaluation import answers, calibration_splits, live_decoding
+from cascade_jax.evaluation.answer_pool import check_patterns, matching
+from cascade_jax.evaluation.calibration_pool import TOKEN, Evaluation, Thresholds
+from cascade_jax.evaluation.decoding_store import DecodingStore
+from cascade_jax.evaluation.live_decoding import METRICS
+from cascade_jax.evaluation.records_schema import GREEDY
+from cascade_jax.evaluation.saved_model import SavedModel
+from cascade_jax.inference.cascade_decode import ENTROPY, LOG_PROB, RANDOM, UNCERTAINTIES
+from cascade_jax.models import families, pair
+from cascade_jax.nearest import did_you_mean
+from cascade_jax.parallel import rules
+from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.training import checkpoints, run_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveSource:
+    """Which models decode what.
+
+    Attributes:
+      experiment_dir: where the runs are by name.
+      student_run, teacher_run: names or folders of runs.
+      student, teacher: their configs.
+      data: mixture, lengths, vocabulary; `target_length` is the most tokens of an answer, by which
+        deferred tokens are divided, and `batch_size` the rows decoded at once.
+      split: which split of every task is calibrated on.
+      test_split: another to look at the promise on; None for what the calibration leaves.
+      tasks: patterns of the mixture's tasks that count.
+      limit: at most so many examples of a task and split; None for all.
+      checkpoint: "best" or "last" of both runs.
+      mesh: the device mesh.
+      uncertainty: what is compared with the thresholds: "log_prob" (minus that of the student's
+        token), "entropy", or "random".
+      num_blocks: thresholds of a configuration, one for each block of positions.
+      metrics: of rouge1, rouge2, rougeL, rougeLsum (rouge-score, F1), chrf (sentences) and task
+        (each task's own).
+    """
+
+    experiment_dir: str
+    student_run: str
+    teacher_run: str
+    student: families.ModelConfig
+    teacher: families.ModelConfig
+    data: pipeline.DataConfig
+    split: str = "validation"
+    test_split: str | None = None
+    tasks: Sequence[str] = ("*",)
+    limit: int | None = None
+    checkpoint: str = "best"
+    mesh: MeshConfig = MeshConfig()
+    uncertainty: str = LOG_PROB
+    num_blocks: int = 1
+    metrics: Sequence[str] = ("rouge1", "rouge2", "rougeL")
+
+    def __post_init__(self):
+        for name in ("experiment_dir", "student_run", "teacher_run"):
+            if not getattr(self, name) or not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; must name a folder")
+        pair.ModelPair(student=self.student, teacher=self.teacher)
+        check_patterns(self.tasks)
+        if self.checkpoint not in checkpoints.CHOICES:
+            raise ValueError(f"checkpoint {self.checkpoint!r} is not in {checkpoints.CHOICES}")
+        _check_choice("uncertainty", self.uncertainty, UNCERTAINTIES)
+        if isinstance(self.metrics, str) or not self.metrics:
+            raise ValueError(f"metrics are {self.metrics!r}; must be a list of {METRICS}")
+        for metric in self.metrics:
+            _check_choice("metric", metric, METRICS)
+        length = self.data.target_length
+        if type(self.num_blocks) is not int or not 1 <= self.num_blocks <= length:
+            raise ValueError(
+                f"num_blocks is {self.num_blocks!r}; must be 1 to target_length = {length}"
+            )
+        if self.test_split == self.split:
+            raise ValueError(
+                f"test_split is {self.split!r}, the split that is calibrated on; name another one, "
+                "or None for the examples that the calibration leaves"
+            )
+
+    def open(self) -> "LivePool":
+        """Reads the examples and finds the checkpoints; loads no parameter yet.
+
+        Raises:
+          ValueError: runs on another vocabulary, checkpoints that do not fit, an unknown split or
+            task, splits that overlap.
+          ImportError: a metric needs an extra that is not installed.
+        """
+        return LivePool(self)
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        hint = did_you_mean(value, choices)
+        raise ValueError(f"{name} {value!r} is not in {choices}{hint}")
+
+
+class LivePool:
+    """The examples, answered by a cascade of both models; see `calibration_pool.Pool`."""
+
+    level = TOKEN
+
+    def __init__(self, source: LiveSource):
+        self.source, mesh = source, source.mesh.build()
+        rules.check_batch_size("batch_size", source.data.batch_size, mesh)
+        live_decoding.check_installed(source.metrics)
+        mixture = pipeline.open_mixture(source.data)
+        where, choice = source.experiment_dir, source.checkpoint
+        self._student, self._teacher = (
+            SavedModel(where, Path(run).name, model, run, choice)
+            for run, model in (
+                (source.student_run, source.student),
+                (source.teacher_run, source.teacher),
+            )
+        )
+        for model in (self._student, self._teacher):
+            run_folder.check_same_vocabulary(model.name, mixture.fingerprint, model.folder)
+            model.check(mesh)
+        examples = _examples(source, mixture, source.split)
+        self.test_rows = None
+        if source.test_split is not None:
+            tested = _examples(source, mixture, source.test_split)
+            self.test_rows = np.arange(len(examples), len(examples) + len(tested))
+            examples = examples + tested
+        decoding = dict.fromkeys(mixture.tasks, GREEDY)
+        self._questions = answers.Questions(examples, mixture, source.data, mesh, decoding)
+        self.name = self._student.name
+        self.ids = [example.example_id for example in examples]
+        self.texts = [example.inputs_text for example in examples]
+        self.metrics = tuple(source.metrics)
+        self.thresholds = source.num_blocks
+        self.max_length = source.data.target_length
+        self.uncertainty = source.uncertainty
+        self.fingerprints = {
+            "student": self._student.fingerprint,
+            "teacher": self._teacher.fingerprint,
+            "vocabulary": mixture.fingerprint,
+            "mixture": source.data.mixture,
+            "split": source.split,
+            "test_split": source.test_split,
+            "data": calibration_splits.fingerprint(self.ids, self.texts),
+            "input_length": source.data.input_length,
+            "target_length": source.data.target_length,
+        }
+        folder = Path(source.experiment_dir) / "calibration" / self.name / "decodings"
+        self._store = DecodingStore(folder, self.fingerprints | {"metrics": list(self.metrics)})
+        self._found: dict[tuple[str, Thresholds], Evaluation] = {}
+
+    def evaluate(self, thresholds: Thresholds) -> Evaluation:
+        """Decodes all examples, or reads what an earlier run has decoded."""
+        return self._evaluate(self.uncertainty, thresholds)
+
+    def evaluate_random(self, share: float) -> Evaluation:
+        """Each token is the large model's with the chance `share`."""
+        return self._evaluate(RANDOM, (1.0 - share,) * self.thresholds)
+
+    def values(self, count: int, rows: Int[np.ndarray, " R"]) -> Float[np.ndarray, " count"]:
+        """The same for all data: evenly spread probabilities of the student's token, say.
+
+        So every repeat searches among the same thresholds, and decodes none that another has.
+        """
+        inner = np.arange(1, count + 1) / (count + 1)
+        if self.uncertainty == LOG_PROB:
+            return -np.log(inner[::-1])
+        scale = np.log(self.source.student.vocab_size) if self.uncertainty == ENTROPY else 1.0
+        return inner * scale
+
+    def _evaluate(self, uncertainty: str, thresholds: Thresholds) -> Evaluation:
+        thresholds = tuple(map(float, thresholds))
+        if (uncertainty, thresholds) not in self._found:
+            key = {"uncertainty": uncertainty, "thresholds": [t.hex() for t in thresholds]}
+            found = self._store.read(key)
+            if found is None:
+                found = self._decode(uncertainty, thresholds)
+                self._store.write(key, found)
+            self._found[uncertainty, thresholds] = found
+        return self._found[uncertainty, thresholds]
+
+    @functools.cached_property
+    def _params(self) -> tuple[Any, Any]:
+        mesh = self._questions.mesh
+        return self._student.load(mesh), self._teacher.load(mesh)
+
+    def _decode(self, uncertainty: str, thresholds: Thresholds) -> Evaluation:
+        """Takes from other evaluations what is the same here, and decodes the rest."""
+        left, parts = np.ones(len(self.ids), bool), []
+        for (of, _), found in self._found.items():
+            rows = np.flatnonzero(left & found.holds_at(thresholds)) if of == uncertainty else []
+            if len(rows):
+                parts.append((rows, {name: v[rows] for name, v in found.columns().items()}))
+                left[rows] = False
+        if np.any(left):
+            rows = np.flatnonzero(left)
+            parts.append((rows, self._decode_rows(uncertainty, thresholds, rows).columns()))
+        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+        return Evaluation.from_columns(
+            {
+                name: np.concatenate([columns[name] for _, columns in parts])[order]
+                for name in parts[0][1]
+            }
+        )
+
+    def _decode_rows(
+        self, uncertainty: str, thresholds: Thresholds, rows: Int[np.ndarray, " R"]
+    ) -> Evaluation:
+        examples = [self._questions.examples[row] for row in rows]
+        questions = dataclasses.replace(self._questions, examples=examples)
+        models = self.source.student, self.source.teacher
+        label = f"{uncertainty} > {', '.join(f'{t:.4g}' for t in thresholds)}"
+        found = live_decoding.decode(
+            models, self._params, questions, uncertainty, thresholds, label
+        )
+        unsure = found.uncertainties.sum(axis=1, dtype=np.float64)
+        holds = _same_answers(found, thresholds)
+        return Evaluation(
+            cost=found.is_deferred.sum(axis=1) / self.max_length,
+            quality=live_decoding.qualities(self.metrics, questions, found.texts),
+            flops=found.flops,
+            is_deferred=found.is_deferred,
+            lengths=found.lengths,
+            score=unsure / np.maximum(found.lengths, 1),
+            holds_from=holds[0],
+            holds_below=holds[1],
+        )
+
+
+def _same_answers(
+    found: live_decoding.LiveAnswers, thresholds: Thresholds
+) -> tuple[Float[np.ndarray, "n K"], Float[np.ndarray, "n K"]]:
+    """From and below which thresholds each answer is what it is.
+
+    With the same comparisons at all of its tokens, one after the other, an answer is the same. So
+    a threshold may move down to the largest uncertainty that it kept, and up to the smallest that
+    it did not keep.
+    """
+    length, blocks = found.tokens.shape[1], len(thresholds)
+    block = np.arange(length) * blocks // length  # as in `cascade_decode`
+    there = np.arange(length) < found.lengths[:, None]
+    kept, deferred = there & ~found.is_deferred, there & found.is_deferred
+    low = np.where(kept, found.uncertainties, -np.inf)
+    high = np.where(deferred, found.uncertainties, np.inf)
+    each = [block == number for number in range(blocks)]
+    return (
+        np.stack([low[:, places].max(axis=1) for places in each], axis=1).astype(np.float32),
+        np.stack([high[:, places].min(axis=1) for places in each], axis=1).astype(np.float32),
+    )
+
+
+def _examples(source: LiveSource, mixture: pipeline.OpenMixture, split: str) -> list:
+    """The examples of a split whose text has not come before."""
+    found = []
+    for task in matching(source.tasks, list(mixture.tasks_with(split))):
+        found += pipeline.decode_examples(source.data, task, split, source.limit)
+    kept = calibration_splits.without_repetitions([example.inputs_text for example in found])
+    if len(kept) < len(found):
+        left = len(found) - len(kept)
+        print(f"{split}: {left} of {len(found)} examples left out, whose input came before")
+    return [found[row] for row in kept]

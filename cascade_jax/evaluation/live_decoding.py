@@ -1,0 +1,146 @@
+"""Answers that both models of a cascade wrote together, and how good they are."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import tqdm
+from jaxtyping import Bool, Float, Int
+
+from cascade_jax.data import pipeline
+from cascade_jax.evaluation import overlap_metrics, quality
+from cascade_jax.evaluation.answers import Questions, input_length
+from cascade_jax.inference import cascade_costs, cascade_decode
+from cascade_jax.models import families
+from cascade_jax.parallel import rules
+
+CHRF, TASK = "chrf", "task"
+_PIECE_LENGTH = 4
+METRICS = (*overlap_metrics.ROUGE_VARIANTS, CHRF, TASK)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LiveAnswers:
+    """Answers to n examples; after the end of each all columns are 0.
+
+    Attributes:
+      tokens: ids, the end of sequence included.
+      lengths: number of tokens.
+      is_deferred: True where the large model wrote the token.
+      uncertainties: of the small model at each token.
+      flops: spent on each answer by both models, for what it needed of them.
+      texts: the answers.
+    """
+
+    tokens: Int[np.ndarray, "n L"]
+    lengths: Int[np.ndarray, " n"]
+    is_deferred: Bool[np.ndarray, "n L"]
+    uncertainties: Float[np.ndarray, "n L"]
+    flops: Float[np.ndarray, " n"]
+    texts: list[str]
+
+
+def decode(
+    models: tuple[families.ModelConfig, families.ModelConfig],
+    params: tuple[Any, Any],
+    questions: Questions,
+    uncertainty: str,
+    thresholds: Sequence[float],
+    label: str = "",
+    is_kept: bool = False,
+) -> LiveAnswers:
+    """Lets a cascade answer all examples.
+
+    Args:
+      models: of the student and the teacher.
+      params: theirs, on the mesh.
+      questions: examples, vocabulary, lengths and mesh.
+      uncertainty: see `cascade_decode.make_cascade_decode_fn`.
+      thresholds: one, or one for each block of positions.
+      label: beside the progress bar.
+      is_kept: whether the bar stays when it is full.
+    """
+    mixture, data = questions.mixture, questions.data
+    fn = cascade_decode.make_cascade_decode_fn(
+        *map(families.build, models),
+        data.target_length,
+        mixture.eos_id,
+        uncertainty=uncertainty,
+        piece_length=None if questions.mesh.size > 1 else _PIECE_LENGTH,
+    )
+    sharding = rules.batch_sharding(questions.mesh)
+    columns = ("tokens", "lengths", "is_deferred", "uncertainties")
+    found: dict[str, list] = {name: [] for name in (*columns, "flops")}
+    bar = tqdm.tqdm(total=len(questions.examples), desc=label, unit="example", leave=is_kept)
+    for group, inputs in pipeline.batch_inputs(questions.examples, data.batch_size, sharding):
+        questions.before_batch(bar.n == 0)
+        with jax.set_mesh(questions.mesh), nn.logical_axis_rules(rules.RULES):
+            made = jax.device_get(fn(*params, inputs, np.asarray(thresholds, np.float32)))
+        for name in columns:
+            found[name].append(getattr(made, name)[: len(group)])
+        lengths = [input_length(example) for example in group]
+        lengths += lengths[-1:] * (data.batch_size - len(group))
+        spent = cascade_costs.cascade_flops(made, *models, lengths)
+        found["flops"].append((spent.student + spent.teacher)[: len(group)].astype(np.float64))
+        bar.update(len(group))
+    bar.close()
+    joined = {name: np.concatenate(parts) for name, parts in found.items()}
+    counted = np.arange(data.target_length) < joined["lengths"][:, None]
+    joined["is_deferred"] = joined["is_deferred"].astype(bool) & counted
+    joined["uncertainties"] = np.where(counted, joined["uncertainties"], 0.0)
+    rows = zip(joined["tokens"], joined["lengths"], strict=True)
+    texts = [mixture.vocabulary.decode(row[:length].tolist()) for row, length in rows]
+    return LiveAnswers(**joined, texts=texts)
+
+
+def check_installed(metrics: Sequence[str]) -> None:
+    """Raises an ImportError, before anything is decoded, if a metric's package is missing."""
+    if CHRF in metrics:
+        quality.sacrebleu_chrf()
+    if set(metrics) & set(overlap_metrics.ROUGE_VARIANTS):
+        import rouge_score  # noqa: F401
+
+
+def qualities(
+    metrics: Sequence[str], questions: Questions, texts: Sequence[str]
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """Every metric of every answer, in [0, 1].
+
+    Args:
+      metrics: of METRICS.
+      questions: what was answered.
+      texts: the answers.
+
+    Raises:
+      ValueError: a metric that refuses an answer, or is outside [0, 1] for one (which task).
+    """
+    examples, mixture = questions.examples, questions.mixture
+    answered = [
+        pipeline.answer_for_metric(mixture, example, text)
+        for example, text in zip(examples, texts, strict=True)
+    ]
+    found = {name: np.zeros(len(examples)) for name in metrics}
+    variants = tuple(name for name in metrics if name in overlap_metrics.ROUGE_VARIANTS)
+    rouge = overlap_metrics.Rouge(variants) if variants else None
+    for row, (example, answer) in enumerate(zip(examples, answered, strict=True)):
+        values = dict(rouge([example.target], [answer])) if rouge else {}
+        if CHRF in found:
+            values |= quality.chrf([example.target], [answer])
+        for name, value in values.items():
+            found[name][row] = value
+    if TASK in found:
+        for task in sorted({example.task for example in examples}):
+            rows = questions.rows_of(task)
+            fns, targets = mixture.tasks[task].metric_fns, [examples[row].target for row in rows]
+            try:
+                _, values = quality.per_example_quality(fns, targets, [answered[r] for r in rows])
+            except ValueError as error:
+                raise ValueError(f"task {task!r}: {error}") from error
+            found[TASK][rows] = values
+    if any(not math.isfinite(values.sum()) for values in found.values()):
+        raise ValueError(f"a metric of {list(metrics)} is not a number for an answer")
+    return found
