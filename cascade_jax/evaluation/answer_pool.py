@@ -114,6 +114,9 @@ class RecordsPool:
             score=self._score,
         )
 
+    def prepare(self, candidates: Sequence[Thresholds]) -> None:
+        """Nothing is costly here."""
+
     def evaluate_random(self, share: float) -> None:
         """None: deferring answers at random is the straight line between the two models."""
 

@@ -14,7 +14,7 @@ from cascade_jax.deferral import bounds, certificate, risks, search
 from cascade_jax.deferral import calibrate as learn_then_test
 from cascade_jax.deferral.measured import Measured
 from cascade_jax.deferral.risks import Risk, Settings
-from cascade_jax.evaluation import budget, calibration_splits
+from cascade_jax.evaluation import budget, budget_file, calibration_splits, plots_budget
 from cascade_jax.evaluation.answer_pool import RecordsSource
 from cascade_jax.evaluation.budget import Repeat
 from cascade_jax.evaluation.calibration_pool import (
@@ -185,9 +185,9 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
         if repeat == 0:
             _write_certificates(config, pool, repeats[0], objective)
     result = budget.describe(config, pool, repeats, objective)
-    files.write_text(
-        Path(config.output_dir) / "budget.json", json.dumps(result, allow_nan=False) + "\n"
-    )
+    path = Path(config.output_dir) / "budget.json"
+    files.write_text(path, json.dumps(result, allow_nan=False) + "\n")
+    plots_budget.write_pictures(budget_file.from_json(result, str(path)), config.output_dir)
     return result
 
 
@@ -210,6 +210,7 @@ def _search(
         values = search.several_thresholds(values, pool.thresholds, _MOST_CANDIDATES, config.seed)
     if config.search == GRID:
         found: search.Search = search.GridSearch(values)
+        pool.prepare([tuple(each) for each in values.tolist()])
     else:
         most = min(config.iterations, len(values))
         found = search.BayesianSearch(values, most, min(5, most), seed=config.seed + repeat)

@@ -48,6 +48,14 @@ class Evaluation:
         is_below = (given < self.holds_below) | np.isposinf(self.holds_below)
         return np.all((self.holds_from <= given) & is_below, axis=1)
 
+    def with_rows(self, rows: Int[np.ndarray, " R"], found: "Evaluation") -> "Evaluation":
+        """The same with other answers to some examples."""
+        columns = self.columns()
+        for name, values in found.columns().items():
+            columns[name] = columns[name].copy()
+            columns[name][rows] = values
+        return Evaluation.from_columns(columns)
+
     def columns(self) -> dict[str, np.ndarray]:
         """All that is there, by name; qualities as "quality_" and the metric."""
         found = {QUALITY_PREFIX + name: values for name, values in self.quality.items()}
@@ -106,6 +114,10 @@ class Pool(Protocol):
 
     def evaluate(self, thresholds: Thresholds) -> Evaluation:
         """What the cascade does at thresholds: defers where the uncertainty is above."""
+        ...
+
+    def prepare(self, candidates: Sequence[Thresholds]) -> None:
+        """Does the costly part of evaluating all of these, if it is less than one by one."""
         ...
 
     def evaluate_random(self, share: float) -> Evaluation | None:

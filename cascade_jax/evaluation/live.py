@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -155,10 +156,43 @@ class LivePool:
         folder = Path(source.experiment_dir) / "calibration" / self.name / "decodings"
         self._store = DecodingStore(folder, self.fingerprints | {"metrics": list(self.metrics)})
         self._found: dict[tuple[str, Thresholds], Evaluation] = {}
+        self._rounds: list[Evaluation] = []  # of `prepare`
+        self._prepared: list[dict] = []
+        self.decoded = 0  # answers, since it was opened
 
     def evaluate(self, thresholds: Thresholds) -> Evaluation:
         """Decodes all examples, or reads what an earlier run has decoded."""
         return self._evaluate(self.uncertainty, thresholds)
+
+    def prepare(self, candidates: Sequence[Thresholds]) -> None:
+        """Decodes all that evaluating the candidates needs, and nothing twice.
+
+        In every round each example is decoded at the first of the candidates that no answer of it
+        holds at, a threshold of its own. As many rounds are needed as the most different answers
+        that an example has; in later ones few examples are left.
+        """
+        candidates = [tuple(map(float, each)) for each in candidates]
+        wanted = np.asarray(candidates, np.float32)
+        key = {"uncertainty": self.uncertainty, "candidates": wanted.tolist()}
+        if key in self._prepared:
+            return
+        self._prepared.append(key)
+        left, last = np.ones((len(wanted), len(self.ids)), bool), None
+        for number in itertools.count():
+            rows = np.flatnonzero(left.any(axis=0))
+            if not rows.size:
+                return
+            found = self._store.read({**key, "round": number})
+            first = left.argmax(axis=0)
+            if found is None:
+                label = f"round {number + 1}"
+                found = self._decode_rows(self.uncertainty, wanted[first[rows]], rows, label)
+                found = found if last is None else last.with_rows(rows, found)
+                self._store.write({**key, "round": number}, found)
+            left &= np.stack([~found.holds_at(each) for each in candidates])
+            left[first[rows], rows] = False  # also where an uncertainty is NaN
+            self._rounds.append(found)
+            last = found
 
     def evaluate_random(self, share: float) -> Evaluation:
         """Each token is the large model's with the chance `share`."""
@@ -194,14 +228,18 @@ class LivePool:
     def _decode(self, uncertainty: str, thresholds: Thresholds) -> Evaluation:
         """Takes from other evaluations what is the same here, and decodes the rest."""
         left, parts = np.ones(len(self.ids), bool), []
-        for (of, _), found in self._found.items():
-            rows = np.flatnonzero(left & found.holds_at(thresholds)) if of == uncertainty else []
+        known = [found for (of, _), found in self._found.items() if of == uncertainty]
+        known += self._rounds * (uncertainty == self.uncertainty)
+        for found in known:
+            rows = np.flatnonzero(left & found.holds_at(thresholds))
             if len(rows):
                 parts.append((rows, {name: v[rows] for name, v in found.columns().items()}))
                 left[rows] = False
         if np.any(left):
             rows = np.flatnonzero(left)
-            parts.append((rows, self._decode_rows(uncertainty, thresholds, rows).columns()))
+            label = f"{uncertainty} > {', '.join(f'{t:.4g}' for t in thresholds)}"
+            found = self._decode_rows(uncertainty, thresholds, rows, label)
+            parts.append((rows, found.columns()))
         order = np.argsort(np.concatenate([rows for rows, _ in parts]))
         return Evaluation.from_columns(
             {
@@ -211,17 +249,21 @@ class LivePool:
         )
 
     def _decode_rows(
-        self, uncertainty: str, thresholds: Thresholds, rows: Int[np.ndarray, " R"]
+        self,
+        uncertainty: str,
+        thresholds: Thresholds | Float[np.ndarray, "R K"],
+        rows: Int[np.ndarray, " R"],
+        label: str,
     ) -> Evaluation:
         examples = [self._questions.examples[row] for row in rows]
         questions = dataclasses.replace(self._questions, examples=examples)
         models = self.source.student, self.source.teacher
-        label = f"{uncertainty} > {', '.join(f'{t:.4g}' for t in thresholds)}"
+        self.decoded += len(rows)
         found = live_decoding.decode(
             models, self._params, questions, uncertainty, thresholds, label
         )
         unsure = found.uncertainties.sum(axis=1, dtype=np.float64)
-        holds = _same_answers(found, thresholds)
+        holds = _same_answers(found, self.thresholds)
         return Evaluation(
             cost=found.is_deferred.sum(axis=1) / self.max_length,
             quality=live_decoding.qualities(self.metrics, questions, found.texts),
@@ -235,7 +277,7 @@ class LivePool:
 
 
 def _same_answers(
-    found: live_decoding.LiveAnswers, thresholds: Thresholds
+    found: live_decoding.LiveAnswers, blocks: int
 ) -> tuple[Float[np.ndarray, "n K"], Float[np.ndarray, "n K"]]:
     """From and below which thresholds each answer is what it is.
 
@@ -243,7 +285,7 @@ def _same_answers(
     a threshold may move down to the largest uncertainty that it kept, and up to the smallest that
     it did not keep.
     """
-    length, blocks = found.tokens.shape[1], len(thresholds)
+    length = found.tokens.shape[1]
     block = np.arange(length) * blocks // length  # as in `cascade_decode`
     there = np.arange(length) < found.lengths[:, None]
     kept, deferred = there & ~found.is_deferred, there & found.is_deferred

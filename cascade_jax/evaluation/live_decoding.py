@@ -49,7 +49,7 @@ def decode(
     params: tuple[Any, Any],
     questions: Questions,
     uncertainty: str,
-    thresholds: Sequence[float],
+    thresholds: Sequence[float] | Float[np.ndarray, "n K"],
     label: str = "",
     is_kept: bool = False,
 ) -> LiveAnswers:
@@ -60,7 +60,7 @@ def decode(
       params: theirs, on the mesh.
       questions: examples, vocabulary, lengths and mesh.
       uncertainty: see `cascade_decode.make_cascade_decode_fn`.
-      thresholds: one, or one for each block of positions.
+      thresholds: one, or one for each block of positions; or such a row for each example.
       label: beside the progress bar.
       is_kept: whether the bar stays when it is full.
     """
@@ -76,10 +76,15 @@ def decode(
     columns = ("tokens", "lengths", "is_deferred", "uncertainties")
     found: dict[str, list] = {name: [] for name in (*columns, "flops")}
     bar = tqdm.tqdm(total=len(questions.examples), desc=label, unit="example", leave=is_kept)
+    thresholds = np.asarray(thresholds, np.float32)
+    own = np.broadcast_to(thresholds, (len(questions.examples), thresholds.shape[-1]))
     for group, inputs in pipeline.batch_inputs(questions.examples, data.batch_size, sharding):
         questions.before_batch(bar.n == 0)
+        # Rows that only fill the batch up never defer.
+        limits = np.full((len(inputs), own.shape[1]), np.inf, np.float32)
+        limits[: len(group)] = own[bar.n : bar.n + len(group)]
         with jax.set_mesh(questions.mesh), nn.logical_axis_rules(rules.RULES):
-            made = jax.device_get(fn(*params, inputs, np.asarray(thresholds, np.float32)))
+            made = jax.device_get(fn(*params, inputs, limits))
         for name in columns:
             found[name].append(getattr(made, name)[: len(group)])
         lengths = [input_length(example) for example in group]

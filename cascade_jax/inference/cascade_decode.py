@@ -104,7 +104,8 @@ def make_cascade_decode_fn(
 
         token_j = small model's token if s_j <= threshold, else the large model's
 
-    `thresholds` is one number, or one for each of some equal blocks of answer places. -inf gives
+    `thresholds` is one number, or one for each of some equal blocks of answer places; or such a row
+    for each input, [B N], so that inputs may be decoded at thresholds of their own. -inf gives
     the large model's own greedy answers, inf the small one's, and then the large model does not
     even read the inputs. An uncertainty that is NaN defers.
 
@@ -137,7 +138,7 @@ def make_cascade_decode_fn(
 
     def cascade_decode_fn(student_params, teacher_params, inputs, thresholds):
         rule = _Rule(
-            limits=_limits(thresholds, max_length),
+            limits=_limits(thresholds, len(inputs), max_length),
             uncertainty=jnp.asarray(UNCERTAINTIES.index(uncertainty), jnp.int32),
             eos_id=jnp.asarray(eos_id, jnp.int32),
             waiting_share=jnp.asarray(waiting_share, jnp.float32),
@@ -161,7 +162,7 @@ class _Setup:
 class _Rule:
     """What the compiled program is given."""
 
-    limits: Float[Array, " L"]  # the threshold of each place
+    limits: Float[Array, "B L"]  # the threshold of each place
     uncertainty: Int[Array, ""]  # index of its name
     eos_id: Int[Array, ""]
     waiting_share: Float[Array, ""]
@@ -199,21 +200,24 @@ def _check(setup, eos_id, uncertainty, waiting_share):
 
 
 def _limits(
-    thresholds: float | Sequence[float] | Float[Array, "..."], max_length: int
-) -> Float[Array, " {max_length}"]:
-    """The threshold of each place, once they are checked."""
+    thresholds: float | Sequence[float] | Float[Array, "..."], batch: int, max_length: int
+) -> Float[Array, "{batch} {max_length}"]:
+    """The threshold of each place of each row, once they are checked."""
     if not isinstance(thresholds, jax.core.Tracer):
         thresholds = np.asarray(thresholds, np.float32)
         if np.isnan(thresholds).any():
             raise ValueError(f"thresholds = {thresholds}: NaN is no threshold")
-    found = jnp.atleast_1d(thresholds)
-    if found.ndim != 1 or not 1 <= found.size <= max_length:
+    found = jnp.atleast_2d(thresholds)
+    blocks = found.shape[-1]
+    if found.ndim != 2 or len(found) not in (1, batch) or not 1 <= blocks <= max_length:
         raise ValueError(
-            f"thresholds of shape {found.shape}: expected one number, or one for each of 1 to "
-            f"max_length = {max_length} blocks of answer places"
+            f"thresholds of shape {jnp.shape(thresholds)}: expected one number, or one for each of "
+            f"1 to max_length = {max_length} blocks of answer places, or such a row for each of "
+            f"the {batch} inputs"
         )
     # Equal blocks; where they can't be, some have a place more.
-    return found[np.arange(max_length) * found.size // max_length]
+    places = found[:, np.arange(max_length) * blocks // max_length]
+    return jnp.broadcast_to(places, (batch, max_length))
 
 
 def _decode(setup, rule, student_params, teacher_params, inputs):
@@ -303,7 +307,8 @@ def _propose(setup, rule, params, state):
     entropy = numerics.entropy(log_p)
     chance = jnp.take_along_axis(rule.chances, place[:, None], axis=1, mode="clip")[:, 0]
     unsure = jnp.stack([-log_prob, entropy, chance])[rule.uncertainty]
-    defers = ~(unsure <= rule.limits[place])  # NaN defers
+    limit = jnp.take_along_axis(rule.limits, place[:, None], axis=1, mode="clip")[:, 0]
+    defers = ~(unsure <= limit)  # NaN defers
 
     def put(values, new):
         return _put(values, new, place, is_active)
@@ -359,7 +364,7 @@ def _defer(setup, rule, params, state):
 def _accept(rule, state, chosen, takes):
     """Appends the chosen token to the rows that take it."""
     found = state.found
-    has_ended = (chosen == rule.eos_id) | (found.lengths + 1 == rule.limits.size)
+    has_ended = (chosen == rule.eos_id) | (found.lengths + 1 == rule.limits.shape[1])
     return state.replace(
         last=jnp.where(takes, chosen, state.last),
         has_ended=state.has_ended | (takes & has_ended),

@@ -280,7 +280,7 @@ def test_answers_taken_from_other_thresholds_are_those_that_decoding_gives(
         given = tuple(map(float, thresholds))
         before = len(decoded)
         taken, taken_rows = pool.evaluate(given).columns(), sum(decoded[before:])
-        whole = pool._decode_rows("log_prob", given, np.arange(48)).columns()
+        whole = pool._decode_rows("log_prob", given, np.arange(48), "").columns()
         assert taken.keys() == whole.keys() and taken_rows <= 48
         for name, values_of in whole.items():
             np.testing.assert_allclose(taken[name], values_of, rtol=1e-4, atol=1e-5, err_msg=name)
@@ -290,6 +290,34 @@ def test_answers_taken_from_other_thresholds_are_those_that_decoding_gives(
         mixed += bool(0 < whole["is_deferred"].sum() < whole["lengths"].sum())
     fresh = 10 * 48
     assert mixed >= 4 and sum(decoded) - fresh < 0.8 * fresh  # what `evaluate` decoded
+
+
+def test_a_whole_grid_is_decoded_at_thresholds_of_each_examples_own(
+    tiny, trained, monkeypatch, tmp_path
+):
+    pool = pool_of(tiny, trained, "--gin.CALIBRATION_LIMIT=48")
+    monkeypatch.setattr(pool, "_store", DecodingStore(tmp_path, {}))
+    unsure = pool.evaluate((np.inf,)).score
+    grid = [(float(value),) for value in np.quantile(unsure, np.linspace(0, 1, 60))]
+    pool.prepare(grid)
+    decoded = pool.decoded
+    different = np.zeros(48, int)  # answers of each example, by what is deferred
+    last = None
+    for thresholds in grid:
+        found = pool.evaluate(thresholds)
+        now = found.is_deferred
+        different += 1 if last is None else np.any(now != last, axis=1)
+        last = now
+    assert pool.decoded == decoded  # all of it was there
+    assert decoded - 48 <= different.sum() < 60 * 48 / 4  # 48 were `evaluate`'s
+    for thresholds in grid[::11]:
+        whole = pool._decode_rows("log_prob", thresholds, np.arange(48), "").columns()
+        for name, values in pool.evaluate(thresholds).columns().items():
+            np.testing.assert_allclose(values, whole[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    again = pool_of(tiny, trained, "--gin.CALIBRATION_LIMIT=48")
+    monkeypatch.setattr(again, "_store", DecodingStore(tmp_path, {}))
+    again.prepare(grid)
+    assert again.decoded == 0  # the rounds are on disk
 
 
 def test_tokens_deferred_by_chance_are_the_share_that_was_asked_for(tiny, trained):

@@ -55,6 +55,13 @@ PAIRS = {
     "decoder": (DECODER, DECODER),
     "mixed": (dataclasses.replace(T5, num_decoder_layers=1, scan_layers=False), PREFIX_LM),
 }
+
+
+def _slow(case):
+    return pytest.param(case, marks=pytest.mark.slow)
+
+
+PAIR_CASES = ["t5", "decoder", _slow("mixed")]
 MARGIN = 1e-4  # by so much every token and deferral is decided, so that nothing hangs on rounding
 INPUTS = np.random.default_rng(0).integers(4, VOCAB_SIZE, size=(ROWS, 7)).astype(np.int32)
 INPUTS *= np.arange(7) < (np.arange(ROWS) % 7 + 1)[:, None]  # ragged
@@ -200,7 +207,7 @@ def _check_counts(found):
     assert found.computed_tokens >= found.teacher_tokens.sum()
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", PAIR_CASES)
 def test_live_decoding_is_the_plain_way_token_for_token(pair):
     fn = make_cascade_decode_fn(*_models(pair), MAX_LENGTH, _eos(pair))
     rates, answers = [], set()
@@ -217,7 +224,7 @@ def test_live_decoding_is_the_plain_way_token_for_token(pair):
     assert len(answers) > 10
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", PAIR_CASES)
 def test_at_the_ends_one_model_writes_what_it_writes_alone(pair):
     fn = make_cascade_decode_fn(*_models(pair), MAX_LENGTH, _eos(pair))
     lengths = set()
@@ -248,6 +255,17 @@ def test_blocks_of_places_have_thresholds_of_their_own(blocks, places):
     assert plain.margin > 1e-5
     fn = make_cascade_decode_fn(*_models("decoder"), MAX_LENGTH, _eos("decoder"))
     _check(fn(*_params("decoder"), INPUTS, chosen), plain)
+
+
+def test_every_row_may_have_thresholds_of_its_own():
+    cases = _cases("t5")
+    chosen = [cases[7 * row % len(cases)] for row in range(ROWS)]
+    fn = make_cascade_decode_fn(*_models("t5"), MAX_LENGTH, _eos("t5"))
+    found = fn(*_params("t5"), INPUTS, np.array([[limit] for limit, _ in chosen]))
+    for row, (_, plain) in enumerate(chosen):
+        np.testing.assert_array_equal(found.tokens[row], plain.tokens[row])
+        np.testing.assert_array_equal(found.is_deferred[row], plain.is_deferred[row])
+    assert 0 < np.asarray(found.is_deferred).sum() < np.asarray(found.lengths).sum()
 
 
 class _Noted:
@@ -312,14 +330,14 @@ def test_any_function_that_gives_logits_can_be_either_model():
         _check(fn(*_params("t5"), INPUTS[:4], limit), expected, slice(4))
 
 
-@pytest.mark.parametrize("width", [None, 1, 5])
+@pytest.mark.parametrize("width", [_slow(None), _slow(1), 5])
 def test_how_catching_up_is_cut_changes_no_answer(width):
     fn = make_cascade_decode_fn(*_models("mixed"), MAX_LENGTH, _eos("mixed"), piece_length=width)
     for limit, plain in _cases("mixed")[::4]:
         _check(fn(*_params("mixed"), INPUTS[:3], limit), plain, slice(3))
 
 
-@pytest.mark.parametrize("width", [None, 4])
+@pytest.mark.parametrize("width", [_slow(None), 4])
 def test_eight_devices_write_what_one_writes(width):
     mesh = MeshConfig(data=4, tensor=2).build()
     models, eos = _models("mixed"), _eos("mixed")
@@ -402,7 +420,7 @@ def test_what_cannot_be_decoded_is_refused(changes, message):
         ([1.0, np.nan], "NaN is no threshold"),
         ([1.0] * 5, "of shape (5,): expected one number, or one for each of 1 to max_length = 4"),
         ([], "of shape (0,)"),
-        ([[1.0]], "of shape (1, 1)"),
+        ([[1.0]] * 3, "of shape (3, 1)"),
     ],
 )
 def test_thresholds_that_are_none_are_refused(thresholds, message):
