@@ -374,9 +374,22 @@ def _valid(size: int, kernel: int, out: int, fields: Mapping[str, str], axis: in
     low = int(field("pad", "0_0").split("_")[0])
     stride, spread = int(field("stride", "1")), int(field("lhs_dilate", "1"))
     reach = int(field("rhs_dilate", "1"))
+    common = math.gcd(stride, spread)
+    period = spread // common
+    inverse = pow(stride // common, -1, period)
     count = 0
     for k in range(kernel):
-        for o in range(out) if out * kernel <= 1 << 22 else ():
-            at = o * stride + k * reach - low
-            count += at >= 0 and at % spread == 0 and at // spread < size
+        # Outputs o with o * stride = start + n * spread, where 0 <= n < size: one in a period.
+        start = low - k * reach
+        if start % common:
+            continue
+        place = start // common * inverse % period
+        first = max(0, _up(start, stride))
+        end = min(out, _up(start + size * spread, stride))
+        count += max(0, _up(end - place, period) - _up(first - place, period))
     return count
+
+
+def _up(number: int, by: int) -> int:
+    """A quotient, rounded up."""
+    return -(-number // by)

@@ -129,18 +129,42 @@ def test_every_way_to_write_groups(written, axes):
 CONVOLUTION = """\
 HloModule m
 
-ENTRY %main (a: f32[4,16,32], b: f32[4,32,8]) -> f32[4,16,8] {
-  %a = f32[4,16,32]{2,1,0:T(8,128)} parameter(0)
-  %b = f32[4,32,8]{2,1,0:T(8,128)S(1)} parameter(1)
-  ROOT %c = f32[4,16,8]{2,1,0:T(8,128)} convolution(%a, %b), window={size=4 stride=3 pad=0_0 lhs_dilate=4}, dim_labels=0bf_0io->0bf
+ENTRY %main (a: f32[COUNT,16,32], b: f32[COUNT,32,8]) -> f32[COUNT,16,8] {
+  %a = f32[COUNT,16,32]{2,1,0:T(8,128)} parameter(0)
+  %b = f32[COUNT,32,8]{2,1,0:T(8,128)S(1)} parameter(1)
+  ROOT %c = f32[COUNT,16,8]{2,1,0:T(8,128)} convolution(%a, %b), window={size=COUNT stride=STEP pad=0_0 lhs_dilate=COUNT}, dim_labels=0bf_0io->0bf
 }
 """  # noqa: E501
 
 
-def test_a_batched_matmul_as_a_tpu_writes_it_counts_each_batch_once():
-    found = hlo_walk.walk(hlo_text.parse(CONVOLUTION), ONE)
-    assert found.flops == 2 * 4 * 16 * 32 * 8
-    assert found.bytes == 4 * (4 * 16 * 32 + 4 * 16 * 8)  # b lies on the core
+@pytest.mark.parametrize("count", [4, 8192])  # rows times heads of a chip may be thousands
+def test_a_batched_matmul_as_a_tpu_writes_it_counts_each_batch_once(count):
+    text = CONVOLUTION.replace("COUNT", str(count)).replace("STEP", str(count - 1))
+    found = hlo_walk.walk(hlo_text.parse(text), ONE)
+    assert found.flops == count * 2 * 16 * 32 * 8
+    assert found.bytes == count * 4 * (16 * 32 + 16 * 8)  # b lies on the core
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_convolution_counts_where_a_window_meets_the_input(seed):
+    rng = np.random.default_rng(seed)
+    size, kernel, out, stride, spread, reach = rng.integers(1, [9, 9, 9, 5, 5, 4]).tolist()
+    low = int(rng.integers(-4, 9))
+    text = (
+        "ENTRY %m (a: f32[1,S,1], b: f32[K,1,1]) -> f32[1,O,1] {\n"
+        f"  %a = f32[1,{size},1] parameter(0)\n  %b = f32[{kernel},1,1] parameter(1)\n"
+        f"  ROOT %c = f32[1,{out},1] convolution(%a, %b), window={{size={kernel} stride={stride} "
+        f"pad={low}_0 lhs_dilate={spread} rhs_dilate={reach}}}, dim_labels=b0f_0io->b0f\n}}\n"
+    )
+    spread_input = np.zeros(size * spread + 100)
+    spread_input[50 : 50 + size * spread : spread] = 1
+    met = sum(
+        spread_input[50 + o * stride + k * reach - low]
+        for o in range(out)
+        for k in range(kernel)
+        if 0 <= o * stride + k * reach - low < size * spread
+    )
+    assert hlo_walk.walk(hlo_text.parse(text), ONE).flops == 2 * met
 
 
 def test_text_that_is_no_program_is_refused():
