@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,14 @@ class _Maker:
         if not hosts.is_first():
             return
         shards = shards_in(folder, cache_identity.digest(self._fingerprint))
+        # Of a group that another number of hosts began and did not end some parts may be there.
+        whole = {split: _whole_groups(shards, split) for split in config.splits()}
+        shards = {
+            name: facts
+            for name, facts in shards.items()
+            if (shard := Shard.of(name)).group in whole.get(shard.split, {})
+            and shard.parts == whole[shard.split][shard.group]
+        }
         complete = {
             "shards": {name: facts["bytes"] for name, facts in shards.items()},
             "splits": {split: _total(shards, split) for split in config.splits()},
@@ -265,7 +273,7 @@ class _Maker:
     def _batches(self, split: str, max_rows: int | None, facts_of: Callable) -> Iterator[tuple]:
         """(group, this host's rows, facts on devices) of the batches of missing groups."""
         config, size = self._config, self._batches_in_group
-        done = self._groups(split)
+        done = _whole_groups(self._done, split)
         first = next(group for group in range(len(done) + 1) if group not in done) * size
         bar = tqdm.tqdm(
             desc=f"{NAME} {split}",
@@ -289,15 +297,6 @@ class _Maker:
                         rows, self._sharding, data.batch_size, data.architecture
                     )
                     yield number // size, rows, facts_of(batch)
-
-    def _groups(self, split: str) -> set[int]:
-        """Numbers of the groups whose parts are all there."""
-        parts: dict[tuple[int, int], int] = {}
-        for shard in map(Shard.of, self._done):
-            if shard.split == split:
-                key = shard.group, shard.parts
-                parts[key] = parts.get(key, 0) + 1
-        return {group for (group, of), count in parts.items() if count == of}
 
     def _examples(
         self, rows: Mapping[str, np.ndarray], found: Mapping[str, jax.Array], split: str
@@ -324,6 +323,13 @@ def _one_behind(items: Iterator) -> Iterator:
         if len(before) > 1:
             yield before.pop(0)
     yield from before
+
+
+def _whole_groups(names: Iterable[str], split: str) -> dict[int, int]:
+    """The groups of a split whose parts are all there, and how many parts each has."""
+    shards = [shard for shard in map(Shard.of, names) if shard.split == split]
+    found = collections.Counter((shard.group, shard.parts) for shard in shards)
+    return {group: parts for (group, parts), count in found.items() if count == parts}
 
 
 def _total(shards: Mapping[str, Mapping[str, Any]], split: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ is written appears whole or not at all, so that whoever makes the cache may be k
 
 import dataclasses
 import json
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ _RECORDS, _INDEX = ".array_record", ".index.npz"
 _RECORD_BYTES = 4096  # about; one example that has more has a record of its own
 _OPTIONS = "group_size:1,zstd:1"
 _AT_RANDOM = "readahead_buffer_size:0,max_parallelism:0"
+# What reading an index that is not whole may raise.
+_NOT_WHOLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 class TeacherCacheError(ValueError):
@@ -163,10 +166,10 @@ def shards_in(folder: Path, fingerprint: str) -> dict[str, dict]:
     for file in sorted(folder.glob(f"*{_INDEX}")):
         name = file.name.removesuffix(_INDEX)
         try:
-            with np.load(file, allow_pickle=False) as index:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as index:
                 facts = json.loads(str(index["facts"]))
             size = (folder / f"{name}{_RECORDS}").stat().st_size
-        except (OSError, ValueError, KeyError, EOFError):
+        except _NOT_WHOLE:
             continue  # made anew
         if facts["fingerprint"] == fingerprint and facts["bytes"] == size:
             facts["index_bytes"] = file.stat().st_size
@@ -219,14 +222,15 @@ class CacheReader:
         place = self._folder / f"{name}{_RECORDS}"
         try:
             found = place.stat().st_size
-            with np.load(self._folder / f"{name}{_INDEX}", allow_pickle=False) as index:
+            index_file = self._folder / f"{name}{_INDEX}"
+            with index_file.open("rb") as opened, np.load(opened, allow_pickle=False) as index:
                 arrays = index["keys"], index["tokens"], index["first"]
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             raise TeacherCacheError(
                 f"teacher cache {self._folder}: {missing} is missing; {self._remedy}"
             ) from None
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except _NOT_WHOLE as error:
             raise self._damaged(f"{name}{_INDEX}", error) from None
         if found != size:
             raise self._damaged(place.name, f"it has {found} bytes and should have {size}")

@@ -323,9 +323,18 @@ def test_making_goes_on_where_it_was_stopped(folder, mesh, tmp_path, monkeypatch
     with pytest.raises(ValueError, match="is not finished; finish it: `cascade-jax cache-teacher`"):
         one_run.check(run, folder, mesh)
     (cache / ".train-00001-0-of-1.array_record.0.tmp").write_text("of one that was killed")
+    for ending in (".array_record", ".index.npz"):  # half a group, of two hosts
+        shard = (cache / f"train-00000-0-of-1{ending}").read_bytes()
+        (cache / f"train-00001-1-of-2{ending}").write_bytes(shard)
     calls.clear()
     teacher_cache.make(config, mesh)
     assert len(calls) == 7  # of the ten of the training split
+    complete = [json.loads((at / "complete.json").read_text()) for at in (cache, folder / "few")]
+    for split in ("train", "validation"):
+        examples = [each["splits"][split]["examples"] for each in complete]
+        assert examples[0] == examples[1]
+    for ending in (".array_record", ".index.npz"):
+        (cache / f"train-00001-1-of-2{ending}").unlink()  # nothing reads it
     assert contents(cache).keys() == contents(folder / "few").keys()
     same = contents(cache).items() & contents(folder / "few").items()
     assert {name for name, _ in same} >= {n for n in contents(cache) if n.endswith("record")}
