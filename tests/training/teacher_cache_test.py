@@ -347,6 +347,15 @@ def test_making_goes_on_where_it_was_stopped(folder, mesh, tmp_path, monkeypatch
     assert contents(cache).keys() == contents(folder / "few").keys()
 
 
+def test_hosts_that_do_not_see_one_folder_make_no_cache(folder, mesh, tmp_path, monkeypatch):
+    config = cache_config(folder, "apart", folder=str(tmp_path / "cache"))
+    # As if another host held these rows, and wrote them to a disk of its own.
+    monkeypatch.setattr(teacher_cache.placement, "is_first_holder", lambda *args: False)
+    with pytest.raises(ValueError, match="of group 0 of split 'validation' not all parts are here"):
+        teacher_cache.make(config, mesh)
+    assert not (tmp_path / "cache" / "complete.json").exists()
+
+
 def test_a_folder_of_another_cache_is_not_written_to(folder, mesh):
     before = contents(folder / "bits")
     config = cache_config(folder, "bits", top_k=4)
@@ -470,6 +479,7 @@ def test_a_cache_without_a_teacher_is_refused():
         ({"top_k": VOCAB + 1}, "top_k is 385; must be 0 .none. to 384"),
         ({"shard_rows": 0}, "shard_rows is 0; must be an integer of at least 1"),
         ({"batch_size": True}, "batch_size is True"),
+        ({"hang_seconds": 0}, "hang_seconds is 0; must be above 0, or None"),
         ({"teacher_rules": "tensr"}, "did you mean 'tensor'"),
     ],
 )
