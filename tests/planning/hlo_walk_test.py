@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.planning import hlo_text, hlo_walk, replica_groups
+from cascade_jax.planning import hlo_text, hlo_walk, liveness, replica_groups
 
 ONE = {"dcn_data": 1, "data": 1, "fsdp": 1, "tensor": 1}
 
@@ -165,6 +165,46 @@ def test_a_convolution_counts_where_a_window_meets_the_input(seed):
         if 0 <= o * stride + k * reach - low < size * spread
     )
     assert hlo_walk.walk(hlo_text.parse(text), ONE).flops == 2 * met
+
+
+# A gradient's sum over two slices of four chips, as the TPU compiler writes it.
+SLICES = """\
+ENTRY %main (g: f32[512,512]) -> f32[512,512] {
+  %g = f32[512,512]{1,0} parameter(0)
+  %part = f32[128,512]{1,0} reduce-scatter(%g), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%add
+  %token = token[] after-all()
+  %send = (f32[128,512]{1,0}, u32[], token[]) send(%part, %token), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[128,512]{1,0}, u32[], token[]) recv(%token), channel_id=3, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send-done = token[] send-done(%send), channel_id=2, is_host_transfer=true
+  %recv-done = (f32[128,512]{1,0}, token[]) recv-done(%recv), channel_id=3, is_host_transfer=true
+  %sum = f32[128,512]{1,0} get-tuple-element(%recv-done), index=0
+  ROOT %whole = f32[512,512]{1,0} all-gather(%sum), channel_id=4, replica_groups={{0,1,2,3}}, dimensions={0}
+}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    "transfer, kind, share",
+    [
+        ("ALL_REDUCE", "all-reduce", 1.0),
+        ("ALL_GATHER", "all-gather", 1.0),
+        ("REDUCE_SCATTER", "reduce-scatter", 0.5),
+        ("ONE_TO_ONE", "collective-permute", 1.0),
+    ],
+)
+def test_what_slices_exchange_counts(transfer, kind, share):
+    whole, mesh = 4 * 512 * 512, ONE | {"dcn_data": 2, "fsdp": 4}
+    program = hlo_text.parse(SLICES.replace("ALL_REDUCE", transfer))
+    totals = hlo_walk.walk(program, mesh)
+    assert {key: bytes for key, (_, bytes) in totals.collectives.items()} == {
+        ("reduce-scatter", ("fsdp",)): whole * 3 / 4,
+        (kind, ("dcn_data",)): whole / 4 * share,
+        ("all-gather", ("fsdp",)): whole * 3 / 4,
+    }
+    assert totals.bytes == whole * 12 / 4  # both collectives read and write, a transfer one of them
+    # The part, and what comes back of it; the send has no array of its own.
+    held = [each.bytes for each in liveness.most_held(program) if each.bytes > 8]
+    assert held == [whole / 4, whole / 4]
 
 
 def test_text_that_is_no_program_is_refused():
