@@ -9,6 +9,7 @@ A shard is of one group of consecutive batches of a split, and of the rows of on
 is written appears whole or not at all, so that whoever makes the cache may be killed at any moment.
 """
 
+import contextlib
 import dataclasses
 import json
 import zipfile
@@ -92,15 +93,18 @@ class ShardWriter:
 
     def __exit__(self, kind, error, traceback) -> None:
         if kind is not None:
-            self._records.close()
+            with contextlib.suppress(RuntimeError):  # a full disk, which `error` tells of
+                self._records.close()
             self._file.__exit__(kind, error, traceback)
             return
         try:
             if self._block:
                 self._end_record()
             self._records.close()
-        except RuntimeError as failure:
+        except (RuntimeError, OSError) as failure:
             self._file.__exit__(type(failure), failure, None)
+            if isinstance(failure, OSError):
+                raise
             raise self._write_error(failure) from failure
         num_bytes = self._temporary.stat().st_size
         self._file.__exit__(None, None, None)
@@ -134,7 +138,10 @@ class ShardWriter:
         for field in dataclasses.fields(TokenFacts):
             values = [getattr(facts, field.name) for facts in self._block]
             columns[field.name] = None if values[0] is None else np.concatenate(values)
-        self._records.write(self._holding.encode(TokenFacts(**columns)))
+        try:
+            self._records.write(self._holding.encode(TokenFacts(**columns)))
+        except RuntimeError as error:
+            raise self._write_error(error) from error
         self._first.append(len(self._keys))
         self._block = []
 
