@@ -73,7 +73,7 @@ def attempt(flags) -> int:
             return status
     status = tpu_vm.do(flags) if wait_until_active(flags) else starting.LOST
     was_taken = not flags.dry_run and state(flags) in GONE
-    if status and was_taken:
+    if was_taken and status not in (starting.DONE, starting.REFUSED):
         return starting.LOST  # ssh says 1 or 255 when the machines go
     return status
 

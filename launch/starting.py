@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-DONE, STOPPED, LOST = 0, 75, 76  # statuses of `cascade-jax`; after the last two it goes on
+DONE, REFUSED, STOPPED, LOST = 0, 2, 75, 76  # of `cascade-jax`; after the last two it goes on
 SSH_LOST = 255
 TERMINATED = 143  # by SIGTERM before training began
 AGAIN = (STOPPED, LOST, SSH_LOST, TERMINATED)
@@ -72,6 +72,15 @@ def output(words: list[str]) -> str:
     return subprocess.run(words, capture_output=True, text=True).stdout.strip()
 
 
+def telling(words: list[str]) -> list[str]:
+    """A command that does `words` and whose last line tells its status, see `told_status`.
+
+    The shell outlives a SIGTERM that both get, for the command to save and to end with its status.
+    """
+    script = f'trap : TERM; "$@"; status=$?; echo "{_TOLD} $status"; exit $status'
+    return ["bash", "-c", script, "bash", *words]
+
+
 def in_folder(folder: str, words: list[str]) -> str:
     """A shell command that does `words` in a folder, with its virtual environment if it has one.
 
@@ -83,8 +92,10 @@ def in_folder(folder: str, words: list[str]) -> str:
     return f'{command}; status=$?; echo "{_TOLD} $status"; exit $status'
 
 
-def told_status(logs: Path, since: float) -> int | None:
-    """The status that the hosts' logs tell, since gcloud's own is 1 for whatever went wrong.
+def told_status(logs: Path, since: float = 0.0) -> int | None:
+    """The status that the hosts' logs tell.
+
+    gcloud's own is 1 for whatever went wrong, srun's that of the task with the highest.
 
     An error of one host (2, say) counts more than that the others lost it.
 

@@ -8,6 +8,7 @@ is missed by JAX's coordination service after HEARTBEAT_SECONDS, and all others 
 status LOST_STATUS and a line that says so, instead of waiting in a collective for ever.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -347,8 +348,9 @@ def tell(message: str) -> None:
 
 def end_now(status: int) -> None:
     """Ends the process without waiting for other hosts, threads or exit handlers."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
     os._exit(status)
 
 

@@ -11,7 +11,8 @@ import math
 import re
 from collections.abc import Mapping
 
-from cascade_jax.planning import replica_groups
+from cascade_jax.parallel.mesh import DCN_DATA
+from cascade_jax.planning import between_slices, matmuls, replica_groups
 from cascade_jax.planning.hlo_text import Computation, Instruction, Program, Shape
 
 COLLECTIVES = (
@@ -113,9 +114,11 @@ class _Walk:
                 called = each.called("to_apply") or each.called("calls")
                 self.computation(called, times, steps, inside)
             elif each.opcode in ("dot", "convolution"):
-                self.totals.flops += times * flops(each, computation)
+                self.totals.flops += times * matmuls.flops(each, computation)
             elif kind in COLLECTIVES:
                 self._collective(kind, each, computation, times, steps if inside else None)
+            elif each.opcode == "send":
+                self._between_slices(each, computation, times)
             if not inside and each.opcode not in _FREE and not each.opcode.endswith("-done"):
                 self.totals.bytes += times * self._moved(each, computation)
 
@@ -142,7 +145,7 @@ class _Walk:
             steps.add(step)
         devices = replica_groups.group(each.attributes)
         axes = replica_groups.axes_of(devices, self.mesh)
-        operands = sum(self._source(name, computation).bytes for name in each.operands)
+        operands = sum(computation.instructions[name].bytes for name in each.operands)
         size = 2 if devices is None else len(devices)
         if devices is None:
             size = math.prod(self.mesh[axis] for axis in axes)
@@ -160,8 +163,13 @@ class _Walk:
             found[0] += times
             found[1] += times * sent
 
-    def _source(self, name: str, computation: Computation) -> Instruction:
-        return computation.instructions[name]
+    def _between_slices(self, each: Instruction, computation: Computation, times: float) -> None:
+        operand = computation.instructions[each.operands[0]].bytes
+        found = between_slices.exchange(each, operand, self.mesh[DCN_DATA])
+        if found is not None:
+            total = self.totals.collectives[found[0], (DCN_DATA,)]
+            total[0] += times
+            total[1] += times * found[1]
 
     def _moved(self, each: Instruction, computation: Computation) -> float:
         """Bytes that an instruction reads and writes in the large memory."""
@@ -174,6 +182,8 @@ class _Walk:
             body = self.program.computations[each.called("calls")]
             read = sum(_read(body, place, source) for place, source in enumerate(sources))
             return read + _written(body, each)
+        if each.opcode in ("send", "recv"):  # one array, which a send leaves where it is
+            return _large(each.shapes[:1])
         result = each.shapes
         if each.opcode.endswith("-start"):  # (operand, result, flags)
             result = each.shapes[1:2] if len(each.shapes) > 1 else each.shapes
@@ -333,50 +343,3 @@ def _step(index: int, body: Computation, program: Program) -> int | None:
         return None
     numbers = [_number(inside.instructions[name]) for name in new.operands]
     return next((number for number in numbers if number is not None), None)
-
-
-def flops(each: Instruction, computation: Computation) -> float:
-    """Of a matmul or a convolution.
-
-    A TPU's matmuls are convolutions, their batch axes written as windows that fit in one place
-    only: positions of a window over padding, or between the numbers of a spread input, count for
-    nothing.
-    """
-    left = computation.instructions[each.operands[0]].shapes[0].dims
-    if each.opcode == "dot":
-        found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", each.attributes)
-        summed = [int(axis) for axis in found[1].split(",") if axis] if found else []
-        return 2.0 * each.shapes[0].elements * math.prod(left[axis] for axis in summed)
-    right = computation.instructions[each.operands[1]].shapes[0].dims
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", each.attributes)
-    window = re.search(r"window=\{([^}]*)\}", each.attributes)
-    fields = dict(re.findall(r"(\w+)=([\dx_\-]+)", window[1])) if window else {}
-    groups = {
-        name: int(size) for name, size in re.findall(r"(\w+)_group_count=(\d+)", each.attributes)
-    }
-    out = each.shapes[0].dims
-    places = 1
-    for axis in sorted(set(labels[1]) - set("bf")):
-        at = int(axis)
-        sizes = left[labels[1].index(axis)], right[labels[2].index(axis)]
-        places *= _valid(*sizes, out[labels[3].index(axis)], fields, at)
-    inputs = left[labels[1].index("f")] // groups.get("feature", 1)
-    batch = left[labels[1].index("b")] // groups.get("batch", 1)
-    return 2.0 * places * inputs * batch * right[labels[2].index("o")]
-
-
-def _valid(size: int, kernel: int, out: int, fields: Mapping[str, str], axis: int) -> int:
-    """(output, window) positions of one axis that fall on a number of the input."""
-
-    def field(name: str, default: str) -> str:
-        return fields[name].split("x")[axis] if name in fields else default
-
-    low = int(field("pad", "0_0").split("_")[0])
-    stride, spread = int(field("stride", "1")), int(field("lhs_dilate", "1"))
-    reach = int(field("rhs_dilate", "1"))
-    count = 0
-    for k in range(kernel):
-        for o in range(out) if out * kernel <= 1 << 22 else ():
-            at = o * stride + k * reach - low
-            count += at >= 0 and at % spread == 0 and at // spread < size
-    return count

@@ -146,7 +146,7 @@ def _holdings(program: Program, computation: Computation) -> dict[str, list[_Buf
             found = given[place : place + 1] if is_flat and len(each.shapes) == 1 else given
         elif each.opcode in _SAME:
             found = given
-        elif each.opcode == "dynamic-update-slice":
+        elif each.opcode in ("dynamic-update-slice", "send"):
             found = holds[each.operands[0]]
         elif each.opcode.endswith("-done") or each.name.startswith("async-collective-done"):
             given = [buffer for buffer in given if buffer is not None]

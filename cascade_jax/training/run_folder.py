@@ -11,11 +11,12 @@ from cascade_jax.models import families
 from cascade_jax.models.config import DecoderConfig, RopeScaling, T5Config
 from cascade_jax.training import checkpoints
 
-# Settings that may change between two starts of one run: they change neither its parameters nor
-# which of its checkpoints is the best. (Which checkpoint the base is stands under base_saved.)
+# Settings that may change between two starts of one run: they change neither its parameters, but
+# for rounding and the steps that are still to come, nor which of its checkpoints is the best.
+# (Which checkpoint the base is stands under base_saved.)
 _FREE = (
     *("log_every", "eval_every", "keep_last", "base_folder"),
-    *("hang_seconds", "profile_steps", "rules", "teacher_rules"),
+    *("hang_seconds", "profile_steps", "rules", "teacher_rules", "skip_bad_batches"),
     "teacher_cache",  # a place; its fingerprint is compared
 )
 _FREE_DATA = (

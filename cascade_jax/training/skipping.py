@@ -17,7 +17,8 @@ def skip_non_finite(optimizer: optax.GradientTransformation) -> optax.GradientTr
     """The optimizer, which leaves parameters and statistics alone if a gradient is not finite.
 
     The run is then where it would be had it gone back before that batch and left it out; only the
-    step counts, so that data order, dropout and learning rate stay those of the step.
+    step counts, so that data order and dropout stay those of the step. The optimizer's own count,
+    which its learning rate follows, does not go on.
     """
 
     def update(grads, state, params=None):

@@ -71,7 +71,7 @@ class StepLoop:
         )
         self._clock = reporter.clock
         self._skipped = skipping.SkippedSteps(self.folder, first_step, hosts.is_first())
-        self._recent = []
+        self._recent, self._has_evaluated = [], False
         watchdog = Watchdog(
             "train", f"run {run.name!r}: ", run.hang_seconds, self.folder, self._saved
         )
@@ -104,7 +104,6 @@ class StepLoop:
                     self._check_parameters(step, parameter_norm(state.params))
                 measured = None
                 if held_out and (saves or step % run.eval_every == 0):
-                    watchdog.progress(f"the evaluation after step {step}")
                     measured = self._evaluate(step, state, held_out, eval_step, reporter, watchdog)
                 if saves:
                     watchdog.progress(f"the checkpoint of step {step}")
@@ -161,6 +160,9 @@ class StepLoop:
     def _evaluate(self, step, state, held_out, eval_step, reporter, watchdog):
         """Figures on the held-out batches."""
         split = self.run_config.eval_split
+        # A run that is ended while this compiles, before its checkpoint, would be at every start.
+        watchdog.progress(f"the evaluation after step {step}", may_compile=not self._has_evaluated)
+        self._has_evaluated = True
         with self._clock.part(EVALUATION):
             found = []
             for batch in held_out:

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from cascade_jax.training.teacher_cache_shards import (
     read_json,
     shards_in,
 )
+from cascade_jax.training.watchdog import Watchdog, check_hang_seconds
 
 NAME = "cache-teacher"
 
@@ -60,6 +61,7 @@ class CacheConfig:
       eval_batches: of it, so many batches of `data.batch_size` are kept, as training takes them.
       batch_size: rows that the teacher reads at once; None for that of `data`.
       shard_rows: about so many rows are in a group, which is done again if it is interrupted.
+      hang_seconds: a command without progress for so long is ended; None to wait for ever.
     """
 
     folder: str
@@ -77,6 +79,7 @@ class CacheConfig:
     eval_batches: int = 16
     batch_size: int | None = None
     shard_rows: int = 65_536
+    hang_seconds: float | None = 1800.0
 
     def __post_init__(self):
         if not self.folder or not isinstance(self.folder, str):
@@ -91,6 +94,7 @@ class CacheConfig:
             value = getattr(self, field)
             if (type(value) is not int or value < 1) and (field, value) != ("batch_size", None):
                 raise ValueError(f"{field} is {value!r}; must be an integer of at least 1")
+        check_hang_seconds(self.hang_seconds)
         families.check_reads(self.teacher, self.data.architecture, pack=False)
         self.holding()
 
@@ -187,22 +191,26 @@ def make(config: CacheConfig, mesh: Mesh | None = None) -> None:
         if complete is not None and complete["shards"].keys() <= done.keys():
             hosts.say(f"{folder} is complete, nothing to do\n{_summary(complete)}")
             return
-        _Maker(config, mesh, mixture, fingerprint, done, stop).run()
+        kept = f"whole shards stay in {folder}"
+        with Watchdog(NAME, "", config.hang_seconds, folder, lambda: kept) as watchdog:
+            _Maker(config, mesh, mixture, fingerprint, done, stop, watchdog).run()
 
 
 class _Maker:
     """The making of one cache."""
 
-    def __init__(self, config, mesh, mixture, fingerprint, done, stop):
+    def __init__(self, config, mesh, mixture, fingerprint, done, stop, watchdog):
         self._config, self._mixture = config, mixture
         self._folder, self._holding = Path(config.folder), config.holding()
         self._fingerprint, self._done, self._stop = fingerprint, set(done), stop
+        self._watchdog = watchdog
         self._sharding = rules.batch_sharding(mesh)
         data = config.unpacked
         self._part = placement.host_shard(self._sharding, data.batch_size, data.row_length)
         self._is_writer = placement.is_first_holder(self._sharding, data.batch_size)
         self._mesh = mesh
         self._batches_in_group = -(-config.shard_rows // data.batch_size)
+        self._num_groups: dict[str, int] = {}  # by split
 
     def run(self) -> None:
         """Does what is missing, then writes that it is complete."""
@@ -219,13 +227,39 @@ class _Maker:
         hosts.all_here("the teacher cache's last shard")
         if not hosts.is_first():
             return
-        shards = shards_in(folder, cache_identity.digest(self._fingerprint))
+        shards = self._whole_shards()
         complete = {
             "shards": {name: facts["bytes"] for name, facts in shards.items()},
             "splits": {split: _total(shards, split) for split in config.splits()},
         }
         files.write_text(folder / COMPLETE, json.dumps(complete, indent=2) + "\n")
         hosts.say(_summary(complete))
+
+    def _whole_shards(self) -> dict[str, dict]:
+        """The shards of all groups, with their facts.
+
+        Of a group that another number of hosts began and did not end some parts may be there, too.
+
+        Raises:
+          TeacherCacheError: not all that the hosts wrote is here.
+        """
+        shards = shards_in(self._folder, cache_identity.digest(self._fingerprint))
+        found = {}
+        for split, count in self._num_groups.items():
+            whole = _whole_groups(shards, split)
+            missing = [group for group in range(count) if group not in whole]
+            if missing:
+                raise TeacherCacheError(
+                    f"{self._folder}: of group {missing[0]} of split {split!r} not all parts are "
+                    f"here ({len(missing)} of {count} groups), though every host has written its "
+                    "own. The folder must be one for all hosts; if it is, start the same command "
+                    "again"
+                )
+            for name, facts in shards.items():
+                shard = Shard.of(name)
+                if shard.split == split and whole.get(shard.group) == shard.parts:
+                    found[name] = facts
+        return found
 
     def _claim(self, parameters: str) -> None:
         """Writes the fingerprint; refuses a teacher of other parameters than the shards there."""
@@ -265,8 +299,9 @@ class _Maker:
     def _batches(self, split: str, max_rows: int | None, facts_of: Callable) -> Iterator[tuple]:
         """(group, this host's rows, facts on devices) of the batches of missing groups."""
         config, size = self._config, self._batches_in_group
-        done = self._groups(split)
+        done = _whole_groups(self._done, split)
         first = next(group for group in range(len(done) + 1) if group not in done) * size
+        self._num_groups[split] = first // size
         bar = tqdm.tqdm(
             desc=f"{NAME} {split}",
             unit=" rows",
@@ -274,30 +309,24 @@ class _Maker:
             disable=None if hosts.is_first() else True,  # unless in a terminal
         )
         data = config.unpacked
+        self._watchdog.progress(f"reading split {split!r} up to batch {first + 1}", True)
         with bar:
             for number, rows in enumerate(
                 pipeline.rows_once(data, self._sharding, split, max_rows, first), start=first
             ):
+                self._watchdog.progress(f"batch {number + 1} of split {split!r}", number == first)
                 if self._stop.asked():
                     raise hosts.Stopped(
                         f"asked to stop while at split {split!r}; whole shards stay in "
                         f"{self._folder}. The same command goes on from there"
                     )
                 bar.update(data.batch_size)
+                self._num_groups[split] = number // size + 1
                 if number // size not in done:
                     batch = placement.to_global_batch(
                         rows, self._sharding, data.batch_size, data.architecture
                     )
                     yield number // size, rows, facts_of(batch)
-
-    def _groups(self, split: str) -> set[int]:
-        """Numbers of the groups whose parts are all there."""
-        parts: dict[tuple[int, int], int] = {}
-        for shard in map(Shard.of, self._done):
-            if shard.split == split:
-                key = shard.group, shard.parts
-                parts[key] = parts.get(key, 0) + 1
-        return {group for (group, of), count in parts.items() if count == of}
 
     def _examples(
         self, rows: Mapping[str, np.ndarray], found: Mapping[str, jax.Array], split: str
@@ -324,6 +353,13 @@ def _one_behind(items: Iterator) -> Iterator:
         if len(before) > 1:
             yield before.pop(0)
     yield from before
+
+
+def _whole_groups(names: Iterable[str], split: str) -> dict[int, int]:
+    """The groups of a split whose parts are all there, and how many parts each has."""
+    shards = [shard for shard in map(Shard.of, names) if shard.split == split]
+    found = collections.Counter((shard.group, shard.parts) for shard in shards)
+    return {group: parts for (group, parts), count in found.items() if count == parts}
 
 
 def _total(shards: Mapping[str, Mapping[str, Any]], split: str) -> dict[str, Any]:

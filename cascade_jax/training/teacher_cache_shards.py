@@ -9,8 +9,10 @@ A shard is of one group of consecutive batches of a split, and of the rows of on
 is written appears whole or not at all, so that whoever makes the cache may be killed at any moment.
 """
 
+import contextlib
 import dataclasses
 import json
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ _RECORDS, _INDEX = ".array_record", ".index.npz"
 _RECORD_BYTES = 4096  # about; one example that has more has a record of its own
 _OPTIONS = "group_size:1,zstd:1"
 _AT_RANDOM = "readahead_buffer_size:0,max_parallelism:0"
+# What reading an index that is not whole may raise.
+_NOT_WHOLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 class TeacherCacheError(ValueError):
@@ -89,15 +93,18 @@ class ShardWriter:
 
     def __exit__(self, kind, error, traceback) -> None:
         if kind is not None:
-            self._records.close()
+            with contextlib.suppress(RuntimeError):  # a full disk, which `error` tells of
+                self._records.close()
             self._file.__exit__(kind, error, traceback)
             return
         try:
             if self._block:
                 self._end_record()
             self._records.close()
-        except RuntimeError as failure:
+        except (RuntimeError, OSError) as failure:
             self._file.__exit__(type(failure), failure, None)
+            if isinstance(failure, OSError):
+                raise
             raise self._write_error(failure) from failure
         num_bytes = self._temporary.stat().st_size
         self._file.__exit__(None, None, None)
@@ -131,7 +138,10 @@ class ShardWriter:
         for field in dataclasses.fields(TokenFacts):
             values = [getattr(facts, field.name) for facts in self._block]
             columns[field.name] = None if values[0] is None else np.concatenate(values)
-        self._records.write(self._holding.encode(TokenFacts(**columns)))
+        try:
+            self._records.write(self._holding.encode(TokenFacts(**columns)))
+        except RuntimeError as error:
+            raise self._write_error(error) from error
         self._first.append(len(self._keys))
         self._block = []
 
@@ -163,10 +173,10 @@ def shards_in(folder: Path, fingerprint: str) -> dict[str, dict]:
     for file in sorted(folder.glob(f"*{_INDEX}")):
         name = file.name.removesuffix(_INDEX)
         try:
-            with np.load(file, allow_pickle=False) as index:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as index:
                 facts = json.loads(str(index["facts"]))
             size = (folder / f"{name}{_RECORDS}").stat().st_size
-        except (OSError, ValueError, KeyError, EOFError):
+        except _NOT_WHOLE:
             continue  # made anew
         if facts["fingerprint"] == fingerprint and facts["bytes"] == size:
             facts["index_bytes"] = file.stat().st_size
@@ -219,14 +229,15 @@ class CacheReader:
         place = self._folder / f"{name}{_RECORDS}"
         try:
             found = place.stat().st_size
-            with np.load(self._folder / f"{name}{_INDEX}", allow_pickle=False) as index:
+            index_file = self._folder / f"{name}{_INDEX}"
+            with index_file.open("rb") as opened, np.load(opened, allow_pickle=False) as index:
                 arrays = index["keys"], index["tokens"], index["first"]
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             raise TeacherCacheError(
                 f"teacher cache {self._folder}: {missing} is missing; {self._remedy}"
             ) from None
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except _NOT_WHOLE as error:
             raise self._damaged(f"{name}{_INDEX}", error) from None
         if found != size:
             raise self._damaged(place.name, f"it has {found} bytes and should have {size}")

@@ -72,9 +72,13 @@ class Watchdog:
             doing, allowed, since = self._next
             waited = time.monotonic() - since
             if waited > allowed:
-                self._end(doing, waited)
+                try:
+                    self._end(doing, waited)
+                finally:  # whatever can't be said or written
+                    hosts.end_now(hosts.LOST_STATUS)
 
     def _end(self, doing: str, waited: float) -> None:
+        """Says so, here and to the other hosts."""
         stacks = self._folder / f"hang_{hosts.process()}.txt"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -93,4 +97,3 @@ class Watchdog:
         teller = threading.Thread(target=hosts.tell, args=(message,), daemon=True)
         teller.start()
         teller.join(_TELL_SECONDS)
-        hosts.end_now(hosts.LOST_STATUS)

@@ -1,7 +1,9 @@
 """The launch scripts against programs that stand for gcloud, xpk, kubectl and Slurm."""
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -96,8 +98,9 @@ def test_a_queued_slice_that_is_taken_away_is_asked_for_again(launch, programs, 
     assert "--force" in calls[2] and "starting again (1 of 100)" in text
 
 
-def test_a_command_that_fails_by_itself_is_not_started_again(launch, programs):
-    programs.plan("state", "", "ACTIVE")
+@pytest.mark.parametrize("after", [(), ("",), ("SUSPENDED",)])
+def test_a_command_that_fails_by_itself_is_not_started_again(launch, programs, after):
+    programs.plan("state", "", "ACTIVE", *after)
     programs.plan("ssh", 2)
     status, text = launch("queued_tpu", *SCRIPTS["queued_tpu"], "--", *TRAIN)
     assert status == 2 and "starting again" not in text
@@ -113,6 +116,29 @@ def test_slurm_puts_an_interrupted_job_back(launch, programs, tmp_path):
     assert requeue == ["scontrol", "requeue", "77"]
     status, text = launch("slurm", "--", *TRAIN)
     assert status == 2 and "there is no Slurm job here" in text
+
+
+def test_slurm_leaves_a_job_ended_of_which_one_host_was_refused(launch, programs, tmp_path):
+    programs.plan("srun", 76)  # the others lost it, and srun gives the highest status
+    status, text = launch("slurm", "--", *TRAIN, SLURM_JOB_ID="78")
+    assert status == 2, text
+    assert [call[0] for call in programs.calls()] == ["srun"]
+    log = (tmp_path / "logs" / "slurm-78" / "0.log").read_text()
+    assert "cascade-jax train: " in log and log.endswith("cascade-jax ended with status 2\n")
+
+
+def test_a_task_of_slurm_outlives_sigterm_until_it_has_saved(launch):
+    _, text = launch("slurm", "--dry_run", "--", *TRAIN)
+    words = shlex.split(text.splitlines()[0])
+    wrapper = words[words.index("bash") : words.index("cascade-jax")]
+    code = "trap 'sleep 0.5; exit 75' TERM; echo on; while true; do sleep 0.1; done"
+    task = subprocess.Popen(
+        [*wrapper, "bash", "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert task.stdout.readline() == "on\n"
+    os.killpg(task.pid, signal.SIGTERM)  # as Slurm does to all processes of a step
+    assert task.communicate(timeout=30)[0] == "cascade-jax ended with status 75\n"
+    assert task.returncode == 75
 
 
 def trained(folder: Path, devices: int, count: int) -> None:

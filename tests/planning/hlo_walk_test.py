@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.planning import hlo_text, hlo_walk, replica_groups
+from cascade_jax.planning import hlo_text, hlo_walk, liveness, replica_groups
 
 ONE = {"dcn_data": 1, "data": 1, "fsdp": 1, "tensor": 1}
 
@@ -129,18 +129,82 @@ def test_every_way_to_write_groups(written, axes):
 CONVOLUTION = """\
 HloModule m
 
-ENTRY %main (a: f32[4,16,32], b: f32[4,32,8]) -> f32[4,16,8] {
-  %a = f32[4,16,32]{2,1,0:T(8,128)} parameter(0)
-  %b = f32[4,32,8]{2,1,0:T(8,128)S(1)} parameter(1)
-  ROOT %c = f32[4,16,8]{2,1,0:T(8,128)} convolution(%a, %b), window={size=4 stride=3 pad=0_0 lhs_dilate=4}, dim_labels=0bf_0io->0bf
+ENTRY %main (a: f32[COUNT,16,32], b: f32[COUNT,32,8]) -> f32[COUNT,16,8] {
+  %a = f32[COUNT,16,32]{2,1,0:T(8,128)} parameter(0)
+  %b = f32[COUNT,32,8]{2,1,0:T(8,128)S(1)} parameter(1)
+  ROOT %c = f32[COUNT,16,8]{2,1,0:T(8,128)} convolution(%a, %b), window={size=COUNT stride=STEP pad=0_0 lhs_dilate=COUNT}, dim_labels=0bf_0io->0bf
 }
 """  # noqa: E501
 
 
-def test_a_batched_matmul_as_a_tpu_writes_it_counts_each_batch_once():
-    found = hlo_walk.walk(hlo_text.parse(CONVOLUTION), ONE)
-    assert found.flops == 2 * 4 * 16 * 32 * 8
-    assert found.bytes == 4 * (4 * 16 * 32 + 4 * 16 * 8)  # b lies on the core
+@pytest.mark.parametrize("count", [4, 8192])  # rows times heads of a chip may be thousands
+def test_a_batched_matmul_as_a_tpu_writes_it_counts_each_batch_once(count):
+    text = CONVOLUTION.replace("COUNT", str(count)).replace("STEP", str(count - 1))
+    found = hlo_walk.walk(hlo_text.parse(text), ONE)
+    assert found.flops == count * 2 * 16 * 32 * 8
+    assert found.bytes == count * 4 * (16 * 32 + 16 * 8)  # b lies on the core
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_convolution_counts_where_a_window_meets_the_input(seed):
+    rng = np.random.default_rng(seed)
+    size, kernel, out, stride, spread, reach = rng.integers(1, [9, 9, 9, 5, 5, 4]).tolist()
+    low = int(rng.integers(-4, 9))
+    text = (
+        "ENTRY %m (a: f32[1,S,1], b: f32[K,1,1]) -> f32[1,O,1] {\n"
+        f"  %a = f32[1,{size},1] parameter(0)\n  %b = f32[{kernel},1,1] parameter(1)\n"
+        f"  ROOT %c = f32[1,{out},1] convolution(%a, %b), window={{size={kernel} stride={stride} "
+        f"pad={low}_0 lhs_dilate={spread} rhs_dilate={reach}}}, dim_labels=b0f_0io->b0f\n}}\n"
+    )
+    spread_input = np.zeros(size * spread + 100)
+    spread_input[50 : 50 + size * spread : spread] = 1
+    met = sum(
+        spread_input[50 + o * stride + k * reach - low]
+        for o in range(out)
+        for k in range(kernel)
+        if 0 <= o * stride + k * reach - low < size * spread
+    )
+    assert hlo_walk.walk(hlo_text.parse(text), ONE).flops == 2 * met
+
+
+# A gradient's sum over two slices of four chips, as the TPU compiler writes it.
+SLICES = """\
+ENTRY %main (g: f32[512,512]) -> f32[512,512] {
+  %g = f32[512,512]{1,0} parameter(0)
+  %part = f32[128,512]{1,0} reduce-scatter(%g), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%add
+  %token = token[] after-all()
+  %send = (f32[128,512]{1,0}, u32[], token[]) send(%part, %token), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[128,512]{1,0}, u32[], token[]) recv(%token), channel_id=3, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send-done = token[] send-done(%send), channel_id=2, is_host_transfer=true
+  %recv-done = (f32[128,512]{1,0}, token[]) recv-done(%recv), channel_id=3, is_host_transfer=true
+  %sum = f32[128,512]{1,0} get-tuple-element(%recv-done), index=0
+  ROOT %whole = f32[512,512]{1,0} all-gather(%sum), channel_id=4, replica_groups={{0,1,2,3}}, dimensions={0}
+}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    "transfer, kind, share",
+    [
+        ("ALL_REDUCE", "all-reduce", 1.0),
+        ("ALL_GATHER", "all-gather", 1.0),
+        ("REDUCE_SCATTER", "reduce-scatter", 0.5),
+        ("ONE_TO_ONE", "collective-permute", 1.0),
+    ],
+)
+def test_what_slices_exchange_counts(transfer, kind, share):
+    whole, mesh = 4 * 512 * 512, ONE | {"dcn_data": 2, "fsdp": 4}
+    program = hlo_text.parse(SLICES.replace("ALL_REDUCE", transfer))
+    totals = hlo_walk.walk(program, mesh)
+    assert {key: bytes for key, (_, bytes) in totals.collectives.items()} == {
+        ("reduce-scatter", ("fsdp",)): whole * 3 / 4,
+        (kind, ("dcn_data",)): whole / 4 * share,
+        ("all-gather", ("fsdp",)): whole * 3 / 4,
+    }
+    assert totals.bytes == whole * 12 / 4  # both collectives read and write, a transfer one of them
+    # The part, and what comes back of it; the send has no array of its own.
+    held = [each.bytes for each in liveness.most_held(program) if each.bytes > 8]
+    assert held == [whole / 4, whole / 4]
 
 
 def test_text_that_is_no_program_is_refused():

@@ -80,12 +80,16 @@ models = {
     )
     for name, width in (("model", 256), ("teacher", 512))
 }
-found = planner.plan_train(
-    dataclasses.replace(run, data=data, **models), MeshConfig(1, 4, 2), topology.parse("v5e:2x4")
-)
+run = dataclasses.replace(run, data=data, **models)
+found = planner.plan_train(run, MeshConfig(1, 4, 2), topology.parse("v5e:2x4"))
 assert found.fits and not found.unknown_loops, found
 assert abs(found.flops / found.expected_flops - 1) < 0.03, (found.flops, found.expected_flops)
 assert {"fsdp", "tensor"} <= {axis for each in found.collectives for axis in each.axes}
+# Two slices exchange the sum of each chip's part of the gradients, in bfloat16, and little more.
+found = planner.plan_train(run, MeshConfig(1, 4, dcn_data=2), topology.parse("v5e:2x2"))
+between = sum(each.bytes for each in found.collectives if each.axes == ("dcn_data",))
+assert 0.5 <= between / found.parts["student"] < 0.6, (between, found.parts)
+assert found.roofline["network"] > 0
 print("planned")
 """
 

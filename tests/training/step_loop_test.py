@@ -8,7 +8,7 @@ import tasks.demo  # noqa: F401
 from cascade_jax.data import pipeline
 from cascade_jax.losses.variants import Xent
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.training import loop, one_run
+from cascade_jax.training import loop, one_run, step_loop
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
 from tests import fakes
@@ -90,3 +90,28 @@ def test_the_host_waits_for_a_step_only_where_it_logs(events, tmp_path):
         if what == "batch" and step > 4 and (step - 1) % LOG_EVERY > AHEAD:
             before = events[: events.index(("batch", step))]
             assert ("ready", step - 1 - AHEAD) in before
+
+
+def test_a_first_evaluation_may_compile(tmp_path, monkeypatch):
+    told = []
+
+    class Watch(step_loop.Watchdog):
+        def progress(self, next_thing, may_compile=False):
+            told.append((next_thing, may_compile))
+            super().progress(next_thing, may_compile)
+
+    monkeypatch.setattr(step_loop, "Watchdog", Watch)
+    run = loop.TrainRun(
+        name="run",
+        model=fakes.t5_config(vocab_size=384),
+        data=pipeline.DataConfig("demo_last_v1", 16, 8, batch_size=8, cache_rows=0),
+        loss=Xent(),
+        optimizer=Adafactor(0.1),
+        steps=4,
+        eval_batches=1,
+        eval_every=2,
+    )
+    loop.train_one(run, tmp_path, MeshConfig().build())
+    compiles = [next_thing for next_thing, may_compile in told if may_compile]
+    assert compiles == ["the first step", "the evaluation after step 2"]
+    assert ("the evaluation after step 4", False) in told

@@ -1,6 +1,8 @@
 """Shards: every example is found by its key, in any order; damage is named."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -102,6 +104,39 @@ def test_what_fails_while_a_shard_is_written_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from cascade_jax.training.teacher_cache_format import Holding, TokenFacts
+from cascade_jax.training.teacher_cache_shards import Shard, ShardWriter
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+rng = np.random.default_rng(0)
+values = rng.random(2000).astype(np.float32)
+facts = TokenFacts(values < 0.5, values)
+try:
+    with ShardWriter(Path(sys.argv[1]), Shard("train", 0, 0, 1), Holding(9), "mine") as writer:
+        for number in range(int(sys.argv[2])):
+            writer.add(number.to_bytes(16, "big"), facts, values)
+            values = rng.random(2000).astype(np.float32)
+            facts = TokenFacts(values < 0.5, values)
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("examples", [45, 2000])
+def test_a_disk_that_is_full_at_the_end_or_long_before_is_named(tmp_path, examples):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path), str(examples)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "train-00000-0-of-1.array_record could not be written: write() failed" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_shard_that_is_cut_off_is_named(cache):
     records = cache / "train-00001-0-of-1.array_record"
     whole = records.read_bytes()
@@ -132,7 +167,18 @@ def test_a_missing_file_is_named(cache, ending):
         CacheReader(cache, HOLDING, "make it again")
 
 
-def test_a_damaged_index_is_named(cache):
-    (cache / "train-00001-0-of-1.index.npz").write_bytes(b"no index")
+def flipped(whole: bytes) -> bytes:
+    middle = len(whole) // 2
+    return whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda whole: b"no index", lambda whole: b"", lambda whole: whole[:-9], flipped]
+)
+def test_a_damaged_index_is_named_and_a_cut_one_is_made_anew(cache, damage):
+    index = cache / "train-00001-0-of-1.index.npz"
+    index.write_bytes(damage(index.read_bytes()))
     with pytest.raises(TeacherCacheError, match="train-00001-0-of-1.index.npz is damaged"):
         CacheReader(cache, HOLDING, "make it again")
+    if damage is not flipped:  # a bit of the keys is seen when they are read
+        assert index.name.removesuffix(".index.npz") not in shards_lib.shards_in(cache, "mine")

@@ -333,9 +333,18 @@ def test_making_goes_on_where_it_was_stopped(folder, mesh, tmp_path, monkeypatch
     with pytest.raises(ValueError, match="is not finished; finish it: `cascade-jax cache-teacher`"):
         one_run.check(run, folder, mesh)
     (cache / ".train-00001-0-of-1.array_record.0.tmp").write_text("of one that was killed")
+    for ending in (".array_record", ".index.npz"):  # half a group, of two hosts
+        shard = (cache / f"train-00000-0-of-1{ending}").read_bytes()
+        (cache / f"train-00001-1-of-2{ending}").write_bytes(shard)
     calls.clear()
     teacher_cache.make(config, mesh)
     assert len(calls) == 7  # of the ten of the training split
+    complete = [json.loads((at / "complete.json").read_text()) for at in (cache, folder / "few")]
+    for split in ("train", "validation"):
+        examples = [each["splits"][split]["examples"] for each in complete]
+        assert examples[0] == examples[1]
+    for ending in (".array_record", ".index.npz"):
+        (cache / f"train-00001-1-of-2{ending}").unlink()  # nothing reads it
     assert contents(cache).keys() == contents(folder / "few").keys()
     same = contents(cache).items() & contents(folder / "few").items()
     assert {name for name, _ in same} >= {n for n in contents(cache) if n.endswith("record")}
@@ -346,6 +355,15 @@ def test_making_goes_on_where_it_was_stopped(folder, mesh, tmp_path, monkeypatch
     teacher_cache.make(config, mesh)  # that shard again
     assert len(calls) == 3
     assert contents(cache).keys() == contents(folder / "few").keys()
+
+
+def test_hosts_that_do_not_see_one_folder_make_no_cache(folder, mesh, tmp_path, monkeypatch):
+    config = cache_config(folder, "apart", folder=str(tmp_path / "cache"))
+    # As if another host held these rows, and wrote them to a disk of its own.
+    monkeypatch.setattr(teacher_cache.placement, "is_first_holder", lambda *args: False)
+    with pytest.raises(ValueError, match="of group 0 of split 'validation' not all parts are here"):
+        teacher_cache.make(config, mesh)
+    assert not (tmp_path / "cache" / "complete.json").exists()
 
 
 def test_a_folder_of_another_cache_is_not_written_to(folder, mesh):
@@ -471,6 +489,7 @@ def test_a_cache_without_a_teacher_is_refused():
         ({"top_k": VOCAB + 1}, "top_k is 385; must be 0 .none. to 384"),
         ({"shard_rows": 0}, "shard_rows is 0; must be an integer of at least 1"),
         ({"batch_size": True}, "batch_size is True"),
+        ({"hang_seconds": 0}, "hang_seconds is 0; must be above 0, or None"),
         ({"teacher_rules": "tensr"}, "did you mean 'tensor'"),
     ],
 )

@@ -37,6 +37,14 @@ def test_a_run_that_hangs(tmp_path):
     assert "waiting_for_a_host" in (tmp_path / "hang_0.txt").read_text()
 
 
+def test_a_run_that_hangs_ends_also_where_nothing_can_be_said(tmp_path):
+    code = CODE.replace("lambda: kept", "lambda: 1 / 0")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL, timeout=50
+    )
+    assert done.returncode == 76
+
+
 @pytest.mark.parametrize("seconds", [0.2, None])
 def test_progress_and_no_watch_at_all(tmp_path, seconds):
     with Watchdog("train", "", seconds, tmp_path, lambda: "nothing") as watchdog:
