@@ -25,7 +25,7 @@ def main(argv=None) -> int:
     parser.add_argument("--slices", type=int, default=1)
     parser.add_argument("--retries", type=int, default=100, help="restarts after an interruption")
     parser.add_argument("--grace_seconds", type=int, default=60, help="from SIGTERM to the end")
-    flags = starting.arguments(parser, argv)
+    flags = starting.arguments(parser, argv, ("xpk", "kubectl"))
     place = [f"--{key}={getattr(flags, key)}" for key in ("zone", "project") if getattr(flags, key)]
     create = [
         *("xpk", "workload", "create", f"--cluster={flags.cluster}", *place),

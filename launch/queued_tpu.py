@@ -2,9 +2,11 @@
 """Asks for a TPU slice as a queued resource, trains on it, and asks again when it is taken away.
 
 launch/queued_tpu.py --name=pod --zone=us-west4-a --type=v5litepod-32 --spot \
-  --setup='git clone … && make -C cascade_jax install' -- train --gin_file=my.gin
+  --setup='test -d cascade_jax || git clone … && make -C cascade_jax install' \
+  -- train --gin_file=my.gin
 
-The output folder must outlive the slice: a mounted bucket or file share.
+The setup is done before every start, also on a slice that is still there. The output folder must
+outlive the slice: a mounted bucket or file share.
 """
 
 import argparse
@@ -87,7 +89,7 @@ def main(argv=None) -> int:
     parser.add_argument("--retries", type=int, default=100, help="slices after the first one")
     parser.add_argument("--poll_seconds", type=float, default=30.0)
     parser.add_argument("--keep", action="store_true", help="do not delete the slice at the end")
-    flags = starting.arguments(parser, argv)
+    flags = starting.arguments(parser, argv, ("gcloud",))
     delete = queued(flags, "delete", "--force", "--quiet")
     for number in range(flags.retries + 1):
         status = attempt(flags)

@@ -17,7 +17,7 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="launch/slurm.py", description=__doc__)
     parser.add_argument("--tasks_per_node", type=int, default=1, help="processes on a node")
     parser.add_argument("--no_requeue", action="store_true", help="leave an interrupted job ended")
-    flags = starting.arguments(parser, argv)
+    flags = starting.arguments(parser, argv, ("srun", "scontrol"))
     job = os.environ.get("SLURM_JOB_ID")
     if job is None and not flags.dry_run:
         parser.error("there is no Slurm job here (SLURM_JOB_ID is not set); start it with sbatch")

@@ -3,9 +3,15 @@
 import argparse
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from cascade_jax.cli.main import COMMANDS  # noqa: E402  # imports nothing heavy
+from cascade_jax.nearest import did_you_mean  # noqa: E402
 
 DONE, REFUSED, STOPPED, LOST = 0, 2, 75, 76  # of `cascade-jax`; after the last two it goes on
 SSH_LOST = 255
@@ -15,8 +21,15 @@ _TOLD = "cascade-jax ended with status"
 _SECRET = re.compile(r"(?i)(token|password|passwd|secret|api_?key|credentials?)=")
 
 
-def arguments(parser: argparse.ArgumentParser, argv: list[str] | None = None):
+def arguments(
+    parser: argparse.ArgumentParser, argv: list[str] | None = None, programs: tuple[str, ...] = ()
+):
     """Parses the script's flags; what follows `--` goes to `cascade-jax` as it is.
+
+    Args:
+      parser: with the script's own flags.
+      argv: the arguments; those of the process if None.
+      programs: what it starts here, which must be installed unless it is a dry run.
 
     Returns:
       The flags, with `command`: the list of words `cascade-jax …`.
@@ -29,12 +42,20 @@ def arguments(parser: argparse.ArgumentParser, argv: list[str] | None = None):
     flags, rest = parser.parse_args(argv[:split]), argv[split + 1 :]
     if not rest:
         parser.error("after -- comes what to do: -- train --gin_file=gin/experiments/demo.gin")
+    if rest[0] == "cascade-jax":
+        parser.error("after -- comes what to do, without cascade-jax: -- train --gin_file=…")
+    if rest[0] not in (*COMMANDS, "-h", "--help"):
+        hint = did_you_mean(rest[0], COMMANDS)
+        parser.error(f"after -- comes a command of cascade-jax first, not {rest[0]!r}{hint}")
     for word in argv:
         if _SECRET.search(word):
             parser.error(
                 f"{word.partition('=')[0]}=… looks like a secret, which every user of a machine "
                 "can see on a command line; put it in a file or the environment of the machines"
             )
+    for program in () if flags.dry_run else programs:
+        if shutil.which(program) is None:
+            parser.error(f"{program} is not installed here; --dry_run shows what would be run")
     flags.command = ["cascade-jax", *rest]
     return flags
 

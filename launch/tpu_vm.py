@@ -28,7 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--project", help="gcloud's own if not given")
     parser.add_argument("--version", default="tpu-ubuntu2204-base", help="software of the VM")
     parser.add_argument("--folder", default="~/cascade_jax", help="the clone on every host")
-    parser.add_argument("--setup", help="shell command that is done on all hosts first")
+    parser.add_argument("--setup", help="shell command for all hosts, before every start")
 
 
 def do(flags) -> int:
@@ -39,6 +39,7 @@ def do(flags) -> int:
     if flags.setup:
         status = starting.run(ssh(flags, flags.setup, logs), flags.dry_run)
         if status:
+            print(f"the setup ended with status {status}; nothing was started. Logs: {logs}")
             return status
     command = starting.in_folder(flags.folder, flags.command)
     begin = time.time()
@@ -54,7 +55,7 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="launch/tpu_vm.py", description=__doc__)
     add_flags(parser)
     parser.add_argument("--create", metavar="TYPE", help="make the slice first, e.g. v5litepod-32")
-    flags = starting.arguments(parser, argv)
+    flags = starting.arguments(parser, argv, ("gcloud",))
     if flags.create:
         create = [
             *("gcloud", "compute", "tpus", "tpu-vm", "create", flags.name, f"--zone={flags.zone}"),

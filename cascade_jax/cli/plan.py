@@ -69,6 +69,8 @@ def parse(argv: list[str]) -> PlanCommand:
         raise gin_main.UsageError(f"--step={flags['step']}: must be one of {', '.join(_STEPS)}")
     if sweep and flags["step"] == "collect":
         raise gin_main.UsageError("--sweep is for --step=train")
+    if flags["run"] is not None and flags["step"] == "collect":
+        raise gin_main.UsageError("--run is for --step=train: collect plans both models")
     limit = flags["sweep_limit"]
     if limit is not None and not (limit.isdecimal() and int(limit)):
         raise gin_main.UsageError(f"--sweep_limit={limit}: must be a number of at least 1")

@@ -162,9 +162,13 @@ def _opened(config: CacheConfig, mesh: Mesh) -> tuple[pipeline.OpenMixture, dict
     there = read_json(Path(config.folder), FINGERPRINT)
     found = cache_identity.differences(there, wanted) if there is not None else []
     if found:
+        begun = wanted | {key: there.get(key) for key in ("holding", "batch_size", "shard_rows")}
+        go_on = ""
+        if not cache_identity.differences(there, begun):
+            go_on = f", or give what it was begun with: {cache_identity.making_flags(there)}"
         raise TeacherCacheError(
             f"{config.folder} holds another teacher cache: {'; '.join(found[:3])}. Choose another "
-            "folder (TEACHER_CACHE), or delete it"
+            f"folder (TEACHER_CACHE), or delete it{go_on}"
         )
     return mixture, wanted
 

@@ -37,6 +37,17 @@ def command(folder: str | Path, top_k: int | None = None) -> str:
     )
 
 
+def making_flags(there: Mapping[str, Any]) -> str:
+    """The flags that a cache was begun with, for messages."""
+    holding = there["holding"]
+    return (
+        f"--gin.CACHE_TOP_K={holding['top_k']} --gin.CACHE_DTYPE=\"'{holding['dtype']}'\""
+        f" --gin.CACHE_LABEL_LOG_PROBS={holding['label_log_probs']}"
+        f" --gin.CACHE_BATCH_SIZE={there['batch_size']}"
+        f" --gin.CACHE_SHARD_ROWS={there['shard_rows']}"
+    )
+
+
 def of_teacher(config: Any, output_dir: Path) -> dict[str, Any]:
     """The teacher of a TrainRun or CacheConfig; step and time are None where its run is not there.
 
@@ -163,7 +174,9 @@ def check_run(run: Any, output_dir: Path, mixture: pipeline.OpenMixture) -> dict
         )
     _check_holds(run, label, there)
     if read_json(folder, COMPLETE) is None:
-        raise TeacherCacheError(f"{label} is not finished; finish it: {command(folder)}")
+        raise TeacherCacheError(
+            f"{label} is not finished; finish it: {command(folder)} {making_flags(there)}"
+        )
     return there
 
 

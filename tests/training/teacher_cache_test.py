@@ -330,8 +330,14 @@ def test_making_goes_on_where_it_was_stopped(folder, mesh, tmp_path, monkeypatch
     # Two batches of held-out rows and three of the first group; the second group is done again.
     assert len(list(cache.glob("*.index.npz"))) == 2
     run = run_config("run", variants.CATXent(), teacher_cache=str(cache))
-    with pytest.raises(ValueError, match="is not finished; finish it: `cascade-jax cache-teacher`"):
+    with pytest.raises(ValueError, match="is not finished; finish it: `cascade-jax cache-") as said:
         one_run.check(run, folder, mesh)
+    begun = f"--gin.CACHE_BATCH_SIZE={config.rows_at_once} --gin.CACHE_SHARD_ROWS="
+    assert f"{begun}{config.shard_rows}" in str(said.value)
+    other = dataclasses.replace(config, shard_rows=config.shard_rows * 2)
+    with pytest.raises(ValueError, match="give what it was begun with: .*CACHE_TOP_K=") as said:
+        teacher_cache.check(other)
+    assert f"{begun}{config.shard_rows}" in str(said.value)
     (cache / ".train-00001-0-of-1.array_record.0.tmp").write_text("of one that was killed")
     for ending in (".array_record", ".index.npz"):  # half a group, of two hosts
         shard = (cache / f"train-00000-0-of-1{ending}").read_bytes()
