@@ -95,6 +95,12 @@ class Certificate:
                 f"the thresholds {list(self.thresholds)} are not among the candidates that are "
                 "certified"
             )
+        trivial = {risks.FALLBACKS.get(risk.fallback) for risk in self.risks}
+        if self.status == FALLBACK and (len(trivial) > 1 or {*self.thresholds} != trivial):
+            raise ValueError(
+                f"the thresholds {list(self.thresholds)} of a certificate of status {FALLBACK!r} "
+                "are not those of the policy that keeps its limits trivially"
+            )
         if any(number != number for number in self.thresholds):
             raise ValueError(f"thresholds must not be NaN, got {list(self.thresholds)}")
         if len(self.thresholds) > 1 and (self.block_length is None or self.block_length < 1):
