@@ -145,7 +145,9 @@ def _check_score(score: score_base.DeferralScore, table: records.Records) -> Non
 def _check_same(model: str, tables: Sequence[records.Records]) -> None:
     """Refuses tables of which one is to be tested on and is another model's."""
     found = [_fingerprint(table, model) for table in tables]
-    if len(set(found)) > 1:
+    saved = {table.metadata.get(f"{model}_saved") for table in tables}
+    # When it was saved tells a checkpoint from all others, wherever its folder stands.
+    if len(set(found)) > 1 and (len(saved) > 1 or None in saved):
         raise ValueError(
             f"the {model} of the records to test on is {found[1]}, that of those to calibrate on "
             f"{found[0]}; collect both with the same checkpoints"
