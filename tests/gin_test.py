@@ -123,7 +123,7 @@ def test_the_budget_on_xsum_is_the_papers_protocol():
     config = gin_main.parse(calibrate.CONFIG, [f"--gin_file={BUDGET_XSUM}"])
     live, sizes = config.live, (config.first_size, config.second_size, config.test_size)
     assert (sizes, config.repeats, config.delta) == ((200, 200, 100), 5, 0.1)
-    assert max(config.alphas) == 0.2 and sum(sizes) == live.limit
+    assert max(config.alphas) == 0.2 and sum(sizes) == 500 <= live.limit
     assert (live.data.mixture, live.data.target_length) == ("cascade_xsum_short_v1", 20)
     assert list(live.metrics) == ["rouge1", "rouge2", "rougeL"]
     assert (live.student.embed_dim, live.teacher.embed_dim) == (512, 1024)

@@ -36,7 +36,8 @@ class Certificate:
       score: name of the uncertainty or deferral score; higher = defer.
       thresholds: one, or one for each block of positions. Infinity never defers, minus infinity
         always does.
-      block_length: positions of a block, where there are several thresholds.
+      block_length: positions of a block, where there are several thresholds: of the longest, where
+        the places of an answer can't be divided evenly. Position j of L is of block ``j * K // L``.
       risks: with their limits.
       delta: the chance that the promise does not hold, at most.
       procedure, bound, tokens_per_sequence: see `risks.Settings`.
@@ -94,6 +95,12 @@ class Certificate:
             raise ValueError(
                 f"the thresholds {list(self.thresholds)} are not among the candidates that are "
                 "certified"
+            )
+        trivial = {risks.FALLBACKS.get(risk.fallback) for risk in self.risks}
+        if self.status == FALLBACK and (len(trivial) > 1 or {*self.thresholds} != trivial):
+            raise ValueError(
+                f"the thresholds {list(self.thresholds)} of a certificate of status {FALLBACK!r} "
+                "are not those of the policy that keeps its limits trivially"
             )
         if any(number != number for number in self.thresholds):
             raise ValueError(f"thresholds must not be NaN, got {list(self.thresholds)}")

@@ -90,6 +90,13 @@ class Settings:
         bounds.check_bound(self.bound)
         if self.bound == bounds.PAPER:
             bounds.checked_tokens(self.tokens_per_sequence)
+            for risk in self.risks:
+                if risk.lower < 0:
+                    raise ValueError(
+                        f"the bound {bounds.PAPER!r} counts deferred tokens, and a loss of "
+                        f"{risk.name!r} is a difference in [{risk.lower:g}, {risk.upper:g}]; give "
+                        f"{bounds.WSR!r} or {bounds.HOEFFDING_BENTKUS!r}"
+                    )
         if self.procedure not in PROCEDURES:
             hint = nearest.did_you_mean(self.procedure, PROCEDURES)
             raise ValueError(

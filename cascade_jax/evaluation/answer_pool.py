@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from cascade_jax.deferral import score_base, search
+from cascade_jax.deferral import routers, score_base, search
 from cascade_jax.deferral.scores import Average
 from cascade_jax.evaluation import calibration_splits, records
 from cascade_jax.evaluation.calibration_pool import ANSWER, Evaluation, Thresholds
@@ -43,7 +43,8 @@ class RecordsSource:
 
         Raises:
           FileNotFoundError, RecordsError: a file that can not be used.
-          ValueError: no task fits a pattern, a score that the table holds too little for.
+          ValueError: no task fits a pattern, a score that a table holds too little for, or that has
+            learned from its examples, tables of different models.
         """
         if not self.records_file:
             raise ValueError("records_file must be the path of a file, got none")
@@ -80,6 +81,10 @@ class RecordsPool:
 
     def __init__(self, source: RecordsSource, tables: Sequence[records.Records]):
         tables = [_used(table, source.tasks) for table in tables]
+        for table in tables:
+            _check_score(source.score, table)
+        for model in ("student", "teacher"):
+            _check_same(model, tables)
         self.name = tables[0].name
         self.uncertainty = score_base.name_of(source.score)
         self.ids = _joined(tables, "example_id")
@@ -129,6 +134,27 @@ def _fingerprint(table: records.Records, model: str) -> str:
     """A text of what records say of a model's checkpoint."""
     facts = {key: table.metadata.get(f"{model}_{key}") for key in ("checkpoint", "saved")}
     return json.dumps(facts)
+
+
+def _check_score(score: score_base.DeferralScore, table: records.Records) -> None:
+    """Refuses a learned score on what it has learned from: there it is surer than on new answers.
+
+    A certificate from such examples would promise too much.
+    """
+    qualities = table.student_quality, table.teacher_quality
+    routers.check_not_fitted_on(score, table.student, *qualities, table.metadata["split"])
+
+
+def _check_same(model: str, tables: Sequence[records.Records]) -> None:
+    """Refuses tables of which one is to be tested on and is another model's."""
+    found = [_fingerprint(table, model) for table in tables]
+    saved = {table.metadata.get(f"{model}_saved") for table in tables}
+    # When it was saved tells a checkpoint from all others, wherever its folder stands.
+    if len(set(found)) > 1 and (len(saved) > 1 or None in saved):
+        raise ValueError(
+            f"the {model} of the records to test on is {found[1]}, that of those to calibrate on "
+            f"{found[0]}; collect both with the same checkpoints"
+        )
 
 
 def _used(table: records.Records, patterns: Sequence[str]) -> records.Records:

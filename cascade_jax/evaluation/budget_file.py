@@ -141,6 +141,7 @@ class Budget:
       deferred_by_position: share of the tokens at each position that are deferred (largest α,
         repeat 0, test split).
       source: the file.
+      bound: of the p-values, see `deferral/bounds.py`; "" if the file does not say.
     """
 
     name: str
@@ -160,6 +161,7 @@ class Budget:
     teacher: Point
     deferred_by_position: tuple[float, ...]
     source: str = ""
+    bound: str = ""
 
     @property
     def first_run(self) -> Run:
@@ -292,6 +294,7 @@ def from_json(value: Any, source: str = "budget") -> Budget:
         teacher=_point(ends.at("teacher"), metrics),
         deferred_by_position=tuple(top.at("deferred_by_position").each(Field.number)),
         source=source,
+        bound=top.at("bound").text() if "bound" in top.keys() else "",
     )
     _check_runs(budget, top.at("runs"))
     return budget

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cascade_jax.data import pipeline
@@ -114,10 +114,24 @@ def load(
                 f"{path} is not of these models: its {role} is {wanted!r}, here is "
                 f"{' or '.join(map(repr, given))}; calibrate them anew"
             )
-    facts = json.loads(found.data)
+    facts = _facts(path, found)
     ours = {"vocabulary": vocabulary}
     ours |= {name: getattr(data, name) for name in ("input_length", "target_length")}
     for what, here in ours.items():
         if facts.get(what) != here:
             raise ValueError(f"{path} is of {what} {facts.get(what)!r}, here it is {here!r}")
     return LivePolicy(found)
+
+
+def _facts(path: str, found: Certificate) -> Mapping[str, Any]:
+    """What `cascade-jax calibrate` wrote of the data."""
+    try:
+        facts = json.loads(found.data)
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise ValueError(
+            f"{path} does not say of which vocabulary and lengths it is: its data is "
+            f"{found.data[:40]!r}, not the object that `cascade-jax calibrate` writes"
+        )
+    return facts

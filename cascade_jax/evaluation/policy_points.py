@@ -63,7 +63,7 @@ class PolicyPoint:
       delta: the chance that the promise does not hold, at most.
       num_examples: n.
       num_judged: those of them that the promises were measured on: all that the certificate was
-        not calibrated on, as far as it knows.
+        not calibrated on, nor on an example with the same input, as far as it knows.
       rate: share of answers deferred, or of the tokens written.
       quality: mean, per example.
       cost: mean, in the unit of the evaluation; NaN if it has none for tokens.
@@ -232,10 +232,20 @@ def _point(
 
 
 def _unseen(certificate: Certificate, table: Records) -> Int[np.ndarray, " rows"]:
-    """Rows of examples that the certificate was not calibrated on, as far as it knows them."""
+    """Rows of examples that the certificate was not calibrated on, as far as it knows them.
+
+    Calibration takes one example of each input. Another with the same input, under an id of its
+    own, has the same answers, so it is no new one either.
+    """
     seen = set(certificate.seen)
-    is_new = [not seen or splits.id_hash(str(name)) not in seen for name in table.example_id]
-    return np.flatnonzero(is_new)
+    if not seen:
+        return np.arange(len(table.example_id))
+    is_seen = np.array([splits.id_hash(str(name)) in seen for name in table.example_id], bool)
+    if np.any(is_seen):
+        inputs = np.array([" ".join(str(text).split()) for text in table.inputs], object)
+        known = set(inputs[is_seen])
+        is_seen = np.array([text in known for text in inputs], bool)
+    return np.flatnonzero(~is_seen)
 
 
 def _measured(
@@ -325,8 +335,9 @@ def _warnings(certificate: Certificate, table: Records, num_seen: int) -> tuple[
         )
     elif num_seen:
         found.append(
-            f"The certificate was made on {num_seen:,} of these {len(table):,} examples. Its "
-            f"promise is about new ones, so it was measured on the other {len(table) - num_seen:,}."
+            f"The certificate was made on {num_seen:,} of these {len(table):,} examples, or on "
+            "others of the same input. Its promise is about new ones, so it was measured on the "
+            f"other {len(table) - num_seen:,}."
         )
     elif not certificate.seen and data.get("split") == table.metadata["split"]:
         found.append(

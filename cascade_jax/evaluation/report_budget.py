@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from cascade_jax.deferral.bounds import PAPER
 from cascade_jax.evaluation import report_tables
 from cascade_jax.evaluation.budget_file import (
     ANSWER,
@@ -96,10 +97,11 @@ def _promised(found: Budget) -> str:
     drop = ""
     if found.quality_drop is not None:
         drop = f", and a mean loss of {found.objective} of at most {found.quality_drop:g}"
+    tokens = ", if all tokens were independent" * (found.bound == PAPER)
     return (
         f"A certificate for α promises a mean {kept} of at most α{drop} on new examples, with a "
-        f"chance of at least {percent(1 - found.delta)} over the calibration examples. Cost is the "
-        f"share of {cost}."
+        f"chance of at least {percent(1 - found.delta)} over the calibration examples{tokens}. "
+        f"Cost is the share of {cost}."
     )
 
 

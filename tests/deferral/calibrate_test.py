@@ -174,6 +174,12 @@ def test_splits_that_share_examples_are_refused():
         (lambda: Settings([BUDGET], procedure="holms"), "did you mean 'holm'"),
         (lambda: Settings([BUDGET], bound="betting"), "no bound 'betting'; there are wsr"),
         (lambda: Settings([BUDGET], bound="paper"), "needs tokens_per_sequence"),
+        (
+            lambda: Settings(
+                [Risk("worse", 0.1, lower=-1.0)], bound="paper", tokens_per_sequence=5
+            ),
+            r"counts deferred tokens, and a loss of 'worse' is a difference in \[-1, 1\]",
+        ),
         (lambda: Risk("", 0.2), "needs a name"),
         (lambda: Risk(COST, 1.0), "strictly between 0.0 and 1.0, got 1.0"),
         (lambda: Risk(COST, -0.1, lower=-1.0), "no policy keeps a limit below 0"),

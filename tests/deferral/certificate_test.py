@@ -114,6 +114,14 @@ def test_what_is_changed_is_refused(change, message):
         certificate.from_json(json.dumps(fields))
 
 
+@pytest.mark.parametrize("thresholds", [[0.5], ["-inf"]])
+def test_a_fallback_of_thresholds_that_keep_nothing_trivially_is_refused(thresholds):
+    fields = json.loads(made().to_json()) | {"status": "fallback", "thresholds": ["inf"]}
+    assert certificate.from_json(json.dumps(fields)).thresholds == (math.inf,)
+    with pytest.raises(ValueError, match="not those of the policy that keeps its limits trivially"):
+        certificate.from_json(json.dumps(fields | {"thresholds": thresholds}))
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1, "delta": NaN}', "\x00"])
 def test_other_files_are_refused(text, tmp_path):
     (tmp_path / "a.json").write_text(text)

@@ -10,14 +10,14 @@ import pytest
 from scipy import stats
 
 from cascade_jax.data import pipeline
-from cascade_jax.deferral import certificate
+from cascade_jax.deferral import certificate, routers
 from cascade_jax.evaluation import answer_pool, budget, calibration, live, records
 from tests import fakes
 
 N = 900
 
 
-def write_records(path, n=N, seed=0, split="validation", start=0, **changes):
+def write_records(path, n=N, seed=0, split="validation", start=0, teacher="b/2", **changes):
     """A small model that knows what it does not know, and a large one that is right at 0.9."""
     rng = np.random.default_rng(seed)
     unsure = rng.random(n)
@@ -45,7 +45,7 @@ def write_records(path, n=N, seed=0, split="validation", start=0, **changes):
         "teacher_flops": [100.0] * n,
     }
     metadata = {"name": "tiny", "mixture": "m", "split": split}
-    metadata |= {"student_checkpoint": "a/1", "teacher_checkpoint": "b/2"}
+    metadata |= {"student_checkpoint": "a/1", "teacher_checkpoint": teacher}
     records.write(path, rows | changes, metadata)
     return path
 
@@ -186,6 +186,19 @@ def overlapping(table, tmp_path):
             "second_size": 450}  # fmt: skip
 
 
+def learned(table, tmp_path):
+    """A router that has learned from some of the examples, among others."""
+    read = records.read(table).take(np.arange(0, N, 3))
+    qualities = read.student_quality, read.teacher_quality
+    router = routers.LogisticRouter().fit(read.student, *qualities, "validation")
+    return {"records": answer_pool.RecordsSource(table, score=router)}
+
+
+def of_another_teacher(table, tmp_path):
+    test = write_records(tmp_path / "test.parquet", 100, 5, "test", N, teacher="b/3")
+    return {"records": answer_pool.RecordsSource(table, test)}
+
+
 REFUSED = {
     "delta": ({"delta": 1.0}, "delta must be above 0 and below 1, got 1.0"),
     "alpha": ({"alphas": [0.1, 1.2]}, r"limit must be strictly between 0.0 and 1.0, got 1.2"),
@@ -203,6 +216,8 @@ REFUSED = {
     "task": (lambda table, _: {"records": answer_pool.RecordsSource(table, tasks=["esy"])},
              "no task fits 'esy'; did you mean 'easy'"),
     "overlap": (overlapping, "share 1 of 100 examples: 'what is 899"),
+    "learned": (learned, "the logistic router was fitted on these examples: 300 of 900"),
+    "teacher": (of_another_teacher, "the teacher of the records to test on is .*b/3.*b/2"),
 }  # fmt: skip
 
 

@@ -4,6 +4,8 @@ import json
 import math
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cascade_jax.deferral import splits
@@ -225,6 +227,22 @@ def test_a_promise_is_measured_on_examples_that_had_no_say_in_it(folder, tmp_pat
     assert point.rate == deferred.mean() and point.quality == pytest.approx(quality.mean())
     assert "made on 300 of these 400 examples" in point.warnings[0]
     assert point.rate != point.kept[0].measured
+
+
+def test_an_example_with_the_input_of_a_calibrated_one_is_no_new_one(tmp_path):
+    """Calibration leaves out repeated inputs, so that only the first's id is in the certificate."""
+    file = student_records.write(tmp_path / "cat.parquet", "cat", 0.4)
+    read = pq.read_table(file)
+    inputs = read["inputs"].to_pylist()
+    inputs[300:310] = [text + " " for text in inputs[20:30]]
+    at = read.schema.get_field_index("inputs")
+    pq.write_table(read.set_column(at, "inputs", pa.array(inputs)), file)
+    ids = read["example_id"].to_pylist()
+    point = points(tmp_path, certificates.write(tmp_path, 0.65, seen=seen(ids[:100])), "cat")["cat"]
+    assert point.num_judged == 290
+    deferred = Average()(records.read(file).student) > 0.65
+    wanted = np.delete(deferred, [*range(100), *range(300, 310)]).mean()
+    assert point.kept[0].measured == pytest.approx(wanted)
 
 
 def test_tokens_too_are_measured_on_new_examples(folder, tmp_path):

@@ -68,6 +68,14 @@ def cells(page, caption):
     return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in rows]
 
 
+def test_the_papers_bound_is_shown_with_its_condition():
+    for bound, words in ((None, "examples. Cost"), ("wsr", "examples. Cost"),
+                         ("paper", "examples, if all tokens were independent. Cost")):  # fmt: skip
+        made = synthetic_budget.make() | ({"bound": bound} if bound else {})
+        shown = "".join(report_budget.budget(budget_file.from_json(made)))
+        assert f"over the calibration {words}" in shown
+
+
 def test_every_row_of_the_budget_says_what_was_promised_and_measured():
     page = report.render(evaluation(), {**IMAGES, **PNGS}, {})
     assert _Page(page).open == []
