@@ -12,6 +12,7 @@ import tqdm
 from cascade_jax import files
 from cascade_jax.deferral import bounds, certificate, risks, search
 from cascade_jax.deferral import calibrate as learn_then_test
+from cascade_jax.deferral import splits as split_checks
 from cascade_jax.deferral.measured import Measured
 from cascade_jax.deferral.risks import Risk, Settings
 from cascade_jax.evaluation import budget, budget_file, calibration_splits, plots_budget
@@ -58,7 +59,8 @@ class CalibrateConfig:
       baselines: whether other cascades of the same cost are measured too.
       seed: of splits and search.
       output_dir: of certificates and budget.json; None for
-        `<experiment_dir>/calibration/<student>`, with `_answers` for that level.
+        `<experiment_dir>/calibration/<student>`, with `_answers` for that level and `_quality` for
+        that promise.
     """
 
     live: LiveSource
@@ -102,6 +104,11 @@ class CalibrateConfig:
                 f"iterations is {self.iterations}, with {self.num_candidates} thresholds to choose "
                 "among; raise grid_size"
             )
+        if self.bound == bounds.BINOMIAL and (self.level == TOKEN or self.promise == QUALITY):
+            raise ValueError(
+                f"the bound {self.bound!r} is for losses of 0 or 1: a cost at level 'answer'; give "
+                f"{bounds.WSR!r} or {bounds.HOEFFDING_BENTKUS!r}"
+            )
         alphas = self.alphas
         if isinstance(alphas, int | float | str) or not alphas or len({*alphas}) < len(alphas):
             raise ValueError(f"alphas are {alphas!r}; must be a list of different numbers")
@@ -112,6 +119,7 @@ class CalibrateConfig:
             raise ValueError(f"objective {self.objective!r} is not in {list(self.metrics)}{hint}")
         if self.output_dir is None:
             live, ending = self.live, "" if self.level == TOKEN else "_answers"
+            ending += "_quality" if self.promise == QUALITY else ""
             folder = Path(live.experiment_dir) / "calibration"
             folder /= Path(live.student_run).name + ending
             object.__setattr__(self, "output_dir", str(folder))
@@ -120,6 +128,11 @@ class CalibrateConfig:
     def metrics(self) -> Sequence[str]:
         """What a pool of this level measures."""
         return self.live.metrics if self.level == TOKEN else ("quality",)
+
+    @property
+    def counted(self) -> str:
+        """The metric that counts."""
+        return self.objective or self.metrics[0]
 
     @property
     def num_candidates(self) -> int:
@@ -136,7 +149,7 @@ class CalibrateConfig:
         found = [cost] if cost else []
         if drop is not None:
             # With a limit on cost too, no policy keeps both trivially: Settings.fallback says so.
-            name = "loss of quality against the large model"
+            name = f"loss of {self.counted} against the large model"
             found.append(Risk(name, drop, -1.0, 1.0, risks.ALWAYS_DEFER))
         return Settings(found, self.delta, self.procedure, self.bound, tokens_per_sequence=length)
 
@@ -149,6 +162,10 @@ class CalibrateConfig:
             folder = Path(live.experiment_dir) / "records" / live.split
             file = folder / f"{Path(live.student_run).name}.parquet"
             source = dataclasses.replace(source, records_file=file)
+        if source.test_records_file is None and live.test_split is not None:
+            folder = Path(live.experiment_dir) / "records" / live.test_split
+            file = folder / f"{Path(live.student_run).name}.parquet"
+            source = dataclasses.replace(source, test_records_file=file)
         return source.open()
 
 
@@ -168,7 +185,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     for alpha in config.alphas:
         config.settings(alpha).check_enough(config.second_size, tested, "second")
     pool = config.open()
-    objective = config.objective or pool.metrics[0]
+    objective = config.counted
     repeats, found = [], {}
     bar = tqdm.trange(config.repeats, desc="calibrates", unit="repeat")
     for repeat in bar:
@@ -270,13 +287,19 @@ def _write_certificates(
             score=pool.uncertainty,
             objective=objective if config.promise == COST else "cost",
             models={name: pool.fingerprints[name] for name in _MODELS},
-            data=json.dumps({k: v for k, v in pool.fingerprints.items() if k not in _MODELS}),
+            data=json.dumps(
+                {k: v for k, v in pool.fingerprints.items() if k not in _MODELS}
+                | {"metric": objective}
+            ),
             splits={
                 name: calibration_splits.fingerprint(ids[rows], texts[rows])
                 for name, rows in names.items()
             },
             block_length=-(-pool.max_length // blocks) if config.level == TOKEN else None,
         )
+        # A procedure of one split does not know those that the thresholds were searched on.
+        searched = [split_checks.id_hash(str(name)) for name in ids[repeat.splits.first]]
+        written = dataclasses.replace(written, seen=tuple(sorted({*written.seen, *searched})))
         written.save(certificate_path(config.output_dir, alpha))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cascade_jax.data import pipeline
+from cascade_jax.deferral import splits
 from cascade_jax.evaluation import answers, calibration_splits, live_decoding
 from cascade_jax.evaluation.answer_pool import check_patterns, matching
 from cascade_jax.evaluation.calibration_pool import TOKEN, Evaluation, Thresholds
@@ -154,7 +155,8 @@ class LivePool:
             "target_length": source.data.target_length,
         }
         folder = Path(source.experiment_dir) / "calibration" / self.name / "decodings"
-        self._store = DecodingStore(folder, self.fingerprints | {"metrics": list(self.metrics)})
+        facts = {"metrics": list(self.metrics), "rows": _rows(examples)}
+        self._store = DecodingStore(folder, self.fingerprints | facts)
         self._found: dict[tuple[str, Thresholds], Evaluation] = {}
         self._rounds: list[Evaluation] = []  # of `prepare`
         self._prepared: list[dict] = []
@@ -190,7 +192,7 @@ class LivePool:
                 found = found if last is None else last.with_rows(rows, found)
                 self._store.write({**key, "round": number}, found)
             left &= np.stack([~found.holds_at(each) for each in candidates])
-            left[first[rows], rows] = False  # also where an uncertainty is NaN
+            left[first[rows], rows] = False
             self._rounds.append(found)
             last = found
 
@@ -274,6 +276,13 @@ class LivePool:
             holds_from=holds[0],
             holds_below=holds[1],
         )
+
+
+def _rows(examples: Sequence[pipeline.Example]) -> str:
+    """Of what arrays of one value an example depend on: their order, and the targets."""
+    return splits.example_fingerprint(
+        *(text for e in examples for text in (e.example_id, e.inputs_text, e.target_text))
+    )
 
 
 def _same_answers(

@@ -63,6 +63,9 @@ def decode(
       thresholds: one, or one for each block of positions; or such a row for each example.
       label: beside the progress bar.
       is_kept: whether the bar stays when it is full.
+
+    Raises:
+      ValueError: an uncertainty is NaN or infinite (of which example).
     """
     mixture, data = questions.mixture, questions.data
     fn = cascade_decode.make_cascade_decode_fn(
@@ -97,6 +100,12 @@ def decode(
     counted = np.arange(data.target_length) < joined["lengths"][:, None]
     joined["is_deferred"] = joined["is_deferred"].astype(bool) & counted
     joined["uncertainties"] = np.where(counted, joined["uncertainties"], 0.0)
+    if not np.isfinite(joined["uncertainties"]).all():
+        row = np.flatnonzero(~np.isfinite(joined["uncertainties"]).all(axis=1))[0]
+        raise ValueError(
+            f"the small model's uncertainty is not a number in the answer to example "
+            f"{questions.examples[row].example_id!r}; are its parameters finite?"
+        )
     rows = zip(joined["tokens"], joined["lengths"], strict=True)
     texts = [mixture.vocabulary.decode(row[:length].tolist()) for row, length in rows]
     return LiveAnswers(**joined, texts=texts)

@@ -321,9 +321,10 @@ def _kept(risk: Risk, spent: float, lost: float, certificate: Certificate, table
 
 def _has_objective(certificate: Certificate, table: Records) -> bool:
     """Whether the records' quality is what a loss of quality was promised in."""
-    if certificate.level == ANSWER or certificate.objective in ("quality", "task"):
+    metric = _data_of(certificate).get("metric", certificate.objective)
+    if certificate.level == ANSWER or metric in ("quality", "task"):
         return True
-    return set(table.metric) == {certificate.objective}
+    return set(table.metric) == {metric}
 
 
 def _warnings(certificate: Certificate, table: Records, num_seen: int) -> tuple[str, ...]:

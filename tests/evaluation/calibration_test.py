@@ -1,5 +1,6 @@
 """Whole answers of records: what is certified, written and printed, against a walk by hand."""
 
+import dataclasses
 import json
 import math
 
@@ -133,6 +134,16 @@ def test_a_quality_floor_is_kept_at_the_least_cost(table, tmp_path):
     assert not small["certified"] and small["thresholds"] == ["-inf"]
     assert small["test"]["worse"] == 0 and small["test"]["cost"] == 1
     assert load(made.output_dir, 0.001).status == "fallback"
+    promised = load(made.output_dir, 0.1)
+    assert "loss of quality against the large model ≤ 0.1" in promised.promise
+    assert json.loads(promised.data)["metric"] == "quality"
+
+
+def test_a_promise_of_quality_names_its_metric(table, tmp_path):
+    made = config(table, tmp_path, level="token", promise="quality", alphas=[0.1])
+    assert made.settings(0.1).risks[0].name == "loss of rouge1 against the large model"
+    made = dataclasses.replace(made, objective="rougeL")
+    assert made.settings(0.1).risks[0].name == "loss of rougeL against the large model"
 
 
 def test_two_limits_at_once_and_what_no_policy_keeps(table, tmp_path):
@@ -149,6 +160,8 @@ def test_the_other_procedures_use_the_second_split_alone(table, tmp_path, proced
     made = config(table, tmp_path, procedure=procedure, alphas=[0.3], grid_size=20)
     (run,) = calibration.calibrate(made)["runs"]
     assert run["certified"] and run["test"]["cost"] <= 0.3
+    # Thresholds were searched on the first split: its examples are no new ones either.
+    assert len(load(made.output_dir, 0.3).seen) == 400
     assert set(run["p_values"]["first"]) == {None}
     level = {"fixed_sequence": 0.1, "holm": 0.1, "bonferroni": 0.1 / 20}[procedure]
     assert all(run["p_values"]["second"][i] <= level for i in run["accepted"])
@@ -178,6 +191,16 @@ def test_another_table_to_test_on(table, tmp_path):
     source = answer_pool.RecordsSource(table, test)
     found = calibration.calibrate(config(table, tmp_path, records=source, alphas=[0.3]))
     assert found["sizes"] == {"first": 200, "second": 200, "test": 100}
+
+
+def test_the_split_to_test_on_is_that_of_its_name(table, tmp_path):
+    for split, start in (("validation", 0), ("test", N)):
+        folder = tmp_path / "records" / split
+        folder.mkdir(parents=True)
+        write_records(folder / "tiny.parquet", 900 - start // 2, 5, split, start=start)
+    made = config(table, tmp_path, records=answer_pool.RecordsSource(), alphas=[0.3])
+    made = dataclasses.replace(made, live=dataclasses.replace(made.live, test_split="test"))
+    assert calibration.calibrate(made)["sizes"]["test"] == 450
 
 
 def overlapping(table, tmp_path):
@@ -213,6 +236,8 @@ REFUSED = {
     "procedure": ({"procedure": "pareto"}, "did you mean 'pareto_testing'"),
     "few": ({"second_size": 20}, r"'second' has 20 examples, too few .* ≤ 0.1 .*: 2\d could"),
     "many": ({"first_size": 800}, "do not fit into the 900 examples"),
+    "binomial": ({"promise": "quality", "bound": "binomial"}, "is for losses of 0 or 1: a cost at"),
+    "binomial tokens": ({"level": "token", "bound": "binomial"}, "is for losses of 0 or 1: a cost"),
     "task": (lambda table, _: {"records": answer_pool.RecordsSource(table, tasks=["esy"])},
              "no task fits 'esy'; did you mean 'easy'"),
     "overlap": (overlapping, "share 1 of 100 examples: 'what is 899"),
