@@ -100,15 +100,19 @@ def decode(
     counted = np.arange(data.target_length) < joined["lengths"][:, None]
     joined["is_deferred"] = joined["is_deferred"].astype(bool) & counted
     joined["uncertainties"] = np.where(counted, joined["uncertainties"], 0.0)
-    if not np.isfinite(joined["uncertainties"]).all():
-        row = np.flatnonzero(~np.isfinite(joined["uncertainties"]).all(axis=1))[0]
-        raise ValueError(
-            f"the small model's uncertainty is not a number in the answer to example "
-            f"{questions.examples[row].example_id!r}; are its parameters finite?"
-        )
+    _check_numbers(questions, joined["uncertainties"])
     rows = zip(joined["tokens"], joined["lengths"], strict=True)
     texts = [mixture.vocabulary.decode(row[:length].tolist()) for row, length in rows]
     return LiveAnswers(**joined, texts=texts)
+
+
+def _check_numbers(questions: Questions, uncertainties: Float[np.ndarray, "n L"]) -> None:
+    bad = np.flatnonzero(~np.isfinite(uncertainties).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"the small model's uncertainty is not a number in the answer to example "
+            f"{questions.examples[bad[0]].example_id!r}; are its parameters finite?"
+        )
 
 
 def check_installed(metrics: Sequence[str]) -> None:

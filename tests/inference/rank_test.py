@@ -218,7 +218,7 @@ def test_mesh_equals_one_device():
     options = option_batch(OPTIONS, LENGTH)
     rank_fn = make_rank_fn(T5(config))
     one_device = rank_fn(_params(config), INPUTS, options)
-    mesh = MeshConfig(4, 2).build()
+    mesh = MeshConfig(4, tensor=2).build()
     shardings = rules.parameter_shardings(parameter_shapes(config), mesh)
     params = jax.tree.map(jax.device_put, _params(config), shardings)
     by_row = rules.batch_sharding(mesh)

@@ -94,8 +94,8 @@ def test_records_of_other_decodings_and_meshes(trained, tmp_path, decoding, mesh
 def test_a_hang_of_no_seconds_is_refused():
     model = fakes.t5_config()
     data = pipeline.DataConfig("any_v1", 16, 8, batch_size=8)
-    with pytest.raises(ValueError, match="^hang_seconds is 0; must be above 0, or None"):
-        CollectConfig("out", ["a"], model, model, "teacher", data, hang_seconds=0)
+    with pytest.raises(ValueError, match=r"^hang_seconds is 0\.0; must be above 0, or None"):
+        CollectConfig("out", ["a"], model, model, "teacher", data, hang_seconds=0.0)
 
 
 @pytest.fixture
