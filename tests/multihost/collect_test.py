@@ -62,6 +62,7 @@ def same_records(trained: Path, log: Path, *argv: str) -> None:
     assert two.drop(clocks).equals(one.drop(clocks), check_metadata=True)
 
 
+@pytest.mark.slow
 def test_records_of_two_processes(trained, tmp_path):
     same_records(trained, tmp_path / "log", *LIMIT)
 

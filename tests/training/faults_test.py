@@ -103,7 +103,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="capset is Linux's")
-@pytest.mark.parametrize("which", [".", "checkpoints"])
+@pytest.mark.parametrize("which", [".", pytest.param("checkpoints", marks=pytest.mark.slow)])
 def test_a_folder_that_is_read_only(copy, repository, which):
     run, file = copy
     shutil.rmtree(run / "checkpoints" / str(STEPS))
