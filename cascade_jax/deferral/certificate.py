@@ -236,6 +236,8 @@ def from_json(text: str) -> Certificate:
         fields = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
         raise ValueError(f"not a certificate: {error}") from None
+    if isinstance(fields, dict) and "schema_version" in fields and "alphas" in fields:
+        raise ValueError("a budget file (BUDGET), not a certificate; they lie beside it")
     schema = fields.get("schema") if isinstance(fields, dict) else None
     if schema != SCHEMA:
         raise ValueError(f"not a certificate of schema {SCHEMA}: its schema is {schema!r}")

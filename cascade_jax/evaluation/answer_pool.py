@@ -4,6 +4,7 @@ import dataclasses
 import fnmatch
 import json
 import os
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,6 +50,10 @@ class RecordsSource:
         if not self.records_file:
             raise ValueError("records_file must be the path of a file, got none")
         files = [self.records_file] + ([self.test_records_file] if self.test_records_file else [])
+        for file in files:
+            if not pathlib.Path(file).is_file():
+                hint = "`cascade-jax collect` with this COLLECT_SPLIT writes it"
+                raise FileNotFoundError(f"{file}: no such records file; {hint}")
         return RecordsPool(self, [records.read(file) for file in files])
 
 

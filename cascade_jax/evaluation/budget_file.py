@@ -265,6 +265,8 @@ def from_json(value: Any, source: str = "budget") -> Budget:
     Raises:
       FieldError: see `read`.
     """
+    if isinstance(value, dict) and "schema" in value and "thresholds" in value:
+        raise FieldError(f"{source} is a certificate (POLICY), not the budget.json beside it")
     top = Field(value, source, "")
     version = top.at("schema_version")
     if version.value != SCHEMA_VERSION:

@@ -165,7 +165,7 @@ def _alpha_handles(budget: Budget) -> list[Line2D | Patch]:
         label = "lowest to highest repeat"
         handles.insert(1, Patch(color=_CASCADE, alpha=_SPREAD, linewidth=0, label=label))
     for name, (color, marker) in _looks(budget).items():
-        text = f"{words(name)}, equal cost"
+        text = f"{words(name)}, {'in hindsight' if name == 'oracle' else 'equal cost'}"
         handles.append(Line2D([], [], color=color, marker=marker, ms=4, lw=1.1, label=text))
     return handles
 

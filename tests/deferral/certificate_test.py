@@ -166,3 +166,8 @@ def test_numbers_are_kept_to_the_last_bit():
     ]
     whole = dataclasses.replace(whole, candidates=tuple(candidates))
     assert certificate.from_json(whole.to_json()) == whole
+
+
+def test_a_budget_file_is_told_from_a_certificate():
+    with pytest.raises(ValueError, match="a budget file"):
+        certificate.from_json('{"schema_version": 1, "alphas": [0.1]}')

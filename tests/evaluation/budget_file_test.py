@@ -173,3 +173,8 @@ def test_files_that_are_refused(tmp_path):
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(FieldError, match=r"list.json: the file is \[\]; must be an object"):
         budget_file.read(tmp_path / "list.json")
+
+
+def test_a_certificate_is_told_from_a_budget_file():
+    with pytest.raises(FieldError, match="c.json is a certificate"):
+        budget_file.from_json({"schema": 1, "thresholds": [0.5]}, "c.json")

@@ -82,7 +82,7 @@ function budgets() {
   const legendBox = h("div", { class: "legend" }, line("limit", "budget line"),
     h("span", {}, swatch(0), b.name + (b.repeats > 1 ? `, mean of ${b.repeats} repeats` : "")),
     Object.keys(b.baselines).map((name, i) => h("span", {}, swatch(i + 1),
-      `${name.replaceAll("_", " ")}, equal cost`)),
+      `${name.replaceAll("_", " ")}, ${name === "oracle" ? "in hindsight" : "equal cost"}`)),
     line("ideal", "large model alone"), line("random", "small model alone"));
   extra.draws.push(drawRisk, drawQuality);
   return h("div", {}, choice, h("div", { class: "pair" }, risk, quality), legendBox);
