@@ -116,7 +116,9 @@ def budget_table(budget: Budget) -> str:
     repeats = f"means of {budget.repeats} repeats, small print the lowest and highest; "
     caption = (
         f"Test splits: {repeats * (budget.repeats > 1)}small model alone {ends[0]}, large model "
-        f"alone {ends[1]}" + "; other ways at equal cost" * bool(budget.baselines)
+        f"alone {ends[1]}"
+        + "; other ways at equal cost, the oracle within the budget"
+        * bool(budget.baselines)
     )
     return report_tables.table(caption, head, rows)
 
