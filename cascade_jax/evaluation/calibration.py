@@ -301,6 +301,11 @@ def _write_certificates(
         searched = [split_checks.id_hash(str(name)) for name in ids[repeat.splits.first]]
         written = dataclasses.replace(written, seen=tuple(sorted({*written.seen, *searched})))
         written.save(certificate_path(config.output_dir, alpha))
+    own = {certificate_path(config.output_dir, alpha) for alpha in repeat.found}
+    older = {*Path(config.output_dir).glob("certificate_*.json")} - own
+    if older:
+        names = ", ".join(sorted(path.name for path in older))
+        print(f"{config.output_dir}: of an earlier calibration, and not of this one: {names}")
 
 
 _MODELS = ("student", "teacher")

@@ -144,6 +144,7 @@ def _add_quality(axes: Axes, budget: Budget, metric: str) -> None:
     axes.axhline(budget.teacher.quality[metric], linestyle=_TEACHER_DASH, **_END_LINE)
     axes.axhline(budget.student.quality[metric], linestyle=_STUDENT_DASH, **_END_LINE)
     chosen = ", the objective" if metric == budget.objective and len(budget.metrics) > 1 else ""
+    axes.margins(y=0.08)  # no line on the frame
     axes.set_title(f"mean {shorten(words(metric), 30)}{chosen}", loc="left", fontsize=9)
 
 
@@ -292,7 +293,7 @@ def _threshold_handles(alpha: float, has_chosen: bool, has_accepted: bool) -> li
         Line2D([], [], label=f"budget α = {alpha:g}", **_LIMIT_LINE),
     ]  # fmt: skip
     if has_accepted:
-        handles.append(Patch(color=_ACCEPTED, label="accepted"))
+        handles.append(Patch(color=_ACCEPTED, label="accepted (white: not, or never tested)"))
     if has_chosen:
         handles.append(Line2D([], [], color=INK, marker="*", ms=11, ls="none", label="chosen"))
     return handles
