@@ -13,7 +13,6 @@ import resource
 import shutil
 from pathlib import Path
 
-import gin
 import jax
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,28 +21,11 @@ import pytest
 from cascade_jax.cli.main import main
 from cascade_jax.training import checkpoints, loop
 from cascade_jax.training import step as step_lib
-from tests import fakes
+from tests import fakes, tiny_demo
 from tests.training import resume_test
 
-TINY = """
-from __gin__ import dynamic_registration
-from cascade_jax.evaluation import collect
-from cascade_jax.evaluation import evaluate
-from cascade_jax.models import config
-from cascade_jax.training import loop
-
-include "gin/experiments/demo.gin"
-
-small/config.T5Config.embed_dim = 8
-small/config.T5Config.num_heads = 1
-small/config.T5Config.head_dim = 8
-small/config.T5Config.mlp_dim = 8
-large/config.T5Config.embed_dim = 16
-large/config.T5Config.num_heads = 1
-large/config.T5Config.head_dim = 8
-large/config.T5Config.mlp_dim = 8
-large/config.T5Config.num_encoder_layers = 1
-large/config.T5Config.num_decoder_layers = 1
+TINY = tiny_demo.gin_text(
+    """\
 MIXTURE = "demo_last_v1"
 BATCH_SIZE = 8
 DECODE_BATCH_SIZE = 8
@@ -58,15 +40,15 @@ BOOTSTRAP_SAMPLES = 5
 ONLY = ["teacher", "xent"]
 collect.CollectConfig.students = ["xent"]
 evaluate.EvaluateConfig.names = ["xent"]
-"""
+""",
+    "from cascade_jax.evaluation import collect",
+    "from cascade_jax.evaluation import evaluate",
+    "from cascade_jax.training import loop",
+)
 LOCAL = "--gin_file=gin/experiments/local_multitask.gin"
 
 
-@pytest.fixture(autouse=True)
-def in_the_clone(monkeypatch, repository):
-    monkeypatch.chdir(repository)
-    yield
-    gin.clear_config(clear_constants=True)
+pytestmark = pytest.mark.usefixtures("in_the_clone")
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,16 @@ def repository() -> Path:
     return ROOT
 
 
+@pytest.fixture
+def in_the_clone(monkeypatch, repository):
+    """The clone as current folder, where gin files are found; gin is empty again afterwards."""
+    import gin
+
+    monkeypatch.chdir(repository)
+    yield
+    gin.clear_config(clear_constants=True)
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """A folder of real data; the tests that want it are skipped where there is none."""

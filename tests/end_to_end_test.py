@@ -15,7 +15,7 @@ import sacrebleu
 from cascade_jax import metrics
 from cascade_jax.cli.main import main
 from cascade_jax.evaluation import records
-from tests import fakes
+from tests import fakes, tiny_demo
 
 STUDENTS = ("xent", "dist", "cat_xent", "cat_dist")
 STEPS = 6
@@ -60,25 +60,8 @@ for name, text_fn, metrics in (COLOUR, ECHO):
     )
 seqio.MixtureRegistry.add("own_mixture_v1", ["own_colour_v1", "own_echo_v1"], default_rate=1.0)
 """
-GIN = """
-from __gin__ import dynamic_registration
-from cascade_jax.data import vocabulary_training
-from cascade_jax.models import config
-from cascade_jax.training import loop
-import {module}
-
-include "gin/experiments/demo.gin"
-
-large/config.T5Config.num_encoder_layers = 1
-large/config.T5Config.num_decoder_layers = 1
-large/config.T5Config.num_heads = 1
-large/config.T5Config.head_dim = 8
-small/config.T5Config.num_heads = 1
-small/config.T5Config.head_dim = 8
-large/config.T5Config.embed_dim = 16
-large/config.T5Config.mlp_dim = 16
-small/config.T5Config.embed_dim = 8
-small/config.T5Config.mlp_dim = 8
+GIN = tiny_demo.gin_text(
+    """\
 MIXTURE = "own_mixture_v1"
 VOCABULARY = "out/vocabulary.model"
 VOCAB_SIZE = 290
@@ -101,7 +84,12 @@ vocabulary_training.VocabConfig.mixture = %MIXTURE
 vocabulary_training.VocabConfig.output_path = %VOCABULARY
 vocabulary_training.VocabConfig.vocab_size = %VOCAB_SIZE
 vocabulary_training.VocabConfig.data_dir = %DATA_DIR
-"""
+""",
+    "from cascade_jax.data import vocabulary_training",
+    "from cascade_jax.training import loop",
+    "import {module}",
+    large=tiny_demo.LARGE | dict(mlp_dim=16),
+)
 MODULE = "cascade_jax_end_to_end_user_tasks"
 COLOURS = ("red", "blue", "green")
 

@@ -10,6 +10,7 @@ import seqio
 import tqdm
 
 from cascade_jax.data import browse, registry, row_view, token_counts
+from cascade_jax.text_table import columns
 
 _WIDTH = 100
 _STYLES = {"bold": "1", "dim": "2", "cut": "9;31", "here": "32", "away": "33"}
@@ -73,24 +74,11 @@ def pages(config: Any) -> Iterator[str]:
 # ------------------------------------------------------------------ lists
 
 
-def _columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Lines with aligned columns; those numbered in `right` end at one place."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
 def _task_table(suite: str | None, paint: Paint) -> str:
     tasks = browse.list_tasks(suite)
     head = ("task", "kind", "metrics", "source", "here")
     rows = [(f.name, f.kind, ", ".join(f.metrics), f.source, f.here) for f in tasks]
-    first, *lines = _columns([head, *rows])
+    first, *lines = columns([head, *rows])
     shown = [paint("bold", f"  {first}")]
     before = None
     for facts, line in zip(tasks, lines, strict=True):
@@ -117,7 +105,7 @@ def _number(value: float | None) -> str:
 def _mixture_table() -> str:
     mixtures = browse.list_mixtures()
     rows = [(m.name, str(len(m.rates)), _number(m.total)) for m in mixtures]
-    lines = _columns([("mixture", "tasks", "sum of rates"), *rows], right=(1, 2))
+    lines = columns([("mixture", "tasks", "sum of rates"), *rows], right=(1, 2))
     lines += ["", _count(len(mixtures), "mixture")]
     if any(mixture.total is None for mixture in mixtures):
         lines[-1] += "; - where a rate is a number of rows that are not here"
@@ -128,7 +116,7 @@ def _mixture_page(mixture: browse.MixtureFacts, paint: Paint) -> str:
     shares = mixture.shares()
     percent = {n: "-" if share is None else f"{share:.2%}" for n, share in shares.items()}
     rows = [(name, _number(rate), percent[name]) for name, rate in mixture.rates.items()]
-    lines = [f"  {line}" for line in _columns([("task", "rate", "share"), *rows], right=(1, 2))]
+    lines = [f"  {line}" for line in columns([("task", "rate", "share"), *rows], right=(1, 2))]
     title = f"{mixture.name}: {_count(len(rows), 'task')}, sum of rates {_number(mixture.total)}"
     return "\n".join([paint("bold", title), *lines])
 
@@ -254,4 +242,4 @@ def _length_table(inputs: token_counts.TokenCounts, targets: token_counts.TokenC
         share = found.rows_cut / len(found.tokens)
         what = ["-" if found.limit is None else str(found.limit), f"{share:.1%}"]
         rows.append([name, *values, *what, f"{found.tokens_lost:.1%}", str(found.only_eos)])
-    return "\n".join(f"  {line}" for line in _columns(rows, right=range(1, len(head))))
+    return "\n".join(f"  {line}" for line in columns(rows, right=range(1, len(head))))

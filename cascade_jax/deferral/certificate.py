@@ -5,6 +5,7 @@ unknown or of another kind is refused by its name, so that a promise is never re
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -125,14 +126,19 @@ class Certificate:
             raise ValueError(f"the certificate is of no policy: {self.promise}")
         return self.thresholds
 
+    def was_calibrated_on(self, example_ids: Iterable[str]) -> list[bool]:
+        """For each example, whether it is known to be one of those."""
+        seen = set(self.seen)
+        return [split_checks.id_hash(str(name)) in seen for name in example_ids]
+
     def check_not_calibrated_on(self, example_ids: Iterable[str]) -> None:
         """Refuses to be judged on examples that it was calibrated on.
 
         Raises:
           ValueError: how many, and the first.
         """
-        seen, names = set(self.seen), list(map(str, example_ids))
-        shared = [name for name in names if split_checks.id_hash(name) in seen]
+        names = list(map(str, example_ids))
+        shared = list(itertools.compress(names, self.was_calibrated_on(names)))
         if shared:
             raise ValueError(
                 f"the policy was calibrated on {len(shared)} of these {len(names)} examples: "
@@ -158,6 +164,7 @@ def from_calibration(
     data: str,
     splits: Mapping[str, str] | None = None,
     block_length: int | None = None,
+    searched: Iterable[str] = (),
 ) -> Certificate:
     """The certificate of what calibration found.
 
@@ -165,10 +172,12 @@ def from_calibration(
       found: by `calibrate`.
       level, score, objective, models, data, block_length: see `Certificate`.
       splits: fingerprints of splits by name; None = made of the examples' ids.
+      searched: ids of examples that thresholds were searched on, if `found` does not know them.
     """
     settings = found.settings
     status = CERTIFIED if found.chosen is not None else FALLBACK
     status = NOTHING if found.thresholds is None else status
+    seen = itertools.chain(searched, *found.examples.values())
     own = {name: split_checks.split_fingerprint(ids) for name, ids in found.examples.items()}
     return Certificate(
         promise=promise(settings, status),
@@ -189,9 +198,7 @@ def from_calibration(
         models=dict(models),
         data=data,
         splits=dict(splits or own),
-        seen=tuple(
-            sorted(split_checks.id_hash(name) for ids in found.examples.values() for name in ids)
-        ),
+        seen=tuple(sorted({split_checks.id_hash(name) for name in seen})),
     )
 
 

@@ -15,9 +15,10 @@ from jaxtyping import Int
 
 from cascade_jax.deferral import risks, search
 from cascade_jax.deferral.calibrate import Calibration
-from cascade_jax.evaluation import budget_baselines
+from cascade_jax.evaluation import budget_baselines, budget_file
 from cascade_jax.evaluation.calibration_pool import TOKEN, Evaluation, Pool, Thresholds
 from cascade_jax.evaluation.calibration_splits import Splits
+from cascade_jax.text_table import columns
 
 SCHEMA_VERSION = 1
 # Of the random baseline, as far up as costs go; the ends are the two models alone.
@@ -200,46 +201,32 @@ def _finite(value: Any) -> Any:
 
 def format_table(budget: Mapping[str, Any]) -> str:
     """By alpha: how often it was certified and kept, what it cost, and what else that buys."""
-    metric, level, repeats = budget["objective"], budget["level"], budget["repeats"]
-    by_chance = f"random {level}s"
-    head = ["alpha", "certified", "kept", "cost", metric, by_chance, "whole answers", "oracle"]
-    rows = [head]
-    for alpha in budget["alphas"]:
-        runs = [run for run in budget["runs"] if run["alpha"] == alpha]
-        row = [f"{alpha:g}", f"{sum(run['certified'] for run in runs)} of {repeats}"]
-        runs = [run for run in runs if run["test"] is not None]
-        kept = sum(is_kept(budget, run) for run in runs)
-        row.append(f"{kept} of {len(runs)}" if runs else "–")
-        row.append(_mean([run["test"]["cost"] for run in runs]))
-        row.append(_mean([run["test"]["quality"][metric] for run in runs]))
-        for name in (f"random_{level}s", "whole_answers", "oracle"):
-            points = [run["baselines"][name] for run in runs if run["baselines"]]
-            row.append(_mean([point["quality"][metric] for point in points]))
-        rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    found = budget_file.from_json(budget)
+    metric, by_chance = found.objective, f"random_{found.level}s"
+    names = [by_chance, "whole_answers", "oracle"]
+    shown = [name.replace("_", " ") for name in names]
+    rows = [["alpha", "certified", "kept", "cost", metric, *shown]]
+    for at in found.over_alphas():
+        runs = [run for run in found.runs if run.alpha == at.alpha]
+        tested = [run for run in runs if run.test is not None]
+        row = [f"{at.alpha:g}", f"{sum(run.certified for run in runs)} of {found.repeats}"]
+        row.append(f"{sum(map(found.is_within, tested))} of {len(tested)}" if tested else "–")
+        means = [at.cost.mean, at.quality[metric].mean]
+        means += [at.baselines.get(name, {}).get(metric, math.nan) for name in names]
+        rows.append(row + ["–" if math.isnan(mean) else f"{mean:.4f}" for mean in means])
+    lines = columns(rows, right=range(len(rows[0])))
     lines.insert(1, "-" * len(lines[0]))
-    ends = budget["ends"]
     alone = " and ".join(
-        f"{ends[model]['quality'][metric]:.4f} at cost {ends[model]['cost']:.3f} ({what})"
-        for model, what in (("student", "small model alone"), ("teacher", "large model alone"))
+        f"{end.quality[metric]:.4f} at cost {end.cost:.3f} ({what})"
+        for end, what in (
+            (found.student, "small model alone"),
+            (found.teacher, "large model alone"),
+        )
     )
     sizes = budget["sizes"]
     title = (
-        f"{budget['name']}, level {level!r}, {budget['uncertainty']}: {metric} is {alone}. Splits "
+        f"{found.name}, level {found.level!r}, {found.uncertainty}: {metric} is {alone}. Splits "
         f"of {sizes['first']} and {sizes['second']} examples, tested on {sizes['test']}; delta = "
-        f"{budget['delta']:g}"
+        f"{found.delta:g}"
     )
     return "\n".join([title, "", *lines])
-
-
-def _mean(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.4f}" if values else "–"
-
-
-def is_kept(budget: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
-    """Whether the means over the test split are within what was promised."""
-    test, drop = run["test"], budget["quality_drop"]
-    if budget["promise"] == "quality":
-        return test["worse"] <= run["alpha"]
-    return test["cost"] <= run["alpha"] and (drop is None or test["worse"] <= drop)

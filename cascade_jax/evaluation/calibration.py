@@ -12,7 +12,6 @@ import tqdm
 from cascade_jax import files
 from cascade_jax.deferral import bounds, certificate, risks, search
 from cascade_jax.deferral import calibrate as learn_then_test
-from cascade_jax.deferral import splits as split_checks
 from cascade_jax.deferral.measured import Measured
 from cascade_jax.deferral.risks import Risk, Settings
 from cascade_jax.evaluation import budget, budget_file, calibration_splits, plots_budget
@@ -296,10 +295,8 @@ def _write_certificates(
                 for name, rows in names.items()
             },
             block_length=-(-pool.max_length // blocks) if config.level == TOKEN else None,
+            searched=ids[repeat.splits.first].tolist(),
         )
-        # A procedure of one split does not know those that the thresholds were searched on.
-        searched = [split_checks.id_hash(str(name)) for name in ids[repeat.splits.first]]
-        written = dataclasses.replace(written, seen=tuple(sorted({*written.seen, *searched})))
         written.save(certificate_path(config.output_dir, alpha))
     own = {certificate_path(config.output_dir, alpha) for alpha in repeat.found}
     older = {*Path(config.output_dir).glob("certificate_*.json")} - own

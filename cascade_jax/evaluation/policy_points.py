@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Int
 
 from cascade_jax.deferral import certificate as certificate_file
-from cascade_jax.deferral import splits
 from cascade_jax.deferral.certificate import ANSWER, CERTIFIED, Certificate
 from cascade_jax.deferral.risks import Risk
 from cascade_jax.deferral.score_base import DeferralScore, name_of
@@ -237,10 +236,7 @@ def _unseen(certificate: Certificate, table: Records) -> Int[np.ndarray, " rows"
     Calibration takes one example of each input. Another with the same input, under an id of its
     own, has the same answers, so it is no new one either.
     """
-    seen = set(certificate.seen)
-    if not seen:
-        return np.arange(len(table.example_id))
-    is_seen = np.array([splits.id_hash(str(name)) in seen for name in table.example_id], bool)
+    is_seen = np.array(certificate.was_calibrated_on(table.example_id), bool)
     if np.any(is_seen):
         inputs = np.array([" ".join(str(text).split()) for text in table.inputs], object)
         known = set(inputs[is_seen])

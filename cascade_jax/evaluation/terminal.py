@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from cascade_jax.deferral.certificate import ANSWER
@@ -11,6 +10,7 @@ from cascade_jax.evaluation.comparison import Difference
 from cascade_jax.evaluation.costs import short_label
 from cascade_jax.evaluation.policy_points import PolicyPoint
 from cascade_jax.evaluation.results import Evaluation, Panel
+from cascade_jax.text_table import columns
 
 
 def format_table(evaluation: Evaluation) -> str:
@@ -31,7 +31,7 @@ def format_table(evaluation: Evaluation) -> str:
         s_d = summary.s_d_ideal.value
         row += [report_format.cost(summary.cost_at_quality[label].value, pooled.cost_unit)]
         rows.append([*row, "–" if math.isnan(s_d) else f"{s_d:.3f}"])
-    lines = _aligned(rows)
+    lines = columns(rows, right=range(1, len(rows[0])))
     lines.insert(1, "-" * max(map(len, lines)))
     teacher = next(iter(pooled.summaries.values())).teacher_quality.value
     title = (
@@ -67,17 +67,7 @@ def _scores(panel: Panel) -> str:
     for score in next(iter(panel.scores.values())):
         found = [by_score[score].area.value for by_score in panel.scores.values()]
         rows.append([score, *(f"{area:.3f}" for area in found)])
-    return "\n".join(_aligned(rows))
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return lines
+    return "\n".join(columns(rows, right=range(1, len(rows[0]))))
 
 
 def _comparison(name: str, panel: Panel) -> str:

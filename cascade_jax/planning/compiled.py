@@ -21,9 +21,9 @@ from cascade_jax.batch import PREFIX_LM, Batch, DecoderBatch
 from cascade_jax.inference import generate
 from cascade_jax.models import families
 from cascade_jax.parallel import rules
+from cascade_jax.training import programs, taught_batches
 from cascade_jax.training import state as state_lib
 from cascade_jax.training import step as step_lib
-from cascade_jax.training import taught_batches
 from cascade_jax.training.loop import TrainRun
 
 # Where T5 and its kin have it; one id is as good as another for what a step costs.
@@ -170,34 +170,20 @@ def train_step(run: TrainRun, mesh: Mesh) -> Step:
     Raises:
       ValueError: the batch or a parameter does not divide over the mesh; names it.
     """
-    size = run.data.batch_size // run.microbatches
-    label = "batch_size" if run.microbatches == 1 else "batch_size / microbatches"
-    tables = [run.rules, *[run.teacher_rules] * (run.live_teacher is not None)]
-    rules.check_batch_size(f"run {run.name!r}: {label}", size, mesh, *tables)
+    programs.check_batch_size(run, mesh)
     student, optimizer = families.build(run.model), run.optimizer.build()
     abstract = state_lib.abstract_state(student, optimizer, mesh, run.lora, run.rules)
     parts = {"student": abstract.params, "optimizer": abstract.opt_state}
-    teacher = frozen = None
+    frozen = None
     if run.live_teacher is not None:
         teacher = families.build(run.live_teacher)
         loaded = state_lib.abstract_parameters(teacher, mesh, table=run.teacher_rules)
         frozen = state_lib.frozen(teacher, loaded)
         parts["teacher"] = frozen
-    loss_fn = step_lib.make_loss_fn(
-        student, teacher, run.loss, head=run.head, mesh=mesh, chunk_tokens=run.chunk_tokens,
-        student_rules=run.rules, teacher_rules=run.teacher_rules,
-    )  # fmt: skip
     if run.lora is not None:
         parts["base"] = state_lib.abstract_parameters(student, mesh, table=run.rules)
-        frozen, loss_fn = (parts["base"], frozen), run.lora.adapted(loss_fn)
-    step = step_lib.make_train_step(
-        loss_fn,
-        optimizer,
-        run.optimizer.learning_rate_schedule(),
-        jax.tree.map(lambda leaf: leaf.sharding, abstract),
-        mesh,
-        run.microbatches,
-    )
+        frozen = parts["base"], frozen
+    step = programs.train_step(run, programs.loss_fn(run, mesh), abstract, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=rules.replicated(mesh))
     parts["batch"] = abstract_batch(run, mesh)

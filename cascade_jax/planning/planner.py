@@ -9,6 +9,7 @@ from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.planning import compiled as compiled_lib
 from cascade_jax.planning import hlo_text, hlo_walk, liveness, roofline
 from cascade_jax.planning.topology import Topology
+from cascade_jax.training import utilisation
 from cascade_jax.training.loop import TrainConfig, TrainRun
 
 SCHEMA = 2
@@ -106,7 +107,7 @@ def plan_train(run: TrainRun, mesh_config: MeshConfig, topology: Topology) -> Pl
         "microbatches": run.microbatches,
         "remat": run.model.remat,
     }
-    model = roofline.model_flops(run)
+    model = utilisation.step_flops(run)
     expected = {
         "model_flops": model / mesh.size,
         "expected_flops": (model + roofline.recomputed_flops(run)) / mesh.size,

@@ -53,15 +53,6 @@ def roofline(
     )
 
 
-def model_flops(run: TrainRun) -> float:
-    """Of a training step on all chips, in closed form; what is recomputed does not count."""
-    lengths = run.data.input_length, run.data.target_length
-    total = flops.training_flops(run.model, *lengths)
-    if run.live_teacher is not None:
-        total += flops.forward_flops(run.live_teacher, *lengths)
-    return float(total) * run.data.batch_size
-
-
 def recomputed_flops(run: TrainRun) -> float:
     """What `remat = "full"` adds: the student's layers once more, without the logits."""
     if run.model.remat != "full":

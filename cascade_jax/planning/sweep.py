@@ -11,6 +11,7 @@ from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.planning import compiled, planner
 from cascade_jax.planning.separate_process import apart
 from cascade_jax.planning.topology import Topology
+from cascade_jax.training import programs
 from cascade_jax.training.loop import TrainRun
 
 MICROBATCHES = (1, 2, 4)
@@ -107,8 +108,7 @@ def likely(
 
 def _rows(run: TrainRun, shape, microbatches: int) -> float:
     """Rows that a chip computes at once, of the model of which these are more."""
-    tables = [run.rules, *[run.teacher_rules] * (run.live_teacher is not None)]
-    over = [dict(rules.table(each)).get(axes.BATCH) or () for each in tables]
+    over = [dict(rules.table(each)).get(axes.BATCH) or () for each in programs.tables(run)]
     shards = [math.prod(shape[axis] for axis in each) for each in over]
     return run.data.batch_size / microbatches / min(shards)
 

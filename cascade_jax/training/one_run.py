@@ -12,13 +12,13 @@ from cascade_jax.models import families
 from cascade_jax.parallel import hosts, rules
 from cascade_jax.training import (
     checkpoints,
+    programs,
     run_folder,
     saved,
     taught_batches,
     teacher_cache_identity,
 )
 from cascade_jax.training import state as state_lib
-from cascade_jax.training import step as step_lib
 from cascade_jax.training.folder_lock import FolderLock
 from cascade_jax.training.step_loop import StepLoop
 
@@ -40,10 +40,7 @@ def check(run: "TrainRun", output_dir: Path, mesh: Mesh) -> tuple[pipeline.OpenM
     Raises:
       ValueError: if the mesh, batch, vocabulary or run folder does not fit.
     """
-    size = run.data.batch_size // run.microbatches
-    label = "batch_size" if run.microbatches == 1 else "batch_size / microbatches"
-    tables = [run.rules, *[run.teacher_rules] * (run.live_teacher is not None)]
-    rules.check_batch_size(f"run {run.name!r}: {label}", size, mesh, *tables)
+    programs.check_batch_size(run, mesh)
     state_lib.abstract_parameters(families.build(run.model), mesh, run.lora, run.rules)
     if run.live_teacher is not None:
         state_lib.abstract_parameters(families.build(run.teacher), mesh, table=run.teacher_rules)
@@ -125,9 +122,9 @@ def _train(run, output_dir, mesh, stop, lock, mixture, config) -> state_lib.Trai
             hosts.say(f"{run.name}: resuming from step {first_step} of {run.steps}")
 
         ############################ Teacher, data, steps ############################
-        teacher, frozen = None, None
+        frozen = None
         if run.live_teacher is not None:
-            teacher, frozen = load_teacher(run, output_dir, mesh, mixture.fingerprint)
+            _, frozen = load_teacher(run, output_dir, mesh, mixture.fingerprint)
         if run.lora is not None:
             frozen = saved.first_parameters(run.start, *where, is_base=True), frozen
         batches, held_out = _open_data(run, mesh, mixture)
@@ -139,14 +136,8 @@ def _train(run, output_dir, mesh, stop, lock, mixture, config) -> state_lib.Trai
                 raise checkpoints.CheckpointError(f"{place}: {error}") from error
         if hosts.is_first():  # all of it fits: a refused start leaves no config.json
             run_folder.claim(folder, config)
-        loss_fn = step_lib.make_loss_fn(
-            student, teacher, run.loss, head=run.head, mesh=mesh, chunk_tokens=run.chunk_tokens,
-            student_rules=run.rules, teacher_rules=run.teacher_rules,
-        )  # fmt: skip
-        if run.lora is not None:
-            loss_fn = run.lora.adapted(loss_fn)
         loop = StepLoop(run, folder, config, store, frozen, dropout_key, stop, lock)
-        return loop.run(state, first_step, batches, held_out, loss_fn, abstract, mesh)
+        return loop.run(state, first_step, batches, held_out, abstract, mesh)
 
 
 def _open_data(run: "TrainRun", mesh: Mesh, mixture: pipeline.OpenMixture):

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from cascade_jax import metrics
 from cascade_jax.parallel import hosts, rules
-from cascade_jax.training import checkpoints, reporting, skipping, utilisation
+from cascade_jax.training import checkpoints, programs, reporting, skipping, utilisation
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.clock import CHECKPOINT, DATA, EVALUATION, STEP
 from cascade_jax.training.folder_lock import FolderLock
@@ -52,7 +51,7 @@ class StepLoop:
     stop: hosts.StopSignal
     lock: FolderLock
 
-    def run(self, state, first_step: int, batches, held_out, loss_fn, abstract, mesh: Mesh):
+    def run(self, state, first_step: int, batches, held_out, abstract, mesh: Mesh):
         """Steps from `first_step` to the end, with logs, evaluations and checkpoints when due.
 
         Raises:
@@ -60,7 +59,7 @@ class StepLoop:
           hosts.Stopped: asked to; what was done is saved.
         """
         run = self.run_config
-        train_step, eval_step, parameter_norm = self._programs(loss_fn, abstract, mesh)
+        train_step, eval_step, parameter_norm = self._programs(abstract, mesh)
         reporter = reporting.Reporter(
             self.folder,
             run.name,
@@ -112,20 +111,11 @@ class StepLoop:
             self.store.wait()
         return state
 
-    def _programs(self, loss_fn: Callable, abstract: PyTree, mesh: Mesh):
+    def _programs(self, abstract: PyTree, mesh: Mesh):
         """The jitted step, evaluation step and norm of the parameters."""
         run = self.run_config
-        optimizer = run.optimizer.build()
-        if run.skip_bad_batches:
-            optimizer = skipping.skip_non_finite(optimizer)
-        train_step = step_lib.make_train_step(
-            loss_fn,
-            optimizer,
-            run.optimizer.learning_rate_schedule(),
-            jax.tree.map(lambda leaf: leaf.sharding, abstract),
-            mesh,
-            run.microbatches,
-        )
+        loss_fn = programs.loss_fn(run, mesh)
+        train_step = programs.train_step(run, loss_fn, abstract, mesh)
         norm = jax.jit(optax.tree.norm, out_shardings=rules.replicated(mesh))
         return train_step, step_lib.make_eval_step(loss_fn, mesh), norm
 

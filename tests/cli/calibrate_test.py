@@ -4,7 +4,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import gin
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -14,24 +13,10 @@ from cascade_jax.cli.main import main
 from cascade_jax.deferral import certificate
 from cascade_jax.evaluation import live, records
 from cascade_jax.evaluation.decoding_store import DecodingStore
+from tests import tiny_demo
 
-TINY = """
-from __gin__ import dynamic_registration
-from cascade_jax.evaluation import collect
-from cascade_jax.models import config
-
-include "gin/experiments/demo.gin"
-
-small/config.T5Config.embed_dim = 8
-small/config.T5Config.num_heads = 1
-small/config.T5Config.head_dim = 8
-small/config.T5Config.mlp_dim = 8
-large/config.T5Config.embed_dim = 16
-large/config.T5Config.num_heads = 1
-large/config.T5Config.head_dim = 8
-large/config.T5Config.mlp_dim = 8
-large/config.T5Config.num_encoder_layers = 1
-large/config.T5Config.num_decoder_layers = 1
+TINY = tiny_demo.gin_text(
+    """\
 MIXTURE = "demo_last_v1"
 BATCH_SIZE = 8
 DECODE_BATCH_SIZE = 16
@@ -54,14 +39,12 @@ SECOND_SIZE = 40
 ITERATIONS = 6
 GRID_SIZE = 9
 REPEATS = 2
-"""
+""",
+    "from cascade_jax.evaluation import collect",
+)
 
 
-@pytest.fixture(autouse=True)
-def in_the_clone(monkeypatch, repository):
-    monkeypatch.chdir(repository)
-    yield
-    gin.clear_config(clear_constants=True)
+pytestmark = pytest.mark.usefixtures("in_the_clone")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from scipy import stats
 
 from cascade_jax.data import pipeline
 from cascade_jax.deferral import certificate, routers
-from cascade_jax.evaluation import answer_pool, budget, calibration, live, records
+from cascade_jax.evaluation import answer_pool, budget, budget_file, calibration, live, records
 from tests import fakes
 
 N = 900
@@ -101,7 +101,8 @@ def test_a_certificate_for_every_alpha_and_the_figures_beside_it(table, tmp_path
         assert abs(sums / (N - 200) - used.mean()) < 0.03
         assert run["test"]["flops"] == pytest.approx(10 + 100 * run["test"]["cost"])
     assert len(found["runs"]) == 6 and found["ends"]["teacher"]["cost"] == 1.0
-    kept = [run for run in found["runs"] if budget.is_kept(found, run)]
+    read = budget_file.from_json(found)
+    kept = [run for run in read.runs if read.is_within(run)]
     assert len(kept) >= 5
 
 

@@ -37,11 +37,7 @@ def trained(tmp_path_factory, repository):
     return file
 
 
-@pytest.fixture(autouse=True)
-def in_the_clone(monkeypatch, repository):
-    monkeypatch.chdir(repository)
-    yield
-    gin.clear_config(clear_constants=True)
+pytestmark = pytest.mark.usefixtures("in_the_clone")
 
 
 def same_records(trained: Path, log: Path, *argv: str) -> None:

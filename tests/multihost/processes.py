@@ -10,29 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests import tiny_demo
+
 ROOT = Path(__file__).parents[2]
-GIN = """
-from __gin__ import dynamic_registration
-from cascade_jax.evaluation import collect
-from cascade_jax.models import config
-from cascade_jax.training import loop
-
-include "gin/experiments/demo.gin"
-
-small/config.T5Config.embed_dim = 8
-small/config.T5Config.num_heads = 2
-small/config.T5Config.head_dim = 8
-small/config.T5Config.mlp_dim = 8
-small/config.T5Config.num_encoder_layers = 1
-small/config.T5Config.num_decoder_layers = 1
-small/config.T5Config.dropout_rate = 0.1
-large/config.T5Config.embed_dim = 8
-large/config.T5Config.num_heads = 2
-large/config.T5Config.head_dim = 8
-large/config.T5Config.mlp_dim = 8
-large/config.T5Config.num_encoder_layers = 1
-large/config.T5Config.num_decoder_layers = 1
-large/config.T5Config.dropout_rate = 0.1
+SIZES = tiny_demo.LARGE | dict(embed_dim=8, num_heads=2, dropout_rate=0.1)
+GIN = tiny_demo.gin_text(
+    """\
 MIXTURE = "demo_last_v1"
 BATCH_SIZE = 8
 TEACHER_STEPS = {steps}
@@ -44,7 +27,12 @@ EVAL_BATCHES = 1
 ONLY = "teacher"
 OUTPUT_DIR = "{output}"
 collect.CollectConfig.students = ["xent"]
-"""
+""",
+    "from cascade_jax.evaluation import collect",
+    "from cascade_jax.training import loop",
+    small=SIZES,
+    large=SIZES,
+)
 
 
 def free_port() -> int:

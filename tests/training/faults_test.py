@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gin
 import jax
 import numpy as np
 import pytest
@@ -27,11 +26,7 @@ from tests.training import resume_test
 STEPS, EVERY = 6, 2
 
 
-@pytest.fixture(autouse=True)
-def in_the_clone(monkeypatch, repository):
-    monkeypatch.chdir(repository)
-    yield
-    gin.clear_config(clear_constants=True)
+pytestmark = pytest.mark.usefixtures("in_the_clone")
 
 
 @pytest.fixture(scope="module")

@@ -17,25 +17,12 @@ import numpy as np
 import pytest
 import tensorstore
 
+from tests import tiny_demo
+
 ROOT = Path(__file__).parents[2]
 STEPS, CHECKPOINT_EVERY = 160, 10
-GIN = """
-from __gin__ import dynamic_registration
-from cascade_jax.models import config
-
-include "gin/experiments/demo.gin"
-
-small/config.T5Config.embed_dim = 16
-small/config.T5Config.mlp_dim = 16
-small/config.T5Config.dropout_rate = 0.1
-small/config.T5Config.num_heads = 2
-small/config.T5Config.head_dim = 8
-large/config.T5Config.embed_dim = 24
-large/config.T5Config.mlp_dim = 16
-large/config.T5Config.num_heads = 2
-large/config.T5Config.head_dim = 8
-large/config.T5Config.num_encoder_layers = 1
-large/config.T5Config.num_decoder_layers = 1
+GIN = tiny_demo.gin_text(
+    """\
 ONLY = ["teacher", "cat_dist"]
 MICROBATCHES = 2
 WARMUP_STEPS = 5
@@ -45,7 +32,10 @@ STUDENT_STEPS = {steps}
 CHECKPOINT_EVERY = {every}
 EVAL_BATCHES = 1
 OUTPUT_DIR = "{output}"
-"""
+""",
+    small=dict(embed_dim=16, mlp_dim=16, dropout_rate=0.1, num_heads=2, head_dim=8),
+    large=tiny_demo.LARGE | dict(embed_dim=24, mlp_dim=16, num_heads=2),
+)
 
 
 class Run:
