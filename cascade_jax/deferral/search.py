@@ -8,6 +8,10 @@ mean quality, say; both are to be small):
         search.tell(thresholds, measure(thresholds))
     front = search.front()
 
+An evaluation may cost less than a whole one, or nothing: of examples whose answer at these
+thresholds is known from others, none has to be decoded again. Then its cost is told too, and what
+`max_evaluations` limits is the sum.
+
 What is asked next depends only on what was told, in that order. So a caller who keeps each
 evaluation on disk resumes by telling the kept ones first; a warm start is the same.
 """
@@ -27,10 +31,11 @@ _EXPLORE, _EXPLORED = 4, 0.6  # every fourth evaluation, of the first three fift
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Thresholds and the two objectives measured there."""
+    """Thresholds, the two objectives measured there, and what measuring took."""
 
     thresholds: Thresholds
     objectives: tuple[float, float]
+    cost: float = 1.0
 
 
 def one_threshold(low: float, high: float, count: int = 400) -> Float[np.ndarray, "count 1"]:
@@ -124,18 +129,28 @@ class Search(abc.ABC):
             yield thresholds
 
     @abc.abstractmethod
-    def ask(self) -> Thresholds | None:
-        """What to measure next; None at the end. Asks for the same until it is told."""
+    def ask(self, cost: float = 1.0) -> Thresholds | None:
+        """What to measure next; None at the end. Asks for the same until it is told.
 
-    def tell(self, thresholds: float | Iterable[float], objectives: Iterable[float]) -> None:
+        Args:
+          cost: of that evaluation; 1 for a whole one.
+        """
+
+    def tell(
+        self,
+        thresholds: float | Iterable[float],
+        objectives: Iterable[float],
+        cost: float = 1.0,
+    ) -> None:
         """Keeps what was measured.
 
         Args:
           thresholds: asked for or not; others than the candidates are welcome as a warm start.
           objectives: two, both to be small.
+          cost: what measuring took; 1 for a whole evaluation, 0 if it was known.
 
         Raises:
-          ValueError: told before, objectives that are not two finite numbers.
+          ValueError: told before, objectives that are not two finite numbers, a cost below 0.
         """
         thresholds = as_thresholds(thresholds)
         if len(thresholds) != len(self.candidates[0]):
@@ -148,7 +163,14 @@ class Search(abc.ABC):
         values = tuple(float(value) for value in objectives)
         if len(values) != 2 or not np.all(np.isfinite(values)):
             raise ValueError(f"objectives must be two finite numbers, got {list(values)}")
-        self.evaluations.append(Evaluation(thresholds, values))
+        if not cost >= 0:
+            raise ValueError(f"cost must be 0 or more, got {cost}")
+        self.evaluations.append(Evaluation(thresholds, values, float(cost)))
+
+    @property
+    def spent(self) -> float:
+        """Sum of the costs of all evaluations."""
+        return float(sum(told.cost for told in self.evaluations))
 
     def objectives(self) -> Float[np.ndarray, "T 2"]:
         """Of all evaluations."""
@@ -185,8 +207,8 @@ class Search(abc.ABC):
 class GridSearch(Search):
     """All candidates, in their order."""
 
-    def ask(self) -> Thresholds | None:
-        """The first candidate that was not told."""
+    def ask(self, cost: float = 1.0) -> Thresholds | None:
+        """The first candidate that was not told, whatever it costs."""
         untold = self._untold()
         return self.candidates[untold[0]] if len(untold) else None
 
@@ -200,6 +222,9 @@ class BayesianSearch(Search):
     alone never explores: it can leave out a whole piece of the front. So no candidate is asked for
     twice; every fourth evaluation of the first three fifths goes to the candidate farthest from all
     that was told; and so does any for which no mean promises a gain.
+
+    What was told at no cost counts in the front, and is not asked for; the processes are fitted
+    without it.
 
     The processes see a threshold as its place among the candidates' values, from 0 to 1: they do
     not depend on the scale of the score, and infinite thresholds have a place.
@@ -219,7 +244,8 @@ class BayesianSearch(Search):
 
         Args:
           candidates: thresholds to choose from, a row each, all different.
-          max_evaluations: those told at the start (warm start, resumed) count.
+          max_evaluations: the most that all may cost; those told at the start (warm start,
+            resumed) count.
           num_initial: how many are placed by distance alone.
           margin: of the reference point beyond the nadir, see `pareto.reference_point`.
           seed: of the fits' restarts.
@@ -243,16 +269,20 @@ class BayesianSearch(Search):
         self._values = [np.unique(axis) for axis in zip(*self.candidates, strict=True)]
         self._places = self._placed(self.candidates)
 
-    def ask(self) -> Thresholds | None:
-        """The candidate that promises most; None once all evaluations are made."""
+    def ask(self, cost: float = 1.0) -> Thresholds | None:
+        """The candidate that promises most; None if no more may be spent."""
         untold = self._untold()
-        if len(self.evaluations) >= self.max_evaluations or not len(untold):
+        if self.spent + cost > self.max_evaluations + 1e-9 or not len(untold):
             return None
-        if self._is_by_distance(len(self.evaluations)):
+        if self._is_by_distance(len(self._fitted)):
             return self.candidates[self._farthest(untold)]
         gain = self._expected_gain(untold)
         best = untold[np.argmax(gain)] if gain.max() > 0 else self._farthest(untold)
         return self.candidates[best]
+
+    @property
+    def _fitted(self) -> list[Evaluation]:
+        return [told for told in self.evaluations if told.cost > 0]
 
     def _is_by_distance(self, number: int) -> bool:
         """Whether an evaluation, counted from 0, is placed without looking at what was found."""
@@ -270,23 +300,22 @@ class BayesianSearch(Search):
             columns.append((place - 0.5) / max(1, len(values) - 1))
         return np.stack(columns, axis=1)
 
-    def _told_places(self) -> Float[np.ndarray, "T blocks"]:
-        return self._placed(told.thresholds for told in self.evaluations)
-
     def _farthest(self, untold: Int[np.ndarray, " left"]) -> int:
         """The candidate farthest from all that was told; first the lowest of all."""
         places = self._places[untold]
         if not self.evaluations:
             return int(untold[np.argmin(places.sum(axis=1))])
-        distances = places[:, None] - self._told_places()[None]
+        told = self._placed(told.thresholds for told in self.evaluations)
+        distances = places[:, None] - told[None]
         return int(untold[np.argmax(np.min(np.sum(distances**2, axis=2), axis=1))])
 
     def _expected_gain(self, untold: Int[np.ndarray, " left"]) -> Float[np.ndarray, " left"]:
         """Hypervolume that each candidate would add if its posterior means were true."""
-        told = self.objectives()
+        told, fitted = self.objectives(), self._fitted
+        places = self._placed(each.thresholds for each in fitted)
         columns = [
-            posterior_mean(self._told_places(), column, self._places[untold], self.seed)
-            for column in told.T
+            posterior_mean(places, np.array(column), self._places[untold], self.seed)
+            for column in zip(*(each.objectives for each in fitted), strict=True)
         ]
         means = np.stack(columns, axis=1)
         # Of what is told alone the nadir would leave out ends of the front that were not found yet.

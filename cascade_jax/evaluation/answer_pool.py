@@ -110,24 +110,27 @@ class RecordsPool:
             "data": [calibration_splits.fingerprint(self.ids[p], self.texts[p]) for p in parts],
         }
 
-    def evaluate(self, thresholds: Thresholds) -> Evaluation:
+    def evaluate(
+        self, thresholds: Thresholds | Float[np.ndarray, "R 1"], rows: Int[np.ndarray, " R"]
+    ) -> Evaluation:
         """Defers the answers whose score is above the threshold."""
-        (threshold,) = thresholds
-        deferred = self._score > threshold
+        score, student, teacher = (
+            each[rows] for each in (self._score, self._student, self._teacher)
+        )
+        deferred = score > np.asarray(thresholds)[..., 0]
         flops = None
         if self._flops is not None:
-            flops = self._flops[0] + np.where(deferred, self._flops[1], 0.0)
+            flops = self._flops[0][rows] + np.where(deferred, self._flops[1][rows], 0.0)
         return Evaluation(
             cost=deferred.astype(np.float64),
-            quality={QUALITY: np.where(deferred, self._teacher, self._student)},
+            quality={QUALITY: np.where(deferred, teacher, student)},
+            holds_from=np.where(deferred, -np.inf, score)[:, None],
+            holds_below=np.where(deferred, score, np.inf)[:, None],
             flops=flops,
-            score=self._score,
+            score=score,
         )
 
-    def prepare(self, candidates: Sequence[Thresholds]) -> None:
-        """Nothing is costly here."""
-
-    def evaluate_random(self, share: float) -> None:
+    def evaluate_random(self, share: float, rows: Int[np.ndarray, " R"]) -> None:
         """None: deferring answers at random is the straight line between the two models."""
 
     def values(self, count: int, rows: Int[np.ndarray, " R"]) -> Float[np.ndarray, " count"]:

@@ -18,19 +18,29 @@ from cascade_jax.deferral.calibrate import Calibration
 from cascade_jax.evaluation import budget_baselines, budget_file
 from cascade_jax.evaluation.calibration_pool import TOKEN, Evaluation, Pool, Thresholds
 from cascade_jax.evaluation.calibration_splits import Splits
+from cascade_jax.evaluation.passes import evaluate_all
 from cascade_jax.text_table import columns
 
 SCHEMA_VERSION = 1
+_ORACLE_THRESHOLDS = 25  # of those that were tried, evenly spread
 # Of the random baseline, as far up as costs go; the ends are the two models alone.
 RANDOM_SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Repeat:
-    """One calibration: its splits, what was searched on the first, what was found by alpha."""
+    """One calibration.
+
+    Attributes:
+      splits: its own.
+      searched: on the first split.
+      tested: thresholds that were measured on the second.
+      found: by alpha.
+    """
 
     splits: Splits
     searched: search.Search
+    tested: Sequence[Thresholds]
     found: Mapping[float, Calibration]
 
 
@@ -43,13 +53,10 @@ def describe(config: Any, pool: Pool, repeats: Sequence[Repeat], objective: str)
       repeats: of all calibrations; the first is told in full.
       objective: name of the metric that counts.
     """
-    never, always = (pool.evaluate((end,) * pool.thresholds) for end in (math.inf, -math.inf))
-    others = _Others(config, pool, never, always, objective)
-    runs = []
+    others, runs = _Others(config, pool, repeats, objective), []
     for alpha in sorted(config.alphas):
         for number, repeat in enumerate(repeats):
             runs.append(_run(pool, repeat, number, alpha, others))
-    everything = np.arange(len(pool.ids)) if pool.test_rows is None else pool.test_rows
     return _finite(
         {
             "schema_version": SCHEMA_VERSION,
@@ -70,8 +77,8 @@ def describe(config: Any, pool: Pool, repeats: Sequence[Repeat], objective: str)
             "candidates": _candidates(pool, repeats[0]),
             "runs": runs,
             "ends": {
-                "student": budget_baselines.at(never, everything),
-                "teacher": budget_baselines.at(always, everything),
+                "student": budget_baselines.at(others.never),
+                "teacher": budget_baselines.at(others.always),
             },
             "deferred_by_position": _by_position(pool, repeats[0], max(config.alphas)),
         }
@@ -81,14 +88,19 @@ def describe(config: Any, pool: Pool, repeats: Sequence[Repeat], objective: str)
 def _candidates(pool: Pool, repeat: Repeat) -> list[dict[str, Any]]:
     """All that was evaluated, in the order of the search."""
     splits, volumes = repeat.splits, repeat.searched.hypervolumes()
-    told = []
+    nothing = budget_baselines.point(math.nan, dict.fromkeys(pool.metrics, math.nan))
+    tested, told, spent = set(repeat.tested), [], 0.0
     for order, evaluation in enumerate(repeat.searched.evaluations):
-        found = pool.evaluate(evaluation.thresholds)
-        both = [budget_baselines.at(found, rows) for rows in (splits.first, splits.second)]
+        thresholds = evaluation.thresholds
+        both = [budget_baselines.at(pool.evaluate(thresholds, splits.first)), nothing]
+        if thresholds in tested:
+            both[1] = budget_baselines.at(pool.evaluate(thresholds, splits.second))
+        spent += evaluation.cost
         told.append(
             {
-                "thresholds": list(evaluation.thresholds),
+                "thresholds": list(thresholds),
                 "order": order,
+                "answers": spent,
                 "cost": [each["cost"] for each in both],
                 "quality": {name: [e["quality"][name] for e in both] for name in pool.metrics},
                 "hypervolume": float(volumes[order]),
@@ -113,13 +125,13 @@ def _run(pool: Pool, repeat: Repeat, number: int, alpha: float, others: "_Others
         run["p_values"] = _p_values(found, place)
     if found.thresholds is None:
         return run | {"calibration": None, "test": None, "baselines": None}
-    chosen = pool.evaluate(found.thresholds)
-    test = budget_baselines.at(chosen, splits.test)
-    flops = None if chosen.flops is None else float(np.mean(chosen.flops[splits.test]))
+    chosen = pool.evaluate(found.thresholds, splits.test)
+    test = budget_baselines.at(chosen)
+    flops = None if chosen.flops is None else float(np.mean(chosen.flops))
     return run | {
-        "calibration": budget_baselines.at(chosen, splits.second),
+        "calibration": budget_baselines.at(pool.evaluate(found.thresholds, splits.second)),
         "test": test | {"flops": flops, "worse": others.worse(chosen, splits.test)},
-        "baselines": others.beside(repeat, splits.test, test["cost"], alpha),
+        "baselines": others.beside(repeat, test["cost"], alpha),
     }
 
 
@@ -135,53 +147,61 @@ def _p_values(found: Calibration, place: Sequence[int]) -> dict[str, list]:
 
 
 class _Others:
-    """Other cascades on the same examples."""
+    """Other cascades on the examples that are tested on.
 
-    def __init__(
-        self, config: Any, pool: Pool, never: Evaluation, always: Evaluation, objective: str
-    ):
-        self._pool, self._ends, self._objective = pool, (never, always), objective
+    Attributes:
+      never, always: each model alone.
+    """
+
+    def __init__(self, config: Any, pool: Pool, repeats: Sequence[Repeat], objective: str):
+        self._pool, self._objective = pool, objective
         self._is_wanted, self._promises_cost = config.baselines, config.promise == "cost"
-        self._random = [never, always]
+        # Of all repeats' test splits, and of all examples where there is no other split.
+        self._rows = np.arange(len(pool.ids)) if pool.test_rows is None else pool.test_rows
+        self._ends = [(end,) * pool.thresholds for end in (math.inf, -math.inf)]
+        self.never, self.always = (pool.evaluate(end, self._rows) for end in self._ends)
+        tested = np.unique(np.concatenate([repeat.splits.test for repeat in repeats]))
         most = max(config.alphas) if self._promises_cost else 1.0
+        self._shares = []
         for share in RANDOM_SHARES if self._is_wanted and pool.level == TOKEN else ():
-            self._random.append(pool.evaluate_random(share))
-            if np.mean(self._random[-1].cost) > most:
+            self._shares.append(share)
+            if np.mean(pool.evaluate_random(share, tested).cost) > most:
                 break
 
     def worse(self, chosen: Evaluation, rows: Int[np.ndarray, " R"]) -> float:
         """By how much its answers are worse than the large model's own, on average."""
-        always, name = self._ends[1], self._objective
-        return float(np.mean(always.quality[name][rows] - chosen.quality[name][rows]))
+        always, name = self._pool.evaluate(self._ends[1], rows), self._objective
+        return float(np.mean(always.quality[name] - chosen.quality[name]))
 
-    def beside(
-        self, repeat: Repeat, rows: Int[np.ndarray, " R"], cost: float, alpha: float
-    ) -> dict[str, Any] | None:
+    def beside(self, repeat: Repeat, cost: float, alpha: float) -> dict[str, Any] | None:
         """Points at a cost; the oracle's has the budget, or the cost where quality is promised."""
         if not self._is_wanted:
             return None
-        never, always = self._ends
-        tried = [self._pool.evaluate(told.thresholds) for told in repeat.searched.evaluations]
+        pool, rows = self._pool, repeat.splits.test
+        never, always = ends = [pool.evaluate(end, rows) for end in self._ends]
+        random = [pool.evaluate_random(share, rows) for share in self._shares]
+        told = sorted(told.thresholds for told in repeat.searched.evaluations)
+        some = np.unique(
+            np.linspace(0, len(told) - 1, min(len(told), _ORACLE_THRESHOLDS)).astype(int)
+        )
+        tried = evaluate_all(pool.evaluate, [told[i] for i in some], rows)
         within = alpha if self._promises_cost else cost
-        by_chance = "random_tokens" if self._pool.level == TOKEN else "random_answers"
+        by_chance = "random_tokens" if pool.level == TOKEN else "random_answers"
         return {
-            by_chance: budget_baselines.between(self._random, rows, cost),
-            "whole_answers": budget_baselines.whole_answers(never, always, rows, cost),
-            "oracle": budget_baselines.oracle(
-                [never, always, *tried], rows, within, self._objective
-            ),
+            by_chance: budget_baselines.between([*ends, *random], cost),
+            "whole_answers": budget_baselines.whole_answers(never, always, cost),
+            "oracle": budget_baselines.oracle([*ends, *tried], within, self._objective),
         }
 
 
 def _by_position(pool: Pool, repeat: Repeat, alpha: float) -> list[float | None]:
     """Share of the test split's tokens at each position that the large model wrote."""
     thresholds: Thresholds | None = repeat.found[alpha].thresholds
-    found = None if thresholds is None else pool.evaluate(thresholds)
+    found = None if thresholds is None else pool.evaluate(thresholds, repeat.splits.test)
     if found is None or found.is_deferred is None or found.lengths is None:
         return []
-    rows = repeat.splits.test
-    there = np.arange(pool.max_length) < found.lengths[rows, None]
-    counts, deferred = there.sum(axis=0), found.is_deferred[rows].sum(axis=0)
+    there = np.arange(pool.max_length) < found.lengths[:, None]
+    counts, deferred = there.sum(axis=0), found.is_deferred.sum(axis=0)
     return [float(d / n) if n else None for d, n in zip(deferred, counts, strict=True)]
 
 

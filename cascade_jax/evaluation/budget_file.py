@@ -52,6 +52,7 @@ class Candidate:
       cost: means on the first and on the second calibration split; NaN where not measured.
       quality: the same by metric.
       hypervolume: of all that were tried until then; NaN if not known.
+      answers: decoded of each example of the first split until then, on average; NaN likewise.
     """
 
     thresholds: tuple[float, ...]
@@ -59,6 +60,7 @@ class Candidate:
     cost: tuple[float, float]
     quality: Mapping[str, tuple[float, float]]
     hypervolume: float
+    answers: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,6 +349,7 @@ def _candidate(field: Field, metrics: tuple[str, ...]) -> Candidate:
         cost=field.at("cost").pair(),
         quality={metric: quality.at(metric).pair() for metric in metrics},
         hypervolume=field.at("hypervolume").number(),
+        answers=field.at("answers").number() if "answers" in field.value else math.nan,
     )
 
 

@@ -1,6 +1,7 @@
 """From a split to thresholds with a certificate, by tokens or by whole answers."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +19,15 @@ from cascade_jax.evaluation import budget, budget_file, calibration_splits, plot
 from cascade_jax.evaluation.answer_pool import RecordsSource
 from cascade_jax.evaluation.budget import Repeat
 from cascade_jax.evaluation.calibration_pool import (
+    ANSWER,
     LEVELS,
     TOKEN,
     Pool,
+    Thresholds,
     calibration_rows,
 )
 from cascade_jax.evaluation.live import LiveSource
+from cascade_jax.evaluation.passes import evaluate_all, run_search
 from cascade_jax.nearest import did_you_mean
 
 COST, QUALITY = "cost", "quality"
@@ -31,6 +35,7 @@ PROMISES = (COST, QUALITY)
 BAYESIAN, GRID = "bayesian", "grid"
 SEARCHES = (BAYESIAN, GRID)
 _MOST_CANDIDATES = 4096
+_FIRST_TESTED = 8  # thresholds on the second split; tests stop at the first that fails
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +54,8 @@ class CalibrateConfig:
       quality_drop: with "cost": a second promise, as alpha is with "quality"; None for none.
       objective: name of the metric that counts; None for the first.
       search: "bayesian" or "grid": which thresholds are evaluated.
-      iterations: evaluations of the Bayesian search.
+      iterations: of the Bayesian search: at most so many answers are decoded of each example, on
+        average, as so many evaluations of all of them would.
       grid_size: thresholds to choose among; with several blocks, of each.
       procedure, bound: see `deferral/risks.py`.
       first_size, second_size: examples of the two calibration splits.
@@ -185,20 +191,10 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
         config.settings(alpha).check_enough(config.second_size, tested, "second")
     pool = config.open()
     objective = config.counted
-    repeats, found = [], {}
-    bar = tqdm.trange(config.repeats, desc="calibrates", unit="repeat")
-    for repeat in bar:
-        splits = _splits(config, pool, repeat)
-        searched = _search(config, pool, splits.first, objective, repeat)
-        stages = [
-            _measured(config, pool, searched, splits, name, objective)
-            for name in ("first", "second")
-        ]
-        found = {
-            alpha: _certify(config.settings(alpha), *stages) for alpha in sorted(config.alphas)
-        }
-        repeats.append(Repeat(splits, searched, found))
-        if repeat == 0:
+    repeats = []
+    for number in tqdm.trange(config.repeats, desc="calibrates", unit="repeat"):
+        repeats.append(_repeat(config, pool, number, objective))
+        if number == 0:
             _write_certificates(config, pool, repeats[0], objective)
     result = budget.describe(config, pool, repeats, objective)
     path = Path(config.output_dir) / "budget.json"
@@ -217,6 +213,34 @@ def _splits(config: CalibrateConfig, pool: Pool, repeat: int) -> calibration_spl
     return splits
 
 
+def _repeat(config: CalibrateConfig, pool: Pool, number: int, objective: str) -> Repeat:
+    splits = _splits(config, pool, number)
+    searched = _search(config, pool, splits.first, objective, number)
+    measured = functools.partial(_measured, config, pool, splits, objective)
+    # From the safest: the order of a fixed sequence.
+    safest = (lambda t: -sum(t)) if config.promise == COST else sum
+    tried = sorted((told.thresholds for told in searched.evaluations), key=safest)
+    settings = {alpha: config.settings(alpha) for alpha in sorted(config.alphas)}
+    if config.procedure != risks.PARETO_TESTING:
+        # The first split has been searched: another procedure has the second alone.
+        second = measured("second", tried)
+        found = {alpha: learn_then_test.calibrate(settings[alpha], second) for alpha in settings}
+        return Repeat(splits, searched, second.thresholds, found)
+    first = measured("first", tried)
+    proposals = {alpha: learn_then_test.propose(settings[alpha], first) for alpha in settings}
+    # Whole answers cost nothing, and are all measured, which makes whole pictures.
+    second = measured("second", tried) if config.level == ANSWER else None
+    tested: set = set()
+    for proposal in proposals.values():
+        while (wanted := learn_then_test.next_to_test(proposal, second)) is not None:
+            # Twice as many each time: few answers would leave batches empty.
+            start = proposal.to_test.index(wanted)
+            tested.update(proposal.to_test[start : 2 * start + _FIRST_TESTED])
+            second = measured("second", [each for each in tried if each in tested])
+    found = {alpha: learn_then_test.decide(proposals[alpha], second) for alpha in proposals}
+    return Repeat(splits, searched, second.thresholds, found)
+
+
 def _search(
     config: CalibrateConfig, pool: Pool, rows: np.ndarray, objective: str, repeat: int
 ) -> search.Search:
@@ -226,50 +250,36 @@ def _search(
         values = search.several_thresholds(values, pool.thresholds, _MOST_CANDIDATES, config.seed)
     if config.search == GRID:
         found: search.Search = search.GridSearch(values)
-        pool.prepare([tuple(each) for each in values.tolist()])
     else:
         most = min(config.iterations, len(values))
         found = search.BayesianSearch(values, most, min(5, most), seed=config.seed + repeat)
-    for thresholds in found:
-        evaluated = pool.evaluate(thresholds)
-        loss = 1.0 - np.mean(evaluated.quality[objective][rows])
-        found.tell(thresholds, (np.mean(evaluated.cost[rows]), loss))
+    run_search(found, pool.evaluate, rows, objective)
     return found
 
 
 def _measured(
     config: CalibrateConfig,
     pool: Pool,
-    searched: search.Search,
     splits: calibration_splits.Splits,
-    name: str,
     objective: str,
+    name: str,
+    thresholds: Sequence[Thresholds],
 ) -> Measured:
-    """Losses of all that was searched, on the first or the second split."""
+    """Losses on the first or the second split."""
     rows = getattr(splits, name)
-    # From the safest: the order of a fixed sequence.
-    safest = (lambda t: -sum(t)) if config.promise == COST else sum
-    thresholds = sorted((told.thresholds for told in searched.evaluations), key=safest)
-    evaluated = [pool.evaluate(each) for each in thresholds]
-    cost = np.stack([found.cost[rows] for found in evaluated])
-    quality = np.stack([found.quality[objective][rows] for found in evaluated])
+    evaluated = evaluate_all(pool.evaluate, thresholds, rows)
+    cost = np.stack([found.cost for found in evaluated])
+    quality = np.stack([found.quality[objective] for found in evaluated])
     losses = {}
     for risk in config.settings(config.alphas[0]).risks:
         if risk.lower < 0:
-            always = pool.evaluate((-np.inf,) * pool.thresholds)
-            losses[risk.name] = always.quality[objective][rows] - quality
+            always = pool.evaluate((-np.inf,) * pool.thresholds, rows)
+            losses[risk.name] = always.quality[objective] - quality
         else:
             losses[risk.name] = cost
     goal = 1.0 - quality if config.promise == COST else cost
     ids = np.asarray(pool.ids, object)[rows]
     return Measured(name, thresholds, losses, goal, ids.tolist())
-
-
-def _certify(settings: Settings, first: Measured, second: Measured) -> learn_then_test.Calibration:
-    """Pareto testing on both; another procedure on the second, the first having been searched."""
-    if settings.procedure == risks.PARETO_TESTING:
-        return learn_then_test.calibrate(settings, first, second)
-    return learn_then_test.calibrate(settings, second)
 
 
 def _write_certificates(

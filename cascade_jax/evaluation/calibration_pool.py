@@ -19,42 +19,42 @@ LEVELS = (TOKEN, ANSWER)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a cascade does to the n examples of a pool at some thresholds.
+    """What a cascade does to n examples of a pool, each at some thresholds.
 
     Attributes:
       cost: of each example, in [0, 1]: deferred tokens by the most that an answer may have, or
         whether the answer is deferred.
       quality: by metric, of each example's answer, in [0, 1].
+      holds_from, holds_below: of each example and threshold: at all thresholds from the one up to,
+        not including, the other, its answer is this one, since no uncertainty lies between.
       flops: really spent on each example; None if not known.
       is_deferred: which of its tokens are the large model's; None for whole answers.
       lengths: tokens of its answer; None for whole answers.
       score: how unsure the small model was of the answer as a whole (higher = defer).
-      holds_from, holds_below: of each example and threshold: at all thresholds from the one up to,
-        not including, the other, its answer is this one, since no token's uncertainty lies between.
     """
 
     cost: Float[np.ndarray, " n"]
     quality: Mapping[str, Float[np.ndarray, " n"]]
+    holds_from: Float[np.ndarray, "n K"]
+    holds_below: Float[np.ndarray, "n K"]
     flops: Float[np.ndarray, " n"] | None = None
     is_deferred: Bool[np.ndarray, "n L"] | None = None
     lengths: Int[np.ndarray, " n"] | None = None
     score: Float[np.ndarray, " n"] | None = None
-    holds_from: Float[np.ndarray, "n K"] | None = None
-    holds_below: Float[np.ndarray, "n K"] | None = None
 
-    def holds_at(self, thresholds: Thresholds) -> Bool[np.ndarray, " n"]:
-        """Which examples would have the same answer at other thresholds."""
-        given = np.asarray(thresholds, np.float32)
+    def holds_at(self, thresholds: Float[np.ndarray, "... K"]) -> Bool[np.ndarray, "..."]:
+        """Whether each example's answer would be the same at other thresholds.
+
+        Args:
+          thresholds: [n, K] of each example, or [C, 1, K] for all examples at each, [C, n].
+        """
+        given = np.asarray(thresholds, self.holds_from.dtype)
         is_below = (given < self.holds_below) | np.isposinf(self.holds_below)
-        return np.all((self.holds_from <= given) & is_below, axis=1)
+        return np.all((self.holds_from <= given) & is_below, axis=-1)
 
-    def with_rows(self, rows: Int[np.ndarray, " R"], found: "Evaluation") -> "Evaluation":
-        """The same with other answers to some examples."""
-        columns = self.columns()
-        for name, values in found.columns().items():
-            columns[name] = columns[name].copy()
-            columns[name][rows] = values
-        return Evaluation.from_columns(columns)
+    def take(self, rows: Int[np.ndarray, " R"]) -> "Evaluation":
+        """Of some examples."""
+        return Evaluation.from_columns({name: v[rows] for name, v in self.columns().items()})
 
     def columns(self) -> dict[str, np.ndarray]:
         """All that is there, by name; qualities as "quality_" and the metric."""
@@ -112,15 +112,18 @@ class Pool(Protocol):
     uncertainty: str
     fingerprints: Mapping[str, Any]
 
-    def evaluate(self, thresholds: Thresholds) -> Evaluation:
-        """What the cascade does at thresholds: defers where the uncertainty is above."""
+    def evaluate(
+        self, thresholds: Thresholds | Float[np.ndarray, "R K"], rows: Int[np.ndarray, " R"]
+    ) -> Evaluation:
+        """What the cascade does to some examples: defers where the uncertainty is above.
+
+        Args:
+          thresholds: of a configuration, or of each example.
+          rows: examples, all different; others cost nothing.
+        """
         ...
 
-    def prepare(self, candidates: Sequence[Thresholds]) -> None:
-        """Does the costly part of evaluating all of these, if it is less than one by one."""
-        ...
-
-    def evaluate_random(self, share: float) -> Evaluation | None:
+    def evaluate_random(self, share: float, rows: Int[np.ndarray, " R"]) -> Evaluation | None:
         """The same with a token, or answer, deferred by chance; None where it has a closed form."""
         ...
 

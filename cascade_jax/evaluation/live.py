@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from cascade_jax.data import pipeline
 from cascade_jax.deferral import splits
 from cascade_jax.evaluation import answers, calibration_splits, live_decoding
 from cascade_jax.evaluation.answer_pool import check_patterns, matching
+from cascade_jax.evaluation.answer_store import AnswerStore
 from cascade_jax.evaluation.calibration_pool import TOKEN, Evaluation, Thresholds
-from cascade_jax.evaluation.decoding_store import DecodingStore
 from cascade_jax.evaluation.live_decoding import METRICS
 from cascade_jax.evaluation.records_schema import GREEDY
 from cascade_jax.evaluation.saved_model import SavedModel
@@ -101,6 +100,9 @@ class LiveSource:
         return LivePool(self)
 
 
+_KEPT_BATCHES = 16  # are decoded before their answers are written to disk
+
+
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         hint = did_you_mean(value, choices)
@@ -154,51 +156,23 @@ class LivePool:
             "input_length": source.data.input_length,
             "target_length": source.data.target_length,
         }
-        folder = Path(source.experiment_dir) / "calibration" / self.name / "decodings"
-        facts = {"metrics": list(self.metrics), "rows": _rows(examples)}
-        self._store = DecodingStore(folder, self.fingerprints | facts)
-        self._found: dict[tuple[str, Thresholds], Evaluation] = {}
-        self._rounds: list[Evaluation] = []  # of `prepare`
-        self._prepared: list[dict] = []
+        self._facts = self.fingerprints | {
+            "metrics": list(self.metrics),
+            "blocks": self.thresholds,
+            "rows": _rows(examples),
+        }
+        self._stores: dict[str, AnswerStore] = {}
         self.decoded = 0  # answers, since it was opened
 
-    def evaluate(self, thresholds: Thresholds) -> Evaluation:
-        """Decodes all examples, or reads what an earlier run has decoded."""
-        return self._evaluate(self.uncertainty, thresholds)
+    def evaluate(
+        self, thresholds: Thresholds | Float[np.ndarray, "R K"], rows: Int[np.ndarray, " R"]
+    ) -> Evaluation:
+        """Takes the answers that are known, and decodes the others."""
+        return self._evaluate(self.uncertainty, thresholds, rows)
 
-    def prepare(self, candidates: Sequence[Thresholds]) -> None:
-        """Decodes all that evaluating the candidates needs, and nothing twice.
-
-        In every round each example is decoded at the first of the candidates that no answer of it
-        holds at, a threshold of its own. As many rounds are needed as the most different answers
-        that an example has; in later ones few examples are left.
-        """
-        candidates = [tuple(map(float, each)) for each in candidates]
-        wanted = np.asarray(candidates, np.float32)
-        key = {"uncertainty": self.uncertainty, "candidates": wanted.tolist()}
-        if key in self._prepared:
-            return
-        self._prepared.append(key)
-        left, last = np.ones((len(wanted), len(self.ids)), bool), None
-        for number in itertools.count():
-            rows = np.flatnonzero(left.any(axis=0))
-            if not rows.size:
-                return
-            found = self._store.read({**key, "round": number})
-            first = left.argmax(axis=0)
-            if found is None:
-                label = f"round {number + 1}"
-                found = self._decode_rows(self.uncertainty, wanted[first[rows]], rows, label)
-                found = found if last is None else last.with_rows(rows, found)
-                self._store.write({**key, "round": number}, found)
-            left &= np.stack([~found.holds_at(each) for each in candidates])
-            left[first[rows], rows] = False
-            self._rounds.append(found)
-            last = found
-
-    def evaluate_random(self, share: float) -> Evaluation:
+    def evaluate_random(self, share: float, rows: Int[np.ndarray, " R"]) -> Evaluation:
         """Each token is the large model's with the chance `share`."""
-        return self._evaluate(RANDOM, (1.0 - share,) * self.thresholds)
+        return self._evaluate(RANDOM, (1.0 - share,) * self.thresholds, rows)
 
     def values(self, count: int, rows: Int[np.ndarray, " R"]) -> Float[np.ndarray, " count"]:
         """The same for all data: evenly spread probabilities of the student's token, say.
@@ -211,49 +185,43 @@ class LivePool:
         scale = np.log(self.source.student.vocab_size) if self.uncertainty == ENTROPY else 1.0
         return inner * scale
 
-    def _evaluate(self, uncertainty: str, thresholds: Thresholds) -> Evaluation:
-        thresholds = tuple(map(float, thresholds))
-        if (uncertainty, thresholds) not in self._found:
-            key = {"uncertainty": uncertainty, "thresholds": [t.hex() for t in thresholds]}
-            found = self._store.read(key)
-            if found is None:
-                found = self._decode(uncertainty, thresholds)
-                self._store.write(key, found)
-            self._found[uncertainty, thresholds] = found
-        return self._found[uncertainty, thresholds]
+    def _evaluate(
+        self,
+        uncertainty: str,
+        thresholds: Thresholds | Float[np.ndarray, "R K"],
+        rows: Int[np.ndarray, " R"],
+    ) -> Evaluation:
+        own = np.broadcast_to(np.asarray(thresholds, np.float32), (len(rows), self.thresholds))
+        store = self._store(uncertainty)
+        found = store.find(own, rows)
+        missing = np.flatnonzero(found < 0)
+        if missing.size:
+            same = np.unique(own[missing], axis=0)
+            each = ", ".join(f"{t:.4g}" for t in same[0]) if len(same) == 1 else "each its own"
+            label = f"{uncertainty} > {each}"
+            step = _KEPT_BATCHES * self.source.data.batch_size
+            for start in range(0, missing.size, step):
+                part = missing[start : start + step]
+                store.add(rows[part], self._decode_rows(uncertainty, own[part], rows[part], label))
+            found = store.find(own, rows)
+        return store.take(found)
+
+    def _store(self, uncertainty: str) -> AnswerStore:
+        if uncertainty not in self._stores:
+            folder = Path(self.source.experiment_dir) / "calibration" / self.name / "decodings"
+            facts = self._facts | {"uncertainty": uncertainty}
+            self._stores[uncertainty] = AnswerStore(folder, facts, len(self.ids))
+        return self._stores[uncertainty]
 
     @functools.cached_property
     def _params(self) -> tuple[Any, Any]:
         mesh = self._questions.mesh
         return self._student.load(mesh), self._teacher.load(mesh)
 
-    def _decode(self, uncertainty: str, thresholds: Thresholds) -> Evaluation:
-        """Takes from other evaluations what is the same here, and decodes the rest."""
-        left, parts = np.ones(len(self.ids), bool), []
-        known = [found for (of, _), found in self._found.items() if of == uncertainty]
-        known += self._rounds * (uncertainty == self.uncertainty)
-        for found in known:
-            rows = np.flatnonzero(left & found.holds_at(thresholds))
-            if len(rows):
-                parts.append((rows, {name: v[rows] for name, v in found.columns().items()}))
-                left[rows] = False
-        if np.any(left):
-            rows = np.flatnonzero(left)
-            label = f"{uncertainty} > {', '.join(f'{t:.4g}' for t in thresholds)}"
-            found = self._decode_rows(uncertainty, thresholds, rows, label)
-            parts.append((rows, found.columns()))
-        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
-        return Evaluation.from_columns(
-            {
-                name: np.concatenate([columns[name] for _, columns in parts])[order]
-                for name in parts[0][1]
-            }
-        )
-
     def _decode_rows(
         self,
         uncertainty: str,
-        thresholds: Thresholds | Float[np.ndarray, "R K"],
+        thresholds: Float[np.ndarray, "R K"],
         rows: Int[np.ndarray, " R"],
         label: str,
     ) -> Evaluation:

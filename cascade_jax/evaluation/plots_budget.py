@@ -300,16 +300,18 @@ def _threshold_handles(alpha: float, has_chosen: bool, has_accepted: bool) -> li
 
 
 def search_figure(budget: Budget) -> Figure:
-    """Hypervolume of everything evaluated until then, over the evaluations."""
+    """Hypervolume of everything evaluated until then, over the answers that were decoded for it."""
     found = sorted(budget.candidates, key=lambda c: c.order)
     values = np.array([c.hypervolume for c in found])
-    x = np.arange(1, len(found) + 1)
+    x, label = np.array([c.answers for c in found]), "answers decoded of each example"
+    if not np.isfinite(x).all():
+        x, label = np.arange(1, len(found) + 1), "thresholds evaluated"
     with rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.0), dpi=150, layout="constrained")
         axes = figure.add_subplot()
         axes.step(x, values, where="post", color=_CASCADE, linewidth=1.5)
         axes.plot(x, values, "o", color=_CASCADE, ms=4)
-        axes.set_xlabel("thresholds evaluated on the first split")
+        axes.set_xlabel(f"{label}, first split")
         axes.set_ylabel("hypervolume of cost and quality", fontsize=8)
         axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)

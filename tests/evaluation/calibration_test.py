@@ -168,13 +168,21 @@ def test_the_other_procedures_use_the_second_split_alone(table, tmp_path, proced
     assert all(run["p_values"]["second"][i] <= level for i in run["accepted"])
 
 
-def test_bayesian_search_chooses_among_the_same_thresholds(table, tmp_path):
+def test_of_whole_answers_bayesian_search_measures_all_thresholds(table, tmp_path):
+    """An answer is kept or deferred: two of each example say what all thresholds do."""
     made = config(table, tmp_path, search="bayesian", iterations=12)
     found = calibration.calibrate(made)
-    volumes = [candidate["hypervolume"] for candidate in found["candidates"]]
-    assert len(volumes) == 12 and volumes == sorted(volumes)
-    assert len({candidate["thresholds"][0] for candidate in found["candidates"]}) == 12
+    told = found["candidates"]
+    assert [candidate["answers"] for candidate in told][-1] <= 2
+    volumes = [candidate["hypervolume"] for candidate in told]
+    assert volumes == sorted(volumes)
     assert found == calibration.calibrate(made)
+    grid = calibration.calibrate(config(table, tmp_path, iterations=12))
+    key = lambda candidate: candidate["thresholds"]  # noqa: E731
+    for one, other in zip(*(sorted(f["candidates"], key=key) for f in (found, grid)), strict=True):
+        assert {**one, "order": 0, "hypervolume": 0, "answers": 0} == {
+            **other, "order": 0, "hypervolume": 0, "answers": 0
+        }  # fmt: skip
 
 
 def test_baselines_are_ordered_as_they_must_be(table, tmp_path):
