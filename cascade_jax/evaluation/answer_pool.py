@@ -29,15 +29,19 @@ class RecordsSource:
         of the first file.
       score: higher = defer.
       tasks: patterns of the tasks that count.
+      limit: at most so many examples of a task and file, the first; None for all.
     """
 
     records_file: str | os.PathLike | None = None
     test_records_file: str | os.PathLike | None = None
     score: score_base.DeferralScore = Average()
     tasks: Sequence[str] = ("*",)
+    limit: int | None = None
 
     def __post_init__(self):
         check_patterns(self.tasks)
+        if self.limit is not None and (type(self.limit) is not int or self.limit < 1):
+            raise ValueError(f"limit is {self.limit!r}; must be at least 1, or None for all")
 
     def open(self) -> "RecordsPool":
         """Reads the tables.
@@ -85,7 +89,7 @@ class RecordsPool:
     max_length = 1
 
     def __init__(self, source: RecordsSource, tables: Sequence[records.Records]):
-        tables = [_used(table, source.tasks) for table in tables]
+        tables = [_used(table, source.tasks, source.limit) for table in tables]
         for table in tables:
             _check_score(source.score, table)
         for model in ("student", "teacher"):
@@ -165,9 +169,11 @@ def _check_same(model: str, tables: Sequence[records.Records]) -> None:
         )
 
 
-def _used(table: records.Records, patterns: Sequence[str]) -> records.Records:
-    wanted = matching(patterns, list(dict.fromkeys(map(str, table.task))))
-    table = table.take(np.flatnonzero(np.isin(table.task.astype(str), wanted)))
+def _used(table: records.Records, patterns: Sequence[str], limit: int | None) -> records.Records:
+    tasks = table.task.astype(str)
+    wanted = matching(patterns, list(dict.fromkeys(tasks.tolist())))
+    rows = [np.flatnonzero(tasks == task)[:limit] for task in wanted]
+    table = table.take(np.sort(np.concatenate(rows)))
     return table.take(calibration_splits.without_repetitions(table.inputs))
 
 

@@ -6,11 +6,13 @@ could have been shipped. The oracle has the budget itself, and hindsight.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tqdm
 from jaxtyping import Int
 
 from cascade_jax.deferral import risks, search
@@ -53,10 +55,12 @@ def describe(config: Any, pool: Pool, repeats: Sequence[Repeat], objective: str)
       repeats: of all calibrations; the first is told in full.
       objective: name of the metric that counts.
     """
-    others, runs = _Others(config, pool, repeats, objective), []
-    for alpha in sorted(config.alphas):
-        for number, repeat in enumerate(repeats):
-            runs.append(_run(pool, repeat, number, alpha, others))
+    others = _Others(config, pool, repeats, objective)
+    each = list(itertools.product(sorted(config.alphas), enumerate(repeats)))
+    runs = [
+        _run(pool, repeat, number, alpha, others)
+        for alpha, (number, repeat) in tqdm.tqdm(each, desc="compares", unit="certificate")
+    ]
     return _finite(
         {
             "schema_version": SCHEMA_VERSION,

@@ -115,7 +115,10 @@ class CalibrateConfig:
                 f"{bounds.WSR!r} or {bounds.HOEFFDING_BENTKUS!r}"
             )
         alphas = self.alphas
-        if isinstance(alphas, int | float | str) or not alphas or len({*alphas}) < len(alphas):
+        is_list = not isinstance(alphas, int | float | str) and len(alphas) > 0
+        if not is_list or any(isinstance(alpha, str) for alpha in alphas):
+            raise ValueError(f"alphas are {alphas!r}; must be a list of different numbers")
+        if len({*alphas}) < len(alphas):
             raise ValueError(f"alphas are {alphas!r}; must be a list of different numbers")
         for alpha in alphas:
             self.settings(alpha)  # refuses what it can not use

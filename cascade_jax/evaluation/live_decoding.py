@@ -19,7 +19,6 @@ from cascade_jax.models import families
 from cascade_jax.parallel import rules
 
 CHRF, TASK = "chrf", "task"
-_PIECE_LENGTH = 4
 METRICS = (*overlap_metrics.ROUGE_VARIANTS, CHRF, TASK)
 
 
@@ -73,7 +72,7 @@ def decode(
         data.target_length,
         mixture.eos_id,
         uncertainty=uncertainty,
-        piece_length=None if questions.mesh.size > 1 else _PIECE_LENGTH,
+        is_packed=questions.mesh.size == 1,
     )
     sharding = rules.batch_sharding(questions.mesh)
     columns = ("tokens", "lengths", "is_deferred", "uncertainties")

@@ -23,7 +23,7 @@ from cascade_jax import numerics
 from cascade_jax.inference import catch_up
 from cascade_jax.inference.steppers import Stepper, stepper_of
 from cascade_jax.models import families
-from cascade_jax.models.pieces import Pieces
+from cascade_jax.models.ragged import Ragged
 from cascade_jax.nearest import did_you_mean
 
 LOG_PROB, ENTROPY, RANDOM = "log_prob", "entropy", "random"
@@ -95,8 +95,9 @@ def make_cascade_decode_fn(
     eos_id: int,
     *,
     uncertainty: str = "log_prob",
-    waiting_share: float = 1.0,
-    piece_length: int | None = 4,
+    waiting_share: float = 0.5,
+    is_packed: bool = True,
+    least_chunk: int | None = None,
 ) -> Callable[[Any, Any, Int[Array, "B S"], Any], CascadeGeneration]:
     """A jitted `(student_params, teacher_params, inputs, thresholds) -> CascadeGeneration`.
 
@@ -105,12 +106,11 @@ def make_cascade_decode_fn(
         token_j = small model's token if s_j <= threshold, else the large model's
 
     `thresholds` is one number, or one for each of some equal blocks of answer places; or such a row
-    for each input, [B N], so that inputs may be decoded at thresholds of their own. -inf gives
-    the large model's own greedy answers, inf the small one's, and then the large model does not
-    even read the inputs. An uncertainty that is NaN defers.
+    for each input, [B N]. -inf gives the large model's own greedy answers, inf the small one's, and
+    then the large model does not even read the inputs. An uncertainty that is NaN defers.
 
-    It is compiled once for each shape of inputs: functions that differ in eos_id, uncertainty or
-    waiting_share share the program, and so do all thresholds.
+    It is compiled once for each shape of inputs, whatever the thresholds, eos_id, uncertainty and
+    waiting_share.
 
     Args:
       student, teacher: unbound modules, or steppers, of one vocabulary.
@@ -120,11 +120,12 @@ def make_cascade_decode_fn(
         distribution), both in nats; or "random": evenly from 0 to 1, whatever the models say, and
         the same for an input and place every time. It is there to compare with.
       waiting_share: share of the running rows that must wait before the large model is called. 1
-        makes the fewest calls; 0 calls it as soon as a row waits, so that rows stay in lock-step.
-      piece_length: what waiting rows have to read is cut into pieces of so many tokens, and the
-        large model computes no more pieces than that takes, rounded up to a power of two. None:
-        each row, waiting or not, is one piece as long as the longest: for meshes that split the
-        batch, as cut pieces look into the caches of rows that other devices may hold.
+        makes the fewest calls, and most steps of the small model; 0 keeps rows in lock-step.
+      is_packed: what waiting rows have to read is packed, row after row, and read in chunks.
+        False: a chunk has as many tokens of each row, waiting or not: for meshes that split the
+        batch, as packed tokens are of rows that other devices may hold.
+      least_chunk: tokens that the large model computes in the time that reading its parameters
+        takes. None: 16 on a CPU, 256 on anything else.
 
     Raises:
       ValueError: if an argument is out of range, or the vocabularies differ. The returned function
@@ -132,7 +133,8 @@ def make_cascade_decode_fn(
 
     Reference: Budget-Constrained Learning to Defer for Autoregressive Models, section 2.
     """
-    setup = _Setup(stepper_of(student), stepper_of(teacher), max_length, piece_length)
+    models = stepper_of(student), stepper_of(teacher)
+    setup = _Setup(*models, max_length, is_packed, _least_chunk(least_chunk))
     _check(setup, eos_id, uncertainty, waiting_share)
     jitted = _jitted(setup)
 
@@ -155,7 +157,8 @@ class _Setup:
     student: Stepper
     teacher: Stepper
     max_length: int
-    piece_length: int | None
+    is_packed: bool
+    least_chunk: int
 
 
 @flax.struct.dataclass
@@ -172,6 +175,14 @@ class _Rule:
 @functools.lru_cache(maxsize=32)
 def _jitted(setup):
     return jax.jit(functools.partial(_decode, setup))
+
+
+def _least_chunk(given: int | None) -> int:
+    if given is None:
+        return 16 if jax.default_backend() == "cpu" else 256
+    if given < 1:
+        raise ValueError(f"least_chunk = {given!r}: expected 1 or more")
+    return given
 
 
 def _check(setup, eos_id, uncertainty, waiting_share):
@@ -194,9 +205,6 @@ def _check(setup, eos_id, uncertainty, waiting_share):
         )
     if not 0 <= waiting_share <= 1:
         raise ValueError(f"waiting_share = {waiting_share!r}: expected a number from 0 to 1")
-    width = setup.piece_length
-    if width is not None and width < 1:
-        raise ValueError(f"piece_length = {width!r}: expected a positive whole number, or None")
 
 
 def _limits(
@@ -238,7 +246,7 @@ def _decode(setup, rule, student_params, teacher_params, inputs):
         is_waiting=jnp.zeros((batch,), bool),
         found=_nothing(batch, length),
         student=student,
-        teacher=blank,
+        teacher=None,
     )
 
     def with_student(state):
@@ -248,16 +256,16 @@ def _decode(setup, rule, student_params, teacher_params, inputs):
             state,
         )
 
-    def with_teacher(state):
-        # Inputs are read when the first row defers.
-        teacher = jax.lax.cond(state.found.calls == 0, start_teacher, lambda: state.teacher)
-        return _defer(setup, rule, teacher_params, state.replace(teacher=teacher))
-
-    def next_state(state):
-        state = with_student(state)
-        return jax.lax.cond(jnp.any(state.is_waiting), with_teacher, lambda state: state, state)
-
-    state = jax.lax.while_loop(lambda state: ~jnp.all(state.has_ended), next_state, state)
+    # Inputs are read when the first row defers.
+    state = with_student(state)
+    has_deferred = jnp.any(state.is_waiting)
+    state = state.replace(teacher=jax.lax.cond(has_deferred, start_teacher, lambda: blank))
+    # From here on every round begins with rows that wait, or all have ended.
+    state = jax.lax.while_loop(
+        lambda state: ~jnp.all(state.has_ended),
+        lambda state: with_student(_defer(setup, rule, teacher_params, state)),
+        state,
+    )
     return state.found
 
 
@@ -297,9 +305,9 @@ def _propose(setup, rule, params, state):
     is_active = ~(state.has_ended | state.is_waiting)
     found, batch = state.found, len(state.last)
     place = found.lengths
-    pieces = Pieces.of_rows(place, is_active.astype(jnp.int32), width=1, length=setup.max_length)
+    where = Ragged.of_rows(place, is_active.astype(jnp.int32), width=1, length=setup.max_length)
     logits, student = setup.student.step(
-        params, state.student, state.last[:, None], pieces, jnp.arange(batch)
+        params, state.student, state.last[:, None], where, jnp.arange(batch)
     )
     log_p = numerics.log_probs(logits)
     proposal = jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -334,27 +342,35 @@ def _defer(setup, rule, params, state):
     inputs = jnp.concatenate([first[:, None], found.tokens[:, :-1]], axis=1)
     starts = found.teacher_tokens
     counts = jnp.where(state.is_waiting, found.lengths + 1 - starts, 0)
-    shapes = catch_up.shapes(len(counts), setup.max_length, setup.piece_length)
+    is_packed, length = setup.is_packed, setup.max_length
+    total = catch_up.total(counts, is_packed)
 
-    def reading(shape):
-        def read(teacher):
-            pieces, wanted = shape.cut(starts, counts, setup.max_length)
-            places = jnp.minimum(pieces.places(shape.width), setup.max_length - 1)
-            tokens = jnp.take_along_axis(pieces.of(inputs), places, axis=1)
-            return setup.teacher.step(params, teacher, tokens, pieces, wanted)
+    def read(size, carry):
+        done, computed, chosen, teacher = carry
+        where, wanted, is_through = catch_up.chunk(starts, counts, done, size, length, is_packed)
+        tokens = inputs[where.rows[:, None], jnp.minimum(where.places, length - 1)]
+        logits, teacher = setup.teacher.step(params, teacher, tokens, where, wanted)
+        token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return done + size, computed + tokens.size, jnp.where(is_through, token, chosen), teacher
 
-        return read
-
-    choice = catch_up.cheapest(shapes, counts)
-    logits, teacher = jax.lax.switch(choice, [reading(shape) for shape in shapes], teacher)
-    sizes = jnp.asarray([shape.size for shape in shapes])
-    chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    zero = jnp.zeros((), jnp.int32)
+    carry = zero, found.computed_tokens, jnp.zeros_like(starts), teacher
+    sizes = catch_up.sizes(len(counts), length, is_packed, setup.least_chunk)
+    for size in sizes:
+        # A chunk that would be half empty is left to the smaller ones.
+        least = 0 if size == sizes[-1] else size // 2
+        carry = jax.lax.while_loop(
+            lambda carry, least=least: total - carry[0] > least,
+            functools.partial(read, size),
+            carry,
+        )
+    _, computed, chosen, teacher = carry
     is_deferred = _put(found.is_deferred, True, found.lengths, state.is_waiting)
     found = found.replace(
         is_deferred=is_deferred,
         teacher_tokens=found.teacher_tokens + counts,
         calls=found.calls + 1,
-        computed_tokens=found.computed_tokens + sizes[choice],
+        computed_tokens=computed,
     )
     waited = state.is_waiting
     state = state.replace(found=found, teacher=(first, teacher), is_waiting=jnp.zeros_like(waited))

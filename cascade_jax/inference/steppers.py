@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cascade_jax.models import decoder, families, t5
-from cascade_jax.models.pieces import Pieces
+from cascade_jax.models.ragged import Ragged
 
 
 class Stepper(Protocol):
@@ -38,7 +38,7 @@ class Stepper(Protocol):
         params: Any,
         state: Any,
         tokens: Int[Array, "P K"],
-        pieces: Pieces,
+        where: Ragged,
         wanted: Int[Array, " B"],
     ) -> tuple[Float[Array, "B V"], Any]:
         """Reads tokens; a row goes on where it stopped, and one without tokens stays as it is.
@@ -47,7 +47,7 @@ class Stepper(Protocol):
           params: of the model.
           state: what `start` or the last `step` gave.
           tokens: of place 0 what `start` gave, of place j > 0 the answer's token j - 1.
-          pieces: where they stand.
+          where: they stand.
           wanted: index, among the P * K tokens, of the one after which each row wants logits; those
             of a row without tokens are not looked at.
         """
@@ -73,16 +73,16 @@ class ModelStepper:
         first, cache = families.start_decoding(self.model, params, inputs, max_length)
         return first, (inputs, cache)
 
-    def step(self, params, state, tokens, pieces, wanted):
+    def step(self, params, state, tokens, where, wanted):
         """As in `Stepper`."""
         inputs, cache = state
         logits, updated = self.model.apply(
             {"params": params, "cache": cache},
             tokens,
             inputs,
-            pieces,
+            where,
             wanted,
-            method="decode_pieces",
+            method="decode_ragged",
             mutable=["cache"],
         )
         return logits, (inputs, updated["cache"])
@@ -110,13 +110,13 @@ class ApplyStepper:
         first = jnp.full((batch,), self.first_id, jnp.int32)
         return first, (inputs, jnp.zeros((batch, max_length), jnp.int32))
 
-    def step(self, params, state, tokens, pieces, wanted):
+    def step(self, params, state, tokens, where, wanted):
         """As in `Stepper`."""
         inputs, read = state
-        sources = pieces.sources
+        sources = where.sources
         read = jnp.where(sources >= 0, tokens.reshape(-1)[jnp.maximum(sources, 0)], read)
         logits = self.apply(params, inputs, read)
-        place = pieces.places(tokens.shape[1]).reshape(-1)[wanted]
+        place = where.places.reshape(-1)[wanted]
         place = jnp.clip(place, 0, read.shape[1] - 1)
         return jnp.take_along_axis(logits, place[:, None, None], axis=1)[:, 0], (inputs, read)
 

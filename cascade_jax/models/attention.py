@@ -18,7 +18,7 @@ from cascade_jax import axes
 from cascade_jax.models.blocks import over_queries
 from cascade_jax.models.config import DecoderConfig, RopeScaling
 from cascade_jax.models.layers import Dense, RMSNorm, empty_cache, keys_last
-from cascade_jax.models.pieces import Pieces
+from cascade_jax.models.ragged import Ragged
 
 _MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
 
@@ -159,7 +159,7 @@ class GroupedAttention(nn.Module):
         kind: Kind,
         query_places: Places,
         key_places: Places,
-        slot: Int[Array, ""] | Pieces | None,
+        slot: Int[Array, ""] | Ragged | None,
     ) -> Float[Array, "B Q D"]:
         """Attends from x.
 
@@ -168,8 +168,8 @@ class GroupedAttention(nn.Module):
           kind: of this layer.
           query_places: of x.
           key_places: of x too (slot None), else of all places of the cache.
-          slot: first place of the cache that the keys and values of x go to, or the pieces that x
-            is made of; None for no cache.
+          slot: first place of the cache that the keys and values of x go to, or where each row's
+            tokens stand; None for no cache.
         """
         config = self.config
         query = self._heads("query", x, config.num_heads)
@@ -184,6 +184,8 @@ class GroupedAttention(nn.Module):
             length = key_places.positions.shape[1]
             key = self._cached("cached_key", key, slot, length)
             value = self._cached("cached_value", value, slot, length)
+        if isinstance(slot, Ragged):
+            query, query_places = jax.tree.map(slot.by_row, (query, query_places))
         found = attend(
             query,
             key,
@@ -195,6 +197,8 @@ class GroupedAttention(nn.Module):
             soft_cap=config.attention_soft_cap,
             chunk=config.query_chunk,
         )
+        if isinstance(slot, Ragged):
+            found = slot.by_token(found)
         joined = found.reshape(*found.shape[:2], config.num_heads * config.head_dim)
         return Dense(
             x.shape[-1],
@@ -228,8 +232,8 @@ class GroupedAttention(nn.Module):
     def _cached(self, name: str, new: Any, slot: Any, length: int) -> Any:
         """All cached keys (or values) after those of x have been put in."""
         variable = self.variable("cache", name, empty_cache, new, length)
-        if isinstance(slot, Pieces):
+        if isinstance(slot, Ragged):
             variable.value = slot.put(variable.value, new)
-            return slot.of(variable.value)
+            return variable.value
         variable.value = jax.lax.dynamic_update_slice_in_dim(variable.value, new, slot, axis=-1)
         return variable.value

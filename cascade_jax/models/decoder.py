@@ -18,7 +18,7 @@ from cascade_jax.batch import PAD_ID
 from cascade_jax.models.attention import GroupedAttention, Kind, Places, kind_of
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.models.layers import MLP, Dense, RMSNorm, residual_constraint
-from cascade_jax.models.pieces import Pieces
+from cascade_jax.models.ragged import Ragged
 from cascade_jax.models.stack import layer_stack, run_layers
 from cascade_jax.unembedding import Unembedding
 
@@ -35,7 +35,7 @@ class Layer(nn.Module):
         kind: Kind,
         query_places: Places,
         key_places: Places,
-        slot: Int[Array, ""] | Pieces | None,
+        slot: Int[Array, ""] | Ragged | None,
         deterministic: bool,
     ) -> tuple[Float[Array, "B Q D"], None]:
         """Returns the new residual stream, and None as `nn.scan` wants a second output."""
@@ -210,11 +210,11 @@ class Decoder(nn.Module):
         self.put_variable("cache", "is_readable", is_readable)
         return self.unembed(hidden)
 
-    def decode_pieces(
+    def decode_ragged(
         self,
         tokens: Int[Array, "P K"],
         inputs: Int[Array, "B S"],
-        pieces: Pieces,
+        where: Ragged,
         wanted: Int[Array, " B"],
     ) -> Float[Array, "B V"]:
         """Logits after some more tokens of every row; apply with the cache, `mutable=["cache"]`.
@@ -224,13 +224,13 @@ class Decoder(nn.Module):
         Args:
           tokens: of place 0 what `start_decoding` gave, then the tokens chosen.
           inputs: as given to `start_decoding`.
-          pieces: where the tokens stand.
+          where: the tokens stand.
           wanted: index, among the P * K tokens, of that whose logits each row asks for.
         """
         lengths = self.get_variable("cache", "lengths")
         first = inputs.shape[1] + 1  # place of the first answer token in the cache
         order = jnp.broadcast_to(
-            jnp.arange(first + pieces.length), (len(lengths), first + pieces.length)
+            jnp.arange(first + where.length), (len(lengths), first + where.length)
         )
         positions = jnp.where(order < first, order, lengths[:, None] - 1 + order - first)
         # A token never looks ahead, so that of the answer's places it sees those alone that are
@@ -238,14 +238,14 @@ class Decoder(nn.Module):
         is_readable = (order < lengths[:, None] - 1) | (order >= first)
         both_ways = (order < lengths[:, None]) & self.config.bidirectional_prefix
         key = Places(positions, jnp.ones_like(order), both_ways, is_readable)
-        places = pieces.places(tokens.shape[1])
+        places = where.places
         query = Places(
-            pieces.of(lengths)[:, None] - 1 + places,
+            lengths[where.rows][:, None] - 1 + places,
             jnp.ones_like(places),
             (places == 0) & self.config.bidirectional_prefix,
             jnp.ones(places.shape, bool),
         )
-        hidden = self._run(tokens, query, jax.tree.map(pieces.of, key), pieces, True)
+        hidden = self._run(tokens, query, key, where, True)
         return self.unembed(hidden.reshape(-1, 1, hidden.shape[-1])[wanted])[:, 0]
 
     def _run(self, tokens, query_places, key_places, slot, deterministic):

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cascade_jax import axes
 from cascade_jax.models.blocks import over_queries
 from cascade_jax.models.config import T5Config
-from cascade_jax.models.pieces import Pieces
+from cascade_jax.models.ragged import Ragged
 
 _MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
 _ACTIVATIONS = {
@@ -236,7 +236,7 @@ class Attention(nn.Module):
         source: Float[Array, "B T D"] | None,
         mask: Bool[Array, "#B 1 #Q S"],
         bias: Float[Array, "#B H #Q S"] | None,
-        position: Int[Array, ""] | Pieces | None,
+        position: Int[Array, ""] | Ragged | None,
         deterministic: bool,
     ) -> Float[Array, "B Q D"]:
         """Attends from x.
@@ -248,7 +248,7 @@ class Attention(nn.Module):
           bias: added to the logits.
           position: of decoding with a cache: None computes keys and values from `source` alone;
             else `x is source` (self-attention) adds one key at this position to the cache, or the
-            keys of pieces where they belong.
+            keys of ragged tokens where they belong; mask and bias are then by row.
           deterministic: True switches dropout off.
         """
         config = self.config
@@ -259,14 +259,16 @@ class Attention(nn.Module):
             key, value = self._cache_new(x, position, mask.shape[-1])
         else:
             key, value = self._cache_all(source)
-        if isinstance(position, Pieces):
-            key, value = position.of(key), position.of(value)
+        if isinstance(position, Ragged):
+            query = position.by_row(query)
         if config.dropout_rate and not deterministic:
             # Dropout of the weights takes the same keys from all queries of a head, so it might as
             # well take the values, which are fewer.
             ones = jnp.ones((*key.shape[:2], 1, key.shape[-1]), config.dtype)
             value = value * nn.Dropout(config.dropout_rate)(ones, deterministic=False)
         joined = _attend(query, key, value, mask, bias, config.query_chunk)
+        if isinstance(position, Ragged):
+            joined = position.by_token(joined)
         joined = joined.reshape(*joined.shape[:2], config.num_heads * config.head_dim)
         out = Dense(x.shape[-1], (axes.JOINED_HEADS, axes.EMBED), config.dtype, _fan_in, name="out")
         return out(joined)
@@ -296,7 +298,7 @@ class Attention(nn.Module):
         ]
         if exists:  # the call that creates the cache adds nothing to it
             for variable, new in zip(cached, (key, value), strict=True):
-                if isinstance(position, Pieces):
+                if isinstance(position, Ragged):
                     variable.value = position.put(variable.value, new)
                     continue
                 variable.value = jax.lax.dynamic_update_slice_in_dim(

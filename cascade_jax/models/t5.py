@@ -25,7 +25,7 @@ from cascade_jax.models.layers import (
     RMSNorm,
     residual_constraint,
 )
-from cascade_jax.models.pieces import Pieces, causal_mask
+from cascade_jax.models.ragged import Ragged, causal_mask
 from cascade_jax.models.stack import layer_stack, run_layers
 from cascade_jax.unembedding import Unembedding
 
@@ -67,7 +67,7 @@ class DecoderLayer(nn.Module):
         self_mask: Bool[Array, "#B 1 L T"],
         cross_mask: Bool[Array, "B 1 #L S"],
         bias: Float[Array, "#B H L T"],
-        position: Int[Array, ""] | Pieces | None,
+        position: Int[Array, ""] | Ragged | None,
         deterministic: bool,
     ) -> tuple[Float[Array, "B L D"], None]:
         """Returns the new residual stream, and None as `nn.scan` wants a second output."""
@@ -132,14 +132,14 @@ class Decoder(nn.Module):
         encoded: Float[Array, "B S D"] | None,
         self_mask: Bool[Array, "#B 1 L T"],
         cross_mask: Bool[Array, "B 1 #L S"],
-        position: Int[Array, ""] | Pieces | None,
+        position: Int[Array, ""] | Ragged | None,
         deterministic: bool,
     ) -> Float[Array, "B L D"]:
         """`position` says where x stands when decoding with a cache, and is None otherwise."""
         keys = jnp.arange(self_mask.shape[-1])
-        if isinstance(position, Pieces):
-            places = position.places(x.shape[1])
-            bias = self.relpos_bias(places.reshape(-1), keys)[0]  # [H, P * K, T]
+        if isinstance(position, Ragged):
+            places = position.places_by_row
+            bias = self.relpos_bias(places.reshape(-1), keys)[0]  # [H, B * W, T]
             bias = bias.reshape(-1, *places.shape, keys.size).swapaxes(0, 1)
         else:
             bias = self.relpos_bias(keys if position is None else position[None], keys)
@@ -307,11 +307,11 @@ class T5(nn.Module):
         self.put_variable("cache", "readable", readable)
         return self.unembed(hidden)
 
-    def decode_pieces(
+    def decode_ragged(
         self,
         tokens: Int[Array, "P K"],
         inputs: Int[Array, "B S"],
-        pieces: Pieces,
+        where: Ragged,
         wanted: Int[Array, " B"],
     ) -> Float[Array, "B V"]:
         """Logits after some more tokens of every row; apply with the cache, `mutable=["cache"]`.
@@ -321,13 +321,12 @@ class T5(nn.Module):
         Args:
           tokens: decoder inputs: 0 at place 0, then the tokens chosen.
           inputs: the encoder's tokens, which say what is padding.
-          pieces: where the tokens stand.
+          where: the tokens stand.
           wanted: index, among the P * K tokens, of that whose logits each row asks for.
         """
-        self_mask = causal_mask(pieces, tokens.shape[1])
-        cross_mask = pieces.of(inputs != PAD_ID)[:, None, None, :]
+        cross_mask = (inputs != PAD_ID)[:, None, None, :]
         x = self.token_embedder(tokens)
-        hidden = self.decoder(x, None, self_mask, cross_mask, pieces, True)
+        hidden = self.decoder(x, None, causal_mask(where), cross_mask, where, True)
         return self.unembed(hidden.reshape(-1, 1, hidden.shape[-1])[wanted])[:, 0]
 
     def _decode(self, tokens, encoded, inputs, position, readable):

@@ -195,6 +195,19 @@ def test_baselines_are_ordered_as_they_must_be(table, tmp_path):
     assert run["baselines"]["whole_answers"]["cost"] == pytest.approx(run["test"]["cost"])
 
 
+def test_so_many_examples_of_each_task_and_table(table, tmp_path):
+    test = write_records(tmp_path / "test.parquet", 100, 5, "test", start=N)
+    source = answer_pool.RecordsSource(table, test, limit=30)
+    pool = source.open()
+    assert [pool.ids[i] for i in (0, 59, 60, 119)] == [
+        "validation/0", "validation/59", "test/0", "test/59"
+    ]  # fmt: skip
+    assert len(pool.ids) == 120 and pool.test_rows.tolist() == list(range(60, 120))
+    assert len(answer_pool.RecordsSource(table, tasks=["easy"], limit=7).open().ids) == 7
+    with pytest.raises(ValueError, match="limit is 0; must be at least 1"):
+        answer_pool.RecordsSource(table, limit=0)
+
+
 def test_another_table_to_test_on(table, tmp_path):
     test = write_records(tmp_path / "test.parquet", 100, 5, "test", start=N)
     source = answer_pool.RecordsSource(table, test)
@@ -236,6 +249,7 @@ REFUSED = {
     "alpha": ({"alphas": [0.1, 1.2]}, r"limit must be strictly between 0.0 and 1.0, got 1.2"),
     "nan": ({"alphas": [math.nan]}, "limit must be strictly between .*, got nan"),
     "alphas": ({"alphas": 0.1}, "alphas are 0.1; must be a list of different numbers"),
+    "none": ({"alphas": []}, "must be a list of different numbers"),
     "twice": ({"alphas": [0.1, 0.1]}, "must be a list of different numbers"),
     "grid": ({"grid_size": 1}, "grid_size is 1; must be at least 2: one threshold leaves nothing"),
     "iterations": ({"search": "bayesian", "iterations": 99}, "with 60 thresholds to choose"),

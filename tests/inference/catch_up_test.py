@@ -1,36 +1,48 @@
-"""Shapes for what rows have to read: all of it fits, and the smallest is taken."""
+"""Chunks of what rows have to read: every token is read once, and in order."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cascade_jax.inference import catch_up
 
 
-@pytest.mark.parametrize("width", [None, 1, 4, 7])
-@pytest.mark.parametrize("rows, length", [(1, 1), (1, 12), (5, 12)])
-def test_the_smallest_shape_that_holds_everything_is_taken(rows, length, width):
-    allowed = catch_up.shapes(rows, length, width)
-    assert len({each.size for each in allowed[1:]}) == len(allowed) - 1
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize("rows, length", [(1, 1), (1, 12), (5, 12), (40, 7)])
+def test_chunks_have_every_token_once_and_in_order(rows, length, is_packed):
     rng = np.random.default_rng(0)
     cases = [np.full(rows, length), np.ones(rows, int), np.eye(1, rows, dtype=int)[0] * length]
     cases += [rng.integers(0, most + 1, rows) for most in rng.integers(1, length + 1, 3)]
     for counts in cases:
-        taken = int(catch_up.cheapest(allowed, counts))
-        pieces, last = allowed[taken].cut(np.zeros(rows, int), counts, length)
-        # Nothing is left out: the pieces hold as many tokens as there are.
-        assert int(pieces.counts.sum()) == counts.sum()
-        assert int((pieces.sources >= 0).sum()) == counts.sum()
-        for row in np.flatnonzero(counts):
-            assert last[row] == pieces.sources[row, counts[row] - 1]
-        # No smaller shape would do.
-        for each in allowed:
-            if each.size < allowed[taken].size:
-                room = each.cut(np.zeros(rows, int), counts, length)[0].counts.sum()
-                assert room < counts.sum() or counts.max() > each.width and each.number is None
+        starts = rng.integers(0, length - counts + 1)
+        whole = int(catch_up.total(jnp.asarray(counts), is_packed))
+        assert whole == (counts.sum() if is_packed else counts.max())
+        for size in catch_up.sizes(rows, length, is_packed):
+            read = [[] for _ in range(rows)]
+            through = np.zeros(rows, int)
+            for done in range(0, whole, size):
+                given = map(jnp.asarray, (starts, counts, done))
+                where, last, is_through = catch_up.chunk(*given, size, length, is_packed)
+                sources, places = np.asarray(where.sources), np.asarray(where.places)
+                assert places.size == (size if is_packed else size * rows)
+                for row in range(rows):
+                    found = np.flatnonzero(sources[row] >= 0)
+                    read[row] += found.tolist()
+                    np.testing.assert_array_equal(places.reshape(-1)[sources[row, found]], found)
+                    if is_through[row]:
+                        through[row] += 1
+                        assert sources[row, starts[row] + counts[row] - 1] == last[row]
+                        assert len(read[row]) == counts[row]
+            for row in range(rows):
+                assert read[row] == list(range(starts[row], starts[row] + counts[row]))
+            np.testing.assert_array_equal(through, counts > 0)
 
 
-def test_few_tokens_share_a_shape_and_larger_ones_double():
-    sizes = [shape.size for shape in catch_up.shapes(16, 32, 4)]
-    assert sizes == [16, 16, 32, 64, 128, 256, 512]
-    assert [shape.size for shape in catch_up.shapes(1, 12, 4)] == [1, 12]
-    assert [shape.size for shape in catch_up.shapes(2, 12, None)] == [2, 4, 8, 16, 24]
+def test_the_smallest_chunk_is_a_token_of_each_row_unless_more_cost_no_more():
+    assert catch_up.sizes(64, 32, True) == [1024, 256, 64]
+    assert catch_up.sizes(16, 32, True, least=16) == [256, 64, 16]
+    assert catch_up.sizes(16, 32, True, least=256) == [512, 256]
+    assert catch_up.sizes(1, 32, True, least=16) == [32, 16]
+    assert catch_up.sizes(1, 12, True, least=16) == [12]
+    assert catch_up.sizes(16, 32, False) == [16, 4, 1]
+    assert catch_up.sizes(16, 32, False, least=256) == [32, 16]

@@ -12,7 +12,7 @@ from cascade_jax.inference import rank
 from cascade_jax.models import families, flops
 from cascade_jax.models.config import DecoderConfig, T5Config
 from cascade_jax.models.flops import flops_per_token, parameter_count
-from cascade_jax.models.pieces import Pieces
+from cascade_jax.models.ragged import Ragged
 from cascade_jax.models.t5 import parameter_shapes
 
 CONFIG = T5Config(
@@ -144,22 +144,22 @@ def test_flops_of_decoding_are_the_matmuls_of_its_steps(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_flops_of_live_decoding_are_the_matmuls_of_its_pieces(name):
+def test_flops_of_live_decoding_are_the_matmuls_of_its_steps(name):
     config, places, width = MODELS[name], 4, 3
     model, params = families.build(config), _params(MODELS[name])
     inputs = jnp.ones((BATCH, INPUTS), jnp.int32)
     _, cache = families.start_decoding(model, params, inputs, places)
     ones = jnp.ones((BATCH,), jnp.int32)
-    pieces = Pieces.of_rows(ones, ones * width, width=width, length=places)
+    where = Ragged.of_rows(ones, ones * width, width=width, length=places)
 
     def step(params, cache, tokens):
         return model.apply(
             {"params": params, "cache": cache},
             tokens,
             inputs,
-            pieces,
+            where,
             jnp.arange(BATCH) * width + width - 1,
-            method="decode_pieces",
+            method="decode_ragged",
             mutable=["cache"],
         )
 

@@ -20,7 +20,7 @@ import tensorstore
 from tests import tiny_demo
 
 ROOT = Path(__file__).parents[2]
-STEPS, CHECKPOINT_EVERY = 160, 10
+STEPS, CHECKPOINT_EVERY = 120, 10
 GIN = tiny_demo.gin_text(
     """\
 ONLY = ["teacher", "cat_dist"]
