@@ -236,9 +236,10 @@ def _repeat(config: CalibrateConfig, pool: Pool, number: int, objective: str) ->
     tested: set = set()
     for proposal in proposals.values():
         while (wanted := learn_then_test.next_to_test(proposal, second)) is not None:
-            # Twice as many each time: few answers would leave batches empty.
+            # More each time: few answers would leave batches empty.
             start = proposal.to_test.index(wanted)
-            tested.update(proposal.to_test[start : 2 * start + _FIRST_TESTED])
+            end = start + max(_FIRST_TESTED, start // 2)
+            tested.update(proposal.to_test[start:end])
             second = measured("second", [each for each in tried if each in tested])
     found = {alpha: learn_then_test.decide(proposals[alpha], second) for alpha in proposals}
     return Repeat(splits, searched, second.thresholds, found)

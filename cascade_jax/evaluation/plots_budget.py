@@ -263,13 +263,19 @@ def _label_places(
     axes.set_xticks(list(texts), list(texts.values()))
 
 
+_MANY = 60  # configurations whose marks would hide each other
+
+
 def _add_splits(
     axes: Axes,
     x: Float[np.ndarray, " C"],
     accepted: Bool[np.ndarray, " C"],
     values: Sequence[tuple[float, float]],
 ) -> None:
-    """A line for each split, and the accepted configurations shaded up to midway to the others."""
+    """A line for each split, and the accepted configurations shaded up to midway to the others.
+
+    Lines have gaps where nothing was measured.
+    """
     edges = np.concatenate([x[:1], (x[1:] + x[:-1]) / 2, x[-1:]])
     changes = np.flatnonzero(np.diff(np.concatenate([[False], accepted, [False]]).astype(int)))
     for start, end in zip(changes[::2], changes[1::2], strict=True):
@@ -277,10 +283,10 @@ def _add_splits(
     looks = ((_CASCADE, "o", "-"), (_SECOND, "s", "--"))
     for split, (color, marker, dash) in enumerate(looks):
         y = np.array([pair[split] for pair in values])
-        known = np.isfinite(y)
         face = color if split == 0 else "white"
         line = {"color": color, "marker": marker, "linestyle": dash, "markerfacecolor": face}
-        axes.plot(x[known], y[known], linewidth=1.3, ms=4.5, zorder=3 + split, **line)
+        size = 4.5 if len(x) <= _MANY else 2.2
+        axes.plot(x, y, linewidth=1.3, ms=size, mew=size / 4.5, zorder=3 + split, **line)
 
 
 def _threshold_handles(alpha: float, has_chosen: bool, has_accepted: bool) -> list[Line2D | Patch]:
