@@ -66,6 +66,12 @@ DECODER_PAIR = (
 )  # fmt: skip
 PAIRS = {"t5": T5_PAIR, "decoder": DECODER_PAIR}
 LIMIT_AT_A_TENTH = 0.5
+HEAD = (
+    "pair", "batch", "deferred", "large model alone, an answer", "live, an answer", "live / alone",
+    "lock-step / alone", "calls", "calls in lock-step", "student's steps",
+    "parameters read / alone", "large model's FLOPs / alone", "computed / read tokens",
+    "FLOPs as called",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +119,12 @@ def timed(run) -> float:
     return time.perf_counter() - started
 
 
+def temporary(fn, *arguments) -> float:
+    """MB that a program holds besides arguments and results, by the compiler; caches are in it."""
+    memory = jax.jit(fn).lower(*arguments).compile().memory_analysis()
+    return memory.temp_size_in_bytes / 1e6
+
+
 def measure(pair: str, batch: int, options: argparse.Namespace) -> bool:
     """Prints the rows of a batch size; whether they are within the limits."""
     small, large = PAIRS[pair]
@@ -136,6 +148,11 @@ def measure(pair: str, batch: int, options: argparse.Namespace) -> bool:
     alone = functools.partial(alone_fn, params[1], inputs)
     jax.block_until_ready(alone())
     own = live(*params, inputs, np.inf)
+    held = temporary(alone_fn, params[1], inputs), temporary(live, *params, inputs, np.float32(1))
+    print(
+        f"{pair}, batch {batch}: temporary memory {held[0]:.0f} MB alone, {held[1]:.0f} MB live\n"
+    )
+    print("| " + " | ".join(HEAD) + " |\n|" + " --- |" * len(HEAD), flush=True)
     is_good = True
     for rate in options.rates:
         limit = threshold_for(rate, own)
@@ -189,11 +206,6 @@ def main() -> int:
     for pair in options.pairs:
         counts = [flops.parameters(config).total / 1e6 for config in PAIRS[pair]]
         print(f"{pair}: {counts[0]:.0f} M parameters and {counts[1]:.0f} M")
-    head = ["pair", "batch", "deferred", "large model alone, an answer", "live, an answer",
-            "live / alone", "lock-step / alone", "calls", "calls in lock-step", "student's steps",
-            "parameters read / alone", "large model's FLOPs / alone", "computed / read tokens",
-            "FLOPs as called"]  # fmt: skip
-    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head), flush=True)
     good = [measure(pair, batch, options) for pair in options.pairs for batch in options.batches]
     return 0 if all(good) else 1
 
