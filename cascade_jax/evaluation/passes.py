@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from cascade_jax.deferral.search import Search
 from cascade_jax.evaluation.calibration_pool import Evaluation, Thresholds
+from cascade_jax.parallel import hosts
 
 Evaluate = Callable[..., Evaluation]  # `Pool.evaluate`
 
@@ -98,7 +99,8 @@ def run_search(
       metric: of quality.
     """
     passes = Passes(evaluate, search.candidates, rows)
-    bar = tqdm.tqdm(total=len(search.candidates), desc="searches", unit="threshold", leave=False)
+    shown = {"desc": "searches", "leave": False, "disable": not hosts.is_first()}
+    bar = tqdm.tqdm(total=len(search.candidates), unit="threshold", **shown)
     while (wanted := search.ask(passes.cost)) is not None:
         cost = passes.cost
         for index in passes.run(search.candidates.index(wanted)):

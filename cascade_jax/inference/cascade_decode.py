@@ -138,15 +138,17 @@ def make_cascade_decode_fn(
     _check(setup, eos_id, uncertainty, waiting_share)
     jitted = _jitted(setup)
 
-    def cascade_decode_fn(student_params, teacher_params, inputs, thresholds):
-        rule = _Rule(
-            limits=_limits(thresholds, len(inputs), max_length),
-            uncertainty=jnp.asarray(UNCERTAINTIES.index(uncertainty), jnp.int32),
-            eos_id=jnp.asarray(eos_id, jnp.int32),
-            waiting_share=jnp.asarray(waiting_share, jnp.float32),
-        )
-        return jitted(rule, student_params, teacher_params, inputs)
+    numbers = np.int32(UNCERTAINTIES.index(uncertainty)), np.int32(eos_id)
 
+    def arguments(student_params, teacher_params, inputs, thresholds):
+        limits = _limits(thresholds, len(inputs), max_length)
+        rule = _Rule(limits, *numbers, np.float32(waiting_share))
+        return rule, student_params, teacher_params, inputs
+
+    def cascade_decode_fn(student_params, teacher_params, inputs, thresholds):
+        return jitted(*arguments(student_params, teacher_params, inputs, thresholds))
+
+    cascade_decode_fn.lower = lambda *args: jitted.lower(*arguments(*args))
     return cascade_decode_fn
 
 

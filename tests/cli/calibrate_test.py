@@ -281,7 +281,7 @@ def test_answers_taken_from_other_thresholds_are_those_that_decoding_gives(
         taken = pool.evaluate(given, ROWS)
         anew += pool.decoded - before
         own = np.broadcast_to(np.float32(given), (48, blocks))
-        whole = pool._decode_rows("log_prob", own, ROWS, "")
+        ((_, whole),) = pool._decode_rows("log_prob", own, ROWS, "")
         assert_same(taken, whole)
         if given[0] == np.inf:
             assert not whole.is_deferred.any()
@@ -310,7 +310,8 @@ def test_a_whole_grid_is_decoded_at_thresholds_of_each_examples_own(fresh_pool, 
     assert decoded - 48 <= different.sum() < 60 * 48 / 4  # 48 were at an infinite threshold
     for thresholds, found in list(zip(grid, evaluated, strict=True))[::11]:
         own = np.broadcast_to(np.float32(thresholds), (48, 1))
-        assert_same(found, pool._decode_rows("log_prob", own, ROWS, ""))
+        ((_, whole),) = pool._decode_rows("log_prob", own, ROWS, "")
+        assert_same(found, whole)
     again = fresh_pool(tmp_path / "grid")
     for one, other in zip(evaluate_all(again.evaluate, grid, ROWS), evaluated, strict=True):
         assert_same(one, other)
