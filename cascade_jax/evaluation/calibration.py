@@ -209,14 +209,15 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     ) as watch:
         pool = config.open(watch.before_batch)
         hosts.agree("data or checkpoints", pool.fingerprints)
-        objective = config.counted
-        repeats = []
+        repeats, objective = [], config.counted
         shown = {"desc": "calibrates", "unit": "repeat", "disable": not hosts.is_first()}
-        for number in tqdm.trange(config.repeats, **shown):
-            watch.before("a repeat")
-            repeats.append(_repeat(config, pool, number, objective))
-            if number == 0 and hosts.is_first():
-                _write_certificates(config, pool, repeats[0], objective)
+        with tqdm.tqdm(total=config.repeats, **shown) as bar:
+            for number in range(config.repeats):
+                watch.before("a repeat")
+                repeats.append(_repeat(config, pool, number, objective))
+                if number == 0 and hosts.is_first():
+                    _write_certificates(config, pool, repeats[0], objective)
+                bar.update()
         watch.before("a summary")
         result = budget.describe(config, pool, repeats, objective)
         if hosts.is_first():

@@ -100,14 +100,13 @@ def run_search(
     """
     passes = Passes(evaluate, search.candidates, rows)
     shown = {"desc": "searches", "leave": False, "disable": not hosts.is_first()}
-    bar = tqdm.tqdm(total=len(search.candidates), unit="threshold", **shown)
-    while (wanted := search.ask(passes.cost)) is not None:
-        cost = passes.cost
-        for index in passes.run(search.candidates.index(wanted)):
-            thresholds = search.candidates[index]
-            found = evaluate(thresholds, rows)
-            loss = 1.0 - np.mean(found.quality[metric])
-            search.tell(thresholds, (np.mean(found.cost), loss), cost)
-            bar.update()
-            cost = 0.0
-    bar.close()
+    with tqdm.tqdm(total=len(search.candidates), unit="threshold", **shown) as bar:
+        while (wanted := search.ask(passes.cost)) is not None:
+            cost = passes.cost
+            for index in passes.run(search.candidates.index(wanted)):
+                thresholds = search.candidates[index]
+                found = evaluate(thresholds, rows)
+                loss = 1.0 - np.mean(found.quality[metric])
+                search.tell(thresholds, (np.mean(found.cost), loss), cost)
+                bar.update()
+                cost = 0.0

@@ -90,12 +90,17 @@ def numbers(text: str) -> tuple[list[float], str]:
     return found, json.dumps(json.loads(text, parse_float=taken, parse_int=taken))
 
 
+def text_of(file: Path) -> str:
+    """Its text without the experiment's folder."""
+    return file.read_text().replace(str(file.parents[2]), "")
+
+
 def same_results(one: Path, two: Path) -> None:
     """Equal certificates and budget.json, up to rounding."""
     names = [sorted(file.name for file in folder.glob("*.*")) for folder in (one, two)]
     assert names[0] == names[1]
     for name in ("budget.json", "certificate_0.5.json", "certificate_0.7.json"):
-        mine, theirs = (numbers((folder / name).read_text()) for folder in (one, two))
+        mine, theirs = (numbers(text_of(folder / name)) for folder in (one, two))
         assert mine[1] == theirs[1], name
         np.testing.assert_allclose(mine[0], theirs[0], rtol=1e-5, err_msg=name)
 
@@ -193,7 +198,7 @@ def test_records_with_a_policy_and_a_calibration_of_them(pair, tmp_path):
 @pytest.mark.slow
 def test_sigterm_on_one_host_stops_both_and_the_same_command_goes_on(pair, tmp_path):
     one, two = (copied(pair, tmp_path / name) for name in ("one", "two"))
-    settings = {"REPEATS": 4, "GRID_SIZE": 20}
+    settings = {"REPEATS": 3, "GRID_SIZE": 20}
     command = together(pair, two, **settings)
     results = two / "calibration" / "xent"
     command.when(lambda: [*(results / "decodings").glob("*.npz")])
@@ -211,6 +216,20 @@ def test_sigterm_on_one_host_stops_both_and_the_same_command_goes_on(pair, tmp_p
         for folder in (one / "calibration" / "xent", results)
     ]
     assert counts[0] == counts[1]
+
+
+@pytest.mark.slow
+def test_a_host_that_hangs_ends_the_other(pair, tmp_path):
+    folder = copied(pair, tmp_path / "two")
+    command = together(pair, folder, REPEATS=3, GRID_SIZE=20, HANG_SECONDS=8.0)
+    try:
+        command.when(lambda: [*folder.glob("calibration/xent/decodings/*.npz")])
+        status, line = processes.stopped_in_hang(command, 1, 25)
+    finally:
+        command.kill()
+    assert status == hosts.LOST_STATUS, command.texts()[0]
+    assert line.startswith("cascade-jax calibrate: no progress for ")
+    assert "this or another host hangs" in line and "what is decoded is kept" in line
 
 
 @pytest.mark.slow
