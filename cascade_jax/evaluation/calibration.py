@@ -213,7 +213,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
         shown = {"desc": "calibrates", "unit": "repeat", "disable": not hosts.is_first()}
         with tqdm.tqdm(total=config.repeats, **shown) as bar:
             for number in range(config.repeats):
-                watch.before("a repeat")
+                watch.before("a repeat", may_compile=number == 0)  # models are loaded, too
                 repeats.append(_repeat(config, pool, number, objective))
                 if number == 0 and hosts.is_first():
                     _write_certificates(config, pool, repeats[0], objective)

@@ -143,9 +143,11 @@ class LivePool:
             self.test_rows = np.arange(len(examples), len(examples) + len(tested))
             examples = examples + tested
         decoding = dict.fromkeys(mixture.tasks, GREEDY)
-        self._questions = answers.Questions(
-            examples, mixture, source.data, mesh, decoding, before_batch
-        )
+
+        def before(is_first: bool) -> None:
+            before_batch(is_first and not self.decoded)  # one program answers all
+
+        self._questions = answers.Questions(examples, mixture, source.data, mesh, decoding, before)
         self.name = self._student.name
         self.ids = [example.example_id for example in examples]
         self.texts = [example.inputs_text for example in examples]
