@@ -234,16 +234,18 @@ def test_a_host_that_hangs_ends_the_other(pair, tmp_path):
 
 
 @pytest.mark.slow
-def test_hosts_that_do_not_share_a_folder_are_refused(pair, tmp_path, repository):
+def test_one_host_writes_and_hosts_that_do_not_share_its_folder_are_refused(
+    pair, tmp_path, repository
+):
     roots = [tmp_path / name for name in ("a", "b")]
     for root in roots:
         copied(pair, root / "runs")
         for name in ("cascade_jax", "tasks", "gin"):
             (root / name).symlink_to(repository / name)
-    whole = copied(pair, tmp_path / "whole")
-    alone(pair, whole)
-    shutil.copytree(whole / "calibration", roots[0] / "runs" / "calibration")
     argv = arguments(Path("runs"), {})
+    processes.Command(pair, tmp_path / "log", 2, argv, "calibrate", roots).finish()
+    results = [root / "runs" / "calibration" for root in roots]
+    assert (results[0] / "xent" / "budget.png").exists() and not results[1].exists()
     command = processes.Command(pair, tmp_path / "log", 2, argv, "calibrate", roots)
     assert command.wait() == [2, 2], "\n".join(command.texts())
     place = "runs/calibration/xent/decodings, which must be one folder for all of them"
