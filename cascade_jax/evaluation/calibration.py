@@ -198,7 +198,9 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
         sources raise; hosts that have different configs, code, data, checkpoints or answers.
       hosts.Stopped: asked to; what is decoded is kept.
     """
-    hosts.agree("configs", identity.of_config(config))
+    described = identity.of_config(config)
+    described.pop("records")  # a learned score holds arrays; what it is of is compared below
+    hosts.agree("configs", described)
     hosts.agree("versions of the code", identity.of_code())
     tested = config.num_candidates if config.search == GRID else config.iterations
     for alpha in config.alphas:
@@ -208,7 +210,8 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
         "calibrate", config.hang_seconds, config.output_dir, lambda: kept, "the rest"
     ) as watch:
         pool = config.open(watch.before_batch)
-        hosts.agree("data or checkpoints", pool.fingerprints)
+        facts = pool.fingerprints | {"score": pool.uncertainty, "examples": len(pool.ids)}
+        hosts.agree("data or checkpoints", facts)
         repeats, objective = [], config.counted
         shown = {"desc": "calibrates", "unit": "repeat", "disable": not hosts.is_first()}
         with tqdm.tqdm(total=config.repeats, **shown) as bar:
