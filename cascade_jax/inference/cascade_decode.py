@@ -137,13 +137,11 @@ def make_cascade_decode_fn(
     setup = _Setup(*models, max_length, is_packed, _least_chunk(least_chunk))
     _check(setup, eos_id, uncertainty, waiting_share)
     jitted = _jitted(setup)
-
-    numbers = np.int32(UNCERTAINTIES.index(uncertainty)), np.int32(eos_id)
+    rest = np.int32(UNCERTAINTIES.index(uncertainty)), np.int32(eos_id), np.float32(waiting_share)
 
     def arguments(student_params, teacher_params, inputs, thresholds):
         limits = _limits(thresholds, len(inputs), max_length)
-        rule = _Rule(limits, *numbers, np.float32(waiting_share))
-        return rule, student_params, teacher_params, inputs
+        return _Rule(limits, *rest), student_params, teacher_params, inputs
 
     def cascade_decode_fn(student_params, teacher_params, inputs, thresholds):
         return jitted(*arguments(student_params, teacher_params, inputs, thresholds))
