@@ -2,20 +2,24 @@
 
 HELP = """\
 Finds thresholds that keep a budget with a guarantee: single tokens deferred live, or whole answers
-of records. Writes certificates and budget.json; what is decoded is kept, so a run can go on.
+of records. Writes certificates and budget.json. On many hosts each runs this command.
+
+exit status: 0 done; 2 bad input, full disk; 75 asked to stop (SIGTERM); 76 another host died or
+hangs. What is decoded is kept, and the same command goes on with the rest.
 
 example:
   cascade-jax calibrate --gin_file=gin/experiments/demo.gin --gin.ALPHAS="[0.05, 0.1]"
   cascade-jax calibrate --gin_file=gin/experiments/demo.gin --gin.LEVEL="'answer'"
 """
 CONFIG = "cascade_jax.evaluation.calibration.CalibrateConfig"
+MANY_HOSTS = True
 
 
 def run(config) -> None:
     """Runs the command on its built config."""
     from cascade_jax.evaluation import budget, calibration
+    from cascade_jax.parallel import hosts
 
     found = calibration.calibrate(config)
-    print(f"\n{budget.format_table(found)}\n")
-    for alpha in found["alphas"]:
-        print(calibration.certificate_path(config.output_dir, alpha))
+    paths = [calibration.certificate_path(config.output_dir, alpha) for alpha in found["alphas"]]
+    hosts.say("\n".join(["", budget.format_table(found), "", *map(str, paths)]))

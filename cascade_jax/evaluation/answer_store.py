@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from cascade_jax import files
 from cascade_jax.evaluation.calibration_pool import Evaluation
+from cascade_jax.parallel import hosts
 
 _VERSION = 2
 _FACTS, _ROWS = "facts", "rows"
@@ -23,7 +24,8 @@ class AnswerStore:
     """Answers to the examples of a pool, each with the thresholds at which it holds.
 
     They lie in a folder of numbered npz files, one for each time that some were added. Files of
-    other models or data may lie beside them.
+    other models or data may lie beside them. Of many hosts all read the files and keep the same,
+    and the first one writes.
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any], size: int):
@@ -34,6 +36,9 @@ class AnswerStore:
           facts: JSON values of everything that an answer depends on besides the thresholds:
             fingerprints of both checkpoints and of the examples, lengths, uncertainty, metrics.
           size: examples of the pool.
+
+        Raises:
+          hosts.HostsError: hosts that have read different answers.
         """
         self._folder, self._size = Path(folder), size
         self._facts = json.dumps({"version": _VERSION, **facts}, sort_keys=True)
@@ -47,8 +52,17 @@ class AnswerStore:
             try:
                 self._keep(*self._read(path))
             except _DAMAGE as error:
-                print(f"{path} is damaged ({_short(error)}) and made anew", flush=True)
+                hosts.say(f"{path} is damaged ({_short(error)}) and made anew")
                 self._damaged.append(path)
+        self._agree()
+
+    def _agree(self) -> None:
+        """Lets no host write before all have read, and the same."""
+        held = [array for part in self._parts for _, array in sorted(part.columns().items())]
+        facts = {"files": self._count, "answers": sum(map(len, self._rows))}
+        facts |= {"damaged": len(self._damaged), "digest": digest(*self._rows, *held)}
+        place = f"{self._folder}, which must be one folder for all of them"
+        hosts.agree(f"decoded answers in {place}", facts)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{self._digest}_{number:06}.npz"
@@ -76,8 +90,10 @@ class AnswerStore:
             path = self._damaged.pop(0)
         else:
             path, self._count = self._path(self._count), self._count + 1
-        with files.replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **{_FACTS: self._facts, _ROWS: rows}, **answers.columns())
+        if hosts.is_first():
+            columns = {_FACTS: self._facts, _ROWS: rows, **answers.columns()}
+            with files.replacing(path) as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, **columns)
         self._keep(rows, answers)
 
     def find(
@@ -112,6 +128,14 @@ class AnswerStore:
             self._parts = [Evaluation.from_columns(joined)]
             self._rows = [np.concatenate(self._rows)]
         return self._rows[0], self._parts[0]
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Of arrays' bytes, to compare between hosts."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
 
 
 def _short(error: Exception) -> str:

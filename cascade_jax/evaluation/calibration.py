@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,11 @@ from cascade_jax.evaluation.calibration_pool import (
 )
 from cascade_jax.evaluation.live import LiveSource
 from cascade_jax.evaluation.passes import evaluate_all, run_search
+from cascade_jax.evaluation.watch import Watch
 from cascade_jax.nearest import did_you_mean
+from cascade_jax.parallel import hosts
+from cascade_jax.training import identity
+from cascade_jax.training.watchdog import check_hang_seconds
 
 COST, QUALITY = "cost", "quality"
 PROMISES = (COST, QUALITY)
@@ -63,6 +67,7 @@ class CalibrateConfig:
       repeats: so many times, each with splits of its own; the certificates are of the first.
       baselines: whether other cascades of the same cost are measured too.
       seed: of splits and search.
+      hang_seconds: a calibration without progress for so long is ended; None to wait for ever.
       output_dir: of certificates and budget.json; None for
         `<experiment_dir>/calibration/<student>`, with `_answers` for that level and `_quality` for
         that promise.
@@ -87,6 +92,7 @@ class CalibrateConfig:
     repeats: int = 1
     baselines: bool = True
     seed: int = 0
+    hang_seconds: float | None = 1800.0
     output_dir: str | None = None
 
     def __post_init__(self):
@@ -114,6 +120,7 @@ class CalibrateConfig:
                 f"the bound {self.bound!r} is for losses of 0 or 1: a cost at level 'answer'; give "
                 f"{bounds.WSR!r} or {bounds.HOEFFDING_BENTKUS!r}"
             )
+        check_hang_seconds(self.hang_seconds)
         alphas = self.alphas
         is_list = not isinstance(alphas, int | float | str) and len(alphas) > 0
         if not is_list or any(isinstance(alpha, str) for alpha in alphas):
@@ -161,10 +168,10 @@ class CalibrateConfig:
             found.append(Risk(name, drop, -1.0, 1.0, risks.ALWAYS_DEFER))
         return Settings(found, self.delta, self.procedure, self.bound, tokens_per_sequence=length)
 
-    def open(self) -> Pool:
-        """The examples of the level."""
+    def open(self, before_batch: Callable[[bool], None] = lambda is_first: None) -> Pool:
+        """The examples of the level; `before_batch`: see `answers.Questions`."""
         if self.level == TOKEN:
-            return self.live.open()
+            return self.live.open(before_batch)
         live, source = self.live, self.records
         if source.records_file is None:
             folder = Path(live.experiment_dir) / "records" / live.split
@@ -180,29 +187,47 @@ class CalibrateConfig:
 def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     """Writes a certificate for every alpha, and budget.json.
 
-    What was decoded before is read from disk, so a run that was stopped goes on.
+    What was decoded before is read from disk, so a run that was stopped goes on. Of many hosts,
+    each decodes its part of every batch, all calibrate, and the first one writes.
 
     Returns:
       What budget.json holds.
 
     Raises:
       ValueError: too few examples, splits that overlap, models that do not fit, and what the
-        sources raise.
+        sources raise; hosts that have different configs, code, data, checkpoints or answers.
+      hosts.Stopped: asked to; what is decoded is kept.
     """
+    described = identity.of_config(config)
+    described.pop("records")  # a learned score holds arrays; what it is of is compared below
+    hosts.agree("configs", described)
+    hosts.agree("versions of the code", identity.of_code())
     tested = config.num_candidates if config.search == GRID else config.iterations
     for alpha in config.alphas:
         config.settings(alpha).check_enough(config.second_size, tested, "second")
-    pool = config.open()
-    objective = config.counted
-    repeats = []
-    for number in tqdm.trange(config.repeats, desc="calibrates", unit="repeat"):
-        repeats.append(_repeat(config, pool, number, objective))
-        if number == 0:
-            _write_certificates(config, pool, repeats[0], objective)
-    result = budget.describe(config, pool, repeats, objective)
-    path = Path(config.output_dir) / "budget.json"
-    files.write_text(path, json.dumps(result, allow_nan=False) + "\n")
-    plots_budget.write_pictures(budget_file.from_json(result, str(path)), config.output_dir)
+    kept = "what is decoded is kept" if config.level == TOKEN else "nothing is lost"
+    with Watch(
+        "calibrate", config.hang_seconds, config.output_dir, lambda: kept, "the rest"
+    ) as watch:
+        pool = config.open(watch.before_batch)
+        facts = pool.fingerprints | {"score": pool.uncertainty, "examples": len(pool.ids)}
+        hosts.agree("data or checkpoints", facts)
+        repeats, objective = [], config.counted
+        shown = {"desc": "calibrates", "unit": "repeat", "disable": not hosts.is_first()}
+        with tqdm.tqdm(total=config.repeats, **shown) as bar:
+            for number in range(config.repeats):
+                watch.before("a repeat", may_compile=number == 0)  # models are loaded, too
+                repeats.append(_repeat(config, pool, number, objective))
+                if number == 0 and hosts.is_first():
+                    _write_certificates(config, pool, repeats[0], objective)
+                bar.update()
+        watch.before("a summary")
+        result = budget.describe(config, pool, repeats, objective)
+        if hosts.is_first():
+            path = Path(config.output_dir) / "budget.json"
+            files.write_text(path, json.dumps(result, allow_nan=False) + "\n")
+            plots_budget.write_pictures(budget_file.from_json(result, str(path)), config.output_dir)
+        hosts.all_here("budget.json", hosts.WORK_SECONDS)
     return result
 
 

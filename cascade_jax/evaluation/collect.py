@@ -23,12 +23,13 @@ from cascade_jax.evaluation.records_schema import (
     TOP_K,
 )
 from cascade_jax.evaluation.saved_model import SavedModel
+from cascade_jax.evaluation.watch import Watch
 from cascade_jax.models import families, flops, pair
 from cascade_jax.nearest import did_you_mean
 from cascade_jax.parallel import hosts, rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.training import checkpoints, identity, run_folder
-from cascade_jax.training.watchdog import Watchdog, check_hang_seconds
+from cascade_jax.training.watchdog import check_hang_seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,13 +145,20 @@ def collect(config: CollectConfig) -> list[Path]:
             hosts.say(f"{table.student.name}: {table.file} is up to date")
     missing = [table for table in tables if not table.is_up_to_date]
     if missing:
-        with _Watch(config) as watch:
-            _make(config, missing, teacher, mixture, mesh, watch)
+        done: list[str] = []  # names of students
+
+        def kept():
+            return f"complete: {', '.join(done)}" if done else "no table was completed"
+
+        with Watch(
+            "collect", config.hang_seconds, config.output_dir, kept, "the other tables"
+        ) as watch:
+            _make(config, missing, teacher, mixture, mesh, watch, done)
     return [table.file for table in tables]
 
 
-def _make(config: CollectConfig, tables, teacher, mixture, mesh: Mesh, watch: "_Watch") -> None:
-    """Asks all models and writes the tables."""
+def _make(config: CollectConfig, tables, teacher, mixture, mesh: Mesh, watch: Watch, done) -> None:
+    """Asks all models and writes the tables; adds to `done` which are."""
     how = tables[0].metadata[DECODING]
     examples = []
     for task in mixture.tasks_with(config.split):
@@ -174,44 +182,9 @@ def _make(config: CollectConfig, tables, teacher, mixture, mesh: Mesh, watch: "_
             records.write(table.file, rows, {**table.metadata, FIGURES: figures})
         hosts.all_here("a table", hosts.WORK_SECONDS)
         watch.progress("the next model")
-        watch.done.append(table.student.name)
+        done.append(table.student.name)
         what = "target tokens" if config.decoding == TEACHER_FORCED else "examples"
         hosts.say(f"{table.student.name}: {len(examples)} {what} in {table.file}")
-
-
-class _Watch:
-    """Ends a collection that is asked to stop, or that makes no progress."""
-
-    def __init__(self, config: CollectConfig):
-        self.done = []  # tables
-        self._stop = hosts.StopSignal()
-        self._watchdog = Watchdog(
-            "collect", "", config.hang_seconds, Path(config.output_dir), self._kept
-        )
-
-    def __enter__(self) -> "_Watch":
-        self._stop.__enter__()
-        self._watchdog.__enter__()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._watchdog.__exit__(*error)
-        self._stop.__exit__(*error)
-
-    def progress(self, next_thing: str) -> None:
-        """See Watchdog."""
-        self._watchdog.progress(next_thing)
-
-    def before_batch(self, is_first: bool) -> None:
-        """Raises hosts.Stopped if the collection is asked to stop."""
-        self._watchdog.progress("a batch", may_compile=is_first)
-        if self._stop.asked():
-            raise hosts.Stopped(
-                f"asked to stop; {self._kept()}. The same command goes on with the other tables"
-            )
-
-    def _kept(self) -> str:
-        return f"complete: {', '.join(self.done)}" if self.done else "no table was completed"
 
 
 def _corpus_metrics(config: CollectConfig, mixture: pipeline.OpenMixture) -> dict[str, dict]:

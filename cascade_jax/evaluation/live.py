@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from cascade_jax.data import pipeline
 from cascade_jax.deferral import splits
 from cascade_jax.evaluation import answers, calibration_splits, live_decoding
 from cascade_jax.evaluation.answer_pool import check_patterns, matching
-from cascade_jax.evaluation.answer_store import AnswerStore
+from cascade_jax.evaluation.answer_store import AnswerStore, digest
 from cascade_jax.evaluation.calibration_pool import TOKEN, Evaluation, Thresholds
 from cascade_jax.evaluation.live_decoding import METRICS
 from cascade_jax.evaluation.records_schema import GREEDY
@@ -21,9 +21,11 @@ from cascade_jax.evaluation.saved_model import SavedModel
 from cascade_jax.inference.cascade_decode import ENTROPY, LOG_PROB, RANDOM, UNCERTAINTIES
 from cascade_jax.models import families, pair
 from cascade_jax.nearest import did_you_mean
-from cascade_jax.parallel import rules
+from cascade_jax.parallel import hosts, rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.training import checkpoints, run_folder
+
+BeforeBatch = Callable[[bool], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,15 +91,19 @@ class LiveSource:
                 "or None for the examples that the calibration leaves"
             )
 
-    def open(self) -> "LivePool":
+    def open(self, before_batch: BeforeBatch = lambda is_first: None) -> "LivePool":
         """Reads the examples and finds the checkpoints; loads no parameter yet.
+
+        Args:
+          before_batch: see `answers.Questions`; hosts.Stopped that it raises leaves `evaluate` when
+            what was decoded before is kept.
 
         Raises:
           ValueError: runs on another vocabulary, checkpoints that do not fit, an unknown split or
             task, splits that overlap.
           ImportError: a metric needs an extra that is not installed.
         """
-        return LivePool(self)
+        return LivePool(self, before_batch)
 
 
 _KEPT_BATCHES = 16  # are decoded before their answers are written to disk
@@ -114,7 +120,7 @@ class LivePool:
 
     level = TOKEN
 
-    def __init__(self, source: LiveSource):
+    def __init__(self, source: LiveSource, before_batch: BeforeBatch):
         self.source, mesh = source, source.mesh.build()
         rules.check_batch_size("batch_size", source.data.batch_size, mesh)
         live_decoding.check_installed(source.metrics)
@@ -137,7 +143,11 @@ class LivePool:
             self.test_rows = np.arange(len(examples), len(examples) + len(tested))
             examples = examples + tested
         decoding = dict.fromkeys(mixture.tasks, GREEDY)
-        self._questions = answers.Questions(examples, mixture, source.data, mesh, decoding)
+
+        def before(is_first: bool) -> None:
+            before_batch(is_first and not self.decoded)  # one program answers all
+
+        self._questions = answers.Questions(examples, mixture, source.data, mesh, decoding, before)
         self.name = self._student.name
         self.ids = [example.example_id for example in examples]
         self.texts = [example.inputs_text for example in examples]
@@ -199,10 +209,8 @@ class LivePool:
             same = np.unique(own[missing], axis=0)
             each = ", ".join(f"{t:.4g}" for t in same[0]) if len(same) == 1 else "each its own"
             label = f"{uncertainty} > {each}"
-            step = _KEPT_BATCHES * self.source.data.batch_size
-            for start in range(0, missing.size, step):
-                part = missing[start : start + step]
-                store.add(rows[part], self._decode_rows(uncertainty, own[part], rows[part], label))
+            for part, made in self._decode_rows(uncertainty, own[missing], rows[missing], label):
+                store.add(part, made)
             found = store.find(own, rows)
         return store.take(found)
 
@@ -224,19 +232,36 @@ class LivePool:
         thresholds: Float[np.ndarray, "R K"],
         rows: Int[np.ndarray, " R"],
         label: str,
-    ) -> Evaluation:
-        examples = [self._questions.examples[row] for row in rows]
-        questions = dataclasses.replace(self._questions, examples=examples)
-        models = self.source.student, self.source.teacher
-        self.decoded += len(rows)
-        found = live_decoding.decode(
-            models, self._params, questions, uncertainty, thresholds, label
+    ) -> Iterator[tuple[Int[np.ndarray, " P"], Evaluation]]:
+        """Some rows after the other, and their answers."""
+        hosts.agree("answers to decode", {"of": digest(rows), "at": digest(thresholds)})
+        batches = live_decoding.decode(
+            (self.source.student, self.source.teacher),
+            self._params,
+            self._questions_of(rows),
+            uncertainty,
+            thresholds,
+            label,
         )
+        done = 0
+        for found in _parts(batches):
+            part = rows[done : done + len(found.texts)]
+            done += len(part)
+            self.decoded += len(part)
+            yield part, self._evaluation(found, part)
+
+    def _questions_of(self, rows: Int[np.ndarray, " R"]) -> answers.Questions:
+        examples = [self._questions.examples[row] for row in rows]
+        return dataclasses.replace(self._questions, examples=examples)
+
+    def _evaluation(
+        self, found: live_decoding.LiveAnswers, rows: Int[np.ndarray, " R"]
+    ) -> Evaluation:
         unsure = found.uncertainties.sum(axis=1, dtype=np.float64)
         holds = _same_answers(found, self.thresholds)
         return Evaluation(
             cost=found.is_deferred.sum(axis=1) / self.max_length,
-            quality=live_decoding.qualities(self.metrics, questions, found.texts),
+            quality=live_decoding.qualities(self.metrics, self._questions_of(rows), found.texts),
             flops=found.flops,
             is_deferred=found.is_deferred,
             lengths=found.lengths,
@@ -244,6 +269,25 @@ class LivePool:
             holds_from=holds[0],
             holds_below=holds[1],
         )
+
+
+def _parts(
+    batches: Iterable[live_decoding.LiveAnswers],
+) -> Iterator[live_decoding.LiveAnswers]:
+    """Several batches each; what there is when the command is asked to stop is one too."""
+    part: list[live_decoding.LiveAnswers] = []
+    try:
+        for batch in batches:
+            part.append(batch)
+            if len(part) == _KEPT_BATCHES:
+                yield live_decoding.joined(part)
+                part = []
+    except hosts.Stopped:
+        if part:
+            yield live_decoding.joined(part)
+        raise
+    if part:
+        yield live_decoding.joined(part)
 
 
 def _rows(examples: Sequence[pipeline.Example]) -> str:
@@ -283,5 +327,5 @@ def _examples(source: LiveSource, mixture: pipeline.OpenMixture, split: str) -> 
     kept = calibration_splits.without_repetitions([example.inputs_text for example in found])
     if len(kept) < len(found):
         left = len(found) - len(kept)
-        print(f"{split}: {left} of {len(found)} examples left out, whose input came before")
+        hosts.say(f"{split}: {left} of {len(found)} examples left out, whose input came before")
     return [found[row] for row in kept]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +16,8 @@ from cascade_jax.evaluation import overlap_metrics, quality
 from cascade_jax.evaluation.answers import Questions, input_length
 from cascade_jax.inference import cascade_costs, cascade_decode
 from cascade_jax.models import families
-from cascade_jax.parallel import rules
+from cascade_jax.parallel import hosts, rules
+from cascade_jax.parallel.compiling import compile_together
 
 CHRF, TASK = "chrf", "task"
 METRICS = (*overlap_metrics.ROUGE_VARIANTS, CHRF, TASK)
@@ -43,6 +44,17 @@ class LiveAnswers:
     texts: list[str]
 
 
+def joined(batches: Iterable[LiveAnswers]) -> LiveAnswers:
+    """One after the other."""
+    batches = list(batches)
+    columns = {field.name: [] for field in dataclasses.fields(LiveAnswers)}
+    for name, each in columns.items():
+        for batch in batches:
+            each.append(getattr(batch, name))
+    texts = [text for of_batch in columns.pop("texts") for text in of_batch]
+    return LiveAnswers(**{n: np.concatenate(each) for n, each in columns.items()}, texts=texts)
+
+
 def decode(
     models: tuple[families.ModelConfig, families.ModelConfig],
     params: tuple[Any, Any],
@@ -51,8 +63,8 @@ def decode(
     thresholds: Sequence[float] | Float[np.ndarray, "n K"],
     label: str = "",
     is_kept: bool = False,
-) -> LiveAnswers:
-    """Lets a cascade answer all examples.
+) -> Iterator[LiveAnswers]:
+    """Lets a cascade answer all examples, a batch at a time; on many hosts all have the answers.
 
     Args:
       models: of the student and the teacher.
@@ -66,51 +78,67 @@ def decode(
     Raises:
       ValueError: an uncertainty is NaN or infinite (of which example).
     """
-    mixture, data = questions.mixture, questions.data
+    data = questions.data
     fn = cascade_decode.make_cascade_decode_fn(
         *map(families.build, models),
         data.target_length,
-        mixture.eos_id,
+        questions.mixture.eos_id,
         uncertainty=uncertainty,
         is_packed=questions.mesh.size == 1,
     )
     sharding = rules.batch_sharding(questions.mesh)
-    columns = ("tokens", "lengths", "is_deferred", "uncertainties")
-    found: dict[str, list] = {name: [] for name in (*columns, "flops")}
-    bar = tqdm.tqdm(total=len(questions.examples), desc=label, unit="example", leave=is_kept)
+    count, done = len(questions.examples), 0
     thresholds = np.asarray(thresholds, np.float32)
-    own = np.broadcast_to(thresholds, (len(questions.examples), thresholds.shape[-1]))
-    for group, inputs in pipeline.batch_inputs(questions.examples, data.batch_size, sharding):
-        questions.before_batch(bar.n == 0)
-        # Rows that only fill the batch up never defer.
-        limits = np.full((len(inputs), own.shape[1]), np.inf, np.float32)
-        limits[: len(group)] = own[bar.n : bar.n + len(group)]
-        with jax.set_mesh(questions.mesh), nn.logical_axis_rules(rules.RULES):
-            made = jax.device_get(fn(*params, inputs, limits))
-        for name in columns:
-            found[name].append(getattr(made, name)[: len(group)])
-        lengths = [input_length(example) for example in group]
-        lengths += lengths[-1:] * (data.batch_size - len(group))
-        spent = cascade_costs.cascade_flops(made, *models, lengths)
-        found["flops"].append((spent.student + spent.teacher)[: len(group)].astype(np.float64))
-        bar.update(len(group))
-    bar.close()
-    joined = {name: np.concatenate(parts) for name, parts in found.items()}
-    counted = np.arange(data.target_length) < joined["lengths"][:, None]
-    joined["is_deferred"] = joined["is_deferred"].astype(bool) & counted
-    joined["uncertainties"] = np.where(counted, joined["uncertainties"], 0.0)
-    _check_numbers(questions, joined["uncertainties"])
-    rows = zip(joined["tokens"], joined["lengths"], strict=True)
-    texts = [mixture.vocabulary.decode(row[:length].tolist()) for row, length in rows]
-    return LiveAnswers(**joined, texts=texts)
+    own = np.broadcast_to(thresholds, (count, thresholds.shape[-1]))
+    drawn = {"desc": label, "leave": is_kept, "disable": not hosts.is_first()}
+    with tqdm.tqdm(total=count, unit="example", **drawn) as bar:
+        for group, inputs in pipeline.batch_inputs(questions.examples, data.batch_size, sharding):
+            questions.before_batch(done == 0)
+            # Rows that only fill the batch up never defer.
+            limits = np.full((len(inputs), own.shape[1]), np.inf, np.float32)
+            limits[: len(group)] = own[done : done + len(group)]
+            with jax.set_mesh(questions.mesh), nn.logical_axis_rules(rules.RULES):
+                if done == 0:
+                    compile_together(fn, *params, inputs, limits)
+                made = hosts.to_host(fn(*params, inputs, limits))
+            yield _answers(made, group, models, questions)
+            done += len(group)
+            bar.update(len(group))
 
 
-def _check_numbers(questions: Questions, uncertainties: Float[np.ndarray, "n L"]) -> None:
+def _answers(
+    made: cascade_decode.CascadeGeneration,
+    group: Sequence[pipeline.Example],
+    models: tuple[families.ModelConfig, families.ModelConfig],
+    questions: Questions,
+) -> LiveAnswers:
+    """Of a batch, whose first rows are the examples."""
+    mixture, count = questions.mixture, len(group)
+    lengths = [input_length(example) for example in group]
+    lengths += lengths[-1:] * (len(made.lengths) - count)
+    spent = cascade_costs.cascade_flops(made, *models, lengths)
+    counted = np.arange(made.tokens.shape[1]) < made.lengths[:count, None]
+    uncertainties = np.where(counted, made.uncertainties[:count], 0.0)
+    _check_numbers(group, uncertainties)
+    rows = zip(made.tokens, made.lengths[:count], strict=False)
+    return LiveAnswers(
+        tokens=made.tokens[:count],
+        lengths=made.lengths[:count],
+        is_deferred=made.is_deferred[:count].astype(bool) & counted,
+        uncertainties=uncertainties,
+        flops=(spent.student + spent.teacher)[:count].astype(np.float64),
+        texts=[mixture.vocabulary.decode(row[:length].tolist()) for row, length in rows],
+    )
+
+
+def _check_numbers(
+    examples: Sequence[pipeline.Example], uncertainties: Float[np.ndarray, "n L"]
+) -> None:
     bad = np.flatnonzero(~np.isfinite(uncertainties).all(axis=1))
     if bad.size:
         raise ValueError(
             f"the small model's uncertainty is not a number in the answer to example "
-            f"{questions.examples[bad[0]].example_id!r}; are its parameters finite?"
+            f"{examples[bad[0]].example_id!r}; are its parameters finite?"
         )
 
 

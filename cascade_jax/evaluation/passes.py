@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from cascade_jax.deferral.search import Search
 from cascade_jax.evaluation.calibration_pool import Evaluation, Thresholds
+from cascade_jax.parallel import hosts
 
 Evaluate = Callable[..., Evaluation]  # `Pool.evaluate`
 
@@ -98,14 +99,14 @@ def run_search(
       metric: of quality.
     """
     passes = Passes(evaluate, search.candidates, rows)
-    bar = tqdm.tqdm(total=len(search.candidates), desc="searches", unit="threshold", leave=False)
-    while (wanted := search.ask(passes.cost)) is not None:
-        cost = passes.cost
-        for index in passes.run(search.candidates.index(wanted)):
-            thresholds = search.candidates[index]
-            found = evaluate(thresholds, rows)
-            loss = 1.0 - np.mean(found.quality[metric])
-            search.tell(thresholds, (np.mean(found.cost), loss), cost)
-            bar.update()
-            cost = 0.0
-    bar.close()
+    shown = {"desc": "searches", "leave": False, "disable": not hosts.is_first()}
+    with tqdm.tqdm(total=len(search.candidates), unit="threshold", **shown) as bar:
+        while (wanted := search.ask(passes.cost)) is not None:
+            cost = passes.cost
+            for index in passes.run(search.candidates.index(wanted)):
+                thresholds = search.candidates[index]
+                found = evaluate(thresholds, rows)
+                loss = 1.0 - np.mean(found.quality[metric])
+                search.tell(thresholds, (np.mean(found.cost), loss), cost)
+                bar.update()
+                cost = 0.0

@@ -137,16 +137,16 @@ def make_cascade_decode_fn(
     setup = _Setup(*models, max_length, is_packed, _least_chunk(least_chunk))
     _check(setup, eos_id, uncertainty, waiting_share)
     jitted = _jitted(setup)
+    rest = np.int32(UNCERTAINTIES.index(uncertainty)), np.int32(eos_id), np.float32(waiting_share)
+
+    def arguments(student_params, teacher_params, inputs, thresholds):
+        limits = _limits(thresholds, len(inputs), max_length)
+        return _Rule(limits, *rest), student_params, teacher_params, inputs
 
     def cascade_decode_fn(student_params, teacher_params, inputs, thresholds):
-        rule = _Rule(
-            limits=_limits(thresholds, len(inputs), max_length),
-            uncertainty=jnp.asarray(UNCERTAINTIES.index(uncertainty), jnp.int32),
-            eos_id=jnp.asarray(eos_id, jnp.int32),
-            waiting_share=jnp.asarray(waiting_share, jnp.float32),
-        )
-        return jitted(rule, student_params, teacher_params, inputs)
+        return jitted(*arguments(student_params, teacher_params, inputs, thresholds))
 
+    cascade_decode_fn.lower = lambda *args: jitted.lower(*arguments(*args))
     return cascade_decode_fn
 
 

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from cascade_jax.cli.main import main
 from cascade_jax.deferral import certificate
 from cascade_jax.evaluation import live, records
 from cascade_jax.evaluation.passes import Passes, evaluate_all
+from cascade_jax.parallel import hosts
 from tests import tiny_demo
 
 TINY = tiny_demo.gin_text(
@@ -281,7 +285,7 @@ def test_answers_taken_from_other_thresholds_are_those_that_decoding_gives(
         taken = pool.evaluate(given, ROWS)
         anew += pool.decoded - before
         own = np.broadcast_to(np.float32(given), (48, blocks))
-        whole = pool._decode_rows("log_prob", own, ROWS, "")
+        ((_, whole),) = pool._decode_rows("log_prob", own, ROWS, "")
         assert_same(taken, whole)
         if given[0] == np.inf:
             assert not whole.is_deferred.any()
@@ -310,7 +314,8 @@ def test_a_whole_grid_is_decoded_at_thresholds_of_each_examples_own(fresh_pool, 
     assert decoded - 48 <= different.sum() < 60 * 48 / 4  # 48 were at an infinite threshold
     for thresholds, found in list(zip(grid, evaluated, strict=True))[::11]:
         own = np.broadcast_to(np.float32(thresholds), (48, 1))
-        assert_same(found, pool._decode_rows("log_prob", own, ROWS, ""))
+        ((_, whole),) = pool._decode_rows("log_prob", own, ROWS, "")
+        assert_same(found, whole)
     again = fresh_pool(tmp_path / "grid")
     for one, other in zip(evaluate_all(again.evaluate, grid, ROWS), evaluated, strict=True):
         assert_same(one, other)
@@ -335,6 +340,37 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_passes(fresh_pool, tmp_pat
     going_on = fresh_pool(tmp_path / "stopped")
     assert list(told(going_on)) == wanted
     assert 0 < stopped.decoded and stopped.decoded + going_on.decoded == whole.decoded
+
+
+def test_a_calibration_that_gets_sigterm_keeps_what_it_has_decoded_and_goes_on(
+    tiny, trained, calibrated, tmp_path, monkeypatch, capfd
+):
+    for run in ("teacher", "xent"):
+        shutil.copytree(trained / run, tmp_path / run)
+    asked, stop = hosts.StopSignal.asked, []
+
+    def asked_and_signalled(self):
+        stop.append(asked(self))
+        if len(stop) == 4:  # before a repeat, and before three batches of a part
+            os.kill(os.getpid(), signal.SIGTERM)
+        return stop[-1]
+
+    monkeypatch.setattr(hosts.StopSignal, "asked", asked_and_signalled)
+    assert main(["calibrate", tiny, output(tmp_path)]) == hosts.STOPPED_STATUS
+    said = "asked to stop; what is decoded is kept. The same command goes on with the rest"
+    assert capfd.readouterr().err.splitlines()[-1] == f"cascade-jax calibrate: {said}"
+    assert len(stop) == 5 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    results = tmp_path / "calibration" / "xent"
+
+    def answers(folder):
+        return sum(len(np.load(path)["rows"]) for path in (folder / "decodings").iterdir())
+
+    # Of the first split's 30 examples all, and another batch of 16 when the next part began.
+    assert answers(results) == 30 + 16 < answers(calibrated)
+    monkeypatch.undo()
+    assert main(["calibrate", tiny, output(tmp_path)]) == 0
+    assert answers(results) == answers(calibrated)
+    assert (results / "budget.json").read_bytes() == (calibrated / "budget.json").read_bytes()
 
 
 def test_tokens_deferred_by_chance_are_the_share_that_was_asked_for(tiny, trained):
