@@ -355,10 +355,7 @@ def _defer(setup, rule, params, state):
 
     zero = jnp.zeros((), jnp.int32)
     carry = zero, found.computed_tokens, jnp.zeros_like(starts), teacher
-    sizes = catch_up.sizes(len(counts), length, is_packed, setup.least_chunk)
-    for size in sizes:
-        # A chunk that would be half empty is left to the smaller ones.
-        least = 0 if size == sizes[-1] else size // 2
+    for size, least in catch_up.sizes(len(counts), length, is_packed, setup.least_chunk):
         carry = jax.lax.while_loop(
             lambda carry, least=least: total - carry[0] > least,
             functools.partial(read, size),

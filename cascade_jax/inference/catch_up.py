@@ -6,15 +6,17 @@ hand the whole cache over, and copy it.) Large chunks read the parameters less o
 leave less room empty.
 """
 
+import itertools
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from cascade_jax.models.ragged import Ragged
 
-_TIMES = (16, 4, 1)  # of the smallest chunk
+_TIMES = (16, 4, 1)  # of what takes no longer than one token
 
 
-def sizes(rows: int, length: int, is_packed: bool, least: int = 1) -> list[int]:
+def sizes(rows: int, length: int, is_packed: bool, least: int = 1) -> list[tuple[int, int]]:
     """Sizes of chunks, the largest first: tokens of all rows together, or of each row.
 
     Args:
@@ -23,10 +25,19 @@ def sizes(rows: int, length: int, is_packed: bool, least: int = 1) -> list[int]:
       is_packed: whether rows share the room of a chunk; if not, each has as much of its own.
       least: tokens, of all rows, that take no longer than fewer do: while they are computed the
         parameters are read.
+
+    Returns:
+      Sizes, and of each how many tokens must be left for it to be taken: more than that.
     """
     most, row = (rows * length, rows) if is_packed else (length, 1)
     least = least if is_packed else -(-least // rows)
-    return sorted({min(times * max(row, least), most) for times in _TIMES}, reverse=True)
+    found = sorted({row, *(min(times * max(row, least), most) for times in _TIMES)})
+    needed = [0]
+    for smaller, size in itertools.pairwise(found):
+        # Two small ones cost more than a large one that takes no longer than one of them, and else
+        # than one that is half full.
+        needed.append(smaller if size <= least else max(smaller, size // 2))
+    return list(zip(found, needed, strict=True))[::-1]
 
 
 def total(counts: Int[Array, " B"], is_packed: bool) -> Int[Array, ""]:

@@ -17,7 +17,7 @@ def test_chunks_have_every_token_once_and_in_order(rows, length, is_packed):
         starts = rng.integers(0, length - counts + 1)
         whole = int(catch_up.total(jnp.asarray(counts), is_packed))
         assert whole == (counts.sum() if is_packed else counts.max())
-        for size in catch_up.sizes(rows, length, is_packed):
+        for size, _ in catch_up.sizes(rows, length, is_packed):
             read = [[] for _ in range(rows)]
             through = np.zeros(rows, int)
             for done in range(0, whole, size):
@@ -38,11 +38,22 @@ def test_chunks_have_every_token_once_and_in_order(rows, length, is_packed):
             np.testing.assert_array_equal(through, counts > 0)
 
 
-def test_the_smallest_chunk_is_a_token_of_each_row_unless_more_cost_no_more():
-    assert catch_up.sizes(64, 32, True) == [1024, 256, 64]
-    assert catch_up.sizes(16, 32, True, least=16) == [256, 64, 16]
-    assert catch_up.sizes(16, 32, True, least=256) == [512, 256]
-    assert catch_up.sizes(1, 32, True, least=16) == [32, 16]
-    assert catch_up.sizes(1, 12, True, least=16) == [12]
-    assert catch_up.sizes(16, 32, False) == [16, 4, 1]
-    assert catch_up.sizes(16, 32, False, least=256) == [32, 16]
+def test_the_smallest_chunk_is_a_token_of_each_row():
+    assert catch_up.sizes(64, 32, True) == [(1024, 512), (256, 128), (64, 0)]
+    assert catch_up.sizes(16, 32, True, least=16) == [(256, 128), (64, 32), (16, 0)]
+    assert catch_up.sizes(16, 32, True, least=256) == [(512, 256), (256, 16), (16, 0)]
+    assert catch_up.sizes(1, 32, True, least=16) == [(32, 16), (16, 1), (1, 0)]
+    assert catch_up.sizes(1, 1, True, least=16) == [(1, 0)]
+    assert catch_up.sizes(16, 32, False) == [(16, 8), (4, 2), (1, 0)]
+    assert catch_up.sizes(16, 32, False, least=256) == [(32, 16), (16, 1), (1, 0)]
+
+
+@pytest.mark.parametrize("rows, least", [(1, 1), (1, 16), (16, 16), (16, 256), (3, 4)])
+def test_what_is_computed_is_little_more_than_what_takes_no_longer(rows, least):
+    sizes = catch_up.sizes(rows, 32, True, least)
+    for left in range(1, rows * 32 + 1):
+        cost, rest = 0, left
+        for size, needed in sizes:
+            while rest > needed:
+                cost, rest = cost + max(size, least), rest - size
+        assert cost <= 2 * max(left, least, rows) + max(least, rows)
