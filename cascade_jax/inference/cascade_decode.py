@@ -1,9 +1,9 @@
 """Live decoding of two models: the large one writes the tokens that the small one is unsure of.
 
 Rows of a batch do not wait for each other at every token. A row that defers pauses while the small
-model goes on with the others; when all running rows wait, one call of the large model serves them
-all, and reads for each row what it has not read yet. A batch so needs about as many calls as the
-row that defers most.
+model goes on with the others; when half of the running rows wait, one call of the large model
+serves all that wait, and reads for each row what it has not read yet. So a batch needs few more
+calls than the row that defers most.
 
 Reference: Budget-Constrained Learning to Defer for Autoregressive Models, section 2.
 """

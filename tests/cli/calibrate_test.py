@@ -13,9 +13,9 @@ import pytest
 
 from cascade_jax.cli import calibrate, gin_main
 from cascade_jax.cli.main import main
-from cascade_jax.deferral import certificate
+from cascade_jax.deferral import certificate, pareto, search
 from cascade_jax.evaluation import live, records
-from cascade_jax.evaluation.passes import Passes, evaluate_all
+from cascade_jax.evaluation.passes import Passes, evaluate_all, run_search
 from cascade_jax.parallel import hosts
 from tests import tiny_demo
 
@@ -320,6 +320,23 @@ def test_a_whole_grid_is_decoded_at_thresholds_of_each_examples_own(fresh_pool, 
     for one, other in zip(evaluate_all(again.evaluate, grid, ROWS), evaluated, strict=True):
         assert_same(one, other)
     assert again.decoded == 0  # what was decoded is on disk
+
+
+def test_bayesian_search_finds_the_grids_hypervolume_for_25_answers_of_each_example(
+    fresh_pool, tmp_path
+):
+    pool = fresh_pool(tmp_path)
+    candidates = pool.values(400, ROWS)[:, None]
+    grid, found = search.GridSearch(candidates), search.BayesianSearch(candidates, 25)
+    run_search(found, pool.evaluate, ROWS, "chrf")
+    assert pool.decoded == round(48 * found.spent) <= 48 * 25
+    run_search(grid, pool.evaluate, ROWS, "chrf")
+    alone = [pool.evaluate(tuple(each), ROWS) for each in candidates]
+    points = np.array([(each.cost.mean(), 1 - each.quality["chrf"].mean()) for each in alone])
+    reference = pareto.reference_point(points)
+    whole = pareto.hypervolume(points, reference)
+    assert pareto.hypervolume(grid.objectives(), reference) == pytest.approx(whole)
+    assert found.hypervolumes(reference)[-1] >= 0.99 * whole > 0
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_same_passes(fresh_pool, tmp_path, monkeypatch):

@@ -13,8 +13,6 @@ from cascade_jax.parallel import hosts
 from tests.multihost import processes
 from tests.training import resume_test
 
-STEPS, EVERY = 150, 50
-
 
 def folder(path: Path) -> Path:
     return path / "out" / "teacher"
@@ -25,12 +23,15 @@ def steps_done(path: Path) -> int:
     return file.read_text().count('"split": "train"') if file.exists() else 0
 
 
-@pytest.mark.parametrize("earliest", [1, pytest.param(60, marks=pytest.mark.slow)])
-def test_sigterm_at_a_random_step(tmp_path, earliest):
+@pytest.mark.parametrize(
+    "earliest, steps", [(1, 90), pytest.param(60, 150, marks=pytest.mark.slow)]
+)
+def test_sigterm_at_a_random_step(tmp_path, earliest, steps):
+    every = steps // 3
     seed = random.randrange(2**32)
     print(f"random moment from seed {seed}")
     rng = random.Random(seed)
-    gin = processes.write_gin(tmp_path, "out", STEPS, EVERY)
+    gin = processes.write_gin(tmp_path, "out", steps, every)
     command = processes.Command(gin, tmp_path / "log")
     due = earliest + rng.randrange(20)
     command.when(lambda: steps_done(tmp_path) >= due)
@@ -39,19 +40,19 @@ def test_sigterm_at_a_random_step(tmp_path, earliest):
     assert command.wait(60) == [hosts.STOPPED_STATUS], command.texts()[0]
     assert time.monotonic() - begin < 30
     step = max(resume_test.complete(folder(tmp_path) / "checkpoints"))
-    assert due <= step < STEPS
+    assert due <= step < steps
     assert command.last_lines() == [
-        f"cascade-jax train: run 'teacher': asked to stop; saved at step {step} of {STEPS}. The "
+        f"cascade-jax train: run 'teacher': asked to stop; saved at step {step} of {steps}. The "
         "same command goes on from there"
     ]
     assert not (folder(tmp_path) / "lock.json").exists()
 
     again = processes.Command(gin, tmp_path / "log").finish()
-    assert f"teacher: resuming from step {step} of {STEPS}" in again[0]
-    whole = processes.write_gin(tmp_path, "whole", STEPS, EVERY)
+    assert f"teacher: resuming from step {step} of {steps}" in again[0]
+    whole = processes.write_gin(tmp_path, "whole", steps, every)
     processes.Command(whole, tmp_path / "whole.log").finish()
     runs = [folder(tmp_path), tmp_path / "whole" / "teacher"]
-    mine, theirs = (resume_test.arrays(run / "checkpoints" / str(STEPS)) for run in runs)
+    mine, theirs = (resume_test.arrays(run / "checkpoints" / str(steps)) for run in runs)
     assert mine.keys() == theirs.keys() and mine
     for name, array in theirs.items():
         np.testing.assert_array_equal(mine[name], array, err_msg=name)
