@@ -194,9 +194,12 @@ class Search(abc.ABC):
         objectives = self.objectives()
         if reference is None and len(objectives):
             reference = pareto.reference_point(objectives)
-        return np.array(
-            [pareto.hypervolume(objectives[: t + 1], reference) for t in range(len(objectives))]
-        )
+        found, front = [], np.zeros((0, 2))
+        for point in objectives:
+            front = np.concatenate([front, point[None]])
+            front = front[pareto.non_dominated(front)]
+            found.append(pareto.hypervolume(front, reference))
+        return np.array(found)
 
     def _untold(self) -> Int[np.ndarray, " left"]:
         """Indices of the candidates that were not told."""

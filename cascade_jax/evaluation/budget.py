@@ -21,6 +21,7 @@ from cascade_jax.evaluation import budget_baselines, budget_file
 from cascade_jax.evaluation.calibration_pool import TOKEN, Evaluation, Pool, Thresholds
 from cascade_jax.evaluation.calibration_splits import Splits
 from cascade_jax.evaluation.passes import evaluate_all
+from cascade_jax.parallel import hosts
 from cascade_jax.text_table import columns
 
 SCHEMA_VERSION = 1
@@ -56,10 +57,11 @@ def describe(config: Any, pool: Pool, repeats: Sequence[Repeat], objective: str)
       objective: name of the metric that counts.
     """
     others = _Others(config, pool, repeats, objective)
+    shown = {"desc": "compares", "unit": "certificate", "disable": not hosts.is_first()}
     each = list(itertools.product(sorted(config.alphas), enumerate(repeats)))
     runs = [
         _run(pool, repeat, number, alpha, others)
-        for alpha, (number, repeat) in tqdm.tqdm(each, desc="compares", unit="certificate")
+        for alpha, (number, repeat) in tqdm.tqdm(each, **shown)
     ]
     return _finite(
         {
@@ -126,7 +128,7 @@ def _run(pool: Pool, repeat: Repeat, number: int, alpha: float, others: "_Others
         "accepted": sorted(place[i] for i in found.accepted),
     }
     if number == 0:
-        run["p_values"] = _p_values(found, place)
+        run["p_values"] = _p_values(found, place, len(index))
     if found.thresholds is None:
         return run | {"calibration": None, "test": None, "baselines": None}
     chosen = pool.evaluate(found.thresholds, splits.test)
@@ -139,9 +141,9 @@ def _run(pool: Pool, repeat: Repeat, number: int, alpha: float, others: "_Others
     }
 
 
-def _p_values(found: Calibration, place: Sequence[int]) -> dict[str, list]:
+def _p_values(found: Calibration, place: Sequence[int], count: int) -> dict[str, list]:
     """By candidate, in the order of the search; None where a split has none."""
-    first: list[float | None] = [None] * len(place)
+    first: list[float | None] = [None] * count
     second = list(first)
     both = found.settings.procedure == risks.PARETO_TESTING
     for i, candidate in zip(place, found.candidates, strict=True):

@@ -202,9 +202,8 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     described.pop("records")  # a learned score holds arrays; what it is of is compared below
     hosts.agree("configs", described)
     hosts.agree("versions of the code", identity.of_code())
-    tested = config.num_candidates if config.search == GRID else config.iterations
     for alpha in config.alphas:
-        config.settings(alpha).check_enough(config.second_size, tested, "second")
+        config.settings(alpha).check_enough(config.second_size, config.num_candidates, "second")
     kept = "what is decoded is kept" if config.level == TOKEN else "nothing is lost"
     with Watch(
         "calibrate", config.hang_seconds, config.output_dir, lambda: kept, "the rest"
@@ -249,13 +248,15 @@ def _repeat(config: CalibrateConfig, pool: Pool, number: int, objective: str) ->
     safest = (lambda t: -sum(t)) if config.promise == COST else sum
     tried = sorted((told.thresholds for told in searched.evaluations), key=safest)
     settings = {alpha: config.settings(alpha) for alpha in sorted(config.alphas)}
-    if config.procedure != risks.PARETO_TESTING:
-        # The first split has been searched: another procedure has the second alone.
-        second = measured("second", tried)
-        found = {alpha: learn_then_test.calibrate(settings[alpha], second) for alpha in settings}
-        return Repeat(splits, searched, second.thresholds, found)
     first = measured("first", tried)
     proposals = {alpha: learn_then_test.propose(settings[alpha], first) for alpha in settings}
+    if config.procedure != risks.PARETO_TESTING:
+        # The first split has been searched: another procedure has the second alone, and of what no
+        # other beats on the first there are fewer to share δ.
+        front = {*next(iter(proposals.values())).to_test}
+        second = measured("second", [each for each in tried if each in front])
+        found = {alpha: learn_then_test.calibrate(settings[alpha], second) for alpha in settings}
+        return Repeat(splits, searched, second.thresholds, found)
     # Whole answers cost nothing, and are all measured, which makes whole pictures.
     second = measured("second", tried) if config.level == ANSWER else None
     tested: set = set()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ class LiveSource:
         return LivePool(self, before_batch)
 
 
-_KEPT_BATCHES = 16  # are decoded before their answers are written to disk
+# So many batches are decoded, or for so long, before their answers are written to disk.
+_KEPT_BATCHES, _KEPT_SECONDS = 16, 60.0
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -212,6 +214,12 @@ class LivePool:
             for part, made in self._decode_rows(uncertainty, own[missing], rows[missing], label):
                 store.add(part, made)
             found = store.find(own, rows)
+            if np.any(found < 0):
+                row = rows[np.argmin(found)]
+                raise RuntimeError(
+                    f"the answer to {self.ids[row]!r} does not hold at the thresholds "
+                    f"{own[np.argmin(found)]} that it was decoded at"
+                )
         return store.take(found)
 
     def _store(self, uncertainty: str) -> AnswerStore:
@@ -274,15 +282,16 @@ class LivePool:
 def _parts(
     batches: Iterable[live_decoding.LiveAnswers],
 ) -> Iterator[live_decoding.LiveAnswers]:
-    """Several batches each; what there is when the command is asked to stop is one too."""
+    """Several batches each; where decoding ends early, those that are there are one too."""
     part: list[live_decoding.LiveAnswers] = []
+    began = time.monotonic()
     try:
         for batch in batches:
             part.append(batch)
-            if len(part) == _KEPT_BATCHES:
+            if len(part) == _KEPT_BATCHES or time.monotonic() - began > _KEPT_SECONDS:
                 yield live_decoding.joined(part)
-                part = []
-    except hosts.Stopped:
+                part, began = [], time.monotonic()
+    except (Exception, KeyboardInterrupt):
         if part:
             yield live_decoding.joined(part)
         raise

@@ -342,23 +342,25 @@ def _defer(setup, rule, params, state):
     inputs = jnp.concatenate([first[:, None], found.tokens[:, :-1]], axis=1)
     starts = found.teacher_tokens
     counts = jnp.where(state.is_waiting, found.lengths + 1 - starts, 0)
-    is_packed, length = setup.is_packed, setup.max_length
-    total = catch_up.total(counts, is_packed)
+    length = setup.max_length
 
-    def read(size, carry):
+    def read(chunk, carry):
         done, computed, chosen, teacher = carry
-        where, wanted, is_through = catch_up.chunk(starts, counts, done, size, length, is_packed)
+        taken = chunk.taken(counts - done)
+        where = chunk.place(starts + done, taken, length)
         tokens = inputs[where.rows[:, None], jnp.minimum(where.places, length - 1)]
-        logits, teacher = setup.teacher.step(params, teacher, tokens, where, wanted)
+        last = jnp.maximum(where.first + taken - 1, 0)
+        logits, teacher = setup.teacher.step(params, teacher, tokens, where, last)
+        done = done + taken
+        is_through = (done == counts) & (taken > 0)
         token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        return done + size, computed + tokens.size, jnp.where(is_through, token, chosen), teacher
+        return done, computed + chunk.size, jnp.where(is_through, token, chosen), teacher
 
-    zero = jnp.zeros((), jnp.int32)
-    carry = zero, found.computed_tokens, jnp.zeros_like(starts), teacher
-    for size, least in catch_up.sizes(len(counts), length, is_packed, setup.least_chunk):
+    carry = jnp.zeros_like(starts), found.computed_tokens, jnp.zeros_like(starts), teacher
+    for chunk in catch_up.chunks(len(counts), length, setup.is_packed, setup.least_chunk):
         carry = jax.lax.while_loop(
-            lambda carry, least=least: total - carry[0] > least,
-            functools.partial(read, size),
+            lambda carry, chunk=chunk: chunk.is_due(counts - carry[0]),
+            functools.partial(read, chunk),
             carry,
         )
     _, computed, chosen, teacher = carry

@@ -14,8 +14,8 @@ class Ragged:
     packed: row after row, a token each (P tokens, K = 1). Tokens that only fill up are not written
     to the cache, and what a model says of them means nothing.
 
-    Attention looks at them by row in both cases, [B, W] (W = K, or what a row may have when they
-    are packed): so each row's keys and values are read once, where they lie.
+    Attention looks at them by row in both cases, [B, W] (W = K, or the most that a row may have
+    when they are packed): so each row's keys and values are read once, where they lie.
 
     Example: row 0 goes on with answer tokens 3, 4 and 5, row 1 with none, row 2 with token 7:
     ``starts = [3 0 7]``, ``counts = [3 0 1]``. By rows of 4 that is
@@ -26,6 +26,7 @@ class Ragged:
       counts: tokens of each row.
       width: K if each row has room of its own; None if they are packed.
       number: P.
+      row_width: W; at least the largest count.
       length: places for an answer in the cache.
     """
 
@@ -33,6 +34,7 @@ class Ragged:
     counts: Int[Array, " B"]
     width: int | None = flax.struct.field(pytree_node=False)
     number: int = flax.struct.field(pytree_node=False)
+    row_width: int = flax.struct.field(pytree_node=False)
     length: int = flax.struct.field(pytree_node=False)
 
     @classmethod
@@ -40,14 +42,22 @@ class Ragged:
         cls, starts: Int[Array, " B"], counts: Int[Array, " B"], *, width: int, length: int
     ) -> "Ragged":
         """Room for `width` tokens of each row."""
-        return cls(starts, counts, width=width, number=len(starts), length=length)
+        size = {"width": width, "number": len(starts), "row_width": width}
+        return cls(starts, counts, **size, length=length)
 
     @classmethod
     def packed(
-        cls, starts: Int[Array, " B"], counts: Int[Array, " B"], *, number: int, length: int
+        cls,
+        starts: Int[Array, " B"],
+        counts: Int[Array, " B"],
+        *,
+        number: int,
+        row_width: int,
+        length: int,
     ) -> "Ragged":
-        """Room for `number` tokens, at least the sum of the counts."""
-        return cls(starts, counts, width=None, number=number, length=length)
+        """Room for `number` tokens of all rows, and `row_width` of each."""
+        size = {"width": None, "number": number, "row_width": row_width}
+        return cls(starts, counts, **size, length=length)
 
     @property
     def first(self) -> Int[Array, " B"]:
@@ -81,20 +91,15 @@ class Ragged:
         return jnp.where(is_new, self.first[:, None] + ahead, -1)
 
     @property
-    def _row_width(self) -> int:
-        """W."""
-        return min(self.length, self.number) if self.width is None else self.width
-
-    @property
     def places_by_row(self) -> Int[Array, "B W"]:
         """Place in the answer of each row's tokens."""
-        return self.starts[:, None] + jnp.arange(self._row_width)[None]
+        return self.starts[:, None] + jnp.arange(self.row_width)[None]
 
     def by_row(self, x: Shaped[Array, "P K ..."]) -> Shaped[Array, "B W ..."]:
         """What belongs to the tokens, row by row."""
         if self.width is not None:
             return x
-        index = self.first[:, None] + jnp.arange(self._row_width)[None]
+        index = self.first[:, None] + jnp.arange(self.row_width)[None]
         return jnp.take(x[:, 0], index, axis=0, mode="clip")
 
     def by_token(self, x: Shaped[Array, "B W ..."]) -> Shaped[Array, "P K ..."]:
@@ -102,7 +107,7 @@ class Ragged:
         if self.width is not None:
             return x
         rows = self.rows
-        index = rows * self._row_width + jnp.arange(self.number) - self.first[rows]
+        index = rows * self.row_width + jnp.arange(self.number) - self.first[rows]
         return jnp.take(x.reshape(-1, *x.shape[2:]), index, axis=0, mode="clip")[:, None]
 
     def put(self, cache: Float[Array, "B H D T"], new: Float[Array, "P H D K"]):

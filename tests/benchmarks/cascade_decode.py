@@ -10,10 +10,11 @@ Inputs and answers are full. Rows of the table take turns within one process, so
 slows all of them; a time is the median of its repetitions, and a ratio that of the medians.
 
 "lock-step" calls the large model at each place at which any row defers. "Parameters read" counts
-runs of both models by their sizes, against the large model's own runs: what decides where a run
-takes as long as reading its parameters, as it does on accelerators up to a few hundred tokens. On
-a CPU that is so for one answer at a time. With 16 at once the CPU computes, and time follows the
-FLOPs, of which most are the large model's reading of inputs, which live decoding does not spare.
+runs of both models by their sizes, against the large model's own runs, and a call as one run, as
+it is in chunks of 256 tokens (`least_chunk` elsewhere than on a CPU). It decides where a run takes
+as long as reading its parameters, as it does on accelerators up to a few hundred tokens. On a CPU
+that is so for one answer at a time. With 16 at once the CPU computes, and time follows the FLOPs,
+of which most are the large model's reading of inputs, which live decoding does not spare.
 
 The exit status is 1 if, at a deferral rate of 0.1, one answer at a time takes more than half of the
 large model's time, or 16 at once read more than half of the parameters; or if the FLOPs counted

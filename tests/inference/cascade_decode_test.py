@@ -335,8 +335,9 @@ def test_any_function_that_gives_logits_can_be_either_model():
         _check(fn(*_params("t5"), INPUTS[:4], limit), expected, slice(4))
 
 
-def test_how_catching_up_is_packed_changes_no_answer():
-    fn = make_cascade_decode_fn(*_models("mixed"), MAX_LENGTH, _eos("mixed"), is_packed=False)
+@pytest.mark.parametrize("way", [{"is_packed": False}, {"least_chunk": 1}, {"least_chunk": 256}])
+def test_how_catching_up_is_cut_changes_no_answer(way):
+    fn = make_cascade_decode_fn(*_models("mixed"), MAX_LENGTH, _eos("mixed"), **way)
     for limit, plain in _cases("mixed")[::4]:
         _check(fn(*_params("mixed"), INPUTS[:3], limit), plain, slice(3))
 
