@@ -194,12 +194,13 @@ class Search(abc.ABC):
         objectives = self.objectives()
         if reference is None and len(objectives):
             reference = pareto.reference_point(objectives)
-        found, front = [], np.zeros((0, 2))
+        gains, front = [], np.zeros((0, 2))
         for point in objectives:
-            front = np.concatenate([front, point[None]])
-            front = front[pareto.non_dominated(front)]
-            found.append(pareto.hypervolume(front, reference))
-        return np.array(found)
+            gains.append(float(pareto.improvement(point[None], front, reference)[0]))
+            if not np.any(np.all(front <= point, axis=1)):
+                left = front[np.any(front < point, axis=1)]
+                front = np.concatenate([left, point[None]])
+        return np.cumsum(gains)
 
     def _untold(self) -> Int[np.ndarray, " left"]:
         """Indices of the candidates that were not told."""

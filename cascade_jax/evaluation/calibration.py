@@ -127,7 +127,12 @@ class CalibrateConfig:
             raise ValueError(f"alphas are {alphas!r}; must be a list of different numbers")
         if len({*alphas}) < len(alphas):
             raise ValueError(f"alphas are {alphas!r}; must be a list of different numbers")
+        lower = 0.0 if self.promise == COST else -1.0
         for alpha in alphas:
+            try:
+                bounds.check_limit(alpha, lower, 1.0)
+            except ValueError as error:
+                raise ValueError(f"ALPHAS holds {alpha!r}: {error}") from None
             self.settings(alpha)  # refuses what it can not use
         if self.objective is not None and self.objective not in self.metrics:
             hint = did_you_mean(self.objective, self.metrics)
@@ -203,7 +208,10 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     hosts.agree("configs", described)
     hosts.agree("versions of the code", identity.of_code())
     for alpha in config.alphas:
-        config.settings(alpha).check_enough(config.second_size, config.num_candidates, "second")
+        try:
+            config.settings(alpha).check_enough(config.second_size, config.num_candidates, "second")
+        except ValueError as error:
+            raise ValueError(f"{error}; raise SECOND_SIZE") from None
     kept = "what is decoded is kept" if config.level == TOKEN else "nothing is lost"
     with Watch(
         "calibrate", config.hang_seconds, config.output_dir, lambda: kept, "the rest"

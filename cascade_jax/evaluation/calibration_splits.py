@@ -96,6 +96,7 @@ def draw(
             available += f", and {len(test_rows)} of the test split"
         raise ValueError(
             f"splits of {first} and {second} examples to calibrate on and "
-            f"{'at least 1' if test is None else test} to test on do not fit into the {available}"
+            f"{'at least 1' if test is None else test} to test on do not fit into the {available}: "
+            "lower FIRST_SIZE, SECOND_SIZE or TEST_SIZE, or raise CALIBRATION_LIMIT"
         )
     return Splits(rows[:first], rows[first : first + second], rest[:test])

@@ -7,6 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from cascade_jax.models import families
+from cascade_jax.nearest import did_you_mean
 from cascade_jax.training import checkpoints, run_folder, saved
 
 
@@ -39,7 +40,13 @@ class SavedModel:
         self.name = Path(name).name
         self.config = model
         self.folder = run_folder.resolve(Path(experiment_dir), run)
-        self.step = checkpoints.chosen_step(self.folder, choice)
+        try:
+            self.step = checkpoints.chosen_step(self.folder, choice)
+        except checkpoints.CheckpointError as error:
+            others = [path.parent.name for path in self.folder.parent.glob("*/checkpoints")]
+            raise checkpoints.CheckpointError(
+                f"{error}{did_you_mean(self.folder.name, others)}"
+            ) from None
         self.saved = checkpoints.saved_at(self.folder, self.step)
 
     def check(self, mesh: Mesh) -> None:

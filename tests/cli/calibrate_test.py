@@ -227,6 +227,7 @@ BAD = {
     "uncertainty": ("UNCERTAINTY='logprob'", "did you mean 'log_prob'"),
     "metric": ("LIVE_METRICS=['rouge']", "metric 'rouge' is not in"),
     "task": ("CALIBRATION_TASKS=['demo_lost_v1']", "did you mean 'demo_last_v1'"),
+    "runs": ("CALIBRATED='xents'", "train that run first; did you mean 'xent'?"),
     "run": ("CALIBRATED='dist'", "dist holds no complete checkpoint"),
     "vocabulary": ("VOCABULARY='byte+100'", "vocabularies differ: its data has byte-359"),
     "sizes of vocabularies": ("small/config.T5Config.vocab_size=512",
