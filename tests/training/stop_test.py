@@ -23,9 +23,8 @@ def steps_done(path: Path) -> int:
     return file.read_text().count('"split": "train"') if file.exists() else 0
 
 
-@pytest.mark.parametrize(
-    "earliest, steps", [(1, 90), pytest.param(60, 150, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("earliest, steps", [(1, 90), (60, 150)])
 def test_sigterm_at_a_random_step(tmp_path, earliest, steps):
     every = steps // 3
     seed = random.randrange(2**32)
