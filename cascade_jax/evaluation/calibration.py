@@ -123,9 +123,7 @@ class CalibrateConfig:
         check_hang_seconds(self.hang_seconds)
         alphas = self.alphas
         is_list = not isinstance(alphas, int | float | str) and len(alphas) > 0
-        if not is_list or any(isinstance(alpha, str) for alpha in alphas):
-            raise ValueError(f"alphas are {alphas!r}; must be a list of different numbers")
-        if len({*alphas}) < len(alphas):
+        if not is_list or len({*alphas}) < len(alphas) or any(isinstance(a, str) for a in alphas):
             raise ValueError(f"alphas are {alphas!r}; must be a list of different numbers")
         lower = 0.0 if self.promise == COST else -1.0
         for alpha in alphas:

@@ -19,11 +19,7 @@ Evaluate = Callable[..., Evaluation]  # `Pool.evaluate`
 
 
 class Passes:
-    """Answers to some examples at candidate thresholds, up to one more of each example at a time.
-
-    Attributes:
-      spent: answers of each example so far, on average.
-    """
+    """Answers to examples at candidate thresholds, up to one more of each example at a time."""
 
     def __init__(
         self, evaluate: Evaluate, candidates: Sequence[Thresholds], rows: Int[np.ndarray, " R"]
@@ -40,7 +36,6 @@ class Passes:
         ranks = [np.unique(axis, return_inverse=True)[1] for axis in self._candidates.T]
         self._ranks = np.stack(ranks, axis=1)
         self._is_open = np.ones((len(self._candidates), len(rows)), bool)
-        self.spent = 0.0
 
     @property
     def cost(self) -> float:
@@ -61,7 +56,6 @@ class Passes:
         """
         was_open = np.any(self._is_open, axis=1)
         lacking = np.flatnonzero(np.any(self._is_open, axis=0))
-        self.spent += self.cost
         distance = np.abs(self._ranks - self._ranks[wanted]).sum(axis=1)
         order = np.argsort(distance, kind="stable")
         own = order[np.argmax(self._is_open[np.ix_(order, lacking)], axis=0)]

@@ -56,7 +56,6 @@ def test_passes_make_every_candidate_known_with_each_answer_once(blocks):
         assert len(asked) == len({*asked}) == round(cost * len(rows))
         spent += len(asked)
     assert sorted(known) == list(range(len(given)))
-    assert passes.spent == pytest.approx(spent / len(rows))
     alone = [pool.evaluate(each, rows).is_deferred for each in given]
     different = [{tuple(at[i]) for at in alone} for i in range(len(rows))]
     # Another way of deferring may come back at another threshold: never fewer than the different.
