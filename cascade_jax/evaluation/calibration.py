@@ -257,15 +257,15 @@ def _repeat(config: CalibrateConfig, pool: Pool, number: int, objective: str) ->
     first = measured("first", tried)
     proposals = {alpha: learn_then_test.propose(settings[alpha], first) for alpha in settings}
     if config.procedure != risks.PARETO_TESTING:
-        # The first split has been searched: another procedure has the second alone, and of what no
-        # other beats on the first there are fewer to share δ.
-        front = {*next(iter(proposals.values())).to_test}
-        second = measured("second", [each for each in tried if each in front])
+        # The first split has been searched: another procedure has the second alone. Fewer share δ:
+        # what no other beats on the first, and the two safest, so that there is a choice.
+        tested = {*next(iter(proposals.values())).to_test, *tried[:2]}
+        second = measured("second", [each for each in tried if each in tested])
         found = {alpha: learn_then_test.calibrate(settings[alpha], second) for alpha in settings}
         return Repeat(splits, searched, second.thresholds, found)
     # Whole answers cost nothing, and are all measured, which makes whole pictures.
     second = measured("second", tried) if config.level == ANSWER else None
-    tested: set = set()
+    tested = set()
     for proposal in proposals.values():
         while (wanted := learn_then_test.next_to_test(proposal, second)) is not None:
             # More each time: few answers would leave batches empty.

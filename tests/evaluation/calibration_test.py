@@ -171,6 +171,16 @@ def test_the_other_procedures_use_the_second_split_alone(table, tmp_path, proced
     assert all(second[i] <= level for i in run["accepted"])
 
 
+@pytest.mark.parametrize("procedure", ["pareto_testing", "fixed_sequence", "holm", "bonferroni"])
+def test_where_deferring_only_harms_nothing_is_deferred(tmp_path, procedure):
+    """One threshold beats all others on the first split; there is a choice all the same."""
+    answers = {"student_quality": [1.0] * N, "teacher_quality": [0.0] * N}
+    harmful = write_records(tmp_path / "harmful.parquet", **answers)
+    made = config(harmful, tmp_path, procedure=procedure, alphas=[0.3], grid_size=20)
+    (run,) = calibration.calibrate(made)["runs"]
+    assert run["certified"] and run["test"]["cost"] < 0.01
+
+
 def test_of_whole_answers_bayesian_search_measures_all_thresholds(table, tmp_path):
     """An answer is kept or deferred: two of each example say what all thresholds do."""
     made = config(table, tmp_path, search="bayesian", iterations=12)
