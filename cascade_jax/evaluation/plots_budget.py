@@ -306,12 +306,17 @@ def _threshold_handles(alpha: float, has_chosen: bool, has_accepted: bool) -> li
 
 
 def search_figure(budget: Budget) -> Figure:
-    """Hypervolume of everything evaluated until then, over the answers that were decoded for it."""
+    """Hypervolume of everything evaluated until then, over the answers that it took.
+
+    A point for each pass: all that it makes known counts at once.
+    """
     found = sorted(budget.candidates, key=lambda c: c.order)
     values = np.array([c.hypervolume for c in found])
-    x, label = np.array([c.answers for c in found]), "answers decoded of each example"
+    x, label = np.array([c.answers for c in found]), "answers of each example"
     if not np.isfinite(x).all():
         x, label = np.arange(1, len(found) + 1), "thresholds evaluated"
+    is_last = np.append(np.diff(x) > 0, True)
+    x, values = x[is_last], values[is_last]
     with rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.0), dpi=150, layout="constrained")
         axes = figure.add_subplot()

@@ -11,7 +11,8 @@ mean loss counts, with one reference point: a tenth of the grid's front beyond i
 "passes" is `SEARCH = "bayesian"`: answers are known at all thresholds at which they hold, and none
 is decoded twice. "25 thresholds" evaluates as many, whatever is known of others; what the best 25
 of the 400 would reach, chosen with the whole grid known, is printed beside. Decodings are kept, so
-it can go on. The exit status is 1 if the passes find less than 99 % of the grid's hypervolume.
+it can go on. The exit status is 1 if 25 passes, which decode each example 25 times at most, find
+less than 99 % of the grid's hypervolume.
 """
 
 import sys
@@ -40,6 +41,12 @@ def best_of(points: np.ndarray, reference: np.ndarray, count: int) -> float:
             following[i] = np.max(widths * heights[i] + best[i + 1 :])
         best = following
     return float(best.max())
+
+
+def after_passes(found: search.Search, reference: np.ndarray) -> float:
+    """Hypervolume of what the first 25 passes have made known."""
+    number = np.cumsum([told.cost > 0 for told in found.evaluations])
+    return float(found.hypervolumes(reference)[number <= EVALUATIONS][-1])
 
 
 def main() -> int:
@@ -71,7 +78,11 @@ def main() -> int:
     )
     for seed, found in enumerate(passes):
         shown = ", ".join(f"{share:.4f}" for share in after(found))
-        print(f"passes, seed {seed}: {shown} ({len(found.evaluations)} thresholds known)")
+        print(
+            f"passes, seed {seed}: {shown}; after {EVALUATIONS} passes "
+            f"{after_passes(found, reference) / whole:.4f}, all 400 known after "
+            f"{sum(told.cost > 0 for told in found.evaluations)}"
+        )
     for seed in range(SEEDS):
         alone = search.BayesianSearch(candidates, EVALUATIONS, seed=seed)
         for thresholds in alone:
@@ -83,7 +94,8 @@ def main() -> int:
     spread = pareto.hypervolume(objectives[even], reference) / whole
     most = best_of(objectives, reference, EVALUATIONS) / whole
     print(f"{EVALUATIONS} thresholds, even: {spread:.4f}; the best with hindsight: {most:.4f}")
-    return 0 if min(after(found)[-1] for found in passes) >= 0.99 else 1
+    least = min(after_passes(found, reference) for found in passes)
+    return 0 if least >= 0.99 * whole else 1
 
 
 if __name__ == "__main__":

@@ -143,6 +143,15 @@ def test_the_search_is_drawn_in_the_order_of_the_evaluations():
     assert has(axes, np.array([[i + 1, values[i]] for i in range(16)]))
 
 
+def test_the_search_has_a_point_for_each_pass():
+    made = synthetic_budget.make()
+    for candidate in made["candidates"]:  # four passes of four thresholds each
+        candidate["answers"] = 0.5 + candidate["order"] // 4
+    (axes,) = plots_budget.search_figure(budget_file.from_json(made)).axes
+    values = {c["order"]: c["hypervolume"] for c in made["candidates"]}
+    assert has(axes, np.array([[0.5 + i, values[4 * i + 3]] for i in range(4)]))
+
+
 def test_bars_of_several_cascades_stand_beside_each_other():
     shares = {"a": np.array([0.5, 0.25]), "b": np.array([0.1, 0.2, 0.3, np.nan])}
     figure = plots_budget.positions_figure(shares)
