@@ -26,7 +26,7 @@ setuptools.setup(
     python_requires=">=3.11,<3.14",
     packages=[*setuptools.find_packages(include=["cascade_jax*", "tasks*"]), *GIN_PACKAGES],
     package_dir=GIN_PACKAGES,
-    package_data={"": ["*.gin"], "cascade_jax.evaluation": ["page/*.css", "page/*.js"]},
+    package_data={"": ["*.gin"], "cascade_jax.report": ["assets/*.css", "assets/*.js"]},
     entry_points={"console_scripts": ["cascade-jax = cascade_jax.cli.main:main"]},
     install_requires=[
         "absl-py",

@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 import seqio
 
-from cascade_jax.data import catalog, features, vocabulary
+from cascade_jax.data import catalog, features
 from cascade_jax.data.sources import TfdsOrJsonlSource
-from cascade_jax.evaluation import quality
+from cascade_jax.data.vocabulary import load
+from cascade_jax.task_metrics import quality
 from tasks import denoising
 
 OBJECTIVES = {"span_corruption": denoising.span_corruption, "prefix_lm": denoising.prefix_lm}
@@ -43,7 +44,7 @@ def _add(suite: str, source: seqio.DataSource, objective: str, step: Callable) -
             name,
             source=source,
             preprocessors=[step],
-            output_features=features.output_features(vocabulary.load_vocabulary(VOCABULARY)),
+            output_features=features.output_features(load.load_vocabulary(VOCABULARY)),
             metric_fns=[quality.accuracy],
         )
     return name

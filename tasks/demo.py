@@ -26,7 +26,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cascade_jax.data.sources import GeneratedSource
-from cascade_jax.evaluation import quality
+from cascade_jax.task_metrics import quality
 from tasks.registration import add_mixture, add_task
 
 MIXTURE = "demo_mixture_v1"

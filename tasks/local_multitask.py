@@ -10,7 +10,7 @@ import seqio
 import tensorflow as tf
 
 from cascade_jax.data.sources import TfdsOrJsonlSource
-from cascade_jax.evaluation import quality
+from cascade_jax.task_metrics import quality
 from tasks.registration import (
     add_mixture,
     add_task,

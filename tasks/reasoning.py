@@ -18,7 +18,7 @@ import seqio
 import tensorflow as tf
 
 from cascade_jax.data.sources import ProblemOf, TfdsOrJsonlSource
-from cascade_jax.evaluation import quality
+from cascade_jax.task_metrics import quality
 from tasks.registration import add_task
 
 LETTERS = ("A", "B", "C", "D", "E")

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from cascade_jax.data.features import TARGETS
 from cascade_jax.data.sources import TfdsOrJsonlSource
-from cascade_jax.evaluation import overlap_metrics
+from cascade_jax.task_metrics import overlap
 from tasks.registration import MANUAL_FOLDER, add_task
 
 SHORT_SUMMARY = 20  # tokens, EOS aside; as in "Budget-Constrained Learning to Defer"
@@ -55,7 +55,7 @@ def _add(name: str, splits: Sequence[str], *more_steps) -> str:
         f"cascade_xsum_{name}_v1",
         source,
         [seqio.map_over_dataset(_to_text), *more_steps],
-        [overlap_metrics.Rouge()],
+        [overlap.Rouge()],
         suite="xsum",
         kind="summarization",
     )

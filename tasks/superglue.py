@@ -9,7 +9,7 @@ most 3,000 each; three more mixtures differ in their rates alone.
 from collections.abc import Callable, Mapping, Sequence
 
 from cascade_jax.data import sources
-from cascade_jax.evaluation import answer_metrics, quality
+from cascade_jax.task_metrics import answer_metrics, quality
 from tasks import superglue_preprocessors as preprocessors
 from tasks.registration import add_mixtures, add_task, references_as_target
 

@@ -19,7 +19,7 @@ import seqio
 import tensorflow as tf
 
 from cascade_jax.data import jsonl, sources
-from cascade_jax.evaluation import translation_metrics
+from cascade_jax.task_metrics import translation
 from tasks.registration import add_mixtures, add_task, references_as_target, rows_in_train
 from tasks.wmt22_folder import PAIRS, languages_of
 
@@ -84,7 +84,7 @@ def translation_task(pair: str) -> str:
         f"cascade_wmt22_{source}_{target}_v1",
         TranslationSource(pair),
         [seqio.map_over_dataset(to_text)],
-        [translation_metrics.Bleu.for_language(target), translation_metrics.Chrf()],
+        [translation.Bleu.for_language(target), translation.Chrf()],
         references_as_target,
         suite="wmt22",
         kind="translation",

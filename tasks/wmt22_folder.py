@@ -26,7 +26,7 @@ from typing import TextIO
 import numpy as np
 
 from cascade_jax import files
-from cascade_jax.nearest import did_you_mean
+from cascade_jax.names import did_you_mean
 
 PAIRS = ("en-ja", "en-ru", "en-zh", "ja-en", "ru-en", "zh-en")
 # File -> sacrebleu's test set. The first is the public recipe's set for choosing things on.

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade_jax.cli.main import main
-from cascade_jax.training import checkpoints, loop
+from cascade_jax.runs import checkpoints
+from cascade_jax.training import experiment
 from cascade_jax.training import step as step_lib
 from tests import fakes, tiny_demo
 from tests.training import resume_test
@@ -108,9 +109,9 @@ def test_gin_names(refused, tiny, tmp_path):
     line = refused("train", tiny, "--gin.STUDENT_STEP=5")
     assert "unknown gin macro 'STUDENT_STEP': did you mean 'STUDENT_STEPS'?" in line
     file = tmp_path / "scope.gin"
-    file.write_text(TINY + "cat_dits/loop.TrainRun.seed = 1\n")
+    file.write_text(TINY + "cat_dits/experiment.TrainRun.seed = 1\n")
     line = refused("train", f"--gin_file={file}")
-    assert "gin binding cat_dits/loop.TrainRun.seed is set but nothing reads it" in line
+    assert "gin binding cat_dits/experiment.TrainRun.seed is set but nothing reads it" in line
     line = refused("vocab", LOCAL)
     assert "gin macro DATA_DIR has no value; give it: --gin.DATA_DIR=VALUE" in line
 
@@ -119,7 +120,7 @@ def test_gin_names(refused, tiny, tmp_path):
     "binding, said",
     [
         ("STUDENT_STEPS=1e1", "decay_steps is 10.0; must be None or an integer"),
-        ("loop.TrainRun.log_every=2.5", "log_every is 2.5; must be an integer of at least 1"),
+        ("experiment.TrainRun.log_every=2.5", "log_every is 2.5; must be an integer of at least 1"),
         ("STUDENT_LEARNING_RATE='x'", "learning_rate is 'x'; must be a number above 0"),
         ("OUTPUT_DIR=5", "output_dir is 5; must be the path of a folder"),
         ("ONLY='xnt'", "no run named ['xnt']; the runs are ['teacher', 'xent', 'dist',"),
@@ -133,7 +134,7 @@ def test_programming_errors_keep_their_traceback(tiny, tmp_path, monkeypatch):
     def broken(config):
         raise TypeError("a bug")
 
-    monkeypatch.setattr(loop, "train", broken)
+    monkeypatch.setattr(experiment, "train", broken)
     with pytest.raises(TypeError, match="a bug"):
         main(["train", tiny, output(tmp_path)])
 

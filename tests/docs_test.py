@@ -12,7 +12,7 @@ import gin
 import pytest
 
 from cascade_jax import metrics
-from cascade_jax.cli import gin_main, train
+from cascade_jax.cli import gin_config, train
 from cascade_jax.losses import schedules, variants
 from tests import fakes
 
@@ -116,7 +116,7 @@ def stated_command(name: str) -> list[str]:
 def test_the_task_snippet_builds_and_reads_rows(user_files):
     from cascade_jax.data import pipeline
 
-    config = gin_main.parse(train.CONFIG, stated_command("my.gin"))
+    config = gin_config.parse(train.CONFIG, stated_command("my.gin"))
     assert {run.data.mixture for run in config.runs} == {"my_reviews_v1"}
     assert config.output_dir == "runs/my_reviews"
     rows = [{"text": "dull", "label": 0}, {"text": "a joy", "label": 1}]
@@ -128,8 +128,8 @@ def test_the_task_snippet_builds_and_reads_rows(user_files):
 
 
 def test_the_pair_snippet_builds_the_models_that_it_states(user_files):
-    config = gin_main.parse(train.CONFIG, stated_command("my_pair.gin"))
-    demo = gin_main.parse(train.CONFIG, ["--gin_file=gin/experiments/demo.gin"])
+    config = gin_config.parse(train.CONFIG, stated_command("my_pair.gin"))
+    demo = gin_config.parse(train.CONFIG, ["--gin_file=gin/experiments/demo.gin"])
     assert config.output_dir != demo.output_dir  # which `make demo` has filled
     teacher, *students = config.runs
     stated = re.findall(
@@ -178,14 +178,14 @@ def in_root(monkeypatch):
 
 def test_the_command_of_the_losses_page_builds_the_loss_it_names(in_root):
     (text,) = re.findall(r"```bash\n(cascade-jax train .*?)```", LOSSES, re.S)
-    (run,) = gin_main.parse(train.CONFIG, shlex.split(text.replace("\\\n", " "))[2:]).runs
+    (run,) = gin_config.parse(train.CONFIG, shlex.split(text.replace("\\\n", " "))[2:]).runs
     assert run.loss == variants.CATDistL(temperature=2.0) and run.name == "cat_dist_l"
 
 
 def test_the_schedules_of_the_losses_page_build(in_root, tmp_path):
     (text,) = re.findall(r"```\n# my_annealing\.gin\n(.*?)```", LOSSES, re.S)
     (tmp_path / "my_annealing.gin").write_text(text)
-    config = gin_main.parse(train.CONFIG, [f"--gin_file={tmp_path}/my_annealing.gin"])
+    config = gin_config.parse(train.CONFIG, [f"--gin_file={tmp_path}/my_annealing.gin"])
     loss = {run.name: run.loss for run in config.runs}["cat_dist"]
     assert loss == variants.CATDist(
         label_weight=schedules.PiecewiseLinear((0, 500), (1.0, 0.5)),

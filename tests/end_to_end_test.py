@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import sacrebleu
 
-from cascade_jax import metrics
+from cascade_jax import metrics, records
 from cascade_jax.cli.main import main
-from cascade_jax.evaluation import records
 from tests import fakes, tiny_demo
 
 STUDENTS = ("xent", "dist", "cat_xent", "cat_dist")
@@ -76,14 +75,14 @@ WARMUP_STEPS = 1
 CHECKPOINT_EVERY = 2
 EVAL_BATCHES = 1
 BOOTSTRAP_SAMPLES = 20
-loop.TrainRun.log_every = 2
-loop.TrainRun.keep_last = 1
-loop.TrainRun.keep_best = 1
+experiment.TrainRun.log_every = 2
+experiment.TrainRun.keep_last = 1
+experiment.TrainRun.keep_best = 1
 
-vocabulary_training.VocabConfig.mixture = %MIXTURE
-vocabulary_training.VocabConfig.output_path = %VOCABULARY
-vocabulary_training.VocabConfig.vocab_size = %VOCAB_SIZE
-vocabulary_training.VocabConfig.data_dir = %DATA_DIR
+training.VocabConfig.mixture = %MIXTURE
+training.VocabConfig.output_path = %VOCABULARY
+training.VocabConfig.vocab_size = %VOCAB_SIZE
+training.VocabConfig.data_dir = %DATA_DIR
 """,
     "from cascade_jax.data import vocabulary_training",
     "from cascade_jax.training import loop",

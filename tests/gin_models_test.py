@@ -5,7 +5,7 @@ from pathlib import Path
 import gin
 import pytest
 
-from cascade_jax.cli import gin_main
+from cascade_jax.cli import gin_config
 from cascade_jax.models import families, flops
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +36,7 @@ def test_every_file_of_the_family_has_its_count():
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_size_has_the_published_models_parameters(name):
-    gin_main.load([f"gin/models/{name}.gin"])
+    gin_config.load([f"gin/models/{name}.gin"])
     reference = gin.query_parameter(f"{name.upper()}/gin.macro.value")
     config = reference.scoped_configurable_fn()
     assert flops.parameter_count(families.parameter_shapes(config)) == PARAMETERS[name]
@@ -44,7 +44,7 @@ def test_a_size_has_the_published_models_parameters(name):
 
 @pytest.mark.parametrize("pair", ["t5_1_1_small_large", "t5_1_1_base_xxl"])
 def test_a_pair_file_says_which_is_which(pair):
-    gin_main.load([f"gin/pairs/{pair}.gin"])
+    gin_config.load([f"gin/pairs/{pair}.gin"])
     small, large = (
         gin.query_parameter(f"{role}/gin.macro.value") for role in ("STUDENT", "TEACHER")
     )

@@ -8,9 +8,9 @@ import gin
 import numpy as np
 import pytest
 
-from cascade_jax.cli import calibrate, collect, evaluate, gin_main, train, vocab
+from cascade_jax.cli import calibrate, collect, evaluate, gin_config, train, vocab
 from cascade_jax.deferral import routers, scores
-from cascade_jax.deferral.answer_tokens import AnswerTokens
+from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 from cascade_jax.losses import schedules
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def given(file: str) -> list[str]:
 @pytest.mark.parametrize("command", [train, collect, evaluate, calibrate])
 @pytest.mark.parametrize("file", EXPERIMENTS)
 def test_every_experiment_builds_every_command(file, command):
-    config = gin_main.parse(command.CONFIG, [f"--gin_file={file}", *given(file)])
+    config = gin_config.parse(command.CONFIG, [f"--gin_file={file}", *given(file)])
     assert type(config).__name__ == command.CONFIG.rpartition(".")[2]
     assert dataclasses.is_dataclass(config)
 
@@ -54,7 +54,7 @@ def test_every_experiment_builds_every_command(file, command):
 def test_every_other_gin_file_parses_and_its_macros_build(file):
     """Model, pair, loss and mesh files are parts: what they bind is built by itself."""
     gin.clear_config(clear_constants=True)
-    for folder in gin_main.search_paths():
+    for folder in gin_config.search_paths():
         gin.add_config_file_search_path(str(folder))
     gin.parse_config_file(file)
     parts = file.split("/")[1]
@@ -89,7 +89,7 @@ TABLE_1 = {  # of the CAT paper: student's and teacher's steps, learning rate, b
 @pytest.mark.parametrize("name", TABLE_1)
 def test_experiments_of_the_paper_have_the_values_of_its_table(name):
     file = f"gin/experiments/{name}.gin"
-    runs = gin_main.parse(train.CONFIG, [f"--gin_file={file}", *given(file)]).runs
+    runs = gin_config.parse(train.CONFIG, [f"--gin_file={file}", *given(file)]).runs
     student, teacher = TABLE_1[name]
     assert [run.name for run in runs] == ["teacher", "xent", "dist", "cat_xent", "cat_dist"]
     for run in runs:
@@ -103,7 +103,7 @@ def test_experiments_of_the_paper_have_the_values_of_its_table(name):
 
 def test_c4_is_pre_training_of_t5_base_under_large_and_its_tokens_are_rows():
     argv = ["--gin_file=gin/experiments/c4.gin"]
-    teacher, *students = gin_main.parse(train.CONFIG, argv).runs
+    teacher, *students = gin_config.parse(train.CONFIG, argv).runs
     sizes = [(run.model.embed_dim, run.model.num_encoder_layers) for run in (teacher, *students)]
     assert sizes == [(1024, 24)] + [(768, 12)] * 4
     for run in (teacher, *students):
@@ -111,7 +111,7 @@ def test_c4_is_pre_training_of_t5_base_under_large_and_its_tokens_are_rows():
         rates = [float(run.optimizer.learning_rate_schedule()(step)) for step in (9_999, 39_999)]
         np.testing.assert_allclose(rates, [0.01, 0.005], rtol=1e-3)
     collected, drawn = (
-        gin_main.parse(command.CONFIG, [f"--gin_file={file}"])
+        gin_config.parse(command.CONFIG, [f"--gin_file={file}"])
         for command, file in ((collect, argv[0][11:]), (evaluate, "gin/figures/figure_13.gin"))
     )
     assert collected.decoding == "teacher_forced"
@@ -120,7 +120,7 @@ def test_c4_is_pre_training_of_t5_base_under_large_and_its_tokens_are_rows():
 
 
 def test_the_budget_on_xsum_is_the_papers_protocol():
-    config = gin_main.parse(calibrate.CONFIG, [f"--gin_file={BUDGET_XSUM}"])
+    config = gin_config.parse(calibrate.CONFIG, [f"--gin_file={BUDGET_XSUM}"])
     live, sizes = config.live, (config.first_size, config.second_size, config.test_size)
     assert (sizes, config.repeats, config.delta) == ((200, 200, 100), 5, 0.1)
     assert max(config.alphas) == 0.2 and sum(sizes) == 500 <= live.limit
@@ -136,7 +136,7 @@ def test_every_figure_builds(file, tmp_path):
     argv = [f"--gin_file={file}"]
     if file.endswith("figure_5.gin"):  # reads its router at once
         argv.append(f"--gin.ROUTER_FILE='{_router(tmp_path)}'")
-    config = gin_main.parse(evaluate.CONFIG, argv)
+    config = gin_config.parse(evaluate.CONFIG, argv)
     assert [Path(path).stem for path in config.records_files] == list(config.names)
     assert config.output_dir == f"runs/figures/{Path(file).stem}"
 
@@ -151,13 +151,13 @@ def _router(folder: Path) -> Path:
 
 
 def test_the_deferral_rules_of_figure_6_are_those_of_the_paper():
-    config = gin_main.parse(evaluate.CONFIG, ["--gin_file=gin/figures/figure_6.gin"])
+    config = gin_config.parse(evaluate.CONFIG, ["--gin_file=gin/figures/figure_6.gin"])
     assert {config.score, *config.scores} == set(scores.STANDARD)
 
 
 def test_the_groups_of_flan_are_its_tasks_by_metric():
     flan2021 = pytest.importorskip("tasks.flan2021")
-    config = gin_main.parse(evaluate.CONFIG, ["--gin_file=gin/figures/figure_2b.gin"])
+    config = gin_config.parse(evaluate.CONFIG, ["--gin_file=gin/figures/figure_2b.gin"])
     for kind, names in (("accuracy", flan2021.CLASSIFICATION), ("BLEU", flan2021.GENERATION)):
         assert list(config.groups[kind]) == [flan2021.TASKS[name] for name in names]
 
@@ -170,19 +170,19 @@ RUN_FILES += ["gin/figures/figure_2a.gin", "gin/figures/figure_6.gin", "gin/figu
 def test_the_command_in_a_run_files_header_builds(file):
     name, *argv = header_command(file)
     command = {"train": train, "evaluate": evaluate}[name]
-    assert dataclasses.is_dataclass(gin_main.parse(command.CONFIG, argv))
+    assert dataclasses.is_dataclass(gin_config.parse(command.CONFIG, argv))
 
 
 @pytest.mark.parametrize("loss", [f for f in GIN_FILES if f.startswith("gin/losses/")])
 def test_every_loss_file_fits_the_student_run(loss):
     argv = header_command("gin/runs/student.gin")[1:] + [f"--gin_file={loss}"]
-    (run,) = gin_main.parse(train.CONFIG, argv).runs
+    (run,) = gin_config.parse(train.CONFIG, argv).runs
     assert type(run.loss).__name__.lower() == Path(loss).stem.replace("_", "")
 
 
 def error(argv, command=train):
-    with pytest.raises(gin_main.UsageError) as caught:
-        gin_main.parse(command.CONFIG, argv)
+    with pytest.raises(gin_config.UsageError) as caught:
+        gin_config.parse(command.CONFIG, argv)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -207,8 +207,8 @@ def test_a_misspelt_macro_in_a_file_is_refused(tmp_path):
 
 def test_a_binding_in_an_unused_scope_is_refused(tmp_path):
     text = "from __gin__ import dynamic_registration\nfrom cascade_jax.training import loop\n"
-    message = error([write(tmp_path, text + "cat_dits/loop.TrainRun.seed = 1\n")])
-    assert "gin binding cat_dits/loop.TrainRun.seed is set but nothing reads it" in message
+    message = error([write(tmp_path, text + "cat_dits/experiment.TrainRun.seed = 1\n")])
+    assert "gin binding cat_dits/experiment.TrainRun.seed is set but nothing reads it" in message
     assert "cat_dist" in message
 
 
@@ -243,28 +243,32 @@ def test_unknown_flags_and_stray_arguments_are_refused():
 
 def test_a_file_that_configures_another_command_says_so():
     message = error(["--gin_file=gin/meshes/data_parallel.gin"])
-    assert message.startswith("the gin files bind nothing of cascade_jax.training.loop.TrainConfig")
+    assert message.startswith(
+        "the gin files bind nothing of cascade_jax.training.experiment.TrainConfig"
+    )
 
 
 def test_macros_and_parameters_from_the_command_line_win():
     argv = [DEMO, "--gin.STUDENT_STEPS=700", "--gin.loop.TrainRun.log_every=3", "--gin.SEED=5"]
-    config = gin_main.parse(train.CONFIG, argv)
+    config = gin_config.parse(train.CONFIG, argv)
     runs = {run.name: run for run in config.runs}
     assert runs["cat_dist"].steps == 700 and runs["teacher"].steps != 700
     assert runs["xent"].log_every == 3 and runs["xent"].data.seed == 5
 
 
 def test_the_head_and_its_chunks_reach_every_run():
-    runs = gin_main.parse(train.CONFIG, [DEMO]).runs
+    runs = gin_config.parse(train.CONFIG, [DEMO]).runs
     assert {(run.head, run.chunk_tokens) for run in runs} == {("fused", None)}
-    runs = gin_main.parse(train.CONFIG, [DEMO, "--gin.HEAD='plain'", "--gin.CHUNK_TOKENS=96"]).runs
+    runs = gin_config.parse(
+        train.CONFIG, [DEMO, "--gin.HEAD='plain'", "--gin.CHUNK_TOKENS=96"]
+    ).runs
     assert len(runs) == 5
     assert {(run.head, run.chunk_tokens) for run in runs} == {("plain", 96)}
 
 
 def test_an_unknown_head_is_refused():
     with pytest.raises(ValueError, match="head is 'plian'; must be one of .*'fused', 'plain'"):
-        gin_main.parse(train.CONFIG, [DEMO, "--gin.HEAD='plian'"])
+        gin_config.parse(train.CONFIG, [DEMO, "--gin.HEAD='plian'"])
 
 
 SCHEDULE = """\
@@ -285,7 +289,7 @@ schedules.PiecewiseLinear.values = [1, 0.5]
     ],
 )
 def test_a_schedule_builds_where_it_is_bound(tmp_path, binding, scheduled):
-    runs = gin_main.parse(train.CONFIG, [write(tmp_path, SCHEDULE + binding)]).runs
+    runs = gin_config.parse(train.CONFIG, [write(tmp_path, SCHEDULE + binding)]).runs
     weights = {run.name: getattr(run.loss, "label_weight", None) for run in runs}
     expected = schedules.PiecewiseLinear(steps=(0, 500), values=(1.0, 0.5))
     assert {name for name, weight in weights.items() if weight == expected} == scheduled
@@ -295,10 +299,10 @@ def test_a_schedule_with_a_value_out_of_range_is_refused(tmp_path):
     text = SCHEDULE.replace("0.5]", "1.5]")
     text += "variants.CATDist.label_weight = @schedules.PiecewiseLinear()\n"
     with pytest.raises(ValueError, match=r"label_weight .*1\.5.* is not in \[0\.0, 1\.0\]"):
-        gin_main.parse(train.CONFIG, [write(tmp_path, text)])
+        gin_config.parse(train.CONFIG, [write(tmp_path, text)])
 
 
 def test_vocab_is_configured_by_an_experiment():
     file = "gin/experiments/local_multitask.gin"
-    config = gin_main.parse(vocab.CONFIG, [f"--gin_file={file}", *given(file)])
+    config = gin_config.parse(vocab.CONFIG, [f"--gin_file={file}", *given(file)])
     assert config.vocab_size > 0

@@ -8,12 +8,12 @@ from pathlib import Path
 import gin
 import pytest
 
-from cascade_jax.cli import export_checkpoint, gin_main, import_checkpoint, model_gin, train
+from cascade_jax.cli import export_checkpoint, gin_config, import_checkpoint, model_gin, train
 from cascade_jax.interop import hf_families
 from cascade_jax.losses import variants
 from cascade_jax.models import lora
 from cascade_jax.models.config import DecoderConfig
-from cascade_jax.training import start
+from cascade_jax.runs import start
 
 PAGE = (Path(__file__).parents[1] / "docs/models.md").read_text()
 CONFIG = DecoderConfig(vocab_size=64, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1,
@@ -62,7 +62,7 @@ def lay_out_pair(folder):
 def test_the_pair_of_the_page_builds_and_is_exported(in_folder):
     lay_out_pair(in_folder)
     arguments, _ = commands("train")
-    config = gin_main.parse(train.CONFIG, arguments)
+    config = gin_config.parse(train.CONFIG, arguments)
     (run,) = config.runs
     assert run.model == run.teacher == CONFIG and run.teacher_run == "runs/gemma_1b"
     assert run.start == start.FromRun("runs/gemma_270m")
@@ -77,7 +77,7 @@ def test_the_pair_of_the_page_builds_and_is_exported(in_folder):
 def test_the_pair_of_the_page_builds_with_lora(in_folder):
     lay_out_pair(in_folder)
     _, arguments = commands("train")
-    (run,) = gin_main.parse(train.CONFIG, arguments).runs
+    (run,) = gin_config.parse(train.CONFIG, arguments).runs
     assert run.start == start.FromRun("runs/gemma_270m") and run.teacher_run == "runs/gemma_1b"
     stated = dict(re.findall(r"^\| (LORA_\w+) \| `?([^;`|]+?)`?(?:;| \|)", PAGE, re.M))
     assert {name: ast.literal_eval(value) for name, value in stated.items()} == {

@@ -14,7 +14,8 @@ import seqio
 
 import tasks.all  # noqa: F401
 from cascade_jax.cli.main import main
-from cascade_jax.data import browse, catalog, sources
+from cascade_jax.data import catalog, sources
+from cascade_jax.data.browse import tasks as browse
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/tasks.md").read_text()

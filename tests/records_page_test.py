@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from cascade_jax import records
 from cascade_jax.cli import main
-from cascade_jax.evaluation import exchange, exchange_answers, records, records_schema
-from cascade_jax.evaluation.exchange_formats import FORMATS
+from cascade_jax.records import schema as records_schema
+from cascade_jax.records.external import answers, from_jsonl
+from cascade_jax.records.external.formats import FORMATS
 
 PAGE = (Path(__file__).parents[1] / "docs/records.md").read_text()
 
@@ -68,10 +70,10 @@ def test_the_tables_of_columns_are_the_schema(number):
 
 def test_the_metrics_formats_and_fields_are_those_there_are():
     named = {name for cell, _ in cells("Quality", 0)[:-2] for name in re.findall(r"`(\w+)`", cell)}
-    assert named == set(exchange.METRICS)
+    assert named == set(from_jsonl.METRICS)
     assert tuple(re.findall(r"^### .* \((\w+)\)$", PAGE, re.M)) == FORMATS
     stated = set(re.findall(r"`(\w+)`", PAGE.split("A model's fields:")[1].split("\n\n")[0]))
-    assert stated >= set(exchange_answers.NUMBERS)
+    assert stated >= set(answers.NUMBERS)
 
 
 def test_the_table_made_in_python_is_what_it_says(folder):

@@ -12,19 +12,19 @@ example, after the teacher was trained:
   cascade-jax cache-teacher --gin_file=gin/experiments/demo.gin \\
     --gin.TEACHER_CACHE="'runs/demo/teacher_cache'"
 """
-CONFIG = "cascade_jax.training.teacher_cache.CacheConfig"
+CONFIG = "cascade_jax.teacher_cache.make.CacheConfig"
 MANY_HOSTS = True
 
 
 def check(config) -> None:
     """Refuses what does not fit before anything is written."""
-    from cascade_jax.training import teacher_cache
+    from cascade_jax.teacher_cache import make
 
-    teacher_cache.check(config)
+    make.check(config)
 
 
 def run(config) -> None:
     """Runs the command on its built config."""
-    from cascade_jax.training import teacher_cache
+    from cascade_jax.teacher_cache import make
 
-    teacher_cache.make(config)
+    make.make(config)

@@ -11,15 +11,15 @@ example:
   cascade-jax calibrate --gin_file=gin/experiments/demo.gin --gin.ALPHAS="[0.05, 0.1]"
   cascade-jax calibrate --gin_file=gin/experiments/demo.gin --gin.LEVEL="'answer'"
 """
-CONFIG = "cascade_jax.evaluation.calibration.CalibrateConfig"
+CONFIG = "cascade_jax.calibration.calibrate.CalibrateConfig"
 MANY_HOSTS = True
 
 
 def run(config) -> None:
     """Runs the command on its built config."""
-    from cascade_jax.evaluation import budget, calibration
+    from cascade_jax.calibration import calibrate, summary
     from cascade_jax.parallel import hosts
 
-    found = calibration.calibrate(config)
-    paths = [calibration.certificate_path(config.output_dir, alpha) for alpha in found["alphas"]]
-    hosts.say("\n".join(["", budget.format_table(found), "", *map(str, paths)]))
+    found = calibrate.calibrate(config)
+    paths = [calibrate.certificate_path(config.output_dir, alpha) for alpha in found["alphas"]]
+    hosts.say("\n".join(["", summary.format_table(found), "", *map(str, paths)]))

@@ -12,12 +12,12 @@ example:
   cascade-jax collect --gin_file=gin/experiments/demo.gin
   cascade-jax collect --gin_file=gin/experiments/demo.gin --gin.COLLECT_SPLIT="'validation'"
 """
-CONFIG = "cascade_jax.evaluation.collect.CollectConfig"
+CONFIG = "cascade_jax.collection.collect.CollectConfig"
 MANY_HOSTS = True
 
 
 def run(config) -> None:
     """Runs the command on its built config."""
-    from cascade_jax.evaluation import collect
+    from cascade_jax.collection import collect
 
     collect.collect(config)

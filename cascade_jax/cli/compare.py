@@ -6,7 +6,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cascade_jax.nearest import did_you_mean
+from cascade_jax.names import did_you_mean
 
 HELP = """\
 Lays cascades side by side that were collected on the same examples with the same large model:

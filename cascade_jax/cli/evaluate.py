@@ -15,7 +15,8 @@ CONFIG = "cascade_jax.evaluation.evaluate.EvaluateConfig"
 
 def run(config) -> None:
     """Runs the command on its built config."""
-    from cascade_jax.evaluation import evaluate, terminal
+    from cascade_jax.evaluation import evaluate
+    from cascade_jax.report import terminal
 
     found = evaluate.evaluate(config)
     print(terminal.format_table(found) + "\n\n" + terminal.below(found, config.output_dir))

@@ -74,14 +74,14 @@ def run(config: ExportConfig) -> None:
     jax.config.update("jax_platforms", "cpu")  # as for the import
     from cascade_jax.interop import hf, hf_folder
     from cascade_jax.parallel.mesh import MeshConfig
-    from cascade_jax.training import checkpoints, run_folder, saved
+    from cascade_jax.runs import checkpoints, parameters, run_folder
 
     hf_folder.check_empty(config.out)
     described = checkpoints.config_of(config.run)
     model = run_folder.model_of(described)
     mesh = MeshConfig(data=1).build(jax.devices()[:1])
     step = checkpoints.chosen_step(config.run, config.checkpoint)
-    params = saved.load(Path(config.run), step, model, mesh)
+    params = parameters.load(Path(config.run), step, model, mesh)
     if config.to == "t5x":
         file = _to_t5x(config, model, params, step)
         print(f"{file}: step {step} of {config.run}")
@@ -126,7 +126,7 @@ def _pad_id(config: ExportConfig, described: dict, tokenizer: Path | None) -> in
     if "imported" in described:
         return described["imported"]["pad_id"]
     if tokenizer is not None and (tokenizer / "tokenizer.json").is_file():
-        from cascade_jax.data import tokenizer_json
+        from cascade_jax.data.vocabulary import tokenizer_json
 
         return tokenizer_json.padding_id(str(tokenizer / "tokenizer.json"))
     return 0

@@ -9,12 +9,12 @@ example:
     --gin.RECORDS="'runs/demo/records/validation/cat_xent.parquet'" \\
     --gin.ROUTER_FILE="'runs/demo/router.npz'"
 """
-CONFIG = "cascade_jax.evaluation.router_run.FitRouterConfig"
+CONFIG = "cascade_jax.evaluation.fit_router.FitRouterConfig"
 
 
 def run(config) -> None:
     """Runs the command on its built config."""
-    from cascade_jax.evaluation import router_run
+    from cascade_jax.evaluation import fit_router
 
-    print(router_run.format_table(router_run.fit_router(config)))
+    print(fit_router.format_table(fit_router.fit_router(config)))
     print(f"\nsaved to {config.router_file}")

@@ -108,7 +108,7 @@ def run(config: ImportConfig) -> None:
     # Reading and writing alone: an accelerator's memory may be too small for all of a model.
     jax.config.update("jax_platforms", "cpu")
     from cascade_jax.interop import hf_folder
-    from cascade_jax.training import checkpoints, run_folder
+    from cascade_jax.runs import checkpoints, run_folder
 
     out = Path(config.out)
     hf_folder.check_empty(out)
@@ -211,7 +211,7 @@ def _vocabulary(config: ImportConfig, model_type: str) -> str:
 def _pad_id(config: ImportConfig, model, vocabulary: str) -> int:
     if config.pad_id is not None:
         return config.pad_id
-    from cascade_jax.data import tokenizer_json
+    from cascade_jax.data.vocabulary import tokenizer_json
 
     return tokenizer_json.padding_id(vocabulary) if tokenizer_json.is_spec(vocabulary) else 0
 
@@ -242,7 +242,7 @@ def facts_apart(spec: str) -> dict[str, Any]:
 
 def facts(spec: str) -> dict[str, Any]:
     """Size and fingerprint of a vocabulary, or under "error" what is wrong with it."""
-    from cascade_jax.data import vocabulary
+    from cascade_jax.data.vocabulary import load as vocabulary
 
     try:
         loaded = vocabulary.load_vocabulary(spec)

@@ -4,7 +4,7 @@ import importlib
 import sys
 from types import ModuleType
 
-from cascade_jax.nearest import did_you_mean
+from cascade_jax.names import did_you_mean
 
 COMMANDS = {
     "train": "train the models of an experiment; go on where it was interrupted",
@@ -72,6 +72,6 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     command = module_of(name)
-    from cascade_jax.cli import gin_main
+    from cascade_jax.cli import gin_config
 
-    return gin_main.run(command, rest)
+    return gin_config.run(command, rest)

@@ -54,7 +54,7 @@ class PlanCommand:
 
 def parse(argv: list[str]) -> PlanCommand:
     """Takes our own flags out; the rest configures train or collect."""
-    from cascade_jax.cli import collect, gin_main, train
+    from cascade_jax.cli import collect, gin_config, train
 
     flags, rest, sweep = dict(_FLAGS), [], False
     for arg in argv:
@@ -66,17 +66,17 @@ def parse(argv: list[str]) -> PlanCommand:
         else:
             rest.append(arg)
     if flags["step"] not in _STEPS:
-        raise gin_main.UsageError(f"--step={flags['step']}: must be one of {', '.join(_STEPS)}")
+        raise gin_config.UsageError(f"--step={flags['step']}: must be one of {', '.join(_STEPS)}")
     if sweep and flags["step"] == "collect":
-        raise gin_main.UsageError("--sweep is for --step=train")
+        raise gin_config.UsageError("--sweep is for --step=train")
     if flags["run"] is not None and flags["step"] == "collect":
-        raise gin_main.UsageError("--run is for --step=train: collect plans both models")
+        raise gin_config.UsageError("--run is for --step=train: collect plans both models")
     limit = flags["sweep_limit"]
     if limit is not None and not (limit.isdecimal() and int(limit)):
-        raise gin_main.UsageError(f"--sweep_limit={limit}: must be a number of at least 1")
+        raise gin_config.UsageError(f"--sweep_limit={limit}: must be a number of at least 1")
     flags["sweep_limit"] = int(limit) if limit else None
     command = collect if flags["step"] == "collect" else train
-    return PlanCommand(config=gin_main.parse(command.CONFIG, rest), sweep=sweep, **flags)
+    return PlanCommand(config=gin_config.parse(command.CONFIG, rest), sweep=sweep, **flags)
 
 
 def run(command: PlanCommand) -> None:

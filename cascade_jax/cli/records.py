@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from absl import flags
 
-from cascade_jax.nearest import did_you_mean
+from cascade_jax.names import did_you_mean
 
 HELP = """\
 Makes a records table, which evaluate and fit-router read, of answers that other systems wrote as
@@ -82,8 +82,8 @@ def parse(argv: Iterable[str]):
 
 def _parse_from_jsonl(argv: Iterable[str]):
     from cascade_jax.cli.import_checkpoint import parsed
-    from cascade_jax.evaluation.exchange import EMPTY, ExchangeConfig
-    from cascade_jax.evaluation.exchange_formats import FORMATS
+    from cascade_jax.records.external.formats import FORMATS
+    from cascade_jax.records.external.from_jsonl import EMPTY, ExchangeConfig
 
     values = flags.FlagValues()
     for name in (*_FILES, *_TEXTS, *_PARAMETERS):
@@ -125,13 +125,13 @@ def run(config) -> None:
       OSError: a file that is not there, a full disk.
     """
     if isinstance(config, ToJsonlConfig):
-        from cascade_jax.evaluation import exchange_table
+        from cascade_jax.records.external import to_jsonl
 
-        print(f"{config.output}: {exchange_table.to_jsonl(config.records, config.output):,} rows")
+        print(f"{config.output}: {to_jsonl.to_jsonl(config.records, config.output):,} rows")
         return
-    from cascade_jax.evaluation import exchange
+    from cascade_jax.records.external import from_jsonl
 
-    made = exchange.from_jsonl(config)
+    made = from_jsonl.from_jsonl(config)
     formats = ", ".join(f"{model} from {form}" for model, form in made.formats.items())
     print(f"{config.output}: {made.rows:,} examples, {formats}")
     if made.dropped:

@@ -9,7 +9,10 @@ from typing import Any
 import seqio
 import tqdm
 
-from cascade_jax.data import browse, registry, row_view, token_counts
+from cascade_jax.data import registry
+from cascade_jax.data.browse import rows as row_view
+from cascade_jax.data.browse import tasks as browse
+from cascade_jax.data.browse import token_counts
 from cascade_jax.text_table import columns
 
 _WIDTH = 100

@@ -136,10 +136,10 @@ def run(config: TasksConfig) -> None:
 
 def _register(modules: Iterable[str]) -> None:
     """Imports the modules that register tasks, also from the current folder."""
-    from cascade_jax.cli import gin_main
+    from cascade_jax.cli import gin_config
 
-    gin_main.add_current_folder()
-    with gin_main.native_messages_hidden():
+    gin_config.add_current_folder()
+    with gin_config.native_messages_hidden():
         # Keeps TensorFlow from the devices, as for training, before a first row is read.
         importlib.import_module("cascade_jax.data.pipeline")
         for module in modules:

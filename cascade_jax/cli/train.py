@@ -11,19 +11,19 @@ example:
   cascade-jax train --gin_file=gin/experiments/demo.gin
   cascade-jax train --gin_file=gin/experiments/demo.gin --gin.ONLY="'teacher'"
 """
-CONFIG = "cascade_jax.training.loop.TrainConfig"
+CONFIG = "cascade_jax.training.experiment.TrainConfig"
 MANY_HOSTS = True
 
 
 def check(config) -> None:
     """Refuses what does not fit before anything is written."""
-    from cascade_jax.training import loop
+    from cascade_jax.training import experiment
 
-    loop.check(config)
+    experiment.check(config)
 
 
 def run(config) -> None:
     """Runs the command on its built config."""
-    from cascade_jax.training import loop
+    from cascade_jax.training import experiment
 
-    loop.train(config)
+    experiment.train(config)

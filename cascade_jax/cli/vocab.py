@@ -6,11 +6,11 @@ Trains a SentencePiece vocabulary on the training text of a mixture.
 example:
   cascade-jax vocab --gin_file=gin/experiments/local_multitask.gin --gin.DATA_DIR="'/path/to/data'"
 """
-CONFIG = "cascade_jax.data.vocabulary_training.VocabConfig"
+CONFIG = "cascade_jax.data.vocabulary.training.VocabConfig"
 
 
 def run(config) -> None:
     """Runs the command on its built config."""
-    from cascade_jax.data import vocabulary_training
+    from cascade_jax.data.vocabulary import training
 
-    vocabulary_training.train(config)
+    training.train(config)

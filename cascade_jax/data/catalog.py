@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cascade_jax.nearest import did_you_mean
+from cascade_jax.names import did_you_mean
 
 KINDS = (
     "classification",  # the answer is one of the task's classes

@@ -1,6 +1,6 @@
 """A key of each example in a batch: a hash of its token ids, the same wherever they stand.
 
-What is kept of an example (see `training/teacher_cache.py`) is found again by its key, in whatever
+What is kept of an example (see `teacher_cache/make.py`) is found again by its key, in whatever
 order, row, place or shape of batch the example comes. Another prompt gives another key.
 """
 

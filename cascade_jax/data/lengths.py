@@ -4,7 +4,8 @@ import numpy as np
 import seqio
 from jaxtyping import Int
 
-from cascade_jax.data import catalog, features, token_counts
+from cascade_jax.data import catalog, features
+from cascade_jax.data.browse import token_counts
 from cascade_jax.data.mixtures import DataConfig
 from cascade_jax.data.token_cache import CachedTokens
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import seqio
 
-from cascade_jax.data import features, sources, vocabulary
+from cascade_jax.data import features, sources
 from cascade_jax.data.registry import look_up
-from cascade_jax.nearest import did_you_mean
+from cascade_jax.data.vocabulary import load as vocabulary
+from cascade_jax.names import did_you_mean
 
 ALL_ROWS = "all_rows"
 OWN_ROWS = "own_rows"

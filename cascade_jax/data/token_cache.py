@@ -30,7 +30,8 @@ from jaxtyping import Int, Integer
 
 import cascade_jax
 from cascade_jax import files
-from cascade_jax.data import features, vocabulary
+from cascade_jax.data import features
+from cascade_jax.data.vocabulary import load
 
 FORMAT = 1  # of the files
 CHECKED_ROWS = 32  # made anew each time, to see that the ids are still those that the task gives
@@ -123,7 +124,7 @@ def cached_tokens(
     rows = _num_rows(task.source, split)
     if not fingerprint or rows is None or rows > max_rows or not _is_fixed(task):
         return None
-    vocabularies = [vocabulary.fingerprint(task.output_features[n].vocabulary) for n in _NAMES]
+    vocabularies = [load.fingerprint(task.output_features[n].vocabulary) for n in _NAMES]
     parts = [FORMAT, cascade_jax.__version__, name, split, fingerprint(split), *vocabularies]
     key, steps = json.dumps(parts), list(task.preprocessors)
     steps_before, found = _in_memory.get(key, (None, None))

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Real
 
-from cascade_jax.evaluation import bootstrap, corpus, curves
+from cascade_jax.evaluation import bootstrap, curves
+from cascade_jax.task_metrics import corpus
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

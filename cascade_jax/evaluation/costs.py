@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from cascade_jax.evaluation.records import Records, RecordsError
+from cascade_jax.records.table import Records, RecordsError
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _SMALL_PREFIXES = ((1e-3, "m"), (1e-6, "µ"))

@@ -6,26 +6,19 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cascade_jax import files
-from cascade_jax.deferral.score_base import DeferralScore, name_of
+from cascade_jax import files, records
+from cascade_jax.deferral.guarantees import budget_file
 from cascade_jax.deferral.scores import Average
-from cascade_jax.evaluation import (
-    budget_file,
-    live_cascades,
-    markdown,
-    metrics_json,
-    panels,
-    plots,
-    plots_budget,
-    plots_scores,
-    policy_points,
-    records,
-    report,
-)
+from cascade_jax.deferral.scores.base import DeferralScore, name_of
+from cascade_jax.evaluation import live_cascades, panels, policy_points
 from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.costs import CostModel, Parameters
-from cascade_jax.evaluation.metrics_json import to_json
 from cascade_jax.evaluation.results import Evaluation
+from cascade_jax.report import html_page, markdown, metrics_json
+from cascade_jax.report.metrics_json import to_json
+from cascade_jax.report.plots import budget as plots_budget
+from cascade_jax.report.plots import curves
+from cascade_jax.report.plots import scores as plots_scores
 
 __all__ = ["EvaluateConfig", "evaluate", "load", "to_json", "write"]
 
@@ -189,8 +182,8 @@ def write(
     images = _write_pictures(evaluation, cascades, output_dir)
     files.write_text(output_dir / "metrics.json", metrics_json.dump(to_json(evaluation)))
     scores = {name: cascade.score for name, cascade in cascades.items()}
-    examples = {name: report.pick_examples(tables[name], scores[name]) for name in tables}
-    page = report.render(evaluation, images, examples, tables, scores)
+    examples = {name: html_page.pick_examples(tables[name], scores[name]) for name in tables}
+    page = html_page.render(evaluation, images, examples, tables, scores)
     files.write_text(output_dir / "report.html", page)
     files.write_text(output_dir / "summary.md", markdown.render(evaluation))
 
@@ -201,15 +194,15 @@ def _write_pictures(
     """Every picture as PNG and SVG; the PNGs are returned by name."""
     pooled = evaluation.pooled
     pictures = {
-        "curve": plots.curve_figure(pooled, evaluation.points),
-        "decomposition": plots.decomposition_figure(pooled),
+        "curve": curves.curve_figure(pooled, evaluation.points),
+        "decomposition": curves.decomposition_figure(pooled),
         "reliability": plots_scores.reliability_figure(pooled),
         "histogram": plots_scores.histogram_figure(pooled.title, cascades),
     }
     if evaluation.shows_tasks:
-        pictures["tasks"] = plots.grid_figure(list(evaluation.tasks.values()))
+        pictures["tasks"] = curves.grid_figure(list(evaluation.tasks.values()))
     if evaluation.groups:
-        pictures["groups"] = plots.grid_figure(list(evaluation.groups.values()))
+        pictures["groups"] = curves.grid_figure(list(evaluation.groups.values()))
     if evaluation.scores:
         pictures["scores"] = plots_scores.scores_figure(pooled)
     if evaluation.live:
@@ -222,9 +215,9 @@ def _write_pictures(
             (output_dir / f"{name}.{kind}").unlink(missing_ok=True)
     images = {}
     for name, picture in pictures.items():
-        images[name] = plots.png(picture)
+        images[name] = curves.png(picture)
         (output_dir / f"{name}.png").write_bytes(images[name])
-        (output_dir / f"{name}.svg").write_bytes(plots.svg(picture))
+        (output_dir / f"{name}.svg").write_bytes(curves.svg(picture))
     if evaluation.budget is not None:
         images |= plots_budget.write_pictures(evaluation.budget, output_dir)
     return images

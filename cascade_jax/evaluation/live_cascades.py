@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from cascade_jax.evaluation.records import Records
-from cascade_jax.evaluation.records_schema import POLICY
+from cascade_jax.records.schema import POLICY
+from cascade_jax.records.table import Records
 
 _INFINITE = {"inf": math.inf, "-inf": -math.inf}
 

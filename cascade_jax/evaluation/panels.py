@@ -9,13 +9,13 @@ from jaxtyping import Int, Real
 
 from cascade_jax.deferral import routers
 from cascade_jax.deferral import scores as scores_lib
-from cascade_jax.deferral.score_base import DeferralScore, name_of
-from cascade_jax.evaluation import figures, metrics, reliability
+from cascade_jax.deferral.scores.base import DeferralScore, name_of
+from cascade_jax.evaluation import reliability, split_figures, summaries
 from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.costs import CostModel
-from cascade_jax.evaluation.records import Records
 from cascade_jax.evaluation.results import Evaluation, Panel, Source
-from cascade_jax.nearest import nearest
+from cascade_jax.names import nearest
+from cascade_jax.records.table import Records
 
 AVAILABLE = "available"  # in place of several scores: all that the records hold enough for
 
@@ -33,7 +33,7 @@ class Settings:
 
     def panel(self, title: str, metric: str, cascades: Mapping[str, Cascade], **more) -> Panel:
         """One panel, with the settings' resamples and cost."""
-        return metrics.compare(
+        return summaries.compare(
             title,
             metric,
             cascades,
@@ -149,7 +149,7 @@ def evaluate_tables(
         bootstrap_samples=settings.bootstrap_samples,
         seed=settings.seed,
         per_example=per_example,
-        figures=figures.of_split(tables, tasks, per_example),
+        figures=split_figures.of_split(tables, tasks, per_example),
         notes=tuple(notes),
         groups={
             group: _of_group(group, [rows[task] for task in members], first, cascades, settings)

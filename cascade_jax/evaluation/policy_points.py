@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from cascade_jax.deferral import certificate as certificate_file
-from cascade_jax.deferral.certificate import ANSWER, CERTIFIED, Certificate
-from cascade_jax.deferral.risks import Risk
-from cascade_jax.deferral.score_base import DeferralScore, name_of
+from cascade_jax.deferral.guarantees import certificate as certificate_file
+from cascade_jax.deferral.guarantees.certificate import ANSWER, CERTIFIED, Certificate
+from cascade_jax.deferral.guarantees.risks import Risk
+from cascade_jax.deferral.scores.base import DeferralScore, name_of
 from cascade_jax.evaluation import curves, live_cascades
 from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.costs import CostModel, Flops, Parameters
 from cascade_jax.evaluation.live_cascades import LiveCascade
-from cascade_jax.evaluation.records import Records
-from cascade_jax.evaluation.records_schema import POLICY
+from cascade_jax.records.schema import POLICY
+from cascade_jax.records.table import Records
 
 
 class PolicyError(ValueError):

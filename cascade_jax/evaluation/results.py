@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from cascade_jax.evaluation.budget_file import Budget
+from cascade_jax.deferral.guarantees.budget_file import Budget
 from cascade_jax.evaluation.comparison import Comparison
 from cascade_jax.evaluation.curves import Curve
 from cascade_jax.evaluation.live_cascades import LiveCascade

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Real
 
 from cascade_jax.evaluation import curves
 from cascade_jax.evaluation.cascades import Cascade
-from cascade_jax.evaluation.density import overlap
+from cascade_jax.evaluation.overlap import overlap
 from cascade_jax.evaluation.reliability import Reliability, calibration
 
 _NO_DIFFERENCE = 1e-12

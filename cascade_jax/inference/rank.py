@@ -15,7 +15,7 @@ from cascade_jax.batch import PAD_ID, Batch
 from cascade_jax.inference import generate
 from cascade_jax.models import families
 from cascade_jax.models.t5 import T5
-from cascade_jax.nearest import nearest
+from cascade_jax.names import nearest
 
 NORMALIZATIONS = ("sum", "mean")
 

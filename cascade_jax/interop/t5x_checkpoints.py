@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from cascade_jax.interop import t5x_layouts, t5x_storage
 from cascade_jax.interop.t5x_storage import Name, StoredArray
 from cascade_jax.models.config import T5Config
-from cascade_jax.nearest import nearest
+from cascade_jax.names import nearest
 
 _PARAMETERS: Name = ("target",)
 _STATISTICS: Name = ("state", "param_states")

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cascade_jax.losses import alpha, plain, schedules, teachers
 from cascade_jax.losses.schedules import Scheduled
 from cascade_jax.losses.sums import LossSums
-from cascade_jax.nearest import nearest
+from cascade_jax.names import nearest
 
 NORMALIZERS = ("tokens", "kept")
 DIVERGENCES = ("cross_entropy", "forward_kl", "reverse_kl", "jensen_shannon")

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from cascade_jax.nearest import nearest
+from cascade_jax.names import nearest
 from cascade_jax.numerics import DTYPE_NAMES
 
 ACTIVATION_NAMES = ("gelu", "linear", "relu", "sigmoid", "silu", "tanh")

@@ -18,7 +18,7 @@ from jaxtyping import PRNGKeyArray
 
 from cascade_jax import axes
 from cascade_jax.models import families
-from cascade_jax.nearest import did_you_mean
+from cascade_jax.names import did_you_mean
 
 _KERNEL, _A, _B = "kernel", "lora_a", "lora_b"
 

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cascade_jax import axes
-from cascade_jax.nearest import did_you_mean
+from cascade_jax.names import did_you_mean
 from cascade_jax.parallel import mesh as mesh_lib
 
 Table = Sequence[tuple[str, str | Sequence[str] | None]]

@@ -21,10 +21,11 @@ from cascade_jax.batch import PREFIX_LM, Batch, DecoderBatch
 from cascade_jax.inference import generate
 from cascade_jax.models import families
 from cascade_jax.parallel import rules
-from cascade_jax.training import programs, taught_batches
-from cascade_jax.training import state as state_lib
+from cascade_jax.runs import state as state_lib
+from cascade_jax.teacher_cache import batches
+from cascade_jax.training import programs
 from cascade_jax.training import step as step_lib
-from cascade_jax.training.loop import TrainRun
+from cascade_jax.training.experiment import TrainRun
 
 # Where T5 and its kin have it; one id is as good as another for what a step costs.
 _EOS = 1
@@ -188,7 +189,7 @@ def train_step(run: TrainRun, mesh: Mesh) -> Step:
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=rules.replicated(mesh))
     parts["batch"] = abstract_batch(run, mesh)
     if run.teacher_cache is not None:
-        facts = taught_batches.fact_shapes(run, rules.batch_sharding(mesh))
+        facts = batches.fact_shapes(run, rules.batch_sharding(mesh))
         parts["batch"] = step_lib.TaughtBatch(parts["batch"], facts)
     arguments = (abstract, frozen, parts["batch"], key)
     return Step(f"train {run.name}", step.jitted, arguments, parts, mesh)

@@ -3,14 +3,14 @@
 import dataclasses
 from typing import Any
 
-from cascade_jax.nearest import did_you_mean
+from cascade_jax.names import did_you_mean
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.planning import compiled as compiled_lib
 from cascade_jax.planning import hlo_text, hlo_walk, liveness, roofline
 from cascade_jax.planning.topology import Topology
 from cascade_jax.training import utilisation
-from cascade_jax.training.loop import TrainConfig, TrainRun
+from cascade_jax.training.experiment import TrainConfig, TrainRun
 
 SCHEMA = 2
 _MOST_HELD = 12  # kinds of arrays that a plan names

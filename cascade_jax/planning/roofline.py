@@ -7,7 +7,7 @@ from cascade_jax.chips import Chip
 from cascade_jax.models import flops
 from cascade_jax.models.families import ModelConfig
 from cascade_jax.planning.hlo_walk import Collective
-from cascade_jax.training.loop import TrainRun
+from cascade_jax.training.experiment import TrainRun
 
 NETWORK_AXIS = "dcn_data"
 

@@ -12,7 +12,7 @@ from cascade_jax.planning import compiled, planner
 from cascade_jax.planning.separate_process import apart
 from cascade_jax.planning.topology import Topology
 from cascade_jax.training import programs
-from cascade_jax.training.loop import TrainRun
+from cascade_jax.training.experiment import TrainRun
 
 MICROBATCHES = (1, 2, 4)
 REMATS = ("none", "full")

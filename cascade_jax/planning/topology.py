@@ -9,7 +9,7 @@ import re
 import jax
 
 from cascade_jax.chips import CHIPS, Chip
-from cascade_jax.nearest import did_you_mean
+from cascade_jax.names import did_you_mean
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")

@@ -13,7 +13,7 @@ from cascade_jax.training import skipping
 from cascade_jax.training import step as step_lib
 
 if TYPE_CHECKING:
-    from cascade_jax.training.loop import TrainRun
+    from cascade_jax.training.experiment import TrainRun
 
 
 def tables(run: "TrainRun") -> list[rules.Table]:

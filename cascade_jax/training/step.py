@@ -16,7 +16,7 @@ from cascade_jax.models import families
 from cascade_jax.parallel import hosts, rules
 from cascade_jax.parallel import mesh as mesh_lib
 from cascade_jax.parallel.compiling import compile_together
-from cascade_jax.training.state import TrainState
+from cascade_jax.runs.state import TrainState
 
 StepMetrics = dict[str, metrics.Ratio]
 HEADS = ("fused", "plain")

@@ -13,12 +13,13 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from cascade_jax import metrics
 from cascade_jax.parallel import hosts, rules
-from cascade_jax.training import checkpoints, programs, reporting, skipping, utilisation
+from cascade_jax.runs import checkpoints
+from cascade_jax.runs.folder_lock import FolderLock
+from cascade_jax.runs.watchdog import Watchdog
+from cascade_jax.training import programs, reporting, skipping, utilisation
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.clock import CHECKPOINT, DATA, EVALUATION, STEP
-from cascade_jax.training.folder_lock import FolderLock
 from cascade_jax.training.profiling import Profiler
-from cascade_jax.training.watchdog import Watchdog
 
 _QUEUED = 3
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import tensorflow as tf
 
 from cascade_jax.data.sources import FieldType
-from cascade_jax.evaluation import quality
+from cascade_jax.task_metrics import quality
 from tasks.flan2021.flan_task import FlanTask, Prompt, Row
 
 NO_YES = ("no", "yes")

@@ -4,7 +4,7 @@ Mind that the builders' label orders differ: of CB it is entailment, contradicti
 others with three classes entailment, neutral, contradiction; of WNLI not_entailment, entailment.
 """
 
-from cascade_jax.evaluation import answer_metrics
+from cascade_jax.task_metrics import answer_metrics
 from tasks.flan2021.classes import NO_YES, YES_NO, class_task, same
 from tasks.flan2021.flan_task import FlanTask, capped, held_out, own_validation
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import tensorflow as tf
 
 from cascade_jax.data import catalog, slices, sources
-from cascade_jax.nearest import did_you_mean
+from cascade_jax.names import did_you_mean
 from tasks.registration import add_task
 
 SUITE = "flan2021"

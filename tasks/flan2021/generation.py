@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import tensorflow as tf
 
 from cascade_jax.data.sources import FieldType
-from cascade_jax.evaluation import quality
-from cascade_jax.evaluation.overlap_metrics import WordEditDistance
+from cascade_jax.task_metrics import quality
+from cascade_jax.task_metrics.overlap import WordEditDistance
 from tasks.flan2021.flan_task import FlanTask, Row, capped
 from tasks.flan2021.summarization import ROUGE, renamed
 from tasks.registration import references_as_target

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from cascade_jax.data.sources import FieldType, ProblemOf
-from cascade_jax.evaluation import answer_metrics, quality
+from cascade_jax.task_metrics import answer_metrics, quality
 from tasks.flan2021.flan_task import FlanTask, Prompt, Row, capped, held_out, own_validation
 from tasks.registration import MANUAL_FOLDER, references_as_target
 

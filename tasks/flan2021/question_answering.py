@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import tensorflow as tf
 
 from cascade_jax.data.sources import FieldType
-from cascade_jax.evaluation import answer_metrics
+from cascade_jax.task_metrics import answer_metrics
 from tasks.flan2021.flan_task import FlanTask, Row, capped, held_out
 from tasks.flan2021.summarization import numbered
 from tasks.registration import references_as_target

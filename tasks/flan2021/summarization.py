@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 import tensorflow as tf
 
 from cascade_jax.data.sources import FieldType
-from cascade_jax.evaluation import quality
-from cascade_jax.evaluation.overlap_metrics import Rouge
+from cascade_jax.task_metrics import quality
+from cascade_jax.task_metrics.overlap import Rouge
 from tasks.flan2021.flan_task import FlanTask, Row, own_validation
 from tasks.registration import MANUAL_FOLDER
 

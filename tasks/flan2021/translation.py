@@ -8,7 +8,7 @@ In both directions BLEU splits words as for the target language, here always 13a
 
 from collections.abc import Mapping
 
-from cascade_jax.evaluation.translation_metrics import Bleu, Chrf, tokenizer_of
+from cascade_jax.task_metrics.translation import Bleu, Chrf, tokenizer_of
 from tasks.flan2021.flan_task import FlanTask, Prompt, Row, own_validation
 from tasks.registration import MANUAL_FOLDER
 

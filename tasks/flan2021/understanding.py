@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from cascade_jax.evaluation import answer_metrics
+from cascade_jax.task_metrics import answer_metrics
 from tasks.flan2021.classes import NO_YES, class_task, same, with_class
 from tasks.flan2021.flan_task import FlanTask, Row, capped, held_out, own_validation
 from tasks.superglue_preprocessors import with_question

@@ -19,9 +19,9 @@ import sys
 
 import numpy as np
 
-from cascade_jax.cli import calibrate, gin_main
-from cascade_jax.deferral import pareto, search
-from cascade_jax.evaluation.passes import run_search
+from cascade_jax.calibration.passes import run_search
+from cascade_jax.cli import calibrate, gin_config
+from cascade_jax.deferral.guarantees import pareto, search
 
 COUNT, EVALUATIONS, SEEDS = 400, 25, 3
 AFTER = (5, 10, 15, 20, 25)
@@ -51,7 +51,7 @@ def after_passes(found: search.Search, reference: np.ndarray) -> float:
 
 def main() -> int:
     """Prints what share of the grid's hypervolume each search reaches."""
-    config = gin_main.parse(calibrate.CONFIG, sys.argv[1:])
+    config = gin_config.parse(calibrate.CONFIG, sys.argv[1:])
     pool = config.live.open()
     rows = np.arange(len(pool.ids))
     candidates = pool.values(COUNT, rows)[:, None]

@@ -40,8 +40,12 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from cascade_jax.inference import cascade_costs, cascade_decode, generate  # noqa: E402
-from cascade_jax.inference.steppers import ModelStepper  # noqa: E402
+from cascade_jax.inference import generate  # noqa: E402
+from cascade_jax.inference.cascade import (
+    costs,  # noqa: E402
+    decode,  # noqa: E402
+)
+from cascade_jax.inference.cascade.steppers import ModelStepper  # noqa: E402
 from cascade_jax.models import families, flops  # noqa: E402
 from cascade_jax.models.config import DecoderConfig, T5Config  # noqa: E402
 
@@ -87,19 +91,19 @@ class Drawn(ModelStepper):
         return logits * factor, state
 
 
-def threshold_for(rate: float, found: cascade_decode.CascadeGeneration) -> float:
+def threshold_for(rate: float, found: decode.CascadeGeneration) -> float:
     """Above which a share of `rate` of the student's own answers' uncertainties lie."""
     if rate in (0, 1):
         return np.inf if rate == 0 else -np.inf
     return float(np.quantile(np.asarray(found.uncertainties), 1 - rate))
 
 
-def deferral_rate(found: cascade_decode.CascadeGeneration) -> float:
+def deferral_rate(found: decode.CascadeGeneration) -> float:
     """Share of the tokens that the large model wrote."""
     return float(found.deferred.sum() / found.lengths.sum())
 
 
-def called_flops(found: cascade_decode.CascadeGeneration, config, input_length: int) -> int:
+def called_flops(found: decode.CascadeGeneration, config, input_length: int) -> int:
     """The large model's FLOPs, added up call by call and token by token."""
     total = 0
     logits = 2 * config.embed_dim * config.vocab_size
@@ -141,7 +145,7 @@ def measure(pair: str, batch: int, options: argparse.Namespace) -> bool:
     alone_fn = generate.make_generate_fn(models[1], options.length, never)
     student = Drawn(models[0])
     live, locked = (
-        cascade_decode.make_cascade_decode_fn(
+        decode.make_cascade_decode_fn(
             student, models[1], options.length, never, waiting_share=share
         )
         for share in (options.waiting_share, 0.0)
@@ -169,7 +173,7 @@ def measure(pair: str, batch: int, options: argparse.Namespace) -> bool:
                 times[name].append(timed(run))
         seconds = {name: statistics.median(each) for name, each in times.items()}
         ratios = {name: seconds[name] / seconds["alone"] for name in ("live", "lock-step")}
-        spent = cascade_costs.cascade_flops(found, small, large, [options.input_length] * batch)
+        spent = costs.cascade_flops(found, small, large, [options.input_length] * batch)
         expected = called_flops(found, large, options.input_length)
         whole = batch * flops.answer_flops(large, options.input_length, options.length)
         is_same = spent.teacher.sum() == expected

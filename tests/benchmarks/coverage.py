@@ -25,7 +25,12 @@ from scipy import special
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from cascade_jax.deferral import bounds, calibrate, measured, risks  # noqa: E402
+from cascade_jax.deferral.guarantees import (
+    bounds,  # noqa: E402
+    learn_then_test,  # noqa: E402
+    risks,  # noqa: E402
+)
+from cascade_jax.deferral.guarantees import losses as measured  # noqa: E402
 
 DELTA, SEQUENCES, TOKENS = 0.1, 200, 20
 CORRELATIONS = (0.0, 0.05, 0.2, 0.5)
@@ -102,7 +107,7 @@ def procedure_figures(
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", bounds.IndependentTokensWarning)
-            found = calibrate.calibrate(settings, one, two)
+            found = learn_then_test.calibrate(settings, one, two)
         wrong += bool(np.any(broken[list(found.accepted)]))
         if found.chosen is None:
             nothing += 1

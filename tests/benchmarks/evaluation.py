@@ -26,8 +26,13 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 
+from cascade_jax import records  # noqa: E402
 from cascade_jax.deferral.scores import Average  # noqa: E402
-from cascade_jax.evaluation import evaluate, metrics, panels, records  # noqa: E402
+from cascade_jax.evaluation import (  # noqa: E402
+    evaluate,
+    panels,
+    summaries,  # noqa: E402
+)
 from cascade_jax.evaluation.cascades import Cascade  # noqa: E402
 from cascade_jax.evaluation.costs import Parameters  # noqa: E402
 from cascade_jax.evaluation.reliability import confidence_of  # noqa: E402
@@ -177,7 +182,7 @@ def measure(path: Path, draws: int) -> tuple[list[dict], dict]:
             *Parameters()(table_),
             confidence=confidence_of(answers),
         )
-        metrics.compare("pool", "metric", {"student": cascade}, bootstrap_samples=0)
+        summaries.compare("pool", "metric", {"student": cascade}, bootstrap_samples=0)
     return rows, alone[0]
 
 

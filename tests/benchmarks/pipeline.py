@@ -36,11 +36,13 @@ import numpy as np  # noqa: E402
 import seqio  # noqa: E402
 
 import tasks.all  # noqa: E402, F401  (registers the tasks)
-from cascade_jax.cli import gin_main  # noqa: E402
-from cascade_jax.data import pipeline, sources, token_cache, vocabulary  # noqa: E402
+from cascade_jax.cli import gin_config  # noqa: E402
+from cascade_jax.data import pipeline, sources, token_cache  # noqa: E402
+from cascade_jax.data.vocabulary import load  # noqa: E402
 from cascade_jax.models import families  # noqa: E402
 from cascade_jax.parallel import rules  # noqa: E402
-from cascade_jax.training import loop, state, step  # noqa: E402
+from cascade_jax.runs import state  # noqa: E402
+from cascade_jax.training import experiment, step  # noqa: E402
 from tests.benchmarks.loss_head import table  # noqa: E402
 
 MIXTURE = "benchmark_ten_tasks"
@@ -76,12 +78,12 @@ def train_vocabulary(mixture: str, size: int, folder: Path) -> str:
     prefix = str(folder / mixture)
     with contextlib.redirect_stdout(io.StringIO()):
         try:
-            vocabulary.train_sentencepiece(mixture, prefix, size)
+            load.train_sentencepiece(mixture, prefix, size)
         except ValueError as error:
             most = str(error).rpartition("at most ")[2]
             if not most.isdigit():
                 raise
-            vocabulary.train_sentencepiece(mixture, prefix, int(most))
+            load.train_sentencepiece(mixture, prefix, int(most))
     return f"{prefix}.model"
 
 
@@ -142,7 +144,7 @@ def pipeline_rows(data_dir: str, vocabulary_path: str, folder: Path, seconds: fl
 ########################################## The step ##########################################
 
 
-def step_row(run: loop.TrainRun, mesh: jax.sharding.Mesh) -> dict:
+def step_row(run: experiment.TrainRun, mesh: jax.sharding.Mesh) -> dict:
     """Times the updates of one run, its teacher having parameters as they are initialised."""
     batches = pipeline.train_batches(run.data, rules.batch_sharding(mesh))
     ready = [next(batches) for _ in range(STEPS)]
@@ -175,8 +177,8 @@ def step_row(run: loop.TrainRun, mesh: jax.sharding.Mesh) -> dict:
 def step_rows(data_dir: str, folder: Path) -> list[dict]:
     """The steps of the experiment's students, as its gin file says."""
     path = train_vocabulary("local_multitask_v1", 4096, folder)
-    config = gin_main.parse(
-        "cascade_jax.training.loop.TrainConfig",
+    config = gin_config.parse(
+        "cascade_jax.training.experiment.TrainConfig",
         [
             f"--gin_file={ROOT / EXPERIMENT}",
             f"--gin.DATA_DIR={data_dir!r}",
@@ -213,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = train_vocabulary(MIXTURE, VOCAB_SIZE, folder)
-        size = vocabulary.load_vocabulary(path).vocab_size
+        size = load.load_vocabulary(path).vocab_size
         taken = step_rows(args.data_dir, folder)
         given = pipeline_rows(args.data_dir, path, folder, args.seconds)
     print(f"{len(TASKS)} tasks, vocabulary of {size}, input 512, target 128, batches of 32\n")

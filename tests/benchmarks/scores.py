@@ -21,7 +21,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from cascade_jax.deferral import routers, scores  # noqa: E402
+from cascade_jax.deferral import (
+    routers,  # noqa: E402
+    scores,  # noqa: E402
+)
 from cascade_jax.evaluation import curves  # noqa: E402
 
 ROUTERS = (

@@ -35,11 +35,11 @@ from cascade_jax.losses import teachers, variants  # noqa: E402
 from cascade_jax.models import families  # noqa: E402
 from cascade_jax.models.config import T5Config  # noqa: E402
 from cascade_jax.parallel.mesh import MeshConfig  # noqa: E402
-from cascade_jax.training import state as state_lib  # noqa: E402
+from cascade_jax.runs import state as state_lib  # noqa: E402
+from cascade_jax.teacher_cache import shards as shards_lib  # noqa: E402
+from cascade_jax.teacher_cache.format import FLOORS, Holding, TokenFacts  # noqa: E402
 from cascade_jax.training import step as step_lib  # noqa: E402
-from cascade_jax.training import teacher_cache_shards as shards_lib  # noqa: E402
 from cascade_jax.training.optimizers import Adafactor  # noqa: E402
-from cascade_jax.training.teacher_cache_format import FLOORS, Holding, TokenFacts  # noqa: E402
 
 K = 64
 

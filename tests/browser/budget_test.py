@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from cascade_jax.evaluation import evaluate, records
+from cascade_jax import records
+from cascade_jax.evaluation import evaluate
 from tests.browser import report_test, student_records
 from tests.evaluation import certificates, synthetic_budget
 

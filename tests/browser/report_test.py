@@ -14,8 +14,9 @@ import subprocess
 import numpy as np
 import pytest
 
+from cascade_jax import records
 from cascade_jax.deferral.scores import Average
-from cascade_jax.evaluation import evaluate, records
+from cascade_jax.evaluation import evaluate
 from tests.browser import student_records
 
 selenium = pytest.importorskip("selenium", reason="no selenium: pip install '.[browser]'")

@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from cascade_jax.evaluation import corpus, quality, records, records_schema
-from cascade_jax.evaluation.translation_metrics import Bleu
+from cascade_jax import records
+from cascade_jax.records import schema
+from cascade_jax.task_metrics import corpus, quality
+from cascade_jax.task_metrics.translation import Bleu
 
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 LIVE_THRESHOLD = 0.8
@@ -69,7 +71,7 @@ def write(path, name, skill, *, n=400, seed=0, pieces=True, live=False, **metada
 def _live(answers, targets, seed):
     """A live cascade: tokens by the larger of two models where the small one is unsure."""
     rng = np.random.default_rng(1000 + seed)
-    columns = {name: [] for name in records_schema.CASCADE}
+    columns = {name: [] for name in schema.CASCADE}
     for small, large, target in zip(answers["student"], answers["teacher"], targets, strict=True):
         uncertainties = np.round(rng.exponential(0.5, 7), 3)
         is_deferred = uncertainties > LIVE_THRESHOLD

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cascade_jax.cli import calibrate, gin_main
+from cascade_jax import records
+from cascade_jax.calibration import token_pool
+from cascade_jax.calibration.passes import Passes, evaluate_all, run_search
+from cascade_jax.cli import calibrate, gin_config
 from cascade_jax.cli.main import main
-from cascade_jax.deferral import certificate, pareto, search
-from cascade_jax.evaluation import live, records
-from cascade_jax.evaluation.passes import Passes, evaluate_all, run_search
+from cascade_jax.deferral.guarantees import certificate, pareto, search
 from cascade_jax.parallel import hosts
 from tests import tiny_demo
 
@@ -79,19 +80,21 @@ def output(folder: Path) -> str:
     return f"--gin.OUTPUT_DIR='{folder}'"
 
 
-def pool_of(tiny: str, trained: Path, *bindings: str, **changes) -> live.LivePool:
-    config = gin_main.parse(calibrate.CONFIG, [tiny, output(trained), *bindings])
+def pool_of(tiny: str, trained: Path, *bindings: str, **changes) -> token_pool.LivePool:
+    config = gin_config.parse(calibrate.CONFIG, [tiny, output(trained), *bindings])
     return dataclasses.replace(config.live, **changes).open()
 
 
 @pytest.fixture
 def fresh_pool(tiny, trained, monkeypatch):
     """Opens the pool of 48 examples as another folder's, where nothing is decoded yet."""
-    real = live.AnswerStore
+    real = token_pool.AnswerStore
 
-    def opened(folder: Path, **changes) -> live.LivePool:
+    def opened(folder: Path, **changes) -> token_pool.LivePool:
         pool = pool_of(tiny, trained, "--gin.CALIBRATION_LIMIT=48", **changes)
-        monkeypatch.setattr(live, "AnswerStore", lambda _, facts, size: real(folder, facts, size))
+        monkeypatch.setattr(
+            token_pool, "AnswerStore", lambda _, facts, size: real(folder, facts, size)
+        )
         return pool
 
     return opened
@@ -243,7 +246,7 @@ def test_what_can_not_be_is_one_line(name, tiny, trained, refused):
 
 def test_a_test_split_that_overlaps_is_refused(tiny, trained, refused, monkeypatch):
     """The same rows under the ids of another split: their texts give them away."""
-    real = live.pipeline.decode_examples
+    real = token_pool.pipeline.decode_examples
 
     def renamed(data, task, split, limit):
         for example in real(data, task, "validation", limit):
@@ -252,7 +255,7 @@ def test_a_test_split_that_overlaps_is_refused(tiny, trained, refused, monkeypat
             )
             yield example
 
-    monkeypatch.setattr(live.pipeline, "decode_examples", renamed)
+    monkeypatch.setattr(token_pool.pipeline, "decode_examples", renamed)
     line = refused("calibrate", tiny, output(trained), "--gin.CALIBRATION_TEST_SPLIT='test'")
     assert "'first' and 'test' share" in line
 

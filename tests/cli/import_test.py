@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cascade_jax.cli import export_checkpoint, gin_main, import_checkpoint, main
-from cascade_jax.evaluation import records
+from cascade_jax import records
+from cascade_jax.cli import export_checkpoint, gin_config, import_checkpoint, main
 from cascade_jax.interop import hf, t5x_checkpoints
 from cascade_jax.models import families, t5
 from cascade_jax.models.config import DecoderConfig, RopeScaling, T5Config
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.training import checkpoints, run_folder, state
+from cascade_jax.runs import checkpoints, run_folder, state
 
 T5 = T5Config(384, 8, 2, 4, 12, 1, 1, tied_logits=True, dropout_rate=0.0)
 DECODER = DecoderConfig(
@@ -107,8 +107,8 @@ def test_model_gin_builds_the_imported_config(kind, macro, tmp_path):
     arguments = ["--from=hf", f"--path={source}", f"--out={run}", "--vocabulary=byte"]
     arguments += [f"--macro={macro}", "--dtype=bfloat16"]
     assert main.main(["import", *arguments]) == 0
-    gin_main.load([str(run / "model.gin")])
-    built = gin_main.gin.query_parameter(f"{macro}/gin.macro.value").scoped_configurable_fn()
+    gin_config.load([str(run / "model.gin")])
+    built = gin_config.gin.query_parameter(f"{macro}/gin.macro.value").scoped_configurable_fn()
     assert built == run_folder.model_of(checkpoints.config_of(run))
     assert built.dtype == "bfloat16"
 
@@ -216,7 +216,7 @@ def test_the_examples_of_both_helps_parse():
 
 def test_tokenizer_files_travel_along(tmp_path, capsys):
     tokenizers = pytest.importorskip("tokenizers", reason="pip install tokenizers")
-    pytest.importorskip("cascade_jax.data.tokenizer_json")
+    pytest.importorskip("cascade_jax.data.vocabulary.tokenizer_json")
     source = public_folder(tmp_path / "public", DECODER)
     pieces = {f"t{i}": i for i in range(10)}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(pieces, unk_token="t0"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cascade_jax.cli import gin_main, main
+from cascade_jax.cli import gin_config, main
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("jax", "flax", "numpy", "tensorflow", "seqio")
@@ -59,7 +59,7 @@ def test_the_examples_of_every_help_build(name, monkeypatch):
     assert examples
     for program, command_name, *argv in examples:
         assert (program, command_name) == ("cascade-jax", name)
-        config = gin_main.parse(command.CONFIG, argv)
+        config = gin_config.parse(command.CONFIG, argv)
         assert type(config).__name__ == command.CONFIG.rpartition(".")[2]
 
 

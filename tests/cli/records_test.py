@@ -6,9 +6,10 @@ import shlex
 
 import pytest
 
+from cascade_jax import records
 from cascade_jax.cli import main
 from cascade_jax.cli import records as command
-from cascade_jax.evaluation import exchange, records
+from cascade_jax.records.external import from_jsonl
 
 LINE = {
     "id": "q1",
@@ -35,12 +36,12 @@ def from_table(folder, *changes, more=()):
 
 def test_the_help_names_every_flag_with_an_example():
     flags = re.findall(r"^  --(\w+)", command.FLAG_HELP, re.M)
-    fields = set(exchange.ExchangeConfig.__dataclass_fields__) | {"records", "traceback"}
+    fields = set(from_jsonl.ExchangeConfig.__dataclass_fields__) | {"records", "traceback"}
     stated = set(flags) | {"teacher_parameters"}  # beside the student's
     assert stated == fields
     for text in re.split(r"^  --", command.FLAG_HELP, flags=re.M)[1:-1]:
         assert "e.g. --" in text, text
-    for name in exchange.METRICS:
+    for name in from_jsonl.METRICS:
         assert re.search(rf"\b{name}\b", command.FLAG_HELP)
 
 

@@ -11,7 +11,9 @@ import pytest
 import seqio
 
 from cascade_jax.cli import main, task_pages, tasks
-from cascade_jax.data import browse, row_view, sources
+from cascade_jax.data import sources
+from cascade_jax.data.browse import rows as row_view
+from cascade_jax.data.browse import tasks as browse
 from tests import fakes
 
 ROOT = Path(__file__).parents[2]

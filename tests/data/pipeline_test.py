@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import tasks.demo  # noqa: F401  (registers its tasks)
 from cascade_jax.batch import DecoderBatch
 from cascade_jax.data import features, pipeline, sources
-from cascade_jax.evaluation import quality
+from cascade_jax.task_metrics import quality
 
 FIELDS = {"inputs": str, "targets": str}
 

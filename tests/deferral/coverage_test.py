@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cascade_jax.deferral import bounds
+from cascade_jax.deferral.guarantees import bounds
 from tests.benchmarks import coverage
 
 VALID = (bounds.WSR, bounds.HOEFFDING_BENTKUS)

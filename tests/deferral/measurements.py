@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cascade_jax.deferral.measured import Measured
+from cascade_jax.deferral.guarantees.losses import Measured
 
 COST, WORSE = "cost", "worse"
 

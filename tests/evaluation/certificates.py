@@ -4,9 +4,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-from cascade_jax.deferral.calibrate import Candidate
-from cascade_jax.deferral.certificate import CERTIFIED, Certificate
-from cascade_jax.deferral.risks import Risk
+from cascade_jax.deferral.guarantees.certificate import CERTIFIED, Certificate
+from cascade_jax.deferral.guarantees.learn_then_test import Candidate
+from cascade_jax.deferral.guarantees.risks import Risk
 
 COST, LOSS = "share of deferred answers", "loss of quality against the large model"
 

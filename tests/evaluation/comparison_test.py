@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from cascade_jax.evaluation import bootstrap, comparison, curves, metrics
+from cascade_jax.evaluation import bootstrap, comparison, curves, summaries
 from cascade_jax.evaluation.cascades import Cascade
 
 COSTS = (1.0, 4.0)
@@ -90,7 +90,7 @@ def test_below_the_small_models_cost_there_is_no_difference_to_tell():
 def test_a_dearer_small_model_is_compared_at_the_same_cost():
     cheap, other = pair(400, 5)
     dear = Cascade(**(vars(other) | {"student_cost": 2.0}))
-    panel = metrics.compare("t", "m", {"cheap": cheap, "dear": dear}, bootstrap_samples=30)
+    panel = summaries.compare("t", "m", {"cheap": cheap, "dear": dear}, bootstrap_samples=30)
     found = panel.comparisons["dear"]
     for i, cost in enumerate(panel.references.costs):
         ours, theirs = (

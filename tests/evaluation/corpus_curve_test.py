@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from cascade_jax.evaluation import bootstrap, cascades, curves, metrics, quality
+from cascade_jax.evaluation import bootstrap, cascades, curves, summaries
 from cascade_jax.evaluation.cascades import Cascade
-from cascade_jax.evaluation.corpus import Statistics
-from cascade_jax.evaluation.translation_metrics import Bleu, Chrf
+from cascade_jax.task_metrics import quality
+from cascade_jax.task_metrics.corpus import Statistics
+from cascade_jax.task_metrics.translation import Bleu, Chrf
 
 COSTS = (3.0, 20.0)
 WORDS = ["The", "cat", "sat,", "on", "it.", "U.S.", "3.5%", "(no)", "Cat", "ran"]
@@ -221,7 +222,7 @@ def test_many_examples_are_scored_at_fewer_points_with_nearly_the_same_result(mo
 def test_a_panel_of_a_corpus_metric():
     cascade = cascade_of(Bleu(), 80)
     other = Cascade(**(vars(cascade) | {"score": -cascade.score}))
-    panel = metrics.compare("wmt", "BLEU (corpus)", {"a": cascade, "b": other})
+    panel = summaries.compare("wmt", "BLEU (corpus)", {"a": cascade, "b": other})
     assert panel.is_corpus and panel.metric == "BLEU (corpus)"
     summary, curve = panel.summaries["a"], panel.curves["a"]
     assert summary.student_quality.value == pytest.approx(cascade.ends()[0])
@@ -243,4 +244,4 @@ def test_statistics_of_some_cascades_only_are_refused():
     cascade = cascade_of(Bleu(), 10)
     bare = Cascade(**(vars(cascade) | {"statistics": None}))
     with pytest.raises(ValueError, match="statistics all of them, or none"):
-        metrics.compare("t", "m", {"a": cascade, "b": bare})
+        summaries.compare("t", "m", {"a": cascade, "b": bare})

@@ -8,11 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 import sacrebleu
 
-from cascade_jax.evaluation import corpus, metrics, plots, quality, records
+from cascade_jax import records
+from cascade_jax.evaluation import summaries
 from cascade_jax.evaluation.evaluate import evaluate
-from cascade_jax.evaluation.translation_metrics import Bleu, Chrf
-from tests.evaluation import markdown_test
+from cascade_jax.report.plots import curves
+from cascade_jax.task_metrics import corpus, quality
+from cascade_jax.task_metrics.translation import Bleu, Chrf
 from tests.evaluation.corpus_curve_test import sentences, spoilt
+from tests.report import markdown_test
 
 N = 50
 
@@ -185,7 +188,7 @@ def test_the_page_and_the_tables_show_them(outcome):
 def test_the_grid_draws_the_corpus_curve_and_its_own_lines(outcome):
     result, _, _ = outcome
     panels = list(result.tasks.values())
-    figure = plots.grid_figure(panels)
+    figure = curves.grid_figure(panels)
     bleu_axes, accuracy_axes = figure.axes[:2]
     assert bleu_axes.get_ylabel() == "BLEU (corpus)"
     drawn = [np.asarray(line.get_ydata(), float) for line in bleu_axes.lines]
@@ -195,7 +198,7 @@ def test_the_grid_draws_the_corpus_curve_and_its_own_lines(outcome):
     assert len(bleu_axes.collections) == 0 and len(accuracy_axes.collections) == 1
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "largest gain first (corpus)" in labels and "ideal" in labels
-    alone = [t.get_text() for t in plots.curve_figure(panel).legends[0].get_texts()]
+    alone = [t.get_text() for t in curves.curve_figure(panel).legends[0].get_texts()]
     assert "ideal" not in alone and "largest gain first (corpus)" in alone
 
 
@@ -238,4 +241,4 @@ def test_a_figure_that_only_shares_the_name_of_the_quality_stands_beside_it(outc
     assert list(found) == ["bleu", "sentence_bleu (mean)", "sentence_bleu"]
     assert found["sentence_bleu"].students["a"] == 9
     assert found["sentence_bleu (mean)"].students["a"] < 1
-    assert len(found["bleu"].cascades["a"]) == len(metrics.REFERENCE_RATES)
+    assert len(found["bleu"].cascades["a"]) == len(summaries.REFERENCE_RATES)

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from cascade_jax.evaluation import costs, records
-from cascade_jax.evaluation.records import RecordsError
+from cascade_jax import records
+from cascade_jax.evaluation import costs
+from cascade_jax.records.table import RecordsError
 from tests.evaluation import evaluate_test
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from cascade_jax import records
 from cascade_jax.deferral.scores import AnswerTokens, Average, Sum
 from cascade_jax.evaluation import evaluate as evaluate_module
-from cascade_jax.evaluation import records
 from cascade_jax.evaluation.costs import Parameters, Price
 from cascade_jax.evaluation.evaluate import EvaluateConfig, evaluate, to_json
-from cascade_jax.evaluation.records import RecordsError
-from cascade_jax.evaluation.terminal import format_table
+from cascade_jax.records.table import RecordsError
+from cascade_jax.report.terminal import format_table
 
 N = 60
 

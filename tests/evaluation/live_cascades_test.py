@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from cascade_jax.evaluation import corpus, live_cascades
-from cascade_jax.evaluation.translation_metrics import Chrf
-from tests.evaluation import records_cascade_test, records_test
+from cascade_jax.evaluation import live_cascades
+from cascade_jax.task_metrics import corpus
+from cascade_jax.task_metrics.translation import Chrf
+from tests.records import records_cascade_test, table_test
 
 
 def test_figures_are_those_of_a_loop(tmp_path):
@@ -69,4 +70,4 @@ def test_answers_without_a_token_and_records_without_a_cascade(tmp_path):
             row[f"cascade_{name}"] = []
     found = live_cascades.of_records(records_cascade_test.write(tmp_path / "a", rows=rows))
     assert found.cost == found.token_share == 0 and len(found.by_position) == 0
-    assert live_cascades.of_records(records_test.write(tmp_path / "b")) is None
+    assert live_cascades.of_records(table_test.write(tmp_path / "b")) is None

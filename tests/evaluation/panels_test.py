@@ -8,11 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade_jax.deferral.scores import Average, Maximum, Sum
-from cascade_jax.evaluation import metrics_json, panels
+from cascade_jax.evaluation import panels
 from cascade_jax.evaluation.costs import Flops, Parameters, Price
 from cascade_jax.evaluation.evaluate import evaluate, load
-from cascade_jax.evaluation.records import RecordsError
-from cascade_jax.evaluation.terminal import format_table
+from cascade_jax.records.table import RecordsError
+from cascade_jax.report import metrics_json
+from cascade_jax.report.terminal import format_table
 from tests.evaluation.evaluate_test import N, write
 
 DRAWS, SEED = 20, 3

@@ -8,11 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cascade_jax.deferral import splits
+from cascade_jax import records
+from cascade_jax.deferral.guarantees import splits
 from cascade_jax.deferral.scores import Average, Sum
-from cascade_jax.evaluation import curves, evaluate, panels, policy_points, records, terminal
+from cascade_jax.evaluation import curves, evaluate, panels, policy_points
 from cascade_jax.evaluation.costs import Flops, Latency, Parameters, Price
 from cascade_jax.evaluation.policy_points import PolicyError
+from cascade_jax.report import terminal
 from tests.browser import student_records
 from tests.evaluation import certificates
 from tests.evaluation.certificates import COST, LOSS

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cascade_jax.data import tokenizer_json, vocabulary
+from cascade_jax.data.vocabulary import load, tokenizer_json
 from cascade_jax.inference import generate
 from cascade_jax.interop import hf
 from cascade_jax.models import families
@@ -69,7 +69,7 @@ def ours(folder):
     path = str(folder / "tokenizer.json")
     pad_id = tokenizer_json.padding_id(path)
     config, params = hf.load(folder, pad_id=pad_id)
-    return vocabulary.load_vocabulary(path), pad_id, families.build(config), params
+    return load.load_vocabulary(path), pad_id, families.build(config), params
 
 
 def exchanged(rows, pad_id):

@@ -25,7 +25,7 @@ from cascade_jax.losses import variants
 from cascade_jax.models import t5
 from cascade_jax.models.config import T5Config
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.training import state as state_lib
+from cascade_jax.runs import state as state_lib
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
 from tests import fakes

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from cascade_jax.training import teacher_cache_shards
-from cascade_jax.training.teacher_cache_format import Holding
+from cascade_jax.teacher_cache import shards
+from cascade_jax.teacher_cache.format import Holding
 from tests.multihost import processes
 
 SETTINGS = ["--gin.CACHE_TOP_K=4", "--gin.CACHE_SHARD_ROWS=256", "--gin.CACHE_BATCH_SIZE=64"]
@@ -24,7 +24,7 @@ def facts(folder) -> tuple[dict, Holding, np.ndarray]:
 @pytest.mark.slow
 def test_a_cache_of_two_processes(tmp_path):
     file = processes.write_gin(tmp_path, "out", 2, 2)
-    text = file.read_text().replace("teacher/loop.TrainRun.model = %STUDENT\n", "")
+    text = file.read_text().replace("teacher/experiment.TrainRun.model = %STUDENT\n", "")
     small = [line for line in text.splitlines() if line.startswith("small/")]
     large = [line.replace("small/", "large/") for line in small]
     file.write_text("\n".join([text, *large]) + "\n")
@@ -43,10 +43,7 @@ def test_a_cache_of_two_processes(tmp_path):
     for split, total in one[0].items():
         # A row that occurs twice counts twice where two shards hold it.
         assert two[0][split]["tokens"] == pytest.approx(total["tokens"], rel=0.1)
-    readers = [
-        teacher_cache_shards.CacheReader(tmp_path / f"cache_{count}", one[1], "")
-        for count in (1, 2)
-    ]
+    readers = [shards.CacheReader(tmp_path / f"cache_{count}", one[1], "") for count in (1, 2)]
     for mine, theirs in zip(*(reader.find(one[2]) for reader in readers), strict=True):
         np.testing.assert_array_equal(mine.label_is_best, theirs.label_is_best)
         np.testing.assert_allclose(mine.log_probs, theirs.log_probs, atol=1e-5)

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cascade_jax.cli import collect, gin_main
+from cascade_jax.cli import collect, gin_config
 from cascade_jax.cli.main import main
 from cascade_jax.data import pipeline
 from cascade_jax.models import families
 from cascade_jax.parallel import hosts
-from cascade_jax.training import checkpoints, run_folder
+from cascade_jax.runs import checkpoints, run_folder
 from tests.multihost import processes
 
 LIKELY = [1, *range(100, 110)]  # the end, and "a" to "j"
@@ -44,7 +44,7 @@ def pair(tmp_path_factory, repository):
     file = processes.write_gin(tmp_path_factory.mktemp("pair"), "out", 6, 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository)
-        config = gin_main.parse(collect.CONFIG, [f"--gin_file={file}"])
+        config = gin_config.parse(collect.CONFIG, [f"--gin_file={file}"])
         gin.clear_config(clear_constants=True)
     fingerprint = pipeline.open_mixture(config.data).fingerprint
     for seed, (name, model) in enumerate((("xent", config.student), ("teacher", config.teacher))):

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade_jax.cli.main import main
+from cascade_jax.collection.collect import CollectConfig
 from cascade_jax.data import pipeline
-from cascade_jax.evaluation.collect import CollectConfig
 from cascade_jax.parallel import hosts
 from tests import fakes
 from tests.multihost import processes

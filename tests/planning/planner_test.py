@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import pytest
 
 from cascade_jax.cli import main
-from cascade_jax.evaluation.collect import CollectConfig
+from cascade_jax.collection.collect import CollectConfig
 from cascade_jax.losses import variants
 from cascade_jax.models import families, flops
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.planning import compiled, hlo_text, planner, roofline, sweep, tables, topology
-from cascade_jax.training import state as state_lib
-from cascade_jax.training.loop import TrainConfig
+from cascade_jax.runs import state as state_lib
+from cascade_jax.training.experiment import TrainConfig
 from tests.planning import tiny_runs
 
 CPU = topology.parse("cpu:8")
@@ -71,7 +71,7 @@ def test_parameter_and_optimizer_bytes_are_those_of_real_arrays(mesh, table):
     run = dataclasses.replace(run, teacher=dataclasses.replace(run.teacher, dtype="bfloat16"))
     built = MESHES[mesh].build()
     found = compiled.train_step(run, built).part_bytes()
-    # What a run starts with (training/one_run.py); the teacher's figures are of no matter.
+    # What a run starts with (training/run.py); the teacher's figures are of no matter.
     student, optimizer = families.build(run.model), run.optimizer.build()
     abstract = state_lib.abstract_state(student, optimizer, built, None, run.rules)
     state = state_lib.initialize(student, optimizer, jax.random.key(0), abstract)

@@ -5,7 +5,7 @@ Layers are many, which costs a scanned model nothing, so that a stack of them is
 
 from cascade_jax.data import pipeline
 from cascade_jax.losses import variants
-from cascade_jax.training.loop import TrainRun
+from cascade_jax.training.experiment import TrainRun
 from cascade_jax.training.optimizers import Adafactor
 from tests import fakes
 

@@ -10,7 +10,7 @@ import gin
 import jax
 import pytest
 
-from cascade_jax.cli import gin_main
+from cascade_jax.cli import gin_config
 from cascade_jax.planning import topology
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def test_without_the_compiler_the_message_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize("name", MESH_FILES)
 def test_every_mesh_file_fits_the_slice_that_it_names(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    gin_main.load([f"gin/meshes/{name}.gin"])
+    gin_config.load([f"gin/meshes/{name}.gin"])
     try:
         config = gin.query_parameter("MESH/gin.macro.value").scoped_configurable_fn()
     finally:

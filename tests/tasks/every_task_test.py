@@ -16,8 +16,8 @@ import tensorflow_datasets as tfds
 import tasks.all  # noqa: F401
 from cascade_jax import batch
 from cascade_jax.data import catalog, features, sources
-from cascade_jax.evaluation import quality
 from cascade_jax.inference import rank
+from cascade_jax.task_metrics import quality
 
 # By kind, the 90 tasks of the papers as <suite>/<task>.
 PAPERS = {

@@ -5,7 +5,7 @@ import json
 import pytest
 import seqio
 
-from cascade_jax.cli import gin_main
+from cascade_jax.cli import gin_config
 from cascade_jax.data import pipeline, sources
 from tasks import flan2021
 from tasks.flan2021 import checkout, flan_task
@@ -281,9 +281,9 @@ def test_a_macro_names_the_checkout(tmp_path, monkeypatch, repository):
     flags = [f"--gin_file={file}" for file in arguments]
     flags += [f"--gin.{name}={value!r}" for name, value in macros.items()]
     try:
-        with pytest.raises(gin_main.UsageError, match="FLAN_CHECKOUT"):
-            gin_main.parse(train.CONFIG, [f for f in flags if "FLAN_CHECKOUT" not in f])
-        (run,) = gin_main.parse(train.CONFIG, flags).runs
+        with pytest.raises(gin_config.UsageError, match="FLAN_CHECKOUT"):
+            gin_config.parse(train.CONFIG, [f for f in flags if "FLAN_CHECKOUT" not in f])
+        (run,) = gin_config.parse(train.CONFIG, flags).runs
     finally:
         gin.clear_config(clear_constants=True)
     assert run.data.mixture == checkout.from_checkout(str(tmp_path))

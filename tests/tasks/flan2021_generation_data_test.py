@@ -7,7 +7,7 @@ import pytest
 import seqio
 
 from cascade_jax.data import sources
-from cascade_jax.evaluation import quality
+from cascade_jax.task_metrics import quality
 from tasks.flan2021 import (
     flan_task,
     generation,

@@ -4,7 +4,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from cascade_jax.evaluation import quality
+from cascade_jax.task_metrics import quality
 from tasks.flan2021 import (
     flan_task,
     generation,

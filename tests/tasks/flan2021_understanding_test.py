@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from cascade_jax.data import features, jsonl, pipeline, sources
-from cascade_jax.evaluation import quality
+from cascade_jax.task_metrics import quality
 from tasks.flan2021 import entailment, flan_task, understanding
 from tests.rows import texts_of, write_flan
 

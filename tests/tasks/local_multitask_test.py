@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 import tasks.local_multitask
 from cascade_jax.data import pipeline, sources
-from cascade_jax.evaluation import quality
+from cascade_jax.task_metrics import quality
 
 FIRST_TRAIN_ROWS = {
     "local_sst2_v1": ("film opinion: hide new secretions from the parental units", "negative"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import tasks.reasoning as reasoning
 from cascade_jax.data import catalog, pipeline, sources
-from cascade_jax.evaluation import quality
+from cascade_jax.task_metrics import quality
 from tests.rows import examples, texts_of, write
 
 ONE_DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])

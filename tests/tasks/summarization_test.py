@@ -7,8 +7,9 @@ import seqio
 import tensorflow_datasets as tfds
 
 import tasks.summarization as summarization
-from cascade_jax.data import catalog, features, pipeline, sources, vocabulary
-from cascade_jax.evaluation import quality
+from cascade_jax.data import catalog, features, pipeline, sources
+from cascade_jax.data.vocabulary import load as vocabulary
+from cascade_jax.task_metrics import quality
 from tests.rows import write
 
 ONE_DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])

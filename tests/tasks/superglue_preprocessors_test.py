@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cascade_jax.evaluation import quality
+from cascade_jax.task_metrics import quality
 from tasks import superglue_preprocessors as preprocessors
 
 

@@ -13,7 +13,7 @@ from tensorflow_datasets.text import super_glue
 
 import tasks.superglue as superglue
 from cascade_jax.data import pipeline, sources
-from cascade_jax.evaluation import quality
+from cascade_jax.task_metrics import quality
 from tasks import superglue_preprocessors as preprocessors
 from tests.rows import examples, texts_of, write
 

@@ -11,7 +11,7 @@ import seqio
 
 import tasks.wmt22 as wmt22
 from cascade_jax.data import catalog, jsonl, pipeline, sources
-from cascade_jax.evaluation import quality, translation_metrics
+from cascade_jax.task_metrics import quality, translation
 from tasks import wmt22_folder
 from tests.rows import write
 
@@ -85,8 +85,8 @@ def test_a_real_row_reads_as_it_should(data_folder, pair):
 @pytest.mark.parametrize("pair", PAIRS)
 def test_bleu_takes_the_tokenizer_of_the_language(pair):
     first, second = seqio.TaskRegistry.get(_name(pair)).metric_fns
-    assert first == translation_metrics.Bleu(tokenize=TOKENIZERS[pair[-2:]])
-    assert second == translation_metrics.Chrf()
+    assert first == translation.Bleu(tokenize=TOKENIZERS[pair[-2:]])
+    assert second == translation.Chrf()
 
 
 @pytest.mark.parametrize("pair", ["en-ru", "en-zh", "ja-en"])

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 import tasks.demo  # noqa: F401
+from cascade_jax import records
+from cascade_jax.collection import collect
 from cascade_jax.data import pipeline
-from cascade_jax.evaluation import collect, records
 from cascade_jax.losses import variants
 from cascade_jax.models import families, shallow
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.training import checkpoints, loop, saved, start
-from cascade_jax.training import state as state_lib
+from cascade_jax.runs import checkpoints, parameters, start
+from cascade_jax.runs import state as state_lib
+from cascade_jax.training import experiment
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
 from tests import fakes
@@ -41,7 +43,7 @@ def _run(name, model, **changes):
         checkpoint_every=3,
         log_every=1,
     )
-    return loop.TrainRun(name=name, model=model, **settings | changes)
+    return experiment.TrainRun(name=name, model=model, **settings | changes)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def folder(tmp_path_factory):
     """A teacher, a student from its layers under CAT-Dist, and both run on (data 4, model 2)."""
     folder = tmp_path_factory.mktemp("runs")
     mesh = MESH.build()
-    loop.train_one(_run("teacher", LARGE), folder, mesh)
+    experiment.train_one(_run("teacher", LARGE), folder, mesh)
     alike = dataclasses.replace(SMALL, attention_kinds=LARGE.attention_kinds)
     student = _run(
         "student",
@@ -59,7 +61,7 @@ def folder(tmp_path_factory):
         teacher_run="teacher",
         start=start.FromLayers("teacher", LARGE, layers=[2]),
     )
-    loop.train_one(student, folder, mesh)
+    experiment.train_one(student, folder, mesh)
     return folder
 
 
@@ -100,7 +102,7 @@ def test_a_decoder_pair_trains_and_its_cascade_is_collected(folder):
 def test_a_run_starts_from_layers_of_another(folder):
     mesh = MESH.build()
     alike = dataclasses.replace(SMALL, attention_kinds=LARGE.attention_kinds)
-    found = saved.first_parameters(
+    found = parameters.first_parameters(
         start.FromLayers("teacher", LARGE, layers=[2]),
         "student",
         alike,
@@ -128,7 +130,7 @@ def test_a_run_starts_from_another_run(folder, tmp_path):
         "more", LARGE, start=start.FromRun(str(folder / "teacher")), steps=1, eval_split=None
     )
     quiet = dataclasses.replace(run, optimizer=Adafactor(learning_rate=1e-9, warmup_steps=0))
-    state = loop.train_one(quiet, tmp_path, MESH.build())
+    state = experiment.train_one(quiet, tmp_path, MESH.build())
     expected = _saved(folder, "teacher", LARGE)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.params, expected
@@ -176,7 +178,7 @@ def test_fused_and_plain_heads_agree_for_every_kind_of_pair(name):
 
 def test_packed_decoder_rows_train(tmp_path):
     data = dataclasses.replace(DATA, architecture="prefix_lm", pack=True)
-    state = loop.train_one(_run("packed", SMALL, data=data), tmp_path, MESH.build())
+    state = experiment.train_one(_run("packed", SMALL, data=data), tmp_path, MESH.build())
     assert int(state.step) == 3
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params)))
 
@@ -207,4 +209,4 @@ def test_a_start_that_does_not_fit_is_refused_when_the_run_is_made(tmp_path):
     with pytest.raises(
         checkpoints.CheckpointError, match="no checkpoint; train or import it first"
     ):
-        loop.train_one(missing, tmp_path, MESH.build())
+        experiment.train_one(missing, tmp_path, MESH.build())

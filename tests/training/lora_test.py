@@ -13,9 +13,10 @@ import tensorstore
 from flax.traverse_util import flatten_dict
 
 import tasks.demo  # noqa: F401
+from cascade_jax import records
 from cascade_jax.cli import main
+from cascade_jax.collection import collect
 from cascade_jax.data import pipeline
-from cascade_jax.evaluation import collect, records
 from cascade_jax.interop import hf
 from cascade_jax.losses import variants
 from cascade_jax.models import families
@@ -23,8 +24,10 @@ from cascade_jax.models.config import DecoderConfig, T5Config
 from cascade_jax.models.lora import Lora
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.training import checkpoints, loop, run_folder, saved, start
-from cascade_jax.training import state as state_lib
+from cascade_jax.runs import checkpoints, run_folder, start
+from cascade_jax.runs import parameters as saved
+from cascade_jax.runs import state as state_lib
+from cascade_jax.training import experiment
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
 from tests import fakes
@@ -58,7 +61,7 @@ def _run(name, model, **changes):
         checkpoint_every=2,
         log_every=1,
     )
-    return loop.TrainRun(name=name, model=model, **settings | changes)
+    return experiment.TrainRun(name=name, model=model, **settings | changes)
 
 
 def _make_base(folder, model, seed=0):
@@ -89,7 +92,7 @@ class Trained:
 def trained(request, tmp_path_factory):
     folder, model = tmp_path_factory.mktemp("runs"), MODELS[request.param]
     base = _make_base(folder / "base", model)
-    loop.train_one(_run("lora", model), folder, _mesh())
+    experiment.train_one(_run("lora", model), folder, _mesh())
     return Trained(folder, model, base, PARAMETERS[request.param])
 
 
@@ -162,7 +165,7 @@ def test_a_run_that_was_interrupted_ends_bitwise_the_same(trained, tmp_path):
     # All of it elsewhere: what is named and not a path is found beside the run.
     shutil.copytree(trained.folder, tmp_path / "moved")
     shutil.rmtree(tmp_path / "moved" / "lora" / "checkpoints" / "4")
-    loop.train_one(_run("lora", trained.model), tmp_path / "moved", _mesh())
+    experiment.train_one(_run("lora", trained.model), tmp_path / "moved", _mesh())
     found = _arrays(tmp_path / "moved" / "lora" / "checkpoints" / "4")
     expected = _arrays(trained.folder / "lora" / "checkpoints" / "4")
     assert found.keys() == expected.keys()
@@ -228,7 +231,7 @@ def test_runs_go_on_from_a_lora_run(trained):
     more = _run("more", trained.model, start=start.FromRun("lora", checkpoint="last"),
                 lora=Lora(rank=1, targets=("query",), alpha=3.0), steps=1, eval_split=None,
                 teacher_run="lora")  # fmt: skip
-    loop.train_one(more, trained.folder, _mesh())
+    experiment.train_one(more, trained.folder, _mesh())
     arrays = _arrays(trained.folder / "more" / "checkpoints" / "1")
     for name, a in arrays.items():
         if name.startswith("params.") and name.endswith(".lora_a"):
@@ -243,7 +246,7 @@ def test_a_base_made_of_a_deeper_models_layers(tmp_path):
     begin = start.FromLayers("base", of, layers=[1], encoder_layers=[1])
     run = _run("lora", model, start=begin, teacher=None, teacher_run=None, loss=variants.Xent(),
                steps=1, eval_split=None)  # fmt: skip
-    loop.train_one(run, tmp_path, _mesh())
+    experiment.train_one(run, tmp_path, _mesh())
     base = {
         **deep,
         "encoder": {k.replace("layers_1", "layers_0"): v for k, v in deep["encoder"].items()
@@ -286,7 +289,7 @@ def test_a_base_that_is_not_what_it_was_is_refused(trained, change, tmp_path, ca
         saved.load(lora, 4, copy.model, _mesh())
     shutil.rmtree(lora / "checkpoints" / "4")  # it would go on
     with pytest.raises(checkpoints.CheckpointError, match=message):
-        loop.train_one(_run("lora", copy.model), copy.folder, _mesh())
+        experiment.train_one(_run("lora", copy.model), copy.folder, _mesh())
     flags = [f"--run={lora}", f"--out={tmp_path}/served"]
     assert main.main(["export", "--to=hf", *flags]) == 2
     assert "holds LoRA adapters only" in capsys.readouterr().err
@@ -313,7 +316,7 @@ def test_a_base_that_is_still_in_training_is_refused(tmp_path):
     config.write_text(config.read_text().replace('"steps": 0', '"steps": 9'))
     run = _run("lora", T5, teacher=None, teacher_run=None, loss=variants.Xent())
     with pytest.raises(checkpoints.CheckpointError, match="its base in .*base is at step 0 of 9"):
-        loop.train_one(run, tmp_path, _mesh())
+        experiment.train_one(run, tmp_path, _mesh())
     assert not (tmp_path / "lora" / "config.json").exists()
 
 

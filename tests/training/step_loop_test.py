@@ -8,7 +8,8 @@ import tasks.demo  # noqa: F401
 from cascade_jax.data import pipeline
 from cascade_jax.losses.variants import Xent
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.training import loop, one_run, step_loop
+from cascade_jax.training import experiment, step_loop
+from cascade_jax.training import run as one_run
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
 from tests import fakes
@@ -63,7 +64,7 @@ def events(monkeypatch):
 
 def test_the_host_waits_for_a_step_only_where_it_logs(events, tmp_path):
     data = pipeline.DataConfig("demo_last_v1", 16, 8, batch_size=8, cache_rows=0)
-    run = loop.TrainRun(
+    run = experiment.TrainRun(
         name="run",
         model=fakes.t5_config(vocab_size=384),
         data=data,
@@ -74,7 +75,7 @@ def test_the_host_waits_for_a_step_only_where_it_logs(events, tmp_path):
         log_every=LOG_EVERY,
         checkpoint_every=STEPS,
     )
-    loop.train_one(run, tmp_path, MeshConfig().build())
+    experiment.train_one(run, tmp_path, MeshConfig().build())
     started = events[events.index(("given", 1)) :]
     # Results come to the host at the log interval and at the end, and there they do.
     assert {step for what, step in started if what == "read"} == {6, 12, 17}
@@ -101,7 +102,7 @@ def test_a_first_evaluation_may_compile(tmp_path, monkeypatch):
             super().progress(next_thing, may_compile)
 
     monkeypatch.setattr(step_loop, "Watchdog", Watch)
-    run = loop.TrainRun(
+    run = experiment.TrainRun(
         name="run",
         model=fakes.t5_config(vocab_size=384),
         data=pipeline.DataConfig("demo_last_v1", 16, 8, batch_size=8, cache_rows=0),
@@ -111,7 +112,7 @@ def test_a_first_evaluation_may_compile(tmp_path, monkeypatch):
         eval_batches=1,
         eval_every=2,
     )
-    loop.train_one(run, tmp_path, MeshConfig().build())
+    experiment.train_one(run, tmp_path, MeshConfig().build())
     compiles = [next_thing for next_thing, may_compile in told if may_compile]
     assert compiles == ["the first step", "the evaluation after step 2"]
     assert ("the evaluation after step 4", False) in told

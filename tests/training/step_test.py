@@ -12,7 +12,7 @@ from cascade_jax.losses import variants
 from cascade_jax.models import families, t5
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.training import state as state_lib
+from cascade_jax.runs import state as state_lib
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
 from tests import fakes

@@ -1,0 +1,183 @@
+"""Whole answers of a records table, kept or deferred by a score: no model is needed."""
+
+import dataclasses
+import fnmatch
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cascade_jax import records
+from cascade_jax.calibration import splits
+from cascade_jax.calibration.pool import ANSWER, Evaluation, Thresholds
+from cascade_jax.deferral import routers
+from cascade_jax.deferral.guarantees import search
+from cascade_jax.deferral.scores import Average, base
+from cascade_jax.names import did_you_mean
+
+QUALITY = "quality"  # the tasks' own, as records have it
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordsSource:
+    """Which records, and what defers.
+
+    Attributes:
+      records_file: of a split that is not reported on; None where answers are not what defers.
+      test_records_file: of a split to look at the promise on; None for what the calibration leaves
+        of the first file.
+      score: higher = defer.
+      tasks: patterns of the tasks that count.
+      limit: at most so many examples of a task and file, the first; None for all.
+    """
+
+    records_file: str | os.PathLike | None = None
+    test_records_file: str | os.PathLike | None = None
+    score: base.DeferralScore = Average()
+    tasks: Sequence[str] = ("*",)
+    limit: int | None = None
+
+    def __post_init__(self):
+        check_patterns(self.tasks)
+        if self.limit is not None and (type(self.limit) is not int or self.limit < 1):
+            raise ValueError(f"limit is {self.limit!r}; must be at least 1, or None for all")
+
+    def open(self) -> "RecordsPool":
+        """Reads the tables.
+
+        Raises:
+          FileNotFoundError, RecordsError: a file that can not be used.
+          ValueError: no task fits a pattern, a score that a table holds too little for, or that has
+            learned from its examples, tables of different models.
+        """
+        if not self.records_file:
+            raise ValueError("records_file must be the path of a file, got none")
+        files = [self.records_file] + ([self.test_records_file] if self.test_records_file else [])
+        for file in files:
+            if not pathlib.Path(file).is_file():
+                hint = "`cascade-jax collect` with this COLLECT_SPLIT writes it"
+                raise FileNotFoundError(f"{file}: no such records file; {hint}")
+        return RecordsPool(self, [records.read(file) for file in files])
+
+
+def check_patterns(tasks: Sequence[str]) -> None:
+    """Raises ValueError unless these are patterns of task names."""
+    if isinstance(tasks, str) or not tasks or not all(isinstance(name, str) for name in tasks):
+        raise ValueError(f"tasks are {tasks!r}; must be a list of names or patterns, e.g. ['*']")
+
+
+def matching(patterns: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """The tasks that fit a pattern.
+
+    Raises:
+      ValueError: a pattern that fits none (nearest names).
+    """
+    for pattern in patterns:
+        if not fnmatch.filter(tasks, pattern):
+            hint = did_you_mean(pattern, tasks)
+            raise ValueError(f"no task fits {pattern!r}{hint}; there are {', '.join(tasks)}")
+    return [task for task in tasks if any(fnmatch.fnmatch(task, pattern) for pattern in patterns)]
+
+
+class RecordsPool:
+    """The examples of records tables; see `calibration_pool.Pool`."""
+
+    level = ANSWER
+    metrics = (QUALITY,)
+    thresholds = 1
+    max_length = 1
+
+    def __init__(self, source: RecordsSource, tables: Sequence[records.Records]):
+        tables = [_used(table, source.tasks, source.limit) for table in tables]
+        for table in tables:
+            _check_score(source.score, table)
+        for model in ("student", "teacher"):
+            _check_same(model, tables)
+        self.name = tables[0].name
+        self.uncertainty = base.name_of(source.score)
+        self.ids = _joined(tables, "example_id")
+        self.texts = _joined(tables, "inputs")
+        self._score = np.concatenate([source.score(table.student) for table in tables])
+        self._student = _joined(tables, "student_quality")
+        self._teacher = _joined(tables, "teacher_quality")
+        self._flops = None
+        if all(table.student_flops is not None for table in tables):
+            self._flops = [_joined(tables, f"{model}_flops") for model in ("student", "teacher")]
+        first = len(tables[0])
+        self.test_rows = None if len(tables) == 1 else np.arange(first, len(self.ids))
+        parts = [slice(None)] if self.test_rows is None else [slice(first), slice(first, None)]
+        self.fingerprints = {
+            **{model: _fingerprint(tables[0], model) for model in ("student", "teacher")},
+            "mixture": tables[0].metadata["mixture"],
+            "split": tables[0].metadata["split"],
+            "data": [splits.fingerprint(self.ids[p], self.texts[p]) for p in parts],
+        }
+
+    def evaluate(
+        self, thresholds: Thresholds | Float[np.ndarray, "R 1"], rows: Int[np.ndarray, " R"]
+    ) -> Evaluation:
+        """Defers the answers whose score is above the threshold."""
+        score, student, teacher = (
+            each[rows] for each in (self._score, self._student, self._teacher)
+        )
+        deferred = score > np.asarray(thresholds)[..., 0]
+        flops = None
+        if self._flops is not None:
+            flops = self._flops[0][rows] + np.where(deferred, self._flops[1][rows], 0.0)
+        return Evaluation(
+            cost=deferred.astype(np.float64),
+            quality={QUALITY: np.where(deferred, teacher, student)},
+            holds_from=np.where(deferred, -np.inf, score)[:, None],
+            holds_below=np.where(deferred, score, np.inf)[:, None],
+            flops=flops,
+            score=score,
+        )
+
+    def evaluate_random(self, share: float, rows: Int[np.ndarray, " R"]) -> None:
+        """None: deferring answers at random is the straight line between the two models."""
+
+    def values(self, count: int, rows: Int[np.ndarray, " R"]) -> Float[np.ndarray, " count"]:
+        """Quantiles of the scores of the given rows."""
+        return search.score_quantiles(self._score[rows], count)[:, 0]
+
+
+def _fingerprint(table: records.Records, model: str) -> str:
+    """A text of what records say of a model's checkpoint."""
+    facts = {key: table.metadata.get(f"{model}_{key}") for key in ("checkpoint", "saved")}
+    return json.dumps(facts)
+
+
+def _check_score(score: base.DeferralScore, table: records.Records) -> None:
+    """Refuses a learned score on what it has learned from: there it is surer than on new answers.
+
+    A certificate from such examples would promise too much.
+    """
+    qualities = table.student_quality, table.teacher_quality
+    routers.check_not_fitted_on(score, table.student, *qualities, table.metadata["split"])
+
+
+def _check_same(model: str, tables: Sequence[records.Records]) -> None:
+    """Refuses tables of which one is to be tested on and is another model's."""
+    found = [_fingerprint(table, model) for table in tables]
+    saved = {table.metadata.get(f"{model}_saved") for table in tables}
+    # When it was saved tells a checkpoint from all others, wherever its folder stands.
+    if len(set(found)) > 1 and (len(saved) > 1 or None in saved):
+        raise ValueError(
+            f"the {model} of the records to test on is {found[1]}, that of those to calibrate on "
+            f"{found[0]}; collect both with the same checkpoints"
+        )
+
+
+def _used(table: records.Records, patterns: Sequence[str], limit: int | None) -> records.Records:
+    tasks = table.task.astype(str)
+    wanted = matching(patterns, list(dict.fromkeys(tasks.tolist())))
+    rows = [np.flatnonzero(tasks == task)[:limit] for task in wanted]
+    table = table.take(np.sort(np.concatenate(rows)))
+    return table.take(splits.without_repetitions(table.inputs))
+
+
+def _joined(tables: Sequence[records.Records], column: str) -> np.ndarray:
+    return np.concatenate([getattr(table, column) for table in tables])

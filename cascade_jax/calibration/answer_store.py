@@ -1,0 +1,155 @@
+"""Every answer that was decoded, on disk and at hand, so that none is decoded twice."""
+
+import hashlib
+import io
+import json
+import secrets
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cascade_jax import files
+from cascade_jax.calibration.pool import Evaluation
+from cascade_jax.parallel import hosts
+
+_VERSION = 3
+_FACTS, _ROWS, _SUM = "facts", "rows", "sum"
+_DAMAGE = (ValueError, TypeError, KeyError, OSError, EOFError, NotImplementedError, RuntimeError)
+_DAMAGE += (zipfile.BadZipFile, zlib.error)
+
+
+class AnswerStore:
+    """Answers to the examples of a pool, each with the thresholds at which it holds.
+
+    They lie in a folder of npz files, one for each time that some were added. Files of other models
+    or data may lie beside them, and other commands may add theirs meanwhile. Of many hosts all read
+    the files and keep the same, and the first one writes.
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any], size: int):
+        """Reads what is there; a damaged file is named, and renamed to be left alone.
+
+        Args:
+          folder: made when something is added.
+          facts: JSON values of everything that an answer depends on besides the thresholds:
+            fingerprints of both checkpoints and of the examples, lengths, uncertainty, metrics.
+          size: examples of the pool.
+
+        Raises:
+          OSError: a file that can not be read.
+          hosts.HostsError: hosts that have read different answers.
+        """
+        self._folder, self._size = Path(folder), size
+        self._facts = json.dumps({"version": _VERSION, **facts}, sort_keys=True)
+        self._digest = hashlib.sha256(self._facts.encode()).hexdigest()[:24]
+        self._rows: list[Int[np.ndarray, " A"]] = []
+        self._parts: list[Evaluation] = []
+        paths = sorted(self._folder.glob(f"{self._digest}_*.npz"))
+        self._count, damaged = len(paths), []
+        for path in paths:
+            content = path.read_bytes()
+            try:
+                self._keep(*self._read(content))
+            except _DAMAGE as error:
+                hosts.say(f"{path} is damaged ({_short(error)}): its answers are decoded anew")
+                damaged.append(path)
+        self._agree(len(damaged))
+        for path in damaged if hosts.is_first() else ():
+            path.rename(path.with_suffix(".damaged"))
+
+    def _agree(self, damaged: int) -> None:
+        """Lets no host write before all have read, and the same."""
+        facts = {"files": self._count, "answers": sum(map(len, self._rows)), "damaged": damaged}
+        facts["digest"] = digest(*self._rows, *(a for p in self._parts for a in _arrays(p)))
+        place = f"{self._folder}, which must be one folder for all of them"
+        hosts.agree(f"decoded answers in {place}", facts)
+
+    def _read(self, content: bytes) -> tuple[Int[np.ndarray, " A"], Evaluation]:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            columns = {name: file[name] for name in file.files}
+        if str(columns.pop(_FACTS)) != self._facts:
+            raise ValueError("it is of something else")
+        found, rows = str(columns.pop(_SUM)), columns.pop(_ROWS)
+        answers = Evaluation.from_columns(columns)
+        if found != _sum(rows, answers):
+            raise ValueError("its content is not what was written")
+        if np.any(rows >= self._size):
+            raise ValueError("rows that are not there")
+        return rows, answers
+
+    def _keep(self, rows: Int[np.ndarray, " A"], answers: Evaluation) -> None:
+        self._rows.append(rows)
+        self._parts.append(answers)
+
+    def add(self, rows: Int[np.ndarray, " A"], answers: Evaluation) -> None:
+        """Keeps answers to the examples `rows`: on disk all of them or none."""
+        if hosts.is_first():
+            # A name of its own: another command may add to the same folder.
+            name = f"{self._digest}_{self._count:06}_{secrets.token_hex(4)}.npz"
+            columns = {_FACTS: self._facts, _ROWS: rows, _SUM: _sum(rows, answers)}
+            with files.replacing(self._folder / name) as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, **columns, **answers.columns())
+        self._count += 1
+        self._keep(rows, answers)
+
+    def find(
+        self, thresholds: Float[np.ndarray, "R K"], rows: Int[np.ndarray, " R"]
+    ) -> Int[np.ndarray, " R"]:
+        """Which answer each example has at its thresholds, for `take`; -1 if none is known.
+
+        Of several the first one: rounding may make two of an example hold where they overlap, and
+        what was found once must not change.
+
+        Args:
+          thresholds: of each example.
+          rows: examples, all different.
+        """
+        found = np.full(len(rows), -1)
+        if not self._parts:
+            return found
+        known, answers = self._all()
+        wanted = np.full((self._size, thresholds.shape[1]), np.nan)  # at NaN no answer holds
+        wanted[rows] = thresholds
+        place = np.zeros(self._size, int)
+        place[rows] = np.arange(len(rows))
+        holds = np.flatnonzero(answers.holds_at(wanted[known]))[::-1]  # the last to be put stays
+        found[place[known[holds]]] = holds
+        return found
+
+    def take(self, which: Int[np.ndarray, " R"]) -> Evaluation:
+        """Answers that `find` has found."""
+        return self._all()[1].take(which)
+
+    def _all(self) -> tuple[Int[np.ndarray, " A"], Evaluation]:
+        if len(self._parts) > 1:
+            columns = [part.columns() for part in self._parts]
+            joined = {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
+            self._parts = [Evaluation.from_columns(joined)]
+            self._rows = [np.concatenate(self._rows)]
+        return self._rows[0], self._parts[0]
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Of arrays' bytes, to compare between hosts."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
+
+
+def _arrays(answers: Evaluation) -> list[np.ndarray]:
+    return [array for _, array in sorted(answers.columns().items())]
+
+
+def _sum(rows: Int[np.ndarray, " A"], answers: Evaluation) -> str:
+    names = json.dumps(sorted(answers.columns()))
+    return digest(np.frombuffer(names.encode(), np.uint8), rows, *_arrays(answers))
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:80] or type(error).__name__

@@ -1,0 +1,106 @@
+"""Many thresholds measured with few answers of each example.
+
+Between two thresholds that no uncertainty of an example lies between, its answer is the same. So a
+decoded answer says what the example would get at a whole range of thresholds, and an example whose
+answer at one threshold is known can be decoded at another meanwhile.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tqdm
+from jaxtyping import Int
+
+from cascade_jax.calibration.pool import Evaluation, Thresholds
+from cascade_jax.deferral.guarantees.search import Search
+from cascade_jax.parallel import hosts
+
+Evaluate = Callable[..., Evaluation]  # `Pool.evaluate`
+
+
+class Passes:
+    """Answers to examples at candidate thresholds, up to one more of each example at a time."""
+
+    def __init__(
+        self, evaluate: Evaluate, candidates: Sequence[Thresholds], rows: Int[np.ndarray, " R"]
+    ):
+        """Knows nothing at first, whatever the pool has kept: so it always goes the same way.
+
+        Args:
+          evaluate: of the pool.
+          candidates: thresholds to be measured, a tuple each.
+          rows: examples.
+        """
+        self._evaluate, self._rows = evaluate, rows
+        self._candidates = np.asarray(candidates, np.float64)
+        ranks = [np.unique(axis, return_inverse=True)[1] for axis in self._candidates.T]
+        self._ranks = np.stack(ranks, axis=1)
+        self._is_open = np.ones((len(self._candidates), len(rows)), bool)
+
+    @property
+    def cost(self) -> float:
+        """Answers of each example that the next pass takes: the share that lacks any."""
+        return float(np.mean(np.any(self._is_open, axis=0)))
+
+    def run(self, wanted: int) -> list[int]:
+        """A pass; afterwards all answers at one candidate are known.
+
+        An example that lacks the answer at that candidate is decoded there, and any other at the
+        nearest candidate that it lacks.
+
+        Args:
+          wanted: index of the candidate.
+
+        Returns:
+          Indices of the candidates at which all answers have become known, `wanted` first.
+        """
+        was_open = np.any(self._is_open, axis=1)
+        lacking = np.flatnonzero(np.any(self._is_open, axis=0))
+        distance = np.abs(self._ranks - self._ranks[wanted]).sum(axis=1)
+        order = np.argsort(distance, kind="stable")
+        own = order[np.argmax(self._is_open[np.ix_(order, lacking)], axis=0)]
+        found = self._evaluate(self._candidates[own], self._rows[lacking])
+        holds = found.holds_at(self._candidates[:, None])
+        self._is_open[:, lacking] &= ~holds
+        self._is_open[own, lacking] = False
+        known = np.flatnonzero(was_open & ~np.any(self._is_open, axis=1)).tolist()
+        return sorted(known, key=lambda index: index != wanted)
+
+
+def evaluate_all(
+    evaluate: Evaluate, candidates: Sequence[Thresholds], rows: Int[np.ndarray, " R"]
+) -> list[Evaluation]:
+    """Some examples at all candidates, whole batches at a time and nothing twice."""
+    passes, left = Passes(evaluate, candidates, rows), dict.fromkeys(range(len(candidates)))
+    while left:
+        for index in passes.run(next(iter(left))):
+            del left[index]
+    return [evaluate(each, rows) for each in candidates]
+
+
+def run_search(
+    search: Search, evaluate: Evaluate, rows: Int[np.ndarray, " R"], metric: str
+) -> None:
+    """Tells a search mean cost and one minus mean quality of what it asks for, and of what is free.
+
+    An evaluation is a pass: it costs the share of the examples that have to be decoded, and makes
+    other candidates known, which are told at no cost.
+
+    Args:
+      search: among its candidates.
+      evaluate: of the pool.
+      rows: examples.
+      metric: of quality.
+    """
+    passes = Passes(evaluate, search.candidates, rows)
+    shown = {"desc": "searches", "leave": False, "disable": not hosts.is_first()}
+    with tqdm.tqdm(total=len(search.candidates), unit="threshold", **shown) as bar:
+        while (wanted := search.ask(passes.cost)) is not None:
+            cost = passes.cost
+            for index in passes.run(search.candidates.index(wanted)):
+                thresholds = search.candidates[index]
+                found = evaluate(thresholds, rows)
+                loss = 1.0 - np.mean(found.quality[metric])
+                search.tell(thresholds, (np.mean(found.cost), loss), cost)
+                bar.update()
+                cost = 0.0

@@ -1,0 +1,341 @@
+"""Both models live on the examples of a split, at any thresholds; every evaluation is kept."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cascade_jax.calibration import splits as calibration_splits
+from cascade_jax.calibration.answer_pool import check_patterns, matching
+from cascade_jax.calibration.answer_store import AnswerStore, digest
+from cascade_jax.calibration.pool import TOKEN, Evaluation, Thresholds
+from cascade_jax.collection import answers, live_answers
+from cascade_jax.collection.live_answers import METRICS
+from cascade_jax.data import pipeline
+from cascade_jax.deferral.guarantees import splits
+from cascade_jax.inference.cascade.decode import ENTROPY, LOG_PROB, RANDOM, UNCERTAINTIES
+from cascade_jax.models import families, pair
+from cascade_jax.names import did_you_mean
+from cascade_jax.parallel import hosts, rules
+from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.records.schema import GREEDY
+from cascade_jax.runs import checkpoints, run_folder
+from cascade_jax.runs.saved_model import SavedModel
+
+BeforeBatch = Callable[[bool], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveSource:
+    """Which models decode what.
+
+    Attributes:
+      experiment_dir: where the runs are by name.
+      student_run, teacher_run: names or folders of runs.
+      student, teacher: their configs.
+      data: mixture, lengths, vocabulary; `target_length` is the most tokens of an answer, by which
+        deferred tokens are divided, and `batch_size` the rows decoded at once.
+      split: which split of every task is calibrated on.
+      test_split: another to look at the promise on; None for what the calibration leaves.
+      tasks: patterns of the mixture's tasks that count.
+      limit: at most so many examples of a task and split; None for all.
+      checkpoint: "best" or "last" of both runs.
+      mesh: the device mesh.
+      uncertainty: what is compared with the thresholds: "log_prob" (minus that of the student's
+        token), "entropy", or "random".
+      num_blocks: thresholds of a configuration, one for each block of positions.
+      metrics: of rouge1, rouge2, rougeL, rougeLsum (rouge-score, F1), chrf (sentences) and task
+        (each task's own).
+    """
+
+    experiment_dir: str
+    student_run: str
+    teacher_run: str
+    student: families.ModelConfig
+    teacher: families.ModelConfig
+    data: pipeline.DataConfig
+    split: str = "validation"
+    test_split: str | None = None
+    tasks: Sequence[str] = ("*",)
+    limit: int | None = None
+    checkpoint: str = "best"
+    mesh: MeshConfig = MeshConfig()
+    uncertainty: str = LOG_PROB
+    num_blocks: int = 1
+    metrics: Sequence[str] = ("rouge1", "rouge2", "rougeL")
+
+    def __post_init__(self):
+        for name in ("experiment_dir", "student_run", "teacher_run"):
+            if not getattr(self, name) or not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; must name a folder")
+        pair.ModelPair(student=self.student, teacher=self.teacher)
+        check_patterns(self.tasks)
+        if self.checkpoint not in checkpoints.CHOICES:
+            raise ValueError(f"checkpoint {self.checkpoint!r} is not in {checkpoints.CHOICES}")
+        _check_choice("uncertainty", self.uncertainty, UNCERTAINTIES)
+        if isinstance(self.metrics, str) or not self.metrics:
+            raise ValueError(f"metrics are {self.metrics!r}; must be a list of {METRICS}")
+        for metric in self.metrics:
+            _check_choice("metric", metric, METRICS)
+        length = self.data.target_length
+        if type(self.num_blocks) is not int or not 1 <= self.num_blocks <= length:
+            raise ValueError(
+                f"num_blocks is {self.num_blocks!r}; must be 1 to target_length = {length}"
+            )
+        if self.test_split == self.split:
+            raise ValueError(
+                f"test_split is {self.split!r}, the split that is calibrated on; name another one, "
+                "or None for the examples that the calibration leaves"
+            )
+
+    def open(self, before_batch: BeforeBatch = lambda is_first: None) -> "LivePool":
+        """Reads the examples and finds the checkpoints; loads no parameter yet.
+
+        Args:
+          before_batch: see `answers.Questions`; hosts.Stopped that it raises leaves `evaluate` when
+            what was decoded before is kept.
+
+        Raises:
+          ValueError: runs on another vocabulary, checkpoints that do not fit, an unknown split or
+            task, splits that overlap.
+          ImportError: a metric needs an extra that is not installed.
+        """
+        return LivePool(self, before_batch)
+
+
+# So many batches are decoded, or for so long, before their answers are written to disk.
+_KEPT_BATCHES, _KEPT_SECONDS = 16, 60.0
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        hint = did_you_mean(value, choices)
+        raise ValueError(f"{name} {value!r} is not in {choices}{hint}")
+
+
+class LivePool:
+    """The examples, answered by a cascade of both models; see `calibration_pool.Pool`."""
+
+    level = TOKEN
+
+    def __init__(self, source: LiveSource, before_batch: BeforeBatch):
+        self.source, mesh = source, source.mesh.build()
+        rules.check_batch_size("batch_size", source.data.batch_size, mesh)
+        live_answers.check_installed(source.metrics)
+        mixture = pipeline.open_mixture(source.data)
+        where, choice = source.experiment_dir, source.checkpoint
+        self._student, self._teacher = (
+            SavedModel(where, Path(run).name, model, run, choice)
+            for run, model in (
+                (source.student_run, source.student),
+                (source.teacher_run, source.teacher),
+            )
+        )
+        for model in (self._student, self._teacher):
+            run_folder.check_same_vocabulary(model.name, mixture.fingerprint, model.folder)
+            model.check(mesh)
+        examples = _examples(source, mixture, source.split)
+        self.test_rows = None
+        if source.test_split is not None:
+            tested = _examples(source, mixture, source.test_split)
+            self.test_rows = np.arange(len(examples), len(examples) + len(tested))
+            examples = examples + tested
+        decoding = dict.fromkeys(mixture.tasks, GREEDY)
+
+        def before(is_first: bool) -> None:
+            before_batch(is_first and not self.decoded)  # one program answers all
+
+        self._questions = answers.Questions(examples, mixture, source.data, mesh, decoding, before)
+        self.name = self._student.name
+        self.ids = [example.example_id for example in examples]
+        self.texts = [example.inputs_text for example in examples]
+        self.metrics = tuple(source.metrics)
+        self.thresholds = source.num_blocks
+        self.max_length = source.data.target_length
+        self.uncertainty = source.uncertainty
+        self.fingerprints = {
+            "student": self._student.fingerprint,
+            "teacher": self._teacher.fingerprint,
+            "vocabulary": mixture.fingerprint,
+            "mixture": source.data.mixture,
+            "split": source.split,
+            "test_split": source.test_split,
+            "data": calibration_splits.fingerprint(self.ids, self.texts),
+            "input_length": source.data.input_length,
+            "target_length": source.data.target_length,
+        }
+        self._facts = self.fingerprints | {
+            "metrics": list(self.metrics),
+            "blocks": self.thresholds,
+            "rows": _rows(examples),
+        }
+        self._stores: dict[str, AnswerStore] = {}
+        self.decoded = 0  # answers, since it was opened
+
+    def evaluate(
+        self, thresholds: Thresholds | Float[np.ndarray, "R K"], rows: Int[np.ndarray, " R"]
+    ) -> Evaluation:
+        """Takes the answers that are known, and decodes the others."""
+        return self._evaluate(self.uncertainty, thresholds, rows)
+
+    def evaluate_random(self, share: float, rows: Int[np.ndarray, " R"]) -> Evaluation:
+        """Each token is the large model's with the chance `share`."""
+        return self._evaluate(RANDOM, (1.0 - share,) * self.thresholds, rows)
+
+    def values(self, count: int, rows: Int[np.ndarray, " R"]) -> Float[np.ndarray, " count"]:
+        """The same for all data: evenly spread probabilities of the student's token, say.
+
+        So every repeat searches among the same thresholds, and decodes none that another has.
+        """
+        inner = np.arange(1, count + 1) / (count + 1)
+        if self.uncertainty == LOG_PROB:
+            return -np.log(inner[::-1])
+        scale = np.log(self.source.student.vocab_size) if self.uncertainty == ENTROPY else 1.0
+        return inner * scale
+
+    def _evaluate(
+        self,
+        uncertainty: str,
+        thresholds: Thresholds | Float[np.ndarray, "R K"],
+        rows: Int[np.ndarray, " R"],
+    ) -> Evaluation:
+        own = np.broadcast_to(np.asarray(thresholds, np.float32), (len(rows), self.thresholds))
+        store = self._store(uncertainty)
+        found = store.find(own, rows)
+        missing = np.flatnonzero(found < 0)
+        if missing.size:
+            same = np.unique(own[missing], axis=0)
+            each = ", ".join(f"{t:.4g}" for t in same[0]) if len(same) == 1 else "each its own"
+            label = f"{uncertainty} > {each}"
+            for part, made in self._decode_rows(uncertainty, own[missing], rows[missing], label):
+                store.add(part, made)
+            found = store.find(own, rows)
+            if np.any(found < 0):
+                row = rows[np.argmin(found)]
+                raise RuntimeError(
+                    f"the answer to {self.ids[row]!r} does not hold at the thresholds "
+                    f"{own[np.argmin(found)]} that it was decoded at"
+                )
+        return store.take(found)
+
+    def _store(self, uncertainty: str) -> AnswerStore:
+        if uncertainty not in self._stores:
+            folder = Path(self.source.experiment_dir) / "calibration" / self.name / "decodings"
+            facts = self._facts | {"uncertainty": uncertainty}
+            self._stores[uncertainty] = AnswerStore(folder, facts, len(self.ids))
+        return self._stores[uncertainty]
+
+    @functools.cached_property
+    def _params(self) -> tuple[Any, Any]:
+        mesh = self._questions.mesh
+        return self._student.load(mesh), self._teacher.load(mesh)
+
+    def _decode_rows(
+        self,
+        uncertainty: str,
+        thresholds: Float[np.ndarray, "R K"],
+        rows: Int[np.ndarray, " R"],
+        label: str,
+    ) -> Iterator[tuple[Int[np.ndarray, " P"], Evaluation]]:
+        """Some rows after the other, and their answers."""
+        hosts.agree("answers to decode", {"of": digest(rows), "at": digest(thresholds)})
+        batches = live_answers.decode(
+            (self.source.student, self.source.teacher),
+            self._params,
+            self._questions_of(rows),
+            uncertainty,
+            thresholds,
+            label,
+        )
+        done = 0
+        for found in _parts(batches):
+            part = rows[done : done + len(found.texts)]
+            done += len(part)
+            self.decoded += len(part)
+            yield part, self._evaluation(found, part)
+
+    def _questions_of(self, rows: Int[np.ndarray, " R"]) -> answers.Questions:
+        examples = [self._questions.examples[row] for row in rows]
+        return dataclasses.replace(self._questions, examples=examples)
+
+    def _evaluation(
+        self, found: live_answers.LiveAnswers, rows: Int[np.ndarray, " R"]
+    ) -> Evaluation:
+        unsure = found.uncertainties.sum(axis=1, dtype=np.float64)
+        holds = _same_answers(found, self.thresholds)
+        return Evaluation(
+            cost=found.is_deferred.sum(axis=1) / self.max_length,
+            quality=live_answers.qualities(self.metrics, self._questions_of(rows), found.texts),
+            flops=found.flops,
+            is_deferred=found.is_deferred,
+            lengths=found.lengths,
+            score=unsure / np.maximum(found.lengths, 1),
+            holds_from=holds[0],
+            holds_below=holds[1],
+        )
+
+
+def _parts(
+    batches: Iterable[live_answers.LiveAnswers],
+) -> Iterator[live_answers.LiveAnswers]:
+    """Several batches each; where decoding ends early, those that are there are one too."""
+    part: list[live_answers.LiveAnswers] = []
+    began = time.monotonic()
+    try:
+        for batch in batches:
+            part.append(batch)
+            if len(part) == _KEPT_BATCHES or time.monotonic() - began > _KEPT_SECONDS:
+                yield live_answers.joined(part)
+                part, began = [], time.monotonic()
+    except (Exception, KeyboardInterrupt):
+        if part:
+            yield live_answers.joined(part)
+        raise
+    if part:
+        yield live_answers.joined(part)
+
+
+def _rows(examples: Sequence[pipeline.Example]) -> str:
+    """Of what arrays of one value an example depend on: their order, and the targets."""
+    return splits.example_fingerprint(
+        *(text for e in examples for text in (e.example_id, e.inputs_text, e.target_text))
+    )
+
+
+def _same_answers(
+    found: live_answers.LiveAnswers, blocks: int
+) -> tuple[Float[np.ndarray, "n K"], Float[np.ndarray, "n K"]]:
+    """From and below which thresholds each answer is what it is.
+
+    With the same comparisons at all of its tokens, one after the other, an answer is the same. So
+    a threshold may move down to the largest uncertainty that it kept, and up to the smallest that
+    it did not keep.
+    """
+    length = found.tokens.shape[1]
+    block = np.arange(length) * blocks // length  # as in `cascade_decode`
+    there = np.arange(length) < found.lengths[:, None]
+    kept, deferred = there & ~found.is_deferred, there & found.is_deferred
+    low = np.where(kept, found.uncertainties, -np.inf)
+    high = np.where(deferred, found.uncertainties, np.inf)
+    each = [block == number for number in range(blocks)]
+    return (
+        np.stack([low[:, places].max(axis=1) for places in each], axis=1).astype(np.float32),
+        np.stack([high[:, places].min(axis=1) for places in each], axis=1).astype(np.float32),
+    )
+
+
+def _examples(source: LiveSource, mixture: pipeline.OpenMixture, split: str) -> list:
+    """The examples of a split whose text has not come before."""
+    found = []
+    for task in matching(source.tasks, list(mixture.tasks_with(split))):
+        found += pipeline.decode_examples(source.data, task, split, source.limit)
+    kept = calibration_splits.without_repetitions([example.inputs_text for example in found])
+    if len(kept) < len(found):
+        left = len(found) - len(kept)
+        hosts.say(f"{split}: {left} of {len(found)} examples left out, whose input came before")
+    return [found[row] for row in kept]

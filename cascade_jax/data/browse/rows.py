@@ -1,0 +1,239 @@
+"""Rows of a task as a model gets them: texts, token ids and their pieces, what is cut off."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import seqio
+
+from cascade_jax.data import features, sources
+from cascade_jax.data.browse import tasks as browse
+from cascade_jax.data.mixtures import DataConfig, open_mixture
+
+_SPLIT_ORDER = ("validation", "test", "train")
+_ANY_LENGTH = 1 << 20  # stands for "do not cut" where a length has to be given
+_LENGTH = 512  # of a task that wants both lengths and was given one
+
+
+@dataclass(frozen=True)
+class SeenText:
+    """Inputs or targets of one row.
+
+    Attributes:
+      text: all of it.
+      kept_text, cut_text: what of it is in `ids`, and what the length cuts off.
+      ids: as the model gets them, EOS included, without padding.
+      pieces: what each id stands for.
+      length: number of ids before cutting.
+      unknown: number of ids that stand for text the vocabulary cannot spell.
+    """
+
+    text: str
+    kept_text: str
+    cut_text: str
+    ids: tuple[int, ...]
+    pieces: tuple[str, ...]
+    length: int
+    unknown: int
+
+
+@dataclass(frozen=True)
+class SeenExample:
+    """One row: its place in the split, both texts, and the options if the task has them."""
+
+    index: int
+    inputs: SeenText
+    targets: SeenText
+    options: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class OpenTask:
+    """One task on one vocabulary, cut to lengths; None for a length cuts nothing off.
+
+    Attributes:
+      name: as registered.
+      task: the seqio task on `vocabulary`.
+      vocabulary: of inputs and targets.
+      split: that rows are read from.
+      input_length, target_length: positions, EOS included.
+    """
+
+    name: str
+    task: seqio.Task
+    vocabulary: seqio.Vocabulary
+    split: str
+    input_length: int | None
+    target_length: int | None
+
+    @property
+    def fits_itself(self) -> bool:
+        """Whether a step of the task's own makes rows of the lengths, as span corruption does.
+
+        Such rows are whole at any length.
+        """
+        cutting = seqio.preprocessors.append_eos_after_trim
+        own = [step for step in self.task.preprocessors if step is not cutting]
+        return "sequence_length" in features.told(own)
+
+    def rows(self, *, cut: bool) -> Iterator[dict[str, Any]]:
+        """Examples in file order, cut to the lengths or whole."""
+        lengths: Mapping[str, int | None] | None = None
+        if cut or self.fits_itself:
+            lengths = features.sequence_length(self.input_length, self.target_length)
+        if self.fits_itself:
+            known = {name: length for name, length in lengths.items() if length is not None}
+            lengths = dict.fromkeys(lengths, _LENGTH) | known if known else None
+        # A seed, so that two readings of a task that draws at random give the same rows.
+        dataset = self.task.get_dataset(
+            lengths, split=self.split, shuffle=False, seed=0, try_in_mem_cache=False
+        )
+        return dataset.as_numpy_iterator()
+
+
+def open_tasks(
+    name: str,
+    *,
+    split: str | None = None,
+    vocabulary: str | None = None,
+    input_length: int | None = None,
+    target_length: int | None = None,
+) -> list[OpenTask]:
+    """The task of a name, or those of a mixture that have the split; reads no row yet.
+
+    Args:
+      name: a registered task or mixture.
+      split: to read; None for validation, else test, else train, whichever is here first.
+      vocabulary: as in `DataConfig`.
+      input_length, target_length: positions, EOS included; None cuts nothing off.
+
+    Raises:
+      ValueError: unknown name (nearest ones), no such split, lengths below 2.
+      FileNotFoundError: missing vocabulary.
+    """
+    mixture = open_mixture(
+        DataConfig(
+            mixture=name,
+            input_length=_ANY_LENGTH if input_length is None else input_length,
+            target_length=_ANY_LENGTH if target_length is None else target_length,
+            batch_size=1,
+            vocabulary=vocabulary,
+        )
+    )
+    tasks = mixture.tasks if split is None else mixture.tasks_with(split)
+    return [
+        OpenTask(
+            task_name,
+            task,
+            mixture.vocabulary,
+            split or _first_split(task),
+            input_length,
+            target_length,
+        )
+        for task_name, task in tasks.items()
+    ]
+
+
+def _first_split(task: seqio.Task) -> str:
+    ordered = [split for split in _SPLIT_ORDER if split in task.splits]
+    ordered += [split for split in task.splits if split not in ordered]
+    return next((split for split in ordered if browse.can_read(task, split)), ordered[0])
+
+
+def check_is_here(opened: OpenTask) -> None:
+    """Refuses to read what would have to be downloaded first.
+
+    Raises:
+      ValueError: says what to do.
+      FileNotFoundError: a data folder is set and lacks the file (which).
+    """
+    task, facts = opened.task, browse.facts_of(opened.task, opened.name)
+    if browse.can_read(task, opened.split):
+        return
+    if sources.get_data_dir() is not None:
+        task.source.get_dataset(opened.split, shuffle=False)  # raises, with the missing path
+    if facts.here == browse.NEEDS_FOLDER:
+        folder = task.source.name.replace("/", "__")
+        raise ValueError(
+            f"{facts.name} is not in TFDS; give a data folder that holds {folder}/<split>.jsonl"
+        )
+    first = f"first {facts.manual}; then " if facts.manual else ""
+    raise ValueError(
+        f"the data of {facts.name} is not here: {first}prepare it with `tfds build {facts.source}`,"
+        " or give a data folder"
+    )
+
+
+def seen_examples(opened: OpenTask, count: int) -> Iterator[SeenExample]:
+    """The first rows of a task's split as the model gets them.
+
+    Args:
+      opened: from `open_tasks`.
+      count: at most so many.
+    """
+    pairs = zip(opened.rows(cut=False), opened.rows(cut=True), strict=True)
+    for index, (whole, cut) in zip(range(count), pairs, strict=False):
+        options = whole.get("options")
+        yield SeenExample(
+            index=index,
+            inputs=_seen(features.INPUTS, whole, cut, opened.vocabulary),
+            targets=_seen(features.TARGETS, whole, cut, opened.vocabulary),
+            options=None if options is None else tuple(o.decode("utf-8") for o in options),
+        )
+
+
+def _seen(name: str, whole: Mapping, cut: Mapping, vocabulary: seqio.Vocabulary) -> SeenText:
+    if name not in whole:  # a decoder-only task has no inputs
+        return SeenText("", "", "", (), (), 0, 0)
+    all_ids, ids = whole[name].tolist(), cut[name].tolist()
+    spelt = whole.get(name + features.PRETOKENIZED)
+    text = text_of(vocabulary, all_ids) if spelt is None else spelt.decode("utf-8")
+    kept_text, cut_text = text, ""
+    if len(ids) < len(all_ids):
+        kept_text = vocabulary.decode(ids)
+        kept_ids = len(ids) - (ids[-1] == vocabulary.eos_id)
+        # Text that the vocabulary can't spell is not in what its ids say.
+        exact = text.startswith(kept_text)
+        cut_text = text[len(kept_text) :] if exact else vocabulary.decode(all_ids[kept_ids:])
+    return SeenText(
+        text=text,
+        kept_text=kept_text,
+        cut_text=cut_text,
+        ids=tuple(ids),
+        pieces=tuple(piece_of(vocabulary, i) for i in ids),
+        length=len(all_ids),
+        unknown=ids.count(vocabulary.unk_id) if vocabulary.unk_id is not None else 0,
+    )
+
+
+def _sentinel(vocabulary: seqio.Vocabulary, token_id: int) -> str | None:
+    """Name of one of the ids behind the vocabulary's own, the last of which is number 0."""
+    number = vocabulary.vocab_size - 1 - token_id
+    return f"<extra_id_{number}>" if 0 <= number < vocabulary.extra_ids else None
+
+
+def text_of(vocabulary: seqio.Vocabulary, ids: list[int]) -> str:
+    """Text of ids, sentinels by name."""
+    parts, run = [], []
+    for token_id in ids:
+        name = _sentinel(vocabulary, token_id)
+        if name is None:
+            run.append(token_id)
+        else:
+            parts += [vocabulary.decode(run), name]
+            run = []
+    return "".join([*parts, vocabulary.decode(run)])
+
+
+def piece_of(vocabulary: seqio.Vocabulary, token_id: int) -> str:
+    """What one id stands for: "▁the", "e", "\\xe4" for a byte of a longer character, "</s>"."""
+    special = {vocabulary.pad_id: "<pad>", vocabulary.eos_id: "</s>", vocabulary.unk_id: "<unk>"}
+    name = special.get(token_id) or _sentinel(vocabulary, token_id)
+    if name:
+        return name
+    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        return vocabulary.tokenizer.id_to_piece(token_id)
+    if isinstance(vocabulary, seqio.ByteVocabulary):
+        byte = token_id - 3
+        return chr(byte) if byte < 128 else f"\\x{byte:02x}"
+    return vocabulary.decode([token_id])

@@ -1,0 +1,173 @@
+"""What tasks and mixtures there are, and whether their data is on this machine.
+
+Nothing here downloads: a task whose data is not on this machine is listed with what it lacks.
+"""
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import seqio
+
+from cascade_jax.data import catalog, sources
+from cascade_jax.names import did_you_mean
+
+# What `TaskFacts.here` says; of a data folder that lacks some splits, FOLDER and those it has.
+YES = "yes"
+FOLDER = "folder"
+NOT_IN_FOLDER = "not in the folder"
+NOT_PREPARED = "TFDS not prepared"
+MANUAL = "manual download"
+NEEDS_FOLDER = "needs a data folder"
+UNKNOWN = "-"
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """One line of the list of tasks.
+
+    Attributes:
+      name: of the seqio task.
+      suite, kind: of its card; "-" for a task without one.
+      metrics: names, the one of single examples first.
+      source: TFDS builder with its version, or the folder's name where TFDS has none.
+      splits: that the task has.
+      here: whether its data is on this machine now; one of the constants above.
+      manual: what to download by hand and where to put it; empty for most tasks.
+    """
+
+    name: str
+    suite: str
+    kind: str
+    metrics: tuple[str, ...]
+    source: str
+    splits: tuple[str, ...]
+    here: str
+    manual: str = ""
+
+
+def facts_of(task: seqio.Task, name: str | None = None) -> TaskFacts:
+    """Facts of a task; `name` is the registered one of a task that is a copy."""
+    name = name or task.name
+    card = catalog.card_of(name)
+    return TaskFacts(
+        name=name,
+        suite=card.suite if card else UNKNOWN,
+        kind=card.kind if card else UNKNOWN,
+        metrics=tuple(map(_metric_name, task.metric_fns)),
+        source=_source_name(task.source),
+        splits=tuple(task.splits),
+        here=_here(task),
+        manual=getattr(task.source, "manual", None) or "",
+    )
+
+
+def can_read(task: seqio.Task, split: str) -> bool:
+    """Whether a split can be read without a download; True where nobody knows."""
+    is_available = getattr(task.source, "is_available", None)
+    return is_available is None or is_available(split)
+
+
+def is_here(facts: TaskFacts) -> bool:
+    """Whether some split of a task can be read now."""
+    return facts.here == YES or facts.here.startswith(FOLDER)
+
+
+def list_tasks(suite: str | None = None) -> list[TaskFacts]:
+    """Facts of all registered tasks, or those of one suite, by suite and name.
+
+    Raises:
+      ValueError: no task is of that suite (the nearest, and all, are listed).
+    """
+    found = [facts_of(seqio.TaskRegistry.get(name)) for name in seqio.TaskRegistry.names()]
+    suites = sorted({facts.suite for facts in found})
+    if suite is not None and suite not in suites:
+        hint = did_you_mean(suite, suites)
+        raise ValueError(f"no task is of suite {suite!r}{hint} (there are: {', '.join(suites)})")
+    kept = [facts for facts in found if suite in (None, facts.suite)]
+    return sorted(kept, key=lambda facts: (facts.suite, facts.name))
+
+
+def _metric_name(metric_fn: Any) -> str:
+    """`accuracy` of a function or a partial of it, `binary_f1` of an object of class BinaryF1."""
+    while isinstance(metric_fn, functools.partial):
+        metric_fn = metric_fn.func
+    name = getattr(metric_fn, "__name__", None) or type(metric_fn).__name__
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _source_name(source: seqio.DataSource) -> str:
+    if isinstance(source, sources.TfdsOrJsonlSource):
+        if source.is_in_tfds:
+            return source.tfds_name.removesuffix(":*.*.*")
+        return f"{source.name.replace('/', '__')} (folder)"
+    if isinstance(source, sources.GeneratedSource):
+        return "made by a program"
+    if isinstance(source, seqio.TfdsDataSource):
+        return source.tfds_dataset.name
+    return type(source).__name__
+
+
+def _here(task: seqio.Task) -> str:
+    source = task.source
+    if isinstance(source, sources.GeneratedSource):
+        return YES
+    if not isinstance(source, sources.TfdsOrJsonlSource):
+        return UNKNOWN
+    have = [split for split in task.splits if source.is_available(split)]
+    if sources.get_data_dir() is not None:
+        if not have:
+            return NOT_IN_FOLDER
+        whole = len(have) == len(list(task.splits))
+        return FOLDER if whole else f"{FOLDER}: {', '.join(have)}"
+    if have:
+        return YES
+    if not source.is_in_tfds:
+        return NEEDS_FOLDER
+    return MANUAL if source.manual else NOT_PREPARED
+
+
+@dataclass(frozen=True)
+class MixtureFacts:
+    """A mixture and how often it draws each task.
+
+    Attributes:
+      name: of the seqio mixture.
+      rates: task name -> rate; None where the rate is a count of rows that are not here.
+    """
+
+    name: str
+    rates: Mapping[str, float | None]
+
+    @property
+    def total(self) -> float | None:
+        """Sum of the rates; None if one is not known."""
+        if any(rate is None for rate in self.rates.values()):
+            return None
+        return float(sum(self.rates.values()))
+
+    def shares(self) -> dict[str, float | None]:
+        """Task name -> part of the rows that are drawn from it."""
+        total = self.total
+        return {name: rate / total if total else None for name, rate in self.rates.items()}
+
+
+def mixture_facts(mixture: seqio.Mixture) -> MixtureFacts:
+    """Tasks and rates of a mixture, in order of the names."""
+    tasks = sorted(mixture.tasks, key=lambda task: task.name)
+    return MixtureFacts(mixture.name, {task.name: _rate(mixture, task) for task in tasks})
+
+
+def list_mixtures() -> list[MixtureFacts]:
+    """Facts of all registered mixtures, by name."""
+    names = sorted(seqio.MixtureRegistry.names())
+    return [mixture_facts(seqio.MixtureRegistry.get(name)) for name in names]
+
+
+def _rate(mixture: seqio.Mixture, task: seqio.Task) -> float | None:
+    try:
+        return float(mixture.get_rate(task))
+    except (LookupError, ValueError, OSError, TypeError):
+        return None  # TFDS knows no sizes of what it has not prepared

@@ -1,0 +1,98 @@
+"""How many tokens the rows of a task have, and what a length cuts off."""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from cascade_jax.data import features
+from cascade_jax.data.browse.rows import OpenTask
+
+PERCENTILES = (50, 90, 95, 99, 100)
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens of inputs or targets, row by row, and what a limit leaves of them.
+
+    Attributes:
+      tokens: of each row before cutting, EOS included.
+      limit: positions, EOS included; None cuts nothing off.
+    """
+
+    tokens: Int[np.ndarray, " rows"]
+    limit: int | None = None
+
+    def percentile(self, percent: float) -> int:
+        """The least length into which at least that part of the rows fits whole."""
+        return int(np.percentile(self.tokens, percent, method="inverted_cdf"))
+
+    @property
+    def rows_cut(self) -> int:
+        """Number of rows that are longer than the limit."""
+        return 0 if self.limit is None else int((self.tokens > self.limit).sum())
+
+    @property
+    def tokens_lost(self) -> float:
+        """Part of all tokens that is cut off."""
+        if self.limit is None:
+            return 0.0
+        return float(np.maximum(self.tokens - self.limit, 0).sum() / max(self.tokens.sum(), 1))
+
+    @property
+    def only_eos(self) -> int:
+        """Number of rows that have EOS alone left, or had nothing else from the start."""
+        kept = self.tokens if self.limit is None else np.minimum(self.tokens, self.limit)
+        return int((kept <= 1).sum())
+
+    @property
+    def none_whole(self) -> bool:
+        """Whether the limit cuts every row."""
+        return self.rows_cut == len(self.tokens)
+
+
+def count_tokens(
+    opened: OpenTask, limit: int | None = None, progress: Callable[[Iterable], Iterable] = iter
+) -> tuple[TokenCounts, TokenCounts]:
+    """Counts of inputs and of targets over a task's split.
+
+    Args:
+      opened: from `row_view.open_tasks`.
+      limit: at most so many rows; None for all.
+      progress: wraps the iterator of rows, as `tqdm.tqdm` does.
+
+    Raises:
+      ValueError: the split has no row.
+    """
+    inputs, targets = [], []
+    for row in progress(itertools.islice(opened.rows(cut=False), limit)):
+        inputs.append(len(row.get(features.INPUTS, ())))
+        targets.append(len(row[features.TARGETS]))
+    if not targets:
+        raise ValueError(f"{opened.name} has no row in split {opened.split!r}")
+    return (
+        TokenCounts(np.array(inputs), opened.input_length),
+        TokenCounts(np.array(targets), opened.target_length),
+    )
+
+
+def check_targets_fit(targets: Mapping[str, TokenCounts], seen: str = "every target") -> None:
+    """Refuses a target length into which no target of some task fits whole.
+
+    Args:
+      targets: task name -> counts of its targets.
+      seen: what was counted.
+
+    Raises:
+      ValueError: names the first such task, and the length that its targets need.
+    """
+    wrong = {name: counts for name, counts in targets.items() if counts.none_whole}
+    for name, counts in wrong.items():
+        others = f" (and of {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise ValueError(
+            f"target_length {counts.limit} cuts off {seen} of {name}{others}: no answer "
+            f"stays whole; the shortest has {counts.percentile(0)} tokens, EOS included, and "
+            f"{counts.percentile(99)} hold 99 % of them"
+        )

@@ -1,0 +1,129 @@
+"""What each configuration lost on the examples of a split: the input of calibration."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, Real
+
+from cascade_jax import names
+from cascade_jax.deferral.guarantees import bounds
+
+Thresholds = tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """Losses of C configurations on the n examples of one split.
+
+    Attributes:
+      split: its name.
+      thresholds: of each configuration, all different: a number, or one for each block of
+        positions; kept as tuples. Infinite ones are allowed.
+      losses: of each risk, by its name, [C, n].
+      objective: what the choice among accepted configurations makes small on average, [C, n]: one
+        minus the answer's quality, say.
+      example_ids: n, all different.
+    """
+
+    split: str
+    thresholds: Iterable[float | Iterable[float]]
+    losses: Mapping[str, Real[np.ndarray, "C n"]]
+    objective: Real[np.ndarray, "C n"]
+    example_ids: Sequence[str]
+
+    def __post_init__(self):
+        thresholds = tuple(as_thresholds(value) for value in self.thresholds)
+        object.__setattr__(self, "thresholds", thresholds)
+        object.__setattr__(self, "example_ids", tuple(map(str, self.example_ids)))
+        if len({len(value) for value in thresholds}) > 1:
+            raise ValueError("configurations must have the same number of thresholds")
+        seen: dict[Thresholds, int] = {}
+        for row, value in enumerate(thresholds):
+            if seen.setdefault(value, row) != row:
+                raise ValueError(
+                    f"configurations {seen[value]} and {row} of {self.split!r} both have the "
+                    f"thresholds {list(value)}"
+                )
+        shape = (len(thresholds), len(self.example_ids))
+        for name, values in {**self.losses, "objective": self.objective}.items():
+            if np.shape(values) != shape:
+                raise ValueError(
+                    f"{name!r} of {self.split!r} has the shape {np.shape(values)}, must be "
+                    f"{shape}: configurations, examples"
+                )
+        if not np.all(np.isfinite(self.objective)):
+            row, column = np.argwhere(~np.isfinite(self.objective))[0]
+            raise ValueError(
+                f"the objective of configuration {row} for example {column} is "
+                f"{self.objective[row, column]}"
+            )
+
+    @property
+    def num_configurations(self) -> int:
+        """C."""
+        return len(self.thresholds)
+
+    @property
+    def num_examples(self) -> int:
+        """n."""
+        return len(self.example_ids)
+
+    def row_of(self, thresholds: Thresholds) -> int | None:
+        """Which configuration has them; None if none has."""
+        return self.thresholds.index(thresholds) if thresholds in self.thresholds else None
+
+    def losses_of(self, risk: str, lower: float, upper: float) -> Real[np.ndarray, "C n"]:
+        """The losses of a risk, of which all must be in its range.
+
+        Raises:
+          ValueError: no such risk was measured, or a loss is NaN or outside (the first is named).
+        """
+        if risk not in self.losses:
+            hint = names.did_you_mean(risk, self.losses)
+            raise ValueError(
+                f"{self.split!r} has no losses of {risk!r}, only of "
+                f"{', '.join(map(repr, self.losses))}{hint}"
+            )
+        losses = np.asarray(self.losses[risk])
+        bounds.check_losses(losses, lower, upper, f"the loss {risk!r} in {self.split!r}")
+        return losses
+
+    def mean_objective(self) -> Float[np.ndarray, " C"]:
+        """Of each configuration."""
+        return np.mean(self.objective, axis=1, dtype=np.float64)
+
+    def joined(self, other: "Measured") -> "Measured":
+        """Both splits' examples as one, this one's first.
+
+        Raises:
+          ValueError: other thresholds or risks than these.
+        """
+        rows = [other.row_of(value) for value in self.thresholds]
+        if None in rows or other.num_configurations != self.num_configurations:
+            raise ValueError(
+                f"{self.split!r} and {other.split!r} were measured at different thresholds"
+            )
+        if set(self.losses) != set(other.losses):
+            raise ValueError(
+                f"{self.split!r} has losses of {sorted(self.losses)}, {other.split!r} of "
+                f"{sorted(other.losses)}"
+            )
+        return Measured(
+            split=f"{self.split} + {other.split}",
+            thresholds=self.thresholds,
+            losses={
+                name: np.concatenate([values, other.losses[name][rows]], axis=1)
+                for name, values in self.losses.items()
+            },
+            objective=np.concatenate([self.objective, other.objective[rows]], axis=1),
+            example_ids=(*self.example_ids, *other.example_ids),
+        )
+
+
+def as_thresholds(value: float | Iterable[float]) -> Thresholds:
+    """A tuple of floats, of one number or several; none may be NaN."""
+    thresholds = tuple(np.atleast_1d(np.asarray(value, np.float64)).tolist())
+    if not thresholds or any(number != number for number in thresholds):
+        raise ValueError(f"a configuration needs thresholds, none of them NaN; got {value}")
+    return thresholds

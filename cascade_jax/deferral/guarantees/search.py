@@ -1,0 +1,364 @@
+"""Which thresholds to try: a whole grid, or by Bayesian optimisation.
+
+A search asks for thresholds and is told the two objectives measured there (mean cost and one minus
+mean quality, say; both are to be small):
+
+    search = BayesianSearch(one_threshold(low, high), max_evaluations=25)
+    for thresholds in search:
+        search.tell(thresholds, measure(thresholds))
+    front = search.front()
+
+An evaluation may cost less than a whole one, or nothing: of examples whose answer at these
+thresholds is known from others, none has to be decoded again. Then its cost is told too, and what
+`max_evaluations` limits is the sum.
+
+What is asked next depends only on what was told, in that order. So a caller who keeps each
+evaluation on disk resumes by telling the kept ones first; a warm start is the same.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Float, Int, Real
+
+from cascade_jax.deferral.guarantees import pareto
+from cascade_jax.deferral.guarantees.losses import Thresholds, as_thresholds
+
+_EXPLORE, _EXPLORED = 4, 0.6  # every fourth evaluation, of the first three fifths
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Thresholds, the two objectives measured there, and what measuring took."""
+
+    thresholds: Thresholds
+    objectives: tuple[float, float]
+    cost: float = 1.0
+
+
+def one_threshold(low: float, high: float, count: int = 400) -> Float[np.ndarray, "count 1"]:
+    """Candidates: evenly spaced from `low` to `high`, both finite."""
+    if not (np.isfinite(low) and np.isfinite(high) and low < high) or count < 2:
+        raise ValueError(
+            f"a grid needs finite ends, low < high, and two values or more; got {low} to {high} in "
+            f"{count}"
+        )
+    return np.linspace(low, high, count)[:, None]
+
+
+def score_quantiles(
+    scores: Real[np.ndarray, " scores"], count: int = 400
+) -> Float[np.ndarray, "values 1"]:
+    """Candidates: quantiles of scores that were seen, so that about as many lie between any two.
+
+    Values that are the same are given once.
+
+    Raises:
+      ValueError: fewer than two different values, or one that is NaN or infinite.
+    """
+    if not np.all(np.isfinite(scores)):
+        raise ValueError("scores must be finite")
+    values = np.quantile(scores, np.linspace(0, 1, count)) if len(scores) else np.zeros(0)
+    values = np.unique(values)
+    if len(values) < 2:
+        raise ValueError(
+            f"{len(scores)} scores have {len(values)} different values: no grid of two or more"
+        )
+    return values[:, None]
+
+
+def several_thresholds(
+    one: Real[np.ndarray, "N 1"], blocks: int, count: int = 1024, seed: int = 0
+) -> Float[np.ndarray, "M blocks"]:
+    """Candidates for several blocks of positions, each threshold a value of a grid of one.
+
+    All combinations, where they are at most `count`; else `count`, of which some are the same value
+    in all blocks (so that one threshold for all is never left out) and the rest fill the space
+    evenly (Sobol).
+
+    Args:
+      one: candidates of one threshold, ascending.
+      blocks: thresholds of a configuration.
+      count: at most so many.
+      seed: of the Sobol sequence.
+    """
+    from scipy.stats import qmc
+
+    values = np.asarray(one, np.float64)[:, 0]
+    if len(values) ** blocks <= count:
+        mesh = np.meshgrid(*[values] * blocks, indexing="ij")
+        return np.stack([axis.ravel() for axis in mesh], axis=1)
+    same = np.unique(np.linspace(0, len(values) - 1, min(len(values), count // 4)).astype(int))
+    exponent = int(np.ceil(np.log2(count)))
+    points = qmc.Sobol(blocks, seed=seed).random_base2(exponent)
+    spread = np.minimum((points * len(values)).astype(int), len(values) - 1)
+    rows = np.concatenate([np.repeat(same[:, None], blocks, axis=1), spread])
+    _, first = np.unique(rows, axis=0, return_index=True)
+    return values[rows[np.sort(first)][:count]]
+
+
+class Search(abc.ABC):
+    """Asks for candidates, keeps what it is told; never asks for one that it was told.
+
+    Attributes:
+      candidates: the thresholds to choose from, a row each.
+      evaluations: all that it was told, in that order.
+    """
+
+    def __init__(self, candidates: Real[np.ndarray, "N blocks"]):
+        """Sets up a search among candidates.
+
+        Raises:
+          ValueError: fewer than two different candidates, one given twice, or NaN.
+        """
+        self.candidates = tuple(as_thresholds(row) for row in np.asarray(candidates, np.float64))
+        self._index = {thresholds: i for i, thresholds in enumerate(self.candidates)}
+        if len(self._index) < 2:
+            raise ValueError(
+                f"a search needs two different candidates or more, got {len(self._index)}"
+            )
+        if len(self._index) < len(self.candidates):
+            raise ValueError("a candidate was given more than once")
+        self.evaluations: list[Evaluation] = []
+
+    def __iter__(self) -> Iterator[Thresholds]:
+        """Asks until there is nothing to ask for."""
+        while (thresholds := self.ask()) is not None:
+            yield thresholds
+
+    @abc.abstractmethod
+    def ask(self, cost: float = 1.0) -> Thresholds | None:
+        """What to measure next; None at the end. Asks for the same until it is told.
+
+        Args:
+          cost: of that evaluation; 1 for a whole one.
+        """
+
+    def tell(
+        self,
+        thresholds: float | Iterable[float],
+        objectives: Iterable[float],
+        cost: float = 1.0,
+    ) -> None:
+        """Keeps what was measured.
+
+        Args:
+          thresholds: asked for or not; others than the candidates are welcome as a warm start.
+          objectives: two, both to be small.
+          cost: what measuring took; 1 for a whole evaluation, 0 if it was known.
+
+        Raises:
+          ValueError: told before, objectives that are not two finite numbers, a cost below 0.
+        """
+        thresholds = as_thresholds(thresholds)
+        if len(thresholds) != len(self.candidates[0]):
+            raise ValueError(
+                f"{list(thresholds)} has {len(thresholds)} thresholds, the candidates have "
+                f"{len(self.candidates[0])}"
+            )
+        if any(thresholds == told.thresholds for told in self.evaluations):
+            raise ValueError(f"the thresholds {list(thresholds)} were told before")
+        values = tuple(float(value) for value in objectives)
+        if len(values) != 2 or not np.all(np.isfinite(values)):
+            raise ValueError(f"objectives must be two finite numbers, got {list(values)}")
+        if not cost >= 0:
+            raise ValueError(f"cost must be 0 or more, got {cost}")
+        self.evaluations.append(Evaluation(thresholds, values, float(cost)))
+
+    @property
+    def spent(self) -> float:
+        """Sum of the costs of all evaluations."""
+        return float(sum(told.cost for told in self.evaluations))
+
+    def objectives(self) -> Float[np.ndarray, "T 2"]:
+        """Of all evaluations."""
+        return np.array([told.objectives for told in self.evaluations]).reshape(-1, 2)
+
+    def front(self) -> list[Evaluation]:
+        """The evaluations that no other beats, by the first objective."""
+        if not self.evaluations:
+            return []
+        kept = np.flatnonzero(pareto.non_dominated(self.objectives()))
+        return sorted((self.evaluations[i] for i in kept), key=lambda told: told.objectives)
+
+    def hypervolumes(
+        self, reference: Float[np.ndarray, "2"] | None = None
+    ) -> Float[np.ndarray, " T"]:
+        """After each evaluation, of all so far.
+
+        Args:
+          reference: the worst that counts; None = `pareto.reference_point` of all evaluations.
+        """
+        objectives = self.objectives()
+        if reference is None and len(objectives):
+            reference = pareto.reference_point(objectives)
+        gains, front = [], np.zeros((0, 2))
+        for point in objectives:
+            gains.append(float(pareto.improvement(point[None], front, reference)[0]))
+            if not np.any(np.all(front <= point, axis=1)):
+                left = front[np.any(front < point, axis=1)]
+                front = np.concatenate([left, point[None]])
+        return np.cumsum(gains)
+
+    def _untold(self) -> Int[np.ndarray, " left"]:
+        """Indices of the candidates that were not told."""
+        told = {self._index.get(found.thresholds) for found in self.evaluations}
+        return np.array([i for i in range(len(self.candidates)) if i not in told], np.int64)
+
+
+class GridSearch(Search):
+    """All candidates, in their order."""
+
+    def ask(self, cost: float = 1.0) -> Thresholds | None:
+        """The first candidate that was not told, whatever it costs."""
+        untold = self._untold()
+        return self.candidates[untold[0]] if len(untold) else None
+
+
+class BayesianSearch(Search):
+    """Bayesian optimisation: a Gaussian process per objective, and hypervolume improvement.
+
+    First candidates that lie far from each other, the lowest and the highest among them. Then, each
+    time: both objectives are fitted (Matérn, ν = 2.5), and the candidate is asked for whose
+    posterior means would add most hypervolume to the front of what was told. The posterior mean
+    alone never explores: it can leave out a whole piece of the front. So no candidate is asked for
+    twice; every fourth evaluation of the first three fifths goes to the candidate farthest from all
+    that was told; and so does any for which no mean promises a gain.
+
+    What was told at no cost counts in the front, and is not asked for; the processes are fitted
+    without it.
+
+    The processes see a threshold as its place among the candidates' values, from 0 to 1: they do
+    not depend on the scale of the score, and infinite thresholds have a place.
+
+    Reference: Budget-Constrained Learning to Defer for Autoregressive Models, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        candidates: Real[np.ndarray, "N blocks"],
+        max_evaluations: int = 25,
+        num_initial: int = 5,
+        margin: float = 0.1,
+        seed: int = 0,
+    ):
+        """Sets up a search.
+
+        Args:
+          candidates: thresholds to choose from, a row each, all different.
+          max_evaluations: the most that all may cost; those told at the start (warm start,
+            resumed) count.
+          num_initial: how many are placed by distance alone.
+          margin: of the reference point beyond the nadir, see `pareto.reference_point`.
+          seed: of the fits' restarts.
+
+        Raises:
+          ValueError: fewer than two candidates, settings out of range.
+        """
+        super().__init__(candidates)
+        if not 2 <= num_initial <= max_evaluations:
+            raise ValueError(
+                "num_initial must be at least 2 and at most max_evaluations, got "
+                f"{num_initial} and {max_evaluations}"
+            )
+        if not margin > 0:
+            raise ValueError(
+                f"margin must be above 0, got {margin}: at the nadir itself the ends of a front "
+                "add nothing"
+            )
+        self.max_evaluations, self.num_initial = max_evaluations, num_initial
+        self.margin, self.seed = margin, seed
+        self._values = [np.unique(axis) for axis in zip(*self.candidates, strict=True)]
+        self._places = self._placed(self.candidates)
+
+    def ask(self, cost: float = 1.0) -> Thresholds | None:
+        """The candidate that promises most; None if no more may be spent."""
+        untold = self._untold()
+        if self.spent + cost > self.max_evaluations + 1e-9 or not len(untold):
+            return None
+        if self._is_by_distance(len(self._fitted)):
+            return self.candidates[self._farthest(untold)]
+        gain = self._expected_gain(untold)
+        best = untold[np.argmax(gain)] if gain.max() > 0 else self._farthest(untold)
+        return self.candidates[best]
+
+    @property
+    def _fitted(self) -> list[Evaluation]:
+        return [told for told in self.evaluations if told.cost > 0]
+
+    def _is_by_distance(self, number: int) -> bool:
+        """Whether an evaluation, counted from 0, is placed without looking at what was found."""
+        later = number - self.num_initial
+        if later < 0:
+            return True
+        return later % _EXPLORE == _EXPLORE - 1 and number < _EXPLORED * self.max_evaluations
+
+    def _placed(self, thresholds: Iterable[Thresholds]) -> Float[np.ndarray, "N blocks"]:
+        """Places from 0 to 1 among the candidates' values, between two of them in between."""
+        rows = np.array(list(thresholds))
+        columns = []
+        for values, column in zip(self._values, rows.T, strict=True):
+            place = (np.searchsorted(values, column) + np.searchsorted(values, column, "right")) / 2
+            columns.append((place - 0.5) / max(1, len(values) - 1))
+        return np.stack(columns, axis=1)
+
+    def _farthest(self, untold: Int[np.ndarray, " left"]) -> int:
+        """The candidate farthest from all that was told; first the lowest of all."""
+        places = self._places[untold]
+        if not self.evaluations:
+            return int(untold[np.argmin(places.sum(axis=1))])
+        told = self._placed(told.thresholds for told in self.evaluations)
+        distances = places[:, None] - told[None]
+        return int(untold[np.argmax(np.min(np.sum(distances**2, axis=2), axis=1))])
+
+    def _expected_gain(self, untold: Int[np.ndarray, " left"]) -> Float[np.ndarray, " left"]:
+        """Hypervolume that each candidate would add if its posterior means were true."""
+        told, fitted = self.objectives(), self._fitted
+        places = self._placed(each.thresholds for each in fitted)
+        columns = [
+            posterior_mean(places, np.array(column), self._places[untold], self.seed)
+            for column in zip(*(each.objectives for each in fitted), strict=True)
+        ]
+        means = np.stack(columns, axis=1)
+        # Of what is told alone the nadir would leave out ends of the front that were not found yet.
+        reference = pareto.reference_point(np.concatenate([told, means]), self.margin)
+        return pareto.improvement(means, told, reference)
+
+
+def posterior_mean(
+    places: Float[np.ndarray, "T D"],
+    values: Float[np.ndarray, " T"],
+    wanted: Float[np.ndarray, "M D"],
+    seed: int = 0,
+) -> Float[np.ndarray, " M"]:
+    """Of a Gaussian process with a Matérn kernel (ν = 2.5) and noise, fitted by its likelihood.
+
+    Args:
+      places: what was evaluated, in [0, 1].
+      values: found there.
+      wanted: where to predict.
+      seed: of the fit's restart.
+    """
+    import warnings
+
+    import threadpoolctl
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    if np.ptp(values) == 0:
+        return np.full(len(wanted), values[0])
+    scales, dimensions = (0.03, 10.0), places.shape[1]
+    kernel = ConstantKernel(1.0, (0.01, 100.0)) * Matern(np.full(dimensions, 0.3), scales, nu=2.5)
+    kernel += WhiteKernel(1e-4, (1e-8, 0.1))
+    process = GaussianProcessRegressor(
+        kernel, normalize_y=True, n_restarts_optimizer=1, random_state=seed
+    )
+    # The matrices are small: threads of a busy machine would wait for each other, not help.
+    with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1):
+        # A parameter at the end of its range is no fault here.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        process.fit(places, values)
+        return process.predict(wanted)

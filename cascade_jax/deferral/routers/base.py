@@ -1,0 +1,167 @@
+"""What every kind of router does: learn from a calibration split, and be cross-validated on it."""
+
+import dataclasses
+import re
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Real
+
+from cascade_jax.deferral.routers import arrays, fingerprints
+from cascade_jax.deferral.routers import features as router_features
+from cascade_jax.deferral.routers.fitted import (
+    STUDENT_WRONG,
+    TARGETS,
+    TEACHER_GAIN,
+    FittedRouter,
+    target_value,
+    targets,
+)
+from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
+from cascade_jax.names import did_you_mean
+
+_Quality = Real[np.ndarray, " examples"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Router:
+    """What every kind of router has; build one of its kinds.
+
+    Attributes:
+      target: "teacher_gain" or "student_wrong", see above.
+    """
+
+    target: str = TEACHER_GAIN
+    name: ClassVar[str] = ""
+
+    def __post_init__(self):
+        if self.target not in TARGETS:
+            raise ValueError(
+                f"target is {self.target!r}; must be one of {', '.join(map(repr, TARGETS))}"
+                + did_you_mean(self.target, TARGETS)
+            )
+        self._check()
+
+    def fit(
+        self,
+        answers: AnswerTokens,
+        student_quality: _Quality,
+        teacher_quality: _Quality,
+        split: str,
+        fingerprint: str = "",
+    ) -> FittedRouter:
+        """Learns from the examples of a calibration split.
+
+        Args:
+          answers: of the small model.
+          student_quality, teacher_quality: of each example, in [0, 1].
+          split: where the examples are from; never a test split.
+          fingerprint: of these, if known already.
+
+        Raises:
+          ValueError: a test split, nothing to learn from, answers that lack what the features need,
+            or qualities that do not fit.
+        """
+        refuse_test_split(split)
+        labels = self._targets(answers, student_quality, teacher_quality)
+        features, matrix = self._read(answers)
+        import sklearn
+
+        return FittedRouter(
+            name=self.name,
+            features=features,
+            target=self.target,
+            model=self._learn(matrix, labels),
+            split=split,
+            fingerprint=fingerprint
+            or fingerprints.fingerprint(answers, student_quality, teacher_quality),
+            seen=fingerprints.id_hashes(answers.example_ids),
+            num_examples=answers.num_examples,
+            library=f"scikit-learn {sklearn.__version__}",
+            settings=repr(self),
+        )
+
+    def cross_validated(
+        self,
+        answers: AnswerTokens,
+        student_quality: _Quality,
+        teacher_quality: _Quality,
+        folds: int = 5,
+        seed: int = 0,
+    ) -> Float[np.ndarray, " examples"]:
+        """The score of every example by a router that was fitted on the other folds.
+
+        Args:
+          answers, student_quality, teacher_quality: see `fit`.
+          folds: parts of equal size, drawn at random.
+          seed: of the draw.
+
+        Raises:
+          ValueError: see `fit`; fewer than two folds, or more than there are examples.
+        """
+        n = answers.num_examples
+        if not 2 <= folds <= n:
+            raise ValueError(f"folds must lie in [2, {n}], the number of examples, got {folds}")
+        labels = self._targets(answers, student_quality, teacher_quality)
+        _, matrix = self._read(answers)
+        fold = np.random.default_rng(seed).permutation(n) % folds
+        result = np.empty(n)
+        for held_out in range(folds):
+            is_held_out = fold == held_out
+            model = self._learn(matrix[~is_held_out], labels[~is_held_out])
+            result[is_held_out] = target_value(model(matrix[is_held_out]), self.target)
+        return result
+
+    def _read(self, answers: AnswerTokens) -> tuple[router_features.Features, np.ndarray]:
+        """Features, and the matrix of them."""
+        features = self._features()
+        width = features.width(answers)
+        features.check(answers, width)
+        return features, features.matrix(answers, width)
+
+    def _targets(
+        self, answers: AnswerTokens, student_quality: _Quality, teacher_quality: _Quality
+    ) -> Float[np.ndarray, " examples"]:
+        for name, quality in (("student", student_quality), ("teacher", teacher_quality)):
+            if len(quality) != answers.num_examples:
+                raise ValueError(
+                    f"{answers.num_examples} answers, but {len(quality)} values of {name} quality"
+                )
+            bad = np.flatnonzero(~((quality >= 0) & (quality <= 1)))
+            if len(bad):
+                raise ValueError(
+                    f"{answers.describe(int(bad[0]))} has the {name} quality {quality[bad[0]]}, "
+                    f"must be in [0, 1] ({len(bad)} such)"
+                )
+        return targets(student_quality, teacher_quality, self.target)
+
+    def _learn(
+        self, features: Float[np.ndarray, "n F"], labels: Float[np.ndarray, " n"]
+    ) -> arrays.Model:
+        if len(labels) == 0 or np.ptp(labels) == 0:
+            same = {STUDENT_WRONG: "all small answers", TEACHER_GAIN: "all gains by deferring"}
+            raise ValueError(
+                f"a router of {self.target} has nothing to learn from {len(labels)} examples: "
+                f"{same[self.target]} are of one quality"
+            )
+        return self._fit(features, labels)
+
+    def _check(self) -> None:
+        """Raises ValueError for a setting that is not allowed."""
+
+    def _features(self) -> router_features.Features:
+        raise NotImplementedError
+
+    def _fit(self, features: np.ndarray, labels: np.ndarray) -> arrays.Model:
+        raise NotImplementedError
+
+
+def refuse_test_split(split: str) -> None:
+    """Raises ValueError if a split is a test split by its name, or has none."""
+    if not split:
+        raise ValueError("a router needs the name of the split that it is fitted on, got ''")
+    if re.search(r"(^|[^a-z])test", split.lower()):
+        raise ValueError(
+            f"a router is never fitted on a test split, got {split!r}: what it is judged on must "
+            "be new to it; collect a calibration split, e.g. COLLECT_SPLIT = 'validation'"
+        )

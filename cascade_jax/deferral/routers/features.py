@@ -1,0 +1,184 @@
+"""What learned routers see of an answer: a row of numbers of one width for all answers."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from cascade_jax.deferral.scores import segments
+from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
+from cascade_jax.deferral.scores.base import refuse_empty, refuse_non_finite
+
+# Finer near 0, where the answer's least sure tokens are.
+QUANTILES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantileFeatures:
+    """Quantiles of an answer's log-probs, and what else is asked for.
+
+    Gupta et al. feed quantiles of the tokens' log-probs to a learned rule, because any one of them,
+    and the mean, loses what the others tell; and the small model's pooled embedding beside them.
+    Which quantiles is our choice.
+
+    Example: quantiles (0, 0.5, 1) of log-probs ``[-0.1 -0.3 -2.0]`` are ``[-2.0 -0.3 -0.1]``; with
+    `lengths` ``log 3 = 1.0986`` follows.
+
+    Attributes:
+      quantiles: each in [0, 1], rising; linear between two log-probs as in `scores.Quantile`.
+      lengths: whether the logarithm of the number of tokens follows them.
+      embeddings: whether the answers' embeddings follow.
+
+    Reference: Gupta et al. 2024, Language Model Cascades: Token-level Uncertainty and Beyond.
+    """
+
+    quantiles: Sequence[float] = QUANTILES
+    lengths: bool = False
+    embeddings: bool = False
+
+    def __post_init__(self):
+        quantiles = tuple(float(q) for q in self.quantiles)
+        object.__setattr__(self, "quantiles", quantiles)
+        rises = all(a < b for a, b in zip(quantiles, quantiles[1:], strict=False))
+        if not quantiles or not rises or quantiles[0] < 0 or quantiles[-1] > 1:
+            raise ValueError(f"quantiles must rise within [0, 1], got {quantiles}")
+
+    def width(self, answers: AnswerTokens) -> int:
+        """Numbers per answer.
+
+        Raises:
+          ValueError: embeddings are asked for, and the answers have none.
+        """
+        embedding_size = 0
+        if self.embeddings:
+            if answers.embeddings is None:
+                raise ValueError(
+                    "the router's features need the column student_embedding, which is not there; "
+                    "`cascade-jax collect` with EMBEDDINGS = True adds it"
+                )
+            embedding_size = answers.embeddings.shape[1]
+        return self.width_with(embedding_size)
+
+    def width_with(self, embedding_size: int) -> int:
+        """Numbers per answer where embeddings have that size."""
+        return len(self.quantiles) + self.lengths + self.embeddings * embedding_size
+
+    def check(self, answers: AnswerTokens, width: int) -> None:
+        """Refuses answers that can not be read.
+
+        Args:
+          answers: of the small model.
+          width: what the reader expects.
+
+        Raises:
+          ValueError: another width, an answer without a token, a value that is NaN or infinite.
+        """
+        found = self.width(answers)
+        if found != width:
+            raise ValueError(
+                f"a router fitted on embeddings of {width - self.width_with(0)} values can not "
+                f"read answers with embeddings of {found - self.width_with(0)}: they are of "
+                "another small model"
+            )
+        _check_tokens(answers)
+        if self.embeddings:
+            _check_embeddings(answers)
+
+    def matrix(self, answers: AnswerTokens, width: int) -> Float[np.ndarray, "examples F"]:
+        """One row per answer, of answers that `check` let pass."""
+        parts = [segments.quantiles(answers.offsets, answers.log_probs, self.quantiles)]
+        if self.lengths:
+            parts.append(np.log(answers.lengths)[:, None])
+        if self.embeddings:
+            parts.append(answers.embeddings.astype(np.float64))
+        return np.concatenate(parts, axis=1)
+
+    def describe(self) -> dict[str, Any]:
+        """JSON values that `build` makes them of again."""
+        return {"kind": "quantiles", **dataclasses.asdict(self)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbabilityFeatures:
+    """The probabilities of an answer's tokens in order, zero-padded: the EdgeInference input.
+
+    ``[p_S(y_S,i | x, y_S,<i)]`` for i = 1..N, then zeros up to `length`; of a longer answer the
+    first `length`.
+
+    Example: length 4 and log-probs ``[-0.1 -0.3]`` give ``[0.9048 0.7408 0 0]``.
+
+    Attributes:
+      length: 2048 in the paper.
+
+    Reference: CAT, equation 10; Kag et al. 2023, Efficient Edge Inference by Selective Query.
+    """
+
+    length: int = 2048
+
+    def __post_init__(self):
+        if self.length < 1:
+            raise ValueError(f"length must be at least 1, got {self.length}")
+
+    def width(self, answers: AnswerTokens) -> int:
+        """Columns that are not zero for all: those up to the longest answer."""
+        return min(self.length, int(np.max(answers.lengths, initial=1)))
+
+    def width_with(self, embedding_size: int) -> int:
+        """The most columns there can be; embeddings are not used."""
+        return self.length
+
+    def check(self, answers: AnswerTokens, width: int) -> None:
+        """Refuses answers that can not be read; any width can be.
+
+        Raises:
+          ValueError: an answer without a token, a log-prob that is NaN or infinite.
+        """
+        _check_tokens(answers)
+
+    def matrix(self, answers: AnswerTokens, width: int) -> Float[np.ndarray, "examples F"]:
+        """The first `width` columns, in float32, of answers that `check` let pass."""
+        rows = np.repeat(np.arange(answers.num_examples), answers.lengths)
+        columns = np.arange(answers.offsets[-1]) - answers.offsets[rows]
+        is_read = columns < width
+        result = np.zeros((answers.num_examples, width), np.float32)
+        result[rows[is_read], columns[is_read]] = np.exp(answers.log_probs[is_read])
+        return result
+
+    def describe(self) -> dict[str, Any]:
+        """JSON values that `build` makes them of again."""
+        return {"kind": "probabilities", **dataclasses.asdict(self)}
+
+
+Features = QuantileFeatures | ProbabilityFeatures
+_KINDS = {"quantiles": QuantileFeatures, "probabilities": ProbabilityFeatures}
+
+
+def build(description: Mapping[str, Any]) -> Features:
+    """Features from what `describe` gave.
+
+    Raises:
+      ValueError: a kind or setting that is not known.
+    """
+    settings = dict(description)
+    kind = settings.pop("kind", None)
+    if kind not in _KINDS:
+        raise ValueError(f"features of kind {kind!r} are not known, only {', '.join(_KINDS)}")
+    try:
+        return _KINDS[kind](**settings)
+    except TypeError as error:
+        raise ValueError(f"features of kind {kind!r}: {error}") from None
+
+
+def _check_tokens(answers: AnswerTokens) -> None:
+    refuse_empty(answers)
+    refuse_non_finite(answers, answers.log_probs, "log-prob")
+
+
+def _check_embeddings(answers: AnswerTokens) -> None:
+    bad = np.flatnonzero(~np.all(np.isfinite(answers.embeddings), axis=1))
+    if len(bad):
+        raise ValueError(
+            f"{answers.describe(int(bad[0]))} has an embedding that is not finite ({len(bad)} such)"
+        )

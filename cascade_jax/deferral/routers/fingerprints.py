@@ -1,0 +1,53 @@
+"""Which data a router was fitted on: a fingerprint of it, and the hashes of its examples' names."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Real, UInt64
+
+from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
+
+
+def fingerprint(
+    answers: AnswerTokens,
+    student_quality: Real[np.ndarray, " examples"],
+    teacher_quality: Real[np.ndarray, " examples"],
+) -> str:
+    """64 hexadecimal digits of what a router learns from: ids, log-probs, and both qualities.
+
+    The order of examples that have ids does not matter, so that records have the same fingerprint
+    after they were put in the order of others. Log-probs count in float32, as records hold them.
+
+    Args:
+      answers: of the small model.
+      student_quality, teacher_quality: one per example.
+    """
+    order = np.arange(answers.num_examples)
+    hashed = hashlib.sha256(b"cascade_jax answers 1")
+    if answers.example_ids is not None:
+        ids = np.array([str(name) for name in answers.example_ids], dtype=object)
+        order = np.argsort(ids, kind="stable")
+        for name in ids[order]:
+            hashed.update(str(name).encode() + b"\0")
+    ordered = answers.take(order)
+    hashed.update(ordered.lengths.astype("<i8").tobytes())
+    hashed.update(ordered.log_probs.astype("<f4").tobytes())
+    for quality in (student_quality, teacher_quality):
+        hashed.update(_column(quality)[order].tobytes())
+    return hashed.hexdigest()
+
+
+def _column(quality: Real[np.ndarray, " examples"]) -> Float[np.ndarray, " examples"]:
+    return np.asarray(quality).astype("<f8")
+
+
+def id_hashes(example_ids: Sequence[str] | np.ndarray | None) -> UInt64[np.ndarray, " ids"]:
+    """Eight bytes of a hash of each id, sorted; none without ids.
+
+    Two of a million different ids share one with a chance of 3 in 100 million.
+    """
+    if example_ids is None:
+        return np.zeros(0, np.uint64)
+    digests = [hashlib.blake2b(str(name).encode(), digest_size=8).digest() for name in example_ids]
+    return np.sort(np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64))

@@ -1,0 +1,222 @@
+"""A learned router: a score, the arrays it learned, and the data that it must not be judged on."""
+
+import dataclasses
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Real, UInt64
+
+from cascade_jax import files
+from cascade_jax.deferral.routers import arrays as router_models
+from cascade_jax.deferral.routers import features as router_features
+from cascade_jax.deferral.routers import fingerprints
+from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
+
+FORMAT = 1
+STUDENT_WRONG, TEACHER_GAIN = "student_wrong", "teacher_gain"
+TARGETS = (TEACHER_GAIN, STUDENT_WRONG)
+_BLOCK = 1 << 23  # feature values at once
+_ABOUT = "about"
+_NO_ROUTER = (ValueError, KeyError, AttributeError, TypeError, EOFError)  # by NumPy, of other files
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class FittedRouter:
+    """A score that was learned: see `routers` for what it predicts.
+
+    Attributes:
+      name: for tables and axes: "logistic router".
+      features: what it sees of an answer.
+      target: what it predicts, "teacher_gain" or "student_wrong".
+      model: the arrays.
+      split: of the examples it was fitted on.
+      fingerprint: of the same, `fingerprints.fingerprint`.
+      seen: sorted hashes of their ids, `fingerprints.id_hashes`.
+      num_examples: how many they were.
+      library: that fitted it, "scikit-learn 1.9.1".
+      settings: what was fitted, as text.
+    """
+
+    name: str
+    features: router_features.Features
+    target: str
+    model: router_models.Model
+    split: str
+    fingerprint: str
+    seen: UInt64[np.ndarray, " ids"]
+    num_examples: int
+    library: str = ""
+    settings: str = ""
+
+    def __repr__(self) -> str:
+        where = f"{self.num_examples} examples of {self.split!r}"
+        return f"<{self.name} of {self.target}, fitted on {where}>"
+
+    def __call__(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+        """Scores every example.
+
+        Args:
+          answers: of the small model that it was fitted on.
+
+        Returns:
+          float64; for "student_wrong" the predicted chance, or expected loss of quality, in [0, 1];
+          for "teacher_gain" the expected gain of quality by deferring, in [-1, 1].
+
+        Raises:
+          ValueError: features that it was not fitted for, an answer without a token, a value that
+            is NaN or infinite.
+        """
+        width = self.model.width
+        self.features.check(answers, width)
+        result = np.empty(answers.num_examples)
+        step = max(1, _BLOCK // width)
+        for start in range(0, answers.num_examples, step):
+            stop = min(start + step, answers.num_examples)
+            log_odds = self.model(self.features.matrix(answers.part(start, stop), width))
+            result[start:stop] = target_value(log_odds, self.target)
+        return result
+
+    def check_not_fitted_on(
+        self,
+        fingerprint: str,
+        split: str,
+        example_ids: Sequence[str] | np.ndarray | None = None,
+    ) -> None:
+        """Refuses to be judged on examples that it has learned from.
+
+        Args:
+          fingerprint: of the examples to evaluate on.
+          split: theirs.
+          example_ids: theirs; without ids the name of the split has to do.
+
+        Raises:
+          ValueError: the same data, an example in both, or without ids the same split.
+        """
+        advice = "fit it on a calibration split that is not evaluated"
+        fitted = f"the {self.name} was fitted on these examples"
+        if fingerprint == self.fingerprint:
+            raise ValueError(f"{fitted} themselves ({self.split!r}): {advice}")
+        if example_ids is not None and len(self.seen):
+            hashes = fingerprints.id_hashes(example_ids)
+            both = int(np.sum(np.isin(hashes, self.seen)))
+            if both:
+                raise ValueError(
+                    f"{fitted}: {both} of {len(hashes)} are among the {self.num_examples} of "
+                    f"{self.split!r} that it has learned from, going by their ids; {advice}, or "
+                    "give the examples of each split ids of their own"
+                )
+        elif split == self.split:
+            raise ValueError(
+                f"{fitted}, or others of the split {split!r}; without their ids none can be told "
+                f"from those it has learned from: {advice}"
+            )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes one file, whole or not at all: arrays (NumPy's npz) and a JSON text."""
+        about = {
+            "format": FORMAT,
+            "name": self.name,
+            "features": self.features.describe(),
+            "target": self.target,
+            "model": self.model.kind,
+            "split": self.split,
+            "fingerprint": self.fingerprint,
+            "num_examples": self.num_examples,
+            "library": self.library,
+            "settings": self.settings,
+        }
+        arrays = {f"model/{name}": value for name, value in self.model.arrays().items()}
+        with files.replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **{_ABOUT: np.array(json.dumps(about)), "seen": self.seen}, **arrays)
+
+
+def load(path: str | os.PathLike, features: router_features.Features | None = None) -> FittedRouter:
+    """Reads what `FittedRouter.save` wrote; never runs code from the file.
+
+    Args:
+      path: the file.
+      features: refused unless the router was fitted for just these; None = any.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: not a router's file, one of another format, arrays that do not fit its features,
+        or other features than asked for.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{os.fspath(path)}: no such file of a router")
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = dict(file.items())
+        about = json.loads(str(arrays.pop(_ABOUT)))
+    except (*_NO_ROUTER, zipfile.BadZipFile) as error:
+        what = "it has no arrays" if "pickle" in str(error) else error
+        raise ValueError(f"{os.fspath(path)} is not a file of a router: {what}") from None
+    try:
+        router = _built(about, arrays)
+    except KeyError as error:
+        raise ValueError(f"{os.fspath(path)} lacks {error}: not a whole file of a router") from None
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from None
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{os.fspath(path)} is not a file of a router: {error}") from None
+    if features is not None and features != router.features:
+        raise ValueError(
+            f"{os.fspath(path)}: the router was fitted for {router.features}, not for {features}"
+        )
+    return router
+
+
+def _built(about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> FittedRouter:
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"a router's file of format {about.get('format')!r}, this program reads {FORMAT}; fit "
+            "it again"
+        )
+    seen = arrays.pop("seen")
+    model = router_models.KINDS[about["model"]].from_arrays(
+        {name.removeprefix("model/"): value for name, value in arrays.items()}
+    )
+    features = router_features.build(about["features"])
+    least, fixed = features.width_with(0), not getattr(features, "embeddings", False)
+    if isinstance(features, router_features.QuantileFeatures):
+        fits = model.width == least if fixed else model.width > least
+        if not fits:
+            raise ValueError(
+                f"its arrays read {model.width} features, {features} give {least}"
+                + " and embeddings" * (not fixed)
+            )
+    names = ("name", "target", "split", "fingerprint", "num_examples", "library", "settings")
+    return FittedRouter(
+        features=features, model=model, seen=seen, **{name: about[name] for name in names}
+    )
+
+
+def targets(
+    student_quality: Real[np.ndarray, " examples"],
+    teacher_quality: Real[np.ndarray, " examples"],
+    target: str,
+) -> Float[np.ndarray, " examples"]:
+    """What is learned, in [0, 1]: ``1 - s``, or ``(1 + t - s) / 2``.
+
+    Cross-entropy against it has its least value at its mean given the features, so the score orders
+    examples by the expected loss of the small model's answer, or by the expected gain of deferring.
+
+    Example: s = 0.25 and t = 1 give 0.75 for "student_wrong", 0.875 for "teacher_gain".
+    """
+    student = np.asarray(student_quality, np.float64)
+    if target == STUDENT_WRONG:
+        return 1.0 - student
+    return (1.0 + np.asarray(teacher_quality, np.float64) - student) / 2
+
+
+def target_value(
+    log_odds: Float[np.ndarray, " examples"], target: str
+) -> Float[np.ndarray, " examples"]:
+    """The expected loss, or gain, that log-odds of `targets` stand for."""
+    # The logistic function of x is (1 + tanh(x / 2)) / 2; this form overflows nowhere.
+    gain = np.tanh(log_odds / 2)
+    return gain if target == TEACHER_GAIN else (1.0 + gain) / 2

@@ -1,0 +1,210 @@
+"""Routers that can be fitted: logistic regression, networks, boosted trees, EdgeInference."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Real
+
+from cascade_jax.deferral.routers import arrays, fingerprints, fitting
+from cascade_jax.deferral.routers import features as router_features
+from cascade_jax.deferral.routers.base import Router
+from cascade_jax.deferral.routers.features import ProbabilityFeatures, QuantileFeatures
+from cascade_jax.deferral.routers.fitted import FittedRouter, load
+from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
+from cascade_jax.deferral.scores.base import DeferralScore
+
+_Quality = Real[np.ndarray, " examples"]
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantileRouter(Router):
+    """What routers on the quantiles of an answer's log-probs have; build one of the next three.
+
+    Attributes:
+      quantiles, lengths, embeddings: what it sees, see `QuantileFeatures`.
+    """
+
+    quantiles: Sequence[float] = router_features.QUANTILES
+    lengths: bool = False
+    embeddings: bool = False
+
+    def _check(self) -> None:
+        object.__setattr__(self, "quantiles", self._features().quantiles)
+
+    def _features(self) -> QuantileFeatures:
+        return QuantileFeatures(self.quantiles, self.lengths, self.embeddings)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogisticRouter(QuantileRouter):
+    """Logistic regression on the quantiles of an answer's log-probs.
+
+    Attributes:
+      l2: half of it times the weights' squares is added to the summed cross-entropy.
+
+    Reference: Gupta et al. 2024, post-hoc deferral rules on quantiles.
+    """
+
+    l2: float = 1.0
+    name: ClassVar[str] = "logistic router"
+
+    def _check(self) -> None:
+        super()._check()
+        _positive("l2", self.l2)
+
+    def _fit(self, features, labels) -> arrays.Linear:
+        return fitting.logistic(features, labels, self.l2)
+
+
+@dataclasses.dataclass(frozen=True)
+class MlpRouter(QuantileRouter):
+    """A small multi-layer perceptron on the quantiles of an answer's log-probs.
+
+    Attributes:
+      hidden: width of each hidden layer.
+      l2: half of it times the weights' squares is added to a batch's mean cross-entropy.
+      max_epochs: passes over the examples, at most.
+      seed: of the first weights and the order of examples.
+
+    Reference: Gupta et al. 2024, post-hoc deferral rules by an MLP on quantiles and embeddings.
+    """
+
+    hidden: Sequence[int] = (32, 16)
+    l2: float = 1e-2
+    max_epochs: int = 200
+    seed: int = 0
+    name: ClassVar[str] = "MLP router"
+
+    def _check(self) -> None:
+        super()._check()
+        _check_network(self)
+
+    def _fit(self, features, labels) -> arrays.Network:
+        return fitting.network(features, labels, self.hidden, self.l2, self.max_epochs, self.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class BoostedRouter(QuantileRouter):
+    """Gradient-boosted trees on the quantiles of an answer's log-probs.
+
+    Attributes:
+      trees: how many.
+      learning_rate: what each adds of what is left.
+      max_depth: splits from root to leaf.
+      min_leaf: fewest examples of a leaf.
+      l2: penalty on the leaves' values.
+      seed: of what bins are made of where examples are many.
+    """
+
+    trees: int = 100
+    learning_rate: float = 0.1
+    max_depth: int = 3
+    min_leaf: int = 20
+    l2: float = 1.0
+    seed: int = 0
+    name: ClassVar[str] = "boosted router"
+
+    def _check(self) -> None:
+        super()._check()
+        for name in ("trees", "learning_rate", "max_depth", "min_leaf"):
+            _positive(name, getattr(self, name))
+
+    def _fit(self, features, labels) -> arrays.Trees:
+        names = ("trees", "learning_rate", "max_depth", "min_leaf", "l2", "seed")
+        settings = {name: getattr(self, name) for name in names}
+        return fitting.boosted(features, labels, **settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class EdgeRouter(Router):
+    """EdgeInference: a multi-layer perceptron on the token probabilities in order, zero-padded.
+
+    Tokens beyond the longest answer of the examples it is fitted on have no weight.
+
+    Attributes:
+      length: what answers are padded to, 2048 in the paper.
+      hidden, l2, max_epochs, seed: see `MlpRouter`. The papers do not state the network's size.
+
+    Reference: CAT, equation 10; Kag et al. 2023, Efficient Edge Inference by Selective Query.
+    """
+
+    length: int = 2048
+    hidden: Sequence[int] = (32,)
+    l2: float = 1e-2
+    max_epochs: int = 200
+    seed: int = 0
+    name: ClassVar[str] = "EdgeInference router"
+
+    def _check(self) -> None:
+        _check_network(self)
+        self._features()
+
+    def _features(self) -> ProbabilityFeatures:
+        return ProbabilityFeatures(self.length)
+
+    def _fit(self, features, labels) -> arrays.Network:
+        return fitting.network(
+            features, labels, self.hidden, self.l2, self.max_epochs, self.seed, standardise=False
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A router from a file, as a score that a config can bind.
+
+    Example, in gin: ``SCORE = @routers.Saved()`` and ``routers.Saved.path = 'runs/router.npz'``.
+
+    Attributes:
+      path: what `cascade-jax fit-router` or `FittedRouter.save` wrote; read at once.
+      router: what was read.
+    """
+
+    path: str
+    router: FittedRouter = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "router", load(self.path))
+
+    @property
+    def name(self) -> str:
+        """That of the router."""
+        return self.router.name
+
+    def __call__(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+        """See `FittedRouter`."""
+        return self.router(answers)
+
+
+def check_not_fitted_on(
+    score: DeferralScore,
+    answers: AnswerTokens,
+    student_quality: _Quality,
+    teacher_quality: _Quality,
+    split: str,
+) -> None:
+    """Refuses a learned router that is to be judged on examples it has learned from.
+
+    Any other score passes. See `FittedRouter.check_not_fitted_on`.
+
+    Raises:
+      ValueError: which, and what to do.
+    """
+    router = score.router if isinstance(score, Saved) else score
+    if isinstance(router, FittedRouter):
+        found = fingerprints.fingerprint(answers, student_quality, teacher_quality)
+        router.check_not_fitted_on(found, split, answers.example_ids)
+
+
+def _positive(name: str, value: float | int) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def _check_network(router: "MlpRouter | EdgeRouter") -> None:
+    object.__setattr__(router, "hidden", tuple(router.hidden))
+    if not router.hidden or min(router.hidden) < 1:
+        raise ValueError(f"hidden must be widths of layers, such as (32,), got {router.hidden}")
+    for name in ("l2", "max_epochs"):
+        _positive(name, getattr(router, name))

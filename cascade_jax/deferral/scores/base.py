@@ -1,0 +1,125 @@
+"""What a deferral score is, and what all of ours check before they compute.
+
+A score is any callable from `AnswerTokens` to float64 of shape [n], one value per example, higher =
+defer. A frozen dataclass is the usual form, so that its settings can be bound in a config. The unit
+and the meaning of zero are the score's own: everything after it uses the order of the values only.
+"""
+
+import dataclasses
+from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
+
+_WHAT = {"log_probs": "log-prob", "entropies": "entropy", "top_log_probs": "top log-prob"}
+
+
+@runtime_checkable
+class DeferralScore(Protocol):
+    """What every deferral score looks like to its callers; ours have a text `name` besides."""
+
+    def __call__(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]: ...
+
+
+def name_of(score: DeferralScore) -> str:
+    """A score's name for tables and axes; that of a plain function is its own."""
+    return str(getattr(score, "name", None) or getattr(score, "__name__", None) or repr(score))
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A score of our own: checks what it reads, then computes.
+
+    Attributes:
+      column: the field of `AnswerTokens` that it reads.
+    """
+
+    column: ClassVar[str] = "log_probs"
+
+    @property
+    def name(self) -> str:
+        """For tables and axes: "average", "quantile 0.4"."""
+        raise NotImplementedError
+
+    @property
+    def least_k(self) -> int:
+        """How many of the likeliest tokens' log-probs it needs."""
+        return 0
+
+    def __call__(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+        """Scores every example.
+
+        Args:
+          answers: of the small model.
+
+        Returns:
+          float64; higher = more reason to defer.
+
+        Raises:
+          ValueError: if the answers lack what is needed, an answer has no token, or a value is NaN
+            or infinite.
+        """
+        lack = self.lack(answers)
+        if lack:
+            raise ValueError(lack)
+        refuse_empty(answers)
+        column = self.column_of(answers)
+        refuse_non_finite(answers, getattr(answers, column), _WHAT[column])
+        if answers.num_examples == 0:
+            return np.zeros(0)
+        return self._values(answers)
+
+    def column_of(self, answers: AnswerTokens) -> str:
+        """The field that is read of these answers."""
+        return self.column
+
+    def lack(self, answers: AnswerTokens) -> str:
+        """What the answers would need for this score, as an error says it; "" if nothing."""
+        if self.column == "entropies" and answers.entropies is None:
+            return (
+                f"score {self.name!r} needs the column student_entropies, which is not there; "
+                "`cascade-jax collect` writes it"
+            )
+        if answers.top_k < self.least_k:
+            found = f"these hold {answers.top_k} per token" if answers.top_k else "it is not there"
+            return (
+                f"score {self.name!r} needs the {self.least_k} largest log-probs of every token, "
+                f"column student_top_log_probs, and {found}; `cascade-jax collect` with TOP_K = "
+                f"{max(10, self.least_k)} adds it"
+            )
+        return ""
+
+    def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+        raise NotImplementedError
+
+
+def refuse_empty(answers: AnswerTokens) -> None:
+    """Raises ValueError naming the first answer without a token."""
+    empty = np.flatnonzero(answers.lengths == 0)
+    if len(empty):
+        raise ValueError(
+            f"{answers.describe(int(empty[0]))} has an answer without tokens ({len(empty)} such): "
+            "a deferral score needs at least one, and an empty text still has its EOS"
+        )
+
+
+def refuse_non_finite(answers: AnswerTokens, values: Float[np.ndarray, "..."], what: str) -> None:
+    """Raises ValueError naming the first answer and token that is NaN or infinite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        if np.isfinite(values.sum()):  # a NaN or infinite value makes the sum so: no mask is made
+            return
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        token = int(bad[0, 0])
+        row = int(np.searchsorted(answers.offsets, token, side="right")) - 1
+        raise ValueError(
+            f"{answers.describe(row)} has the {what} {values[tuple(bad[0])]} at token "
+            f"{token - answers.offsets[row]} ({len(bad)} such): a score is never made of NaN"
+        )
+
+
+def lengths_of(answers: AnswerTokens, rows: slice) -> Int[np.ndarray, " rows"]:
+    """Tokens of each answer in a range of them."""
+    return np.diff(answers.offsets[rows.start : rows.stop + 1])

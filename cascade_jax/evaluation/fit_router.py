@@ -1,0 +1,124 @@
+"""From the records of a calibration split to a fitted router, and what it may be worth."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from cascade_jax import records
+from cascade_jax.deferral import scores
+from cascade_jax.deferral.routers import FittedRouter, LogisticRouter, Router
+from cascade_jax.deferral.routers.base import refuse_test_split
+from cascade_jax.evaluation import curves, separation
+
+
+@dataclasses.dataclass(frozen=True)
+class FitRouterConfig:
+    """What to fit on what, and where to save it.
+
+    Attributes:
+      records_file: of a split that is not evaluated: "test" splits are refused by their name.
+      router_file: written, an older one replaced.
+      router: what to fit.
+      folds: of the cross-validation that is printed.
+      seed: of its folds.
+    """
+
+    records_file: str | os.PathLike
+    router_file: str | os.PathLike
+    router: Router = LogisticRouter()
+    folds: int = 5
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("records_file", "router_file"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must be the path of a file, got ''")
+        if not isinstance(self.router, Router):
+            raise ValueError(f"router must be one such as LogisticRouter(), got {self.router!r}")
+        if self.folds < 2:
+            raise ValueError(f"folds must be at least 2, got {self.folds}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RouterRun:
+    """A fitted router, and the figures of it and of the scores that need no fitting.
+
+    Attributes:
+      router: fitted on all examples.
+      table: the records it was fitted on.
+      areas: by score's name; the router's, of predictions for examples it had not seen.
+      aurocs: likewise, of telling the small model's errors; NaN where quality is graded.
+      folds: of the router's.
+    """
+
+    router: FittedRouter
+    table: records.Records
+    areas: Mapping[str, float]
+    aurocs: Mapping[str, float]
+    folds: int
+
+
+def fit_router(config: FitRouterConfig) -> RouterRun:
+    """Fits a router on a records file and saves it.
+
+    Raises:
+      FileNotFoundError: no such records file.
+      RecordsError: a records file that can not be used.
+      ValueError: a test split, or nothing to learn from.
+    """
+    table = records.read(config.records_file)
+    answers, split = table.student, str(table.metadata["split"])
+    for name in dict.fromkeys([split, *map(str, table.split)]):
+        refuse_test_split(name)
+    qualities = table.student_quality, table.teacher_quality
+    held_out = config.router.cross_validated(answers, *qualities, config.folds, config.seed)
+    router = config.router.fit(answers, *qualities, split)
+    router.save(config.router_file)
+    found = {router.name: held_out}
+    found |= {score.name: score(answers) for score in scores.available(answers)}
+    return RouterRun(
+        router,
+        table,
+        areas={name: _area(score, table) for name, score in found.items()},
+        aurocs={name: _auroc(score, table) for name, score in found.items()},
+        folds=config.folds,
+    )
+
+
+def _area(score: Float[np.ndarray, " n"], table: records.Records) -> float:
+    qualities = table.student_quality, table.teacher_quality
+    return curves.area(curves.deferral_curve(score, *qualities, 1.0, 1.0))  # costs do not matter
+
+
+def _auroc(score: Float[np.ndarray, " n"], table: records.Records) -> float:
+    quality = table.student_quality
+    is_binary = np.all((quality == 0) | (quality == 1))
+    return separation.auroc(score, quality == 0) if is_binary else math.nan
+
+
+def format_table(run: RouterRun) -> str:
+    """The router beside every score that its records hold enough for, best area first."""
+    table, router = run.table, run.router
+    student, teacher = np.mean(table.student_quality), np.mean(table.teacher_quality)
+    lines = [
+        f"{table.name}, {table.metadata['mixture']}, split {router.split!r}: {len(table):,} "
+        f"examples, small model {student:.3f}, large model {teacher:.3f}",
+        "",
+        f"{'score':<34}  area   AUROC",
+        "-" * 48,
+    ]
+    for name in sorted(run.areas, key=lambda name: -run.areas[name]):
+        label = name + f" ({run.folds}-fold)" * (name == router.name)
+        lines.append(_line(label, run.areas[name], run.aurocs[name]))
+    random = curves.random_area(float(student), float(teacher))
+    is_defined = not math.isnan(run.aurocs[router.name])
+    lines.append(_line("deferring at random", random, 0.5 if is_defined else math.nan))
+    return "\n".join(lines)
+
+
+def _line(label: str, area: float, auroc: float) -> str:
+    return f"{label:<34}  {area:.3f}  {'–' if math.isnan(auroc) else f'{auroc:.3f}':>5}"

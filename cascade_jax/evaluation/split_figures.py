@@ -1,0 +1,114 @@
+"""Every metric of every task over the whole split: what papers print in their tables."""
+
+import math
+from collections.abc import Mapping
+
+from cascade_jax.evaluation.results import Evaluation, Figure, Panel
+from cascade_jax.evaluation.summaries import REFERENCE_RATES
+from cascade_jax.records.schema import CORPUS_METRICS, FIGURES, GREEDY
+from cascade_jax.records.table import Records
+
+# Two ways to compute one mean; a metric that only shares the name is further off.
+_SAME = 1e-6
+
+
+def of_split(
+    tables: Mapping[str, Records], tasks: Mapping[str, Panel], per_example: Mapping[str, Panel]
+) -> tuple[Figure, ...]:
+    """Figures of all tasks: of both models as the records have them, of cascades where exact.
+
+    A cascade has a figure for a task's corpus metric, by added statistics, and for the per-example
+    quality, by its mean. For other metrics of the whole list, such as F1 of a class, records cannot
+    tell what a mixture of answers would have.
+
+    Args:
+      tables: comparable records by cascade name.
+      tasks: the panel of each task.
+      per_example: of the tasks whose panel is of a corpus metric, the panels by means.
+    """
+    found: list[Figure] = []
+    for task, panel in tasks.items():
+        stated = {
+            name: table.metadata.get(FIGURES, {}).get(task, {}) for name, table in tables.items()
+        }
+        panels = {per_example.get(task, panel).metric: per_example.get(task, panel)}
+        if panel.is_corpus:
+            first = next(iter(tables.values()))
+            panels = {first.metadata[CORPUS_METRICS][task]["name"]: panel, **panels}
+        metrics = dict.fromkeys(name for figures in stated.values() for name in figures)
+        decoding = next(iter(tables.values())).decoding(task)
+        for metric in dict.fromkeys([*panels, *metrics]):
+            of_records = _of_records(stated, metric)
+            if metric in panels:
+                of_panel = _of_panel(panels[metric])
+                if not of_records or _is_same(of_records, of_panel):
+                    found.append(Figure(task, metric, decoding, *of_panel))
+                    continue
+                # A metric of the whole list that has the name of the per-example quality.
+                found.append(Figure(task, f"{metric} (mean)", decoding, *of_panel))
+            found.append(Figure(task, metric, decoding, *of_records))
+    return tuple(found)
+
+
+_Values = tuple[float, dict[str, float], dict[str, tuple[float, ...]]]
+
+
+def _of_records(stated: Mapping[str, Mapping], metric: str) -> _Values | tuple[()]:
+    """Of the large model, and of the small models by name, as written down; () if nowhere."""
+    pairs = {name: figures[metric] for name, figures in stated.items() if metric in figures}
+    if not pairs:
+        return ()
+    students = {
+        name: _number(pairs[name]["student"]) if name in pairs else math.nan for name in stated
+    }
+    return _number(next(iter(pairs.values()))["teacher"]), students, {}
+
+
+def _of_panel(panel: Panel) -> _Values:
+    summaries = panel.summaries
+    return (
+        next(iter(summaries.values())).teacher_quality.value,
+        {name: summary.student_quality.value for name, summary in summaries.items()},
+        {
+            name: tuple(estimate.value for estimate in summary.quality_at_rate)
+            for name, summary in summaries.items()
+        },
+    )
+
+
+def _is_same(stated: _Values, found: _Values) -> bool:
+    pairs = [(stated[0], found[0]), *((stated[1][name], found[1][name]) for name in found[1])]
+    return all(math.isnan(ours) or abs(ours - theirs) < _SAME for ours, theirs in pairs)
+
+
+def _number(value: float | int | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def say_more(evaluation: Evaluation) -> bool:
+    """Whether they hold more than each task's per-example quality of greedy answers.
+
+    That alone stands in the table of tasks already.
+    """
+    tasks = [figure.task for figure in evaluation.figures]
+    is_greedy = all(figure.decoding in (GREEDY, "") for figure in evaluation.figures)
+    return len(set(tasks)) < len(tasks) or not is_greedy
+
+
+def heads(names: list[str]) -> list[str]:
+    """The head of a table of figures; `cells` gives its rows."""
+    rates = " / ".join(f"{100 * rate:.0f}" for rate in REFERENCE_RATES)
+    cascades = [f"{name}: cascade at {rates} %" for name in names]
+    return ["task", "metric", "answers", "large model", *names, *cascades]
+
+
+def cells(figure: Figure, names: list[str]) -> list[str]:
+    """A row of the table: three decimals, a dash for what is not known."""
+    values = [figure.teacher, *(figure.students[name] for name in names)]
+    row = [figure.task, figure.metric, figure.decoding.replace("_", " ") or "–"]
+    row += [_short(value) for value in values]
+    return row + [" / ".join(map(_short, figure.cascades.get(name, ()))) or "–" for name in names]
+
+
+def _short(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,221 @@
+"""One self-contained HTML page of an evaluation: pictures, styles, script and data are inside it.
+
+It reads whole without JavaScript: sentences, tables and pictures stand on it. The script in page/
+puts curves, a threshold that moves, and a sample of examples in the place of the pictures.
+"""
+
+import base64
+import functools
+import hashlib
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from cascade_jax.evaluation import split_figures
+from cascade_jax.evaluation.results import Evaluation
+from cascade_jax.records.table import SCHEMA_VERSION, Records
+from cascade_jax.report import budget, headline, page_data, words
+from cascade_jax.report import tables as report_tables
+from cascade_jax.report.examples import Example, pick_examples
+from cascade_jax.report.numbers import cost_text, escaped, number, percent
+
+__all__ = ["Example", "pick_examples", "render"]
+
+_PAGE = pathlib.Path(__file__).parent / "assets"
+_SCRIPTS = ("dom.js", "charts.js", "explore.js", "examples.js", "report.js")
+_BUDGET_SCRIPT, _BUDGET_STYLE = "budget.js", "budget.css"  # where there is something for them
+
+
+def render(
+    evaluation: Evaluation,
+    images: Mapping[str, bytes],
+    examples: Mapping[str, Sequence[Example]],
+    tables: Mapping[str, Records] | None = None,
+    scores: Mapping[str, Float[np.ndarray, " n"]] | None = None,
+) -> str:
+    """The page.
+
+    Args:
+      evaluation: figures of all cascades.
+      images: PNGs by name: those of `words.STATIC_CAPTIONS`, "curve" at least, and where
+        there are such "tasks", "groups" and "scores".
+      examples: by cascade name.
+      tables: the records that were evaluated, by cascade name; without them nothing moves.
+      scores: their deferral scores.
+
+    Returns:
+      HTML with no address in it that a browser would fetch.
+    """
+    title = f"Cascade evaluation: {evaluation.pooled.title}"
+    is_live = tables is not None and scores is not None
+    body = "\n".join([*_sections(evaluation, images, examples, is_live), _footer(evaluation)])
+    more = has_budget(evaluation)
+    style = _page_file("report.css") + _page_file(_BUDGET_STYLE) * more
+    scripts = ""
+    policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'"
+    if is_live:
+        code = _script(more)
+        data = page_data.script_text(page_data.build(evaluation, tables, scores))
+        policy += f"; script-src '{_hash(code)}'"
+        scripts = f'<script type="application/json" id="data">{data}</script>\n'
+        scripts += f"<script>{code}</script>\n"
+    policy += "; base-uri 'none'; form-action 'none'"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escaped(title)}</title><style>{style}</style></head>\n"
+        f"<body>\n<main>\n<h1>{escaped(title)}</h1>\n{body}\n</main>\n{scripts}</body></html>\n"
+    )
+
+
+def _sections(
+    evaluation: Evaluation,
+    images: Mapping[str, bytes],
+    examples: Mapping[str, Sequence[Example]],
+    is_live: bool,
+) -> list[str]:
+    pooled = evaluation.pooled
+    parts = [_lead(evaluation), _headline(evaluation), *budget.policies(evaluation)]
+    parts += ['<h2 id="summary">Summary</h2>', report_tables.quality(pooled)]
+    parts += [report_tables.cost(pooled), report_tables.separation(pooled)]
+    if pooled.comparisons:
+        parts += [report_tables.comparisons(pooled)]
+    parts += [_interval_note(evaluation)]
+    shown = [name for name in words.STATIC_CAPTIONS if name in images]
+    static = [_picture(images[name], words.STATIC_CAPTIONS[name]) for name in shown]
+    parts += ['<h2 id="curves">Quality against cost</h2>', '<div id="explore"></div>']
+    parts += ['<div class="static">', *static, "</div>"]
+    parts += _budget_sections(evaluation, images)
+    if evaluation.scores:
+        parts += ['<h2 id="scores">Deferral scores</h2>', report_tables.scores(evaluation)]
+        if "scores" in images:
+            parts += [_picture(images["scores"], words.SCORES_CAPTION)]
+    if evaluation.shows_tasks:
+        parts += ['<h2 id="tasks">Per task</h2>', '<div id="multiples"></div>']
+        static = [name for name in ("tasks", "groups") if name in images]
+        parts += [_picture(images[name], words.TASKS_CAPTION, "static") for name in static]
+        parts += [report_tables.tasks(evaluation)]
+        parts += [f'<p class="soft">{escaped(note)}.</p>' for note in evaluation.notes]
+    parts += ['<h2 id="examples">Examples</h2>', '<div id="browser"></div>']
+    parts += [f'<div class="static"><p class="soft">{words.EXAMPLES_CAPTION}</p>']
+    parts += [report_tables.examples(examples), "</div>"]
+    if split_figures.say_more(evaluation):
+        parts += ['<h2 id="figures">Figures of the whole split</h2>']
+        parts += [f'<p class="soft">{words.FIGURES_CAPTION}</p>']
+        parts += [report_tables.split_figures(evaluation)]
+    parts += ['<h2 id="reading">Definitions</h2>', words.READING]
+    if is_live:
+        parts += [words.READING_PAGE]
+    return [*parts, '<h2 id="sources">What was compared</h2>', report_tables.sources(evaluation)]
+
+
+def has_budget(evaluation: Evaluation) -> bool:
+    """Whether the page has a part about budgets, policies or live cascades."""
+    return evaluation.budget is not None or bool(evaluation.live or evaluation.points)
+
+
+def _budget_sections(evaluation: Evaluation, images: Mapping[str, bytes]) -> list[str]:
+    """A calibration and live cascades, where there are such."""
+    parts: list[str] = []
+    if evaluation.budget is not None:
+        parts += budget.budget(evaluation.budget)
+        if "budget" in images:
+            parts += [_picture(images["budget"], budget.PICTURES["budget"], "static")]
+        shown = [name for name in budget.SEARCH_PICTURES if name in images]
+        pictures = [_picture(images[name], budget.SEARCH_PICTURES[name]) for name in shown]
+        if shown:
+            head = "<summary>How thresholds were found</summary>"
+            parts += [f"<details>{head}", *pictures, "</details>"]
+    if evaluation.live:
+        parts += budget.live(evaluation)
+        if (name := "live_positions") in images:
+            parts += [_picture(images[name], budget.PICTURES[name], "static")]
+    return parts
+
+
+def _lead(evaluation: Evaluation) -> str:
+    pooled = evaluation.pooled
+    names, tasks = list(pooled.summaries), len(evaluation.tasks)
+    teacher = pooled.summaries[names[0]].teacher_quality.value
+    split = str(evaluation.sources[0].metadata.get("split", ""))
+    text = (
+        f"{len(names)} cascade{'s' * (len(names) != 1)} on {pooled.num_examples:,} examples of "
+        f"{tasks} task{'s' * (tasks != 1)}, split {split}; quality is {pooled.metric}. "
+        f"The large model alone has {number(teacher)}."
+    )
+    if evaluation.per_example:
+        text += " Pooled quality is the mean over single examples; corpus metrics stand per task."
+    return f'<p class="soft">{escaped(text)}</p>'
+
+
+def _headline(evaluation: Evaluation) -> str:
+    """The recommendation in a sentence, its numbers at a glance, and how sure they are."""
+    panel = evaluation.pooled
+    choice = headline.choose(panel)
+    kept = choice.quality / choice.teacher_quality if choice.teacher_quality else 1.0
+    tiles = {
+        "small model": (choice.name, "largest area"),
+        "threshold τ": (f"{choice.threshold:.4g}".replace("inf", "∞"), "defer from this score on"),
+        "deferred": (percent(choice.rate), f"of {panel.num_examples:,} examples"),
+        "quality": (number(choice.quality), f"{percent(kept)} of the large model's"),
+        "cost": (
+            percent(choice.share_of_cost),
+            f"of the large model's: {cost_text(panel, choice.cost)}",
+        ),
+    }
+    listed = "".join(
+        f"<div><dt>{escaped(term)}</dt><dd>{escaped(value)}</dd>"
+        f'<dd class="soft">{escaped(under)}</dd></div>'
+        for term, (value, under) in tiles.items()
+    )
+    return (
+        f'<section class="headline" aria-label="Recommendation">'
+        f"<p>{escaped(headline.recommendation(panel))}</p><dl>{listed}</dl>"
+        f'<p class="soft">{escaped(headline.caution(panel))}</p></section>'
+    )
+
+
+def _interval_note(evaluation: Evaluation) -> str:
+    if not evaluation.bootstrap_samples:
+        return '<p class="soft">Without intervals. “–”: undefined or never reached.</p>'
+    return (
+        '<p class="soft">Small print under a value: 95 % bootstrap interval over examples '
+        f"({evaluation.bootstrap_samples} resamples, seed {evaluation.seed}; differences paired, "
+        "p two-sided). “∞” as an end: some resamples never reach that quality. “–”: undefined or "
+        "never reached.</p>"
+    )
+
+
+def _footer(evaluation: Evaluation) -> str:
+    files = "; ".join(f"{source.name} = {source.path}" for source in evaluation.sources)
+    text = f"Records schema version {SCHEMA_VERSION}. Score: {evaluation.score}. Files: {files}."
+    return f"<footer>{escaped(text)}</footer>"
+
+
+def _picture(png: bytes, caption: str, kind: str = "") -> str:
+    data = base64.b64encode(png).decode("ascii")
+    return (
+        f'<figure class="picture {kind}">'
+        f'<img alt="{escaped(caption)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{escaped(caption)}</figcaption></figure>"
+    )
+
+
+@functools.cache
+def _page_file(name: str) -> str:
+    return (_PAGE / name).read_text(encoding="utf-8")
+
+
+def _script(has_budget: bool) -> str:
+    """The page's script: its files are parts of one function, so nothing of them is global."""
+    names = _SCRIPTS[:-1] + (_BUDGET_SCRIPT,) * has_budget + _SCRIPTS[-1:]
+    parts = "\n".join(map(_page_file, names))
+    return f'"use strict";\n(() => {{\n{parts}\n}})();'
+
+
+def _hash(text: str) -> str:
+    """What a Content-Security-Policy calls an element's text."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

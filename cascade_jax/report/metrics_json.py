@@ -1,0 +1,138 @@
+"""An evaluation as JSON: every figure in full precision, in lines that a reader can follow."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from cascade_jax import records
+from cascade_jax.evaluation.results import Evaluation, Panel, ScoreSummary, Source
+from cascade_jax.records.schema import POLICY
+
+MAX_POINTS = 201  # of a curve
+_SCORE_POINTS = 101  # of a curve of one of several scores
+
+
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Every figure as JSON values; NaN and inf become null."""
+    return _jsonable(
+        {
+            "schema_version": records.SCHEMA_VERSION,
+            "score": evaluation.score,
+            "bootstrap_samples": evaluation.bootstrap_samples,
+            "seed": evaluation.seed,
+            "sources": [_source(source) for source in evaluation.sources],
+            "pooled": _panel(evaluation.pooled),
+            "macro": evaluation.macro(),
+            "scores": {
+                name: {score: _score(found) for score, found in by_score.items()}
+                for name, by_score in evaluation.scores.items()
+            },
+            "groups": {
+                group: {"tasks": evaluation.group_tasks[group], **_panel(panel)}
+                for group, panel in evaluation.groups.items()
+            },
+            "tasks": {task: _panel(panel) for task, panel in evaluation.tasks.items()},
+            "per_example": {t: _panel(panel) for t, panel in evaluation.per_example.items()},
+            "figures": [dataclasses.asdict(figure) for figure in evaluation.figures],
+            "notes": evaluation.notes,
+            **_optional(evaluation),
+        }
+    )
+
+
+def _source(source: Source) -> dict[str, Any]:
+    """A source, without what only the certificate of a live cascade needs to hold."""
+    found = dict(source.metadata)
+    if POLICY in found:
+        long = ("candidates", "seen")
+        found[POLICY] = {key: v for key, v in found[POLICY].items() if key not in long}
+    return {"name": source.name, "path": source.path, "metadata": found}
+
+
+def _optional(evaluation: Evaluation) -> dict[str, Any]:
+    """Cascades that ran live and points of a policy; no key without them."""
+    found = {"live": evaluation.live, "policy": evaluation.points}
+    return {
+        key: {name: dataclasses.asdict(value) for name, value in of_key.items()}
+        for key, of_key in found.items()
+        if of_key
+    }
+
+
+def dump(value: Any) -> str:
+    """JSON with a line for each key, and lists of numbers on the line of theirs."""
+    return "".join(_pieces(value, "")) + "\n"
+
+
+def _pieces(value: Any, indent: str) -> Iterator[str]:
+    deeper = indent + " "
+    if isinstance(value, dict) and value:
+        before = "{\n"
+        for key, inner in value.items():
+            yield f"{before}{deeper}{json.dumps(key, ensure_ascii=False)}: "
+            yield from _pieces(inner, deeper)
+            before = ",\n"
+        yield f"\n{indent}}}"
+    elif isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
+        before = "[\n"
+        for inner in value:
+            yield before + deeper
+            yield from _pieces(inner, deeper)
+            before = ",\n"
+        yield f"\n{indent}]"
+    else:
+        yield json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+
+def _panel(panel: Panel) -> dict[str, Any]:
+    cascades = {}
+    for name, summary in panel.summaries.items():
+        curve, oracle = panel.curves[name].thin(MAX_POINTS), panel.oracles[name].thin(MAX_POINTS)
+        # A corpus metric is no sum of a kept and a deferred part.
+        left_out = ("a1", "a2") if panel.is_corpus else ()
+        points = {k: v for k, v in dataclasses.asdict(curve).items() if k not in left_out}
+        cascades[name] = {
+            "summary": dataclasses.asdict(summary),
+            "curve": points,
+            "oracle_quality": oracle.quality,
+            "oracle_cost": oracle.cost,
+        }
+    return {
+        "title": panel.title,
+        "metric": panel.metric,
+        "is_corpus": panel.is_corpus,
+        "num_examples": panel.num_examples,
+        "cost_label": panel.cost_label,
+        "cost_unit": panel.cost_unit,
+        "references": dataclasses.asdict(panel.references),
+        "cascades": cascades,
+        "comparisons": {n: dataclasses.asdict(found) for n, found in panel.comparisons.items()},
+    }
+
+
+def _score(found: ScoreSummary) -> dict[str, Any]:
+    curve = found.curve.thin(_SCORE_POINTS)
+    return {
+        **{name: dataclasses.asdict(getattr(found, name)) for name in _SCORE_ESTIMATES},
+        **dataclasses.asdict(found.ranking),
+        "curve": {name: getattr(curve, name) for name in ("rate", "quality", "cost")},
+    }
+
+
+_SCORE_ESTIMATES = ("area", "s_d_ideal", "s_d_oracle")
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray):
+        return _jsonable(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_jsonable(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

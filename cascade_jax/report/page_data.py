@@ -1,0 +1,193 @@
+"""What the interactive page of a report is drawn from: JSON values, the curve points included."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cascade_jax.evaluation import confusion, curves
+from cascade_jax.evaluation.results import Evaluation, Panel
+from cascade_jax.evaluation.separation import Separation
+from cascade_jax.records.table import Records
+from cascade_jax.report import budget, headline, page_examples
+from cascade_jax.report.metrics_json import MAX_POINTS
+
+_DIGITS = 6  # of what is drawn only; what is printed and compared is in full precision
+
+
+def build(
+    evaluation: Evaluation,
+    tables: Mapping[str, Records],
+    scores: Mapping[str, Float[np.ndarray, " n"]],
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Everything that the page shows and moves, for all panels and cascades.
+
+    Args:
+      evaluation: figures and curves.
+      tables: the aligned records that they are of, by cascade name.
+      scores: deferral scores, by cascade name.
+      seed: of the sample of examples.
+
+    Returns:
+      JSON values; what is undefined is None.
+    """
+    panels = []
+    for kind, panel, rows in _panels(evaluation, next(iter(tables.values()))):
+        cascades = {}
+        for name, table in tables.items():
+            parts = scores[name][rows], table.student_quality[rows], table.teacher_quality[rows]
+            cascades[name] = {
+                **_curve(panel.curves[name]),
+                **_lines_around(panel, name),
+                **_counts(parts, panel.curves[name]),
+                "histogram": vars(confusion.histogram(*parts[:2])),
+                "reliability": _reliability(panel.summaries[name].separation),
+                "area": panel.summaries[name].area.value,
+            }
+        points = budget.page_points(evaluation) if kind == "pooled" else {}
+        panels.append({**_about(kind, panel, tables, rows), "cascades": cascades, **points})
+    return to_json(
+        {
+            "score": evaluation.score,
+            "names": list(tables),
+            "best": headline.best(evaluation.pooled),
+            "start": start(evaluation.pooled),
+            "right_from": confusion.RIGHT_FROM,
+            "panels": panels,
+            "examples": page_examples.sample(tables, scores, seed=seed),
+            **budget.page_data(evaluation),
+        }
+    )
+
+
+def _reliability(found: Separation) -> dict[str, Any]:
+    """The confidence as it is and with a temperature; nothing where it is not known."""
+    before, after = found.reliability, found.reliability_scaled
+    return {
+        "before": before and _rounded(vars(before)),
+        "after": after and _rounded(vars(after)),
+        "ece": found.ece,
+        "ece_scaled": found.ece_scaled,
+    }
+
+
+def start(panel: Panel) -> int:
+    """Where the slider begins: the last thinned point of the threshold that is recommended.
+
+    It is the very point unless ties leave it out; its threshold is the recommended one even then.
+    """
+    choice = headline.choose(panel)
+    thresholds = panel.curves[choice.name].thin(MAX_POINTS).thresholds
+    return int(np.sum(thresholds >= choice.threshold)) - 1
+
+
+def _panels(evaluation: Evaluation, table: Records) -> Iterator[tuple[str, Panel, np.ndarray]]:
+    """Kind, panel and rows of everything that can be selected."""
+    yield "pooled", evaluation.pooled, np.arange(len(table))
+    for kind, panels in (("task", evaluation.tasks), ("mean", evaluation.per_example)):
+        for task, panel in panels.items():
+            if evaluation.shows_tasks:
+                yield kind, panel, np.flatnonzero(table.task == task)
+    for name, panel in evaluation.groups.items():
+        yield "group", panel, np.flatnonzero(np.isin(table.task, evaluation.group_tasks[name]))
+
+
+def _about(
+    kind: str, panel: Panel, tables: Mapping[str, Records], rows: np.ndarray
+) -> dict[str, Any]:
+    qualities = [table.student_quality[rows] for table in tables.values()]
+    return {
+        "kind": kind,
+        "title": panel.title,
+        "metric": panel.metric,
+        "is_corpus": panel.is_corpus,
+        "is_graded": not all(np.isin(quality, (0.0, 1.0)).all() for quality in qualities),
+        "num_examples": panel.num_examples,
+        "cost_label": panel.cost_label,
+        "cost_unit": panel.cost_unit,
+    }
+
+
+def _curve(curve: curves.Curve) -> dict[str, Any]:
+    """The points of metrics.json: k deferred (the rate is k / n); None = all are realised."""
+    thin = curve.thin(MAX_POINTS)
+    return {
+        "ks": _ks(curve),
+        "quality": thin.quality,
+        "cost": thin.cost,
+        "thresholds": thin.thresholds,
+        **_rounded({"a1": thin.a1, "a2": thin.a2}),
+        "is_realised": None if thin.is_realised.all() else thin.is_realised,
+    }
+
+
+def _ks(curve: curves.Curve) -> Int[np.ndarray, " points"]:
+    """How many are deferred at each thinned point."""
+    return np.rint(curve.thin(MAX_POINTS).rate * (len(curve.rate) - 1)).astype(int)
+
+
+def _lines_around(panel: Panel, name: str) -> dict[str, Any]:
+    """Random, ideal and oracle at the thinned points."""
+    curve, oracle = panel.curves[name].thin(MAX_POINTS), panel.oracles[name].thin(MAX_POINTS)
+    ideal = np.full(len(curve.rate), np.nan)
+    if not panel.is_corpus:
+        ideal = curves.ideal_quality(curve.rate, curve.student_quality, curve.teacher_quality)
+    lines = {
+        "random": np.interp(curve.rate, panel.curves[name].rate, panel.randoms[name]),
+        "ideal": ideal,
+        "oracle": oracle.quality,
+        "oracle_cost": oracle.cost,
+    }
+    if np.array_equal(oracle.cost, curve.cost):  # so it is unless costs differ by example
+        del lines["oracle_cost"]
+    return _rounded(lines)
+
+
+def _counts(parts: tuple[np.ndarray, np.ndarray, np.ndarray], curve: curves.Curve) -> dict:
+    """Right and wrong answers, kept and deferred, at the thinned points."""
+    found = _rounded(vars(confusion.confusion(*parts, _ks(curve))))
+    if curve.thin(MAX_POINTS).is_realised.all():
+        del found["rate_at_threshold"]  # it is the rate
+    return found
+
+
+def _rounded(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays of floats to six significant digits, whole numbers as they are."""
+    return {
+        key: np.array([float(f"{v:.{_DIGITS}g}") for v in array.tolist()])
+        if array.dtype.kind == "f" and not np.all(array == np.rint(array))
+        else array
+        for key, array in arrays.items()
+    }
+
+
+def to_json(value: Any) -> Any:
+    """NumPy and dataclass-free values as JSON ones: NaN and inf become None, 3.0 becomes 3."""
+    if isinstance(value, Mapping):
+        return {str(key): to_json(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return to_json(value.tolist())
+    if isinstance(value, list | tuple):
+        return [to_json(inner) for inner in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    return value
+
+
+def script_text(value: Any) -> str:
+    """JSON that can stand inside a script element whatever the texts in it are.
+
+    ``<``, ``>`` and ``&`` would end the element or begin an entity, U+2028 and U+2029 end a line of
+    a script: all five are written as escapes, which JSON reads back as the same text.
+    """
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

@@ -1,0 +1,153 @@
+"""Plots of scores and of confidence: reliability, histograms, and several scores side by side."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from cascade_jax.evaluation import confusion
+from cascade_jax.evaluation.cascades import Cascade
+from cascade_jax.evaluation.reliability import Reliability
+from cascade_jax.evaluation.results import Panel
+from cascade_jax.report.plots.curves import GREY, INK, STYLE, shorten, styles, words
+
+_RIGHT, _WRONG = "#0072B2", "#D55E00"
+
+
+def reliability_figure(panel: Panel, columns: int = 4) -> Figure:
+    """Mean quality in each bin of confidence, for every cascade, as it is and with a temperature.
+
+    A calibrated confidence lies on the diagonal. Points are as large as their bins are full.
+    """
+    names = list(panel.summaries)
+    with rc_context(STYLE):
+        figure, axes_of = _multiples(names, columns, 2.5)
+        for name, axes in axes_of.items():
+            found = panel.summaries[name].separation
+            axes.plot([0, 1], [0, 1], linestyle="--", color=GREY, linewidth=0.9)
+            _add_bins(axes, found.reliability_scaled, _WRONG, "s", "--", filled=False)
+            _add_bins(axes, found.reliability, _RIGHT, "o", "-", filled=True)
+            axes.set_xlim(-0.03, 1.03)
+            axes.set_ylim(-0.03, 1.03)
+            axes.set_aspect("equal")
+            text = f"{shorten(name, 24)}\nECE {_number(found.ece)}, scaled "
+            axes.set_title(text + _number(found.ece_scaled), fontsize=8, loc="left")
+            axes.tick_params(labelsize=7)
+        figure.supxlabel("confidence of the small model's answer", fontsize=9)
+        figure.supylabel(f"mean {shorten(words(panel.metric), 30)}", fontsize=9)
+        marks = (("as it is", _RIGHT, "o", "-", _RIGHT), ("scaled", _WRONG, "s", "--", "white"))
+        handles = [
+            Line2D([], [], label=text, color=color, marker=marker, ls=dash, markerfacecolor=face)
+            for text, color, marker, dash, face in marks
+        ]
+        handles.append(Line2D([], [], label="calibrated", color=GREY, linestyle="--"))
+        figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=8)
+    return figure
+
+
+def _add_bins(
+    axes: Axes, found: Reliability | None, color: str, marker: str, dash: str, filled: bool
+) -> None:
+    if found is None:
+        return
+    there = found.count > 0
+    x, y = found.confidence[there], found.quality[there]
+    axes.plot(x, y, color=color, linestyle=dash, linewidth=1.2, zorder=3)
+    sizes = 8 + 90 * found.count[there] / found.count.sum()
+    face = color if filled else "white"
+    axes.scatter(x, y, s=sizes, marker=marker, color=face, edgecolors=color, zorder=4)
+
+
+def histogram_figure(title: str, cascades: Mapping[str, Cascade], columns: int = 4) -> Figure:
+    """How the deferral scores of right and of wrong answers of each small model are spread.
+
+    Two outlines over one another, as shares of all answers; what lies far right is deferred first.
+    """
+    with rc_context(STYLE):
+        figure, axes_of = _multiples(list(cascades), columns, 2.2)
+        for name, axes in axes_of.items():
+            cascade = cascades[name]
+            found = confusion.histogram(cascade.score, cascade.student_quality)
+            total = len(cascade.score)
+            for counts, color, hatch in (
+                (found.right, _RIGHT, None),
+                (found.wrong, _WRONG, "////"),
+            ):
+                style = {"color": color, "linewidth": 1.2}
+                axes.stairs(counts / total, found.edges, fill=True, alpha=0.25, color=color)
+                axes.stairs(counts / total, found.edges, hatch=hatch, **style)
+            axes.set_title(shorten(name, 26), fontsize=8, loc="left")
+            axes.tick_params(labelsize=7)
+            axes.locator_params(axis="x", nbins=5)
+        figure.supxlabel("deferral score (higher = deferred first)", fontsize=9)
+        figure.supylabel("share of all answers", fontsize=9)
+        handles = [
+            Patch(facecolor="#cfe3ef", edgecolor=_RIGHT, label="small model right"),
+            Patch(facecolor="#f7ddcb", edgecolor=_WRONG, hatch="////", label="small model wrong"),
+        ]
+        figure.legend(
+            handles=handles, loc="outside upper left", ncols=2, fontsize=8, title=shorten(title, 60)
+        )
+    return figure
+
+
+def scores_figure(panel: Panel, columns: int = 2) -> Figure:
+    """The curves of all scores of each cascade over the deferral rate, best area first.
+
+    Reference: Cascade-Aware Training of Language Models, figures 5 and 6.
+    """
+    names = list(panel.scores)
+    scores = list(dict.fromkeys(score for found in panel.scores.values() for score in found))
+    look = styles(scores)
+    with rc_context(STYLE):
+        figure, axes_of = _multiples(names, columns, 3.0, width=3.9)
+        for name, axes in axes_of.items():
+            found = panel.scores[name]
+            curve = panel.curves[name]
+            ends = curve.student_quality, curve.teacher_quality
+            axes.plot([0, 100], ends, color=GREY, linestyle=":", linewidth=1.0)
+            for score, summary in found.items():
+                line = {"color": look[score]["color"], "linestyle": look[score]["linestyle"]}
+                axes.plot(100 * summary.curve.rate, summary.curve.quality, linewidth=1.3, **line)
+            best = max(found, key=lambda score: found[score].area.value)
+            axes.set_title(
+                f"{shorten(name, 24)}: best {shorten(best, 22)} {found[best].area.value:.3f}",
+                fontsize=8,
+                loc="left",
+            )
+            axes.tick_params(labelsize=7)
+            axes.set_xlim(0, 100)
+        figure.supxlabel("deferral rate (%)", fontsize=9)
+        figure.supylabel(shorten(words(panel.metric), 40), fontsize=9)
+        handles = [
+            Line2D(
+                [], [], label=shorten(score, 26), color=style["color"], linestyle=style["linestyle"]
+            )
+            for score, style in look.items()
+        ]
+        handles.append(Line2D([], [], label="random deferral", color=GREY, linestyle=":"))
+        figure.legend(handles=handles, loc="outside right upper", fontsize=8)
+    return figure
+
+
+def _multiples(
+    names: list[str], columns: int, height: float, width: float = 2.5
+) -> tuple[Figure, dict[str, Axes]]:
+    """Small multiples, one for each name, with axes alike."""
+    columns = min(columns, len(names))
+    rows = math.ceil(len(names) / columns)
+    size = (max(width * columns + 0.4, 4.6), height * rows + 0.9)
+    figure = Figure(figsize=size, dpi=150, layout="constrained", edgecolor=INK)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    return figure, dict(zip(names, np.ravel(grid), strict=False))
+
+
+def _number(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.3f}"

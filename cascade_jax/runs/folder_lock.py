@@ -1,0 +1,151 @@
+"""One run at a time writes to a folder: a lock file that tells whether its owner lives."""
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from pathlib import Path
+
+from cascade_jax import files
+from cascade_jax.runs import checkpoints
+
+BEAT_SECONDS = 5.0
+WAIT_SECONDS = 20.0
+_NAME = "lock.json"
+
+
+class FolderInUseError(checkpoints.CheckpointError):
+    """Another run writes to the folder."""
+
+
+class FolderLock:
+    """The right to write to a run's folder.
+
+    `<folder>/lock.json` holds host, process and a counter that its owner raises every BEAT_SECONDS.
+    A lock of this host whose process is gone is taken over at once; one of another host when its
+    counter stands still for WAIT_SECONDS (clocks of hosts are not compared).
+
+    Use as a context.
+
+    Args:
+      folder: the run's folder; made if it is not there.
+      is_mine: False makes it do nothing: of many hosts the first one holds the lock.
+
+    Raises:
+      FolderInUseError: on entry, naming the host and process.
+    """
+
+    def __init__(self, folder: Path, is_mine: bool = True):
+        self._file = folder / _NAME
+        self._is_mine = is_mine
+        self._owner = {
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "started": _started(os.getpid()),
+            "token": secrets.token_hex(8),
+        }
+        self._beats = 0
+        self._done = threading.Event()
+        self._thread = None
+
+    def __enter__(self) -> "FolderLock":
+        if not self._is_mine:
+            return self
+        found = self._read()
+        if found is not None and not self._is_stale(found):
+            raise FolderInUseError(
+                f"run folder {self._file.parent} is being written to by process "
+                f"{found['process']} on {found['host']}; wait for it or end it, or choose another "
+                f"output folder or run name (its lock is {self._file.name})"
+            )
+        self._write()
+        time.sleep(0.05)  # of two that found the same stale lock, the last to write has it
+        self.check()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._thread is None:
+            return
+        self._done.set()
+        self._thread.join()
+        if self._is_ours():
+            self._file.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Refuses to write when another run has taken the folder meanwhile.
+
+        Raises:
+          FolderInUseError: naming the other.
+        """
+        if not self._is_mine or self._is_ours():
+            return
+        found = self._read() or {"process": "?", "host": "another host"}
+        raise FolderInUseError(
+            f"run folder {self._file.parent} was taken over by process {found['process']} on "
+            f"{found['host']}; this run ends without writing to it"
+        )
+
+    def _is_ours(self) -> bool:
+        found = self._read()
+        return found is not None and found["token"] == self._owner["token"]
+
+    def _read(self) -> dict | None:
+        try:
+            found = json.loads(self._file.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        is_lock = isinstance(found, dict) and self._owner.keys() <= found.keys()
+        return found if is_lock else None
+
+    def _write(self) -> None:
+        files.write_text(self._file, json.dumps(self._owner | {"beats": self._beats}) + "\n")
+
+    def _beat(self) -> None:
+        while not self._done.wait(BEAT_SECONDS):
+            self._beats += 1
+            try:
+                if not self._is_ours():
+                    return
+                self._write()
+            except OSError:  # full disk: the run itself will say so
+                continue
+
+    def _is_stale(self, found: dict) -> bool:
+        if found["host"] == self._owner["host"]:
+            return _started(found["process"]) != found["started"]
+        print(
+            f"{self._file} is of process {found['process']} on {found['host']}: waiting up to "
+            f"{WAIT_SECONDS:.0f} seconds to see whether it lives",
+            flush=True,
+        )
+        end = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < end:
+            time.sleep(0.2)
+            now = self._read()
+            if now is None:
+                return True
+            if now != found:
+                return False
+        return True
+
+
+def _started(process: int) -> str | None:
+    """When a process of this host started, in ticks since boot; None if it is not there."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+        return "unknown"
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else fields[19]

@@ -1,0 +1,185 @@
+"""Parameters of a run, out of its checkpoints; of a LoRA run with its adapters merged.
+
+A LoRA run saves its adapters alone. Its config.json says of what base: `start` and `lora` as they
+were given, `base_folder` as a place to look at too, and `base_saved`, which of the base's
+checkpoints it was. The base may itself be a LoRA run.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from cascade_jax.models import families
+from cascade_jax.models.lora import Lora
+from cascade_jax.parallel import rules
+from cascade_jax.runs import checkpoints, run_folder
+from cascade_jax.runs import start as start_lib
+from cascade_jax.runs import state as state_lib
+
+
+def check(name: str, folder: Path, step: int, model: families.ModelConfig, mesh: Mesh) -> None:
+    """Refuses a checkpoint that is not this model's, or whose base is; reads no array.
+
+    Args:
+      name: of who wants to read it, for messages.
+      folder: the run's folder.
+      step: of a complete checkpoint.
+      model: the model that it should be of.
+      mesh: the device mesh.
+
+    Raises:
+      ValueError: says what differs, or that a LoRA run's base is gone or was trained anew.
+    """
+    config = checkpoints.config_of(folder)
+    lora = _lora_of(config)
+    if lora is not None:  # another model may lack the targets
+        run_folder.check_same_model(name, model, folder)
+    abstract = state_lib.abstract_parameters(families.build(model), mesh, lora)
+    checkpoints.check_fits(folder, step, abstract)
+    run_folder.check_same_model(name, model, folder)
+    if lora is not None:
+        start = start_lib.described(config)
+        check(name, _base(folder, config), config["base_saved"]["step"], start.source(model), mesh)
+
+
+def load(
+    folder: Path,
+    step: int,
+    model: families.ModelConfig,
+    mesh: Mesh,
+    table: str | rules.Table = rules.DEFAULT,
+) -> PyTree:
+    """All parameters of a run's model, on the mesh.
+
+    Args:
+      folder: the run's folder.
+      step: of a complete checkpoint.
+      model: its model.
+      mesh: the device mesh.
+      table: how they are split over it.
+
+    Raises:
+      ValueError: the checkpoint does not fit, or a LoRA run's base is gone or was trained anew.
+    """
+    config = checkpoints.config_of(folder)
+    lora, module = _lora_of(config), families.build(model)
+    abstract = state_lib.abstract_parameters(module, mesh, lora, table)
+    if lora is None:
+        return checkpoints.load_parameters(folder, step, abstract)
+    place, base_step = _base(folder, config), config["base_saved"]["step"]
+    base = _first(start_lib.described(config), place, base_step, model, mesh, table)
+    adapters = checkpoints.load_parameters(folder, step, abstract)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, base)
+    return jax.jit(lora.merge, donate_argnums=0, out_shardings=shardings)(base, adapters)
+
+
+def first_parameters(
+    start: start_lib.Start,
+    name: str,
+    model: families.ModelConfig,
+    output_dir: Path,
+    mesh: Mesh,
+    fingerprint: str,
+    table: str | rules.Table = rules.DEFAULT,
+    is_base: bool = False,
+) -> PyTree:
+    """The parameters that a run starts from, on the mesh.
+
+    Args:
+      start: where they are.
+      name: of the run, for messages.
+      model: its model.
+      output_dir: where runs are by name.
+      mesh: the device mesh.
+      fingerprint: of the run's vocabulary.
+      table: how they are split over the mesh.
+      is_base: of a LoRA run, which reads them again whenever it is read, so that the other run must
+        be at its end.
+
+    Raises:
+      ValueError: the other run has another vocabulary or model, is not there, or not at its end.
+    """
+    folder = run_folder.resolve(output_dir, start.run)
+    if not checkpoints.has_checkpoint(folder):
+        raise checkpoints.CheckpointError(
+            f"run {name!r} starts from {folder}, which has no checkpoint; train or import it first"
+        )
+    run_folder.check_same_vocabulary(name, fingerprint, folder)
+    if is_base:
+        checkpoints.check_finished(name, folder, "its base")
+    step = checkpoints.chosen_step(folder, start.checkpoint)
+    check(name, folder, step, start.source(model), mesh)
+    return _first(start, folder, step, model, mesh, table)
+
+
+def saved_at(folder: Path, choice: str) -> int | None:
+    """When the chosen checkpoint was completed; None for a run that is still to be trained."""
+    if not checkpoints.has_checkpoint(folder):
+        return None
+    return checkpoints.saved_at(folder, checkpoints.chosen_step(folder, choice))
+
+
+def base_identity(name: str, start: start_lib.Start, output_dir: Path) -> dict[str, Any]:
+    """What the config.json of a LoRA run says of its base, besides `start`.
+
+    Args:
+      name: of the run.
+      start: where its base is.
+      output_dir: where runs are by name.
+
+    Raises:
+      ValueError: the run has begun, and its base is gone or was trained anew.
+    """
+    own, folder = output_dir / name, run_folder.resolve(output_dir, start.run)
+    if (own / "config.json").exists():
+        before = checkpoints.config_of(own)
+        if "base_saved" in before and before["start"]["run"] == start.run:
+            _base(own, before)
+    if not checkpoints.has_checkpoint(folder):
+        return {"base_folder": str(folder.absolute()), "base_saved": None}
+    step = checkpoints.chosen_step(folder, start.checkpoint)
+    which = {"step": step, "at": checkpoints.saved_at(folder, step)}
+    return {"base_folder": str(folder.absolute()), "base_saved": which}
+
+
+def _lora_of(config: dict) -> Lora | None:
+    given = dict(config.get("lora") or {})
+    return Lora(**{key: given[key] for key in given if key != "type"}) if given else None
+
+
+def _first(start, folder: Path, step: int, model, mesh: Mesh, table) -> PyTree:
+    found = start.fit(load(folder, step, start.source(model), mesh, table), model)
+    wanted = state_lib.abstract_parameters(families.build(model), mesh, table=table)
+    return jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), found, wanted)
+
+
+def _base(folder: Path, config: dict) -> Path:
+    """The folder of a LoRA run's base: beside it by its name, or where it was."""
+    named = run_folder.resolve(folder.absolute().parent, config["start"]["run"])
+    places = list(dict.fromkeys([named.absolute(), Path(config["base_folder"])]))
+    there = [place for place in places if checkpoints.has_checkpoint(place)]
+    for place in there:
+        if _is_saved(place, **config["base_saved"]):
+            return place
+    looked = " or ".join(map(str, there or places))
+    if there:
+        step = config["base_saved"]["step"]
+        raise checkpoints.CheckpointError(
+            f"{folder} holds LoRA adapters only, and their base is not that of {looked} any more: "
+            f"its checkpoint of step {step} is gone or was written anew. Put back the run that the "
+            f"adapters were trained on, or delete {folder} and train them again"
+        )
+    raise checkpoints.CheckpointError(
+        f"{folder} holds LoRA adapters only, and their base is gone: no run in {looked}. Put it "
+        "back, with the checkpoint that the adapters were trained on"
+    )
+
+
+def _is_saved(folder: Path, step: int, at: int) -> bool:
+    try:
+        return checkpoints.saved_at(folder, step) == at
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,179 @@
+"""The folder of a run: its config.json, and the checks that keep two runs from mixing."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cascade_jax import files
+from cascade_jax.models import families
+from cascade_jax.models.config import DecoderConfig, RopeScaling, T5Config
+from cascade_jax.runs import checkpoints
+
+# Settings that may change between two starts of one run: they change neither its parameters, but
+# for rounding and the steps that are still to come, nor which of its checkpoints is the best.
+# (Which checkpoint the base is stands under base_saved.)
+_FREE = (
+    *("log_every", "eval_every", "keep_last", "base_folder"),
+    *("hang_seconds", "profile_steps", "rules", "teacher_rules", "skip_bad_batches"),
+    "teacher_cache",  # a place; its fingerprint is compared
+)
+_FREE_DATA = (
+    "data_dir",
+    "vocabulary",
+    "cache_dir",
+)  # places; fingerprints of what is there are compared
+# A model is the same one under these.
+_FREE_MODEL = ("dropout_rate", "dtype", "remat", "scan_layers", "query_chunk")
+_IMPORTED = "imported"
+
+
+def describe(value: Any) -> Any:
+    """A config as JSON values: a dataclass becomes a dictionary with its class name as "type"."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__} | fields
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    return value
+
+
+def model_of(config: Mapping[str, Any]) -> families.ModelConfig:
+    """The model's config out of a run's config.json: the inverse of `describe`."""
+    return _built(config["model"])
+
+
+def _built(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    kinds = {kind.__name__: kind for kind in (T5Config, DecoderConfig, RopeScaling)}
+    kind = kinds[value["type"]]
+    return kind(**{key: _built(item) for key, item in value.items() if key != "type"})
+
+
+def write_imported(
+    folder: Path, model: families.ModelConfig, fingerprint: str, source: Mapping[str, Any]
+) -> dict:
+    """Writes the config.json of a folder whose model comes from elsewhere, trained to its end.
+
+    Args:
+      folder: the run's folder.
+      model: config of the model.
+      fingerprint: of its vocabulary.
+      source: JSON values that say where the model comes from.
+
+    Returns:
+      The config.
+    """
+    config = {
+        "type": "Imported",
+        _IMPORTED: dict(source),
+        "model": describe(model),
+        "vocabulary_fingerprint": fingerprint,
+        "steps": 0,  # its checkpoint is its last
+        "loss": None,
+    }
+    claim(folder, config)
+    return config
+
+
+def check(folder: Path, run: Any, identity: dict[str, Any]) -> dict:
+    """Checks that the run's folder, if there is one, holds the same run; writes nothing.
+
+    Args:
+      folder: the run's folder.
+      run: the TrainRun.
+      identity: JSON values that tell what the run reads: vocabulary, data, teacher checkpoint.
+
+    Returns:
+      The config as JSON values, `identity` included.
+
+    Raises:
+      ValueError: if the folder holds another config; names each difference.
+    """
+    config = describe(run) | identity
+    file = folder / "config.json"
+    if file.exists():
+        before = json.loads(file.read_text())
+        if _IMPORTED in before:
+            raise ValueError(
+                f"run folder {folder} holds an imported model; choose another output folder or run "
+                "name"
+            )
+        differences = _differences(_fixed(before), _fixed(config))
+        if differences:
+            raise ValueError(
+                f"run folder {folder} holds another config: {'; '.join(differences)}. Choose "
+                "another output folder or run name, or delete the folder"
+            )
+    return config
+
+
+def claim(folder: Path, config: dict) -> None:
+    """Makes the run's folder and writes its config.json; `config` is from `check`."""
+    files.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+def _fixed(config: dict) -> dict:
+    kept = {key: value for key, value in config.items() if key not in _FREE}
+    kept["data"] = {k: v for k, v in config["data"].items() if k not in _FREE_DATA}
+    return kept
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = []
+        for key in sorted(before.keys() | now.keys()):
+            inner = f"{name}.{key}" if name else key
+            found += _differences(before.get(key), now.get(key), inner)
+        return found
+    return [] if before == now else [f"{name} was {before!r} and is now {now!r}"]
+
+
+def resolve(output_dir: Path, run: str) -> Path:
+    """The folder of a run given by its name in `output_dir` or by its path."""
+    return Path(run) if "/" in run else output_dir / run
+
+
+def check_vocabulary(name: str, model_vocab_size: int, mixture: Any) -> None:
+    """Refuses a model whose embedding is smaller than the vocabulary.
+
+    Raises:
+      ValueError: naming both sizes.
+    """
+    if model_vocab_size < mixture.vocab_size:
+        raise ValueError(
+            f"run {name!r}: the model's vocab_size {model_vocab_size} is smaller than the "
+            f"vocabulary of mixture {mixture.name!r}, which has {mixture.vocab_size} ids; give "
+            f"the model a vocab_size of at least {mixture.vocab_size}"
+        )
+
+
+def check_same_model(name: str, model: Any, folder: Path) -> None:
+    """Refuses to load a run's parameters into a model that it did not train.
+
+    Raises:
+      ValueError: naming each setting that differs, other than dropout, dtype and layout.
+    """
+    before, now = checkpoints.config_of(folder)["model"], describe(model)
+    kept = [{k: v for k, v in each.items() if k not in _FREE_MODEL} for each in (before, now)]
+    differences = _differences(*kept)
+    if differences:
+        raise ValueError(
+            f"{name!r}: {folder} was trained with another model: {'; '.join(differences)}"
+        )
+
+
+def check_same_vocabulary(name: str, fingerprint: str, folder: Path) -> None:
+    """Refuses to read a run (a teacher, or what a run starts from) with another vocabulary.
+
+    Raises:
+      ValueError: naming both vocabularies.
+    """
+    theirs = checkpoints.config_of(folder)["vocabulary_fingerprint"]
+    if theirs != fingerprint:
+        raise ValueError(
+            f"run {name!r}: vocabularies differ: its data has {fingerprint}, the run in "
+            f"{folder} was trained with {theirs}"
+        )

@@ -1,0 +1,323 @@
+"""Corpus BLEU and chrF by sacrebleu, from per-example statistics that add up.
+
+Neither is a mean over examples. But each is a function of sums of counts, so the figure of any
+subset, such as what a cascade answers at some threshold, is the score of the summed statistics:
+
+    metric = Bleu(tokenize="zh")
+    student = metric.statistics(targets, student_answers)  # [N, K]
+    teacher = metric.statistics(targets, teacher_answers)
+    metric.score(np.where(is_deferred[:, None], teacher, student).sum(axis=0))  # corpus BLEU
+
+`scores` does the same for many sums at once, such as those of all points of a curve. Values are
+sacrebleu's divided by 100.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int, Real, Shaped
+
+from cascade_jax.names import did_you_mean
+from cascade_jax.task_metrics import quality
+
+# sacrebleu's others (spm, flores200) load a model from elsewhere when first used.
+TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "char", "none")
+LANGUAGE_TOKENIZERS = {
+    **dict.fromkeys(
+        ("bg", "cs", "da", "de", "el", "en", "es", "et", "fi", "fr", "hr", "hu", "is", "it", "lt",
+         "lv", "nl", "no", "pl", "pt", "ro", "ru", "sk", "sl", "sv", "tr", "uk"),
+        "13a",
+    ),
+    "ja": "ja-mecab",
+    "zh": "zh",
+}  # fmt: skip
+
+
+@runtime_checkable
+class AdditiveMetric(Protocol):
+    """A corpus metric that is a function of summed per-example statistics."""
+
+    def statistics(
+        self, targets: Sequence[Any], predictions: Sequence[Any]
+    ) -> Int[np.ndarray, "N K"]:
+        """Counts of every example."""
+        ...
+
+    def score(self, summed: Int[np.ndarray, " K"]) -> float:
+        """The corpus figure in [0, 1] of the examples whose statistics were added."""
+        ...
+
+
+def tokenizer_of(language: str) -> str:
+    """sacrebleu's tokenizer for translations into a language ("zh", "ja", "ru").
+
+    Raises:
+      ValueError: a language without spaces or not known here; name a tokenizer to `Bleu` then.
+    """
+    if language not in LANGUAGE_TOKENIZERS:
+        hint = did_you_mean(language, LANGUAGE_TOKENIZERS)
+        raise ValueError(
+            f"language {language!r} has no tokenizer here; must be one of "
+            f"{sorted(LANGUAGE_TOKENIZERS)}{hint}"
+        )
+    return LANGUAGE_TOKENIZERS[language]
+
+
+def _sum(summed: Any, size: int) -> list[int]:
+    counts = np.asarray(summed)
+    if counts.shape != (size,) or counts.dtype.kind not in "iu" or (counts < 0).any():
+        raise ValueError(
+            f"summed statistics are {counts.dtype}{list(counts.shape)}; must be {size} integers "
+            "of 0 or more: add the rows of statistics(...) up with .sum(axis=0)"
+        )
+    return counts.tolist()
+
+
+def _many(summed: Any, size: int) -> Float[np.ndarray, "... K"]:
+    sums = np.asarray(summed, np.float64)
+    if sums.ndim < 1 or sums.shape[-1] != size or not np.all(sums >= 0):
+        raise ValueError(
+            f"summed statistics have shape {list(sums.shape)}; must end in {size} numbers of 0 or "
+            "more: add the rows of statistics(...) up, or cumulate them"
+        )
+    return sums
+
+
+def _ratio(numerator: Any, denominator: Any) -> np.ndarray:
+    """Their ratio, 0 where the denominator is 0."""
+    return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1.0), 0.0)
+
+
+@functools.cache
+def _sacrebleu_bleu(tokenize: str, lowercase: bool):
+    import sacrebleu
+
+    # effective_order is what a single sentence wants; it leaves the counts as they are.
+    return sacrebleu.BLEU(tokenize=tokenize, lowercase=lowercase, effective_order=True, force=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bleu:
+    """Corpus BLEU-4 with sacrebleu's defaults (exponential smoothing), in [0, 1].
+
+    min(1, exp(1 - r / c)) * (p_1 p_2 p_3 p_4)^(1/4), with c words given, reference length r, and
+    p_n the share of given n-grams that the references have.
+    A corpus metric; each example by itself has its sentence BLEU (orders that a short sentence
+    cannot have are left out), whose mean is not corpus BLEU.
+
+    Example: target "the cat sat on it", prediction "the cat sat on": all n-grams are right, one
+    word is missing: exp(1 - 5 / 4) = 0.7788. Its statistics are 4, 5, then right n-grams 4, 3, 2,
+    1, then given n-grams 4, 3, 2, 1.
+
+    Attributes:
+      tokenize: one of TOKENIZERS; "ja-mecab" needs the extra ``cascade-jax[ja]``.
+      lowercase: whether case is no matter.
+
+    Reference: Papineni et al. 2002, "BLEU"; Post 2018, "A Call for Clarity in Reporting BLEU".
+    """
+
+    tokenize: str = "13a"
+    lowercase: bool = False
+
+    name = "bleu"
+    label = "BLEU"
+    num_statistics = 10
+
+    def __post_init__(self):
+        if self.tokenize not in TOKENIZERS:
+            hint = did_you_mean(self.tokenize, TOKENIZERS)
+            raise ValueError(f"tokenize is {self.tokenize!r}; must be one of {TOKENIZERS}{hint}")
+
+    @classmethod
+    def for_language(cls, language: str) -> "Bleu":
+        """BLEU of translations into a language ("zh", "ja", "ru"), as `tokenizer_of` says."""
+        return cls(tokenize=tokenizer_of(language))
+
+    def check_installed(self) -> None:
+        """Raises what the first use would: an ImportError if the tokenizer's extra is missing.
+
+        Not done when built, so that tasks into Japanese register without it.
+        """
+        missing = [name for name in ("MeCab", "ipadic") if importlib.util.find_spec(name) is None]
+        if self.tokenize == "ja-mecab" and missing:
+            raise ImportError(
+                f"tokenize 'ja-mecab' needs {' and '.join(missing)}, which are not installed: "
+                "pip install 'cascade-jax[ja]'"
+            )
+
+    def _scores(self, targets: Sequence[Any], predictions: Sequence[Any]) -> list[Any]:
+        self.check_installed()
+        bleu = _sacrebleu_bleu(self.tokenize, self.lowercase)
+        pairs = quality.text_pairs(targets, predictions)
+        return [bleu.sentence_score(prediction, references) for references, prediction in pairs]
+
+    def statistics(
+        self, targets: Sequence[Any], predictions: Sequence[Any]
+    ) -> Int[np.ndarray, "N 10"]:
+        """Per example: words given, words of the nearest reference, right and given n-grams.
+
+        Args:
+          targets: a text each, or a list of texts.
+          predictions: a text each.
+
+        Raises:
+          ValueError: unequal or empty lists, no reference, something that is not text.
+          ImportError: the tokenizer's extra is not installed.
+        """
+        scores = self._scores(targets, predictions)
+        return np.array([[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in scores], np.int64)
+
+    def score(self, summed: Shaped[np.ndarray, "..."]) -> float:
+        """Corpus BLEU in [0, 1] of the examples whose statistics were added.
+
+        Args:
+          summed: 10 integers, the sum of rows of `statistics`.
+
+        Raises:
+          ValueError: another number of them, fractions, or negative ones.
+        """
+        import sacrebleu
+
+        given, wanted, *counts = _sum(summed, self.num_statistics)
+        found = sacrebleu.BLEU.compute_bleu(
+            counts[:4], counts[4:], given, wanted, smooth_method="exp"
+        )
+        return min(found.score / 100.0, 1.0)
+
+    def scores(self, summed: Real[np.ndarray, "*points 10"]) -> Float[np.ndarray, "*points"]:
+        """`score` of many sums at once; they may be fractions, such as expected ones.
+
+        Args:
+          summed: sums of rows of `statistics`, one along the last axis.
+
+        Raises:
+          ValueError: not 10 numbers, or negative ones.
+        """
+        sums = _many(summed, self.num_statistics)
+        given, wanted, right, total = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:]
+        # Each order without a match counts as half, a quarter, an eighth of one (exponential).
+        halvings = np.cumsum(right == 0, axis=-1)
+        precision = _ratio(np.where(right > 0, right, 0.5**halvings), total)
+        brevity = np.exp(np.minimum(1.0 - wanted / np.maximum(given, 1e-300), 0.0))
+        is_zero = np.all(right == 0, axis=-1) | np.any(total == 0, axis=-1)
+        log_mean = np.mean(np.log(np.where(precision > 0, precision, 1.0)), axis=-1)
+        return np.where(is_zero, 0.0, np.minimum(brevity * np.exp(log_mean), 1.0))
+
+    def __call__(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+        return {self.name: self.score(self.statistics(targets, predictions).sum(axis=0))}
+
+    def per_example(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+        """Mean sentence BLEU."""
+        scores = [min(s.score / 100.0, 1.0) for s in self._scores(targets, predictions)]
+        return {"sentence_bleu": float(np.mean(scores))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chrf:
+    """Corpus chrF2 (n-grams of 1 to 6 characters, recall counts double) by sacrebleu, in [0, 1].
+
+    Needs no tokenizer, so it suits languages without spaces.
+    A corpus metric; each example by itself has its sentence chrF, whose mean (`quality.chrf`) is
+    not corpus chrF.
+
+    Example: target "abc", prediction "abd". Characters: 3 given, 3 wanted, 2 right; pairs 2, 2, 1;
+    triples 1, 1, 0: those nine numbers and nine zeros are its statistics; chrF =
+    (2/3 + 1/2 + 0) / 3 = 0.3889.
+
+    Attributes:
+      word_order: n-grams of words that count beside; 2 is chrF++.
+
+    Reference: Popovic 2015, "chrF"; Popovic 2017, "chrF++: words helping character n-grams".
+    """
+
+    word_order: int = 0
+
+    def __post_init__(self):
+        if self.word_order not in (0, 1, 2):
+            raise ValueError(f"word_order is {self.word_order!r}; must be 0 (chrF), 1 or 2")
+
+    @property
+    def name(self) -> str:
+        """Of the corpus figure."""
+        return f"corpus_{self._suffix}"
+
+    @property
+    def label(self) -> str:
+        """As papers write it."""
+        return "chrF" + "+" * self.word_order
+
+    @property
+    def num_statistics(self) -> int:
+        """Three counts for every order of n-grams."""
+        return 3 * (6 + self.word_order)
+
+    @property
+    def _suffix(self) -> str:
+        return "chrf" + "+" * self.word_order
+
+    def statistics(
+        self, targets: Sequence[Any], predictions: Sequence[Any]
+    ) -> Int[np.ndarray, "N K"]:
+        """Per example and n-gram order: given, wanted and right n-grams, of the best reference.
+
+        Args:
+          targets: a text each, or a list of texts.
+          predictions: a text each.
+
+        Raises:
+          ValueError: unequal or empty lists, no reference, something that is not text.
+        """
+        chrf = quality.sacrebleu_chrf(self.word_order)
+        pairs = quality.text_pairs(targets, predictions)
+        # sacrebleu shows these counts to its own significance test only; the version is pinned.
+        counts = [
+            chrf._extract_corpus_statistics([prediction], [[text] for text in references])[0]
+            for references, prediction in pairs
+        ]
+        return np.array(counts, np.int64)
+
+    def score(self, summed: Shaped[np.ndarray, "..."]) -> float:
+        """Corpus chrF in [0, 1] of the examples whose statistics were added.
+
+        Args:
+          summed: K integers, the sum of rows of `statistics`.
+
+        Raises:
+          ValueError: another number of them, fractions, or negative ones.
+        """
+        chrf = quality.sacrebleu_chrf(self.word_order)
+        found = chrf._compute_score_from_stats(_sum(summed, self.num_statistics))
+        return min(found.score / 100.0, 1.0)
+
+    def scores(self, summed: Real[np.ndarray, "*points K"]) -> Float[np.ndarray, "*points"]:
+        """`score` of many sums at once; they may be fractions, such as expected ones.
+
+        Args:
+          summed: sums of rows of `statistics`, one along the last axis.
+
+        Raises:
+          ValueError: not K numbers, or negative ones.
+        """
+        sums = _many(summed, self.num_statistics)
+        given, wanted, right = sums[..., 0::3], sums[..., 1::3], sums[..., 2::3]
+        # Orders that no text is long enough for are left out.
+        is_there = (given > 0) & (wanted > 0)
+        orders = is_there.sum(axis=-1)
+        precision = _ratio(np.sum(_ratio(right, given) * is_there, axis=-1), orders)
+        recall = _ratio(np.sum(_ratio(right, wanted) * is_there, axis=-1), orders)
+        # F with recall counting double, so its square 4 times.
+        found = _ratio(5.0 * precision * recall, 4.0 * precision + recall)
+        return np.asarray(np.minimum(found, 1.0))
+
+    def __call__(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+        summed = self.statistics(targets, predictions).sum(axis=0)
+        return {self.name: self.score(summed)}
+
+    def per_example(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+        """Mean sentence chrF."""
+        scores = [self.score(row) for row in self.statistics(targets, predictions)]
+        return {f"sentence_{self._suffix}": float(np.mean(scores))}

@@ -1,0 +1,237 @@
+"""Batches with what a teacher cache knows of them, looked up ahead while a step runs."""
+
+import collections
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cascade_jax.data import example_keys, pipeline, placement
+from cascade_jax.losses import teachers
+from cascade_jax.parallel import rules
+from cascade_jax.teacher_cache import identity
+from cascade_jax.teacher_cache.format import MORE_NEED, Holding, TokenFacts
+from cascade_jax.teacher_cache.shards import FINGERPRINT, CacheReader, TeacherCacheError, read_json
+from cascade_jax.training.step import TaughtBatch
+
+_AHEAD = 2  # batches that are read and looked up while steps run
+_PENDING = "pending.npz"  # in a saved position: rows that were read ahead
+
+
+class Lookup:
+    """What a cache knows of a host's rows.
+
+    Args:
+      run: a TrainRun with a `teacher_cache`.
+      mixture: its mixture, for messages.
+      holding: what the cache holds.
+
+    Raises:
+      TeacherCacheError: the cache is damaged.
+    """
+
+    def __init__(self, run: Any, mixture: pipeline.OpenMixture, holding: Holding):
+        self._run, self._mixture, self._holding = run, mixture, holding
+        self._folder = Path(run.teacher_cache)
+        remedy = f"make it again: {identity.command(self._folder)}"
+        self._reader = CacheReader(self._folder, holding, remedy)
+        self._wants_top_k = _wants_top_k(run)
+
+    def __call__(self, rows: Mapping[str, np.ndarray], split: str) -> Any:
+        """Facts of `losses/teachers.py`, as NumPy arrays [rows, length, …].
+
+        Raises:
+          TeacherCacheError: the cache does not have an example (which), or is damaged.
+        """
+        architecture = self._run.data.architecture
+        examples = list(example_keys.examples_of(rows, architecture))
+        found = self._reader.find([example.key for example in examples])
+        for example, facts in zip(examples, found, strict=True):
+            if facts is None or len(facts.label_is_best) != len(example.places):
+                raise TeacherCacheError(
+                    f"run {self._run.name!r}: teacher cache {self._folder} does not have an example"
+                    f" of split {split!r}: {identity.text_of(self._mixture, example)}. Were the "
+                    f"data or a prompt changed? Make it anew in another folder: "
+                    f"{identity.command(f'{self._folder}_2')}"
+                )
+        shape = self._shape(rows)
+        row = np.repeat([e.row for e in examples], [len(e.places) for e in examples]).astype(int)
+        place = np.concatenate([np.zeros(0, int), *(e.places for e in examples)])
+        return self._spread(found, (row, place), shape)
+
+    def _shape(self, rows: Mapping[str, np.ndarray]) -> tuple[int, int]:
+        return len(next(iter(rows.values()))), _length(self._run.data)
+
+    def _spread(self, found: list[TokenFacts], where: tuple, shape: tuple[int, int]) -> Any:
+        """The facts of all examples at their places, 0 elsewhere."""
+        holding = self._holding
+
+        def spread(name: str, dtype: Any, *more: int) -> np.ndarray:
+            array = np.zeros((*shape, *more), dtype)
+            if found:
+                values = np.concatenate([getattr(facts, name) for facts in found])
+                array[where] = values if name in _AS_THEY_ARE else holding.unrounded(values)
+            return array
+
+        is_correct = spread("label_is_best", bool)
+        if not self._wants_top_k:
+            return teachers.TeacherArgmax(is_correct)
+        return teachers.TeacherTopK(
+            spread("log_probs", np.float32, holding.top_k),
+            spread("ids", _id_dtype(holding), holding.top_k),
+            is_correct,
+            spread("log_tail", np.float32) if holding.has_tail else None,
+        )
+
+
+_AS_THEY_ARE = ("label_is_best", "ids")
+
+
+def _wants_top_k(run: Any) -> bool:
+    return run.loss.teacher_need in MORE_NEED
+
+
+def _length(data: pipeline.DataConfig) -> int:
+    """Places of a row that facts are of; more where inputs and targets stand in one row."""
+    return data.target_length if data.row_length == data.input_length else data.row_length
+
+
+def _id_dtype(holding: Holding) -> Any:
+    return np.uint16 if holding.vocab_size <= 1 << 16 else np.int32
+
+
+def fact_shapes(run: Any, sharding) -> Any:
+    """Shapes of the facts that come with a batch of a run, without its data.
+
+    Args:
+      run: a TrainRun with a `teacher_cache`.
+      sharding: of a batch.
+
+    Raises:
+      TeacherCacheError: the loss needs more than one bit of a token, and no cache is there to say
+        how much it holds.
+    """
+    rows = run.data.batch_size, _length(run.data)
+
+    def array(dtype: Any, *more: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*rows, *more), dtype, sharding=sharding)
+
+    if not _wants_top_k(run):
+        return teachers.TeacherArgmax(array(bool))
+    found = read_json(Path(run.teacher_cache), FINGERPRINT)
+    if found is None:
+        raise TeacherCacheError(
+            f"run {run.name!r}: there is no teacher cache in {run.teacher_cache}, and how much it "
+            f"holds of a token is not known without it; make it: "
+            f"{identity.command(Path(run.teacher_cache))}"
+        )
+    holding = Holding(**found["holding"])
+    return teachers.TeacherTopK(
+        array(np.float32, holding.top_k),
+        array(_id_dtype(holding), holding.top_k),
+        array(bool),
+        array(np.float32) if holding.has_tail else None,
+    )
+
+
+def _to_global(facts: Any, sharding, batch_size: int) -> Any:
+    return jax.tree.map(
+        lambda array: jax.make_array_from_process_local_data(
+            sharding, array, (batch_size, *array.shape[1:])
+        ),
+        facts,
+    )
+
+
+class TaughtBatches:
+    """As `pipeline.BatchIterator`, of TaughtBatch.
+
+    A thread reads batches and looks their examples up ahead of the steps. A saved position holds
+    the rows of those that were read and not yet given out, so that it is that of the next step.
+    """
+
+    def __init__(self, run: Any, lookup: Lookup, sharding):
+        """Opens the mixture; see `pipeline.train_batches`."""
+        data = run.data
+        shard = pipeline.host_shard(sharding, data.batch_size, data.row_length)
+        self._data, self._lookup, self._sharding = data, lookup, sharding
+        self._rows = pipeline.HostBatches(data, "train", shard)
+        self._again: collections.deque = collections.deque()  # rows out of a saved position
+        self._ahead: collections.deque = collections.deque()
+        self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix="teacher_cache")
+
+    def __iter__(self) -> "TaughtBatches":
+        return self
+
+    def __next__(self) -> TaughtBatch:
+        while len(self._ahead) <= _AHEAD:
+            self._ahead.append(self._thread.submit(self._prepare))
+        _, own, facts, error = self._ahead.popleft().result()
+        if error is not None:
+            raise error
+        batch = placement.to_global_batch(
+            own, self._sharding, self._data.batch_size, self._data.architecture
+        )
+        return TaughtBatch(batch, _to_global(facts, self._sharding, self._data.batch_size))
+
+    def _prepare(self) -> tuple:
+        """(rows as read, this host's rows, their facts, what went wrong)."""
+        rows = own = None
+        try:
+            rows = self._again.popleft() if self._again else self._rows.read()
+            own = self._rows.own_rows(rows)
+            return rows, own, self._lookup(own, "train"), None
+        except Exception as error:  # raised when its step comes
+            return rows, own, None, error
+
+    def get_state(self) -> bytes:
+        """The position after the batches given out so far."""
+        waiting = [future.result()[0] for future in self._ahead]
+        waiting = [rows for rows in [*waiting, *self._again] if rows is not None]
+        arrays = {f"{i}/{name}": a for i, rows in enumerate(waiting) for name, a in rows.items()}
+        pending, packed = io.BytesIO(), io.BytesIO(self._rows.get_state())
+        np.savez(pending, **arrays)
+        with zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(_PENDING, pending.getvalue())
+        return packed.getvalue()
+
+    def set_state(self, state: bytes) -> None:
+        """Goes to a saved position; see `pipeline.HostBatches`."""
+        for future in self._ahead:
+            future.result()
+        self._ahead.clear()
+        self._again.clear()
+        self._rows.set_state(state)
+        with zipfile.ZipFile(io.BytesIO(state)) as archive:
+            if _PENDING not in archive.namelist():
+                return
+            pending = np.load(io.BytesIO(archive.read(_PENDING)), allow_pickle=False)
+            batches: dict[int, dict[str, np.ndarray]] = {}
+            for key in pending.files:
+                number, _, name = key.partition("/")
+                batches.setdefault(int(number), {})[name] = pending[key]
+        self._again.extend(batches[number] for number in sorted(batches))
+
+
+def held_out(run: Any, lookup: Lookup, sharding) -> Iterator[TaughtBatch]:
+    """The held-out batches of a TrainRun, as `pipeline.eval_batches` gives them."""
+    data = run.data
+    max_rows = run.eval_batches * data.batch_size
+    for rows in pipeline.rows_once(data, sharding, run.eval_split, max_rows):
+        facts = lookup(rows, run.eval_split)
+        batch = placement.to_global_batch(rows, sharding, data.batch_size, data.architecture)
+        yield TaughtBatch(batch, _to_global(facts, sharding, data.batch_size))
+
+
+def open_batches(run: Any, mixture: pipeline.OpenMixture, mesh):
+    """Training batches from the first on, and the held-out batches, of a run that was checked."""
+    holding = Holding(**read_json(Path(run.teacher_cache), FINGERPRINT)["holding"])
+    lookup, sharding = Lookup(run, mixture, holding), rules.batch_sharding(mesh)
+    batches = TaughtBatches(run, lookup, sharding)
+    evaluated = [] if run.eval_split is None else list(held_out(run, lookup, sharding))
+    return batches, evaluated

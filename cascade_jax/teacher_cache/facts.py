@@ -1,0 +1,117 @@
+"""The teacher's part of a step by itself: what it says of every target token, as facts."""
+
+import hashlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from cascade_jax.batch import Batch, DecoderBatch
+from cascade_jax.losses import terms
+from cascade_jax.models import families
+from cascade_jax.parallel import rules
+from cascade_jax.teacher_cache.format import Holding
+from cascade_jax.training import step as step_lib
+
+_LOGITS_AT_ONCE = 1 << 25  # per shard of the batch: 128 MiB
+
+
+def make_facts_fn(
+    teacher: families.Model,
+    holding: Holding,
+    mesh: jax.sharding.Mesh,
+    table: str | rules.Table = rules.DEFAULT,
+    logits_at_once: int = _LOGITS_AT_ONCE,
+) -> Callable[[PyTree, Batch | DecoderBatch], dict[str, Array]]:
+    """A jitted `(params, batch) -> facts`, of the arrays of `TokenFacts`, each [B, L, …].
+
+    The teacher runs as in a train step. Logits are made of some places of all rows at a time.
+
+    Args:
+      teacher: an unbound module.
+      holding: what is asked for. Log-probs of labels are always among it.
+      mesh: the device mesh.
+      table: how the teacher is split over it.
+      logits_at_once: at most so many logits are held together for each shard of the batch, though
+        at least those of one place of all rows.
+    """
+    vocab_size = teacher.config.vocab_size
+    shards = mesh.devices.size // mesh.shape["tensor"]
+
+    def facts_fn(params, batch):
+        with rules.applied(table):
+            hidden, unembedding = step_lib.hidden(teacher, params, batch)
+        rows, length = batch.targets.shape
+        places = max(1, shards * logits_at_once // (rows * vocab_size))
+        parts = -(-length // places)
+        places = -(-length // parts)
+
+        def measure(part):
+            states, targets = part
+            return _facts(unembedding.logits(states), targets, holding)
+
+        cut = _cut(hidden, places, parts), _cut(batch.targets, places, parts)
+        found = jax.lax.map(measure, cut)
+        return jax.tree.map(
+            lambda x: jnp.swapaxes(x, 0, 1).reshape(rows, -1, *x.shape[3:])[:, :length], found
+        )
+
+    return step_lib.under(mesh, jax.jit(facts_fn, out_shardings=rules.batch_sharding(mesh)))
+
+
+def _facts(
+    logits: Float[Array, "B P V"], targets: Int[Array, "B P"], holding: Holding
+) -> dict[str, Array]:
+    found = {
+        "label_is_best": terms.is_correct(logits, targets),
+        "label_log_probs": -terms.cross_entropy(logits, targets),
+    }
+    if holding.top_k:
+        ids = jax.lax.top_k(logits, holding.top_k)[1]
+        log_probs = terms.top_k_log_probs(logits, ids)
+        found |= {"ids": ids, "log_probs": log_probs[..., : holding.top_k]}
+        if holding.has_tail:
+            found["log_tail"] = log_probs[..., -1]
+    return found
+
+
+def _cut(array: Array, places: int, parts: int) -> Array:
+    """[B L …] -> [parts B places …], zeros at the end of the last part."""
+    rows, length, *rest = array.shape
+    padding = ((0, 0), (0, parts * places - length), *((0, 0) for _ in rest))
+    return jnp.swapaxes(jnp.pad(array, padding).reshape(rows, parts, places, *rest), 0, 1)
+
+
+def own_rows(array: Array) -> np.ndarray:
+    """The rows of a global array, split over its first axis, that this process holds."""
+    by_start = {}
+    for shard in array.addressable_shards:
+        index = shard.index[0] if shard.index else slice(None)
+        by_start.setdefault(index.start or 0, shard.data)
+    return np.concatenate([np.asarray(by_start[start]) for start in sorted(by_start)])
+
+
+def digest(params: PyTree) -> str:
+    """A hash of parameters that does not depend on how they are split over devices."""
+
+    def sums(leaf):
+        kinds = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+        bits = jax.lax.bitcast_convert_type(leaf, kinds[leaf.dtype.itemsize]).astype(jnp.uint32)
+        places = jnp.zeros(bits.shape, jnp.uint32)
+        for axis in range(bits.ndim):  # a number of each place, that of few others
+            step = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+            places = places * jnp.uint32(1_000_003) + step
+        mixed = (bits ^ (places * jnp.uint32(2_654_435_761))) * jnp.uint32(2_246_822_519)
+        mixed = mixed ^ (mixed >> 15)
+        return jnp.sum(bits, dtype=jnp.uint32), jnp.sum(mixed, dtype=jnp.uint32)
+
+    flat = jax.tree_util.tree_flatten_with_path(params)[0]
+    of_all = jax.jit(lambda leaves: list(map(sums, leaves)))
+    found = jax.device_get(of_all([leaf for _, leaf in flat]))
+    text = [
+        ["/".join(str(key.key) for key in path), leaf.shape, str(leaf.dtype), *map(int, pair)]
+        for (path, leaf), pair in zip(flat, found, strict=True)
+    ]
+    return hashlib.sha256(repr(text).encode()).hexdigest()[:16]

@@ -1,0 +1,158 @@
+"""What a teacher cache holds of a target token, and how that is written as bytes.
+
+| of each target token | bytes |
+|---|---|
+| is no teacher logit larger than the label's? | 1/8 |
+| log-prob of the label, unless `label_log_probs` is False | 4, 2 or 1 |
+| ids of the k likeliest tokens | 2 k, or 4 k for more than 65,536 ids |
+| their log-probs | 4 k, 2 k or k |
+| log of what they leave to the other tokens, if there are others | 4, 2 or 1 |
+
+Rounded log-probs are multiples of a step: a log-prob of at least the floor is off by at most half a
+step, one below is taken for the floor.
+
+| dtype | step | largest error | floor: probabilities below this count as this |
+|---|---|---|---|
+| float32 | – | 0 | none |
+| uint16 | 32 / 65535 | 0.00025 nats | e^-32 = 1.3e-14 |
+| uint8 | 16 / 255 | 0.032 nats | e^-16 = 1.2e-7 |
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from cascade_jax.names import did_you_mean
+
+FLOORS = {"float32": None, "uint16": 32.0, "uint8": 16.0}
+MORE_NEED = {  # of a loss, see `variants.Loss.teacher_need`
+    "most likely token": "the teacher's most likely token",
+    "distribution": "the teacher's distribution",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenFacts:
+    """What is known of the teacher on T target tokens; what is not held is None.
+
+    Attributes:
+      label_is_best: whether no token has a larger teacher logit than the label.
+      label_log_probs: of the label, in nats.
+      ids, log_probs: of the k likeliest tokens, the likeliest first.
+      log_tail: log of what the k leave to the other tokens; None where there are no others.
+    """
+
+    label_is_best: Bool[np.ndarray, " T"]
+    label_log_probs: Float[np.ndarray, " T"] | None = None
+    ids: Int[np.ndarray, "T k"] | None = None
+    log_probs: Float[np.ndarray, "T k"] | None = None
+    log_tail: Float[np.ndarray, " T"] | None = None
+
+    def __getitem__(self, tokens) -> "TokenFacts":
+        return TokenFacts(
+            *(
+                None if (found := getattr(self, field.name)) is None else found[tokens]
+                for field in dataclasses.fields(self)
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Holding:
+    """What a cache holds.
+
+    Attributes:
+      vocab_size: number of token ids of the teacher.
+      top_k: so many of the likeliest tokens; 0 for none.
+      dtype: of log-probs, see the head of this file.
+      label_log_probs: whether those of the labels are held.
+    """
+
+    vocab_size: int
+    top_k: int = 0
+    dtype: str = "float32"
+    label_log_probs: bool = True
+
+    def __post_init__(self):
+        if type(self.top_k) is not int or not 0 <= self.top_k <= self.vocab_size:
+            raise ValueError(
+                f"top_k is {self.top_k!r}; must be 0 (none) to {self.vocab_size}, the vocabulary "
+                "of the teacher"
+            )
+        if self.dtype not in FLOORS:
+            hint = did_you_mean(str(self.dtype), FLOORS)
+            raise ValueError(f"dtype is {self.dtype!r}; must be one of {list(FLOORS)}{hint}")
+        if type(self.label_log_probs) is not bool:
+            raise ValueError(f"label_log_probs is {self.label_log_probs!r}; must be True or False")
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether the k leave tokens out."""
+        return 0 < self.top_k < self.vocab_size
+
+    @property
+    def largest_error(self) -> float:
+        """Of a log-prob above the floor, in nats."""
+        return self._step / 2 if FLOORS[self.dtype] else 0.0
+
+    @property
+    def _step(self) -> float:
+        return FLOORS[self.dtype] / np.iinfo(self.dtype).max
+
+    def lacks(self, need: str) -> str | None:
+        """What a loss of this `teacher_need` would miss, in words; None if nothing."""
+        return MORE_NEED.get(need) if self.top_k == 0 else None
+
+    def num_bytes(self, tokens: int) -> int:
+        """Length of `encode`'s result."""
+        parts = self._parts(tokens)
+        return -(-tokens // 8) + sum(np.dtype(kind).itemsize * n for kind, n in parts.values())
+
+    def _parts(self, tokens: int) -> dict[str, tuple[str, int]]:
+        """After the bits: (dtype, count) of what follows, in order."""
+        kind = self.dtype if FLOORS[self.dtype] else "<f4"
+        kind = {"uint16": "<u2", "uint8": "u1"}.get(kind, kind)
+        parts = {"label_log_probs": (kind, tokens)} if self.label_log_probs else {}
+        if self.top_k:
+            ids = "<u2" if self.vocab_size <= 1 << 16 else "<u4"
+            parts["ids"] = (ids, tokens * self.top_k)
+            parts["log_probs"] = (kind, tokens * self.top_k)
+        if self.has_tail:
+            parts["log_tail"] = (kind, tokens)
+        return parts
+
+    def encode(self, facts: TokenFacts) -> bytes:
+        """Facts of consecutive tokens as bytes."""
+        tokens = len(facts.label_is_best)
+        found = [np.packbits(facts.label_is_best).tobytes()]
+        for name, (kind, _) in self._parts(tokens).items():
+            values = getattr(facts, name)
+            codes = values if name == "ids" else self._rounded(values)
+            found.append(np.ascontiguousarray(codes).astype(kind).tobytes())
+        return b"".join(found)
+
+    def decode(self, record: bytes, tokens: int) -> TokenFacts:
+        """The inverse of `encode`, up to the rounding; log-probs stay codes until `unrounded`."""
+        bits = np.frombuffer(record, np.uint8, -(-tokens // 8))
+        found = {"label_is_best": np.unpackbits(bits, count=tokens).astype(bool)}
+        start = len(bits)
+        for name, (kind, count) in self._parts(tokens).items():
+            values = np.frombuffer(record, kind, count, offset=start)
+            wide = name in ("ids", "log_probs")
+            found[name] = values.reshape(tokens, self.top_k) if wide else values
+            start += values.nbytes
+        return TokenFacts(**found)
+
+    def unrounded(self, codes: np.ndarray) -> Float[np.ndarray, "..."]:
+        """Log-probs, float32, of what `decode` gives."""
+        if FLOORS[self.dtype] is None:
+            return codes
+        values = np.arange(np.iinfo(self.dtype).max + 1) * -self._step
+        return values.astype(np.float32)[codes]
+
+    def _rounded(self, log_probs: np.ndarray) -> np.ndarray:
+        if FLOORS[self.dtype] is None:
+            return log_probs
+        steps = np.rint(np.asarray(log_probs, np.float64) / -self._step)
+        return np.clip(steps, 0, np.iinfo(self.dtype).max)

@@ -1,0 +1,201 @@
+"""What a teacher cache is of, and whether that is what a run would see."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import seqio
+
+import cascade_jax
+from cascade_jax.data import example_keys, features, pipeline
+from cascade_jax.parallel import hosts
+from cascade_jax.runs import checkpoints, parameters, run_folder
+from cascade_jax.teacher_cache.format import Holding
+from cascade_jax.teacher_cache.shards import COMPLETE, FINGERPRINT, TeacherCacheError, read_json
+
+FORMAT = 1  # of the files
+# A teacher says the same under these.
+_FREE_MODEL = ("dropout_rate", "remat", "scan_layers", "query_chunk")
+_SAMPLE = 8  # examples of each task that must be the same at the start
+_TOLD = ("teacher.folder", "teacher.parameters", "version")  # not compared
+
+
+def command(folder: str | Path, top_k: int | None = None) -> str:
+    """How a cache is made, for messages."""
+    more = f" --gin.CACHE_TOP_K={top_k}" if top_k is not None else ""
+    return (
+        "`cascade-jax cache-teacher` with the gin files and flags of this run"
+        f" and --gin.TEACHER_CACHE=\"'{folder}'\"{more}"
+    )
+
+
+def making_flags(there: Mapping[str, Any]) -> str:
+    """The flags that a cache was begun with, for messages."""
+    holding = there["holding"]
+    return (
+        f"--gin.CACHE_TOP_K={holding['top_k']} --gin.CACHE_DTYPE=\"'{holding['dtype']}'\""
+        f" --gin.CACHE_LABEL_LOG_PROBS={holding['label_log_probs']}"
+        f" --gin.CACHE_BATCH_SIZE={there['batch_size']}"
+        f" --gin.CACHE_SHARD_ROWS={there['shard_rows']}"
+    )
+
+
+def of_teacher(config: Any, output_dir: Path) -> dict[str, Any]:
+    """The teacher of a TrainRun or CacheConfig; step and time are None where its run is not there.
+
+    Args:
+      config: has `teacher`, `teacher_run` and `teacher_checkpoint`.
+      output_dir: where runs are by name.
+    """
+    model = run_folder.describe(config.teacher)
+    folder = run_folder.resolve(output_dir, config.teacher_run)
+    saved_at = parameters.saved_at(folder, config.teacher_checkpoint)
+    step = None if saved_at is None else checkpoints.chosen_step(folder, config.teacher_checkpoint)
+    kept = {key: value for key, value in model.items() if key not in _FREE_MODEL}
+    return {"folder": str(folder.absolute()), "model": kept, "step": step, "saved_at": saved_at}
+
+
+def of_data(
+    data: pipeline.DataConfig, mixture: pipeline.OpenMixture, splits: Sequence[str]
+) -> dict[str, Any]:
+    """The examples that a run reads of these splits, the first of which is trained on.
+
+    Raises:
+      ValueError: a task makes its examples anew each time around, so that none can be kept.
+    """
+    first = {}
+    for name, task in mixture.tasks_with(splits[0]).items():
+        first[name] = _first(task, data, splits[0], seed=0)
+        is_told = features.told(task.preprocessors) & {"seed", "seeds"}
+        if is_told or _first(task, data, splits[0], seed=1) != first[name]:
+            raise TeacherCacheError(
+                f"task {name!r} of mixture {mixture.name!r} makes other examples of its rows each "
+                "time around, by a random seed; no cache can hold them. Train with the teacher "
+                "itself (no TEACHER_CACHE), or leave the task out"
+            )
+    fields = ("mixture", "input_length", "target_length", "architecture")
+    return {
+        **{field: getattr(data, field) for field in fields},
+        "vocabulary": mixture.fingerprint,
+        "rows": {split: mixture.data_fingerprints(split) for split in splits},
+        "examples": first,
+    }
+
+
+def _first(task: seqio.Task, data: pipeline.DataConfig, split: str, seed: int) -> str:
+    """A hash of a task's first examples: that of another prompt is another."""
+    trim = features.sequence_length(data.input_length, data.target_length)
+    rows = task.get_dataset(trim, split=split, shuffle=False, seed=seed, try_in_mem_cache=False)
+    rows = features.converter(architecture=data.architecture)(rows.take(_SAMPLE), trim)
+    found = hashlib.sha256()
+    for batch in rows.batch(_SAMPLE).as_numpy_iterator():
+        for example in example_keys.examples_of(batch, data.architecture):
+            found.update(example.key)
+    return found.hexdigest()[:16]
+
+
+def of_making(holding: Mapping[str, Any], **others: Any) -> dict[str, Any]:
+    """What a cache holds and how it is divided, beside what it is of."""
+    return {"format": FORMAT, "version": cascade_jax.__version__, "holding": dict(holding)} | others
+
+
+def digest(fingerprint: Mapping[str, Any]) -> str:
+    """A short hash of what is compared."""
+    text = json.dumps(_compared(fingerprint), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _compared(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    # Through JSON, as what was read from a file has gone.
+    facts = hosts.flat(json.loads(json.dumps(fingerprint)))
+    return {key: value for key, value in facts.items() if key not in _TOLD}
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What differs, as text: `teacher.step is 400 there and 500 here`."""
+    theirs, ours = _compared(there), _compared(here)
+    return [
+        f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
+        for key in sorted(theirs.keys() | ours.keys())
+        if theirs.get(key) != ours.get(key)
+    ]
+
+
+def check_run(run: Any, output_dir: Path, mixture: pipeline.OpenMixture) -> dict[str, Any]:
+    """Refuses a cache that is not of a run's teacher and data, or holds too little for its loss.
+
+    Args:
+      run: a TrainRun with a `teacher_cache`.
+      output_dir: where runs are by name.
+      mixture: that of the run.
+
+    Returns:
+      The cache's fingerprint.
+
+    Raises:
+      TeacherCacheError: says what is wrong and how to make the right one.
+    """
+    folder = Path(run.teacher_cache)
+    label = f"run {run.name!r}: teacher cache {folder}"
+    there = read_json(folder, FINGERPRINT)
+    if there is None:
+        raise TeacherCacheError(f"{label} is not there; make it: {command(folder)}")
+    splits = ["train", *{run.eval_split} - {None, "train"}]
+    here = {
+        "format": FORMAT,
+        "teacher": of_teacher(run, output_dir),
+        "data": of_data(run.data, mixture, splits),
+    }
+    of_run = {key: there[key] for key in here if key in there}
+    if here["teacher"]["saved_at"] is None:  # its run is elsewhere; the cache knows which it was
+        here["teacher"] |= {key: there["teacher"][key] for key in ("step", "saved_at")}
+    missing = sorted(set(splits) - set(of_run.get("data", {}).get("rows", splits)))
+    if missing:
+        raise TeacherCacheError(
+            f"{label} holds nothing of split {missing[0]!r}; make one that does: {command(folder)}"
+        )
+    if "data" in of_run:  # splits that this run does not read
+        rows = {split: of_run["data"]["rows"][split] for split in splits}
+        of_run["data"] = of_run["data"] | {"rows": rows}
+    found = differences(of_run, here)
+    if found:
+        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        raise TeacherCacheError(
+            f"{label} is that of another run: {'; '.join(found[:3])}{more}. Name this run's "
+            "TEACHER_CACHE, or make it in another folder: " + command(f"{folder}_2")
+        )
+    _check_holds(run, label, there)
+    if read_json(folder, COMPLETE) is None:
+        raise TeacherCacheError(
+            f"{label} is not finished; finish it: {command(folder)} {making_flags(there)}"
+        )
+    return there
+
+
+def _check_holds(run: Any, label: str, there: Mapping[str, Any]) -> None:
+    folder = Path(run.teacher_cache)
+    lacking = Holding(**there["holding"]).lacks(run.loss.teacher_need)
+    if lacking is not None:
+        raise TeacherCacheError(
+            f"{label} holds only whether the teacher is right, and {type(run.loss).__name__} needs "
+            f"{lacking}; make one that holds it: {command(f'{folder}_top_64', 64)}"
+        )
+    rows = run.eval_batches * run.data.batch_size
+    if run.eval_split is not None and there["eval_rows"] < rows:
+        raise TeacherCacheError(
+            f"{label} holds {there['eval_rows']} rows of split {run.eval_split!r}, and this run "
+            f"evaluates on {rows} (eval_batches {run.eval_batches} * batch_size "
+            f"{run.data.batch_size}); make one with as many: {command(f'{folder}_2')}"
+        )
+
+
+def text_of(mixture: pipeline.OpenMixture, example: example_keys.PlacedExample) -> str:
+    """An example in words, for messages: the beginnings of its input and target."""
+    shown = []
+    for name, ids in (("inputs", example.inputs), ("targets", example.targets)):
+        text = mixture.vocabulary.decode(list(itertools.islice(map(int, ids), 60)))
+        shown.append(f"{name} {text[:80]!r}")
+    return " and ".join(shown)

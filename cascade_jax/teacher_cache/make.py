@@ -1,0 +1,389 @@
+"""Runs a teacher once over a mixture and keeps what it says of every target token.
+
+Training then looks it up (`teacher_cache/batches.py`) and needs no teacher. The training split is
+read once in file order, whole; of the held-out split the examples that training evaluates on.
+"""
+
+import collections
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from jax.sharding import Mesh
+
+from cascade_jax import files
+from cascade_jax.data import example_keys, pipeline, placement
+from cascade_jax.models import families
+from cascade_jax.parallel import hosts, rules
+from cascade_jax.parallel import rules as rules_lib
+from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.runs import identity as identity_lib
+from cascade_jax.runs import run_folder
+from cascade_jax.runs.folder_lock import FolderLock
+from cascade_jax.runs.watchdog import Watchdog, check_hang_seconds
+from cascade_jax.teacher_cache import facts as teacher_facts
+from cascade_jax.teacher_cache import identity as cache_identity
+from cascade_jax.teacher_cache.format import Holding, TokenFacts
+from cascade_jax.teacher_cache.shards import (
+    COMPLETE,
+    FINGERPRINT,
+    Shard,
+    ShardWriter,
+    TeacherCacheError,
+    read_json,
+    shards_in,
+)
+from cascade_jax.training import run as one_run
+
+NAME = "cache-teacher"
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheConfig:
+    """Which teacher says what of which examples.
+
+    Attributes:
+      folder: of the cache; the same that training is given.
+      teacher: config of the teacher.
+      teacher_run: name (in `experiment_dir`) or folder of its run.
+      experiment_dir: the output folder of `cascade-jax train`.
+      data: as in training; it may pack, the cache is of single examples.
+      teacher_checkpoint: "best" or "last" of its run.
+      teacher_rules: how it is split over the mesh, see `parallel/rules.py`.
+      mesh: the device mesh.
+      top_k, dtype, label_log_probs: what is kept beside whether the teacher is right: see
+        `teacher_cache_format.Holding`.
+      eval_split: the held-out split; None for none.
+      eval_batches: of it, so many batches of `data.batch_size` are kept, as training takes them.
+      batch_size: rows that the teacher reads at once; None for that of `data`.
+      shard_rows: about so many rows are in a group, which is done again if it is interrupted.
+      hang_seconds: a command without progress for so long is ended; None to wait for ever.
+    """
+
+    folder: str
+    teacher: families.ModelConfig
+    teacher_run: str
+    experiment_dir: str
+    data: pipeline.DataConfig
+    teacher_checkpoint: str = "best"
+    teacher_rules: str | rules.Table = rules_lib.DEFAULT
+    mesh: MeshConfig = MeshConfig()
+    top_k: int = 0
+    dtype: str = "float32"
+    label_log_probs: bool = True
+    eval_split: str | None = "validation"
+    eval_batches: int = 16
+    batch_size: int | None = None
+    shard_rows: int = 65_536
+    hang_seconds: float | None = 1800.0
+
+    def __post_init__(self):
+        if not self.folder or not isinstance(self.folder, str):
+            raise ValueError(
+                f"the folder of the teacher cache is {self.folder!r}; give it, e.g. "
+                "--gin.TEACHER_CACHE=\"'runs/demo/teacher_cache'\""
+            )
+        if self.teacher is None or self.teacher_run is None:
+            raise ValueError("there is no teacher to run; give teacher and teacher_run")
+        rules.table(self.teacher_rules)
+        for field in ("eval_batches", "shard_rows", "batch_size"):
+            value = getattr(self, field)
+            if (type(value) is not int or value < 1) and (field, value) != ("batch_size", None):
+                raise ValueError(f"{field} is {value!r}; must be an integer of at least 1")
+        check_hang_seconds(self.hang_seconds)
+        families.check_reads(self.teacher, self.data.architecture, pack=False)
+        self.holding()
+
+    def holding(self) -> Holding:
+        """What is kept."""
+        size = self.teacher.vocab_size
+        return Holding(size, self.top_k, self.dtype, self.label_log_probs)
+
+    @property
+    def name(self) -> str:
+        """In messages."""
+        return NAME
+
+    @property
+    def run_folders(self) -> list[str]:
+        """Where the config is written to."""
+        return [self.folder]
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that the teacher reads at once."""
+        return self.batch_size or self.data.batch_size
+
+    @property
+    def unpacked(self) -> pipeline.DataConfig:
+        """The data as the teacher reads it."""
+        return dataclasses.replace(self.data, pack=False, batch_size=self.rows_at_once)
+
+    def splits(self) -> dict[str, int | None]:
+        """By split, how many rows of it are kept; None for all."""
+        held_out = {} if self.eval_split is None else {self.eval_split: self._eval_rows}
+        return held_out | {"train": None}
+
+    @property
+    def _eval_rows(self) -> int:
+        return self.eval_batches * self.data.batch_size
+
+
+def check(config: CacheConfig) -> None:
+    """Refuses what can be refused before anything is written.
+
+    Raises:
+      ValueError: if mesh, batch or vocabulary does not fit, a task has no fixed examples, the
+        folder holds another cache, or hosts have different configs or code.
+    """
+    hosts.agree("configs", identity_lib.of_config(config))
+    hosts.agree("versions of the code", identity_lib.of_code())
+    _opened(config, config.mesh.build())
+
+
+def _opened(config: CacheConfig, mesh: Mesh) -> tuple[pipeline.OpenMixture, dict[str, Any]]:
+    """The mixture, and the fingerprint of the cache but for the parameters' digest."""
+    rules.check_batch_size("batch_size", config.rows_at_once, mesh, config.teacher_rules)
+    mixture = pipeline.open_mixture(config.data)
+    run_folder.check_vocabulary(NAME, config.teacher.vocab_size, mixture)
+    splits = [split for split in config.splits() if split != "train"]
+    wanted = cache_identity.of_making(
+        dataclasses.asdict(config.holding()),
+        teacher=cache_identity.of_teacher(config, Path(config.experiment_dir)),
+        data=cache_identity.of_data(config.data, mixture, ["train", *splits]),
+        eval_rows=0 if config.eval_split is None else config._eval_rows,
+        batch_size=config.rows_at_once,
+        shard_rows=config.shard_rows,
+    )
+    there = read_json(Path(config.folder), FINGERPRINT)
+    found = cache_identity.differences(there, wanted) if there is not None else []
+    if found:
+        begun = wanted | {key: there.get(key) for key in ("holding", "batch_size", "shard_rows")}
+        go_on = ""
+        if not cache_identity.differences(there, begun):
+            go_on = f", or give what it was begun with: {cache_identity.making_flags(there)}"
+        raise TeacherCacheError(
+            f"{config.folder} holds another teacher cache: {'; '.join(found[:3])}. Choose another "
+            f"folder (TEACHER_CACHE), or delete it{go_on}"
+        )
+    return mixture, wanted
+
+
+def make(config: CacheConfig, mesh: Mesh | None = None) -> None:
+    """Makes the cache, or what is missing of it.
+
+    Args:
+      config: what of.
+      mesh: the device mesh; None builds the config's.
+
+    Raises:
+      ValueError: see `check`; the teacher is not there or not at its end, or says NaN.
+      hosts.Stopped: asked to; whole shards are kept.
+    """
+    mesh = config.mesh.build() if mesh is None else mesh
+    mixture, fingerprint = _opened(config, mesh)
+    folder = Path(config.folder)
+    hosts.agree("data or teachers", fingerprint)
+    with FolderLock(folder, hosts.is_first()), hosts.StopSignal() as stop:
+        done = shards_in(folder, cache_identity.digest(fingerprint))
+        hosts.agree("finished shards", {"names": sorted(done)})
+        complete = read_json(folder, COMPLETE)
+        if complete is not None and complete["shards"].keys() <= done.keys():
+            hosts.say(f"{folder} is complete, nothing to do\n{_summary(complete)}")
+            return
+        kept = f"whole shards stay in {folder}"
+        with Watchdog(NAME, "", config.hang_seconds, folder, lambda: kept) as watchdog:
+            _Maker(config, mesh, mixture, fingerprint, done, stop, watchdog).run()
+
+
+class _Maker:
+    """The making of one cache."""
+
+    def __init__(self, config, mesh, mixture, fingerprint, done, stop, watchdog):
+        self._config, self._mixture = config, mixture
+        self._folder, self._holding = Path(config.folder), config.holding()
+        self._fingerprint, self._done, self._stop = fingerprint, set(done), stop
+        self._watchdog = watchdog
+        self._sharding = rules.batch_sharding(mesh)
+        data = config.unpacked
+        self._part = placement.host_shard(self._sharding, data.batch_size, data.row_length)
+        self._is_writer = placement.is_first_holder(self._sharding, data.batch_size)
+        self._mesh = mesh
+        self._batches_in_group = -(-config.shard_rows // data.batch_size)
+        self._num_groups: dict[str, int] = {}  # by split
+
+    def run(self) -> None:
+        """Does what is missing, then writes that it is complete."""
+        config, folder = self._config, self._folder
+        teacher, params = one_run.load_teacher(
+            config, Path(config.experiment_dir), self._mesh, self._mixture.fingerprint
+        )
+        self._claim(teacher_facts.digest(params))
+        facts_fn = teacher_facts.make_facts_fn(
+            teacher, self._holding, self._mesh, config.teacher_rules
+        )
+        for split, max_rows in config.splits().items():
+            self._split(split, max_rows, lambda batch: facts_fn(params, batch))
+        hosts.all_here("the teacher cache's last shard")
+        if not hosts.is_first():
+            return
+        shards = self._whole_shards()
+        complete = {
+            "shards": {name: facts["bytes"] for name, facts in shards.items()},
+            "splits": {split: _total(shards, split) for split in config.splits()},
+        }
+        files.write_text(folder / COMPLETE, json.dumps(complete, indent=2) + "\n")
+        hosts.say(_summary(complete))
+
+    def _whole_shards(self) -> dict[str, dict]:
+        """The shards of all groups, with their facts.
+
+        Of a group that another number of hosts began and did not end some parts may be there, too.
+
+        Raises:
+          TeacherCacheError: not all that the hosts wrote is here.
+        """
+        shards = shards_in(self._folder, cache_identity.digest(self._fingerprint))
+        found = {}
+        for split, count in self._num_groups.items():
+            whole = _whole_groups(shards, split)
+            missing = [group for group in range(count) if group not in whole]
+            if missing:
+                raise TeacherCacheError(
+                    f"{self._folder}: of group {missing[0]} of split {split!r} not all parts are "
+                    f"here ({len(missing)} of {count} groups), though every host has written its "
+                    "own. The folder must be one for all hosts; if it is, start the same command "
+                    "again"
+                )
+            for name, facts in shards.items():
+                shard = Shard.of(name)
+                if shard.split == split and whole.get(shard.group) == shard.parts:
+                    found[name] = facts
+        return found
+
+    def _claim(self, parameters: str) -> None:
+        """Writes the fingerprint; refuses a teacher of other parameters than the shards there."""
+        there = read_json(self._folder, FINGERPRINT)
+        before = there and there["teacher"]["parameters"]
+        if before not in (None, parameters):
+            raise TeacherCacheError(
+                f"{self._folder} holds another teacher cache: teacher.parameters is {before!r} "
+                f"there and {parameters!r} here. Choose another folder (TEACHER_CACHE), or delete "
+                "it"
+            )
+        if hosts.is_first():
+            (self._folder / COMPLETE).unlink(missing_ok=True)
+            for file in self._folder.glob(".*.tmp"):  # of one that was killed
+                file.unlink(missing_ok=True)
+            teacher = self._fingerprint["teacher"] | {"parameters": parameters}
+            fingerprint = self._fingerprint | {"teacher": teacher}
+            files.write_text(self._folder / FINGERPRINT, json.dumps(fingerprint, indent=2) + "\n")
+        hosts.all_here("the teacher cache's folder")
+
+    def _split(self, split: str, max_rows: int | None, facts_of: Callable) -> None:
+        """Does the groups of a split that are missing."""
+        # The devices work on a batch while the one before is written.
+        batches = _one_behind(self._batches(split, max_rows, facts_of))
+        for group, members in itertools.groupby(batches, key=lambda batch: batch[0]):
+            shard = Shard(split, group, self._part.index, self._part.num_shards)
+            fingerprint = cache_identity.digest(self._fingerprint)
+            if not self._is_writer:  # another host has the same rows
+                collections.deque(members, maxlen=0)
+                continue
+            with ShardWriter(self._folder, shard, self._holding, fingerprint) as writer:
+                for _, rows, found in members:
+                    for example in self._examples(rows, found, split):
+                        writer.add(*example)
+            self._done.add(shard.name)
+
+    def _batches(self, split: str, max_rows: int | None, facts_of: Callable) -> Iterator[tuple]:
+        """(group, this host's rows, facts on devices) of the batches of missing groups."""
+        config, size = self._config, self._batches_in_group
+        done = _whole_groups(self._done, split)
+        first = next(group for group in range(len(done) + 1) if group not in done) * size
+        self._num_groups[split] = first // size
+        bar = tqdm.tqdm(
+            desc=f"{NAME} {split}",
+            unit=" rows",
+            initial=first * config.rows_at_once,
+            disable=None if hosts.is_first() else True,  # unless in a terminal
+        )
+        data = config.unpacked
+        self._watchdog.progress(f"reading split {split!r} up to batch {first + 1}", True)
+        with bar:
+            for number, rows in enumerate(
+                pipeline.rows_once(data, self._sharding, split, max_rows, first), start=first
+            ):
+                self._watchdog.progress(f"batch {number + 1} of split {split!r}", number == first)
+                if self._stop.asked():
+                    raise hosts.Stopped(
+                        f"asked to stop while at split {split!r}; whole shards stay in "
+                        f"{self._folder}. The same command goes on from there"
+                    )
+                bar.update(data.batch_size)
+                self._num_groups[split] = number // size + 1
+                if number // size not in done:
+                    batch = placement.to_global_batch(
+                        rows, self._sharding, data.batch_size, data.architecture
+                    )
+                    yield number // size, rows, facts_of(batch)
+
+    def _examples(
+        self, rows: Mapping[str, np.ndarray], found: Mapping[str, jax.Array], split: str
+    ) -> Iterator[tuple[bytes, TokenFacts, np.ndarray]]:
+        """Key, facts and labels' log-probs of each example of a batch."""
+        facts = {name: teacher_facts.own_rows(array) for name, array in found.items()}
+        for example in example_keys.examples_of(rows, self._config.data.architecture):
+            here = {name: array[example.row, example.places] for name, array in facts.items()}
+            log_probs = here["label_log_probs"]
+            if np.isnan(log_probs).any():
+                raise TeacherCacheError(
+                    f"the teacher says NaN of an example of split {split!r}: "
+                    f"{cache_identity.text_of(self._mixture, example)}; its parameters or its "
+                    "dtype can't be right"
+                )
+            yield example.key, TokenFacts(**here), log_probs
+
+
+def _one_behind(items: Iterator) -> Iterator:
+    """The same items, each given out when the next has been made."""
+    before = []
+    for item in items:
+        before.append(item)
+        if len(before) > 1:
+            yield before.pop(0)
+    yield from before
+
+
+def _whole_groups(names: Iterable[str], split: str) -> dict[int, int]:
+    """The groups of a split whose parts are all there, and how many parts each has."""
+    shards = [shard for shard in map(Shard.of, names) if shard.split == split]
+    found = collections.Counter((shard.group, shard.parts) for shard in shards)
+    return {group: parts for (group, parts), count in found.items() if count == parts}
+
+
+def _total(shards: Mapping[str, Mapping[str, Any]], split: str) -> dict[str, Any]:
+    """Sums over the shards of a split."""
+    own = [facts for name, facts in shards.items() if Shard.of(name).split == split]
+    keys = ("examples", "tokens", "right", "log_probs", "bytes", "index_bytes")
+    return {key: sum(facts[key] for facts in own) for key in keys}
+
+
+def _summary(complete: Mapping[str, Any]) -> str:
+    lines = []
+    for split, total in complete["splits"].items():
+        tokens = max(total["tokens"], 1)
+        num_bytes = total["bytes"] + total["index_bytes"]
+        lines.append(
+            f"{split}: {total['examples']:,} examples, {total['tokens']:,} target tokens; the "
+            f"teacher is right on {100 * total['right'] / tokens:.2f} %, cross-entropy "
+            f"{-total['log_probs'] / tokens:.4f} nats a token; {num_bytes / 1e6:.2f} MB, "
+            f"{num_bytes / tokens:.2f} bytes a token"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,302 @@
+"""The files of a teacher cache: written shard by shard, read by the keys of examples.
+
+    fingerprint.json            what it is of, written first
+    train-00000-0-of-1.array_record   facts of examples, several in a record
+    train-00000-0-of-1.index.npz      their keys and numbers of tokens; a shard without is not there
+    complete.json               the shards and their sizes, written last
+
+A shard is of one group of consecutive batches of a split, and of the rows of one of the hosts. What
+is written appears whole or not at all, so that whoever makes the cache may be killed at any moment.
+"""
+
+import contextlib
+import dataclasses
+import json
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cascade_jax import files
+from cascade_jax.data.example_keys import KEY_BYTES
+from cascade_jax.teacher_cache.format import Holding, TokenFacts
+
+FINGERPRINT, COMPLETE = "fingerprint.json", "complete.json"
+_RECORDS, _INDEX = ".array_record", ".index.npz"
+_RECORD_BYTES = 4096  # about; one example that has more has a record of its own
+_OPTIONS = "group_size:1,zstd:1"
+_AT_RANDOM = "readahead_buffer_size:0,max_parallelism:0"
+# What reading an index that is not whole may raise.
+_NOT_WHOLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+class TeacherCacheError(ValueError):
+    """A teacher cache is not there, not whole, or not that of this run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One shard's place among the others.
+
+    Attributes:
+      split: e.g. "train".
+      group: number of the group of batches.
+      part, parts: the hosts' rows of each batch are so many parts, and this is which.
+    """
+
+    split: str
+    group: int
+    part: int
+    parts: int
+
+    @property
+    def name(self) -> str:
+        """File name without its ending."""
+        return f"{self.split}-{self.group:05d}-{self.part}-of-{self.parts}"
+
+    @classmethod
+    def of(cls, name: str) -> "Shard":
+        """The inverse of `name`."""
+        split, group, part, _, parts = name.rsplit("-", 4)
+        return cls(split, int(group), int(part), int(parts))
+
+
+class ShardWriter:
+    """Takes the examples of one shard. Use as a context, whose end puts the shard in its place.
+
+    Args:
+      folder: of the cache.
+      shard: which.
+      holding: what is kept of `facts`.
+      fingerprint: digest of the cache's.
+    """
+
+    def __init__(self, folder: Path, shard: Shard, holding: Holding, fingerprint: str):
+        self._place, self._holding = folder / shard.name, holding
+        self._fingerprint = fingerprint
+        self._keys, self._tokens, self._first = [], [], [0]
+        self._known, self._block = set(), []
+        self._right, self._log_probs = 0, 0.0
+        self._file = files.replacing(f"{self._place}{_RECORDS}")
+
+    def __enter__(self) -> "ShardWriter":
+        from array_record.python import array_record_module
+
+        self._temporary = self._file.__enter__()
+        try:
+            self._records = array_record_module.ArrayRecordWriter(str(self._temporary), _OPTIONS)
+        except RuntimeError as error:
+            raise self._write_error(error) from error
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if kind is not None:
+            with contextlib.suppress(RuntimeError):  # a full disk, which `error` tells of
+                self._records.close()
+            self._file.__exit__(kind, error, traceback)
+            return
+        try:
+            if self._block:
+                self._end_record()
+            self._records.close()
+        except (RuntimeError, OSError) as failure:
+            self._file.__exit__(type(failure), failure, None)
+            if isinstance(failure, OSError):
+                raise
+            raise self._write_error(failure) from failure
+        num_bytes = self._temporary.stat().st_size
+        self._file.__exit__(None, None, None)
+        self._write_index(num_bytes)
+
+    def _write_error(self, error: RuntimeError) -> OSError:
+        return OSError(f"{self._place}{_RECORDS} could not be written: {error}")
+
+    def add(self, key: bytes, facts: TokenFacts, label_log_probs: np.ndarray) -> None:
+        """Adds an example, unless the shard has it.
+
+        Args:
+          key: of the example.
+          facts: of its target tokens.
+          label_log_probs: for the summary, whether or not they are held.
+        """
+        if key in self._known:
+            return
+        self._known.add(key)
+        self._keys.append(key)
+        self._tokens.append(len(facts.label_is_best))
+        self._block.append(facts)
+        self._right += int(facts.label_is_best.sum())
+        self._log_probs += float(label_log_probs.sum(dtype=np.float64))
+        if self._holding.num_bytes(sum(self._tokens[self._first[-1] :])) >= _RECORD_BYTES:
+            self._end_record()
+
+    def _end_record(self) -> None:
+        """Writes the examples since the last record as one."""
+        columns = {}
+        for field in dataclasses.fields(TokenFacts):
+            values = [getattr(facts, field.name) for facts in self._block]
+            columns[field.name] = None if values[0] is None else np.concatenate(values)
+        try:
+            self._records.write(self._holding.encode(TokenFacts(**columns)))
+        except RuntimeError as error:
+            raise self._write_error(error) from error
+        self._first.append(len(self._keys))
+        self._block = []
+
+    def _write_index(self, num_bytes: int) -> None:
+        facts = {
+            "fingerprint": self._fingerprint,
+            "bytes": num_bytes,
+            "examples": len(self._keys),
+            "tokens": sum(self._tokens),
+            "right": self._right,
+            "log_probs": self._log_probs,
+        }
+        with files.replacing(f"{self._place}{_INDEX}") as temporary, open(temporary, "wb") as file:
+            np.savez(
+                file,
+                keys=np.frombuffer(b"".join(self._keys), np.uint8).reshape(-1, KEY_BYTES),
+                tokens=np.array(self._tokens, np.uint32),
+                first=np.array(self._first, np.uint32),
+                facts=np.array(json.dumps(facts)),
+            )
+
+
+# ------------------------------------------------------------------ finding
+
+
+def shards_in(folder: Path, fingerprint: str) -> dict[str, dict]:
+    """The whole shards of a folder by name, with the facts of each; those of another cache not."""
+    found = {}
+    for file in sorted(folder.glob(f"*{_INDEX}")):
+        name = file.name.removesuffix(_INDEX)
+        try:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as index:
+                facts = json.loads(str(index["facts"]))
+            size = (folder / f"{name}{_RECORDS}").stat().st_size
+        except _NOT_WHOLE:
+            continue  # made anew
+        if facts["fingerprint"] == fingerprint and facts["bytes"] == size:
+            facts["index_bytes"] = file.stat().st_size
+            found[name] = facts
+    return found
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any] | None:
+    """A JSON file of a cache; None if it is not there."""
+    try:
+        return json.loads((folder / name).read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise TeacherCacheError(f"{folder / name} is damaged: {error}") from None
+
+
+class CacheReader:
+    """Finds facts by the keys of examples.
+
+    Args:
+      folder: of a complete cache.
+      holding: what it holds.
+      remedy: what to do about a shard that is gone or damaged, for messages.
+
+    Raises:
+      TeacherCacheError: a shard is missing, cut off or damaged (which).
+    """
+
+    def __init__(self, folder: Path, holding: Holding, remedy: str):
+        self._folder, self._holding, self._remedy = folder, holding, remedy
+        self._readers = {}
+        sizes = read_json(folder, COMPLETE)["shards"]
+        self._names = sorted(sizes)
+        indexes = [self._index(name, sizes[name]) for name in self._names]
+        keys = np.concatenate([keys for keys, _, _ in indexes]).view(">u8").astype(np.uint64)
+        table = [
+            np.column_stack([np.full(len(tokens), shard), *_places(tokens, first)])
+            for shard, (_, tokens, first) in enumerate(indexes)
+        ]
+        order = np.lexsort((keys[:, 1], keys[:, 0]))
+        self._keys, self._table = keys[order], np.concatenate(table)[order]
+
+    @property
+    def num_examples(self) -> int:
+        """Keys, those that stand in several shards counted for each."""
+        return len(self._keys)
+
+    def _index(self, name: str, size: int):
+        place = self._folder / f"{name}{_RECORDS}"
+        try:
+            found = place.stat().st_size
+            index_file = self._folder / f"{name}{_INDEX}"
+            with index_file.open("rb") as opened, np.load(opened, allow_pickle=False) as index:
+                arrays = index["keys"], index["tokens"], index["first"]
+        except FileNotFoundError as error:
+            missing = Path(error.filename).name
+            raise TeacherCacheError(
+                f"teacher cache {self._folder}: {missing} is missing; {self._remedy}"
+            ) from None
+        except _NOT_WHOLE as error:
+            raise self._damaged(f"{name}{_INDEX}", error) from None
+        if found != size:
+            raise self._damaged(place.name, f"it has {found} bytes and should have {size}")
+        return arrays
+
+    def _damaged(self, name: str, why: Any) -> TeacherCacheError:
+        return TeacherCacheError(
+            f"teacher cache {self._folder}: {name} is damaged ({why}); delete it and {self._remedy}"
+        )
+
+    def find(self, keys: Sequence[bytes]) -> list[TokenFacts | None]:
+        """The facts of examples by their keys; None for one that is not there."""
+        wanted = np.frombuffer(b"".join(keys), ">u8").reshape(-1, 2).astype(np.uint64)
+        places = np.searchsorted(self._keys[:, 0], wanted[:, 0])
+        rows = []
+        for place, key in zip(places.tolist(), wanted, strict=True):
+            while place < len(self._keys) and self._keys[place, 0] == key[0]:
+                if self._keys[place, 1] == key[1]:
+                    break
+                place += 1
+            else:
+                rows.append(None)
+                continue
+            rows.append(tuple(self._table[place].tolist()))
+        blocks = self._read({row[:2]: row[4] for row in rows if row is not None})
+        return [None if row is None else blocks[row[:2]][row[2] : row[2] + row[3]] for row in rows]
+
+    def _read(self, tokens: dict[tuple[int, int], int]) -> dict[tuple[int, int], TokenFacts]:
+        """By (shard, record), the facts of its so many tokens."""
+        by_shard: dict[int, list[int]] = {}
+        for shard, record in tokens:
+            by_shard.setdefault(shard, []).append(record)
+        found = {}
+        for shard, records in by_shard.items():
+            for record, data in zip(records, self._records(shard, records), strict=True):
+                count = tokens[shard, record]
+                if len(data) != self._holding.num_bytes(count):
+                    raise self._damaged(f"{self._names[shard]}{_RECORDS}", "a record's length")
+                found[shard, record] = self._holding.decode(data, count)
+        return found
+
+    def _records(self, shard: int, records: list[int]) -> Iterable[bytes]:
+        from array_record.python import array_record_module
+
+        name = f"{self._names[shard]}{_RECORDS}"
+        try:
+            if shard not in self._readers:
+                self._readers[shard] = array_record_module.ArrayRecordReader(
+                    str(self._folder / name), _AT_RANDOM
+                )
+            return self._readers[shard].read(records)
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise self._damaged(name, str(error).partition(";")[0]) from None
+
+
+def _places(tokens: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of each example: record, first token in the record, tokens, tokens of the whole record."""
+    first = first.astype(np.int64)
+    record = np.repeat(np.arange(len(first) - 1), np.diff(first))
+    ends = np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)])
+    starts = ends[:-1] - ends[first[:-1]][record]
+    return record, starts, tokens.astype(np.int64), np.diff(ends[first])[record]

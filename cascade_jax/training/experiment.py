@@ -1,0 +1,252 @@
+"""Training runs: what one is made of, and the loop.
+
+`train(config)` does the runs of an experiment in order, a teacher first and then its students, say.
+Started again with the same config it skips what is finished and goes on where it was interrupted.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from cascade_jax.data import pipeline
+from cascade_jax.losses import variants
+from cascade_jax.models import families, pair
+from cascade_jax.models.lora import Lora
+from cascade_jax.parallel import hosts
+from cascade_jax.parallel import rules as rules_lib
+from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.runs import identity
+from cascade_jax.runs import start as start_lib
+from cascade_jax.runs.watchdog import check_hang_seconds
+from cascade_jax.training import run as one_run
+from cascade_jax.training import step as step_lib
+from cascade_jax.training.optimizers import Adafactor
+from cascade_jax.training.run import train_one
+from cascade_jax.training.step_loop import NonFiniteLossError
+
+__all__ = ["NonFiniteLossError", "TrainConfig", "TrainRun", "check", "train", "train_one"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainRun:
+    """One training run.
+
+    Attributes:
+      name: the run's sub-folder and its label in reports.
+      model: the model that is trained (a student, or a teacher to be).
+      data: mixture, lengths, batch size, vocabulary, seed of the order.
+      loss: the loss variant.
+      optimizer: e.g. Adafactor.
+      steps: number of updates.
+      teacher: config of the frozen teacher; None trains without one.
+      teacher_run: where the teacher's parameters are: the name of another run of the same output
+        folder, or the folder of a run.
+      teacher_checkpoint: "best" or "last" of that run.
+      teacher_cache: a folder that `cascade-jax cache-teacher` has made: what the teacher says is
+        looked up there, and the teacher itself is not loaded.
+      start: where the first parameters are, see `runs/start.py`; None for fresh ones.
+      lora: trains and saves low-rank additions to these parameters and leaves them as they are;
+        None trains them all.
+      rules, teacher_rules: how the trained model and its teacher are split over the mesh: a name or
+        a table, see `parallel/rules.py`.
+      microbatches: into how many parts a batch is cut to save memory; the result is the same.
+      head: "fused", or "plain" for whole logits; see `training/step.py`.
+      chunk_tokens: tokens at a time in the fused head; None for a default.
+      seed: of the initial parameters and of dropout.
+      eval_split: the held-out split; None for no evaluation.
+      eval_batches: at most so many batches of it.
+      log_every, eval_every, checkpoint_every: steps between two; the last step does all three.
+        Evaluation is also done at every checkpoint, since that is what the best one is chosen by.
+      keep_last, keep_best: how many checkpoints stay.
+      skip_bad_batches: so many batches whose loss or gradient is not finite are left out and
+        written to skipped.jsonl; the next one ends the run, as does the first where it is None.
+      hang_seconds: a run without progress for so long is ended; None to wait for ever.
+      profile_steps: (first, last) are recorded in the folder `profile`; None for no trace.
+    """
+
+    name: str
+    model: families.ModelConfig
+    data: pipeline.DataConfig
+    loss: variants.Loss
+    optimizer: Adafactor
+    steps: int
+    teacher: families.ModelConfig | None = None
+    teacher_run: str | None = None
+    teacher_checkpoint: str = "best"
+    teacher_cache: str | None = None
+    start: start_lib.Start | None = None
+    lora: Lora | None = None
+    rules: str | rules_lib.Table = rules_lib.DEFAULT
+    teacher_rules: str | rules_lib.Table = rules_lib.DEFAULT
+    microbatches: int = 1
+    head: str = "fused"
+    chunk_tokens: int | None = None
+    seed: int = 0
+    eval_split: str | None = "validation"
+    eval_batches: int = 16
+    log_every: int = 50
+    eval_every: int = 500
+    checkpoint_every: int = 500
+    keep_last: int = 2
+    keep_best: int = 1
+    skip_bad_batches: int | None = None
+    hang_seconds: float | None = 1800.0
+    profile_steps: Sequence[int] | None = None
+
+    def __post_init__(self):
+        for field in ("rules", "teacher_rules"):
+            rules_lib.table(getattr(self, field))
+        counts = ("steps", "microbatches", "eval_batches", "log_every", "eval_every")
+        for field in (*counts, "checkpoint_every", "keep_last"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"run {self.name!r}: {field} is {value!r}; must be an integer of at least 1"
+                )
+        self._check_care()
+        if self.head not in step_lib.HEADS:
+            raise ValueError(
+                f"run {self.name!r}: head is {self.head!r}; must be one of {list(step_lib.HEADS)}"
+            )
+        if self.chunk_tokens is not None and (
+            not isinstance(self.chunk_tokens, int) or self.chunk_tokens < 1
+        ):
+            raise ValueError(
+                f"run {self.name!r}: chunk_tokens is {self.chunk_tokens!r}; must be an integer of "
+                "at least 1, or None"
+            )
+        if not self.name or "/" in self.name:
+            raise ValueError(f"run name {self.name!r} must be one folder name")
+        if self.data.batch_size % self.microbatches:
+            raise ValueError(
+                f"run {self.name!r}: batch_size {self.data.batch_size} does not divide by "
+                f"microbatches {self.microbatches}"
+            )
+        for model in (self.model, self.teacher):
+            families.check_reads(model, self.data.architecture, self.data.pack)
+        if self.start is not None:
+            self.start.check(self.model)
+        if self.lora is not None:
+            self.lora.check(self.model)
+            if self.start is None:
+                raise ValueError(
+                    f"run {self.name!r}: LoRA adds to parameters that are there already; give "
+                    "start, e.g. start.FromRun"
+                )
+        if (self.teacher is None) != (self.teacher_run is None):
+            raise ValueError(
+                f"run {self.name!r}: give both teacher and teacher_run or neither; "
+                f"teacher_run is {self.teacher_run!r}"
+            )
+        if self.teacher_cache is not None and self.teacher is None:
+            raise ValueError(
+                f"run {self.name!r}: teacher_cache is {self.teacher_cache!r} and there is no "
+                "teacher; give both, or neither"
+            )
+        if self.teacher is not None:
+            pair.ModelPair(student=self.model, teacher=self.teacher)
+        elif self.loss.needs_teacher:
+            raise ValueError(
+                f"run {self.name!r}: {type(self.loss).__name__} needs a teacher; give teacher and "
+                "teacher_run, or use variants.Xent"
+            )
+
+    @property
+    def live_teacher(self) -> families.ModelConfig | None:
+        """The teacher, if it is to run beside the student."""
+        return self.teacher if self.teacher_cache is None else None
+
+    def _check_care(self):
+        skips, profile = self.skip_bad_batches, self.profile_steps
+        if skips is not None and (type(skips) is not int or skips < 1):
+            raise ValueError(
+                f"run {self.name!r}: skip_bad_batches is {skips!r}; must be an integer of at least "
+                "1, or None"
+            )
+        check_hang_seconds(self.hang_seconds, f"run {self.name!r}: ")
+        if profile is not None:
+            is_pair = isinstance(profile, list | tuple) and len(profile) == 2
+            if not (
+                is_pair and all(type(n) is int for n in profile) and 1 <= profile[0] <= profile[1]
+            ):
+                raise ValueError(
+                    f"run {self.name!r}: profile_steps is {profile!r}; must be (first, last), "
+                    "steps counted from 1, or None"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """An experiment: runs done one after the other.
+
+    Attributes:
+      runs: the runs, a teacher before its students.
+      output_dir: each run has the sub-folder of its name.
+      mesh: the device mesh.
+      only: do just the runs of these names (one, or several), e.g. one per machine.
+      compilation_cache: a folder that keeps compiled programs for the next start, on one or on many
+        hosts; None leaves it to JAX_COMPILATION_CACHE_DIR.
+    """
+
+    runs: Sequence[TrainRun]
+    output_dir: str
+    mesh: MeshConfig = MeshConfig()
+    only: str | Sequence[str] | None = None
+    compilation_cache: str | None = None
+
+    def __post_init__(self):
+        if not self.output_dir or not isinstance(self.output_dir, str):
+            raise ValueError(f"output_dir is {self.output_dir!r}; must be the path of a folder")
+        names = [run.name for run in self.runs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"runs have the same name: {twice}; names must differ")
+        unknown = sorted(set(self._wanted()) - set(names))
+        if unknown:
+            raise ValueError(f"only={self.only!r}: no run named {unknown}; the runs are {names}")
+
+    def _wanted(self) -> Sequence[str]:
+        if self.only is None:
+            return [run.name for run in self.runs]
+        return [self.only] if isinstance(self.only, str) else self.only
+
+    @property
+    def run_folders(self) -> list[str]:
+        """Folders of the runs to do."""
+        return [str(Path(self.output_dir) / run.name) for run in self.selected()]
+
+    def selected(self) -> list[TrainRun]:
+        """The runs to do."""
+        return [run for run in self.runs if run.name in self._wanted()]
+
+
+def check(config: TrainConfig) -> None:
+    """Refuses what can be refused of any selected run before the first starts; writes nothing.
+
+    Raises:
+      ValueError: if the mesh, batch, vocabulary or a run folder does not fit, or hosts have
+        different configs or code.
+    """
+    hosts.agree("configs", identity.of_config(config))
+    hosts.agree("versions of the code", identity.of_code())
+    mesh = config.mesh.build()
+    for run in config.selected():
+        one_run.check(run, Path(config.output_dir), mesh)
+
+
+def train(config: TrainConfig) -> None:
+    """Does the selected runs in order; finished ones are skipped.
+
+    Raises:
+      ValueError: if the mesh, batch, vocabulary, run folder or a checkpoint does not fit, or hosts
+        have different data.
+      NonFiniteLossError, hosts.Stopped: see `train_one`.
+    """
+    if config.compilation_cache is not None:
+        jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
+    mesh = config.mesh.build()
+    with hosts.StopSignal() as stop:
+        for run in config.selected():
+            train_one(run, Path(config.output_dir), mesh, stop)

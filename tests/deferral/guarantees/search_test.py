@@ -1,0 +1,183 @@
+"""Searches on functions of which the whole grid is known."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from cascade_jax.deferral.guarantees import pareto, search
+from tests.benchmarks import search_curves as curves
+
+GRID = search.one_threshold(0.0, 1.0, 400)
+
+
+def searched(found, function):
+    for thresholds in found:
+        found.tell(thresholds, function(np.array(thresholds[0])))
+    return found
+
+
+@pytest.mark.parametrize("function", [curves.cheap_soon, curves.waves, curves.stairs])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_25_evaluations_find_99_percent_of_400(function, seed):
+    everything = function(GRID[:, 0])
+    reference = pareto.reference_point(everything)
+    whole = pareto.hypervolume(everything, reference)
+    found = searched(search.BayesianSearch(GRID, 25, seed=seed), function)
+    reached = found.hypervolumes(reference)[-1]
+    assert reached >= 0.99 * whole
+    evenly = everything[np.linspace(0, 399, 25).astype(int)]
+    assert pareto.hypervolume(evenly, reference) < 0.98 * whole
+    assert reached <= curves.best_of(25, everything, reference) * (1 + 1e-12)
+
+
+def test_a_front_in_two_pieces_is_found_whole():
+    """Schaffer's second, on which the posterior mean alone stays in one piece."""
+    grid, function = search.one_threshold(-5.0, 10.0, 400), curves.schaffer_2
+    everything = function(grid[:, 0])
+    reference = pareto.reference_point(everything)
+    found = searched(search.BayesianSearch(grid, 25), function)
+    reached = found.hypervolumes(reference)[-1]
+    assert reached >= 0.98 * pareto.hypervolume(everything, reference)
+    places = np.array([told.thresholds[0] for told in found.front()])
+    assert np.any((places > 1) & (places < 2)) and np.any((places > 4) & (places < 5))
+
+
+def test_a_grid_asks_for_all_once():
+    found = searched(search.GridSearch(GRID[::40]), curves.cost_and_loss)
+    assert [told.thresholds[0] for told in found.evaluations] == GRID[::40, 0].tolist()
+    assert found.ask() is None
+
+
+def test_what_is_asked_depends_on_what_was_told_alone():
+    whole = searched(search.BayesianSearch(GRID, 12, seed=1), curves.cost_and_loss)
+    again = search.BayesianSearch(GRID, 12, seed=1)
+    for told in whole.evaluations[:8]:
+        assert again.ask() == again.ask() == told.thresholds
+        again.tell(told.thresholds, told.objectives)
+    resumed = search.BayesianSearch(GRID, 12, seed=1)
+    for told in whole.evaluations[:8]:
+        resumed.tell(told.thresholds, told.objectives)
+    assert searched(resumed, curves.cost_and_loss).evaluations == whole.evaluations
+
+
+def test_no_candidate_is_asked_for_twice_until_there_is_none_left():
+    found = searched(search.BayesianSearch(GRID[::40], 50), curves.cost_and_loss)
+    assert sorted(told.thresholds[0] for told in found.evaluations) == GRID[::40, 0].tolist()
+
+
+def test_a_warm_start_counts_and_may_be_off_the_grid():
+    found = search.BayesianSearch(GRID, 9)
+    for x in (0.31111, 0.7):
+        found.tell(x, curves.cost_and_loss(np.array(x)))
+    searched(found, curves.cost_and_loss)
+    assert len(found.evaluations) == 9
+    first = found.evaluations[2].thresholds[0]
+    assert first == 0.0 or first == 1.0  # far from both
+
+
+def test_objectives_that_never_change_are_no_trouble():
+    found = searched(search.BayesianSearch(GRID, 10), lambda x: np.array([0.5, 0.25]))
+    assert len(found.evaluations) == 10
+    # Nothing promises anything, so it goes on filling the largest gaps.
+    places = np.sort([told.thresholds[0] for told in found.evaluations])
+    assert np.diff(places).max() < 0.2
+
+
+def test_infinite_thresholds_have_a_place():
+    candidates = np.array([-math.inf, *np.linspace(1, 5, 30), math.inf])[:, None]
+    found = search.BayesianSearch(candidates, 8)
+    searched(found, lambda x: curves.schaffer_1(np.clip(x, 0, 6) - 2))
+    asked = {told.thresholds[0] for told in found.evaluations}
+    assert {-math.inf, math.inf} <= asked and len(asked) == 8
+
+
+def test_the_search_does_not_depend_on_the_scale_of_the_score():
+    plain = searched(search.BayesianSearch(GRID, 10), curves.cost_and_loss)
+    bent = search.BayesianSearch(np.exp(20 * GRID), 10)
+    searched(bent, lambda x: curves.cost_and_loss(np.log(x) / 20))
+    for one, other in zip(plain.evaluations, bent.evaluations, strict=True):
+        assert np.log(other.thresholds[0]) / 20 == pytest.approx(one.thresholds[0], abs=1e-9)
+
+
+def test_front_and_hypervolumes_are_of_the_evaluations():
+    found = search.GridSearch(np.arange(4.0)[:, None])
+    for x, objectives in enumerate([(0.0, 2.0), (2.0, 2.0), (1.0, 1.0), (1.5, 0.0)]):
+        found.tell(float(x), objectives)
+    assert [told.objectives for told in found.front()] == [(0.0, 2.0), (1.0, 1.0), (1.5, 0.0)]
+    volumes = found.hypervolumes(np.array([3.0, 3.0]))
+    np.testing.assert_allclose(volumes, [3.0, 3.0, 5.0, 6.5])
+    reference = pareto.reference_point(found.objectives())
+    assert found.hypervolumes()[-1] == pareto.hypervolume(found.objectives(), reference)
+
+
+def test_thresholds_of_blocks_are_searched():
+    """Two blocks that cost alike, of which deferring the first alone helps."""
+
+    def function(thresholds):
+        first, second = thresholds
+        return (2 - first - second) / 2, 0.5 + 0.4 * first**2 + 0.01 * second
+
+    one = search.one_threshold(0.0, 1.0, 20)
+    candidates = search.several_thresholds(one, 2, count=400)
+    assert len(candidates) == 400
+    found = search.BayesianSearch(candidates, 20)
+    for thresholds in found:
+        found.tell(thresholds, function(thresholds))
+    same = np.array([function((x, x)) for x in one[:, 0]])
+    everything = np.array([function(row) for row in candidates])
+    reference = pareto.reference_point(everything)
+    assert found.hypervolumes(reference)[-1] > pareto.hypervolume(same, reference)
+    assert found.hypervolumes(reference)[-1] > 0.95 * pareto.hypervolume(everything, reference)
+
+
+def test_candidates_of_blocks():
+    one = search.one_threshold(0.0, 1.0, 50)
+    rows = search.several_thresholds(one, 3, count=256)
+    assert 200 < len(rows) <= 256 and rows.shape[1] == 3
+    assert len(np.unique(rows, axis=0)) == len(rows) and set(rows.ravel()) <= set(one[:, 0])
+    same = rows[np.ptp(rows, axis=1) == 0][:, 0]
+    assert {0.0, 1.0} <= set(same) and len(same) >= 50
+    np.testing.assert_array_equal(rows, search.several_thresholds(one, 3, count=256))
+    assert len(search.several_thresholds(one, 2, count=2500)) == 2500
+
+
+def test_candidates_from_scores_are_their_quantiles():
+    scores = np.random.default_rng(0).exponential(size=5000)
+    values = search.score_quantiles(scores, 11)[:, 0]
+    np.testing.assert_allclose(values, np.quantile(scores, np.arange(11) / 10))
+    counts = np.histogram(scores, values)[0]
+    assert counts.min() >= 499
+    assert len(search.score_quantiles(np.array([1.0, 1.0, 1.0, 2.0]), 100)) < 100
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: search.one_threshold(0.0, 1.0, 1), "two values or more; got 0.0 to 1.0 in 1"),
+        (lambda: search.one_threshold(1.0, 1.0), "low < high"),
+        (lambda: search.one_threshold(0.0, math.inf), "finite ends"),
+        (lambda: search.score_quantiles(np.ones(5)), "5 scores have 1 different values"),
+        (lambda: search.score_quantiles(np.array([1.0, np.nan])), "finite"),
+        (lambda: search.GridSearch(np.zeros((1, 1))), "two different candidates or more, got 1"),
+        (lambda: search.GridSearch(np.array([[0.0], [1.0], [0.0]])), "more than once"),
+        (lambda: search.GridSearch(np.array([[0.0], [np.nan]])), "none of them NaN"),
+        (lambda: search.BayesianSearch(GRID, 4, num_initial=5), "got 5 and 4"),
+        (lambda: search.BayesianSearch(GRID, margin=0.0), "margin must be above 0, got 0.0"),
+        (lambda: search.GridSearch(GRID).tell((0.0, 1.0), (0.0, 0.0)), "has 2 thresholds"),
+        (lambda: search.GridSearch(GRID).tell(0.0, (0.0, math.nan)), "two finite numbers"),
+        (lambda: search.GridSearch(GRID).tell(0.0, (0.0,)), "two finite numbers"),
+    ],
+)
+def test_bad_input_is_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_told_twice_is_refused():
+    found = search.GridSearch(GRID)
+    found.tell(0.5, (0.0, 1.0))
+    with pytest.raises(ValueError, match=r"\[0.5\] were told before"):
+        found.tell(0.5, (0.0, 1.0))
+    assert dataclasses.asdict(found.evaluations[0])["objectives"] == (0.0, 1.0)

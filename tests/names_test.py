@@ -1,0 +1,16 @@
+"""Hints for names that do not exist."""
+
+from cascade_jax.names import did_you_mean, nearest
+
+
+def test_a_near_name_is_named_and_none_is_made_up():
+    assert did_you_mean("trian", ["train", "collect"]) == "; did you mean 'train'?"
+    assert did_you_mean("evaluate", iter(["xyz"])) == ""
+    assert did_you_mean(3, ["train"]) == ""
+    assert did_you_mean("tr", ["train"]) == ""
+    assert did_you_mean("tr", ["train"], cutoff=0.5) == "; did you mean 'train'?"
+
+
+def test_the_nearest_name_may_be_far():
+    assert nearest("zzz", ["train"]) == "train"
+    assert nearest("colect", ["train", "collect"]) == "collect"

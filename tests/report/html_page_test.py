@@ -1,0 +1,264 @@
+"""The report: self-contained, escaped, complete with and without its script."""
+
+import base64
+import hashlib
+import html.parser
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from cascade_jax import records
+from cascade_jax.deferral.scores import Average
+from cascade_jax.evaluation import evaluate, summaries
+from cascade_jax.evaluation.cascades import Cascade
+from cascade_jax.evaluation.costs import Latency, Price
+from cascade_jax.evaluation.results import Evaluation, Source
+from cascade_jax.report import html_page, numbers
+from tests.browser import student_records
+
+EVIL = "<script>alert('x')</script>&\""
+PNG = b"\x89PNG not really"
+NAMESPACE = "http://www.w3.org/2000/svg"  # a name, which nobody fetches
+
+
+def _evaluation(names=("xent", "cat"), tasks=("t1", "t2"), teacher=None):
+    def panel(title, n):
+        cascades = {}
+        for seed, name in enumerate(names):
+            rng = np.random.default_rng(seed)
+            student = (rng.random(n) < 0.5) * 1.0
+            good = np.ones(n) if teacher is None else np.full(n, teacher)
+            cascades[name] = Cascade(rng.normal(size=n) - student, student, good, 2e6, 1e7)
+        return summaries.compare(title, "exact_match", cascades, bootstrap_samples=20)
+
+    return Evaluation(
+        pooled=panel("demo", 40),
+        tasks={task: panel(task, 20) for task in tasks},
+        sources=tuple(
+            Source(name, f"runs/{name}.parquet", {"split": "test", "student_parameters": 1234567})
+            for name in names
+        ),
+        score="Average()",
+        bootstrap_samples=20,
+        seed=0,
+    )
+
+
+def _example(**changes):
+    texts = dict.fromkeys(("task", "inputs", "target", "student_answer", "teacher_answer"), "text")
+    return html_page.Example(
+        "right", "kept", 0.5, student_quality=1.0, teacher_quality=0.0, **{**texts, **changes}
+    )
+
+
+IMAGES = {"curve": PNG, "decomposition": PNG, "tasks": PNG}
+
+
+class _Page(html.parser.HTMLParser):
+    """Collects tags with their attributes, texts, and tags left open."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.texts, self.open = [], [], []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    """A page with its script, of real records, one prompt of which holds markup."""
+    folder = tmp_path_factory.mktemp("report")
+    file = student_records.write(folder / "xent.parquet", "xent", 0.4)
+    evaluation = evaluate.evaluate(file, folder / "report", bootstrap_samples=5)
+    tables = evaluate.load(file)
+    scores = {"xent": Average()(tables["xent"].student)}
+    return html_page.render(evaluation, IMAGES, {}, tables, scores)
+
+
+def check_page(page):
+    """Every tag is closed, and nothing in it is an address outside."""
+    parsed = _Page(page)
+    assert parsed.open == []
+    names = {tag for tag, _ in parsed.tags}
+    assert not names & {"link", "iframe", "object", "embed", "base", "form"}
+    for _, attributes in parsed.tags:
+        assert attributes.get("href", "#").startswith("#")
+        assert attributes.get("src", "data:").startswith("data:")
+        assert not any(name.startswith("on") for name in attributes)
+        assert "style" not in attributes
+    assert not re.search(r"https?://|url\(|@import", page.replace(NAMESPACE, ""))
+    return parsed
+
+
+def test_nothing_is_fetched_and_every_tag_is_closed(live):
+    check_page(live)
+    parsed = check_page(html_page.render(_evaluation(), IMAGES, {"xent": [_example()], "cat": []}))
+    assert "script" not in {tag for tag, _ in parsed.tags}
+
+
+def test_the_policy_allows_this_style_and_this_script_alone(live):
+    parsed = _Page(live)
+    (policy,) = [a["content"] for tag, a in parsed.tags if "http-equiv" in a]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'" and rules["img-src"] == "data:"
+    # The policy stands before whatever it is about.
+    assert live.index(policy) < live.index("<style>") < live.index("<script")
+    for tag, rule in (("style", "style-src"), ("script", "script-src")):
+        (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", live, re.S)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert rules[rule] == f"'sha256-{digest}'"
+    assert live.count("<script") == 2 and live.count("<style") == 1
+
+
+def test_data_with_markup_reads_back_as_it_was(live):
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', live, re.S)
+    data = json.loads(text)
+    assert student_records.EVIL in [row["inputs"] for row in data["examples"]["rows"]]
+    assert data["panels"][0]["num_examples"] == 400
+
+
+def test_the_script_builds_text_nodes_only():
+    code = html_page._script(True)
+    assert html_page._script(False) in code.replace(html_page._page_file("budget.js") + "\n", "")
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(", code
+    )
+    assert 'setAttribute("style"' not in code and "</script" not in code
+
+
+def test_pictures_are_inside():
+    parsed = _Page(html_page.render(_evaluation(), IMAGES, {}))
+    sources = [attributes["src"] for tag, attributes in parsed.tags if tag == "img"]
+    assert len(sources) == 3
+    assert {base64.b64decode(src.partition(",")[2]) for src in sources} == {PNG}
+
+
+def test_every_text_is_escaped():
+    names = (EVIL, "cat")
+    evaluation = _evaluation(names, tasks=(EVIL, "t2"))
+    fields = ("task", "inputs", "target", "student_answer", "teacher_answer")
+    page = html_page.render(evaluation, IMAGES, {EVIL: [_example(**dict.fromkeys(fields, EVIL))]})
+    parsed = _Page(page)
+    assert "script" not in {tag for tag, _ in parsed.tags}
+    assert "<script" not in page
+    # As text it is there, whole: five fields of the example, and names in tables and headings.
+    assert sum(EVIL in text for text in parsed.texts) >= 8
+
+
+def test_every_figure_of_the_summary_is_in_the_table():
+    evaluation = _evaluation()
+    text = " ".join(_Page(html_page.render(evaluation, IMAGES, {})).texts)
+    for summary in evaluation.pooled.summaries.values():
+        values = [summary.student_quality, summary.area, summary.s_d_ideal, summary.s_d_oracle]
+        assert f"{summary.separation.auroc:.3f}" in text
+        for estimate in [*values, *summary.quality_at_rate]:
+            assert f"{estimate.value:.3f}" in text
+            assert f"{estimate.low:.3f} to {estimate.high:.3f}" in text
+        for cost in summary.cost_at_quality.values():
+            assert numbers.cost(cost.value) in text
+    for task, panel in evaluation.tasks.items():
+        assert task in text
+        assert all(f"{s.area.value:.3f}" in text for s in panel.summaries.values())
+    for needed in ("Records schema version 1", "runs/xent.parquet", "1,234,567", "Average()"):
+        assert needed in text
+
+
+def test_undefined_figures_are_a_dash_and_open_intervals_say_so():
+    text = " ".join(_Page(html_page.render(_evaluation(teacher=0.0), IMAGES, {})).texts)
+    assert "–" in text and "nan" not in text.lower().split() and " inf" not in text
+
+
+def test_one_task_has_no_part_per_task():
+    images = {"curve": PNG}
+    page = html_page.render(_evaluation(("one",), tasks=("t1",)), images, {})
+    assert "Per task" not in page and "Where the quality comes from" not in page
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (2_214_000.0, "FLOPs", "2.21 M"),
+        (8.8e12, "FLOPs", "8.8 T"),
+        (12.0, "FLOPs", "12"),
+        (0.0253, "s", "25.3 ms"),
+        (2.0, "s", "2 s"),
+        (12.345, "USD", "12.3"),
+        (math.nan, "FLOPs", "–"),
+        (math.inf, "USD", "∞"),
+    ],
+)
+def test_costs_are_short(value, unit, text):
+    assert numbers.cost(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("cost", "value", "text"),
+    [
+        (Latency(), 0.0253, "25.3 ms per example"),
+        (Price(1.0, 1.0, 1.0, 1.0), 0.0253, "0.0253 USD per million examples"),
+    ],
+)
+def test_costs_in_words_have_their_unit(cost, value, text):
+    cascade = Cascade(np.arange(4.0), np.ones(4), np.ones(4), 1.0, 2.0)
+    panel = summaries.compare("t", "m", {"a": cascade}, bootstrap_samples=2, cost=cost)
+    assert numbers.cost_text(panel, value) == text
+
+
+def _records(tmp_path, student, teacher):
+    n = len(student)
+    rows = [
+        {
+            **dict.fromkeys(("mixture", "task", "split", "metric"), "m"),
+            **dict.fromkeys(("inputs", "target", "student_answer", "teacher_answer"), f"text {i}"),
+            "example_id": str(i),
+            **{f"student_{kind}": [0] for kind in ("tokens", "log_probs", "entropies")},
+            **{f"teacher_{kind}": [0] for kind in ("tokens", "log_probs", "entropies")},
+            "student_quality": student[i],
+            "teacher_quality": teacher[i],
+            "student_flops_per_token": 1.0,
+            "teacher_flops_per_token": 1.0,
+        }
+        for i in range(n)
+    ]
+    records.write(tmp_path / "r", rows, {"name": "n", "mixture": "m", "split": "m"})
+    return records.read(tmp_path / "r")
+
+
+def test_examples_are_right_and_wrong_decisions(tmp_path):
+    #          deferred: right, wrong, equal   kept: wrong, right, equal
+    table = _records(tmp_path, [0, 1, 1, 0, 1, 0], [1, 0, 1, 1, 0, 0])
+    score = np.array([6.0, 5, 4, 3, 2, 1])
+    picked = html_page.pick_examples(table, score)
+    assert {(e.verdict, e.what.split(",")[0], e.inputs) for e in picked} == {
+        ("right", "deferred", "text 0"),
+        ("wrong", "deferred", "text 1"),
+        ("wrong", "kept", "text 3"),
+        ("right", "kept", "text 4"),
+    }
+
+
+def test_the_clearest_examples_come_first_and_no_more_than_asked(tmp_path):
+    table = _records(tmp_path, [0.0] * 10, [1.0] * 10)
+    score = np.arange(10.0)
+    picked = html_page.pick_examples(table, score, per_kind=2)
+    by_verdict = {v: [e.score for e in picked if e.verdict == v] for v in ("right", "wrong")}
+    assert by_verdict == {"right": [9, 8], "wrong": [0, 1]}
+
+
+def test_long_texts_are_cut():
+    page = html_page.render(_evaluation(), IMAGES, {"xent": [_example(inputs="ab " * 5000)]})
+    assert page.count("ab ab") < 200 and "…" in page

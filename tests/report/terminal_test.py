@@ -1,0 +1,22 @@
+"""What is printed below the table of an evaluation."""
+
+from cascade_jax import records
+from cascade_jax.deferral import scores
+from cascade_jax.evaluation import evaluate
+from cascade_jax.report import terminal
+from tests.records import table_test
+
+
+def test_scores_and_differences_are_those_of_the_evaluation(tmp_path):
+    for name in ("first", "second"):
+        path = tmp_path / f"{name}.parquet"
+        records.write(path, table_test.make_rows(8), {**table_test.METADATA, "name": name})
+    found = evaluate.evaluate(
+        sorted(tmp_path.glob("*.parquet")), tmp_path, bootstrap_samples=20, scores=[scores.Sum()]
+    )
+    text = terminal.below(found, tmp_path)
+    by_score = found.pooled.scores["second"]
+    area = f"{by_score['average'].area.value:.3f}"
+    assert ["average", area, area] in [line.split() for line in text.splitlines()]
+    assert "second minus first:\n  area             +0.000 [+0.000, +0.000]  p 1" in text
+    assert text.endswith(f"Open {tmp_path}/report.html")
