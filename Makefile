@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 RUN := $(BIN)/cascade-jax
 DEMO := --gin_file=gin/experiments/demo.gin
 
-.PHONY: demo test test-slow lint format clean install
+.PHONY: demo test test-fast test-slow lint format clean install
 
 install: $(STAMP)
 
@@ -22,11 +22,17 @@ demo: $(STAMP)
 	$(RUN) evaluate $(DEMO)
 	@echo "Open runs/demo/report/report.html"
 
+# A file's tests stay in one process, so that what they share is made once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	$(PYTEST)
+
+test-fast: $(STAMP)
+	$(PYTEST) -m "not medium and not slow"
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

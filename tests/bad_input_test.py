@@ -22,7 +22,7 @@ from cascade_jax.cli.main import main
 from cascade_jax.runs import checkpoints
 from cascade_jax.training import experiment
 from cascade_jax.training import step as step_lib
-from tests import fakes, tiny_demo
+from tests.support import fakes, tiny_demo
 from tests.training import resume_test
 
 TINY = tiny_demo.gin_text(

@@ -14,7 +14,7 @@ import pytest
 from cascade_jax import metrics
 from cascade_jax.cli import gin_config, train
 from cascade_jax.losses import schedules, variants
-from tests import fakes
+from tests.support import fakes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -14,7 +14,7 @@ import sacrebleu
 
 from cascade_jax import metrics, records
 from cascade_jax.cli.main import main
-from tests import fakes, tiny_demo
+from tests.support import fakes, tiny_demo
 
 STUDENTS = ("xent", "dist", "cat_xent", "cat_dist")
 STEPS = 6

@@ -16,6 +16,7 @@ import tasks.all  # noqa: F401
 from cascade_jax.cli.main import main
 from cascade_jax.data import catalog, sources
 from cascade_jax.data.browse import tasks as browse
+from tests.support import processes
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/tasks.md").read_text()
@@ -26,7 +27,8 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", OWN, re.S)
 
 def _in_bash(script, folder):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "THE_PYTHON": sys.executable}
-    environment.pop("XLA_FLAGS")  # a user's machine has one CPU device, the tests' eight
+    # A user's machine has one CPU device, the tests' eight.
+    environment["XLA_FLAGS"] = processes.xla_flags(1)
     # As installed, under its own name.
     script = f'set -e; cascade-jax() {{ "$THE_PYTHON" -m cascade_jax "$@"; }}\n{script}'
     done = subprocess.run(

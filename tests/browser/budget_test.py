@@ -10,8 +10,8 @@ import pytest
 
 from cascade_jax import records
 from cascade_jax.evaluation import evaluate
-from tests.browser import report_test, student_records
-from tests.evaluation import certificates, synthetic_budget
+from tests.browser import report_test
+from tests.support import certificates, student_records, synthetic_budget
 
 By, Select, WebDriverWait = report_test.By, report_test.Select, report_test.WebDriverWait
 pytestmark = report_test.pytestmark

@@ -17,7 +17,7 @@ import pytest
 from cascade_jax import records
 from cascade_jax.deferral.scores import Average
 from cascade_jax.evaluation import evaluate
-from tests.browser import student_records
+from tests.support import student_records
 
 selenium = pytest.importorskip("selenium", reason="no selenium: pip install '.[browser]'")
 

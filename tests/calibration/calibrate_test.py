@@ -15,7 +15,7 @@ from cascade_jax.calibration import answer_pool, calibrate, summary, token_pool
 from cascade_jax.data import pipeline
 from cascade_jax.deferral import routers
 from cascade_jax.deferral.guarantees import budget_file, certificate
-from tests import fakes
+from tests.support import fakes
 
 N = 900
 

@@ -18,7 +18,7 @@ from cascade_jax.cli import calibrate, gin_config
 from cascade_jax.cli.main import main
 from cascade_jax.deferral.guarantees import certificate, pareto, search
 from cascade_jax.parallel import hosts
-from tests import tiny_demo
+from tests.support import tiny_demo
 
 TINY = tiny_demo.gin_text(
     """\

@@ -14,7 +14,7 @@ from cascade_jax.cli import main, task_pages, tasks
 from cascade_jax.data import sources
 from cascade_jax.data.browse import rows as row_view
 from cascade_jax.data.browse import tasks as browse
-from tests import fakes
+from tests.support import fakes
 
 ROOT = Path(__file__).parents[2]
 DEMO = ("--import", "tasks.demo")

@@ -18,7 +18,7 @@ from cascade_jax.models.t5 import T5, parameter_shapes
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.task_metrics import quality
 from cascade_jax.task_metrics.translation import Bleu, Chrf
-from tests import fakes
+from tests.support import fakes
 
 TASKS = {
     "answers_test_colour_v1": (

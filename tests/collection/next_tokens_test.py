@@ -18,7 +18,7 @@ from cascade_jax.models import families, flops
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.parallel.mesh import MeshConfig
 from tasks import denoising
-from tests import fakes
+from tests.support import fakes
 
 SAY, SPANS = "next_tokens_test_say_v1", "next_tokens_test_spans_v1"
 TEXTS = ["a very long answer", "b", "", "five six seven", "c d"]

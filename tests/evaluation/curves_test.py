@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from cascade_jax.evaluation import curves
 
 COSTS = (3.0, 20.0)
-QUICK = settings(max_examples=50, deadline=None)
 
 
 def _cascades(max_size=30, tied=False):
@@ -32,7 +31,6 @@ def _curve(score, student, teacher):
     return curves.deferral_curve(score, student, teacher, *COSTS)
 
 
-@QUICK
 @given(_cascades())
 def test_every_threshold_gives_its_point_by_brute_force(cascade):
     score, student, teacher = cascade
@@ -54,7 +52,6 @@ def test_every_threshold_gives_its_point_by_brute_force(cascade):
         np.testing.assert_allclose(got, expected, atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
 @given(_cascades(max_size=6, tied=True))
 def test_ties_are_the_mean_over_all_orders(cascade):
     score, student, teacher = cascade
@@ -85,7 +82,6 @@ def _costly(tied=False, max_size=12):
     )
 
 
-@QUICK
 @given(_costly())
 def test_costs_of_single_examples_are_those_of_the_deferred(found):
     cascade, student_cost, teacher_cost = found
@@ -99,7 +95,7 @@ def test_costs_of_single_examples_are_those_of_the_deferred(found):
             assert curves.quality_at_cost(curve, cost) >= quality - 1e-9
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(_costly(tied=True, max_size=6))
 def test_costs_of_ties_are_the_mean_over_all_orders(found):
     (score, student, teacher), student_cost, teacher_cost = found
@@ -128,7 +124,6 @@ def test_costs_that_are_none_are_refused():
             curves.deferral_curve(*parts, 1.0, bad)
 
 
-@QUICK
 @given(_cascades(tied=True))
 def test_realised_points_are_those_of_a_threshold(cascade):
     score, student, teacher = cascade
@@ -142,7 +137,6 @@ def test_realised_points_are_those_of_a_threshold(cascade):
         assert curve.quality[k] == pytest.approx(expected, abs=1e-12)
 
 
-@QUICK
 @given(_cascades(tied=True))
 def test_ends_are_the_two_models(cascade):
     _, student, teacher = cascade
@@ -154,7 +148,6 @@ def test_ends_are_the_two_models(cascade):
     assert curve.a1[-1] == 0 and curve.a2[0] == 0
 
 
-@QUICK
 @given(_cascades(tied=True))
 def test_kept_and_deferred_parts_add_up(cascade):
     curve = _curve(*cascade)
@@ -162,7 +155,6 @@ def test_kept_and_deferred_parts_add_up(cascade):
     assert np.all(np.diff(curve.a1) <= 1e-12) and np.all(np.diff(curve.a2) >= -1e-12)
 
 
-@QUICK
 @given(_cascades(tied=True))
 def test_only_the_order_of_scores_matters(cascade):
     score, student, teacher = cascade
@@ -171,7 +163,6 @@ def test_only_the_order_of_scores_matters(cascade):
     )
 
 
-@QUICK
 @given(_cascades(tied=True), st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(cascade, random):
     rows = list(range(len(cascade[0])))
@@ -197,7 +188,7 @@ def test_random_scores_average_the_random_line():
     np.testing.assert_allclose(mean, line, atol=0.01)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(_cascades(max_size=8))
 def test_the_oracle_is_the_best_subset_of_every_size(cascade):
     _, student, teacher = cascade
@@ -209,7 +200,6 @@ def test_the_oracle_is_the_best_subset_of_every_size(cascade):
         assert oracle.quality[k] == pytest.approx(best / n, abs=1e-12)
 
 
-@QUICK
 @given(_cascades(tied=True))
 def test_no_score_passes_the_oracle(cascade):
     oracle = curves.oracle_curve(*cascade[1:], *COSTS)
@@ -241,7 +231,6 @@ def test_against_ideal_the_performance_can_pass_one_and_against_the_oracle_not()
     assert curves.deferral_performance(*areas, curves.area(oracle)) == pytest.approx(1.0)
 
 
-@QUICK
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_areas_of_the_lines_are_their_integrals(student, teacher):
     rate = np.union1d(np.linspace(0, 1, 11), [1 - student])
@@ -265,7 +254,6 @@ def test_performance_is_undefined_without_room():
     assert math.isnan(curves.deferral_performance(0.5, 0.5, 0.4))
 
 
-@QUICK
 @given(_cascades(tied=True))
 def test_the_area_is_the_mean_over_rates(cascade):
     curve = _curve(*cascade)
@@ -274,7 +262,6 @@ def test_the_area_is_the_mean_over_rates(cascade):
     assert curves.area(curve) == pytest.approx(mean, abs=1e-4)
 
 
-@QUICK
 @given(_cascades(tied=True), st.floats(0, 1.1))
 def test_the_rate_at_a_quality_is_the_smallest_that_reaches_it(cascade, quality):
     curve = _curve(*cascade)

@@ -25,7 +25,7 @@ def confidences(size):
     return st.lists(st.integers(0, 1000).map(lambda x: x / 1000), min_size=size, max_size=size)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.tuples(st.integers(2, 8), st.integers(2, 8)).flatmap(
     lambda sizes: st.tuples(*map(confidences, sizes))
 ))  # fmt: skip

@@ -15,9 +15,8 @@ from cascade_jax.evaluation import curves, evaluate, panels, policy_points
 from cascade_jax.evaluation.costs import Flops, Latency, Parameters, Price
 from cascade_jax.evaluation.policy_points import PolicyError
 from cascade_jax.report import terminal
-from tests.browser import student_records
-from tests.evaluation import certificates
-from tests.evaluation.certificates import COST, LOSS
+from tests.support import certificates, student_records
+from tests.support.certificates import COST, LOSS
 
 TOKENS = "deferred tokens / 20"
 LIVE = {"level": "token", "score": "log_prob", "limits": {TOKENS: 0.2, LOSS: 0.5}}

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import scipy.optimize
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade_jax.deferral.scores import AnswerTokens
@@ -16,7 +16,6 @@ ANSWERS = st.lists(
 ).map(lambda found: tuple(np.array(column) for column in zip(*found, strict=True)))
 
 
-@settings(max_examples=80, deadline=None)
 @given(ANSWERS, st.sampled_from([1, 4, 10]))
 def test_bins_and_ece_by_brute_force(answers, bins):
     confidence, quality = answers
@@ -96,7 +95,6 @@ def test_where_no_temperature_helps_the_ends_are_taken():
     assert math.isnan(reliability.temperature(np.array([0.2, 0.8]), np.ones(2)))
 
 
-@settings(max_examples=60, deadline=None)
 @given(ANSWERS)
 def test_any_answers_can_be_judged(answers):
     confidence, quality = answers

@@ -13,7 +13,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from cascade_jax.evaluation import separation
 from cascade_jax.evaluation.cascades import Cascade
 
-QUICK = settings(max_examples=80, deadline=None)
 TIGHT = {"abs": 1e-9, "rel": 0}
 
 
@@ -32,7 +31,6 @@ def one_kind(values):
     return bool(np.all(values == values[0]))
 
 
-@QUICK
 @given(scored())
 def test_auroc_is_the_share_of_pairs_and_scikit_learns(cascade):
     score, quality = cascade
@@ -45,7 +43,6 @@ def test_auroc_is_the_share_of_pairs_and_scikit_learns(cascade):
     assert found == pytest.approx(roc_auc_score(errors, score), **TIGHT)
 
 
-@QUICK
 @given(scored())
 def test_auprc_is_the_sum_over_thresholds_and_scikit_learns(cascade):
     score, quality = cascade
@@ -82,7 +79,6 @@ def rejection_ratio(uncertainty, quality, max_rejection):
     return (found - random) / (oracle - random)
 
 
-@QUICK
 @given(GRADED, st.sampled_from([1.0, 0.5, 0.3]), st.randoms(use_true_random=False))
 def test_prr_without_ties_is_that_of_the_definition(cascade, max_rejection, random):
     _, quality = cascade
@@ -98,7 +94,7 @@ def test_prr_without_ties_is_that_of_the_definition(cascade, max_rejection, rand
     assert found == pytest.approx(rejection_ratio(score, stretched, max_rejection), **TIGHT)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(scored((0.0, 0.3, 1.0), max_size=6))
 def test_prr_of_ties_is_the_mean_over_their_orders(cascade):
     score, quality = cascade
@@ -128,7 +124,6 @@ def test_prr_at_random_is_zero_and_of_the_oracle_one():
         separation.prr(quality, quality, 1.5)
 
 
-@QUICK
 @given(GRADED)
 def test_correlations_are_scipys(cascade):
     score, quality = cascade

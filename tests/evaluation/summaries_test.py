@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade_jax.evaluation import curves, separation, summaries
@@ -32,7 +32,6 @@ def _tied(values=(0.0, 0.5, 1.0)):
     )
 
 
-@settings(max_examples=60, deadline=None)
 @given(_tied(), st.sampled_from([1.0, 3.0]))
 def test_a_summary_is_that_of_the_thresholds_by_brute_force(parts, student_cost):
     score, student, teacher = parts

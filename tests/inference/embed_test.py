@@ -10,7 +10,7 @@ from cascade_jax.batch import DecoderBatch
 from cascade_jax.inference.embed import make_embed_fn
 from cascade_jax.models import families
 from cascade_jax.models.config import DecoderConfig
-from tests import fakes
+from tests.support import fakes
 
 DECODER = DecoderConfig(
     vocab_size=64, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=24

@@ -14,7 +14,7 @@ from cascade_jax.inference.rank import make_rank_fn, option_batch
 from cascade_jax.models.t5 import T5, parameter_shapes, stack_layers
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
-from tests import fakes
+from tests.support import fakes
 
 CONFIG = fakes.t5_config(num_decoder_layers=2, vocab_size=24, relative_buckets=4)
 EOS = 1

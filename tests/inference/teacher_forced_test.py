@@ -12,7 +12,7 @@ from cascade_jax.batch import Batch
 from cascade_jax.inference.teacher_forced import make_next_tokens_fn
 from cascade_jax.models import families
 from cascade_jax.models.config import DecoderConfig
-from tests import fakes
+from tests.support import fakes
 
 VOCAB, TOP_K = 24, 5
 DECODER = dict(

@@ -11,8 +11,8 @@ import pytest
 from cascade_jax.inference.generate import generate
 from cascade_jax.interop import hf, hf_blocks
 from cascade_jax.models import families, t5
-from tests.interop import hf_models
-from tests.interop.hf_models import CASES, DECODERS, ENCODER_DECODERS, safetensors_torch, torch
+from tests.support import hf_models
+from tests.support.hf_models import CASES, DECODERS, ENCODER_DECODERS, safetensors_torch, torch
 
 WIDTH = 12
 LENGTHS = (12, 7, 4)  # of the rows; the first is full

@@ -28,7 +28,7 @@ from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import state as state_lib
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
-from tests import fakes
+from tests.support import fakes
 
 NEEDED = ("t5x", "airio", "jestimator", "clu", "fiddle", "grain")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.stand_ins import Programs
-from tests.multihost import processes
+from tests.support import processes
+from tests.support.launch_programs import Programs
 
 TPU = ("--name=pod", "--zone=us-west4-a")
 GKE = ("--cluster=mine", "--name=job", "--type=v5litepod-32", "--image=registry/image")

@@ -9,7 +9,7 @@ from jax.sharding import AxisType
 from cascade_jax.losses import fused, schedules, teachers, variants
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.unembedding import Unembedding
-from tests.losses import cases
+from tests.support import cases
 
 TOKENS, FEATURES, VOCAB = (2, 3), 4, 5
 VARIANTS = (

@@ -9,7 +9,7 @@ import pytest
 
 from cascade_jax.losses import fused, teachers
 from cascade_jax.unembedding import Unembedding
-from tests.losses import cases, oracle
+from tests.support import cases, oracle
 
 FEW = ("cat_dist_kept", "gatekeeper_from_teacher")
 TOP_K_CASES = [

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade_jax.losses import schedules, variants
-from tests.losses import cases, oracle
+from tests.support import cases, oracle
 
 RISE = schedules.PiecewiseLinear((0, 10, 30), (0.0, 1.0, 0.5))
 
@@ -21,7 +21,6 @@ def test_worked_example_and_both_ends():
     ]  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     points=st.dictionaries(st.integers(0, 1000), st.floats(0, 4, width=16), min_size=1, max_size=5),
     step=st.integers(0, 1200),

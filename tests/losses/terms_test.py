@@ -57,7 +57,6 @@ def test_the_direction_of_each_kl_on_an_asymmetric_example():
     assert terms.jensen_shannon(teacher, student, beta=0.2) != pytest.approx(jsd, rel=1e-2)
 
 
-@settings(max_examples=25, deadline=None)
 @given(student=logits, teacher=logits, targets=labels)
 def test_terms_equal_those_of_optax_and_scipy(student, teacher, targets):
     p, q = softmax(student), softmax(teacher)
@@ -81,7 +80,6 @@ def test_terms_equal_those_of_optax_and_scipy(student, teacher, targets):
     close(terms.kl_from_uniform(x), scipy.special.rel_entr(1 / 6, p).sum(-1))
 
 
-@settings(max_examples=25, deadline=None)
 @given(student=logits, teacher=logits, temperature=st.sampled_from([0.5, 2.0, 4.0]))
 def test_a_temperature_divides_both_logits_and_adds_no_factor(student, teacher, temperature):
     p, q = softmax(student / temperature), softmax(teacher / temperature)
@@ -92,7 +90,6 @@ def test_a_temperature_divides_both_logits_and_adds_no_factor(student, teacher, 
     np.testing.assert_allclose(found, -(q * np.log(p)).sum(-1), rtol=1e-4, atol=5e-6)
 
 
-@settings(max_examples=25, deadline=None)
 @given(student=logits, targets=labels, smoothing=st.sampled_from([0.01, 0.1, 0.5]))
 def test_label_smoothing_and_z_loss_are_those_of_t5x(student, targets, smoothing):
     # T5X: soft targets, less the constant that a perfect prediction would cost, plus z * log(Z)^2.
@@ -113,7 +110,6 @@ def test_the_smoothed_label_itself_costs_nothing():
     assert terms.cross_entropy(x, jnp.array(1), label_smoothing=0.1) == pytest.approx(0, abs=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
 @given(x=logits, beta=st.floats(0.01, 0.99))
 def test_a_distribution_does_not_diverge_from_itself(x, beta):
     x = jnp.asarray(x)
@@ -125,7 +121,7 @@ def test_a_distribution_does_not_diverge_from_itself(x, beta):
     np.testing.assert_allclose(terms.kl_from_uniform(flat), 0, atol=2e-6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(student=logits, teacher=logits)
 def test_jensen_shannon_tends_to_the_kl_divergences(student, teacher):
     # Close logits: the next term of the series is small only where the ratios are.
@@ -222,7 +218,6 @@ def test_a_tie_with_the_label_is_right():
     assert terms.is_correct(jnp.full((1, 3), -jnp.inf), jnp.array([1])).tolist() == [True]
 
 
-@settings(max_examples=25, deadline=None)
 @given(x=logits, k=st.integers(1, 6), seed=st.integers(0, 99))
 def test_top_k_log_probs_are_k_probabilities_and_the_rest(x, k, seed):
     ids = np.array([np.random.default_rng((seed, i)).permutation(6)[:k] for i in range(4)])

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cascade_jax import metrics
 from cascade_jax.losses import teachers, variants
-from tests.losses import cases, oracle
+from tests.support import cases, oracle
 
 ROWS, LENGTH, VOCAB, TOP = 3, 5, 7, 3
 
@@ -86,7 +86,6 @@ lengths = hnp.arrays(np.int64, (ROWS, 1), elements=st.integers(0, LENGTH))
 token_weights = hnp.arrays(np.float32, (ROWS, LENGTH), elements=st.sampled_from([0, 0.25, 1, 1, 2]))
 
 
-@settings(max_examples=30, deadline=None)
 @given(student=logits, teacher=logits, length=lengths, scale=token_weights, seed=st.integers(0, 99))
 def test_value_metrics_and_gradient_equal_the_float64_oracle(student, teacher, length, scale, seed):
     targets = cases.labels_often_right(np.random.default_rng(seed), student, teacher)

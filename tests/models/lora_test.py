@@ -18,7 +18,7 @@ from cascade_jax.models.config import DecoderConfig
 from cascade_jax.models.lora import Lora
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
-from tests import fakes
+from tests.support import fakes
 
 T5 = fakes.t5_config(num_encoder_layers=2, num_decoder_layers=2)
 DECODER = DecoderConfig(

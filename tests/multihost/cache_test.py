@@ -7,7 +7,7 @@ import pytest
 
 from cascade_jax.teacher_cache import shards
 from cascade_jax.teacher_cache.format import Holding
-from tests.multihost import processes
+from tests.support import processes
 
 SETTINGS = ["--gin.CACHE_TOP_K=4", "--gin.CACHE_SHARD_ROWS=256", "--gin.CACHE_BATCH_SIZE=64"]
 

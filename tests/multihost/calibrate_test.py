@@ -17,7 +17,7 @@ from cascade_jax.data import pipeline
 from cascade_jax.models import families
 from cascade_jax.parallel import hosts
 from cascade_jax.runs import checkpoints, run_folder
-from tests.multihost import processes
+from tests.support import processes
 
 LIKELY = [1, *range(100, 110)]  # the end, and "a" to "j"
 SETTINGS = {

@@ -13,8 +13,7 @@ from cascade_jax.cli.main import main
 from cascade_jax.collection.collect import CollectConfig
 from cascade_jax.data import pipeline
 from cascade_jax.parallel import hosts
-from tests import fakes
-from tests.multihost import processes
+from tests.support import fakes, processes
 
 LIMIT = ["--gin.COLLECT_LIMIT=12", "--gin.DECODE_BATCH_SIZE=8"]  # the second batch is half full
 

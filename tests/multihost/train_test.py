@@ -17,7 +17,7 @@ import pytest
 
 from cascade_jax.cli.main import main
 from cascade_jax.parallel import hosts
-from tests.multihost import processes
+from tests.support import processes
 from tests.training import resume_test
 
 STEPS, EVERY = 6, 3

@@ -8,7 +8,7 @@ from cascade_jax import axes
 from cascade_jax.models import t5
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
-from tests import fakes
+from tests.support import fakes
 
 
 @pytest.mark.parametrize(

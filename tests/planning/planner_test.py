@@ -17,7 +17,7 @@ from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.planning import compiled, hlo_text, planner, roofline, sweep, tables, topology
 from cascade_jax.runs import state as state_lib
 from cascade_jax.training.experiment import TrainConfig
-from tests.planning import tiny_runs
+from tests.support import tiny_runs
 
 CPU = topology.parse("cpu:8")
 MESHES = {

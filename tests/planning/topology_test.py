@@ -70,7 +70,7 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.planning import planner, topology
-from tests.planning import tiny_runs
+from tests.support import tiny_runs
 import dataclasses
 run = tiny_runs.run()
 data = dataclasses.replace(run.data, input_length=128, target_length=64)

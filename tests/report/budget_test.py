@@ -15,10 +15,9 @@ from cascade_jax.evaluation.live_cascades import LiveCascade
 from cascade_jax.evaluation.results import Source
 from cascade_jax.report import budget as report_budget
 from cascade_jax.report import html_page, metrics_json, page_examples
-from tests.browser import student_records
-from tests.evaluation import synthetic_budget
 from tests.report import html_page_test
 from tests.report.html_page_test import IMAGES, _evaluation, _Page
+from tests.support import student_records, synthetic_budget
 
 LIVE = LiveCascade(
     40,

@@ -17,7 +17,7 @@ from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.costs import Latency, Price
 from cascade_jax.evaluation.results import Evaluation, Source
 from cascade_jax.report import html_page, numbers
-from tests.browser import student_records
+from tests.support import student_records
 
 EVIL = "<script>alert('x')</script>&\""
 PNG = b"\x89PNG not really"

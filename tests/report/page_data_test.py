@@ -8,7 +8,7 @@ import pytest
 from cascade_jax.deferral.scores import Average
 from cascade_jax.evaluation import cascades, evaluate, summaries
 from cascade_jax.report import headline, page_data
-from tests.browser import student_records
+from tests.support import student_records
 
 EVIL = "</script><script>alert(1)</script><!-- & \u2028\u2029 \\u003c"
 

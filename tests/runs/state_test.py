@@ -9,7 +9,7 @@ from cascade_jax.models import families
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import state as state_lib
-from tests import fakes
+from tests.support import fakes
 
 DECODER = DecoderConfig(
     vocab_size=64, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4, mlp_dim=32

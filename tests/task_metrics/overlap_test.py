@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
@@ -68,7 +68,6 @@ def _edits(first: tuple, second: tuple) -> int:
     return rest(0, 0)
 
 
-@settings(max_examples=80, deadline=None)
 @given(
     st.lists(
         st.tuples(*[st.lists(st.sampled_from(["a", "A", "b", ",", "12"]), max_size=6)] * 2),

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade_jax.task_metrics import quality
@@ -34,7 +34,6 @@ def _longest_common_brute_force(first, second):
     return 0
 
 
-@settings(max_examples=60, deadline=None)
 @given(WORDS, WORDS)
 def test_rouge_l_is_f1_of_the_longest_common_subsequence(target, prediction):
     common = _longest_common_brute_force(target, prediction)

@@ -12,7 +12,7 @@ import tasks.c4 as c4
 from cascade_jax.data import catalog, pipeline, sources
 from cascade_jax.data.vocabulary import load
 from cascade_jax.task_metrics import quality
-from tests.rows import write
+from tests.support.rows import write
 
 ONE_DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 SPANS, PREFIX = "cascade_wikitext2_span_corruption_v1", "cascade_wikitext2_prefix_lm_v1"

@@ -15,7 +15,7 @@ from tasks.flan2021 import (
     summarization,
     translation,
 )
-from tests.rows import examples, texts_of
+from tests.support.rows import examples, texts_of
 
 TASKS = {
     task.name: task

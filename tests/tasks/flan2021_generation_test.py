@@ -12,7 +12,7 @@ from tasks.flan2021 import (
     summarization,
     translation,
 )
-from tests.rows import examples, texts_of, write_flan
+from tests.support.rows import examples, texts_of, write_flan
 
 TASKS = {
     task.name: task

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from cascade_jax.data import features, pipeline, sources
 from cascade_jax.task_metrics import quality
 from tasks.flan2021 import flan_task, multiple_choice
-from tests.rows import texts_of, write_flan
+from tests.support.rows import texts_of, write_flan
 
 TASKS = {task.name: task for task in multiple_choice.TASKS}
 NAMES = {name: flan_task.register(task) for name, task in TASKS.items()}

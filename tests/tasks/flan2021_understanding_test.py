@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from cascade_jax.data import features, jsonl, pipeline, sources
 from cascade_jax.task_metrics import quality
 from tasks.flan2021 import entailment, flan_task, understanding
-from tests.rows import texts_of, write_flan
+from tests.support.rows import texts_of, write_flan
 
 TASKS = {task.name: task for module in (entailment, understanding) for task in module.TASKS}
 NAMES = {name: flan_task.register(task) for name, task in TASKS.items()}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import tasks.reasoning as reasoning
 from cascade_jax.data import catalog, pipeline, sources
 from cascade_jax.task_metrics import quality
-from tests.rows import examples, texts_of, write
+from tests.support.rows import examples, texts_of, write
 
 ONE_DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 ARC_C, ARC_E = "cascade_arc_challenge_v1", "cascade_arc_easy_v1"

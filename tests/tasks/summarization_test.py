@@ -10,7 +10,7 @@ import tasks.summarization as summarization
 from cascade_jax.data import catalog, features, pipeline, sources
 from cascade_jax.data.vocabulary import load as vocabulary
 from cascade_jax.task_metrics import quality
-from tests.rows import write
+from tests.support.rows import write
 
 ONE_DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 XSUM, SHORT = "cascade_xsum_xsum_v1", "cascade_xsum_short_v1"

@@ -15,7 +15,7 @@ import tasks.superglue as superglue
 from cascade_jax.data import pipeline, sources
 from cascade_jax.task_metrics import quality
 from tasks import superglue_preprocessors as preprocessors
-from tests.rows import examples, texts_of, write
+from tests.support.rows import examples, texts_of, write
 
 NAMES = ["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
 SPLITS = ("train", "validation")

@@ -13,7 +13,7 @@ import tasks.wmt22 as wmt22
 from cascade_jax.data import catalog, jsonl, pipeline, sources
 from cascade_jax.task_metrics import quality, translation
 from tasks import wmt22_folder
-from tests.rows import write
+from tests.support.rows import write
 
 ONE_DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 PAIRS = ["en-ja", "en-ru", "en-zh", "ja-en", "ru-en", "zh-en"]

@@ -30,7 +30,7 @@ from cascade_jax.teacher_cache.format import Holding
 from cascade_jax.training import experiment
 from cascade_jax.training import run as one_run
 from cascade_jax.training.optimizers import Adafactor
-from tests import fakes
+from tests.support import fakes
 from tests.training import resume_test
 
 VOCAB = 384

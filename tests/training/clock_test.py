@@ -10,7 +10,7 @@ from cascade_jax import chips, metrics
 from cascade_jax.models import flops
 from cascade_jax.training import reporting, utilisation
 from cascade_jax.training.clock import CHECKPOINT, DATA, EVALUATION, STEP, Clock
-from tests import fakes
+from tests.support import fakes
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from cascade_jax.runs import state as state_lib
 from cascade_jax.training import experiment
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
-from tests import fakes
+from tests.support import fakes
 
 LARGE = DecoderConfig(
     vocab_size=264, embed_dim=16, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8,

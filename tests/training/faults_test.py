@@ -20,8 +20,7 @@ from cascade_jax.training import experiment
 from cascade_jax.training import run as one_run
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
-from tests import fakes
-from tests.multihost import processes
+from tests.support import fakes, processes
 from tests.training import resume_test
 
 STEPS, EVERY = 6, 2

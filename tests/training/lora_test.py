@@ -30,7 +30,7 @@ from cascade_jax.runs import state as state_lib
 from cascade_jax.training import experiment
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
-from tests import fakes
+from tests.support import fakes
 
 DATA = pipeline.DataConfig("demo_reverse_v1", input_length=20, target_length=8, batch_size=8)
 MESH = MeshConfig(data=4, tensor=2)

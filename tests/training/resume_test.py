@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tensorstore
 
-from tests import tiny_demo
+from tests.support import tiny_demo
 
 ROOT = Path(__file__).parents[2]
 STEPS, CHECKPOINT_EVERY = 120, 10

@@ -12,7 +12,7 @@ from cascade_jax.training import experiment, step_loop
 from cascade_jax.training import run as one_run
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
-from tests import fakes
+from tests.support import fakes
 
 STEPS, LOG_EVERY, AHEAD = 17, 6, 2
 

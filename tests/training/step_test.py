@@ -15,7 +15,7 @@ from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import state as state_lib
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
-from tests import fakes
+from tests.support import fakes
 
 STUDENT = fakes.t5_config(16)
 TEACHER = fakes.t5_config(32)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cascade_jax.parallel import hosts
-from tests.multihost import processes
+from tests.support import processes
 from tests.training import resume_test
 
 

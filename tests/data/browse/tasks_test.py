@@ -9,7 +9,7 @@ import tasks.demo  # noqa: F401
 from cascade_jax.data import catalog, features, sources
 from cascade_jax.data.browse import tasks as browse
 from cascade_jax.task_metrics import answer_metrics, quality
-from tests import fakes
+from tests.support import fakes
 
 ROW = {"text": "a", "label": 0}
 FIELDS = {"text": str, "label": range(2)}

@@ -83,7 +83,6 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 words = st.lists(st.sampled_from([*SPECIAL, " ", "cat", "the", "<|", "|>", "\n", "1", "é"]))
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(texts | words.map("".join))
 def test_ids_are_the_librarys_with_0_and_padding_exchanged(chat, text):
     loaded, plain = load.load_vocabulary(chat), library(chat)
@@ -99,7 +98,6 @@ def test_ids_are_the_librarys_with_0_and_padding_exchanged(chat, text):
         assert loaded.decode_tf(tf.constant([*ids, 2, 0], tf.int32)).numpy().decode() == text
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(texts)
 def test_ids_and_texts_are_those_of_transformers(chat, text):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")

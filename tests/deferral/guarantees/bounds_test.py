@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade_jax.deferral.guarantees import bounds
@@ -111,7 +111,6 @@ def test_a_range_is_moved_to_zero_and_one(bound):
     np.testing.assert_allclose(moved, plain, rtol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
 @given(data=st.data(), bound=st.sampled_from(VALID), limit=st.floats(0.05, 0.95))
 def test_p_is_a_probability_and_a_smaller_limit_is_harder(data, bound, limit):
     values = st.sampled_from([0.0, 1.0]) if bound == "binomial" else st.floats(0, 1)

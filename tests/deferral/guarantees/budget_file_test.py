@@ -9,7 +9,7 @@ import pytest
 
 from cascade_jax.deferral.guarantees import budget_file
 from cascade_jax.deferral.guarantees.json_field import FieldError
-from tests.evaluation import synthetic_budget
+from tests.support import synthetic_budget
 
 LACKING = object()
 

@@ -9,7 +9,7 @@ import pytest
 from cascade_jax.deferral.guarantees import bounds, learn_then_test
 from cascade_jax.deferral.guarantees.losses import Measured
 from cascade_jax.deferral.guarantees.risks import Risk, Settings
-from tests.deferral.measurements import COST, WORSE, measured
+from tests.support.measurements import COST, WORSE, measured
 
 BUDGET = Risk(COST, 0.2)
 FLOOR = Risk(WORSE, 0.46, lower=-1.0, fallback="always_defer")

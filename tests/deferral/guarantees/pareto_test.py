@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade_jax.deferral.guarantees import pareto
@@ -25,7 +25,6 @@ def squares(points, reference=REFERENCE):
     )
 
 
-@settings(max_examples=100, deadline=None)
 @given(points=st.lists(st.tuples(COORDINATE, COORDINATE, COORDINATE), max_size=12))
 def test_the_front_is_what_no_pair_excludes(points):
     found = pareto.non_dominated(np.array(points, float).reshape(-1, 3))
@@ -34,13 +33,11 @@ def test_the_front_is_what_no_pair_excludes(points):
         assert found[i] == (not beaten)
 
 
-@settings(max_examples=100, deadline=None)
 @given(points=POINTS)
 def test_hypervolume_counts_squares(points):
     assert pareto.hypervolume(array(points), REFERENCE) == squares(points)
 
 
-@settings(max_examples=100, deadline=None)
 @given(points=POINTS, candidates=st.lists(st.tuples(COORDINATE, COORDINATE), max_size=5))
 def test_improvement_is_the_difference(points, candidates):
     found = pareto.improvement(array(candidates), array(points), REFERENCE)

@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from cascade_jax.deferral.routers import features as router_features
 from cascade_jax.deferral.routers.features import ProbabilityFeatures, QuantileFeatures
-from tests.deferral.ragged import LISTS, answers_of, rows_of
+from tests.support.ragged import LISTS, answers_of, rows_of
 
 
 def with_embeddings(answers, size=3):
@@ -18,7 +18,6 @@ def with_embeddings(answers, size=3):
     return dataclasses.replace(answers, embeddings=values)
 
 
-@settings(max_examples=40, deadline=None)
 @given(lists=LISTS)
 def test_quantiles_lengths_and_embeddings_side_by_side(lists):
     answers = with_embeddings(answers_of(lists))
@@ -34,7 +33,6 @@ def test_quantiles_lengths_and_embeddings_side_by_side(lists):
     np.testing.assert_allclose(features.matrix(answers, width), expected, rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
 @given(lists=LISTS)
 def test_probabilities_are_padded_with_zeros(lists):
     answers = answers_of(lists)

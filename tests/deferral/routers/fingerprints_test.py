@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cascade_jax.deferral.routers.fingerprints import fingerprint, id_hashes
-from tests.deferral.ragged import answers_of
+from tests.support.ragged import answers_of
 
 ANSWERS = answers_of([[-1.0, -0.5], [-0.25], [-2.0, -3.0, -0.125]], ["b", "a", "c"])
 STUDENT, TEACHER = np.array([0.0, 1.0, 0.5]), np.array([1.0, 1.0, 0.0])

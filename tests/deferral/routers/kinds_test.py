@@ -12,7 +12,7 @@ from cascade_jax.deferral.routers import fitted as fitted_router
 from cascade_jax.deferral.routers.fingerprints import fingerprint
 from cascade_jax.evaluation import curves
 from tests.benchmarks import scores as made
-from tests.deferral.ragged import answers_of
+from tests.support.ragged import answers_of
 
 KINDS = (
     routers.LogisticRouter(),

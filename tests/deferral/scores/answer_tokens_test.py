@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from cascade_jax.deferral.scores import Average
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
-from tests.deferral.ragged import LISTS, answers_of, rows_of
+from tests.support.ragged import LISTS, answers_of, rows_of
 
 
-@settings(max_examples=30, deadline=None)
 @given(LISTS)
 def test_padded_rows_give_what_lists_give(lists):
     width = max(map(len, lists)) + 2

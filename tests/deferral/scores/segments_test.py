@@ -2,16 +2,15 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade_jax.deferral.scores import segments
-from tests.deferral.ragged import LISTS, answers_of, rows_of
+from tests.support.ragged import LISTS, answers_of, rows_of
 
 QUANTILES = st.lists(st.floats(0, 1), min_size=1, max_size=5)
 
 
-@settings(max_examples=60, deadline=None)
 @given(lists=LISTS, quantiles=QUANTILES)
 def test_quantiles_are_numpys(lists, quantiles):
     answers = answers_of(lists)
@@ -20,7 +19,6 @@ def test_quantiles_are_numpys(lists, quantiles):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 30), max_size=40), size=st.integers(1, 50))
 def test_blocks_are_whole_segments_one_after_the_other(lengths, size):
     offsets = np.cumsum([0, *lengths])

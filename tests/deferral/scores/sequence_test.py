@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from cascade_jax.deferral import scores
 from cascade_jax.deferral.scores import AnswerTokens, Average, Quantile
-from tests.deferral.ragged import LISTS, answers_of, rows_of
+from tests.support.ragged import LISTS, answers_of, rows_of
 
 OF_ONE_ROW = {
     scores.Average(): lambda row: -math.fsum(row) / len(row),
@@ -25,7 +25,6 @@ OF_ONE_ROW = {
 
 
 @pytest.mark.parametrize("score", OF_ONE_ROW, ids=lambda score: score.name)
-@settings(max_examples=40, deadline=None)
 @given(lists=LISTS)
 def test_every_score_is_what_numpy_has_row_by_row(score, lists):
     answers = answers_of(lists)
@@ -76,7 +75,6 @@ def test_a_surer_answer_has_a_lower_score(score):
     assert np.all(np.diff(values) > 0), values
 
 
-@settings(max_examples=40, deadline=None)
 @given(lists=LISTS)
 def test_perplexity_and_the_geometric_mean_order_as_the_average_does(lists):
     answers = answers_of(lists)
@@ -85,7 +83,6 @@ def test_perplexity_and_the_geometric_mean_order_as_the_average_does(lists):
     np.testing.assert_allclose(-np.log(-scores.GeometricMean()(answers)), average, atol=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
 @given(lists=LISTS)
 def test_a_higher_quantile_looks_at_surer_tokens(lists):
     answers = answers_of(lists)

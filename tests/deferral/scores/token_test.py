@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 
 from cascade_jax.deferral import scores
-from tests.deferral.ragged import LISTS, answers_of, rows_of
+from tests.support.ragged import LISTS, answers_of, rows_of
 
 OF_LOG_PROBS = {
     scores.ArithmeticMean(): lambda row: -np.mean(np.exp(row)),
@@ -25,7 +25,6 @@ OF_TOP = {
 
 
 @pytest.mark.parametrize("score", OF_LOG_PROBS, ids=lambda score: score.name)
-@settings(max_examples=40, deadline=None)
 @given(lists=LISTS)
 def test_scores_of_log_probs(score, lists):
     answers = answers_of(lists)
@@ -34,7 +33,6 @@ def test_scores_of_log_probs(score, lists):
 
 
 @pytest.mark.parametrize("score", OF_TOP, ids=lambda score: score.name)
-@settings(max_examples=40, deadline=None)
 @given(lists=LISTS)
 def test_scores_of_the_likeliest_tokens(score, lists):
     answers = answers_of(lists, k=10)
@@ -42,7 +40,6 @@ def test_scores_of_the_likeliest_tokens(score, lists):
     np.testing.assert_allclose(score(answers), expected, rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
 @given(lists=LISTS)
 def test_entropy_is_the_mean_of_the_entropies(lists):
     answers = answers_of(lists, k=2)

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgba
 from cascade_jax.deferral.guarantees import budget_file
 from cascade_jax.report.plots import budget as plots_budget
 from cascade_jax.report.plots import curves
-from tests.evaluation import synthetic_budget
+from tests.support import synthetic_budget
 
 NAMES = ("budget", "budget_thresholds", "budget_search", "budget_positions")
 

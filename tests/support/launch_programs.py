@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from tests.support import processes
+
 NAMES = ("gcloud", "xpk", "kubectl", "srun", "scontrol")
 _PROGRAM = '''#!{python}
 import json, os, re, subprocess, sys
@@ -84,10 +86,10 @@ class Programs:
         (self.folder / name).chmod(0o755)
 
     def environment(self, **more: str) -> dict[str, str]:
-        flag = "--xla_force_host_platform_device_count=4"
+        flags = processes.xla_flags(4)
         path = f"{self.folder}:{os.environ['PATH']}"
         root = str(self.repository)
-        return os.environ | {"PATH": path, "PYTHONPATH": root, "XLA_FLAGS": flag} | more
+        return os.environ | {"PATH": path, "PYTHONPATH": root, "XLA_FLAGS": flags} | more
 
     def plan(self, what: str, *answers) -> None:
         """The next answers: "state" of a queued resource, statuses of "ssh" or "srun"."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests import tiny_demo
+from tests.support import tiny_demo
 
 ROOT = Path(__file__).parents[2]
 SIZES = tiny_demo.LARGE | dict(embed_dim=8, num_heads=2, dropout_rate=0.1)
@@ -42,6 +42,11 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def xla_flags(devices: int) -> str:
+    """The tests' XLA_FLAGS with another number of virtual devices."""
+    return f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+
+
 class Command:
     """One command on so many processes, each with its part of 8 virtual devices.
 
@@ -64,7 +69,7 @@ class Command:
         roots: Sequence[Path] = (ROOT,),
     ):
         port = free_port()
-        flag = f"--xla_force_host_platform_device_count={8 // processes}"
+        flags = xla_flags(8 // processes)
         self.logs = [log.with_name(f"{log.name}.{i}") for i in range(processes)]
         self.processes = []
         each = argv if argv and isinstance(argv[0], list) else [list(argv)] * processes
@@ -78,7 +83,7 @@ class Command:
                 process = subprocess.Popen(
                     command,
                     cwd=root,
-                    env=os.environ | {"PYTHONPATH": str(root), "XLA_FLAGS": flag},
+                    env=os.environ | {"PYTHONPATH": str(root), "XLA_FLAGS": flags},
                     stdout=output,
                     stderr=subprocess.STDOUT,
                 )

@@ -7,7 +7,7 @@ from cascade_jax.data import pipeline
 from cascade_jax.losses import variants
 from cascade_jax.training.experiment import TrainRun
 from cascade_jax.training.optimizers import Adafactor
-from tests import fakes
+from tests.support import fakes
 
 LAYERS = 12
 OPTIMIZER = Adafactor(learning_rate=1e-3, min_dim_size_to_factor=8)

@@ -8,7 +8,7 @@ import seqio
 
 from cascade_jax.data import features, sources
 from tasks.flan2021 import DATA_SETS
-from tests import fakes
+from tests.support import fakes
 
 
 def write(folder: Path, place: str, rows: Sequence[dict], split: str, before: str = "") -> Path:
