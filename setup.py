@@ -40,6 +40,7 @@ setuptools.setup(
         "matplotlib",
         "ml_dtypes",
         "msgpack",
+        "msgspec",
         "numpy",
         "optax",
         "orbax-checkpoint",

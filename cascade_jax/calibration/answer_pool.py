@@ -2,7 +2,6 @@
 
 import dataclasses
 import fnmatch
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from cascade_jax.calibration import splits
 from cascade_jax.calibration.pool import ANSWER, Evaluation, Thresholds
 from cascade_jax.deferral import routers
 from cascade_jax.deferral.guarantees import search
+from cascade_jax.deferral.guarantees.certificate import DataIdentity, ModelIdentity
 from cascade_jax.deferral.scores import Average, base
 from cascade_jax.names import did_you_mean
 
@@ -109,12 +109,12 @@ class RecordsPool:
         first = len(tables[0])
         self.test_rows = None if len(tables) == 1 else np.arange(first, len(self.ids))
         parts = [slice(None)] if self.test_rows is None else [slice(first), slice(first, None)]
-        self.fingerprints = {
-            **{model: _fingerprint(tables[0], model) for model in ("student", "teacher")},
-            "mixture": tables[0].metadata["mixture"],
-            "split": tables[0].metadata["split"],
-            "data": [splits.fingerprint(self.ids[p], self.texts[p]) for p in parts],
-        }
+        self.models = {model: _identity(tables[0], model) for model in ("student", "teacher")}
+        self.data = DataIdentity(
+            mixture=tables[0].metadata["mixture"],
+            split=tables[0].metadata["split"],
+            examples=tuple(splits.fingerprint(self.ids[p], self.texts[p]) for p in parts),
+        )
 
     def evaluate(
         self, thresholds: Thresholds | Float[np.ndarray, "R 1"], rows: Int[np.ndarray, " R"]
@@ -144,10 +144,9 @@ class RecordsPool:
         return search.score_quantiles(self._score[rows], count)[:, 0]
 
 
-def _fingerprint(table: records.Records, model: str) -> str:
-    """A text of what records say of a model's checkpoint."""
-    facts = {key: table.metadata.get(f"{model}_{key}") for key in ("checkpoint", "saved")}
-    return json.dumps(facts)
+def _identity(table: records.Records, model: str) -> ModelIdentity:
+    """What records say of a model's checkpoint."""
+    return ModelIdentity(**{k: table.metadata.get(f"{model}_{k}") for k in ("checkpoint", "saved")})
 
 
 def _check_score(score: base.DeferralScore, table: records.Records) -> None:
@@ -161,13 +160,13 @@ def _check_score(score: base.DeferralScore, table: records.Records) -> None:
 
 def _check_same(model: str, tables: Sequence[records.Records]) -> None:
     """Refuses tables of which one is to be tested on and is another model's."""
-    found = [_fingerprint(table, model) for table in tables]
-    saved = {table.metadata.get(f"{model}_saved") for table in tables}
+    identities = [_identity(table, model) for table in tables]
+    saved = {identity.saved for identity in identities}
     # When it was saved tells a checkpoint from all others, wherever its folder stands.
-    if len(set(found)) > 1 and (len(saved) > 1 or None in saved):
+    if len(set(identities)) > 1 and (len(saved) > 1 or None in saved):
         raise ValueError(
-            f"the {model} of the records to test on is {found[1]}, that of those to calibrate on "
-            f"{found[0]}; collect both with the same checkpoints"
+            f"the {model} of the records to test on is {identities[1]}, that of those to calibrate "
+            f"on {identities[0]}; collect both with the same checkpoints"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from cascade_jax import files
+from cascade_jax import files, json_file
 from cascade_jax.calibration import splits as calibration_splits
 from cascade_jax.calibration import summary
 from cascade_jax.calibration.answer_pool import RecordsSource
@@ -216,7 +216,8 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
         "calibrate", config.hang_seconds, config.output_dir, lambda: kept, "the rest"
     ) as watch:
         pool = config.open(watch.before_batch)
-        facts = pool.fingerprints | {"score": pool.uncertainty, "examples": len(pool.ids)}
+        facts = json_file.to_values(pool.models) | json_file.to_values(pool.data)
+        facts |= {"score": pool.uncertainty, "count": len(pool.ids)}
         hosts.agree("data or checkpoints", facts)
         repeats, objective = [], config.counted
         shown = {"desc": "calibrates", "unit": "repeat", "disable": not hosts.is_first()}
@@ -332,11 +333,8 @@ def _write_certificates(
             level=config.level,
             score=pool.uncertainty,
             objective=objective if config.promise == COST else "cost",
-            models={name: pool.fingerprints[name] for name in _MODELS},
-            data=json.dumps(
-                {k: v for k, v in pool.fingerprints.items() if k not in _MODELS}
-                | {"metric": objective}
-            ),
+            models=pool.models,
+            data=dataclasses.replace(pool.data, metric=objective),
             splits={
                 name: calibration_splits.fingerprint(ids[rows], texts[rows])
                 for name, rows in names.items()
@@ -350,9 +348,6 @@ def _write_certificates(
     if older:
         names = ", ".join(sorted(path.name for path in older))
         print(f"{config.output_dir}: of an earlier calibration, and not of this one: {names}")
-
-
-_MODELS = ("student", "teacher")
 
 
 def certificate_path(output_dir: str, alpha: float) -> Path:

@@ -7,10 +7,12 @@ model and no text.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from cascade_jax.deferral.guarantees.certificate import DataIdentity, ModelIdentity
 
 Thresholds = tuple[float, ...]
 TOKEN, ANSWER = "token", "answer"
@@ -98,7 +100,8 @@ class Pool(Protocol):
       thresholds: how many a configuration has.
       max_length: the most tokens of an answer; 1 for whole answers.
       uncertainty: what is compared with the thresholds.
-      fingerprints: JSON values that tell models and data from others.
+      models: which checkpoints, by role.
+      data: which examples.
     """
 
     name: str
@@ -110,7 +113,8 @@ class Pool(Protocol):
     thresholds: int
     max_length: int
     uncertainty: str
-    fingerprints: Mapping[str, Any]
+    models: Mapping[str, ModelIdentity]
+    data: DataIdentity
 
     def evaluate(
         self, thresholds: Thresholds | Float[np.ndarray, "R K"], rows: Int[np.ndarray, " R"]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from cascade_jax import json_file
 from cascade_jax.calibration import splits as calibration_splits
 from cascade_jax.calibration.answer_pool import check_patterns, matching
 from cascade_jax.calibration.answer_store import AnswerStore, digest
@@ -18,6 +19,7 @@ from cascade_jax.collection import answers, live_answers
 from cascade_jax.collection.live_answers import METRICS
 from cascade_jax.data import pipeline
 from cascade_jax.deferral.guarantees import splits
+from cascade_jax.deferral.guarantees.certificate import DataIdentity
 from cascade_jax.inference.cascade.decode import ENTROPY, LOG_PROB, RANDOM, UNCERTAINTIES
 from cascade_jax.models import families, pair
 from cascade_jax.names import did_you_mean
@@ -158,18 +160,18 @@ class LivePool:
         self.thresholds = source.num_blocks
         self.max_length = source.data.target_length
         self.uncertainty = source.uncertainty
-        self.fingerprints = {
-            "student": self._student.fingerprint,
-            "teacher": self._teacher.fingerprint,
-            "vocabulary": mixture.fingerprint,
-            "mixture": source.data.mixture,
-            "split": source.split,
-            "test_split": source.test_split,
-            "data": calibration_splits.fingerprint(self.ids, self.texts),
-            "input_length": source.data.input_length,
-            "target_length": source.data.target_length,
-        }
-        self._facts = self.fingerprints | {
+        self.models = {"student": self._student.identity, "teacher": self._teacher.identity}
+        self.data = DataIdentity(
+            mixture=source.data.mixture,
+            split=source.split,
+            test_split=source.test_split,
+            examples=(calibration_splits.fingerprint(self.ids, self.texts),),
+            vocabulary=mixture.fingerprint,
+            input_length=source.data.input_length,
+            target_length=source.data.target_length,
+        )
+        self._facts = json_file.to_values(self.models) | json_file.to_values(self.data)
+        self._facts |= {
             "metrics": list(self.metrics),
             "blocks": self.thresholds,
             "rows": _rows(examples),

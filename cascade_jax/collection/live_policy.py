@@ -2,10 +2,10 @@
 
 import dataclasses
 import functools
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from cascade_jax import json_file
 from cascade_jax.collection import answers, live_answers
 from cascade_jax.collection.answers import Questions
 from cascade_jax.data import pipeline
@@ -22,14 +22,14 @@ class LivePolicy:
     certificate: Certificate | None
 
     def _is_of(self, student: SavedModel) -> bool:
-        found = self.certificate
-        return found is not None and found.models.get("student") == student.fingerprint
+        policy = self.certificate
+        return policy is not None and policy.models.get("student") == student.identity
 
     def metadata(self, student: SavedModel) -> dict[str, Any]:
         """What the metadata of a student's records say of it; nothing if it is of another."""
         if not self._is_of(student):
             return {}
-        return {POLICY: json.loads(self.certificate.to_json())}
+        return {POLICY: json_file.to_values(self.certificate)}
 
     def columns(
         self, student: SavedModel, teacher: SavedModel, questions: Questions
@@ -98,38 +98,23 @@ def load(
     """
     if not path:
         return LivePolicy(None)
-    found = certificate.load(path)
-    if found.level != certificate.TOKEN:
+    policy = certificate.load(path)
+    if policy.level != certificate.TOKEN:
         raise ValueError(
             f"{path} is a certificate for whole answers, which records have in both models' words "
             "already: collect without it, and give it to `cascade-jax evaluate`"
         )
-    found.policy_thresholds()  # refuses one without a policy
+    policy.policy_thresholds()  # refuses one without a policy
     for role, models in (("student", students), ("teacher", [teacher])):
-        wanted, given = found.models.get(role), [model.fingerprint for model in models]
-        if wanted not in given:
+        identity, ours = policy.models.get(role), [model.identity for model in models]
+        if identity not in ours:
             raise ValueError(
-                f"{path} is not of these models: its {role} is {wanted!r}, here is "
-                f"{' or '.join(map(repr, given))}; calibrate them anew"
+                f"{path} is not of these models: its {role} is {identity}; here is "
+                f"{' or '.join(map(str, ours))}; calibrate them anew"
             )
-    facts = _facts(path, found)
-    ours = {"vocabulary": vocabulary}
-    ours |= {name: getattr(data, name) for name in ("input_length", "target_length")}
-    for what, here in ours.items():
-        if facts.get(what) != here:
-            raise ValueError(f"{path} is of {what} {facts.get(what)!r}, here it is {here!r}")
-    return LivePolicy(found)
-
-
-def _facts(path: str, found: Certificate) -> Mapping[str, Any]:
-    """What `cascade-jax calibrate` wrote of the data."""
-    try:
-        facts = json.loads(found.data)
-    except ValueError:
-        facts = None
-    if not isinstance(facts, dict):
-        raise ValueError(
-            f"{path} does not say of which vocabulary and lengths it is: its data is "
-            f"{found.data[:40]!r}, not the object that `cascade-jax calibrate` writes"
-        )
-    return facts
+    here = {"vocabulary": vocabulary}
+    here |= {name: getattr(data, name) for name in ("input_length", "target_length")}
+    for name, value in here.items():
+        if (calibrated := getattr(policy.data, name)) != value:
+            raise ValueError(f"{path} is of {name} {calibrated!r}, here it is {value!r}")
+    return LivePolicy(policy)

@@ -5,7 +5,6 @@ replayed, as the answer changes after the first deferred token: its answers must
 """
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -16,7 +15,12 @@ import numpy as np
 from jaxtyping import Int
 
 from cascade_jax.deferral.guarantees import certificate as certificate_file
-from cascade_jax.deferral.guarantees.certificate import ANSWER, CERTIFIED, Certificate
+from cascade_jax.deferral.guarantees.certificate import (
+    ANSWER,
+    CERTIFIED,
+    Certificate,
+    ModelIdentity,
+)
 from cascade_jax.deferral.guarantees.risks import Risk
 from cascade_jax.deferral.scores.base import DeferralScore, name_of
 from cascade_jax.evaluation import curves, live_cascades
@@ -126,13 +130,12 @@ def points(
 def difference(certificate: Certificate, table: Records, score: DeferralScore) -> str:
     """Why a certificate is not of some records; "" if it may be."""
     for role in ("student", "teacher"):
-        theirs = certificate.models.get(role, "")
-        if different := _other_model(role, theirs, table.metadata):
+        identity = certificate.models.get(role, ModelIdentity())
+        if different := _other_model(role, identity, table.metadata):
             return different
-    data = _data_of(certificate)
-    mixture = table.metadata["mixture"]
-    if data.get("mixture", mixture) != mixture:
-        return f"it is of the mixture {data['mixture']!r}, the records of {mixture!r}"
+    theirs, ours = certificate.data.mixture, table.metadata["mixture"]
+    if theirs is not None and theirs != ours:
+        return f"it is of the mixture {theirs!r}, the records of {ours!r}"
     if certificate.level == ANSWER:
         if certificate.score != name_of(score):
             return (
@@ -140,10 +143,10 @@ def difference(certificate: Certificate, table: Records, score: DeferralScore) -
                 f"{name_of(score)!r} (SCORE)"
             )
         return ""
-    return _other_live(certificate, data, table)
+    return _other_live(certificate, table)
 
 
-def _other_live(certificate: Certificate, data: Mapping[str, Any], table: Records) -> str:
+def _other_live(certificate: Certificate, table: Records) -> str:
     """Why the live answers of a table are not of a policy."""
     if table.cascade_answer is None:
         return (
@@ -157,24 +160,24 @@ def _other_live(certificate: Certificate, data: Mapping[str, Any], table: Record
             f"its thresholds are {list(certificate.thresholds)} of {certificate.score!r}, those of "
             f"the records' cascade_* columns {list(ours[0])} of {ours[1]!r}"
         )
-    wanted, length = data.get("target_length"), table.metadata.get("target_length")
-    if None not in (wanted, length) and wanted != length:
-        return f"it is of answers of {wanted} tokens, the records of {length}"
+    theirs, ours = certificate.data.target_length, table.metadata.get("target_length")
+    if None not in (theirs, ours) and theirs != ours:
+        return f"it is of answers of {theirs} tokens, the records of {ours}"
     return ""
 
 
-def _other_model(role: str, described: str, metadata: Mapping[str, Any]) -> str:
+def _other_model(role: str, identity: ModelIdentity, metadata: Mapping[str, Any]) -> str:
     """Why a certificate's model is not the records'; "" if nothing speaks against it.
 
     When a checkpoint was saved tells it from all others; without that its path counts.
     """
-    theirs, checkpoint = _parsed(described), metadata.get(f"{role}_checkpoint")
+    checkpoint = metadata.get(f"{role}_checkpoint")
     ours = {"saved": metadata.get(f"{role}_saved"), "checkpoint": checkpoint}
     if isinstance(checkpoint, str):
         parts = pathlib.PurePath(checkpoint).parts
         ours |= {"step": parts[-1], "run": parts[-3] if len(parts) > 2 else None}
     for key, words in _MODEL_WORDS.items():
-        pair = theirs.get(key), ours.get(key)
+        pair = getattr(identity, key), ours.get(key)
         if None not in pair and str(pair[0]) != str(pair[1]):
             return f"its {role} {words} {pair[0]!r}, that of the records {words} {pair[1]!r}"
         if None not in pair and key in ("saved", "checkpoint"):
@@ -188,19 +191,6 @@ _MODEL_WORDS = {
     "run": "is of the run",
     "step": "is of the step",
 }
-
-
-def _parsed(described: str) -> Mapping[str, Any]:
-    """An object that a certificate holds as JSON; empty if it is another text."""
-    try:
-        found = json.loads(described)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _data_of(certificate: Certificate) -> Mapping[str, Any]:
-    return _parsed(certificate.data)
 
 
 def _point(
@@ -279,7 +269,7 @@ def _of_tokens(
 ) -> dict[str, float]:
     live = live_cascades.of_records(table)
     spent = live.cost
-    if (length := _data_of(certificate).get("target_length")) and not live.is_length_stated:
+    if (length := certificate.data.target_length) and not live.is_length_stated:
         spent = live.cost * live.max_length / length
     return {
         "rate": live.token_share,
@@ -317,14 +307,14 @@ def _kept(risk: Risk, spent: float, lost: float, certificate: Certificate, table
 
 def _has_objective(certificate: Certificate, table: Records) -> bool:
     """Whether the records' quality is what a loss of quality was promised in."""
-    metric = _data_of(certificate).get("metric", certificate.objective)
+    metric = certificate.data.metric or certificate.objective
     if certificate.level == ANSWER or metric in ("quality", "task"):
         return True
     return set(table.metric) == {metric}
 
 
 def _warnings(certificate: Certificate, table: Records, num_seen: int) -> tuple[str, ...]:
-    found, data = [], _data_of(certificate)
+    found, split = [], certificate.data.split
     if num_seen == len(table):
         found.append(
             "The certificate was made on these very examples. Its promise is about new ones: "
@@ -336,9 +326,9 @@ def _warnings(certificate: Certificate, table: Records, num_seen: int) -> tuple[
             "others of the same input. Its promise is about new ones, so it was measured on the "
             f"other {len(table) - num_seen:,}."
         )
-    elif not certificate.seen and data.get("split") == table.metadata["split"]:
+    elif not certificate.seen and split == table.metadata["split"]:
         found.append(
-            f"The certificate was made on the split {data['split']!r} of the same data and does "
+            f"The certificate was made on the split {split!r} of the same data and does "
             "not say on which examples, so some here may have chosen the thresholds. Its promise "
             "is about new ones: measure it on another split."
         )

@@ -1,11 +1,11 @@
 """A model of an experiment with the checkpoint that it answers from."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
+from cascade_jax.deferral.guarantees.certificate import ModelIdentity
 from cascade_jax.models import families
 from cascade_jax.names import did_you_mean
 from cascade_jax.runs import checkpoints, parameters, run_folder
@@ -58,6 +58,6 @@ class SavedModel:
         return parameters.load(self.folder, self.step, self.config, mesh)
 
     @property
-    def fingerprint(self) -> str:
-        """JSON that is of this checkpoint alone, wherever its folder stands."""
-        return json.dumps({"run": self.folder.name, "step": self.step, "saved": self.saved})
+    def identity(self) -> ModelIdentity:
+        """Of this checkpoint alone, wherever its folder stands."""
+        return ModelIdentity(run=self.folder.name, step=self.step, saved=self.saved)

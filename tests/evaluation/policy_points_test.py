@@ -10,6 +10,7 @@ import pytest
 
 from cascade_jax import records
 from cascade_jax.deferral.guarantees import splits
+from cascade_jax.deferral.guarantees.certificate import DataIdentity, ModelIdentity
 from cascade_jax.deferral.scores import Average, Sum
 from cascade_jax.evaluation import curves, evaluate, panels, policy_points
 from cascade_jax.evaluation.costs import Flops, Latency, Parameters, Price
@@ -40,7 +41,7 @@ def folder(tmp_path_factory):
 
 
 def models(student, teacher="9"):
-    return {"student": json.dumps({"saved": student}), "teacher": json.dumps({"saved": teacher})}
+    return {"student": ModelIdentity(saved=student), "teacher": ModelIdentity(saved=teacher)}
 
 
 def files_of(folder, names):
@@ -156,7 +157,7 @@ def test_a_loss_in_another_metric_is_not_judged(folder, tmp_path):
             "cat: its student was saved at '7', that of the records was save",
         ),
         ({"models": models("2", "8")}, "cat: its teacher was saved at '8', .* saved at '9'"),
-        ({"data": json.dumps({"mixture": "xsum"})}, "cat: it is of the mixture 'xsum', .* 'demo'"),
+        ({"data": DataIdentity(mixture="xsum")}, "cat: it is of the mixture 'xsum', .* 'demo'"),
         (
             {**LIVE, "threshold": 0.3},
             r"thresholds are \[0.3\] of 'log_prob', those of the rec.*0.8",
@@ -166,7 +167,7 @@ def test_a_loss_in_another_metric_is_not_judged(folder, tmp_path):
             r"of 'entropy', those of .* of 'log_prob'",
         ),
         (
-            {**LIVE, "threshold": 0.8, "data": json.dumps({"target_length": 30})},
+            {**LIVE, "threshold": 0.8, "data": DataIdentity(target_length=30)},
             "cat: it is of answers of 30 tokens, the records of 20",
         ),
         (
@@ -187,7 +188,7 @@ def test_a_model_is_told_by_its_path_where_it_was_not_said_when_it_was_saved(tmp
     table = records.read(file)
 
     def difference(**described):
-        found = certificates.make(0.5, models={"student": json.dumps(described)})
+        found = certificates.make(0.5, models={"student": ModelIdentity(**described)})
         return policy_points.difference(found, table, Average())
 
     assert difference(checkpoint="runs/cat/checkpoints/300") == ""
@@ -196,7 +197,7 @@ def test_a_model_is_told_by_its_path_where_it_was_not_said_when_it_was_saved(tmp
     assert "is of the run 'xent', that of the records is of the run 'cat'" in difference(run="xent")
     assert "is of the step 200" in difference(run="cat", step=200)
     assert difference() == ""
-    found = certificates.make(0.5, models={"student": "no object"}, score="sum")
+    found = certificates.make(0.5, models={}, score="sum")
     assert policy_points.difference(found, table, Sum()) == ""
 
 
@@ -207,7 +208,7 @@ def test_files_that_are_no_policy(folder, tmp_path):
     with pytest.raises(PolicyError, match="of no policy: None is known."):
         points(folder, path)
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(ValueError, match="bad.json: not a certificate of schema 1"):
+    with pytest.raises(ValueError, match="bad.json: not a certificate of schema 2"):
         points(folder, tmp_path / "bad.json")
 
 
@@ -260,12 +261,12 @@ def test_tokens_too_are_measured_on_new_examples(folder, tmp_path):
 
 def test_examples_that_the_thresholds_were_chosen_on_are_warned_of(folder, tmp_path):
     ids = records.read(folder / "cat.parquet").example_id
-    same = json.dumps({"mixture": "demo", "split": "test"})
+    same = DataIdentity(mixture="demo", split="test")
     cases = [
         ({"seen": seen(ids)}, "made on these very examples"),
         ({"seen": seen(["others"]), "data": same}, None),  # of the same split, but others
         ({"data": same}, "made on the split 'test' of the same data"),
-        ({"data": "a fingerprint"}, None),
+        ({"data": DataIdentity()}, None),
     ]
     for changes, words in cases:
         path = certificates.write(tmp_path, 0.65, **{"models": models("2"), **changes})
@@ -285,7 +286,7 @@ def test_a_fallback_says_that_nothing_was_certified(folder, tmp_path):
 
 
 def test_the_point_stands_in_every_output(folder, tmp_path):
-    same = json.dumps({"mixture": "demo", "split": "test"})
+    same = DataIdentity(mixture="demo", split="test")
     more = {"limits": {COST: 0.01}, "models": models("2"), "data": same}
     path = certificates.write(tmp_path, 0.65, **more)
     evaluation = run(folder, path)

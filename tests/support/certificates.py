@@ -1,10 +1,14 @@
 """Certificates as `cascade-jax calibrate` writes them, of made-up calibrations."""
 
-import dataclasses
-import json
 from pathlib import Path
 
-from cascade_jax.deferral.guarantees.certificate import CERTIFIED, Certificate
+from cascade_jax import json_file
+from cascade_jax.deferral.guarantees.certificate import (
+    CERTIFIED,
+    Certificate,
+    DataIdentity,
+    ModelIdentity,
+)
 from cascade_jax.deferral.guarantees.learn_then_test import Candidate
 from cascade_jax.deferral.guarantees.risks import Risk
 
@@ -38,14 +42,12 @@ def make(threshold=0.5, level="answer", score="average", limits=None, **changes)
         "num_first": 200,
         "num_second": 200,
         "candidates": candidates,
-        "models": {name: json.dumps({"checkpoint": None, "saved": None}) for name in _MODELS},
-        "data": json.dumps({"mixture": "demo", "split": "validation"}),
+        "models": {"student": ModelIdentity(), "teacher": ModelIdentity()},
+        "data": DataIdentity(mixture="demo", split="validation"),
         "splits": {"first": "0" * 32, "second": "1" * 32, "test": "2" * 32},
+        "seen": (),
     }
     return Certificate(**(fields | changes))
-
-
-_MODELS = ("student", "teacher")
 
 
 def write(folder: Path, *args, **changes) -> str:
@@ -57,5 +59,4 @@ def write(folder: Path, *args, **changes) -> str:
 
 def as_policy(found: Certificate) -> dict:
     """As the metadata of records hold it."""
-    assert dataclasses.is_dataclass(found)
-    return json.loads(found.to_json())
+    return json_file.to_values(found)

@@ -1,29 +1,71 @@
-"""The file that says what is promised of a policy, and everything that the promise rests on.
+"""The certificate of a policy: what is promised of it, and everything that the promise rests on.
 
-It is JSON by the letter: an infinite number is the text "inf" or "-inf". A field that is missing,
-unknown or of another kind is refused by its name, so that a promise is never read as another.
+A JSON file (`json_file`). A field that is missing, unknown or of another type is refused by its
+name, so that no promise is read as another.
 """
 
 import dataclasses
 import itertools
 import json
-import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cascade_jax import files
-from cascade_jax import names as nearest
+from cascade_jax import json_file, names
 from cascade_jax.deferral.guarantees import bounds, risks
 from cascade_jax.deferral.guarantees import splits as split_checks
 from cascade_jax.deferral.guarantees.learn_then_test import Calibration, Candidate
 from cascade_jax.deferral.guarantees.risks import Risk
+from cascade_jax.deferral.policy import ANSWER, LEVELS, TOKEN  # noqa: F401
+from cascade_jax.json_file import Number
 
-SCHEMA = 1
-TOKEN, ANSWER = "token", "answer"
-LEVELS = (TOKEN, ANSWER)
+SCHEMA = 2
 CERTIFIED, FALLBACK, NOTHING = "certified", "fallback", "nothing"
 STATUSES = (CERTIFIED, FALLBACK, NOTHING)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelIdentity:
+    """Which checkpoint a model is; None for what is not known.
+
+    Attributes:
+      run: name of the run.
+      step: of the checkpoint.
+      saved: when it was completed, which tells it from all others wherever its folder stands.
+      checkpoint: path of the checkpoint.
+    """
+
+    run: str | None = None
+    step: int | None = None
+    saved: int | str | None = None
+    checkpoint: str | None = None
+
+    def __str__(self) -> str:
+        known = ((name, value) for name, value in vars(self).items() if value is not None)
+        return ", ".join(f"{name} {value!r}" for name, value in known) or "unknown"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataIdentity:
+    """Which examples a certificate was made on, and how they were cut; None for what is not known.
+
+    Attributes:
+      mixture, split, test_split: names.
+      examples: fingerprints of all examples: of the whole, or of the table that is calibrated on
+        and of the one that is tested on.
+      vocabulary: its fingerprint.
+      input_length, target_length: tokens at which inputs and answers are cut.
+      metric: of quality.
+    """
+
+    mixture: str | None = None
+    split: str | None = None
+    test_split: str | None = None
+    examples: tuple[str, ...] = ()
+    vocabulary: str | None = None
+    input_length: int | None = None
+    target_length: int | None = None
+    metric: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +88,8 @@ class Certificate:
       objective: name of what was made small among the certified.
       num_first, num_second: examples of the calibration splits; 0 for no second.
       candidates: all that was evaluated, with p-values and means.
-      models: role -> fingerprint.
-      data: fingerprint of the data.
+      models: by role, "student" and "teacher".
+      data: the examples.
       splits: name -> fingerprint, `splits.split_fingerprint`.
       seen: hashes of the ids of all calibration examples, sorted, `splits.id_hash`.
       schema: of this file.
@@ -57,7 +99,7 @@ class Certificate:
     status: str
     level: str
     score: str
-    thresholds: tuple[float, ...]
+    thresholds: tuple[Number, ...]
     block_length: int | None
     risks: tuple[Risk, ...]
     delta: float
@@ -68,21 +110,19 @@ class Certificate:
     num_first: int
     num_second: int
     candidates: tuple[Candidate, ...]
-    models: Mapping[str, str]
-    data: str
+    models: Mapping[str, ModelIdentity]
+    data: DataIdentity
     splits: Mapping[str, str]
-    seen: tuple[str, ...] = ()
+    seen: tuple[str, ...]
     schema: int = SCHEMA
 
     def __post_init__(self):
-        for name, known in (
-            ("level", LEVELS), ("status", STATUSES), ("procedure", risks.PROCEDURES),
-            ("bound", bounds.BOUNDS),
-        ):  # fmt: skip
+        allowed = {"level": LEVELS, "status": STATUSES, "procedure": risks.PROCEDURES}
+        for name, choices in (allowed | {"bound": bounds.BOUNDS}).items():
             value = getattr(self, name)
-            if value not in known:
-                hint = nearest.did_you_mean(value, known)
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}{hint}")
+            if value not in choices:
+                hint = names.did_you_mean(value, choices)
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
         if self.schema != SCHEMA:
             raise ValueError(f"schema is {self.schema}, this program reads {SCHEMA}")
         bounds.check_level(self.delta)
@@ -92,7 +132,7 @@ class Certificate:
             raise ValueError(
                 f"a certificate of status {self.status!r} has {len(self.thresholds)} thresholds"
             )
-        accepted = [found.thresholds for found in self.candidates if found.is_accepted]
+        accepted = [c.thresholds for c in self.candidates if c.is_accepted]
         if self.status == CERTIFIED and self.thresholds not in accepted:
             raise ValueError(
                 f"the thresholds {list(self.thresholds)} are not among the candidates that are "
@@ -112,11 +152,6 @@ class Certificate:
                 f"{self.block_length}"
             )
 
-    @property
-    def is_fallback(self) -> bool:
-        """Whether nothing could be certified."""
-        return self.status != CERTIFIED
-
     def policy_thresholds(self) -> tuple[float, ...]:
         """The thresholds to use.
 
@@ -128,64 +163,45 @@ class Certificate:
         return self.thresholds
 
     def was_calibrated_on(self, example_ids: Iterable[str]) -> list[bool]:
-        """For each example, whether it is known to be one of those."""
+        """For each example, whether its id is that of a calibration example."""
         seen = set(self.seen)
-        return [split_checks.id_hash(str(name)) in seen for name in example_ids]
-
-    def check_not_calibrated_on(self, example_ids: Iterable[str]) -> None:
-        """Refuses to be judged on examples that it was calibrated on.
-
-        Raises:
-          ValueError: how many, and the first.
-        """
-        names = list(map(str, example_ids))
-        shared = list(itertools.compress(names, self.was_calibrated_on(names)))
-        if shared:
-            raise ValueError(
-                f"the policy was calibrated on {len(shared)} of these {len(names)} examples: "
-                f"{', '.join(map(repr, shared[:5]))}{', …' * (len(shared) > 5)}; evaluate it on "
-                "others"
-            )
-
-    def to_json(self) -> str:
-        """As text, which `from_json` reads back to the same."""
-        return json.dumps(_encoded(dataclasses.asdict(self)), indent=2, allow_nan=False) + "\n"
+        return [split_checks.id_hash(str(example_id)) in seen for example_id in example_ids]
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the file, whole or not at all."""
-        files.write_text(path, self.to_json())
+        json_file.write(path, self, indent=2)
 
 
 def from_calibration(
-    found: Calibration,
+    calibration: Calibration,
     level: str,
     score: str,
     objective: str,
-    models: Mapping[str, str],
-    data: str,
+    models: Mapping[str, ModelIdentity],
+    data: DataIdentity,
     splits: Mapping[str, str] | None = None,
     block_length: int | None = None,
     searched: Iterable[str] = (),
 ) -> Certificate:
-    """The certificate of what calibration found.
+    """The certificate of a calibration's choice.
 
     Args:
-      found: by `calibrate`.
+      calibration: by `learn_then_test.calibrate`.
       level, score, objective, models, data, block_length: see `Certificate`.
       splits: fingerprints of splits by name; None = made of the examples' ids.
-      searched: ids of examples that thresholds were searched on, if `found` does not know them.
+      searched: ids of examples that thresholds were searched on beside those of `calibration`.
     """
-    settings = found.settings
-    status = CERTIFIED if found.chosen is not None else FALLBACK
-    status = NOTHING if found.thresholds is None else status
-    seen = itertools.chain(searched, *found.examples.values())
-    own = {name: split_checks.split_fingerprint(ids) for name, ids in found.examples.items()}
+    settings = calibration.settings
+    status = CERTIFIED if calibration.chosen is not None else FALLBACK
+    status = NOTHING if calibration.thresholds is None else status
+    seen = itertools.chain(searched, *calibration.examples.values())
+    own = {name: split_checks.split_fingerprint(ids) for name, ids in calibration.examples.items()}
     return Certificate(
         promise=promise(settings, status),
         status=status,
         level=level,
         score=score,
-        thresholds=found.thresholds or (),
+        thresholds=calibration.thresholds or (),
         block_length=block_length,
         risks=tuple(settings.risks),
         delta=settings.delta,
@@ -193,9 +209,9 @@ def from_calibration(
         bound=settings.bound,
         tokens_per_sequence=settings.tokens_per_sequence,
         objective=objective,
-        num_first=found.num_first,
-        num_second=found.num_second,
-        candidates=found.candidates,
+        num_first=calibration.num_first,
+        num_second=calibration.num_second,
+        candidates=calibration.candidates,
         models=dict(models),
         data=data,
         splits=dict(splits or own),
@@ -222,136 +238,48 @@ def load(path: str | os.PathLike) -> Certificate:
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: see `from_json`.
+      ValueError: not JSON, or see `from_values`.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{os.fspath(path)}: no such file of a certificate")
-    with open(path, encoding="utf-8") as file:
-        try:
-            return from_json(file.read())
-        except ValueError as error:
-            raise ValueError(f"{os.fspath(path)}: {error}") from None
+    return from_values(json_file.read_values(path), os.fspath(path))
 
 
-def from_json(text: str) -> Certificate:
-    """Reads what `Certificate.to_json` wrote.
+def from_values(values: Any, source: str = "certificate") -> Certificate:
+    """A certificate from JSON values.
+
+    Args:
+      values: of a certificate.
+      source: the file, for messages.
 
     Raises:
-      ValueError: not JSON, a field that is missing, unknown, or of another kind, or a value that is
-        not allowed.
+      ValueError: a field that is missing, unknown, or of another type, or a value that is not
+        allowed.
     """
+    fields = values if isinstance(values, dict) else {}
+    if "schema_version" in fields and "alphas" in fields:
+        raise ValueError(f"{source}: a budget file (BUDGET), not a certificate; they lie beside it")
+    if fields.get("schema") == 1:
+        values = _from_schema_1(fields, source)
+    elif fields.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{source}: not a certificate of schema {SCHEMA}: its schema is "
+            f"{fields.get('schema')!r}"
+        )
+    return json_file.from_values(values, Certificate, source, complete=True)
+
+
+def _from_schema_1(fields: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The fields of schema 2; schema 1 held the identities of models and data as JSON texts."""
     try:
-        fields = json.loads(text, parse_constant=_refuse_constant)
-    except ValueError as error:
-        raise ValueError(f"not a certificate: {error}") from None
-    if isinstance(fields, dict) and "schema_version" in fields and "alphas" in fields:
-        raise ValueError("a budget file (BUDGET), not a certificate; they lie beside it")
-    schema = fields.get("schema") if isinstance(fields, dict) else None
-    if schema != SCHEMA:
-        raise ValueError(f"not a certificate of schema {SCHEMA}: its schema is {schema!r}")
-    return _certificate(fields, "")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _encoded(value: Any) -> Any:
-    """With lists for tuples, and texts for infinite numbers."""
-    if isinstance(value, Mapping):
-        return {name: _encoded(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_encoded(inner) for inner in value]
-    if isinstance(value, float) and math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    return value
-
-
-# Readers: each takes a value out of JSON and the name of its field, and returns what it should be.
-_Reader = Callable[[Any, str], Any]
-
-
-def _of_type(kind: Any, what: str) -> _Reader:
-    def read(value: Any, name: str) -> Any:
-        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
-            raise ValueError(f"{name} must be {what}, got {json.dumps(value)[:100]}")
-        return value
-
-    return read
-
-
-_text, _whole, _flag = (
-    _of_type(str, "a text"), _of_type(int, "a whole number"), _of_type(bool, "true or false")
-)  # fmt: skip
-
-
-def _number(value: Any, name: str) -> float:
-    if value in ("inf", "-inf"):
-        return float(value)
-    return float(_of_type(int | float, 'a number, "inf" or "-inf"')(value, name))
-
-
-def _or_none(reader: _Reader) -> _Reader:
-    return lambda value, name: None if value is None else reader(value, name)
-
-
-def _list_of(reader: _Reader) -> _Reader:
-    def read(value: Any, name: str) -> tuple:
-        values = _of_type(list, "a list")(value, name)
-        return tuple(reader(inner, f"{name}[{i}]") for i, inner in enumerate(values))
-
-    return read
-
-
-def _dict_of(reader: _Reader) -> _Reader:
-    def read(value: Any, name: str) -> dict:
-        values = _of_type(dict, "an object")(value, name)
-        return {key: reader(inner, f"{name}.{key}") for key, inner in values.items()}
-
-    return read
-
-
-def _object(built: type, readers: Mapping[str, _Reader]) -> _Reader:
-    assert set(readers) == {field.name for field in dataclasses.fields(built)}
-
-    def read(value: Any, name: str) -> Any:
-        values, of = _of_type(dict, "an object")(value, name), f" of {name}" * bool(name)
-        for key in values:
-            if key not in readers:
-                raise ValueError(
-                    f"unknown field {key!r}{of}{nearest.did_you_mean(key, readers)}; a certificate "
-                    "of another version, or changed by hand"
-                )
-        missing = [key for key in readers if key not in values]
-        if missing:
-            raise ValueError(f"missing fields{of}: {', '.join(missing)}")
-        prefix = f"{name}." * bool(name)
-        return built(**{key: reader(values[key], prefix + key) for key, reader in readers.items()})
-
-    return read
-
-
-_risk = _object(
-    Risk, {"name": _text, "limit": _number, "lower": _number, "upper": _number, "fallback": _text}
-)
-_candidate = _object(
-    Candidate,
-    {
-        "thresholds": _list_of(_number), "first_p": _number, "second_p": _or_none(_number),
-        "first_risks": _dict_of(_number), "second_risks": _or_none(_dict_of(_number)),
-        "first_objective": _number, "second_objective": _or_none(_number),
-        "rank": _or_none(_whole), "is_accepted": _flag,
-    },
-)  # fmt: skip
-_certificate = _object(
-    Certificate,
-    {
-        "promise": _text, "status": _text, "level": _text, "score": _text,
-        "thresholds": _list_of(_number), "block_length": _or_none(_whole),
-        "risks": _list_of(_risk), "delta": _number, "procedure": _text, "bound": _text,
-        "tokens_per_sequence": _or_none(_whole), "objective": _text, "num_first": _whole,
-        "num_second": _whole, "candidates": _list_of(_candidate), "models": _dict_of(_text),
-        "data": _text, "splits": _dict_of(_text),
-        "seen": _list_of(_text), "schema": _whole,
-    },
-)  # fmt: skip
+        known = json_file.to_values(ModelIdentity())
+        models = {role: known | json.loads(text) for role, text in fields["models"].items()}
+        data = json_file.to_values(DataIdentity()) | json.loads(fields["data"])
+        examples = data.pop("data", [])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"{source}: a certificate of schema 1 that does not name its models and data as "
+            "`cascade-jax calibrate` did: calibrate again"
+        ) from None
+    data["examples"] = [examples] if isinstance(examples, str) else examples
+    return {**fields, "models": models, "data": data, "schema": SCHEMA}

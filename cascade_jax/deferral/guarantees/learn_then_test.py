@@ -35,6 +35,7 @@ from cascade_jax.deferral.guarantees.risks import (
     PARETO_TESTING,
     Settings,
 )
+from cascade_jax.json_file import Number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +52,13 @@ class Candidate:
       is_accepted: whether it is certified.
     """
 
-    thresholds: tuple[float, ...]
-    first_p: float
-    second_p: float | None
-    first_risks: Mapping[str, float]
-    second_risks: Mapping[str, float] | None
-    first_objective: float
-    second_objective: float | None
+    thresholds: tuple[Number, ...]
+    first_p: Number
+    second_p: Number | None
+    first_risks: Mapping[str, Number]
+    second_risks: Mapping[str, Number] | None
+    first_objective: Number
+    second_objective: Number | None
     rank: int | None
     is_accepted: bool
 

@@ -1,0 +1,218 @@
+"""Dataclasses as JSON files. msgspec converts; what can not be read is refused with file and field.
+
+JSON has no infinite numbers: they are the texts "inf" and "-inf". A field that may hold one is
+annotated `Number`; `NumberOrNull` may also be NaN, for "not known", which is null in the file.
+"""
+
+import copy
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from cascade_jax import files
+from cascade_jax.names import did_you_mean
+
+T = TypeVar("T")
+
+
+class _Float(type):
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, int | float)
+
+
+class Number(metaclass=_Float):
+    """Annotation of a float that may be infinite."""
+
+
+class NumberOrNull(metaclass=_Float):
+    """Annotation of a float that may be infinite, or NaN where it is not known."""
+
+
+def to_values(value: Any, nan: float | None = None) -> Any:
+    """JSON values of dataclasses, mappings, sequences and NumPy arrays; NaN becomes `nan`."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_values(getattr(value, f.name), nan) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_values(inner, nan) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_values(inner, nan) for inner in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return to_values(value.tolist(), nan)
+    if isinstance(value, float) and not math.isfinite(value):
+        return nan if math.isnan(value) else str(value)
+    return value
+
+
+def to_text(value: Any, indent: int | None = None) -> str:
+    """A dataclass as JSON, which `from_values` reads back to the same.
+
+    Raises:
+      ValueError: it could not be read back: NaN in a field that must be known, say.
+    """
+    from_values(to_values(value, nan=math.nan), type(value), type(value).__name__)
+    return json.dumps(to_values(value), indent=indent, allow_nan=False) + "\n"
+
+
+def write(path: str | os.PathLike, value: Any, indent: int | None = None) -> None:
+    """Writes a dataclass as a file, whole or not at all.
+
+    Raises:
+      ValueError: see `to_text`.
+    """
+    files.write_text(path, to_text(value, indent))
+
+
+def parse(text: str | bytes, source: str = "") -> Any:
+    """JSON values of a text.
+
+    Raises:
+      ValueError: it is not JSON.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{_prefix(source)}not JSON ({error})") from None
+
+
+def read_values(path: str | os.PathLike) -> Any:
+    """JSON values of a file.
+
+    Raises:
+      ValueError: it is not JSON.
+    """
+    return parse(Path(path).read_bytes(), os.fspath(path))
+
+
+def from_values(values: Any, kind: type[T], source: str = "", complete: bool = False) -> T:
+    """A dataclass from JSON values.
+
+    Args:
+      values: what `parse` gives.
+      kind: the dataclass.
+      source: the file, for messages.
+      complete: whether fields that have a default must be there too.
+
+    Raises:
+      ValueError: a field that is missing, unknown or of another type, with its place in the file
+        and the nearest name; or what a dataclass itself refuses.
+    """
+    try:
+        result = msgspec.convert(values, kind, dec_hook=_number)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        place = _place(values, kind, str(error), path.rstrip("`"))
+        raise ValueError(_prefix(source) + _explained(message, values, place)) from None
+    _check_fields(values, to_values(result), complete, _prefix(source), ())
+    return result
+
+
+def _number(kind: type, value: Any) -> float:
+    """What msgspec calls for the types that it does not know."""
+    if value is None and kind is NumberOrNull:
+        return math.nan
+    if value in ("inf", "-inf") or type(value) in (int, float):
+        number = float(value)
+        if kind is NumberOrNull or not math.isnan(number):
+            return number
+    null = ", null if not known" * (kind is NumberOrNull)
+    raise ValueError(f'Expected `a number{null}, "inf" or "-inf"`')
+
+
+def _prefix(source: str) -> str:
+    return f"{source}: " if source else ""
+
+
+_Place = tuple[str | int, ...]
+
+
+def _place(values: Any, kind: type, error: str, path: str) -> _Place:
+    """Keys and indices down to the value that an error is about.
+
+    msgspec leaves out keys of mappings: "quality[...]". The key is found by converting again with
+    one key of that mapping at a time.
+    """
+    place: list[str | int] = []
+    for name, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", path):
+        if index == "...":
+            index = _key(values, kind, error, tuple(place))
+            if index is None:
+                break
+            place.append(index)
+        else:
+            place.append(int(index) if index else name)
+    return tuple(place)
+
+
+def _key(values: Any, kind: type, error: str, place: _Place) -> str | None:
+    for key, inner in _at(values, place).items():
+        trial = copy.deepcopy(values)
+        mapping = _at(trial, place)
+        mapping.clear()
+        mapping[key] = inner
+        try:
+            msgspec.convert(trial, kind, dec_hook=_number)
+        except msgspec.ValidationError as other:
+            if str(other) == error:
+                return key
+    return None
+
+
+def _at(values: Any, place: _Place) -> Any:
+    for key in place:
+        values = values[key]
+    return values
+
+
+def _shown(place: _Place) -> str:
+    """("runs", 3, "test") as "runs[3].test"."""
+    parts = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in place)
+    return "".join(parts).removeprefix(".")
+
+
+_WORDS = {
+    "str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false",
+    "array": "a list", "object": "an object",
+}  # fmt: skip
+
+
+def _explained(message: str, values: Any, place: _Place) -> str:
+    """msgspec's message in words, with the value or the nearest name."""
+    value, where = _at(values, place), _shown(place)
+    if match := re.fullmatch(r"Object missing required field `(.+)`", message):
+        hint = did_you_mean(match[1], value)
+        return f"field {match[1]!r} is missing{f' in {where}' * bool(where)}{hint}"
+    if match := re.fullmatch(r"Expected `(.+?)`(.*?)(, got .*)?", message):
+        kinds = " or ".join(_WORDS.get(name, name) for name in match[1].split(" | "))
+        text = json.dumps(value)
+        text = text if len(text) <= 60 else text[:57] + "..."
+        return f"{where or 'the file'} must be {kinds}{match[2]}, got {text}"
+    return f"{where}: {message}" if where else message
+
+
+def _check_fields(values: Any, known: Any, complete: bool, prefix: str, place: _Place) -> None:
+    """Refuses fields that the dataclasses lack, which msgspec passes over, and defaults taken."""
+    if isinstance(values, dict) and isinstance(known, dict):
+        where = f" of {_shown(place)}" * bool(place)
+        for key in values:
+            if key not in known:
+                hint = did_you_mean(key, known)
+                raise ValueError(
+                    f"{prefix}unknown field {key!r}{where}{hint}; a file of another version, or "
+                    "changed by hand"
+                )
+        missing = [key for key in known if key not in values]
+        if complete and missing:
+            raise ValueError(f"{prefix}missing fields{where}: {', '.join(missing)}")
+        for key, value in values.items():
+            _check_fields(value, known[key], complete, prefix, (*place, key))
+    elif isinstance(values, list) and isinstance(known, list):
+        for index, (value, other) in enumerate(zip(values, known, strict=False)):
+            _check_fields(value, other, complete, prefix, (*place, index))
