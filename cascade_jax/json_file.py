@@ -190,10 +190,11 @@ def _explained(message: str, values: Any, place: _Place) -> str:
         hint = did_you_mean(match[1], value)
         return f"field {match[1]!r} is missing{f' in {where}' * bool(where)}{hint}"
     if match := re.fullmatch(r"Expected `(.+?)`(.*?)(, got .*)?", message):
-        kinds = " or ".join(_WORDS.get(name, name) for name in match[1].split(" | "))
+        kinds = [_WORDS.get(name, name) for name in match[1].split(" | ")]
+        kinds[0] += match[2]  # " >= 1", " of length 2"
         text = json.dumps(value)
         text = text if len(text) <= 60 else text[:57] + "..."
-        return f"{where or 'the file'} must be {kinds}{match[2]}, got {text}"
+        return f"{where or 'the file'} must be {' or '.join(kinds)}, got {text}"
     return f"{where}: {message}" if where else message
 
 

@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cascade_jax import records
-from cascade_jax.calibration import splits
-from cascade_jax.calibration.pool import ANSWER, Evaluation, Thresholds
+from cascade_jax.calibration.pool import CascadeAnswers
 from cascade_jax.deferral import routers
-from cascade_jax.deferral.guarantees import search
+from cascade_jax.deferral.guarantees import search, splits
 from cascade_jax.deferral.guarantees.certificate import DataIdentity, ModelIdentity
+from cascade_jax.deferral.guarantees.losses import Thresholds
+from cascade_jax.deferral.policy import ANSWER
 from cascade_jax.deferral.scores import Average, base
 from cascade_jax.names import did_you_mean
 
@@ -23,12 +24,12 @@ QUALITY = "quality"  # the tasks' own, as records have it
 
 @dataclasses.dataclass(frozen=True)
 class RecordsSource:
-    """Which records, and what defers.
+    """Records to calibrate on, and the score that defers.
 
     Attributes:
-      records_file: of a split that is not reported on; None where answers are not what defers.
-      test_records_file: of a split to look at the promise on; None for what the calibration leaves
-        of the first file.
+      records_file: table of a split that is not reported on; None at level "token".
+      test_records_file: table of a split to test the promise on; None for the examples that the
+        calibration leaves of the first.
       score: higher = defer.
       tasks: patterns of the tasks that count.
       limit: at most so many examples of a task and file, the first; None for all.
@@ -83,7 +84,7 @@ def matching(patterns: Sequence[str], tasks: Sequence[str]) -> list[str]:
 
 
 class RecordsPool:
-    """The examples of records tables; see `calibration_pool.Pool`."""
+    """The examples of records tables; see `pool.Pool`."""
 
     level = ANSWER
     metrics = (QUALITY,)
@@ -118,16 +119,16 @@ class RecordsPool:
 
     def evaluate(
         self, thresholds: Thresholds | Float[np.ndarray, "R 1"], rows: Int[np.ndarray, " R"]
-    ) -> Evaluation:
+    ) -> CascadeAnswers:
         """Defers the answers whose score is above the threshold."""
         score, student, teacher = (
-            each[rows] for each in (self._score, self._student, self._teacher)
+            column[rows] for column in (self._score, self._student, self._teacher)
         )
         deferred = score > np.asarray(thresholds)[..., 0]
         flops = None
         if self._flops is not None:
             flops = self._flops[0][rows] + np.where(deferred, self._flops[1][rows], 0.0)
-        return Evaluation(
+        return CascadeAnswers(
             cost=deferred.astype(np.float64),
             quality={QUALITY: np.where(deferred, teacher, student)},
             holds_from=np.where(deferred, -np.inf, score)[:, None],
@@ -140,7 +141,7 @@ class RecordsPool:
         """None: deferring answers at random is the straight line between the two models."""
 
     def values(self, count: int, rows: Int[np.ndarray, " R"]) -> Float[np.ndarray, " count"]:
-        """Quantiles of the scores of the given rows."""
+        """Quantiles of the scores of these rows."""
         return search.score_quantiles(self._score[rows], count)[:, 0]
 
 
@@ -150,16 +151,13 @@ def _identity(table: records.Records, model: str) -> ModelIdentity:
 
 
 def _check_score(score: base.DeferralScore, table: records.Records) -> None:
-    """Refuses a learned score on what it has learned from: there it is surer than on new answers.
-
-    A certificate from such examples would promise too much.
-    """
+    """Refuses a learned score on examples that it has learned from: a promise would be too high."""
     qualities = table.student_quality, table.teacher_quality
     routers.check_not_fitted_on(score, table.student, *qualities, table.metadata["split"])
 
 
 def _check_same(model: str, tables: Sequence[records.Records]) -> None:
-    """Refuses tables of which one is to be tested on and is another model's."""
+    """Refuses a table to test on that is another model's."""
     identities = [_identity(table, model) for table in tables]
     saved = {identity.saved for identity in identities}
     # When it was saved tells a checkpoint from all others, wherever its folder stands.
@@ -172,8 +170,8 @@ def _check_same(model: str, tables: Sequence[records.Records]) -> None:
 
 def _used(table: records.Records, patterns: Sequence[str], limit: int | None) -> records.Records:
     tasks = table.task.astype(str)
-    wanted = matching(patterns, list(dict.fromkeys(tasks.tolist())))
-    rows = [np.flatnonzero(tasks == task)[:limit] for task in wanted]
+    used = matching(patterns, list(dict.fromkeys(tasks.tolist())))
+    rows = [np.flatnonzero(tasks == task)[:limit] for task in used]
     table = table.take(np.sort(np.concatenate(rows)))
     return table.take(splits.without_repetitions(table.inputs))
 

@@ -1,4 +1,4 @@
-"""Every answer that was decoded, on disk and at hand, so that none is decoded twice."""
+"""Keeps decoded answers on disk and in memory, so that none is decoded twice."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cascade_jax import files
-from cascade_jax.calibration.pool import Evaluation
+from cascade_jax.calibration.pool import CascadeAnswers
 from cascade_jax.parallel import hosts
 
 _VERSION = 3
@@ -32,7 +32,7 @@ class AnswerStore:
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any], size: int):
-        """Reads what is there; a damaged file is named, and renamed to be left alone.
+        """Reads all files; a damaged one is reported and renamed.
 
         Args:
           folder: made when something is added.
@@ -48,7 +48,7 @@ class AnswerStore:
         self._facts = json.dumps({"version": _VERSION, **facts}, sort_keys=True)
         self._digest = hashlib.sha256(self._facts.encode()).hexdigest()[:24]
         self._rows: list[Int[np.ndarray, " A"]] = []
-        self._parts: list[Evaluation] = []
+        self._parts: list[CascadeAnswers] = []
         paths = sorted(self._folder.glob(f"{self._digest}_*.npz"))
         self._count, damaged = len(paths), []
         for path in paths:
@@ -63,30 +63,30 @@ class AnswerStore:
             path.rename(path.with_suffix(".damaged"))
 
     def _agree(self, damaged: int) -> None:
-        """Lets no host write before all have read, and the same."""
+        """Lets no host write before all have read the same answers."""
         facts = {"files": self._count, "answers": sum(map(len, self._rows)), "damaged": damaged}
         facts["digest"] = digest(*self._rows, *(a for p in self._parts for a in _arrays(p)))
         place = f"{self._folder}, which must be one folder for all of them"
         hosts.agree(f"decoded answers in {place}", facts)
 
-    def _read(self, content: bytes) -> tuple[Int[np.ndarray, " A"], Evaluation]:
+    def _read(self, content: bytes) -> tuple[Int[np.ndarray, " A"], CascadeAnswers]:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             columns = {name: file[name] for name in file.files}
         if str(columns.pop(_FACTS)) != self._facts:
-            raise ValueError("it is of something else")
-        found, rows = str(columns.pop(_SUM)), columns.pop(_ROWS)
-        answers = Evaluation.from_columns(columns)
-        if found != _sum(rows, answers):
+            raise ValueError("its answers are of other models or data")
+        checksum, rows = str(columns.pop(_SUM)), columns.pop(_ROWS)
+        answers = CascadeAnswers.from_columns(columns)
+        if checksum != _sum(rows, answers):
             raise ValueError("its content is not what was written")
         if np.any(rows >= self._size):
-            raise ValueError("rows that are not there")
+            raise ValueError("rows beyond the examples")
         return rows, answers
 
-    def _keep(self, rows: Int[np.ndarray, " A"], answers: Evaluation) -> None:
+    def _keep(self, rows: Int[np.ndarray, " A"], answers: CascadeAnswers) -> None:
         self._rows.append(rows)
         self._parts.append(answers)
 
-    def add(self, rows: Int[np.ndarray, " A"], answers: Evaluation) -> None:
+    def add(self, rows: Int[np.ndarray, " A"], answers: CascadeAnswers) -> None:
         """Keeps answers to the examples `rows`: on disk all of them or none."""
         if hosts.is_first():
             # A name of its own: another command may add to the same folder.
@@ -100,53 +100,53 @@ class AnswerStore:
     def find(
         self, thresholds: Float[np.ndarray, "R K"], rows: Int[np.ndarray, " R"]
     ) -> Int[np.ndarray, " R"]:
-        """Which answer each example has at its thresholds, for `take`; -1 if none is known.
+        """Indices, for `take`, of each example's answer at its thresholds; -1 if none is known.
 
-        Of several the first one: rounding may make two of an example hold where they overlap, and
-        what was found once must not change.
+        If there are several it is the first: with rounding two answers may hold in overlapping
+        ranges, and the same call must always give the same answer.
 
         Args:
           thresholds: of each example.
           rows: examples, all different.
         """
-        found = np.full(len(rows), -1)
+        indices = np.full(len(rows), -1)
         if not self._parts:
-            return found
+            return indices
         known, answers = self._all()
-        wanted = np.full((self._size, thresholds.shape[1]), np.nan)  # at NaN no answer holds
-        wanted[rows] = thresholds
+        own = np.full((self._size, thresholds.shape[1]), np.nan)  # at NaN no answer holds
+        own[rows] = thresholds
         place = np.zeros(self._size, int)
         place[rows] = np.arange(len(rows))
-        holds = np.flatnonzero(answers.holds_at(wanted[known]))[::-1]  # the last to be put stays
-        found[place[known[holds]]] = holds
-        return found
+        holds = np.flatnonzero(answers.holds_at(own[known]))[::-1]  # the last to be put stays
+        indices[place[known[holds]]] = holds
+        return indices
 
-    def take(self, which: Int[np.ndarray, " R"]) -> Evaluation:
-        """Answers that `find` has found."""
+    def take(self, which: Int[np.ndarray, " R"]) -> CascadeAnswers:
+        """The answers of `find`'s indices."""
         return self._all()[1].take(which)
 
-    def _all(self) -> tuple[Int[np.ndarray, " A"], Evaluation]:
+    def _all(self) -> tuple[Int[np.ndarray, " A"], CascadeAnswers]:
         if len(self._parts) > 1:
             columns = [part.columns() for part in self._parts]
             joined = {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
-            self._parts = [Evaluation.from_columns(joined)]
+            self._parts = [CascadeAnswers.from_columns(joined)]
             self._rows = [np.concatenate(self._rows)]
         return self._rows[0], self._parts[0]
 
 
 def digest(*arrays: np.ndarray) -> str:
     """Of arrays' bytes, to compare between hosts."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for array in arrays:
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()[:16]
+        hashed.update(np.ascontiguousarray(array).tobytes())
+    return hashed.hexdigest()[:16]
 
 
-def _arrays(answers: Evaluation) -> list[np.ndarray]:
+def _arrays(answers: CascadeAnswers) -> list[np.ndarray]:
     return [array for _, array in sorted(answers.columns().items())]
 
 
-def _sum(rows: Int[np.ndarray, " A"], answers: Evaluation) -> str:
+def _sum(rows: Int[np.ndarray, " A"], answers: CascadeAnswers) -> str:
     names = json.dumps(sorted(answers.columns()))
     return digest(np.frombuffer(names.encode(), np.uint8), rows, *_arrays(answers))
 

@@ -1,28 +1,26 @@
-"""What else could have been done at the same cost: other cascades beside the calibrated one."""
+"""Other cascades of the same cost, to compare a calibrated one with."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from cascade_jax.calibration.pool import Evaluation
-
-Point = dict[str, float | dict[str, float]]
+from cascade_jax.calibration.pool import CascadeAnswers
+from cascade_jax.deferral.guarantees.budget_file import Point
 
 
 def point(cost: float, quality: Mapping[str, float]) -> Point:
-    """Mean cost and mean qualities as JSON values."""
-    values = {name: float(value) for name, value in quality.items()}
-    return {"cost": float(cost), "quality": values}
+    """Mean cost and mean qualities, of NumPy numbers or others."""
+    return Point(float(cost), {name: float(value) for name, value in quality.items()})
 
 
-def at(evaluation: Evaluation) -> Point:
+def mean_point(evaluation: CascadeAnswers) -> Point:
     """Means over the examples."""
     quality = {name: np.mean(values) for name, values in evaluation.quality.items()}
     return point(np.mean(evaluation.cost), quality)
 
 
-def whole_answers(student: Evaluation, teacher: Evaluation, cost: float) -> Point:
+def whole_answers(student: CascadeAnswers, teacher: CascadeAnswers, cost: float) -> Point:
     """Whole answers deferred from the highest score down, until the mean cost is reached.
 
     A deferred answer costs what the large model's own costs. The last answer counts in part.
@@ -45,11 +43,11 @@ def whole_answers(student: Evaluation, teacher: Evaluation, cost: float) -> Poin
     return point(base + reached, quality)
 
 
-def between(evaluations: Sequence[Evaluation], cost: float) -> Point:
+def between(evaluations: Sequence[CascadeAnswers], cost: float) -> Point:
     """Straight lines between the nearest two evaluations: what mixing them by chance gives.
 
     Args:
-      evaluations: at least two, of which the cheapest and the dearest lie around the cost.
+      evaluations: at least two, of which the cheapest and the most expensive lie around the cost.
       cost: to reach.
     """
     costs = np.array([np.mean(evaluation.cost) for evaluation in evaluations])
@@ -66,7 +64,7 @@ def between(evaluations: Sequence[Evaluation], cost: float) -> Point:
     return point(reached, quality)
 
 
-def oracle(evaluations: Sequence[Evaluation], budget: float, metric: str) -> Point:
+def oracle(evaluations: Sequence[CascadeAnswers], budget: float, metric: str) -> Point:
     """For each example the best of the evaluated thresholds with hindsight, within the budget.
 
     ``max Σ q_i(λ_i)`` subject to ``mean c_i(λ_i) ≤ budget``, by a price on cost: each example takes
@@ -78,7 +76,7 @@ def oracle(evaluations: Sequence[Evaluation], budget: float, metric: str) -> Poi
       budget: the most that the mean cost may be.
       metric: whose best is taken; the other qualities are those of the same answers.
     """
-    costs: Float[np.ndarray, "C R"] = np.stack([found.cost for found in evaluations])
+    costs: Float[np.ndarray, "C R"] = np.stack([evaluation.cost for evaluation in evaluations])
     order = np.argsort(costs.mean(axis=1), kind="stable")  # of equal ones the cheapest is taken
     costs = costs[order]
     quality = np.stack([evaluations[i].quality[metric] for i in order])
@@ -98,12 +96,12 @@ def oracle(evaluations: Sequence[Evaluation], budget: float, metric: str) -> Poi
             middle = (low + high) / 2
             low, high = (low, middle) if mean_cost(middle) <= budget else (middle, high)
         # Many examples may change at one price: as many of them do as the budget takes.
-        taken, dear = chosen(high), chosen(low)
-        more = costs[dear, columns] - costs[taken, columns]
+        taken, expensive = chosen(high), chosen(low)
+        more = costs[expensive, columns] - costs[taken, columns]
         by_step = np.argsort(more, kind="stable")
         total = np.sum(costs[taken, columns]) + np.cumsum(more[by_step])
         fits = by_step[total <= budget * len(columns) + 1e-9]
-        taken[fits] = dear[fits]
+        taken[fits] = expensive[fits]
     best = order[taken]
     columns_of = {
         name: [evaluations[i].quality[name][row] for row, i in enumerate(best)]

@@ -1,8 +1,8 @@
-"""Many thresholds measured with few answers of each example.
+"""Reuses decoded answers across thresholds.
 
-Between two thresholds that no uncertainty of an example lies between, its answer is the same. So a
-decoded answer says what the example would get at a whole range of thresholds, and an example whose
-answer at one threshold is known can be decoded at another meanwhile.
+An example has the same answer at any two thresholds that none of its uncertainties lies between. So
+a decoded answer is valid for a range of thresholds, and while some examples are decoded at one
+threshold, those whose answer there is known are decoded at another.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,11 +11,12 @@ import numpy as np
 import tqdm
 from jaxtyping import Int
 
-from cascade_jax.calibration.pool import Evaluation, Thresholds
+from cascade_jax.calibration.pool import CascadeAnswers
+from cascade_jax.deferral.guarantees.losses import Thresholds
 from cascade_jax.deferral.guarantees.search import Search
 from cascade_jax.parallel import hosts
 
-Evaluate = Callable[..., Evaluation]  # `Pool.evaluate`
+Evaluate = Callable[..., CascadeAnswers]  # `Pool.evaluate`
 
 
 class Passes:
@@ -24,7 +25,7 @@ class Passes:
     def __init__(
         self, evaluate: Evaluate, candidates: Sequence[Thresholds], rows: Int[np.ndarray, " R"]
     ):
-        """Knows nothing at first, whatever the pool has kept: so it always goes the same way.
+        """Starts with no answer known, whatever the pool has kept, so passes are always the same.
 
         Args:
           evaluate: of the pool.
@@ -39,52 +40,52 @@ class Passes:
 
     @property
     def cost(self) -> float:
-        """Answers of each example that the next pass takes: the share that lacks any."""
+        """Answers per example that the next pass decodes: the share of examples that lack any."""
         return float(np.mean(np.any(self._is_open, axis=0)))
 
-    def run(self, wanted: int) -> list[int]:
+    def run(self, candidate: int) -> list[int]:
         """A pass; afterwards all answers at one candidate are known.
 
         An example that lacks the answer at that candidate is decoded there, and any other at the
         nearest candidate that it lacks.
 
         Args:
-          wanted: index of the candidate.
+          candidate: its index.
 
         Returns:
-          Indices of the candidates at which all answers have become known, `wanted` first.
+          Indices of the candidates at which all answers have become known, `candidate` first.
         """
         was_open = np.any(self._is_open, axis=1)
         lacking = np.flatnonzero(np.any(self._is_open, axis=0))
-        distance = np.abs(self._ranks - self._ranks[wanted]).sum(axis=1)
+        distance = np.abs(self._ranks - self._ranks[candidate]).sum(axis=1)
         order = np.argsort(distance, kind="stable")
         own = order[np.argmax(self._is_open[np.ix_(order, lacking)], axis=0)]
-        found = self._evaluate(self._candidates[own], self._rows[lacking])
-        holds = found.holds_at(self._candidates[:, None])
+        answers = self._evaluate(self._candidates[own], self._rows[lacking])
+        holds = answers.holds_at(self._candidates[:, None])
         self._is_open[:, lacking] &= ~holds
         self._is_open[own, lacking] = False
         known = np.flatnonzero(was_open & ~np.any(self._is_open, axis=1)).tolist()
-        return sorted(known, key=lambda index: index != wanted)
+        return sorted(known, key=lambda index: index != candidate)
 
 
 def evaluate_all(
     evaluate: Evaluate, candidates: Sequence[Thresholds], rows: Int[np.ndarray, " R"]
-) -> list[Evaluation]:
+) -> list[CascadeAnswers]:
     """Some examples at all candidates, whole batches at a time and nothing twice."""
     passes, left = Passes(evaluate, candidates, rows), dict.fromkeys(range(len(candidates)))
     while left:
         for index in passes.run(next(iter(left))):
             del left[index]
-    return [evaluate(each, rows) for each in candidates]
+    return [evaluate(thresholds, rows) for thresholds in candidates]
 
 
 def run_search(
     search: Search, evaluate: Evaluate, rows: Int[np.ndarray, " R"], metric: str
 ) -> None:
-    """Tells a search mean cost and one minus mean quality of what it asks for, and of what is free.
+    """Runs a search for mean cost and one minus mean quality.
 
-    An evaluation is a pass: it costs the share of the examples that have to be decoded, and makes
-    other candidates known, which are told at no cost.
+    An evaluation is a pass: it costs the share of the examples that have to be decoded. Other
+    candidates whose answers it makes known become trials of no cost.
 
     Args:
       search: among its candidates.
@@ -95,12 +96,12 @@ def run_search(
     passes = Passes(evaluate, search.candidates, rows)
     shown = {"desc": "searches", "leave": False, "disable": not hosts.is_first()}
     with tqdm.tqdm(total=len(search.candidates), unit="threshold", **shown) as bar:
-        while (wanted := search.ask(passes.cost)) is not None:
+        while (proposed := search.ask(passes.cost)) is not None:
             cost = passes.cost
-            for index in passes.run(search.candidates.index(wanted)):
+            for index in passes.run(search.candidates.index(proposed)):
                 thresholds = search.candidates[index]
-                found = evaluate(thresholds, rows)
-                loss = 1.0 - np.mean(found.quality[metric])
-                search.tell(thresholds, (np.mean(found.cost), loss), cost)
+                answers = evaluate(thresholds, rows)
+                loss = 1.0 - np.mean(answers.quality[metric])
+                search.tell(thresholds, (np.mean(answers.cost), loss), cost)
                 bar.update()
                 cost = 0.0

@@ -1,6 +1,6 @@
-"""What thresholds are calibrated on: examples, and what a cascade does to each at any thresholds.
+"""The calibration set: per-example cost and quality of the cascade at any thresholds.
 
-Two kinds of pool give the same arrays: `live.py` decodes with both models token by token,
+Two kinds of pool give the same arrays: `token_pool.py` decodes with both models token by token,
 `answer_pool.py` keeps or defers whole answers of a records table. Everything after them sees no
 model and no text.
 """
@@ -13,26 +13,25 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from cascade_jax.deferral.guarantees.certificate import DataIdentity, ModelIdentity
+from cascade_jax.deferral.guarantees.losses import Thresholds
 
-Thresholds = tuple[float, ...]
-TOKEN, ANSWER = "token", "answer"
-LEVELS = (TOKEN, ANSWER)
+QUALITY_PREFIX = "quality_"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Evaluation:
-    """What a cascade does to n examples of a pool, each at some thresholds.
+class CascadeAnswers:
+    """A cascade's answers to n examples of a pool, each at some thresholds.
 
     Attributes:
       cost: of each example, in [0, 1]: deferred tokens by the most that an answer may have, or
         whether the answer is deferred.
       quality: by metric, of each example's answer, in [0, 1].
-      holds_from, holds_below: of each example and threshold: at all thresholds from the one up to,
-        not including, the other, its answer is this one, since no uncertainty lies between.
-      flops: really spent on each example; None if not known.
+      holds_from, holds_below: for each example and threshold, the range (without its end) in which
+        the threshold may move while the answer stays the same, since no uncertainty lies between.
+      flops: spent on each example; None if not known.
       is_deferred: which of its tokens are the large model's; None for whole answers.
       lengths: tokens of its answer; None for whole answers.
-      score: how unsure the small model was of the answer as a whole (higher = defer).
+      score: uncertainty of the small model about the whole answer (higher = defer).
     """
 
     cost: Float[np.ndarray, " n"]
@@ -50,24 +49,22 @@ class Evaluation:
         Args:
           thresholds: [n, K] of each example, or [C, 1, K] for all examples at each, [C, n].
         """
-        given = np.asarray(thresholds, self.holds_from.dtype)
-        is_below = (given < self.holds_below) | np.isposinf(self.holds_below)
-        return np.all((self.holds_from <= given) & is_below, axis=-1)
+        others = np.asarray(thresholds, self.holds_from.dtype)
+        is_below = (others < self.holds_below) | np.isposinf(self.holds_below)
+        return np.all((self.holds_from <= others) & is_below, axis=-1)
 
-    def take(self, rows: Int[np.ndarray, " R"]) -> "Evaluation":
-        """Of some examples."""
-        return Evaluation.from_columns({name: v[rows] for name, v in self.columns().items()})
+    def take(self, rows: Int[np.ndarray, " R"]) -> "CascadeAnswers":
+        """The answers to some of the examples."""
+        return CascadeAnswers.from_columns({name: v[rows] for name, v in self.columns().items()})
 
     def columns(self) -> dict[str, np.ndarray]:
-        """All that is there, by name; qualities as "quality_" and the metric."""
-        found = {QUALITY_PREFIX + name: values for name, values in self.quality.items()}
-        fields = [field.name for field in dataclasses.fields(self) if field.name != "quality"]
-        return found | {
-            name: getattr(self, name) for name in fields if getattr(self, name) is not None
-        }
+        """All arrays by name; qualities as "quality_" and the metric."""
+        qualities = {QUALITY_PREFIX + name: values for name, values in self.quality.items()}
+        others = {name: v for name, v in vars(self).items() if name != "quality" and v is not None}
+        return qualities | others
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, np.ndarray]) -> "Evaluation":
+    def from_columns(cls, columns: Mapping[str, np.ndarray]) -> "CascadeAnswers":
         """The inverse of `columns`.
 
         Raises:
@@ -84,9 +81,6 @@ class Evaluation:
         return cls(quality=quality, **others)
 
 
-QUALITY_PREFIX = "quality_"
-
-
 @runtime_checkable
 class Pool(Protocol):
     """Examples and how to answer them.
@@ -99,7 +93,7 @@ class Pool(Protocol):
       metrics: names of the qualities, the objective first.
       thresholds: how many a configuration has.
       max_length: the most tokens of an answer; 1 for whole answers.
-      uncertainty: what is compared with the thresholds.
+      uncertainty: name of the score that is compared with the thresholds.
       models: which checkpoints, by role.
       data: which examples.
     """
@@ -118,8 +112,8 @@ class Pool(Protocol):
 
     def evaluate(
         self, thresholds: Thresholds | Float[np.ndarray, "R K"], rows: Int[np.ndarray, " R"]
-    ) -> Evaluation:
-        """What the cascade does to some examples: defers where the uncertainty is above.
+    ) -> CascadeAnswers:
+        """The cascade's answers to some examples; it defers where the uncertainty is above.
 
         Args:
           thresholds: of a configuration, or of each example.
@@ -127,8 +121,8 @@ class Pool(Protocol):
         """
         ...
 
-    def evaluate_random(self, share: float, rows: Int[np.ndarray, " R"]) -> Evaluation | None:
-        """The same with a token, or answer, deferred by chance; None where it has a closed form."""
+    def evaluate_random(self, share: float, rows: Int[np.ndarray, " R"]) -> CascadeAnswers | None:
+        """The same with tokens or answers deferred by chance; None where it has a closed form."""
         ...
 
     def values(self, count: int, rows: Int[np.ndarray, " R"]) -> Float[np.ndarray, " count"]:
@@ -137,6 +131,6 @@ class Pool(Protocol):
 
 
 def calibration_rows(pool: Pool) -> Int[np.ndarray, " R"]:
-    """Rows that are not those of another split to test on."""
+    """Rows of the split to calibrate on."""
     rows = np.arange(len(pool.ids))
     return rows if pool.test_rows is None else np.setdiff1d(rows, pool.test_rows)

@@ -1,4 +1,4 @@
-"""Both models live on the examples of a split, at any thresholds; every evaluation is kept."""
+"""The calibration set of level "token": both models decode together, and answers are kept."""
 
 import dataclasses
 import functools
@@ -11,15 +11,16 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cascade_jax import json_file
-from cascade_jax.calibration import splits as calibration_splits
 from cascade_jax.calibration.answer_pool import check_patterns, matching
 from cascade_jax.calibration.answer_store import AnswerStore, digest
-from cascade_jax.calibration.pool import TOKEN, Evaluation, Thresholds
+from cascade_jax.calibration.pool import CascadeAnswers
 from cascade_jax.collection import answers, live_answers
 from cascade_jax.collection.live_answers import METRICS
 from cascade_jax.data import pipeline
 from cascade_jax.deferral.guarantees import splits
 from cascade_jax.deferral.guarantees.certificate import DataIdentity
+from cascade_jax.deferral.guarantees.losses import Thresholds
+from cascade_jax.deferral.policy import TOKEN, by_position
 from cascade_jax.inference.cascade.decode import ENTROPY, LOG_PROB, RANDOM, UNCERTAINTIES
 from cascade_jax.models import families, pair
 from cascade_jax.names import did_you_mean
@@ -34,7 +35,7 @@ BeforeBatch = Callable[[bool], None]
 
 @dataclasses.dataclass(frozen=True)
 class LiveSource:
-    """Which models decode what.
+    """The models, and the examples that they answer together.
 
     Attributes:
       experiment_dir: where the runs are by name.
@@ -43,7 +44,7 @@ class LiveSource:
       data: mixture, lengths, vocabulary; `target_length` is the most tokens of an answer, by which
         deferred tokens are divided, and `batch_size` the rows decoded at once.
       split: which split of every task is calibrated on.
-      test_split: another to look at the promise on; None for what the calibration leaves.
+      test_split: another to test the promise on; None for the examples that the calibration leaves.
       tasks: patterns of the mixture's tasks that count.
       limit: at most so many examples of a task and split; None for all.
       checkpoint: "best" or "last" of both runs.
@@ -121,7 +122,7 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 class LivePool:
-    """The examples, answered by a cascade of both models; see `calibration_pool.Pool`."""
+    """The examples, answered by a cascade of both models; see `pool.Pool`."""
 
     level = TOKEN
 
@@ -165,7 +166,7 @@ class LivePool:
             mixture=source.data.mixture,
             split=source.split,
             test_split=source.test_split,
-            examples=(calibration_splits.fingerprint(self.ids, self.texts),),
+            examples=(splits.fingerprint(self.ids, self.texts),),
             vocabulary=mixture.fingerprint,
             input_length=source.data.input_length,
             target_length=source.data.target_length,
@@ -181,11 +182,11 @@ class LivePool:
 
     def evaluate(
         self, thresholds: Thresholds | Float[np.ndarray, "R K"], rows: Int[np.ndarray, " R"]
-    ) -> Evaluation:
-        """Takes the answers that are known, and decodes the others."""
+    ) -> CascadeAnswers:
+        """Takes known answers, and decodes the others."""
         return self._evaluate(self.uncertainty, thresholds, rows)
 
-    def evaluate_random(self, share: float, rows: Int[np.ndarray, " R"]) -> Evaluation:
+    def evaluate_random(self, share: float, rows: Int[np.ndarray, " R"]) -> CascadeAnswers:
         """Each token is the large model's with the chance `share`."""
         return self._evaluate(RANDOM, (1.0 - share,) * self.thresholds, rows)
 
@@ -205,25 +206,25 @@ class LivePool:
         uncertainty: str,
         thresholds: Thresholds | Float[np.ndarray, "R K"],
         rows: Int[np.ndarray, " R"],
-    ) -> Evaluation:
+    ) -> CascadeAnswers:
         own = np.broadcast_to(np.asarray(thresholds, np.float32), (len(rows), self.thresholds))
         store = self._store(uncertainty)
-        found = store.find(own, rows)
-        missing = np.flatnonzero(found < 0)
+        indices = store.find(own, rows)
+        missing = np.flatnonzero(indices < 0)
         if missing.size:
             same = np.unique(own[missing], axis=0)
-            each = ", ".join(f"{t:.4g}" for t in same[0]) if len(same) == 1 else "each its own"
-            label = f"{uncertainty} > {each}"
+            shown = ", ".join(f"{t:.4g}" for t in same[0]) if len(same) == 1 else "each its own"
+            label = f"{uncertainty} > {shown}"
             for part, made in self._decode_rows(uncertainty, own[missing], rows[missing], label):
                 store.add(part, made)
-            found = store.find(own, rows)
-            if np.any(found < 0):
-                row = rows[np.argmin(found)]
+            indices = store.find(own, rows)
+            if np.any(indices < 0):
+                row = rows[np.argmin(indices)]
                 raise RuntimeError(
                     f"the answer to {self.ids[row]!r} does not hold at the thresholds "
-                    f"{own[np.argmin(found)]} that it was decoded at"
+                    f"{own[np.argmin(indices)]} that it was decoded at"
                 )
-        return store.take(found)
+        return store.take(indices)
 
     def _store(self, uncertainty: str) -> AnswerStore:
         if uncertainty not in self._stores:
@@ -243,7 +244,7 @@ class LivePool:
         thresholds: Float[np.ndarray, "R K"],
         rows: Int[np.ndarray, " R"],
         label: str,
-    ) -> Iterator[tuple[Int[np.ndarray, " P"], Evaluation]]:
+    ) -> Iterator[tuple[Int[np.ndarray, " P"], CascadeAnswers]]:
         """Some rows after the other, and their answers."""
         hosts.agree("answers to decode", {"of": digest(rows), "at": digest(thresholds)})
         batches = live_answers.decode(
@@ -255,28 +256,28 @@ class LivePool:
             label,
         )
         done = 0
-        for found in _parts(batches):
-            part = rows[done : done + len(found.texts)]
+        for live in _parts(batches):
+            part = rows[done : done + len(live.texts)]
             done += len(part)
             self.decoded += len(part)
-            yield part, self._evaluation(found, part)
+            yield part, self._cascade_answers(live, part)
 
     def _questions_of(self, rows: Int[np.ndarray, " R"]) -> answers.Questions:
         examples = [self._questions.examples[row] for row in rows]
         return dataclasses.replace(self._questions, examples=examples)
 
-    def _evaluation(
-        self, found: live_answers.LiveAnswers, rows: Int[np.ndarray, " R"]
-    ) -> Evaluation:
-        unsure = found.uncertainties.sum(axis=1, dtype=np.float64)
-        holds = _same_answers(found, self.thresholds)
-        return Evaluation(
-            cost=found.is_deferred.sum(axis=1) / self.max_length,
-            quality=live_answers.qualities(self.metrics, self._questions_of(rows), found.texts),
-            flops=found.flops,
-            is_deferred=found.is_deferred,
-            lengths=found.lengths,
-            score=unsure / np.maximum(found.lengths, 1),
+    def _cascade_answers(
+        self, live: live_answers.LiveAnswers, rows: Int[np.ndarray, " R"]
+    ) -> CascadeAnswers:
+        unsure = live.uncertainties.sum(axis=1, dtype=np.float64)
+        holds = _same_answers(live, self.thresholds)
+        return CascadeAnswers(
+            cost=live.is_deferred.sum(axis=1) / self.max_length,
+            quality=live_answers.qualities(self.metrics, self._questions_of(rows), live.texts),
+            flops=live.flops,
+            is_deferred=live.is_deferred,
+            lengths=live.lengths,
+            score=unsure / np.maximum(live.lengths, 1),
             holds_from=holds[0],
             holds_below=holds[1],
         )
@@ -285,7 +286,7 @@ class LivePool:
 def _parts(
     batches: Iterable[live_answers.LiveAnswers],
 ) -> Iterator[live_answers.LiveAnswers]:
-    """Several batches each; where decoding ends early, those that are there are one too."""
+    """Joins several batches at a time, and those that are left where decoding ends early."""
     part: list[live_answers.LiveAnswers] = []
     began = time.monotonic()
     try:
@@ -303,41 +304,39 @@ def _parts(
 
 
 def _rows(examples: Sequence[pipeline.Example]) -> str:
-    """Of what arrays of one value an example depend on: their order, and the targets."""
+    """Fingerprint of the examples in order, with their targets, on which qualities depend."""
     return splits.example_fingerprint(
         *(text for e in examples for text in (e.example_id, e.inputs_text, e.target_text))
     )
 
 
 def _same_answers(
-    found: live_answers.LiveAnswers, blocks: int
+    live: live_answers.LiveAnswers, blocks: int
 ) -> tuple[Float[np.ndarray, "n K"], Float[np.ndarray, "n K"]]:
-    """From and below which thresholds each answer is what it is.
+    """The ranges of thresholds, [from, below), in which each answer stays the same.
 
-    With the same comparisons at all of its tokens, one after the other, an answer is the same. So
-    a threshold may move down to the largest uncertainty that it kept, and up to the smallest that
-    it did not keep.
+    If all comparisons of its tokens come out the same, an answer is the same. So a threshold may
+    move down to the largest uncertainty that it kept, and up to the smallest that it deferred.
     """
-    length = found.tokens.shape[1]
-    block = np.arange(length) * blocks // length  # as in `cascade_decode`
-    there = np.arange(length) < found.lengths[:, None]
-    kept, deferred = there & ~found.is_deferred, there & found.is_deferred
-    low = np.where(kept, found.uncertainties, -np.inf)
-    high = np.where(deferred, found.uncertainties, np.inf)
-    each = [block == number for number in range(blocks)]
+    length = live.tokens.shape[1]
+    block = by_position(np.arange(blocks), length)
+    is_token = np.arange(length) < live.lengths[:, None]
+    low = np.where(is_token & ~live.is_deferred, live.uncertainties, -np.inf)
+    high = np.where(is_token & live.is_deferred, live.uncertainties, np.inf)
+    masks = [block == number for number in range(blocks)]
     return (
-        np.stack([low[:, places].max(axis=1) for places in each], axis=1).astype(np.float32),
-        np.stack([high[:, places].min(axis=1) for places in each], axis=1).astype(np.float32),
+        np.stack([low[:, mask].max(axis=1) for mask in masks], axis=1).astype(np.float32),
+        np.stack([high[:, mask].min(axis=1) for mask in masks], axis=1).astype(np.float32),
     )
 
 
 def _examples(source: LiveSource, mixture: pipeline.OpenMixture, split: str) -> list:
-    """The examples of a split whose text has not come before."""
-    found = []
+    """The examples of a split without those whose text came before."""
+    examples = []
     for task in matching(source.tasks, list(mixture.tasks_with(split))):
-        found += pipeline.decode_examples(source.data, task, split, source.limit)
-    kept = calibration_splits.without_repetitions([example.inputs_text for example in found])
-    if len(kept) < len(found):
-        left = len(found) - len(kept)
-        hosts.say(f"{split}: {left} of {len(found)} examples left out, whose input came before")
-    return [found[row] for row in kept]
+        examples += pipeline.decode_examples(source.data, task, split, source.limit)
+    kept = splits.without_repetitions([example.inputs_text for example in examples])
+    if len(kept) < len(examples):
+        left = len(examples) - len(kept)
+        hosts.say(f"{split}: {left} of {len(examples)} examples left out, whose input came before")
+    return [examples[row] for row in kept]

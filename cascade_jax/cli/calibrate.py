@@ -19,7 +19,10 @@ def run(config) -> None:
     """Runs the command on its built config."""
     from cascade_jax.calibration import calibrate, summary
     from cascade_jax.parallel import hosts
+    from cascade_jax.report.plots import budget as plots
 
-    found = calibrate.calibrate(config)
-    paths = [calibrate.certificate_path(config.output_dir, alpha) for alpha in found["alphas"]]
-    hosts.say("\n".join(["", summary.format_table(found), "", *map(str, paths)]))
+    budget = calibrate.calibrate(config)
+    if hosts.is_first():
+        plots.write_pictures(budget, config.output_dir)
+    paths = [calibrate.certificate_path(config.output_dir, alpha) for alpha in budget.alphas]
+    hosts.say("\n".join(["", summary.format_table(budget), "", *map(str, paths)]))

@@ -147,7 +147,7 @@ def evaluate(
         config.bootstrap_samples,
         config.seed,
     )
-    budget = budget_file.read(config.budget) if config.budget else None
+    budget = budget_file.load(config.budget) if config.budget else None
     cascades, by_score = panels.score_all(tables, settings)
     points = {}
     if config.policy:

@@ -112,7 +112,7 @@ def budget_table(budget: Budget) -> str:
     head += ["mean cost"] * (budget.promise != COST) + [metric]
     head += [f"{metric}: {name.replace('_', ' ')}" for name in budget.baselines]
     rows = [_alpha_row(budget, at) for at in budget.over_alphas()]
-    ends = [number(end.quality[metric]) for end in (budget.student, budget.teacher)]
+    ends = [number(end.quality[metric]) for end in (budget.ends.student, budget.ends.teacher)]
     repeats = f"means of {budget.repeats} repeats, small print the lowest and highest; "
     caption = (
         f"Test splits: {repeats * (budget.repeats > 1)}small model alone {ends[0]}, large model "
@@ -253,7 +253,7 @@ def _budget_data(budget: Budget) -> dict:
         },
         "ends": [
             {m: rounded(end.quality[m]) for m in budget.metrics}
-            for end in (budget.student, budget.teacher)
+            for end in (budget.ends.student, budget.ends.teacher)
         ],
     }
 

@@ -45,7 +45,7 @@ def best_of(points: np.ndarray, reference: np.ndarray, count: int) -> float:
 
 def after_passes(found: search.Search, reference: np.ndarray) -> float:
     """Hypervolume of what the first 25 passes have made known."""
-    number = np.cumsum([told.cost > 0 for told in found.evaluations])
+    number = np.cumsum([told.cost > 0 for told in found.trials])
     return float(found.hypervolumes(reference)[number <= EVALUATIONS][-1])
 
 
@@ -61,13 +61,13 @@ def main() -> int:
         passes.append(search.BayesianSearch(candidates, EVALUATIONS, seed=seed))
         run_search(passes[-1], pool.evaluate, rows, metric)
     run_search(grid, pool.evaluate, rows, metric)
-    points = {told.thresholds[0]: told.objectives for told in grid.evaluations}
+    points = {told.thresholds[0]: told.objectives for told in grid.trials}
     reference = pareto.reference_point(grid.objectives())
     whole = pareto.hypervolume(grid.objectives(), reference)
 
     def after(found: search.Search) -> list[float]:
         reached = found.hypervolumes(reference) / whole
-        spent = np.cumsum([told.cost for told in found.evaluations])
+        spent = np.cumsum([told.cost for told in found.trials])
         return [float(reached[spent <= most + 1e-9].max()) for most in AFTER]
 
     print(
@@ -81,7 +81,7 @@ def main() -> int:
         print(
             f"passes, seed {seed}: {shown}; after {EVALUATIONS} passes "
             f"{after_passes(found, reference) / whole:.4f}, all 400 known after "
-            f"{sum(told.cost > 0 for told in found.evaluations)}"
+            f"{sum(told.cost > 0 for told in found.trials)}"
         )
     for seed in range(SEEDS):
         alone = search.BayesianSearch(candidates, EVALUATIONS, seed=seed)

@@ -68,7 +68,7 @@ def certified(budget: float, risk: float, correlation: float, bound: str, repeat
     return float(np.mean(p <= DELTA))
 
 
-def split(name: str, budget: float, correlation: float, seed: int) -> measured.Measured:
+def split(name: str, budget: float, correlation: float, seed: int) -> measured.CalibrationLosses:
     """Costs and losses of quality at 20 thresholds; the true cost is `SHARES` of the budget."""
     rng = np.random.default_rng(seed)
     normal = np.sqrt(correlation) * rng.normal(size=(SEQUENCES, 1))
@@ -76,7 +76,7 @@ def split(name: str, budget: float, correlation: float, seed: int) -> measured.M
     thresholds = 1 - SHARES * budget
     is_deferred = special.ndtr(normal) > thresholds[:, None, None]
     noise = rng.normal(scale=0.1, size=(len(thresholds), SEQUENCES))
-    return measured.Measured(
+    return measured.CalibrationLosses(
         split=name,
         thresholds=thresholds.tolist(),
         losses={"cost": np.mean(is_deferred, axis=2)},
@@ -95,7 +95,7 @@ def procedure_figures(
       certified; and the mean true cost of the choice, as a share of the budget (0 for nothing).
     """
     tokens = TOKENS if bound == bounds.PAPER else None
-    settings = risks.Settings(
+    settings = risks.CalibrationSettings(
         [risks.Risk("cost", budget)], DELTA, procedure, bound, tokens_per_sequence=tokens
     )
     broken = SHARES >= 1 - 1e-9

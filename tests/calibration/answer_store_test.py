@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cascade_jax.calibration.answer_store import AnswerStore
-from cascade_jax.calibration.pool import Evaluation
+from cascade_jax.calibration.pool import CascadeAnswers
 
 SIZE = 12
 
@@ -15,7 +15,7 @@ SIZE = 12
 def answers(n=SIZE, seed=0, blocks=1):
     rng = np.random.default_rng(seed)
     ends = np.sort(rng.random((2, n, blocks)).astype(np.float32), axis=0)
-    return Evaluation(
+    return CascadeAnswers(
         cost=rng.random(n),
         quality={"rouge1": rng.random(n), "chrf": rng.random(n)},
         holds_from=ends[0],
@@ -57,7 +57,7 @@ def test_infinite_thresholds_are_found_where_an_answer_holds_up_to_the_end(tmp_p
     store, kept = AnswerStore(tmp_path, {}, 2), answers(2)
     columns = kept.columns() | {"holds_from": np.array([[-np.inf], [0.5]], np.float32),
                                 "holds_below": np.array([[0.5], [np.inf]], np.float32)}  # fmt: skip
-    store.add(np.arange(2), Evaluation.from_columns(columns))
+    store.add(np.arange(2), CascadeAnswers.from_columns(columns))
     ends = [np.full((2, 1), end) for end in (-np.inf, np.inf)]
     assert [store.find(end, np.arange(2)).tolist() for end in ends] == [[0, -1], [-1, 1]]
 
@@ -89,7 +89,7 @@ def test_of_answers_that_overlap_the_first_stays(tmp_path):
     at = (first.holds_from + first.holds_below) / 2
     columns = second.columns() | {"holds_from": first.holds_from, "holds_below": first.holds_below}
     for one in (store, AnswerStore(tmp_path, {}, SIZE)):
-        one.add(np.arange(SIZE), Evaluation.from_columns(columns))
+        one.add(np.arange(SIZE), CascadeAnswers.from_columns(columns))
         np.testing.assert_array_equal(one.take(one.find(at, np.arange(SIZE))).cost, first.cost)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cascade_jax.calibration import baselines
-from cascade_jax.calibration.pool import Evaluation
+from cascade_jax.calibration.pool import CascadeAnswers
 
 
 def evaluations(count, n, seed=0, ties=True):
@@ -22,7 +22,7 @@ def evaluations(count, n, seed=0, ties=True):
 
 def evaluation(cost, quality, **more):
     ends = np.full((2, len(cost), 1), np.inf)
-    return Evaluation(cost, quality, -ends[0], ends[1], **more)
+    return CascadeAnswers(cost, quality, -ends[0], ends[1], **more)
 
 
 @pytest.mark.parametrize("cost", [0.0, 0.13, 0.4, 5.0])
@@ -37,9 +37,9 @@ def test_whole_answers_are_deferred_from_the_highest_score_down(cost):
         left, spent = left - share * teacher.cost[row], spent + share * teacher.cost[row]
         if share < 1:
             break
-    assert found["cost"] == pytest.approx(spent / len(rows))
-    assert found["quality"]["q"] == pytest.approx(quality / len(rows))
-    assert found["quality"]["r"] == pytest.approx(1 - found["quality"]["q"])
+    assert found.cost == pytest.approx(spent / len(rows))
+    assert found.quality["q"] == pytest.approx(quality / len(rows))
+    assert found.quality["r"] == pytest.approx(1 - found.quality["q"])
 
 
 def test_between_two_evaluations_lies_what_mixing_them_gives():
@@ -48,8 +48,8 @@ def test_between_two_evaluations_lies_what_mixing_them_gives():
     share = 0.3
     cost, quality = (share * a + (1 - share) * b for a, b in zip(*means[1:3], strict=True))
     mixed = baselines.between(found, cost)
-    assert mixed["cost"] == pytest.approx(cost) and mixed["quality"]["q"] == pytest.approx(quality)
-    assert baselines.between(found, 9.0)["cost"] == pytest.approx(means[-1][0])
+    assert mixed.cost == pytest.approx(cost) and mixed.quality["q"] == pytest.approx(quality)
+    assert baselines.between(found, 9.0).cost == pytest.approx(means[-1][0])
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.1, 0.25, 0.5, 1.0])
@@ -63,10 +63,10 @@ def test_the_oracle_is_the_best_of_all_combinations_but_for_one_example(budget, 
             quality = np.mean([found[i].quality["q"][row] for row, i in enumerate(choice)])
             best = max(best, quality)
     oracle = baselines.oracle(found, budget, "q")
-    assert oracle["cost"] <= budget + 1e-9
-    assert best - 1 / n <= oracle["quality"]["q"] <= best + 1e-12
+    assert oracle.cost <= budget + 1e-9
+    assert best - 1 / n <= oracle.quality["q"] <= best + 1e-12
     if budget in (0.0, 1.0):  # nothing to weigh
-        assert oracle["quality"]["q"] == pytest.approx(best)
+        assert oracle.quality["q"] == pytest.approx(best)
 
 
 def test_the_oracle_spends_its_budget_where_all_examples_gain_alike():
@@ -74,4 +74,4 @@ def test_the_oracle_spends_its_budget_where_all_examples_gain_alike():
     never = evaluation(np.zeros(n), {"q": np.zeros(n)})
     always = evaluation(np.ones(n), {"q": (np.arange(n) < 8).astype(float)})
     found = baselines.oracle([never, always], 0.35, "q")
-    assert found == {"cost": 0.3, "quality": {"q": 0.3}}
+    assert found == baselines.point(0.3, {"q": 0.3})

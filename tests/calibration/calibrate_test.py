@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from cascade_jax import records
+from cascade_jax import json_file, records
 from cascade_jax.calibration import answer_pool, calibrate, summary, token_pool
 from cascade_jax.data import pipeline
 from cascade_jax.deferral import routers
@@ -72,14 +72,21 @@ def config(table, tmp_path, **changes):
     return calibrate.CalibrateConfig(**(settings | changes))
 
 
+def calibrated(made):
+    """The values of the budget."""
+    return json_file.to_values(calibrate.calibrate(made))
+
+
 def load(folder, alpha):
     return certificate.load(calibrate.certificate_path(folder, alpha))
 
 
 def test_a_certificate_for_every_alpha_and_the_figures_beside_it(table, tmp_path):
     made = config(table, tmp_path, repeats=3)
-    found = calibrate.calibrate(made)
+    budget = calibrate.calibrate(made)
+    found = json_file.to_values(budget)
     assert found == json.loads((tmp_path / "calibration/tiny_answers/budget.json").read_text())
+    assert budget == budget_file.load(tmp_path / "calibration/tiny_answers/budget.json")
     read = records.read(table)
     score = -read.student_log_probs.astype(np.float64)
     for alpha in (0.1, 0.3):
@@ -103,14 +110,13 @@ def test_a_certificate_for_every_alpha_and_the_figures_beside_it(table, tmp_path
         assert abs(sums / (N - 200) - used.mean()) < 0.03
         assert run["test"]["flops"] == pytest.approx(10 + 100 * run["test"]["cost"])
     assert len(found["runs"]) == 6 and found["ends"]["teacher"]["cost"] == 1.0
-    read = budget_file.from_json(found)
-    kept = [run for run in read.runs if read.is_within(run)]
+    kept = [run for run in budget.runs if budget.is_within(run)]
     assert len(kept) >= 5
 
 
 def test_p_values_and_the_sequence_are_those_of_the_second_split(table, tmp_path):
     made = config(table, tmp_path, bound="binomial", alphas=[0.2])
-    found = calibrate.calibrate(made)
+    found = calibrated(made)
     (run,) = found["runs"]
     p_values = run["p_values"]
     for candidate, first, second in zip(
@@ -127,7 +133,7 @@ def test_p_values_and_the_sequence_are_those_of_the_second_split(table, tmp_path
 
 def test_a_quality_floor_is_kept_at_the_least_cost(table, tmp_path):
     made = config(table, tmp_path, promise="quality", alphas=[0.1, 0.001], second_size=150)
-    found = calibrate.calibrate(made)
+    found = calibrated(made)
     small, large = (
         next(run for run in found["runs"] if run["alpha"] == alpha) for alpha in (0.001, 0.1)
     )
@@ -150,18 +156,19 @@ def test_a_promise_of_quality_names_its_metric(table, tmp_path):
 
 
 def test_two_limits_at_once_and_what_no_policy_keeps(table, tmp_path):
-    found = calibrate.calibrate(config(table, tmp_path, alphas=[0.05, 0.9], quality_drop=0.15))
+    budget = calibrate.calibrate(config(table, tmp_path, alphas=[0.05, 0.9], quality_drop=0.15))
+    found = json_file.to_values(budget)
     tight, wide = found["runs"]
     assert wide["certified"] and wide["test"]["worse"] <= 0.15 and wide["test"]["cost"] <= 0.9
     assert not tight["certified"]
     assert tight["thresholds"] is None and tight["test"] is None and tight["baselines"] is None
-    assert "–" in summary.format_table(found)
+    assert "–" in summary.format_table(budget)
 
 
 @pytest.mark.parametrize("procedure", ["fixed_sequence", "holm", "bonferroni"])
 def test_the_other_procedures_use_the_second_split_alone(table, tmp_path, procedure):
     made = config(table, tmp_path, procedure=procedure, alphas=[0.3], grid_size=20)
-    (run,) = calibrate.calibrate(made)["runs"]
+    (run,) = calibrated(made)["runs"]
     assert run["certified"] and run["test"]["cost"] <= 0.3
     # Thresholds were searched on the first split: its examples are no new ones either.
     assert len(load(made.output_dir, 0.3).seen) == 400
@@ -179,20 +186,20 @@ def test_where_deferring_only_harms_nothing_is_deferred(tmp_path, procedure):
     answers = {"student_quality": [1.0] * N, "teacher_quality": [0.0] * N}
     harmful = write_records(tmp_path / "harmful.parquet", **answers)
     made = config(harmful, tmp_path, procedure=procedure, alphas=[0.3], grid_size=20)
-    (run,) = calibrate.calibrate(made)["runs"]
+    (run,) = calibrated(made)["runs"]
     assert run["certified"] and run["test"]["cost"] < 0.01
 
 
 def test_of_whole_answers_bayesian_search_measures_all_thresholds(table, tmp_path):
     """An answer is kept or deferred: two of each example say what all thresholds do."""
     made = config(table, tmp_path, search="bayesian", iterations=12)
-    found = calibrate.calibrate(made)
+    found = calibrated(made)
     told = found["candidates"]
     assert [candidate["answers"] for candidate in told][-1] <= 2
     volumes = [candidate["hypervolume"] for candidate in told]
     assert volumes == sorted(volumes)
-    assert found == calibrate.calibrate(made)
-    grid = calibrate.calibrate(config(table, tmp_path, iterations=12))
+    assert found == calibrated(made)
+    grid = calibrated(config(table, tmp_path, iterations=12))
     key = lambda candidate: candidate["thresholds"]  # noqa: E731
     for one, other in zip(*(sorted(f["candidates"], key=key) for f in (found, grid)), strict=True):
         assert {**one, "order": 0, "hypervolume": 0, "answers": 0} == {
@@ -201,7 +208,7 @@ def test_of_whole_answers_bayesian_search_measures_all_thresholds(table, tmp_pat
 
 
 def test_baselines_are_ordered_as_they_must_be(table, tmp_path):
-    found = calibrate.calibrate(config(table, tmp_path, alphas=[0.3]))
+    found = calibrated(config(table, tmp_path, alphas=[0.3]))
     (run,) = found["runs"]
     beside = {name: point["quality"]["quality"] for name, point in run["baselines"].items()}
     assert beside["random_answers"] < run["test"]["quality"]["quality"] < beside["oracle"]
@@ -226,7 +233,7 @@ def test_so_many_examples_of_each_task_and_table(table, tmp_path):
 def test_another_table_to_test_on(table, tmp_path):
     test = write_records(tmp_path / "test.parquet", 100, 5, "test", start=N)
     source = answer_pool.RecordsSource(table, test)
-    found = calibrate.calibrate(config(table, tmp_path, records=source, alphas=[0.3]))
+    found = calibrated(config(table, tmp_path, records=source, alphas=[0.3]))
     assert found["sizes"] == {"first": 200, "second": 200, "test": 100}
 
 
@@ -237,7 +244,7 @@ def test_the_split_to_test_on_is_that_of_its_name(table, tmp_path):
         write_records(folder / "tiny.parquet", 900 - start // 2, 5, split, start=start)
     made = config(table, tmp_path, records=answer_pool.RecordsSource(), alphas=[0.3])
     made = dataclasses.replace(made, live=dataclasses.replace(made.live, test_split="test"))
-    assert calibrate.calibrate(made)["sizes"]["test"] == 450
+    assert calibrated(made)["sizes"]["test"] == 450
 
 
 def overlapping(table, tmp_path):
@@ -289,7 +296,7 @@ def test_what_can_not_be_is_refused(table, tmp_path, name):
     changes, message = REFUSED[name]
     changes = changes(table, tmp_path) if callable(changes) else changes
     with pytest.raises(ValueError, match=message):
-        calibrate.calibrate(config(table, tmp_path, **changes))
+        calibrated(config(table, tmp_path, **changes))
     assert not (tmp_path / "calibration").exists()
 
 
@@ -303,4 +310,4 @@ def test_a_quality_outside_its_range_is_refused_with_its_row(table, tmp_path):
     )
     source = answer_pool.RecordsSource(tmp_path / "x.parquet")
     with pytest.raises(records.RecordsError, match=r"student_quality.* 1\.5"):
-        calibrate.calibrate(config(table, tmp_path, records=source))
+        calibrated(config(table, tmp_path, records=source))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cascade_jax.calibration.passes import Passes, evaluate_all
-from cascade_jax.calibration.pool import Evaluation
+from cascade_jax.calibration.pool import CascadeAnswers
 
 LENGTH = 6
 
@@ -26,7 +26,7 @@ class MadePool:
                 deferred[i, place] = unsure[i, place] > own[i, block[place]]
         low, high = np.where(deferred, -np.inf, unsure), np.where(deferred, unsure, np.inf)
         each = [block == number for number in range(self.blocks)]
-        found = Evaluation(
+        found = CascadeAnswers(
             cost=deferred.mean(axis=1),
             quality={"q": unsure.sum(axis=1) / LENGTH},
             holds_from=np.stack([low[:, places].max(axis=1) for places in each], axis=1),

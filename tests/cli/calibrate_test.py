@@ -345,7 +345,7 @@ def test_bayesian_search_finds_the_grids_hypervolume_for_25_answers_of_each_exam
     reference = pareto.reference_point(points)
     whole = pareto.hypervolume(points, reference)
     assert pareto.hypervolume(grid.objectives(), reference) == pytest.approx(whole)
-    number = np.cumsum([told.cost > 0 for told in found.evaluations])
+    number = np.cumsum([told.cost > 0 for told in found.trials])
     assert found.hypervolumes(reference)[number <= 25][-1] >= 0.99 * whole > 0
 
 

@@ -52,7 +52,7 @@ def point(**changes):
 
 
 def evaluation(**changes):
-    budget = budget_file.from_json(synthetic_budget.make())
+    budget = budget_file.from_values(synthetic_budget.make())
     found = {"budget": budget, "live": {"cat": LIVE}, "points": {"cat": point()}}
     return dataclasses.replace(_evaluation(), **(found | changes))
 
@@ -68,7 +68,7 @@ def test_the_papers_bound_is_shown_with_its_condition():
     for bound, words in ((None, "examples. Cost"), ("wsr", "examples. Cost"),
                          ("paper", "examples, if all tokens were independent. Cost")):  # fmt: skip
         made = synthetic_budget.make() | ({"bound": bound} if bound else {})
-        shown = "".join(report_budget.budget(budget_file.from_json(made)))
+        shown = "".join(report_budget.budget(budget_file.from_values(made)))
         assert f"over the calibration {words}" in shown
 
 
@@ -176,7 +176,7 @@ def test_nothing_certified_and_no_policy_is_said():
     for run in made["runs"]:
         run |= dict.fromkeys(("thresholds", "calibration", "test", "baselines"))
         run |= {"certified": False, "accepted": []}
-    page = html_page.render(evaluation(budget=budget_file.from_json(made)), IMAGES, {})
+    page = html_page.render(evaluation(budget=budget_file.from_values(made)), IMAGES, {})
     assert "no policy is known to keep α = 0.2" in page
     rows = cells(page, "Test splits")
     assert rows[0][1] == "promised mean loss" and rows[1][2:] == ["–", "–", "0\xa0%", "–", "–"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cascade_jax.deferral.guarantees.losses import Measured
+from cascade_jax.deferral.guarantees.losses import CalibrationLosses
 
 COST, WORSE = "cost", "worse"
 
@@ -22,7 +22,7 @@ def measured(split, n, seed, thresholds=None, tokens=20, correlation=0.2):
     cost = np.mean(uncertainty[None] > thresholds[:, None, None], axis=2)
     noise = rng.uniform(-0.05, 0.05, n)
     worse = 0.5 * np.minimum(thresholds, 1)[:, None] + noise[None]
-    return Measured(
+    return CalibrationLosses(
         split=split,
         thresholds=thresholds.tolist(),
         losses={COST: cost, WORSE: worse},

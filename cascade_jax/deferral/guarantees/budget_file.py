@@ -1,27 +1,32 @@
-"""budget.json: what `cascade-jax calibrate` found for each budget α, read and checked.
+"""budget.json: what `cascade-jax calibrate` certified for each budget α, and what it came to.
 
-The file holds thresholds that were tried (candidates), and for each α and each repeat on fresh
+The file holds the thresholds that were tried (candidates), and for each α and each repeat on fresh
 splits what was certified, what it cost on the test split, and what other ways to spend as much
 give. A number that is not known is null; infinite ones are the texts "inf" and "-inf".
 """
 
+import collections
 import dataclasses
-import json
 import math
 import os
-import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
-from cascade_jax.deferral.guarantees.json_field import Field, FieldError
+from cascade_jax import json_file
+from cascade_jax.deferral.policy import ANSWER, LEVELS, TOKEN  # noqa: F401
+from cascade_jax.json_file import Number, NumberOrNull
 
 SCHEMA_VERSION = 1
-TOKEN, ANSWER = "token", "answer"
-LEVELS = (TOKEN, ANSWER)
 COST, QUALITY = "cost", "quality"
 PROMISES = (COST, QUALITY)
+_Limit = Annotated[float, Meta(gt=-1, lt=1)]
+_Thresholds = Annotated[tuple[Number, ...], Meta(min_length=1)]
+_Index, _Count = Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=1)]
+_Text = Annotated[str, Meta(min_length=1)]
 _UNCERTAINTIES = {"log_prob": "−log p of the small model's token", "entropy": "entropy (nats)"}
 
 
@@ -32,18 +37,31 @@ class Point:
     Attributes:
       cost: share of deferred tokens (of max_length), or of deferred answers.
       quality: by metric.
+    """
+
+    cost: Number
+    quality: Mapping[str, NumberOrNull]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome(Point):
+    """Means over the test split.
+
+    Attributes:
       flops: per example; NaN if not known.
       worse: by how much the objective is below that of the large model's own answers; NaN likewise.
     """
 
-    cost: float
-    quality: Mapping[str, float]
-    flops: float = math.nan
-    worse: float = math.nan
+    flops: NumberOrNull = math.nan
+    worse: NumberOrNull = math.nan
+
+    def __post_init__(self):
+        if not math.isfinite(self.cost):
+            raise ValueError(f"cost must be a finite number, got {self.cost}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
+class TriedThresholds:
     """Thresholds that were tried, in repeat 0 for the largest α.
 
     Attributes:
@@ -55,12 +73,20 @@ class Candidate:
       answers: decoded of each example of the first split until then, on average; NaN likewise.
     """
 
-    thresholds: tuple[float, ...]
-    order: int
-    cost: tuple[float, float]
-    quality: Mapping[str, tuple[float, float]]
-    hypervolume: float
-    answers: float = math.nan
+    thresholds: _Thresholds
+    order: _Index
+    cost: tuple[NumberOrNull, NumberOrNull]
+    quality: Mapping[str, tuple[NumberOrNull, NumberOrNull]]
+    hypervolume: NumberOrNull
+    answers: NumberOrNull = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class PValues:
+    """P-values of the candidates on both calibration splits; NaN where there is none."""
+
+    first: tuple[NumberOrNull, ...]
+    second: tuple[NumberOrNull, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,26 +94,39 @@ class Run:
     """One α in one repeat.
 
     Attributes:
-      alpha: the budget, a limit of the mean cost (or of what quality is lost).
+      alpha: the budget, a limit of the mean cost (or of the quality lost).
       repeat: number of the repeat; each has splits of its own.
       thresholds: chosen, or if nothing was certified the fallback's; None if no policy is known.
       certified: whether the thresholds are.
       accepted: indices of the candidates (of this repeat) that are certified.
-      p_values: of the candidates, on the first and the second split; None but in repeat 0.
       calibration: means on the second calibration split; None without a policy.
       test: means on the test split; None without a policy.
-      baselines: by name, other ways that cost as much, on the test split.
+      baselines: by name, other ways that cost as much, on the test split; None without any.
+      p_values: of the candidates; None in all repeats but 0.
     """
 
-    alpha: float
-    repeat: int
-    thresholds: tuple[float, ...] | None
+    alpha: _Limit
+    repeat: _Index
+    thresholds: _Thresholds | None
     certified: bool
-    accepted: tuple[int, ...]
-    p_values: tuple[tuple[float, ...], tuple[float, ...]] | None
+    accepted: tuple[_Index, ...]
     calibration: Point | None
-    test: Point | None
-    baselines: Mapping[str, Point]
+    test: Outcome | None
+    baselines: Mapping[str, Point] | None
+    p_values: PValues | None = None
+
+    def __post_init__(self):
+        for name in ("thresholds", "test"):
+            if self.certified and getattr(self, name) is None:
+                raise ValueError(f"{name} must be known, as the run is certified")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ends:
+    """Each model alone."""
+
+    student: Point
+    teacher: Point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,13 +163,11 @@ class AtAlpha:
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """A whole budget file; fields are those of the file.
+    """A calibration's results; the fields are those of budget.json.
 
     Attributes:
       name: of the student.
       level: "token" or "answer".
-      promise: what α limits: "cost", or "quality", what is lost against the large model.
-      quality_drop: with "cost", a limit of what is lost beside; None for none.
       uncertainty: what is compared with a threshold.
       delta: each certificate breaks its promise with this chance at most.
       max_length: tokens of an answer, by which costs of deferred tokens are divided.
@@ -138,36 +175,86 @@ class Budget:
       objective: the one that thresholds were chosen by.
       alphas: budgets, ascending.
       repeats: number of repeats of each α.
-      candidates, runs: see there.
-      student, teacher: each model alone.
+      candidates, runs, ends: see there.
       deferred_by_position: share of the tokens at each position that are deferred (largest α,
         repeat 0, test split).
-      source: the file.
-      bound: of the p-values, see `deferral/guarantees/bounds.py`; "" if the file does not say.
+      promise: what α limits: "cost", or "quality", the quality lost against the large model.
+      quality_drop: with "cost", a limit of the quality lost beside; None for none.
+      procedure, bound: see `risks.CalibrationSettings`; "" if the file does not say.
+      sizes: examples of each split by its name; empty likewise.
     """
 
-    name: str
+    name: _Text
     level: str
-    promise: str
-    quality_drop: float | None
-    uncertainty: str
-    delta: float
-    max_length: int
-    metrics: tuple[str, ...]
+    uncertainty: _Text
+    delta: Annotated[float, Meta(gt=0, lt=1)]
+    max_length: _Count
+    metrics: Annotated[tuple[_Text, ...], Meta(min_length=1)]
     objective: str
-    alphas: tuple[float, ...]
-    repeats: int
-    candidates: tuple[Candidate, ...]
+    alphas: Annotated[tuple[_Limit, ...], Meta(min_length=1)]
+    repeats: _Count
+    candidates: tuple[TriedThresholds, ...]
     runs: tuple[Run, ...]
-    student: Point
-    teacher: Point
-    deferred_by_position: tuple[float, ...]
-    source: str = ""
+    ends: Ends
+    deferred_by_position: tuple[NumberOrNull, ...]
+    promise: str = COST
+    quality_drop: _Limit | None = None
+    procedure: str = ""
     bound: str = ""
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self):
+        object.__setattr__(self, "alphas", tuple(sorted(set(self.alphas))))
+        choices = {"level": LEVELS, "promise": PROMISES, "objective": self.metrics}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+        self._check_runs()
+        self._check_metrics()
+
+    def _check_runs(self) -> None:
+        """Every α has every repeat once, and the first run fits the candidates."""
+        expected = {(alpha, repeat) for alpha in self.alphas for repeat in range(self.repeats)}
+        counts = collections.Counter((run.alpha, run.repeat) for run in self.runs)
+        wrong = {
+            "lack {}": expected - set(counts),
+            "have {}, which is not among alphas and repeats": set(counts) - expected,
+            "have {} twice": {key for key, count in counts.items() if count > 1},
+        }
+        for text, keys in wrong.items():
+            for alpha, repeat in sorted(keys)[:1]:
+                which = f"alpha = {alpha:g}, repeat = {repeat} ({len(keys)} such)"
+                raise ValueError(f"runs {text.format(which)}")
+        first, count = self.first_run, len(self.candidates)
+        where = f"runs[{self.runs.index(first)}]"
+        if any(index >= count for index in first.accepted):
+            raise ValueError(
+                f"{where}.accepted must be indices of the {count} candidates, got "
+                f"{list(first.accepted)}"
+            )
+        for name, values in vars(first.p_values).items() if first.p_values else ():
+            if len(values) != count:
+                raise ValueError(
+                    f"{where}.p_values.{name} has {len(values)} values, candidates {count}"
+                )
+
+    def _check_metrics(self) -> None:
+        """Every point has every metric."""
+        points: dict[str, Any] = {f"ends.{name}": point for name, point in vars(self.ends).items()}
+        points |= {f"candidates[{i}]": tried for i, tried in enumerate(self.candidates)}
+        for i, run in enumerate(self.runs):
+            points |= {f"runs[{i}].{name}": getattr(run, name) for name in ("calibration", "test")}
+            points |= {f"runs[{i}].baselines.{n}": p for n, p in (run.baselines or {}).items()}
+        for place, point in points.items():
+            if point is not None and (missing := set(self.metrics) - set(point.quality)):
+                raise ValueError(f"{place}.quality lacks {', '.join(sorted(missing))}")
 
     @property
     def first_run(self) -> Run:
-        """Repeat 0 of the largest α, which the candidates are of."""
+        """Repeat 0 of the largest α, whose candidates the file has."""
         return next(r for r in self.runs if r.repeat == 0 and r.alpha == self.alphas[-1])
 
     @property
@@ -203,7 +290,7 @@ class Budget:
     @property
     def baselines(self) -> tuple[str, ...]:
         """Names of the baselines that some run has."""
-        return tuple(dict.fromkeys(name for run in self.runs for name in run.baselines))
+        return tuple(dict.fromkeys(name for run in self.runs for name in run.baselines or ()))
 
     def over_alphas(self) -> tuple[AtAlpha, ...]:
         """Every α with the spread over its repeats."""
@@ -214,8 +301,8 @@ class Budget:
         runs = [run for run in everything if run.test is not None]
 
         def mean(name: str, metric: str) -> float:
-            found = [r.baselines[name].quality[metric] for r in runs if name in r.baselines]
-            return float(np.mean(found)) if found else math.nan
+            points = [run.baselines[name] for run in runs if name in (run.baselines or ())]
+            return float(np.mean([p.quality[metric] for p in points])) if points else math.nan
 
         return AtAlpha(
             alpha=alpha,
@@ -226,6 +313,10 @@ class Budget:
             share_within=_spread([float(self.is_within(run)) for run in runs]).mean,
             share_certified=float(np.mean([run.certified for run in everything])),
         )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes budget.json, whole or not at all."""
+        json_file.write(path, self)
 
 
 def uncertainty_label(name: str) -> str:
@@ -239,154 +330,34 @@ def _spread(values: list[float]) -> Spread:
     return Spread(float(np.mean(values)), float(np.min(values)), float(np.max(values)))
 
 
-def read(path: str | os.PathLike) -> Budget:
-    """Reads and checks a budget file.
+def load(path: str | os.PathLike) -> Budget:
+    """Reads what `Budget.save` wrote.
 
     Raises:
       FileNotFoundError: no such file.
-      FieldError: not such a file, another schema version, a field that is missing or has a value
-        that is not allowed; the message names file and field.
+      ValueError: not JSON, or see `from_values`.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such budget file; `cascade-jax calibrate` writes it")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FieldError(f"{path} is not a budget file: not JSON ({error})") from None
-    return from_json(value, str(path))
+    return from_values(json_file.read_values(path), os.fspath(path))
 
 
-def from_json(value: Any, source: str = "budget") -> Budget:
-    """Checks what a budget file holds.
+def from_values(values: Any, source: str = "budget") -> Budget:
+    """A budget from JSON values.
 
     Args:
-      value: JSON values.
+      values: of a budget file.
       source: the file, for messages.
 
     Raises:
-      FieldError: see `read`.
+      ValueError: another schema version, a field that is missing, unknown, or has a value that is
+        not allowed; the message names file and field.
     """
-    if isinstance(value, dict) and "schema" in value and "thresholds" in value:
-        raise FieldError(f"{source} is a certificate (POLICY), not the budget.json beside it")
-    top = Field(value, source, "")
-    version = top.at("schema_version")
-    if version.value != SCHEMA_VERSION:
-        raise version.fail(f"{SCHEMA_VERSION}, the version that this program reads")
-    metrics = tuple(top.at("metrics").each(Field.text, at_least=1))
-    alphas = tuple(sorted(set(top.at("alphas").each(_limit, at_least=1))))
-    repeats = top.at("repeats").whole(1)
-    candidates = tuple(top.at("candidates").each(lambda field: _candidate(field, metrics)))
-    ends = top.at("ends")
-    budget = Budget(
-        name=top.at("name").text(),
-        level=top.at("level").one_of(LEVELS),
-        promise=top.at("promise").one_of(PROMISES) if "promise" in top.keys() else COST,
-        quality_drop=_known(top.at("quality_drop"), _limit)
-        if "quality_drop" in top.keys()
-        else None,
-        uncertainty=top.at("uncertainty").text(),
-        delta=top.at("delta").share(),
-        max_length=top.at("max_length").whole(1),
-        metrics=metrics,
-        objective=top.at("objective").one_of(metrics),
-        alphas=alphas,
-        repeats=repeats,
-        candidates=candidates,
-        runs=tuple(top.at("runs").each(lambda field: _run(field, metrics, alphas, repeats))),
-        student=_point(ends.at("student"), metrics),
-        teacher=_point(ends.at("teacher"), metrics),
-        deferred_by_position=tuple(top.at("deferred_by_position").each(Field.number)),
-        source=source,
-        bound=top.at("bound").text() if "bound" in top.keys() else "",
-    )
-    _check_runs(budget, top.at("runs"))
-    return budget
-
-
-def _check_runs(budget: Budget, field: Field) -> None:
-    """Every α has every repeat once, and the first run fits the candidates."""
-    wanted = {(alpha, repeat) for alpha in budget.alphas for repeat in range(budget.repeats)}
-    found = [(run.alpha, run.repeat) for run in budget.runs]
-    if missing := sorted(wanted - set(found)):
-        raise FieldError(
-            f"{budget.source}: runs lack alpha = {missing[0][0]:g}, repeat = {missing[0][1]} "
-            f"({len(missing)} such)"
+    if isinstance(values, dict) and "schema" in values and "thresholds" in values:
+        raise ValueError(f"{source} is a certificate (POLICY), not the budget.json beside it")
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ValueError(
+            f"{source}: not a budget file of schema_version {SCHEMA_VERSION}: it is {version!r}"
         )
-    if len(found) > len(wanted):
-        twice = next(key for key in found if found.count(key) > 1)
-        raise FieldError(
-            f"{budget.source}: runs have alpha = {twice[0]:g}, repeat = {twice[1]} twice"
-        )
-    first, count = budget.first_run, len(budget.candidates)
-    at = field.at(budget.runs.index(first))
-    if any(index >= count for index in first.accepted):
-        raise at.at("accepted").fail(f"indices of the {count} candidates")
-    for name, values in zip(("first", "second"), first.p_values or (), strict=False):
-        if len(values) != count:
-            raise FieldError(
-                f"{budget.source}: {at.at('p_values').at(name).where} has {len(values)} values, "
-                f"candidates {count}"
-            )
-
-
-def _limit(field: Field) -> float:
-    if not -1 < field.number() < 1:
-        raise field.fail("a number between -1 and 1")
-    return field.number()
-
-
-def _known(field: Field, read_fn: Callable[[Field], Any]) -> Any:
-    """What is read where there is a value; else None."""
-    return None if field.value is None else read_fn(field)
-
-
-def _candidate(field: Field, metrics: tuple[str, ...]) -> Candidate:
-    quality = field.at("quality")
-    return Candidate(
-        thresholds=tuple(field.at("thresholds").each(Field.number, at_least=1)),
-        order=field.at("order").whole(0),
-        cost=field.at("cost").pair(),
-        quality={metric: quality.at(metric).pair() for metric in metrics},
-        hypervolume=field.at("hypervolume").number(),
-        answers=field.at("answers").number() if "answers" in field.value else math.nan,
-    )
-
-
-def _run(field: Field, metrics: tuple[str, ...], alphas: tuple[float, ...], repeats: int) -> Run:
-    thresholds, p_values = field.at("thresholds"), None
-    if field.value.get("p_values") is not None:
-        both = field.at("p_values")
-        p_values = tuple(tuple(both.at(n).each(Field.number)) for n in ("first", "second"))
-    if _limit(field.at("alpha")) not in alphas:
-        raise field.at("alpha").fail(f"one of the alphas, {', '.join(map(str, alphas))}")
-    if field.at("repeat").whole(0) >= repeats:
-        raise field.at("repeat").fail(f"below the number of repeats, {repeats}")
-    others = field.at("baselines")
-    names = [] if others.value is None else others.keys()
-    run = Run(
-        alpha=field.at("alpha").number(),
-        repeat=field.at("repeat").whole(0),
-        thresholds=_known(thresholds, lambda at: tuple(at.each(Field.number, at_least=1))),
-        certified=field.at("certified").truth(),
-        accepted=tuple(field.at("accepted").each(lambda index: index.whole(0))),
-        p_values=p_values,
-        baselines={name: _point(others.at(name), metrics) for name in names},
-        calibration=_known(field.at("calibration"), lambda at: _point(at, metrics)),
-        test=_known(field.at("test"), lambda at: _point(at, metrics)),
-    )
-    if run.test is not None and not math.isfinite(run.test.cost):
-        raise field.at("test").at("cost").fail("a finite number")
-    for name in ("thresholds", "test"):
-        if run.certified and getattr(run, name) is None:
-            raise field.at(name).fail("known, as the run is certified")
-    return run
-
-
-def _point(field: Field, metrics: tuple[str, ...]) -> Point:
-    quality = field.at("quality")
-    return Point(
-        cost=field.at("cost").number(),
-        quality={metric: quality.at(metric).number() for metric in metrics},
-        **{n: field.at(n).number() for n in ("flops", "worse") if n in field.value},
-    )
+    return json_file.from_values(values, Budget, source)

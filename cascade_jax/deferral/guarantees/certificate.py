@@ -84,7 +84,7 @@ class Certificate:
         the places of an answer can't be divided evenly. Position j of L is of block ``j * K // L``.
       risks: with their limits.
       delta: the chance that the promise does not hold, at most.
-      procedure, bound, tokens_per_sequence: see `risks.Settings`.
+      procedure, bound, tokens_per_sequence: see `risks.CalibrationSettings`.
       objective: name of what was made small among the certified.
       num_first, num_second: examples of the calibration splits; 0 for no second.
       candidates: all that was evaluated, with p-values and means.
@@ -219,7 +219,7 @@ def from_calibration(
     )
 
 
-def promise(settings: risks.Settings, status: str) -> str:
+def promise(settings: risks.CalibrationSettings, status: str) -> str:
     """What a certificate promises, in words."""
     kept = " and ".join(f"mean {risk.name} ≤ {risk.limit:g}" for risk in settings.risks)
     if status == CERTIFIED:

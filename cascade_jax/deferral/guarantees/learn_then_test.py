@@ -26,21 +26,21 @@ import numpy as np
 from jaxtyping import Float
 
 from cascade_jax.deferral.guarantees import hypotheses, pareto, splits
-from cascade_jax.deferral.guarantees.losses import Measured, Thresholds
+from cascade_jax.deferral.guarantees.losses import CalibrationLosses, Thresholds
 from cascade_jax.deferral.guarantees.risks import (
     FALLBACKS,
     FIXED_SEQUENCE,
     HOLM,
     NO_FALLBACK,
     PARETO_TESTING,
-    Settings,
+    CalibrationSettings,
 )
 from cascade_jax.json_file import Number
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """What was found of one configuration.
+    """The tests of one configuration.
 
     Attributes:
       thresholds: one, or one for each block of positions.
@@ -65,17 +65,17 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What calibration found.
+    """The configurations with their tests, and the one that was chosen.
 
     Attributes:
-      settings: how.
+      settings: risks and procedure.
       candidates: all configurations, in the order of the first split's.
       chosen: index of the accepted one with the best objective; None if none is accepted.
       num_first, num_second: examples of the splits; 0 for no second.
       examples: ids of each split, by its name.
     """
 
-    settings: Settings
+    settings: CalibrationSettings
     candidates: tuple[Candidate, ...]
     chosen: int | None
     num_first: int
@@ -84,12 +84,12 @@ class Calibration:
 
     @property
     def accepted(self) -> tuple[int, ...]:
-        """Indices of what is certified."""
-        return tuple(i for i, found in enumerate(self.candidates) if found.is_accepted)
+        """Indices of the certified candidates."""
+        return tuple(i for i, candidate in enumerate(self.candidates) if candidate.is_accepted)
 
     @property
     def thresholds(self) -> tuple[float, ...] | None:
-        """To be used: of the chosen, else of the fallback; None if nothing holds."""
+        """Those of the chosen candidate, else of the fallback; None if there is neither."""
         if self.chosen is not None:
             return self.candidates[self.chosen].thresholds
         fallback = self.settings.fallback()
@@ -100,17 +100,17 @@ class Calibration:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Proposal:
-    """What the first split leaves for the second to test.
+    """The tests to make on the second split, from the first.
 
     Attributes:
-      settings: how to calibrate.
-      first: what was measured on the first split.
+      settings: risks and procedure.
+      first: losses on the first split.
       p: its p-values, one for each configuration.
       order: indices of the configurations to test, the first first.
     """
 
-    settings: Settings
-    first: Measured
+    settings: CalibrationSettings
+    first: CalibrationLosses
     p: Float[np.ndarray, " C"]
     order: tuple[int, ...]
 
@@ -120,7 +120,7 @@ class Proposal:
         return [self.first.thresholds[index] for index in self.order]
 
 
-def propose(settings: Settings, first: Measured) -> Proposal:
+def propose(settings: CalibrationSettings, first: CalibrationLosses) -> Proposal:
     """The first stage of Pareto testing.
 
     Raises:
@@ -135,12 +135,12 @@ def propose(settings: Settings, first: Measured) -> Proposal:
     return Proposal(settings, first, p, tuple(order.tolist()))
 
 
-def next_to_test(proposal: Proposal, second: Measured | None) -> Thresholds | None:
+def next_to_test(proposal: Proposal, second: CalibrationLosses | None) -> Thresholds | None:
     """The thresholds that the second split has still to be measured at; None if it is done.
 
     Args:
       proposal: from the first split.
-      second: what was measured so far; None at the start.
+      second: losses so far; None at the start.
     """
     p = None if second is None else proposal.settings.p_values(second)
     for thresholds in proposal.to_test:
@@ -152,12 +152,12 @@ def next_to_test(proposal: Proposal, second: Measured | None) -> Thresholds | No
     return None
 
 
-def decide(proposal: Proposal, second: Measured) -> Calibration:
+def decide(proposal: Proposal, second: CalibrationLosses) -> Calibration:
     """The second stage of Pareto testing.
 
     Args:
       proposal: from the first split.
-      second: measured on the second, at the thresholds to test; of others the p-values are
+      second: losses on the second split at the thresholds to test; of others the p-values are
         reported, but not tested. Those after the first that fails may be missing.
 
     Raises:
@@ -182,14 +182,16 @@ def decide(proposal: Proposal, second: Measured) -> Calibration:
     return _calibration(settings, first, proposal.p, proposal.order, accepted, second, p)
 
 
-def calibrate(settings: Settings, first: Measured, second: Measured | None = None) -> Calibration:
-    """All of it, from losses on one split or two.
+def calibrate(
+    settings: CalibrationSettings, first: CalibrationLosses, second: CalibrationLosses | None = None
+) -> Calibration:
+    """The whole procedure, from losses on one split or two.
 
     Args:
-      settings: how.
-      first: what was measured on the first split, or on the only one.
-      second: on the second, for Pareto testing. The other procedures take both together, of the
-        same thresholds.
+      settings: risks and procedure.
+      first: losses on the first split, or on the only one.
+      second: on the second split, for Pareto testing. The other procedures take both together,
+        with the same thresholds.
 
     Raises:
       ValueError: losses that are missing or outside their range, splits that share examples, too
@@ -220,30 +222,30 @@ def calibrate(settings: Settings, first: Measured, second: Measured | None = Non
 
 
 def _calibration(
-    settings: Settings,
-    first: Measured,
+    settings: CalibrationSettings,
+    first: CalibrationLosses,
     first_p: Float[np.ndarray, " C"],
     order: Sequence[int],
     accepted: Sequence[int],
-    second: Measured | None = None,
+    second: CalibrationLosses | None = None,
     second_p: Float[np.ndarray, " S"] | None = None,
 ) -> Calibration:
-    """Puts together what was found, and chooses."""
+    """Lists all configurations, and chooses among the accepted."""
     objectives = (first.mean_objective(), None if second is None else second.mean_objective())
     ranks = {index: rank for rank, index in enumerate(order)}
     candidates = []
     for i, thresholds in enumerate(first.thresholds):
         row = None if second is None else second.row_of(thresholds)
-        there = row is not None and second is not None
+        is_tested = row is not None and second is not None
         candidates.append(
             Candidate(
                 thresholds=thresholds,
                 first_p=float(first_p[i]),
-                second_p=float(second_p[row]) if there else None,
+                second_p=float(second_p[row]) if is_tested else None,
                 first_risks=settings.means(first, i),
-                second_risks=settings.means(second, row) if there else None,
+                second_risks=settings.means(second, row) if is_tested else None,
                 first_objective=float(objectives[0][i]),
-                second_objective=float(objectives[1][row]) if there else None,
+                second_objective=float(objectives[1][row]) if is_tested else None,
                 rank=ranks.get(i),
                 is_accepted=i in accepted,
             )
@@ -258,14 +260,14 @@ def _calibration(
     )
 
 
-def _preference(found: Candidate) -> tuple[float, ...]:
+def _preference(candidate: Candidate) -> tuple[float, ...]:
     """The smaller the better: the objective, and where it is the same the risks."""
-    if found.second_objective is None:
-        return (found.first_objective, *found.first_risks.values())
-    return (found.second_objective, *found.second_risks.values())
+    if candidate.second_objective is None:
+        return (candidate.first_objective, *candidate.first_risks.values())
+    return (candidate.second_objective, *candidate.second_risks.values())
 
 
-def _check_grid(first: Measured) -> None:
+def _check_grid(first: CalibrationLosses) -> None:
     if first.num_configurations < 2:
         raise ValueError(
             f"calibration chooses among thresholds and {first.split!r} was measured at "

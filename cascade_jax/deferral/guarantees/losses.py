@@ -1,4 +1,4 @@
-"""What each configuration lost on the examples of a split: the input of calibration."""
+"""Per-example losses, the input of calibration."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,16 +13,16 @@ Thresholds = tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Measured:
-    """Losses of C configurations on the n examples of one split.
+class CalibrationLosses:
+    """Per-example loss of each configuration, [C, n], on the examples of one split.
 
     Attributes:
       split: its name.
       thresholds: of each configuration, all different: a number, or one for each block of
         positions; kept as tuples. Infinite ones are allowed.
       losses: of each risk, by its name, [C, n].
-      objective: what the choice among accepted configurations makes small on average, [C, n]: one
-        minus the answer's quality, say.
+      objective: the choice among accepted configurations minimises its mean, [C, n]: one minus the
+        answer's quality, say.
       example_ids: n, all different.
     """
 
@@ -70,7 +70,7 @@ class Measured:
         return len(self.example_ids)
 
     def row_of(self, thresholds: Thresholds) -> int | None:
-        """Which configuration has them; None if none has."""
+        """Index of the configuration with these thresholds; None if there is none."""
         return self.thresholds.index(thresholds) if thresholds in self.thresholds else None
 
     def losses_of(self, risk: str, lower: float, upper: float) -> Real[np.ndarray, "C n"]:
@@ -93,7 +93,7 @@ class Measured:
         """Of each configuration."""
         return np.mean(self.objective, axis=1, dtype=np.float64)
 
-    def joined(self, other: "Measured") -> "Measured":
+    def joined(self, other: "CalibrationLosses") -> "CalibrationLosses":
         """Both splits' examples as one, this one's first.
 
         Raises:
@@ -109,7 +109,7 @@ class Measured:
                 f"{self.split!r} has losses of {sorted(self.losses)}, {other.split!r} of "
                 f"{sorted(other.losses)}"
             )
-        return Measured(
+        return CalibrationLosses(
             split=f"{self.split} + {other.split}",
             thresholds=self.thresholds,
             losses={

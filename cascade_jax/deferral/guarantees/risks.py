@@ -1,4 +1,4 @@
-"""What is to be promised, and how sure: risks, their limits, and the settings of calibration.
+"""Risks with their limits, and the settings of a calibration.
 
 With several risks the null hypothesis of a configuration is "some limit is broken", and its p-value
 the largest of the risks' own (intersection-union): where the null is true, that of some risk is,
@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from cascade_jax import names as nearest
 from cascade_jax.deferral.guarantees import bounds
-from cascade_jax.deferral.guarantees.losses import Measured
+from cascade_jax.deferral.guarantees.losses import CalibrationLosses
 
 PARETO_TESTING, FIXED_SEQUENCE = "pareto_testing", "fixed_sequence"
 HOLM, BONFERRONI = "holm", "bonferroni"
@@ -62,8 +62,8 @@ class Risk:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """How to calibrate.
+class CalibrationSettings:
+    """The risks to control, and the procedure.
 
     Attributes:
       risks: all of which the chosen configuration must keep.
@@ -134,21 +134,21 @@ class Settings:
 
     def fallback(self) -> str:
         """The policy that trivially keeps every limit; "none" where there is no such."""
-        wanted = {risk.fallback for risk in self.risks}
-        return wanted.pop() if len(wanted) == 1 else NO_FALLBACK
+        fallbacks = {risk.fallback for risk in self.risks}
+        return fallbacks.pop() if len(fallbacks) == 1 else NO_FALLBACK
 
-    def means(self, measured: Measured, row: int) -> dict[str, float]:
+    def means(self, losses: CalibrationLosses, row: int) -> dict[str, float]:
         """Mean losses of a configuration, by the risks' names."""
-        return {risk.name: float(np.mean(measured.losses[risk.name][row])) for risk in self.risks}
+        return {risk.name: float(np.mean(losses.losses[risk.name][row])) for risk in self.risks}
 
-    def p_values(self, measured: Measured) -> Float[np.ndarray, " C"]:
+    def p_values(self, losses: CalibrationLosses) -> Float[np.ndarray, " C"]:
         """The largest of the risks' p-values, for each configuration."""
-        level = self.first_level(measured.num_configurations)
-        each = [
+        level = self.first_level(losses.num_configurations)
+        by_risk = [
             bounds.p_values(
-                measured.losses_of(risk.name, risk.lower, risk.upper), risk.limit, self.bound,
+                losses.losses_of(risk.name, risk.lower, risk.upper), risk.limit, self.bound,
                 risk.lower, risk.upper, level, self.tokens_per_sequence,
             )
             for risk in self.risks
         ]  # fmt: skip
-        return np.max(each, axis=0)
+        return np.max(by_risk, axis=0)

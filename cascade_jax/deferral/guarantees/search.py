@@ -1,19 +1,19 @@
 """Which thresholds to try: a whole grid, or by Bayesian optimisation.
 
-A search asks for thresholds and is told the two objectives measured there (mean cost and one minus
-mean quality, say; both are to be small):
+Ask and tell: a search proposes thresholds, and gets the two objectives measured there (mean cost
+and one minus mean quality, say; both are to be small).
 
-    search = BayesianSearch(one_threshold(low, high), max_evaluations=25)
+    search = BayesianSearch(score_quantiles(scores), max_evaluations=25)
     for thresholds in search:
         search.tell(thresholds, measure(thresholds))
     front = search.front()
 
-An evaluation may cost less than a whole one, or nothing: of examples whose answer at these
-thresholds is known from others, none has to be decoded again. Then its cost is told too, and what
-`max_evaluations` limits is the sum.
+An evaluation may cost less than a whole one, or nothing: examples whose answer at these thresholds
+is known from others need not be decoded again. `tell` takes its cost, and `max_evaluations` limits
+the sum of the costs.
 
-What is asked next depends only on what was told, in that order. So a caller who keeps each
-evaluation on disk resumes by telling the kept ones first; a warm start is the same.
+What `ask` proposes depends only on the trials so far and their order. So a caller who keeps each
+trial on disk resumes by calling `tell` with the kept ones first; a warm start is the same.
 """
 
 import abc
@@ -30,28 +30,18 @@ _EXPLORE, _EXPLORED = 4, 0.6  # every fourth evaluation, of the first three fift
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Thresholds, the two objectives measured there, and what measuring took."""
+class Trial:
+    """Thresholds, the two objectives measured there, and the cost of measuring them."""
 
     thresholds: Thresholds
     objectives: tuple[float, float]
     cost: float = 1.0
 
 
-def one_threshold(low: float, high: float, count: int = 400) -> Float[np.ndarray, "count 1"]:
-    """Candidates: evenly spaced from `low` to `high`, both finite."""
-    if not (np.isfinite(low) and np.isfinite(high) and low < high) or count < 2:
-        raise ValueError(
-            f"a grid needs finite ends, low < high, and two values or more; got {low} to {high} in "
-            f"{count}"
-        )
-    return np.linspace(low, high, count)[:, None]
-
-
 def score_quantiles(
     scores: Real[np.ndarray, " scores"], count: int = 400
 ) -> Float[np.ndarray, "values 1"]:
-    """Candidates: quantiles of scores that were seen, so that about as many lie between any two.
+    """Candidates: quantiles of scores, so that about as many scores lie between any two.
 
     Values that are the same are given once.
 
@@ -100,11 +90,11 @@ def several_thresholds(
 
 
 class Search(abc.ABC):
-    """Asks for candidates, keeps what it is told; never asks for one that it was told.
+    """Proposes candidates and keeps the trials; never proposes one that was evaluated.
 
     Attributes:
       candidates: the thresholds to choose from, a row each.
-      evaluations: all that it was told, in that order.
+      trials: all evaluations, in the order of `tell`.
     """
 
     def __init__(self, candidates: Real[np.ndarray, "N blocks"]):
@@ -121,16 +111,16 @@ class Search(abc.ABC):
             )
         if len(self._index) < len(self.candidates):
             raise ValueError("a candidate was given more than once")
-        self.evaluations: list[Evaluation] = []
+        self.trials: list[Trial] = []
 
     def __iter__(self) -> Iterator[Thresholds]:
-        """Asks until there is nothing to ask for."""
+        """Candidates until there is none to evaluate."""
         while (thresholds := self.ask()) is not None:
             yield thresholds
 
     @abc.abstractmethod
     def ask(self, cost: float = 1.0) -> Thresholds | None:
-        """What to measure next; None at the end. Asks for the same until it is told.
+        """What to measure next; None at the end. The same until `tell` is called.
 
         Args:
           cost: of that evaluation; 1 for a whole one.
@@ -142,15 +132,15 @@ class Search(abc.ABC):
         objectives: Iterable[float],
         cost: float = 1.0,
     ) -> None:
-        """Keeps what was measured.
+        """Adds a trial.
 
         Args:
-          thresholds: asked for or not; others than the candidates are welcome as a warm start.
+          thresholds: proposed or not; others than the candidates serve as a warm start.
           objectives: two, both to be small.
           cost: what measuring took; 1 for a whole evaluation, 0 if it was known.
 
         Raises:
-          ValueError: told before, objectives that are not two finite numbers, a cost below 0.
+          ValueError: evaluated before, objectives that are not two finite numbers, a cost below 0.
         """
         thresholds = as_thresholds(thresholds)
         if len(thresholds) != len(self.candidates[0]):
@@ -158,38 +148,38 @@ class Search(abc.ABC):
                 f"{list(thresholds)} has {len(thresholds)} thresholds, the candidates have "
                 f"{len(self.candidates[0])}"
             )
-        if any(thresholds == told.thresholds for told in self.evaluations):
-            raise ValueError(f"the thresholds {list(thresholds)} were told before")
+        if any(thresholds == trial.thresholds for trial in self.trials):
+            raise ValueError(f"the thresholds {list(thresholds)} were evaluated before")
         values = tuple(float(value) for value in objectives)
         if len(values) != 2 or not np.all(np.isfinite(values)):
             raise ValueError(f"objectives must be two finite numbers, got {list(values)}")
         if not cost >= 0:
             raise ValueError(f"cost must be 0 or more, got {cost}")
-        self.evaluations.append(Evaluation(thresholds, values, float(cost)))
+        self.trials.append(Trial(thresholds, values, float(cost)))
 
     @property
     def spent(self) -> float:
-        """Sum of the costs of all evaluations."""
-        return float(sum(told.cost for told in self.evaluations))
+        """Sum of the costs of all trials."""
+        return float(sum(trial.cost for trial in self.trials))
 
     def objectives(self) -> Float[np.ndarray, "T 2"]:
-        """Of all evaluations."""
-        return np.array([told.objectives for told in self.evaluations]).reshape(-1, 2)
+        """Of all trials."""
+        return np.array([trial.objectives for trial in self.trials]).reshape(-1, 2)
 
-    def front(self) -> list[Evaluation]:
-        """The evaluations that no other beats, by the first objective."""
-        if not self.evaluations:
+    def front(self) -> list[Trial]:
+        """The trials that no other beats, by the first objective."""
+        if not self.trials:
             return []
         kept = np.flatnonzero(pareto.non_dominated(self.objectives()))
-        return sorted((self.evaluations[i] for i in kept), key=lambda told: told.objectives)
+        return sorted((self.trials[i] for i in kept), key=lambda trial: trial.objectives)
 
     def hypervolumes(
         self, reference: Float[np.ndarray, "2"] | None = None
     ) -> Float[np.ndarray, " T"]:
-        """After each evaluation, of all so far.
+        """After each trial, of all so far.
 
         Args:
-          reference: the worst that counts; None = `pareto.reference_point` of all evaluations.
+          reference: the worst that counts; None = `pareto.reference_point` of all trials.
         """
         objectives = self.objectives()
         if reference is None and len(objectives):
@@ -202,33 +192,33 @@ class Search(abc.ABC):
                 front = np.concatenate([left, point[None]])
         return np.cumsum(gains)
 
-    def _untold(self) -> Int[np.ndarray, " left"]:
-        """Indices of the candidates that were not told."""
-        told = {self._index.get(found.thresholds) for found in self.evaluations}
-        return np.array([i for i in range(len(self.candidates)) if i not in told], np.int64)
+    def _unevaluated(self) -> Int[np.ndarray, " left"]:
+        """Indices of the candidates that have no trial."""
+        known = {self._index.get(trial.thresholds) for trial in self.trials}
+        return np.array([i for i in range(len(self.candidates)) if i not in known], np.int64)
 
 
 class GridSearch(Search):
     """All candidates, in their order."""
 
     def ask(self, cost: float = 1.0) -> Thresholds | None:
-        """The first candidate that was not told, whatever it costs."""
-        untold = self._untold()
-        return self.candidates[untold[0]] if len(untold) else None
+        """The first candidate that was not evaluated, whatever it costs."""
+        left = self._unevaluated()
+        return self.candidates[left[0]] if len(left) else None
 
 
 class BayesianSearch(Search):
     """Bayesian optimisation: a Gaussian process per objective, and hypervolume improvement.
 
     First candidates that lie far from each other, the lowest and the highest among them. Then, each
-    time: both objectives are fitted (Matérn, ν = 2.5), and the candidate is asked for whose
-    posterior means would add most hypervolume to the front of what was told. The posterior mean
-    alone never explores: it can leave out a whole piece of the front. So no candidate is asked for
-    twice; every fourth evaluation of the first three fifths goes to the candidate farthest from all
-    that was told; and so does any for which no mean promises a gain.
+    time: both objectives are fitted (Matérn, ν = 2.5), and the candidate is proposed whose
+    posterior means would add most hypervolume to the front of the trials. The posterior mean alone
+    never explores: it can leave out a whole piece of the front. So no candidate is proposed twice;
+    every fourth evaluation of the first three fifths goes to the candidate farthest from all
+    trials; and so does any for which no mean promises a gain.
 
-    What was told at no cost counts in the front, and is not asked for; the processes are fitted
-    without it.
+    Trials of no cost count in the front, and are not proposed; the processes are fitted without
+    them.
 
     The processes see a threshold as its place among the candidates' values, from 0 to 1: they do
     not depend on the scale of the score, and infinite thresholds have a place.
@@ -248,8 +238,8 @@ class BayesianSearch(Search):
 
         Args:
           candidates: thresholds to choose from, a row each, all different.
-          max_evaluations: the most that all may cost; those told at the start (warm start,
-            resumed) count.
+          max_evaluations: the most that all may cost; trials of a warm start, or of a search that
+            is resumed, count.
           num_initial: how many are placed by distance alone.
           margin: of the reference point beyond the nadir, see `pareto.reference_point`.
           seed: of the fits' restarts.
@@ -275,21 +265,21 @@ class BayesianSearch(Search):
 
     def ask(self, cost: float = 1.0) -> Thresholds | None:
         """The candidate that promises most; None if no more may be spent."""
-        untold = self._untold()
-        if self.spent + cost > self.max_evaluations + 1e-9 or not len(untold):
+        left = self._unevaluated()
+        if self.spent + cost > self.max_evaluations + 1e-9 or not len(left):
             return None
         if self._is_by_distance(len(self._fitted)):
-            return self.candidates[self._farthest(untold)]
-        gain = self._expected_gain(untold)
-        best = untold[np.argmax(gain)] if gain.max() > 0 else self._farthest(untold)
+            return self.candidates[self._farthest(left)]
+        gain = self._expected_gain(left)
+        best = left[np.argmax(gain)] if gain.max() > 0 else self._farthest(left)
         return self.candidates[best]
 
     @property
-    def _fitted(self) -> list[Evaluation]:
-        return [told for told in self.evaluations if told.cost > 0]
+    def _fitted(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.cost > 0]
 
     def _is_by_distance(self, number: int) -> bool:
-        """Whether an evaluation, counted from 0, is placed without looking at what was found."""
+        """Whether an evaluation, counted from 0, is placed without looking at the objectives."""
         later = number - self.num_initial
         if later < 0:
             return True
@@ -304,41 +294,41 @@ class BayesianSearch(Search):
             columns.append((place - 0.5) / max(1, len(values) - 1))
         return np.stack(columns, axis=1)
 
-    def _farthest(self, untold: Int[np.ndarray, " left"]) -> int:
-        """The candidate farthest from all that was told; first the lowest of all."""
-        places = self._places[untold]
-        if not self.evaluations:
-            return int(untold[np.argmin(places.sum(axis=1))])
-        told = self._placed(told.thresholds for told in self.evaluations)
-        distances = places[:, None] - told[None]
-        return int(untold[np.argmax(np.min(np.sum(distances**2, axis=2), axis=1))])
+    def _farthest(self, left: Int[np.ndarray, " left"]) -> int:
+        """The candidate farthest from all trials; first the lowest of all."""
+        places = self._places[left]
+        if not self.trials:
+            return int(left[np.argmin(places.sum(axis=1))])
+        evaluated = self._placed(trial.thresholds for trial in self.trials)
+        distances = places[:, None] - evaluated[None]
+        return int(left[np.argmax(np.min(np.sum(distances**2, axis=2), axis=1))])
 
-    def _expected_gain(self, untold: Int[np.ndarray, " left"]) -> Float[np.ndarray, " left"]:
+    def _expected_gain(self, left: Int[np.ndarray, " left"]) -> Float[np.ndarray, " left"]:
         """Hypervolume that each candidate would add if its posterior means were true."""
-        told, fitted = self.objectives(), self._fitted
-        places = self._placed(each.thresholds for each in fitted)
+        objectives, fitted = self.objectives(), self._fitted
+        places = self._placed(trial.thresholds for trial in fitted)
         columns = [
-            posterior_mean(places, np.array(column), self._places[untold], self.seed)
-            for column in zip(*(each.objectives for each in fitted), strict=True)
+            posterior_mean(places, np.array(column), self._places[left], self.seed)
+            for column in zip(*(trial.objectives for trial in fitted), strict=True)
         ]
         means = np.stack(columns, axis=1)
-        # Of what is told alone the nadir would leave out ends of the front that were not found yet.
-        reference = pareto.reference_point(np.concatenate([told, means]), self.margin)
-        return pareto.improvement(means, told, reference)
+        # The nadir of the trials alone would leave out ends of the front that have none yet.
+        reference = pareto.reference_point(np.concatenate([objectives, means]), self.margin)
+        return pareto.improvement(means, objectives, reference)
 
 
 def posterior_mean(
     places: Float[np.ndarray, "T D"],
     values: Float[np.ndarray, " T"],
-    wanted: Float[np.ndarray, "M D"],
+    queries: Float[np.ndarray, "M D"],
     seed: int = 0,
 ) -> Float[np.ndarray, " M"]:
     """Of a Gaussian process with a Matérn kernel (ν = 2.5) and noise, fitted by its likelihood.
 
     Args:
       places: what was evaluated, in [0, 1].
-      values: found there.
-      wanted: where to predict.
+      values: measured there.
+      queries: where to predict.
       seed: of the fit's restart.
     """
     import warnings
@@ -349,7 +339,7 @@ def posterior_mean(
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
     if np.ptp(values) == 0:
-        return np.full(len(wanted), values[0])
+        return np.full(len(queries), values[0])
     scales, dimensions = (0.03, 10.0), places.shape[1]
     kernel = ConstantKernel(1.0, (0.01, 100.0)) * Matern(np.full(dimensions, 0.3), scales, nu=2.5)
     kernel += WhiteKernel(1e-4, (1e-8, 0.1))
@@ -361,4 +351,4 @@ def posterior_mean(
         # A parameter at the end of its range is no fault here.
         warnings.simplefilter("ignore", ConvergenceWarning)
         process.fit(places, values)
-        return process.predict(wanted)
+        return process.predict(queries)

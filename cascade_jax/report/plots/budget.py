@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cascade_jax.deferral.guarantees.budget_file import COST, Budget, Candidate
+from cascade_jax.deferral.guarantees.budget_file import COST, Budget, TriedThresholds
 from cascade_jax.report.plots.curves import (
     GREY,
     INK,
@@ -141,8 +141,8 @@ def _add_quality(axes: Axes, budget: Budget, metric: str) -> None:
         line = {"color": color, "marker": marker, "ms": 4, "linewidth": 1.1, "zorder": 3}
         axes.plot(alphas, [at.baselines[name][metric] for at in found], **line)
     _add_spread(axes, alphas, [at.quality[metric] for at in found])
-    axes.axhline(budget.teacher.quality[metric], linestyle=_TEACHER_DASH, **_END_LINE)
-    axes.axhline(budget.student.quality[metric], linestyle=_STUDENT_DASH, **_END_LINE)
+    axes.axhline(budget.ends.teacher.quality[metric], linestyle=_TEACHER_DASH, **_END_LINE)
+    axes.axhline(budget.ends.student.quality[metric], linestyle=_STUDENT_DASH, **_END_LINE)
     chosen = ", the objective" if metric == budget.objective and len(budget.metrics) > 1 else ""
     axes.margins(y=0.08)  # no line on the frame
     axes.set_title(f"mean {shorten(words(metric), 30)}{chosen}", loc="left", fontsize=9)
@@ -190,7 +190,7 @@ def thresholds_figure(budget: Budget) -> Figure:
             left.axhline(run.alpha, **_LIMIT_LINE, zorder=2)
         else:  # about: the large model's quality is that of the whole pool
             right.axhline(
-                budget.teacher.quality[budget.objective] - run.alpha, **_LIMIT_LINE, zorder=2
+                budget.ends.teacher.quality[budget.objective] - run.alpha, **_LIMIT_LINE, zorder=2
             )
         left.set_ylabel(f"mean cost ({budget.cost_label})", fontsize=8)
         left.set_title("cost on both calibration splits", loc="left", fontsize=9)
@@ -218,14 +218,14 @@ def thresholds_figure(budget: Budget) -> Figure:
     return figure
 
 
-def _by_threshold(candidates: Sequence[Candidate]):
+def _by_threshold(candidates: Sequence[TriedThresholds]):
     """What sorts configurations: the threshold, or with several of them the cost."""
     if len(candidates[0].thresholds) == 1:
         return lambda found: found.thresholds
     return lambda found: (-found.cost[0], found.thresholds)
 
 
-def _places(shown: Sequence[Candidate]) -> Float[np.ndarray, " C"]:
+def _places(shown: Sequence[TriedThresholds]) -> Float[np.ndarray, " C"]:
     """Where configurations stand on the axis; infinite thresholds a step beyond the others."""
     if len(shown[0].thresholds) > 1:
         return np.arange(len(shown), dtype=np.float64)
@@ -237,7 +237,7 @@ def _places(shown: Sequence[Candidate]) -> Float[np.ndarray, " C"]:
 
 
 def _label_places(
-    axes: Axes, shown: Sequence[Candidate], x: Float[np.ndarray, " C"], uncertainty: str
+    axes: Axes, shown: Sequence[TriedThresholds], x: Float[np.ndarray, " C"], uncertainty: str
 ) -> None:
     if len(shown[0].thresholds) > 1:
         axes.set_xlabel(

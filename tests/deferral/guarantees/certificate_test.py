@@ -10,7 +10,7 @@ import pytest
 from cascade_jax import json_file
 from cascade_jax.deferral.guarantees import certificate, learn_then_test, splits
 from cascade_jax.deferral.guarantees.certificate import DataIdentity, ModelIdentity
-from cascade_jax.deferral.guarantees.risks import Risk, Settings
+from cascade_jax.deferral.guarantees.risks import CalibrationSettings, Risk
 from tests.support.measurements import COST, WORSE, measured
 
 BUDGET = Risk(COST, 0.2)
@@ -20,7 +20,7 @@ FLOOR = Risk(WORSE, 0.46, lower=-1.0, fallback="always_defer")
 def made(risks=(BUDGET,), thresholds=None, **options):
     both = [measured(name, 100, seed, thresholds) for seed, name in enumerate(("one", "two"))]
     return certificate.from_calibration(
-        learn_then_test.calibrate(Settings(risks, **options), *both),
+        learn_then_test.calibrate(CalibrationSettings(risks, **options), *both),
         level="token",
         score="negative log-prob",
         objective="1 - ROUGE-L",
@@ -155,7 +155,7 @@ def test_it_knows_what_it_was_calibrated_on(tmp_path):
 
 def test_splits_have_the_fingerprints_of_their_ids():
     found = learn_then_test.calibrate(
-        Settings([BUDGET]), measured("one", 50, 0), measured("two", 60, 1)
+        CalibrationSettings([BUDGET]), measured("one", 50, 0), measured("two", 60, 1)
     )
     whole = certificate.from_calibration(
         found, "answer", "average", "1 - quality", {}, DataIdentity()

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from cascade_jax.deferral.guarantees import bounds, learn_then_test
-from cascade_jax.deferral.guarantees.losses import Measured
-from cascade_jax.deferral.guarantees.risks import Risk, Settings
+from cascade_jax.deferral.guarantees.losses import CalibrationLosses
+from cascade_jax.deferral.guarantees.risks import CalibrationSettings as Settings
+from cascade_jax.deferral.guarantees.risks import Risk
 from tests.support.measurements import COST, WORSE, measured
 
 BUDGET = Risk(COST, 0.2)
@@ -170,9 +171,15 @@ def test_splits_that_share_examples_are_refused():
     [
         (lambda: Settings([]), "one risk or more"),
         (lambda: Settings([BUDGET, BUDGET]), "of different names"),
-        (lambda: Settings([BUDGET], delta=1.0), "delta must be above 0 and below 1, got 1.0"),
+        (
+            lambda: Settings([BUDGET], delta=1.0),
+            "delta must be above 0 and below 1, got 1.0",
+        ),
         (lambda: Settings([BUDGET], procedure="holms"), "did you mean 'holm'"),
-        (lambda: Settings([BUDGET], bound="betting"), "no bound 'betting'; there are wsr"),
+        (
+            lambda: Settings([BUDGET], bound="betting"),
+            "no bound 'betting'; there are wsr",
+        ),
         (lambda: Settings([BUDGET], bound="paper"), "needs tokens_per_sequence"),
         (
             lambda: Settings(
@@ -186,9 +193,12 @@ def test_splits_that_share_examples_are_refused():
         (lambda: Risk(COST, 0.2, fallback="never"), "did you mean 'never_defer'"),
         (lambda: measured("one", 5, 0, thresholds=[0.5, 0.5]), r"0 and 1 of 'one' both.*\[0.5\]"),
         (lambda: measured("one", 5, 0, thresholds=[0.5, math.nan]), "none of them NaN"),
-        (lambda: Measured("one", [0.5], {}, np.zeros((1, 2)), ["a"]), r"\(1, 2\), must be \(1, 1"),
         (
-            lambda: Measured("one", [0.5], {}, np.full((1, 1), np.nan), ["a"]),
+            lambda: CalibrationLosses("one", [0.5], {}, np.zeros((1, 2)), ["a"]),
+            r"\(1, 2\), must be \(1, 1",
+        ),
+        (
+            lambda: CalibrationLosses("one", [0.5], {}, np.full((1, 1), np.nan), ["a"]),
             "objective of configuration 0 for example 0 is nan",
         ),
     ],

@@ -9,7 +9,7 @@ import pytest
 from cascade_jax.deferral.guarantees import pareto, search
 from tests.benchmarks import search_curves as curves
 
-GRID = search.one_threshold(0.0, 1.0, 400)
+GRID = np.linspace(0.0, 1.0, 400)[:, None]
 
 
 def searched(found, function):
@@ -34,37 +34,37 @@ def test_25_evaluations_find_99_percent_of_400(function, seed):
 
 def test_a_front_in_two_pieces_is_found_whole():
     """Schaffer's second, on which the posterior mean alone stays in one piece."""
-    grid, function = search.one_threshold(-5.0, 10.0, 400), curves.schaffer_2
+    grid, function = np.linspace(-5.0, 10.0, 400)[:, None], curves.schaffer_2
     everything = function(grid[:, 0])
     reference = pareto.reference_point(everything)
     found = searched(search.BayesianSearch(grid, 25), function)
     reached = found.hypervolumes(reference)[-1]
     assert reached >= 0.98 * pareto.hypervolume(everything, reference)
-    places = np.array([told.thresholds[0] for told in found.front()])
+    places = np.array([trial.thresholds[0] for trial in found.front()])
     assert np.any((places > 1) & (places < 2)) and np.any((places > 4) & (places < 5))
 
 
 def test_a_grid_asks_for_all_once():
     found = searched(search.GridSearch(GRID[::40]), curves.cost_and_loss)
-    assert [told.thresholds[0] for told in found.evaluations] == GRID[::40, 0].tolist()
+    assert [trial.thresholds[0] for trial in found.trials] == GRID[::40, 0].tolist()
     assert found.ask() is None
 
 
 def test_what_is_asked_depends_on_what_was_told_alone():
     whole = searched(search.BayesianSearch(GRID, 12, seed=1), curves.cost_and_loss)
     again = search.BayesianSearch(GRID, 12, seed=1)
-    for told in whole.evaluations[:8]:
-        assert again.ask() == again.ask() == told.thresholds
-        again.tell(told.thresholds, told.objectives)
+    for trial in whole.trials[:8]:
+        assert again.ask() == again.ask() == trial.thresholds
+        again.tell(trial.thresholds, trial.objectives)
     resumed = search.BayesianSearch(GRID, 12, seed=1)
-    for told in whole.evaluations[:8]:
-        resumed.tell(told.thresholds, told.objectives)
-    assert searched(resumed, curves.cost_and_loss).evaluations == whole.evaluations
+    for trial in whole.trials[:8]:
+        resumed.tell(trial.thresholds, trial.objectives)
+    assert searched(resumed, curves.cost_and_loss).trials == whole.trials
 
 
 def test_no_candidate_is_asked_for_twice_until_there_is_none_left():
     found = searched(search.BayesianSearch(GRID[::40], 50), curves.cost_and_loss)
-    assert sorted(told.thresholds[0] for told in found.evaluations) == GRID[::40, 0].tolist()
+    assert sorted(trial.thresholds[0] for trial in found.trials) == GRID[::40, 0].tolist()
 
 
 def test_a_warm_start_counts_and_may_be_off_the_grid():
@@ -72,16 +72,16 @@ def test_a_warm_start_counts_and_may_be_off_the_grid():
     for x in (0.31111, 0.7):
         found.tell(x, curves.cost_and_loss(np.array(x)))
     searched(found, curves.cost_and_loss)
-    assert len(found.evaluations) == 9
-    first = found.evaluations[2].thresholds[0]
+    assert len(found.trials) == 9
+    first = found.trials[2].thresholds[0]
     assert first == 0.0 or first == 1.0  # far from both
 
 
 def test_objectives_that_never_change_are_no_trouble():
     found = searched(search.BayesianSearch(GRID, 10), lambda x: np.array([0.5, 0.25]))
-    assert len(found.evaluations) == 10
+    assert len(found.trials) == 10
     # Nothing promises anything, so it goes on filling the largest gaps.
-    places = np.sort([told.thresholds[0] for told in found.evaluations])
+    places = np.sort([trial.thresholds[0] for trial in found.trials])
     assert np.diff(places).max() < 0.2
 
 
@@ -89,7 +89,7 @@ def test_infinite_thresholds_have_a_place():
     candidates = np.array([-math.inf, *np.linspace(1, 5, 30), math.inf])[:, None]
     found = search.BayesianSearch(candidates, 8)
     searched(found, lambda x: curves.schaffer_1(np.clip(x, 0, 6) - 2))
-    asked = {told.thresholds[0] for told in found.evaluations}
+    asked = {trial.thresholds[0] for trial in found.trials}
     assert {-math.inf, math.inf} <= asked and len(asked) == 8
 
 
@@ -97,7 +97,7 @@ def test_the_search_does_not_depend_on_the_scale_of_the_score():
     plain = searched(search.BayesianSearch(GRID, 10), curves.cost_and_loss)
     bent = search.BayesianSearch(np.exp(20 * GRID), 10)
     searched(bent, lambda x: curves.cost_and_loss(np.log(x) / 20))
-    for one, other in zip(plain.evaluations, bent.evaluations, strict=True):
+    for one, other in zip(plain.trials, bent.trials, strict=True):
         assert np.log(other.thresholds[0]) / 20 == pytest.approx(one.thresholds[0], abs=1e-9)
 
 
@@ -105,7 +105,7 @@ def test_front_and_hypervolumes_are_of_the_evaluations():
     found = search.GridSearch(np.arange(4.0)[:, None])
     for x, objectives in enumerate([(0.0, 2.0), (2.0, 2.0), (1.0, 1.0), (1.5, 0.0)]):
         found.tell(float(x), objectives)
-    assert [told.objectives for told in found.front()] == [(0.0, 2.0), (1.0, 1.0), (1.5, 0.0)]
+    assert [trial.objectives for trial in found.front()] == [(0.0, 2.0), (1.0, 1.0), (1.5, 0.0)]
     volumes = found.hypervolumes(np.array([3.0, 3.0]))
     np.testing.assert_allclose(volumes, [3.0, 3.0, 5.0, 6.5])
     reference = pareto.reference_point(found.objectives())
@@ -119,7 +119,7 @@ def test_thresholds_of_blocks_are_searched():
         first, second = thresholds
         return (2 - first - second) / 2, 0.5 + 0.4 * first**2 + 0.01 * second
 
-    one = search.one_threshold(0.0, 1.0, 20)
+    one = np.linspace(0.0, 1.0, 20)[:, None]
     candidates = search.several_thresholds(one, 2, count=400)
     assert len(candidates) == 400
     found = search.BayesianSearch(candidates, 20)
@@ -133,7 +133,7 @@ def test_thresholds_of_blocks_are_searched():
 
 
 def test_candidates_of_blocks():
-    one = search.one_threshold(0.0, 1.0, 50)
+    one = np.linspace(0.0, 1.0, 50)[:, None]
     rows = search.several_thresholds(one, 3, count=256)
     assert 200 < len(rows) <= 256 and rows.shape[1] == 3
     assert len(np.unique(rows, axis=0)) == len(rows) and set(rows.ravel()) <= set(one[:, 0])
@@ -155,9 +155,6 @@ def test_candidates_from_scores_are_their_quantiles():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: search.one_threshold(0.0, 1.0, 1), "two values or more; got 0.0 to 1.0 in 1"),
-        (lambda: search.one_threshold(1.0, 1.0), "low < high"),
-        (lambda: search.one_threshold(0.0, math.inf), "finite ends"),
         (lambda: search.score_quantiles(np.ones(5)), "5 scores have 1 different values"),
         (lambda: search.score_quantiles(np.array([1.0, np.nan])), "finite"),
         (lambda: search.GridSearch(np.zeros((1, 1))), "two different candidates or more, got 1"),
@@ -178,6 +175,6 @@ def test_bad_input_is_refused(build, message):
 def test_told_twice_is_refused():
     found = search.GridSearch(GRID)
     found.tell(0.5, (0.0, 1.0))
-    with pytest.raises(ValueError, match=r"\[0.5\] were told before"):
+    with pytest.raises(ValueError, match=r"\[0.5\] were evaluated before"):
         found.tell(0.5, (0.0, 1.0))
-    assert dataclasses.asdict(found.evaluations[0])["objectives"] == (0.0, 1.0)
+    assert dataclasses.asdict(found.trials[0])["objectives"] == (0.0, 1.0)

@@ -16,7 +16,7 @@ NAMES = ("budget", "budget_thresholds", "budget_search", "budget_positions")
 
 
 def budget(**changes):
-    return budget_file.from_json(synthetic_budget.make(**changes))
+    return budget_file.from_values(synthetic_budget.make(**changes))
 
 
 def lines(axes):
@@ -31,7 +31,7 @@ def has(axes, points):
 
 def test_cost_and_quality_against_alpha_are_means_of_the_runs():
     made = synthetic_budget.make()
-    figure = plots_budget.alphas_figure(budget_file.from_json(made))
+    figure = plots_budget.alphas_figure(budget_file.from_values(made))
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert len(shown) == 1 + 3
     alphas = np.array(made["alphas"])
@@ -79,7 +79,7 @@ def shaded(axes):
 
 def test_thresholds_of_both_splits_the_accepted_and_the_chosen():
     made = synthetic_budget.make()
-    figure = plots_budget.thresholds_figure(budget_file.from_json(made))
+    figure = plots_budget.thresholds_figure(budget_file.from_values(made))
     figure.draw_without_rendering()
     cost, quality = figure.axes
     finite = [c for c in made["candidates"] if isinstance(c["thresholds"][0], float)]
@@ -115,14 +115,14 @@ def test_gaps_in_what_is_accepted_are_not_shaded():
     made = synthetic_budget.make()
     run = next(r for r in made["runs"] if r["alpha"] == 0.2 and r["repeat"] == 0)
     run["accepted"] = [1, 2, 5]
-    figure = plots_budget.thresholds_figure(budget_file.from_json(made))
+    figure = plots_budget.thresholds_figure(budget_file.from_values(made))
     figure.draw_without_rendering()
     assert len(shaded(figure.axes[0])) == 2
 
 
 def test_several_thresholds_stand_in_the_order_of_their_cost():
     made = synthetic_budget.make(blocks=3)
-    figure = plots_budget.thresholds_figure(budget_file.from_json(made))
+    figure = plots_budget.thresholds_figure(budget_file.from_values(made))
     drawn = next(line for line in lines(figure.axes[0]) if len(line) == 16)
     assert drawn[:, 0].tolist() == list(range(16))
     assert drawn[:, 1].tolist() == sorted((c["cost"][0] for c in made["candidates"]), reverse=True)
@@ -132,7 +132,7 @@ def test_nothing_certified_has_no_shade_and_no_star():
     made = copy.deepcopy(synthetic_budget.make())
     for run in made["runs"]:
         run |= {"accepted": [], "certified": False, "thresholds": None}
-    figure = plots_budget.thresholds_figure(budget_file.from_json(made))
+    figure = plots_budget.thresholds_figure(budget_file.from_values(made))
     figure.draw_without_rendering()
     assert shaded(figure.axes[0]) == []
     assert not any(line.get_marker() == "*" for line in figure.axes[0].lines)
@@ -140,7 +140,7 @@ def test_nothing_certified_has_no_shade_and_no_star():
 
 def test_the_search_is_drawn_in_the_order_of_the_evaluations():
     made = synthetic_budget.make()
-    (axes,) = plots_budget.search_figure(budget_file.from_json(made)).axes
+    (axes,) = plots_budget.search_figure(budget_file.from_values(made)).axes
     values = {c["order"]: c["hypervolume"] for c in made["candidates"]}
     assert has(axes, np.array([[i + 1, values[i]] for i in range(16)]))
 
@@ -149,7 +149,7 @@ def test_the_search_has_a_point_for_each_pass():
     made = synthetic_budget.make()
     for candidate in made["candidates"]:  # four passes of four thresholds each
         candidate["answers"] = 0.5 + candidate["order"] // 4
-    (axes,) = plots_budget.search_figure(budget_file.from_json(made)).axes
+    (axes,) = plots_budget.search_figure(budget_file.from_values(made)).axes
     values = {c["order"]: c["hypervolume"] for c in made["candidates"]}
     assert has(axes, np.array([[0.5 + i, values[4 * i + 3]] for i in range(4)]))
 
@@ -181,7 +181,7 @@ def test_all_pictures_are_written_and_those_without_figures_removed(tmp_path):
     bare = synthetic_budget.make(deferred_by_position=[])
     for candidate in bare["candidates"]:
         candidate["hypervolume"] = None
-    found = plots_budget.write_pictures(budget_file.from_json(bare), tmp_path / "c")
+    found = plots_budget.write_pictures(budget_file.from_values(bare), tmp_path / "c")
     assert tuple(found) == NAMES[:2]
     assert {path.stem for path in (tmp_path / "c").iterdir()} == set(NAMES[:2])
-    assert math.isnan(budget_file.from_json(bare).candidates[0].hypervolume)
+    assert math.isnan(budget_file.from_values(bare).candidates[0].hypervolume)

@@ -1,0 +1,164 @@
+"""The settings of `cascade-jax calibrate`."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cascade_jax.calibration.answer_pool import RecordsSource
+from cascade_jax.calibration.pool import Pool
+from cascade_jax.calibration.token_pool import LiveSource
+from cascade_jax.deferral.guarantees import bounds, risks
+from cascade_jax.deferral.guarantees.budget_file import COST, PROMISES, QUALITY
+from cascade_jax.deferral.guarantees.risks import CalibrationSettings, Risk
+from cascade_jax.deferral.policy import LEVELS, TOKEN
+from cascade_jax.names import did_you_mean
+from cascade_jax.runs.watchdog import check_hang_seconds
+
+BAYESIAN, GRID = "bayesian", "grid"
+SEARCHES = (BAYESIAN, GRID)
+MOST_CANDIDATES = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrateConfig:
+    """What is promised, on which examples, and how thresholds are searched and tested.
+
+    Attributes:
+      live: models and examples of level "token".
+      records: the table of level "answer"; its file is by default the one that `collect` writes
+        for the student and split of `live`.
+      level: "token" or "answer": what is deferred.
+      promise: "cost": the mean cost is at most alpha, with the best quality. "quality": answers are
+        on average at most alpha worse than the large model's, at the least cost.
+      alphas: the limits, a certificate each.
+      delta: the chance that a promise does not hold, at most.
+      quality_drop: with "cost": a second promise, as alpha is with "quality"; None for none.
+      objective: name of the metric that counts; None for the first.
+      search: "bayesian" or "grid": which thresholds are evaluated.
+      iterations: of the Bayesian search: at most so many answers are decoded of each example, on
+        average, as so many evaluations of all of them would.
+      grid_size: thresholds to choose among; with several blocks, of each.
+      procedure, bound: see `deferral/guarantees/risks.py`.
+      first_size, second_size: examples of the two calibration splits.
+      test_size: examples to look at the promise on; None for all that the calibration leaves.
+      repeats: so many times, each with splits of its own; the certificates are of the first.
+      baselines: whether other cascades of the same cost are measured too.
+      seed: of splits and search.
+      hang_seconds: a calibration without progress for so long is ended; None to wait for ever.
+      output_dir: of certificates and budget.json; None for
+        `<experiment_dir>/calibration/<student>`, with `_answers` for that level and `_quality` for
+        that promise.
+    """
+
+    live: LiveSource
+    records: RecordsSource = RecordsSource()
+    level: str = TOKEN
+    promise: str = COST
+    alphas: Sequence[float] | float = (0.05, 0.1, 0.2)
+    delta: float = 0.1
+    quality_drop: float | None = None
+    objective: str | None = None
+    search: str = BAYESIAN
+    iterations: int = 25
+    grid_size: int = 100
+    procedure: str = risks.PARETO_TESTING
+    bound: str = bounds.WSR
+    first_size: int = 200
+    second_size: int = 200
+    test_size: int | None = None
+    repeats: int = 1
+    baselines: bool = True
+    seed: int = 0
+    hang_seconds: float | None = 1800.0
+    output_dir: str | None = None
+
+    def __post_init__(self):
+        for name, choices in (("level", LEVELS), ("promise", PROMISES), ("search", SEARCHES)):
+            value = getattr(self, name)
+            if value not in choices:
+                hint = did_you_mean(value, choices)
+                raise ValueError(f"{name} is {value!r}; must be one of {choices}{hint}")
+        least = {"iterations": 5, "grid_size": 2, "repeats": 1}
+        least |= {"first_size": 1, "second_size": 1, "test_size": 1}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is None and name == "test_size":
+                continue
+            if type(value) is not int or value < smallest:
+                why = ": one threshold leaves nothing to choose" if name == "grid_size" else ""
+                raise ValueError(f"{name} is {value!r}; must be at least {smallest}{why}")
+        if self.iterations > self.num_candidates and self.search == BAYESIAN:
+            raise ValueError(
+                f"iterations is {self.iterations}, with {self.num_candidates} thresholds to choose "
+                "among; raise grid_size"
+            )
+        if self.bound == bounds.BINOMIAL and (self.level == TOKEN or self.promise == QUALITY):
+            raise ValueError(
+                f"the bound {self.bound!r} is for losses of 0 or 1: a cost at level 'answer'; give "
+                f"{bounds.WSR!r} or {bounds.HOEFFDING_BENTKUS!r}"
+            )
+        check_hang_seconds(self.hang_seconds)
+        alphas = self.alphas
+        is_list = not isinstance(alphas, int | float | str) and len(alphas) > 0
+        if not is_list or len({*alphas}) < len(alphas) or any(isinstance(a, str) for a in alphas):
+            raise ValueError(f"alphas are {alphas!r}; must be a list of different numbers")
+        lower = 0.0 if self.promise == COST else -1.0
+        for alpha in alphas:
+            try:
+                bounds.check_limit(alpha, lower, 1.0)
+            except ValueError as error:
+                raise ValueError(f"ALPHAS holds {alpha!r}: {error}") from None
+            self.settings(alpha)  # refuses what it can not use
+        if self.objective is not None and self.objective not in self.metrics:
+            hint = did_you_mean(self.objective, self.metrics)
+            raise ValueError(f"objective {self.objective!r} is not in {list(self.metrics)}{hint}")
+        if self.output_dir is None:
+            live, ending = self.live, "" if self.level == TOKEN else "_answers"
+            ending += "_quality" if self.promise == QUALITY else ""
+            folder = Path(live.experiment_dir) / "calibration"
+            folder /= Path(live.student_run).name + ending
+            object.__setattr__(self, "output_dir", str(folder))
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """Names of the qualities that are measured at this level."""
+        return self.live.metrics if self.level == TOKEN else ("quality",)
+
+    @property
+    def counted(self) -> str:
+        """The metric that counts."""
+        return self.objective or self.metrics[0]
+
+    @property
+    def num_candidates(self) -> int:
+        """Thresholds, or combinations of them, to choose among."""
+        blocks = self.live.num_blocks if self.level == TOKEN else 1
+        return min(self.grid_size**blocks, MOST_CANDIDATES)
+
+    def settings(self, alpha: float) -> CalibrationSettings:
+        """Risks and procedure at a limit."""
+        length = self.live.data.target_length if self.level == TOKEN else 1
+        unit = f"deferred tokens / {length}" if self.level == TOKEN else "share of deferred answers"
+        cost = Risk(unit, alpha) if self.promise == COST else None
+        drop = alpha if self.promise == QUALITY else self.quality_drop
+        limited = [cost] if cost else []
+        if drop is not None:
+            # With a limit on cost too, no policy keeps both trivially: see its `fallback`.
+            name = f"loss of {self.counted} against the large model"
+            limited.append(Risk(name, drop, -1.0, 1.0, risks.ALWAYS_DEFER))
+        return CalibrationSettings(
+            limited, self.delta, self.procedure, self.bound, tokens_per_sequence=length
+        )
+
+    def open(self, before_batch: Callable[[bool], None] = lambda is_first: None) -> Pool:
+        """The calibration set of the level; `before_batch`: see `answers.Questions`."""
+        if self.level == TOKEN:
+            return self.live.open(before_batch)
+        live, source = self.live, self.records
+        splits = {"records_file": live.split, "test_records_file": live.test_split}
+        for name, split in splits.items():
+            if getattr(source, name) is None and split is not None:
+                folder = Path(live.experiment_dir) / "records" / split
+                file = folder / f"{Path(live.student_run).name}.parquet"
+                source = dataclasses.replace(source, **{name: file})
+        return source.open()
