@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from cascade_jax.cli.main import COMMANDS  # noqa: E402  # imports nothing heavy
+from cascade_jax.cli.commands import COMMANDS  # noqa: E402  # imports nothing heavy
 from cascade_jax.names import did_you_mean  # noqa: E402
 
 DONE, REFUSED, STOPPED, LOST = 0, 2, 75, 76  # of `cascade-jax`; after the last two it goes on

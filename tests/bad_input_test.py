@@ -44,7 +44,7 @@ evaluate.EvaluateConfig.names = ["xent"]
 """,
     "from cascade_jax.evaluation import collect",
     "from cascade_jax.evaluation import evaluate",
-    "from cascade_jax.training import loop",
+    "from cascade_jax.training import experiment",
 )
 LOCAL = "--gin_file=gin/experiments/local_multitask.gin"
 
@@ -107,7 +107,7 @@ def same_end(folder: Path, other: Path) -> None:
 def test_gin_names(refused, tiny, tmp_path):
     """Each in full in gin_test.py; here: the line and the status."""
     line = refused("train", tiny, "--gin.STUDENT_STEP=5")
-    assert "unknown gin macro 'STUDENT_STEP': did you mean 'STUDENT_STEPS'?" in line
+    assert "unknown gin macro 'STUDENT_STEP'; did you mean 'STUDENT_STEPS'?" in line
     file = tmp_path / "scope.gin"
     file.write_text(TINY + "cat_dits/experiment.TrainRun.seed = 1\n")
     line = refused("train", f"--gin_file={file}")

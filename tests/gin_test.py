@@ -189,7 +189,7 @@ def error(argv, command=train):
 
 def test_an_unknown_macro_is_refused_with_the_nearest():
     message = error([DEMO, "--gin.STUDENT_STEP=5"])
-    assert "unknown gin macro 'STUDENT_STEP': did you mean 'STUDENT_STEPS'?" in message
+    assert "unknown gin macro 'STUDENT_STEP'; did you mean 'STUDENT_STEPS'?" in message
 
 
 def write(folder: Path, text: str) -> str:
@@ -206,14 +206,14 @@ def test_a_misspelt_macro_in_a_file_is_refused(tmp_path):
 
 
 def test_a_binding_in_an_unused_scope_is_refused(tmp_path):
-    text = "from __gin__ import dynamic_registration\nfrom cascade_jax.training import loop\n"
+    text = "from __gin__ import dynamic_registration\nfrom cascade_jax.training import experiment\n"
     message = error([write(tmp_path, text + "cat_dits/experiment.TrainRun.seed = 1\n")])
     assert "gin binding cat_dits/experiment.TrainRun.seed is set but nothing reads it" in message
     assert "cat_dist" in message
 
 
 def test_a_misspelt_parameter_is_refused(tmp_path):
-    assert "stepps" in error([DEMO, "--gin.loop.TrainRun.stepps=1"])
+    assert "stepps" in error([DEMO, "--gin.experiment.TrainRun.stepps=1"])
 
 
 def test_a_required_macro_without_a_value_is_named():
@@ -249,7 +249,8 @@ def test_a_file_that_configures_another_command_says_so():
 
 
 def test_macros_and_parameters_from_the_command_line_win():
-    argv = [DEMO, "--gin.STUDENT_STEPS=700", "--gin.loop.TrainRun.log_every=3", "--gin.SEED=5"]
+    changed = "--gin.experiment.TrainRun.log_every=3"
+    argv = [DEMO, "--gin.STUDENT_STEPS=700", changed, "--gin.SEED=5"]
     config = gin_config.parse(train.CONFIG, argv)
     runs = {run.name: run for run in config.runs}
     assert runs["cat_dist"].steps == 700 and runs["teacher"].steps != 700

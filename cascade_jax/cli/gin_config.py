@@ -6,23 +6,18 @@ that nothing enters; here both are refused, as long as no command's root reaches
 """
 
 import contextlib
-import difflib
-import logging
 import os
 import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import absl.logging
 import gin
 from absl import flags
 from gin import config as gin_config
 
-from cascade_jax.cli import main, many_hosts
-from cascade_jax.files import write_text
+from cascade_jax.cli import commands
 from cascade_jax.names import did_you_mean
 
 _MACRO = "gin.macro"
@@ -33,115 +28,14 @@ class UsageError(ValueError):
     """What the user gave can't be used; the message says what, where and what is allowed."""
 
 
-def run(command: ModuleType, argv: list[str]) -> int:
-    """Parses the arguments of a command, builds its config and runs it.
-
-    Args:
-      command: a module of this package with HELP, CONFIG and run; one without gin files has HELP,
-        FLAG_HELP, parse and run instead.
-      argv: the arguments after the command's name.
-
-    Returns:
-      The exit status: 0; 2 for bad usage or input (one line on standard error); 75 for a run that
-      was asked to stop and 76 for one whose hosts were lost (see `parallel/hosts.py`); 130 for
-      Ctrl-C.
-    """
-    name = command.__name__.rpartition(".")[2].removesuffix("_checkpoint")
-    name = name.replace("_", "-")
-    if {"-h", "--help"} & set(argv):
-        flag_help = getattr(command, "FLAG_HELP", _FLAG_HELP)
-        flag_help += many_hosts.flag_help(command)
-        print(f"cascade-jax {name}\n\n{command.HELP}\n{flag_help}", end="")
-        return 0
-    with many_hosts.ending_together() as end:
-        end.status, end.message = _run(command, name, argv)
-    return end.status
-
-
-def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
-    """The exit status, and what was printed on standard error."""
-    verbose, config = "--traceback" in argv, None
-    if not verbose:
-        _hide_background_errors()
-    try:
-        argv = [arg for arg in argv if arg != "--traceback"]
-        argv, where = many_hosts.flags(command, argv)
-        config = parse(command.CONFIG, argv) if _takes_gin(command) else command.parse(argv)
-        many_hosts.meet(command, where, f"cascade-jax {name}")
-        # A long command may be killed: its configs are written first, but not over those of another
-        # run, which its check refuses.
-        check = getattr(command, "check", None)
-        if check is not None:
-            check(config)
-            _write_configs(config)
-        command.run(config)
-        if check is None:
-            _write_configs(config)
-    except KeyboardInterrupt:
-        if verbose:
-            raise
-        status, text = 130, "interrupted; the same command goes on from what is complete"
-    except Exception as error:
-        status = many_hosts.status_of(error)
-        if status is None and isinstance(error, ValueError | OSError | FloatingPointError):
-            status = 2
-        if status is None or (verbose and status == 2):
-            raise
-        text = f"{_one_line(error)}{_where(error, config)}"
-    else:
-        return 0, ""
-    print(f"cascade-jax {name}: {text}", file=sys.stderr, flush=True)
-    return status, text
-
-
-def _takes_gin(command: ModuleType) -> bool:
-    return hasattr(command, "CONFIG")
-
-
-_FLAG_HELP = """\
-flags:
-  --gin_file=FILE        a gin file; may be given several times, later ones win. gin/... is found in
-                         the current folder, in a clone, and in the installed package
-  --gin.MACRO=VALUE      sets a macro, e.g. --gin.STUDENT_STEPS=500 --gin.DATA_DIR="'/data'"
-  --gin.X.PARAMETER=VALUE  sets a parameter, e.g. --gin.mesh.MeshConfig.tensor=2
-  --traceback            shows where an error arose instead of one line
-"""
-
-
-def _hide_background_errors() -> None:
-    """Keeps threads that write a checkpoint from printing the error that is reported anyway.
-
-    On a full disk Orbax, asyncio and TensorStore would show a traceback for every parameter, some
-    of them when the process ends.
-    """
-    absl.logging.set_verbosity(absl.logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    shown = sys.unraisablehook
-    if shown.__module__ == __name__:
-        return
-
-    def unraisablehook(unraisable) -> None:
-        # From TensorStore's callbacks, after Orbax gave up.
-        if str(unraisable.exc_value) != "Event loop is closed":
-            shown(unraisable)
-
-    sys.unraisablehook = unraisablehook
-
-
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The message of an error in one line, without Gin's and Python's inner wording."""
     text = " ".join(str(error).split()) or type(error).__name__
-    # Gin's and Python's inner wording: the class is not the user's, the scope is.
+    # The class is not the user's wording, the scope is.
     text = re.sub(r" In call to configurable '\w+' \(<class '[^']*'>\)", "", text)
     text = re.sub(r" No values supplied by Gin or caller.*Caller supplied values.*\]", "", text)
     text = text.replace(".__init__() missing", "() misses")
     return re.sub(r"malformed node or string[^>]*> ?", "", text)
-
-
-def _where(error: Exception, config: Any) -> str:
-    """The output folder, for a failed write (disk full, say) that names no file."""
-    folder = getattr(config, "output_dir", None)
-    nameless = isinstance(error, OSError) and error.errno and error.filename is None
-    return f", while writing to {folder}" if nameless and folder else ""
 
 
 def parse(root: str, argv: Iterable[str]) -> Any:
@@ -158,7 +52,7 @@ def parse(root: str, argv: Iterable[str]) -> Any:
     """
     files, bindings = _split_flags(argv)
     mentioned = load(files, bindings)
-    if root not in {selector for _, selector in gin_config._CONFIG}:
+    if root not in _bound():
         raise UsageError(f"the gin files bind nothing of {root}, which this command needs")
     check_leftovers(mentioned)
     check_required(root)
@@ -166,7 +60,7 @@ def parse(root: str, argv: Iterable[str]) -> Any:
         return gin.get_configurable(root)()
     except TypeError as error:
         raise UsageError(
-            f"the gin files leave out a value or give one of another type: {_one_line(error)}"
+            f"the gin files leave out a value or give one of another type: {one_line(error)}"
         ) from error
 
 
@@ -196,7 +90,7 @@ def _split_flags(argv: Iterable[str]) -> tuple[list[str], list[str]]:
 
 def search_paths() -> list[Path]:
     """Folders in which `gin/...` is looked up: here, the clone, the installed package."""
-    package = Path(main.__file__).parents[1]
+    package = Path(__file__).parents[1]
     return [Path.cwd(), package.parent, package / "installed"]
 
 
@@ -228,7 +122,7 @@ def load(files: Iterable[str], bindings: Iterable[str] = ()) -> set[str]:
     except (SyntaxError, ValueError, OSError, ImportError, AttributeError, NameError) as error:
         unquoted = "Failed to parse token" in str(error)
         hint = f"; {_QUOTES}" if unquoted else ""
-        raise UsageError(_one_line(error) + hint) from error
+        raise UsageError(one_line(error) + hint) from error
     return set().union(*map(_macros_read, parsed))
 
 
@@ -255,10 +149,10 @@ def _parse_bindings(bindings: list[str]) -> None:
 
 def _no_such_name(error: AttributeError) -> AttributeError:
     """Gin's error without the module's path, with the nearest name that the module has."""
-    found = re.search(r"selector ([\w.]+); <module '([\w.]+)'", str(error))
-    if not found:
+    match = re.search(r"selector ([\w.]+); <module '([\w.]+)'", str(error))
+    if not match:
         return error
-    selector, module = found.groups()
+    selector, module = match.groups()
     name = selector.rpartition(".")[2]
     public = [known for known in vars(sys.modules[module]) if not known.startswith("_")]
     return AttributeError(f"{module} has no {name}{did_you_mean(name, public)} (in @{selector})")
@@ -266,8 +160,8 @@ def _no_such_name(error: AttributeError) -> AttributeError:
 
 def _macros_read(parsed) -> set[str]:
     """Names after a % in a parsed file and all that it includes."""
-    found = [next(f for f in (p / parsed.filename for p in search_paths()) if f.exists())]
-    lines = found[0].read_text().splitlines()
+    candidates = (folder / parsed.filename for folder in search_paths())
+    lines = next(file for file in candidates if file.exists()).read_text().splitlines()
     names = set(re.findall(r"%([\w/]+)", " ".join(line.partition("#")[0] for line in lines)))
     return names.union(*map(_macros_read, parsed.includes))
 
@@ -291,22 +185,28 @@ def native_messages_hidden():
 
 def _check_known_macros(bindings: Iterable[str]) -> None:
     """A macro on the command line must be one that the gin files have."""
-    known = sorted(scope for scope, selector in gin_config._CONFIG if selector == _MACRO)
+    known = sorted(scope for scope, selector in _bindings() if selector == _MACRO)
     for binding in bindings:
         name = binding.partition("=")[0].strip()
         if "." not in name and "/" not in name and name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UsageError(f"unknown gin macro {name!r}: {hint}the files have {', '.join(known)}")
+            hint = did_you_mean(name, known, cutoff=0.5)
+            raise UsageError(
+                f"unknown gin macro {name!r}{hint} (the files have {', '.join(known)})"
+            )
 
 
-def _references(value: Any) -> Iterable[gin_config.ConfigurableReference]:
-    return gin_config.iterate_references(value)
+def _bindings() -> dict[tuple[str, str], dict[str, Any]]:
+    """What is bound: (scope, selector) to values by parameter. Gin shows it only as text."""
+    return gin_config._CONFIG
+
+
+def _bound() -> set[str]:
+    return {selector for _, selector in _bindings()}
 
 
 def _reached(roots: Iterable[str]) -> set[tuple[str, str, str]]:
     """All (scope, selector, parameter) bindings that building the roots reads."""
-    bindings = gin_config._CONFIG
+    bindings = _bindings()
     used, seen = set(), set()
     queue = [((), root) for root in roots]
     while queue:
@@ -322,7 +222,7 @@ def _reached(roots: Iterable[str]) -> set[tuple[str, str, str]]:
                 used.add((prefix, selector, parameter))
                 applied[parameter] = value
         for value in applied.values():
-            for reference in _references(value):
+            for reference in gin_config.iterate_references(value):
                 inner = tuple(reference.scopes) or scopes  # a scope of its own replaces ours
                 queue.append((inner, reference.configurable.selector))
     return used
@@ -337,11 +237,10 @@ def check_leftovers(mentioned: Iterable[str] = ()) -> None:
     Raises:
       UsageError: names it, and the nearest name that is read.
     """
-    commands = [main.module_of(name) for name in main.COMMANDS]
-    roots = [command.CONFIG for command in commands if _takes_gin(command)]
-    bound = {selector for _, selector in gin_config._CONFIG}
-    used = _reached(root for root in roots if root in bound)
-    for (scope, selector), parameters in sorted(gin_config._CONFIG.items()):
+    modules = [commands.module_of(name) for name in commands.COMMANDS]
+    roots = {module.CONFIG for module in modules if hasattr(module, "CONFIG")}
+    used = _reached(roots & _bound())
+    for (scope, selector), parameters in sorted(_bindings().items()):
         for parameter in parameters:
             if (scope, selector, parameter) in used or (selector == _MACRO and scope in mentioned):
                 continue
@@ -359,21 +258,10 @@ def check_leftovers(mentioned: Iterable[str] = ()) -> None:
 def check_required(root: str) -> None:
     """Refuses a config in which a macro or parameter that `root` reads is still REQUIRED."""
     for scope, selector, parameter in sorted(_reached([root])):
-        value = gin_config._CONFIG[(scope, selector)][parameter]
+        value = _bindings()[(scope, selector)][parameter]
         if "gin.REQUIRED" in repr(value):
             if selector == _MACRO:
                 raise UsageError(
                     f"gin macro {scope} has no value; give it: --gin.{scope}=VALUE ({_QUOTES})"
                 )
             raise UsageError(f"gin parameter {selector}.{parameter} is required and has no value")
-
-
-def _write_configs(config: Any) -> None:
-    """Writes config.gin (as given) and operative_config.gin (as used) beside what is made."""
-    if not many_hosts.is_first():
-        return
-    output_dir = getattr(config, "output_dir", None)
-    folders = getattr(config, "run_folders", [output_dir] if output_dir else [])
-    for folder in folders:
-        write_text(Path(folder) / "config.gin", gin.config_str())
-        write_text(Path(folder) / "operative_config.gin", gin.operative_config_str())

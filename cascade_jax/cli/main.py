@@ -1,53 +1,9 @@
 """The command `cascade-jax`: picks the sub-command. Imports nothing heavy."""
 
-import importlib
 import sys
-from types import ModuleType
 
+from cascade_jax.cli import commands
 from cascade_jax.names import did_you_mean
-
-COMMANDS = {
-    "train": "train the models of an experiment; go on where it was interrupted",
-    "cache-teacher": "run the teacher once over the data; train then needs it no more",
-    "collect": "decode a split with both models and write the records table",
-    "evaluate": "from records: deferral curves, figures, pictures and one HTML report",
-    "calibrate": "thresholds that keep a budget with a guarantee, by tokens or by answers",
-    "compare": "the same for any tables or experiments side by side, without a gin file",
-    "fit-router": "fit a learned deferral score on the records of a calibration split",
-    "records": "make records of answers that another system wrote as JSONL, and the reverse",
-    "plan": "does a run fit a TPU slice, and how fast can it be? Needs no TPU",
-    "tasks": "list the tasks; show rows of one as the model gets them; measure their lengths",
-    "vocab": "train a SentencePiece vocabulary on the text of a mixture",
-    "import": "make a run folder of a public checkpoint",
-    "export": "write a run's model as a folder that transformers loads",
-}
-_MODULES = {  # where names differ
-    "import": "import_checkpoint",
-    "export": "export_checkpoint",
-    "fit-router": "fit_router",
-    "cache-teacher": "cache_teacher",
-}
-
-_USAGE = """\
-cascade-jax COMMAND --gin_file=FILE [--gin.MACRO=VALUE ...]
-
-{commands}
-
-cascade-jax COMMAND --help shows an example of each; compare, records, tasks, import and
-export take plain flags.
-"""
-
-
-def usage() -> str:
-    """What `cascade-jax --help` prints."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-    return _USAGE.format(commands="\n".join(lines))
-
-
-def module_of(name: str) -> ModuleType:
-    """The module of a command."""
-    return importlib.import_module(f"cascade_jax.cli.{_MODULES.get(name, name)}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,17 +17,16 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage(), end="")
+        print(commands.usage(), end="")
         return 0
     name, *rest = argv
-    if name not in COMMANDS:
-        hint = did_you_mean(name, COMMANDS)
+    if name not in commands.COMMANDS:
+        hint = did_you_mean(name, commands.COMMANDS)
         print(
-            f"cascade-jax: no command {name!r}{hint} (there are: {', '.join(COMMANDS)})",
+            f"cascade-jax: no command {name!r}{hint} (there are: {', '.join(commands.COMMANDS)})",
             file=sys.stderr,
         )
         return 2
-    command = module_of(name)
-    from cascade_jax.cli import gin_config
+    from cascade_jax.cli import run_command
 
-    return gin_config.run(command, rest)
+    return run_command.run(commands.module_of(name), rest)

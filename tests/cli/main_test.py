@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cascade_jax.cli import gin_config, main
+from cascade_jax.cli import commands, gin_config, main
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("jax", "flax", "numpy", "tensorflow", "seqio")
@@ -29,8 +29,8 @@ def test_help_imports_nothing_heavy_and_is_quick(argv):
 
 
 def test_help_lists_every_command():
-    text = main.usage()
-    for name in main.COMMANDS:
+    text = commands.usage()
+    for name in commands.COMMANDS:
         assert f"  {name}" in text
 
 
@@ -38,7 +38,7 @@ def test_python_dash_m_is_the_same_command():
     done = subprocess.run(
         [sys.executable, "-m", "cascade_jax", "--help"], cwd=ROOT, capture_output=True, text=True
     )
-    assert (done.returncode, done.stdout) == (0, main.usage())
+    assert (done.returncode, done.stdout) == (0, commands.usage())
 
 
 def test_an_unknown_command_is_answered_with_the_nearest(capsys):
@@ -47,13 +47,13 @@ def test_an_unknown_command_is_answered_with_the_nearest(capsys):
     assert error.count("\n") == 1 and "did you mean 'collect'?" in error
 
 
-WITH_GIN = sorted(name for name in main.COMMANDS if hasattr(main.module_of(name), "CONFIG"))
+WITH_GIN = sorted(name for name in commands.COMMANDS if hasattr(commands.module_of(name), "CONFIG"))
 
 
 @pytest.mark.parametrize("name", WITH_GIN)
 def test_the_examples_of_every_help_build(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    command = main.module_of(name)
+    command = commands.module_of(name)
     text = command.HELP.replace("\\\n", " ")
     examples = [shlex.split(line) for line in text.splitlines() if "--gin_file" in line]
     assert examples

@@ -9,7 +9,7 @@ import gin
 import numpy as np
 import pytest
 
-from cascade_jax.cli import gin_config, main
+from cascade_jax.cli import commands, gin_config
 from cascade_jax.deferral import routers, scores
 from tests.benchmarks import scores as made
 
@@ -62,7 +62,7 @@ def test_the_commands_build(page, in_root, monkeypatch):
     assert len(lines) == 6
     for line in lines:
         _, name, *argv = shlex.split(line)
-        config = gin_config.parse(main.module_of(name).CONFIG, argv)
+        config = gin_config.parse(commands.module_of(name).CONFIG, argv)
         if "Saved" in line:
             assert config.score == routers.Saved("runs/demo/router.npz")
 

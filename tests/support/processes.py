@@ -29,7 +29,7 @@ OUTPUT_DIR = "{output}"
 collect.CollectConfig.students = ["xent"]
 """,
     "from cascade_jax.evaluation import collect",
-    "from cascade_jax.training import loop",
+    "from cascade_jax.training import experiment",
     small=SIZES,
     large=SIZES,
 )

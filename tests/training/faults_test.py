@@ -36,7 +36,7 @@ def finished(tmp_path_factory, repository):
     file = processes.write_gin(folder, "out", STEPS, EVERY)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository)
-        assert main(["train", f"--gin_file={file}", "--gin.loop.TrainRun.keep_last=3"]) == 0
+        assert main(["train", f"--gin_file={file}", "--gin.experiment.TrainRun.keep_last=3"]) == 0
     return folder
 
 

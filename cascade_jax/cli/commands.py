@@ -1,0 +1,47 @@
+"""The commands of `cascade-jax`: names, one line on each, and the modules that hold them."""
+
+import importlib
+from types import ModuleType
+
+COMMANDS = {
+    "train": "train the models of an experiment; go on where it was interrupted",
+    "cache-teacher": "run the teacher once over the data; train then needs it no more",
+    "collect": "decode a split with both models and write the records table",
+    "evaluate": "from records: deferral curves, figures, pictures and one HTML report",
+    "calibrate": "thresholds that keep a budget with a guarantee, by tokens or by answers",
+    "compare": "the same for any tables or experiments side by side, without a gin file",
+    "fit-router": "fit a learned deferral score on the records of a calibration split",
+    "records": "make records of answers that another system wrote as JSONL, and the reverse",
+    "plan": "does a run fit a TPU slice, and how fast can it be? Needs no TPU",
+    "tasks": "list the tasks; show rows of one as the model gets them; measure their lengths",
+    "vocab": "train a SentencePiece vocabulary on the text of a mixture",
+    "import": "make a run folder of a public checkpoint",
+    "export": "write a run's model as a folder that transformers loads",
+}
+_MODULES = {  # where names differ
+    "import": "import_checkpoint",
+    "export": "export_checkpoint",
+    "fit-router": "fit_router",
+    "cache-teacher": "cache_teacher",
+}
+
+_USAGE = """\
+cascade-jax COMMAND --gin_file=FILE [--gin.MACRO=VALUE ...]
+
+{commands}
+
+cascade-jax COMMAND --help shows an example of each; compare, records, tasks, import and
+export take plain flags.
+"""
+
+
+def usage() -> str:
+    """What `cascade-jax --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return _USAGE.format(commands="\n".join(lines))
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"cascade_jax.cli.{_MODULES.get(name, name)}")

@@ -1,0 +1,124 @@
+"""Runs one command: its help, its config, its exit status, and one line for an error."""
+
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import absl.logging
+import gin
+
+from cascade_jax.cli import gin_config, many_hosts
+from cascade_jax.files import write_text
+
+_FLAG_HELP = """\
+flags:
+  --gin_file=FILE        a gin file; may be given several times, later ones win. gin/... is found in
+                         the current folder, in a clone, and in the installed package
+  --gin.MACRO=VALUE      sets a macro, e.g. --gin.STUDENT_STEPS=500 --gin.DATA_DIR="'/data'"
+  --gin.X.PARAMETER=VALUE  sets a parameter, e.g. --gin.mesh.MeshConfig.tensor=2
+  --traceback            shows where an error arose instead of one line
+"""
+
+
+def run(command: ModuleType, argv: list[str]) -> int:
+    """Parses the arguments of a command, builds its config and runs it.
+
+    Args:
+      command: a module of this package with HELP, CONFIG and run; one without gin files has HELP,
+        FLAG_HELP, parse and run instead.
+      argv: the arguments after the command's name.
+
+    Returns:
+      The exit status: 0; 2 for bad usage or input (one line on standard error); 75 for a run that
+      was asked to stop and 76 for one whose hosts were lost (see `parallel/hosts.py`); 130 for
+      Ctrl-C.
+    """
+    name = command.__name__.rpartition(".")[2].removesuffix("_checkpoint")
+    name = name.replace("_", "-")
+    if {"-h", "--help"} & set(argv):
+        flag_help = getattr(command, "FLAG_HELP", _FLAG_HELP)
+        flag_help += many_hosts.flag_help(command)
+        print(f"cascade-jax {name}\n\n{command.HELP}\n{flag_help}", end="")
+        return 0
+    with many_hosts.ending_together() as end:
+        end.status, end.message = _run(command, name, argv)
+    return end.status
+
+
+def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
+    """The exit status, and what was printed on standard error."""
+    verbose, config = "--traceback" in argv, None
+    if not verbose:
+        _hide_background_errors()
+    try:
+        argv = [arg for arg in argv if arg != "--traceback"]
+        argv, where = many_hosts.flags(command, argv)
+        if hasattr(command, "CONFIG"):
+            config = gin_config.parse(command.CONFIG, argv)
+        else:
+            config = command.parse(argv)
+        many_hosts.meet(command, where, f"cascade-jax {name}")
+        # A long command may be killed: its configs are written first, but not over those of another
+        # run, which its check refuses.
+        check = getattr(command, "check", None)
+        if check is not None:
+            check(config)
+            _write_configs(config)
+        command.run(config)
+        if check is None:
+            _write_configs(config)
+    except KeyboardInterrupt:
+        if verbose:
+            raise
+        status, text = 130, "interrupted; the same command goes on from what is complete"
+    except Exception as error:
+        status = many_hosts.status_of(error)
+        if status is None and isinstance(error, ValueError | OSError | FloatingPointError):
+            status = 2
+        if status is None or (verbose and status == 2):
+            raise
+        text = f"{gin_config.one_line(error)}{_where(error, config)}"
+    else:
+        return 0, ""
+    print(f"cascade-jax {name}: {text}", file=sys.stderr, flush=True)
+    return status, text
+
+
+def _hide_background_errors() -> None:
+    """Keeps threads that write a checkpoint from printing the error that is reported anyway.
+
+    On a full disk Orbax, asyncio and TensorStore would show a traceback for every parameter, some
+    of them when the process ends.
+    """
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    shown = sys.unraisablehook
+    if shown.__module__ == __name__:
+        return
+
+    def unraisablehook(unraisable) -> None:
+        # From TensorStore's callbacks, after Orbax gave up.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            shown(unraisable)
+
+    sys.unraisablehook = unraisablehook
+
+
+def _where(error: Exception, config: Any) -> str:
+    """The output folder, for a failed write (disk full, say) that names no file."""
+    folder = getattr(config, "output_dir", None)
+    nameless = isinstance(error, OSError) and error.errno and error.filename is None
+    return f", while writing to {folder}" if nameless and folder else ""
+
+
+def _write_configs(config: Any) -> None:
+    """Writes config.gin (as given) and operative_config.gin (as used) beside what is made."""
+    if not many_hosts.is_first():
+        return
+    output_dir = getattr(config, "output_dir", None)
+    folders = getattr(config, "run_folders", [output_dir] if output_dir else [])
+    for folder in folders:
+        write_text(Path(folder) / "config.gin", gin.config_str())
+        write_text(Path(folder) / "operative_config.gin", gin.operative_config_str())
