@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 RUN := $(BIN)/cascade-jax
 DEMO := --gin_file=gin/experiments/demo.gin
 
-.PHONY: demo test test-fast test-slow lint format clean install
+.PHONY: demo test test-fast test-slow lint format map clean install
 
 install: $(STAMP)
 
@@ -41,6 +41,10 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The map of files, docs/map.md, from the docstrings; a test compares it.
+map: $(STAMP)
+	$(BIN)/python docs/write_map.py
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

@@ -1,10 +1,9 @@
-"""What the documents say is so: the tour runs, the tree is the disk's, links lead somewhere."""
+"""What the documents say is so: examples run, maps are those of the disk, links lead somewhere."""
 
 import contextlib
 import io
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from cascade_jax import metrics
 from cascade_jax.cli import gin_config, train
 from cascade_jax.losses import schedules, variants
+from docs import write_map
 from tests.support import fakes
 
 ROOT = Path(__file__).parents[1]
@@ -21,61 +21,45 @@ README = (ROOT / "README.md").read_text()
 LOSSES = (ROOT / "docs/losses.md").read_text()
 
 
-def tracked() -> set[str]:
-    """Files of the project: what git tracks, or all but hidden and made ones without git."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode == 0:
-        return {name for name in done.stdout.split("\n") if name and (ROOT / name).exists()}
-    return {
-        path.relative_to(ROOT).as_posix()
-        for path in ROOT.rglob("*")
-        if path.is_file() and not path.relative_to(ROOT).parts[0].startswith((".", "runs"))
-    }
+def section(page: str, heading: str) -> str:
+    """The text below a heading of second order."""
+    return (ROOT / page).read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
 
 
-def tree() -> dict[str, str]:
-    """Path -> line of the README's tree; a folder that stands for its files ends in /."""
-    block = README.split("## What is where")[1].split("```")[1]
-    found, folders = {}, []
+def rooms() -> dict[str, str]:
+    """Folder -> line of the README's map of rooms."""
+    block = README.split("## Where is what")[1].split("```")[1]
+    listed, parent = {}, ""
     for line in block.strip("\n").splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
         name, _, text = line.strip().partition(" ")
-        folders[depth:] = [name]
-        found["".join(folders)] = text.strip()
-    return found
+        parent = "" if not line.startswith(" ") else parent
+        listed[parent + name] = text.strip()
+        parent = name if not text else parent
+    return listed
 
 
-def test_the_tree_is_what_is_on_the_disk():
-    listed = tree()
-    files = {name for name in tracked() if not name.startswith(".")}
-    names = {name for name in listed if not name.endswith("/")}
-    assert not names - files, "in the README but not on the disk"
-    # A folder whose files are not listed one by one covers them.
-    covering = [
-        n for n in listed if n.endswith("/") and not any(o != n and o.startswith(n) for o in listed)
-    ]
-    uncovered = {f for f in files - names if not f.startswith(tuple(covering))}
-    uncovered = {f for f in uncovered if not f.endswith("__init__.py")}
-    assert not uncovered, "on the disk but not in the README"
-    for folder in covering:
-        assert any(name.startswith(folder) for name in files), folder
+def test_the_map_of_rooms_is_what_is_on_the_disk():
+    folders = {path.parent.name for path in (ROOT / "cascade_jax").glob("*/__init__.py")}
+    listed = {name for name in rooms() if name.startswith("cascade_jax/")} - {"cascade_jax/"}
+    assert listed == {f"cascade_jax/{name}/" for name in folders}
+    assert all((ROOT / name).is_dir() for name in rooms())
+    assert [name for name, text in rooms().items() if len(text) < 8] == ["cascade_jax/"]
 
 
-def test_every_line_of_the_tree_says_something():
-    listed = tree()
-    bare = {name for name, text in listed.items() if len(text) < 8}
-    headings = {name for name in bare if any(o != name and o.startswith(name) for o in listed)}
-    assert bare == headings
+def test_the_map_of_files_is_up_to_date():
+    assert (ROOT / "docs/map.md").read_text() == write_map.text(), "run `make map`"
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 200
 
 
 @pytest.mark.parametrize(
     "page, heading", [("README.md", "Five minutes in Python"), ("docs/losses.md", "From Python")]
 )
 def test_the_tour_runs_and_prints_what_it_says(page, heading):
-    section = (ROOT / page).read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
-    blocks = re.findall(r"```python\n(.*?)```", section, re.S)
-    assert len(blocks) == 3
+    blocks = re.findall(r"```python\n(.*?)```", section(page, heading), re.S)
+    assert blocks
     namespace = {}
     for block in blocks:
         printed = io.StringIO()
@@ -87,14 +71,22 @@ def test_the_tour_runs_and_prints_what_it_says(page, heading):
         assert promised and lines == promised
 
 
+def test_the_example_of_the_statistics_runs_and_prints_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/guarantees.md").read_text(), re.S)
+    exec(compile(block, "docs/guarantees.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"^print\(.*\)  # (.+)$", block, re.M)
+    assert (tmp_path / "certificate.json").exists()
+
+
 @pytest.fixture
 def user_files(tmp_path, monkeypatch):
-    """A user's folder, the current one, with the README's snippets under the names they have."""
+    """A user's folder, the current one, with the pages' snippets under the names they have."""
     import seqio
 
     from cascade_jax.data import sources
 
-    for name, text in re.findall(r"```(?:python)?\n# (my\w*\.\w+)\n(.*?)```", README, re.S):
+    for name, text in re.findall(r"```(?:python)?\n# (my\w*\.\w+)\n(.*?)```", SNIPPETS, re.S):
         (tmp_path / name).write_text(text.replace("/path/to/data", str(tmp_path / "data")))
     assert {path.name for path in tmp_path.iterdir()} == {"my_tasks.py", "my.gin", "my_pair.gin"}
     monkeypatch.chdir(tmp_path)
@@ -107,9 +99,13 @@ def user_files(tmp_path, monkeypatch):
         seqio.TaskRegistry.remove("my_reviews_v1")
 
 
+SNIPPETS = section("docs/tasks.md", "Any seqio task")
+SNIPPETS += section("docs/models.md", "Your own model pair")
+
+
 def stated_command(name: str) -> list[str]:
-    """The arguments of the README's `cascade-jax train` with a snippet's file."""
-    (command,) = re.findall(rf"`cascade-jax train ([^`]*\b{name})`", README)
+    """The arguments of the pages' `cascade-jax train` with a snippet's file."""
+    (command,) = re.findall(rf"`cascade-jax train ([^`]*\b{name})`", SNIPPETS)
     return shlex.split(command)
 
 
@@ -135,7 +131,8 @@ def test_the_pair_snippet_builds_the_models_that_it_states(user_files):
     stated = re.findall(
         r"^(\w+)/config\.T5Config\.(\w+) = (\d+)$", (user_files / "my_pair.gin").read_text(), re.M
     )
-    assert len(stated) == 14 and ("small", "head_dim", "32") in stated
+    assert {model for model, _, _ in stated} == {"small", "large"}
+    assert ("small", "head_dim", "32") in stated
     for model, name, value in stated:
         for run in students if model == "small" else [teacher]:
             assert getattr(run.model, name) == int(value), (model, name)
@@ -144,8 +141,7 @@ def test_the_pair_snippet_builds_the_models_that_it_states(user_files):
 
 def table(heading: str) -> list[list[str]]:
     """Cells of the rows of the table in a section of docs/losses.md."""
-    section = LOSSES.split(f"## {heading}\n")[1].split("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("|")]
+    rows = [x for x in section("docs/losses.md", heading).splitlines() if x.startswith("|")]
     return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows[2:]]
 
 
@@ -163,7 +159,7 @@ def test_the_losses_page_names_each_variant_with_its_gin_file():
 
 
 def test_the_pages_explain_every_metric():
-    in_train = (ROOT / "docs/train.md").read_text().split("## Figures")[1].split("\n## ")[0]
+    in_train = section("docs/train.md", "Figures")
     explained = {name for cells in table("Metrics") for name in cells[0].split(", ")}
     explained |= set(re.findall(r"^\| (\w+) \|", in_train, re.M)) - {"name"}
     assert explained == {value for name, value in vars(metrics).items() if name.isupper()}

@@ -20,7 +20,7 @@ from tests.support import processes
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/tasks.md").read_text()
-OWN = PAGE.split("## A task of your own\n")[1]
+OWN = PAGE.split("## A task of your own\n")[1].split("\n## ")[0]
 REGISTERED = frozenset(seqio.TaskRegistry.names())  # before other tests add theirs
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", OWN, re.S)
 
