@@ -84,7 +84,7 @@ training.VocabConfig.output_path = %VOCABULARY
 training.VocabConfig.vocab_size = %VOCAB_SIZE
 training.VocabConfig.data_dir = %DATA_DIR
 """,
-    "from cascade_jax.data import vocabulary_training",
+    "from cascade_jax.data.vocabulary import training",
     "from cascade_jax.training import experiment",
     "import {module}",
     large=tiny_demo.LARGE | dict(mlp_dim=16),

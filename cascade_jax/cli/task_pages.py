@@ -9,7 +9,7 @@ from typing import Any
 import seqio
 import tqdm
 
-from cascade_jax.data import registry
+from cascade_jax.data import mixtures
 from cascade_jax.data.browse import rows as row_view
 from cascade_jax.data.browse import tasks as browse
 from cascade_jax.data.browse import token_counts
@@ -48,7 +48,7 @@ def pages(config: Any) -> Iterator[str]:
     if config.name is None:
         yield _mixture_table() if config.mixtures else _task_table(config.suite, paint)
         return
-    found = registry.look_up(config.name)
+    found = mixtures.look_up(config.name)
     is_mixture = isinstance(found, seqio.Mixture)
     if is_mixture and not config.lengths:
         yield _mixture_page(browse.mixture_facts(found), paint)

@@ -1,6 +1,5 @@
 """Examples for decoding: one task's split in file order, with text, ids and metric target."""
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from jaxtyping import Array, Int
 from cascade_jax.data import features
 from cascade_jax.data.mixtures import DataConfig, OpenMixture, open_mixture
 from cascade_jax.data.placement import host_shard
+from cascade_jax.names import nearest_names
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,8 @@ def decode_examples(
     """
     mixture = open_mixture(config)
     if task_name not in mixture.tasks:
-        nearest = difflib.get_close_matches(task_name, mixture.tasks, n=3, cutoff=0.0)
-        raise ValueError(
-            f"{mixture.name!r} has no task {task_name!r}; nearest: {', '.join(nearest)}"
-        )
+        near = ", ".join(nearest_names(task_name, mixture.tasks))
+        raise ValueError(f"{mixture.name!r} has no task {task_name!r}; nearest: {near}")
     task = mixture.tasks[task_name]
     if split not in task.splits:
         raise ValueError(f"{task_name!r} has no split {split!r}; it has {sorted(task.splits)}")

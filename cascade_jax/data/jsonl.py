@@ -4,11 +4,12 @@ A data folder holds `<task, with / written __>/<split>.jsonl`, one JSON object a
 field names of the TFDS builder of that name.
 """
 
-import difflib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from cascade_jax.names import nearest_names
 
 # What a field may be: a text, a number, a flag, a list of texts or of integers, or a class label
 # range(n).
@@ -27,7 +28,7 @@ _KINDS = {
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    close = nearest_names(name, names, cutoff=0.5)
     return f"; nearest: {', '.join(close)}" if close else ""
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import seqio
 
 from cascade_jax.data import features, sources
-from cascade_jax.data.registry import look_up
 from cascade_jax.data.vocabulary import load as vocabulary
-from cascade_jax.names import did_you_mean
+from cascade_jax.names import did_you_mean, nearest_names
 
 ALL_ROWS = "all_rows"
 OWN_ROWS = "own_rows"
@@ -198,6 +197,26 @@ def _check_written_rates(provider: seqio.Mixture | seqio.Task) -> None:
         for task, rate in provider.rate_per_task_name.items():
             if not callable(rate):
                 _check_rate(rate, task, provider.name)
+
+
+def look_up(name: str) -> seqio.Mixture | seqio.Task:
+    """The registered mixture or task of a name.
+
+    Raises:
+      ValueError: unknown name; the nearest registered ones are listed.
+    """
+    names = [*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()]
+    if name in names:
+        return seqio.get_mixture_or_task(name)
+    if not names:
+        raise ValueError(
+            f"unknown mixture or task {name!r}: none are registered; import the module that "
+            "registers it, e.g. tasks.demo"
+        )
+    raise ValueError(
+        f"unknown mixture or task {name!r}; {len(names)} are registered, the nearest are "
+        f"{', '.join(nearest_names(name, names))}"
+    )
 
 
 def open_mixture(config: DataConfig) -> OpenMixture:

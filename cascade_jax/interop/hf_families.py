@@ -5,7 +5,6 @@ here (initial ranges, caches, training dropout of the attention weights) are not
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from cascade_jax.interop import hf_decoders
 from cascade_jax.interop.hf_keys import Keys, UnsupportedError
 from cascade_jax.models.config import DecoderConfig, T5Config
 from cascade_jax.models.families import ModelConfig as Config
+from cascade_jax.names import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,8 +180,7 @@ def family_of(found: Mapping[str, Any]) -> tuple[Family, Mapping[str, Any]]:
 
 def _unknown(key: str, value: Any, allowed: list[str]) -> UnsupportedError:
     text = value[0] if isinstance(value, list) and value else str(value)
-    near = difflib.get_close_matches(text, allowed, n=1)
-    hint = f"; nearest is {near[0]!r}" if near else ""
+    hint = did_you_mean(text, allowed)
     return UnsupportedError(f"{key} = {value!r} is not supported: {', '.join(allowed)} are{hint}")
 
 

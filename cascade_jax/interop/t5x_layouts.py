@@ -7,7 +7,6 @@ of attention apart, [embed, layers, heads, head size], and has a bias in every l
 the same function as long as the biases of a stack are equal.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -17,6 +16,7 @@ from flax.traverse_util import flatten_dict
 from cascade_jax.interop.t5x_storage import Name, StoredArray
 from cascade_jax.models.config import T5Config
 from cascade_jax.models.t5 import parameter_shapes
+from cascade_jax.names import nearest_names
 
 UNROLLED, SCANNED = "unrolled", "scanned"
 LAYOUTS = (UNROLLED, SCANNED)
@@ -211,5 +211,5 @@ def _join(name: Name) -> str:
 
 
 def _nearest(name: Name, names: Iterable[Name]) -> str:
-    nearest = difflib.get_close_matches(_join(name), map(_join, names), n=1, cutoff=0.9)
-    return f" (nearest is {nearest[0]})" if nearest else ""
+    near = nearest_names(_join(name), map(_join, names), 1, cutoff=0.9)
+    return f" (nearest is {near[0]})" if near else ""

@@ -1,11 +1,11 @@
 """Columns and metadata of the records table, and every check on them; see records.py."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
+from cascade_jax.names import nearest_names
 from cascade_jax.task_metrics import corpus
 
 SCHEMA_VERSION = 1
@@ -142,7 +142,7 @@ def check_columns(names: Iterable[str], metadata: Mapping[str, Any], source: str
     names = list(names)
     missing = [name for name in SCHEMA.names if name not in names]
     if missing:
-        near = difflib.get_close_matches(missing[0], set(names) - set(SCHEMA.names), n=1)
+        near = nearest_names(missing[0], set(names) - set(SCHEMA.names), 1, cutoff=0.6)
         hint = f" (nearest there: {near[0]!r})" if near else ""
         raise RecordsError(f"{source}: missing column {', '.join(map(repr, missing))}{hint}")
     for name, needed in _NEEDS.items():

@@ -7,13 +7,13 @@ it; whoever has answers of another system can write the same:
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
+from cascade_jax.names import nearest_names
 from cascade_jax.task_metrics.translation import Bleu, Chrf
 
 CorpusMetric = Bleu | Chrf
@@ -76,5 +76,5 @@ def build(description: Any) -> CorpusMetric:
 
 
 def _near(name: Any, known: Sequence[str] | Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(str(name), known, 1)
+    near = nearest_names(name, known, 1, cutoff=0.6)
     return f" (nearest: {near[0]!r})" if near else ""

@@ -38,7 +38,7 @@ import seqio  # noqa: E402
 import tasks.all  # noqa: E402, F401  (registers the tasks)
 from cascade_jax.cli import gin_config  # noqa: E402
 from cascade_jax.data import pipeline, sources, token_cache  # noqa: E402
-from cascade_jax.data.vocabulary import load  # noqa: E402
+from cascade_jax.data.vocabulary import load, training  # noqa: E402
 from cascade_jax.models import families  # noqa: E402
 from cascade_jax.parallel import rules  # noqa: E402
 from cascade_jax.runs import state  # noqa: E402
@@ -78,12 +78,12 @@ def train_vocabulary(mixture: str, size: int, folder: Path) -> str:
     prefix = str(folder / mixture)
     with contextlib.redirect_stdout(io.StringIO()):
         try:
-            load.train_sentencepiece(mixture, prefix, size)
+            training.train_sentencepiece(mixture, prefix, size)
         except ValueError as error:
             most = str(error).rpartition("at most ")[2]
             if not most.isdigit():
                 raise
-            load.train_sentencepiece(mixture, prefix, int(most))
+            training.train_sentencepiece(mixture, prefix, int(most))
     return f"{prefix}.model"
 
 

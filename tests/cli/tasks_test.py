@@ -269,7 +269,7 @@ def test_a_module_of_the_current_folder(run, tmp_path, monkeypatch):
     (tmp_path / "tasks_test_own.py").write_text(
         "from cascade_jax.data import sources\n"
         "from tasks.registration import add_task\n"
-        "from cascade_jax.evaluation import quality\n"
+        "from cascade_jax.task_metrics import quality\n"
         "source = sources.GeneratedSource(\n"
         f"    lambda split: {rows}, ['train'], {{'inputs': str, 'targets': str}})\n"
         "add_task('tasks_test_own_v1', source, [], [quality.accuracy], suite='own',\n"

@@ -186,7 +186,7 @@ def test_both_spellings_are_the_same_model(old, new):
 
 REFUSED = [
     (LLAMA_3_2_1B, {"model_type": "mixtral"}, ["model_type = 'mixtral'", "llama", "gemma3_text"]),
-    (LLAMA_3_2_1B, {"model_type": "qwen3_moe"}, ["nearest is 'qwen3'"]),
+    (LLAMA_3_2_1B, {"model_type": "qwen3_moe"}, ["did you mean 'qwen3'"]),
     (LLAMA_3_2_1B, {"architectures": ["LlamaForSequenceClassification"]}, ["LlamaForCausalLM"]),
     (T5_SMALL, {"architectures": ["T5EncoderModel"]}, ["T5ForConditionalGeneration"]),
     (LLAMA_3_2_1B, {"hidden_act": "gelu"}, ["hidden_act = 'gelu'", "gelu_pytorch_tanh"]),

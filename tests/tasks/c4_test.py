@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 import tasks.c4 as c4
 from cascade_jax.data import catalog, pipeline, sources
-from cascade_jax.data.vocabulary import load
+from cascade_jax.data.vocabulary import training
 from cascade_jax.task_metrics import quality
 from tests.support.rows import write
 
@@ -130,7 +130,7 @@ def test_the_target_as_answer_is_worth_1(real_data, name):
 
 def test_a_sentencepiece_vocabulary_takes_sentinels_too(real_data, tmp_path):
     prefix = str(tmp_path / "text")
-    trained = load.train_sentencepiece(PREFIX, prefix, 400, split="validation")
+    trained = training.train_sentencepiece(PREFIX, prefix, 400, split="validation")
     with pytest.raises(ValueError, match="takes 28 sentinel ids, the vocabulary has 0"):
         _texts(SPANS, "validation", vocabulary=trained.model_path)
     inputs, target = _texts(SPANS, "validation", vocabulary=f"{trained.model_path}+100")

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 import tasks.summarization as summarization
 from cascade_jax.data import catalog, features, pipeline, sources
 from cascade_jax.data.vocabulary import load as vocabulary
+from cascade_jax.data.vocabulary import training
 from cascade_jax.task_metrics import quality
 from tests.support.rows import write
 
@@ -60,7 +61,7 @@ def test_short_summaries_are_counted_in_words_or_in_tokens(tmp_path):
     assert [example.target_text for example in found] == [summaries[0], summaries[2]]
     # Trained on the pangram and "dog": no piece is much of the other word.
     _write(tmp_path, [{"document": pangram, "summary": summaries[0]}] * 5, "train")
-    trained = vocabulary.train_sentencepiece(XSUM, str(tmp_path / "v"), 290)
+    trained = training.train_sentencepiece(XSUM, str(tmp_path / "v"), 290)
     loaded = vocabulary.load_vocabulary(trained.model_path)
     assert [len(loaded.encode(text)) <= 20 for text in summaries] == [True, False, False]
     found = pipeline.decode_examples(_config(SHORT, trained.model_path), SHORT, "validation")

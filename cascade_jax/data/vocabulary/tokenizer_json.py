@@ -9,7 +9,6 @@ padding token (`padding_id`) exchange their ids; a checkpoint's rows are exchang
 imported.
 """
 
-import difflib
 import functools
 import hashlib
 import json
@@ -17,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cascade_jax.names import did_you_mean
 
 NAMES = ("eos", "pad", "bos", "unk")
 OPTIONS = (*NAMES, "ids")
@@ -76,8 +77,7 @@ def split_spec(spec: str) -> tuple[Path, dict[str, str]]:
     for part in rest.split("&") if rest is not None else ():
         key, _, value = part.partition("=")
         if key not in OPTIONS or not value:
-            near = difflib.get_close_matches(key, OPTIONS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near and near[0] != key else ""
+            hint = "" if key in OPTIONS else did_you_mean(key, OPTIONS)
             raise ValueError(
                 f"vocabulary {spec!r} has {part!r} behind the path; must be one of "
                 f"{', '.join(f'{option}=...' for option in OPTIONS)}{hint}"
@@ -205,9 +205,8 @@ class TokenizerFile:
     def _find(self, name: str, where: str) -> int:
         if name in self.ids:
             return self.ids[name]
-        near = difflib.get_close_matches(name, self.special, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"special tokens: {self._some_special()}"
-        raise ValueError(f"vocabulary {self.spec!r} has no token {name!r}, {where}; {hint}")
+        hint = did_you_mean(name, self.special) or f"; special tokens: {self._some_special()}"
+        raise ValueError(f"vocabulary {self.spec!r} has no token {name!r}, {where}{hint}")
 
     def _padding(self, named: Mapping[str, int | None], size: int) -> int:
         """See `padding_id`."""

@@ -6,7 +6,7 @@ import seqio
 import tasks.demo  # noqa: F401
 from cascade_jax.data import features, pipeline, sources
 from cascade_jax.data.browse import rows as row_view
-from cascade_jax.data.vocabulary import load
+from cascade_jax.data.vocabulary import load, training
 
 TEXTS = [("grüße aus Köln", "日本"), ("short", "x"), ("a\nb", "y z")]
 
@@ -72,7 +72,7 @@ def test_pieces_spell_the_text(task):
 def model(tmp_path_factory):
     """A SentencePiece model that knows only what the demo says."""
     prefix = tmp_path_factory.mktemp("vocabulary") / "demo"
-    load.train_sentencepiece("demo_last_v1", str(prefix), 30, byte_fallback=False)
+    training.train_sentencepiece("demo_last_v1", str(prefix), 30, byte_fallback=False)
     return f"{prefix}.model"
 
 

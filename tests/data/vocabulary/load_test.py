@@ -8,7 +8,7 @@ import seqio
 
 import tasks.demo
 from cascade_jax.data import pipeline
-from cascade_jax.data.vocabulary import load
+from cascade_jax.data.vocabulary import load, training
 
 TASK = tasks.demo.TASKS[0]  # one task's text is enough to train on
 
@@ -16,7 +16,7 @@ TASK = tasks.demo.TASKS[0]  # one task's text is enough to train on
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     prefix = tmp_path_factory.mktemp("vocabulary") / "inner" / "demo"
-    return load.train_sentencepiece(TASK, str(prefix), 400, split="validation")
+    return training.train_sentencepiece(TASK, str(prefix), 400, split="validation")
 
 
 def test_a_trained_vocabulary_gives_text_back(trained):
@@ -31,7 +31,7 @@ def test_a_trained_vocabulary_gives_text_back(trained):
 
 def test_tokens_per_byte_is_what_encoding_gives(trained):
     loaded = load.load_vocabulary(trained.model_path)
-    texts = list(load.mixture_texts(TASK, "validation"))
+    texts = list(training.mixture_texts(TASK, "validation"))
     rows = tasks.demo.make_rows("last", "validation")
     assert texts == [text for row in rows for text in (row["inputs"], row["targets"])]
     tokens = sum(len(loaded.encode(text)) for text in texts)
@@ -40,8 +40,8 @@ def test_tokens_per_byte_is_what_encoding_gives(trained):
 
 
 def test_training_twice_gives_the_same_file_and_fingerprint(trained, tmp_path):
-    again = load.train_sentencepiece(TASK, str(tmp_path / "x"), 400, split="validation")
-    other = load.train_sentencepiece(TASK, str(tmp_path / "y"), 380, split="validation")
+    again = training.train_sentencepiece(TASK, str(tmp_path / "x"), 400, split="validation")
+    other = training.train_sentencepiece(TASK, str(tmp_path / "y"), 380, split="validation")
     prints = [load.fingerprint(load.load_vocabulary(v.model_path)) for v in (trained, again, other)]
     assert prints[0] == prints[1] != prints[2]
     assert load.fingerprint(seqio.ByteVocabulary()) == "byte-259"
@@ -96,11 +96,11 @@ def test_a_model_may_be_named_as_sentinels_are(trained, tmp_path):
 
 def test_impossible_sizes_say_the_limit(tmp_path):
     with pytest.raises(ValueError, match=r"vocab_size 100000 is too large for .*: at most \d+"):
-        load.train_sentencepiece(TASK, str(tmp_path / "x"), 100000, split="validation")
+        training.train_sentencepiece(TASK, str(tmp_path / "x"), 100000, split="validation")
     with pytest.raises(ValueError, match=r"vocab_size 50 is too small .*: more than \d+"):
-        load.train_sentencepiece(TASK, str(tmp_path / "x"), 50, split="validation")
+        training.train_sentencepiece(TASK, str(tmp_path / "x"), 50, split="validation")
     with pytest.raises(ValueError, match="unknown mixture or task 'demo_lost_v1'.*demo_last_v1"):
-        load.train_sentencepiece("demo_lost_v1", str(tmp_path / "x"), 300)
+        training.train_sentencepiece("demo_lost_v1", str(tmp_path / "x"), 300)
 
 
 def test_a_missing_or_broken_file_says_so(tmp_path):
