@@ -1,4 +1,4 @@
-"""`cascade-jax cache-teacher`."""
+"""`cascade-jax cache-teacher`: keeps a teacher's outputs for training."""
 
 HELP = """\
 Runs the teacher once over the mixture that a student trains on and keeps what it says of every

@@ -1,4 +1,4 @@
-"""`cascade-jax calibrate`."""
+"""`cascade-jax calibrate`: thresholds that keep a budget with a guarantee."""
 
 HELP = """\
 Finds thresholds that keep a budget with a guarantee: single tokens deferred live, or whole answers

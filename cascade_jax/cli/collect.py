@@ -1,4 +1,4 @@
-"""`cascade-jax collect`."""
+"""`cascade-jax collect`: answers of both models to a split."""
 
 HELP = """\
 Answers a split with the large model and each small one, and writes one records table (Parquet) per

@@ -1,4 +1,4 @@
-"""`cascade-jax evaluate`."""
+"""`cascade-jax evaluate`: from records to curves, figures and a report."""
 
 HELP = """\
 Reads records tables, never a model, and writes deferral curves, figures (metrics.json), pictures

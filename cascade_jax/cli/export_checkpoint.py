@@ -1,12 +1,11 @@
-"""`cascade-jax export`."""
+"""`cascade-jax export`: a run's model as a folder of transformers or T5X."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from absl import flags
-
-from cascade_jax.cli.import_checkpoint import TOKENIZER, parsed, progress
+from cascade_jax.cli.flags import Flags, at_least, config_of, flag, one_of
+from cascade_jax.cli.import_checkpoint import TOKENIZER, progress
 
 HELP = """\
 Writes a run's model as a folder that transformers loads, with the files of its tokenizer, or as a
@@ -16,50 +15,46 @@ example:
   cascade-jax export --to hf --run runs/gemma/cat_dist --checkpoint best --out served \\
     --tokenizer runs/gemma_270m/tokenizer
 """
-FLAG_HELP = """\
-flags:
-  --to hf|t5x            a folder of transformers: config.json and safetensors; or T5X's
-                         checkpoint_<step> in the folder --out
-  --run FOLDER           the run folder, trained or imported
-  --checkpoint best|last which of its checkpoints; best if not given
-  --out FOLDER           the folder to make; does not exist yet, or is empty
-  --tokenizer FOLDER     whose tokenizer files are copied; those of an imported run if not given
-  --dtype NAME           of the numbers: float32 if not given, or bfloat16, float16
-  --pad_id N             this id and 0 change places again; by the tokenizer if not given
-  --traceback            shows where an error arose instead of one line
-"""
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """What the flags say; see FLAG_HELP."""
+    """The values of the flags."""
 
-    to: str
-    run: str
-    checkpoint: str
-    out: str
-    tokenizer: str | None
-    dtype: str
-    pad_id: int | None
+    to: str = flag(
+        "hf|t5x",
+        "a folder of transformers: config.json and safetensors; or T5X's checkpoint_<step> in the "
+        "folder --out",
+        type=one_of("hf", "t5x"),
+    )
+    run: str = flag("FOLDER", "the run folder, trained or imported")
+    checkpoint: str = flag(
+        "best|last", "which of its checkpoints", "best", type=one_of("best", "last")
+    )
+    out: str = flag("FOLDER", "the folder to make; does not exist yet, or is empty")
+    tokenizer: str | None = flag(
+        "FOLDER", "whose tokenizer files are copied; those of an imported run without it", None
+    )
+    dtype: str = flag(
+        "NAME", "of the numbers: float32, bfloat16 or float16", "float32", type=one_of(*_DTYPES)
+    )
+    pad_id: int | None = flag(
+        "N",
+        "this id and 0 change places again; else by the tokenizer",
+        None,
+        type=at_least(0),
+    )
+
+
+def flags() -> Flags:
+    """The flags of the command."""
+    return Flags(HELP).add(ExportConfig)
 
 
 def parse(argv: Iterable[str]) -> ExportConfig:
-    """The config of the arguments after the command's name.
-
-    Raises:
-      ValueError: an unknown flag, a value that is not allowed, a flag that is missing.
-    """
-    values = flags.FlagValues()
-    flags.DEFINE_enum("to", None, ["hf", "t5x"], "See FLAG_HELP.", flag_values=values)
-    for name in ("run", "out", "tokenizer"):
-        flags.DEFINE_string(name, None, "See FLAG_HELP.", flag_values=values)
-    choices = ["best", "last"]
-    flags.DEFINE_enum("checkpoint", "best", choices, "See FLAG_HELP.", flag_values=values)
-    flags.DEFINE_enum("dtype", "float32", list(_DTYPES), "See FLAG_HELP.", flag_values=values)
-    flags.DEFINE_integer("pad_id", None, "See FLAG_HELP.", 0, flag_values=values)
-    given = parsed("export", values, argv, ("to", "run", "out"))
-    return ExportConfig(**given)
+    """The config of the arguments after the command's name; raises UsageError."""
+    return config_of(ExportConfig, flags().parse(argv))
 
 
 def run(config: ExportConfig) -> None:

@@ -1,4 +1,4 @@
-"""`cascade-jax fit-router`."""
+"""`cascade-jax fit-router`: a learned deferral score from records."""
 
 HELP = """\
 Fits a learned router on the records of a calibration split, prints its cross-validated area and

@@ -5,7 +5,9 @@ roots of several commands. Gin itself ignores a macro that nothing reads and a b
 that nothing enters; here both are refused, as long as no command's root reaches them.
 """
 
+import argparse
 import contextlib
+import dataclasses
 import os
 import re
 import sys
@@ -14,18 +16,47 @@ from pathlib import Path
 from typing import Any
 
 import gin
-from absl import flags
 from gin import config as gin_config
 
 from cascade_jax.cli import commands
+from cascade_jax.cli.flags import Flags, UsageError, flag
 from cascade_jax.names import did_you_mean
 
 _MACRO = "gin.macro"
 _QUOTES = "a string needs quotes, and on a command line quotes inside quotes: \"'text'\""
 
 
-class UsageError(ValueError):
-    """What the user gave can't be used; the message says what, where and what is allowed."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GinFlags:
+    """The gin files and bindings of a command line."""
+
+    gin_file: list[str] | None = flag(
+        "FILE",
+        "a gin file; may be given several times, later ones win. gin/... is searched in the "
+        "current folder, in a clone, and in the installed package",
+        None,
+        action="append",
+    )
+    bindings: list[str] | None = flag(
+        "VALUE",
+        "sets a macro, e.g. --gin.STUDENT_STEPS=500 --gin.DATA_DIR=\"'/data'\"; or a parameter, "
+        "e.g. --gin.mesh.MeshConfig.tensor=2",
+        None,
+        action="append",
+        name="gin.MACRO",
+    )
+
+
+def with_bindings(argv: Iterable[str]) -> list[str]:
+    """Arguments in which each `--gin.NAME=VALUE` is a value of the one flag `--gin.MACRO`."""
+    words = []
+    for word in argv:
+        if word.startswith("--gin."):
+            if "=" not in word:
+                raise UsageError(f"{word}: write {word}=VALUE")
+            word = f"--gin.MACRO={word.removeprefix('--gin.')}"
+        words.append(word)
+    return words
 
 
 def one_line(error: Exception) -> str:
@@ -39,19 +70,24 @@ def one_line(error: Exception) -> str:
 
 
 def parse(root: str, argv: Iterable[str]) -> Any:
-    """Builds the config of one command from its arguments.
+    """`build` from the arguments `--gin_file=...` and `--gin....=...`."""
+    return build(root, Flags("").add(GinFlags).parse(with_bindings(argv)))
+
+
+def build(root: str, values: argparse.Namespace) -> Any:
+    """Builds the config of one command.
 
     Args:
       root: importable name of its dataclass.
-      argv: `--gin_file=...` and `--gin....=...` arguments.
+      values: of `GinFlags`.
 
     Raises:
-      UsageError: for an unknown flag, macro or parameter, a macro without a value, a file that is
-        not there.
+      UsageError: an unknown macro or parameter, a macro without a value, a missing file.
       ValueError: from the dataclasses, for values that are not allowed.
     """
-    files, bindings = _split_flags(argv)
-    mentioned = load(files, bindings)
+    if not values.gin_file:
+        raise UsageError("give at least one --gin_file; see --help for an example")
+    mentioned = load(values.gin_file, values.bindings or ())
     if root not in _bound():
         raise UsageError(f"the gin files bind nothing of {root}, which this command needs")
     check_leftovers(mentioned)
@@ -62,30 +98,6 @@ def parse(root: str, argv: Iterable[str]) -> Any:
         raise UsageError(
             f"the gin files leave out a value or give one of another type: {one_line(error)}"
         ) from error
-
-
-def _split_flags(argv: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Parses flags with absl; `--gin.NAME=VALUE` is turned into a gin binding first."""
-    values = flags.FlagValues()
-    flags.DEFINE_multi_string("gin_file", [], "A gin file.", flag_values=values)
-    flags.DEFINE_multi_string("gin_bindings", [], "A gin binding.", flag_values=values)
-    rewritten = ["cascade-jax"]
-    for arg in argv:
-        if arg.startswith("--gin."):
-            key, equals, value = arg.removeprefix("--gin.").partition("=")
-            if not equals:
-                raise UsageError(f"{arg}: write --gin.{key}=VALUE")
-            arg = f"--gin_bindings={key}={value}"
-        rewritten.append(arg)
-    try:
-        rest = values(rewritten)[1:]
-    except flags.Error as error:
-        raise UsageError(f"{error}; see --help") from error
-    if rest:
-        raise UsageError(f"argument {rest[0]!r} is not a flag; see --help")
-    if not values.gin_file:
-        raise UsageError("give at least one --gin_file; see --help for an example")
-    return values.gin_file, values.gin_bindings
 
 
 def search_paths() -> list[Path]:
@@ -107,8 +119,8 @@ def load(files: Iterable[str], bindings: Iterable[str] = ()) -> set[str]:
       The macros that some line of the files reads as %NAME, even if a later line replaces it.
 
     Raises:
-      UsageError: for a file that is not there or does not parse, an unknown name, an unknown macro
-        among the bindings.
+      UsageError: a file that is missing or does not parse, an unknown name, an unknown macro among
+        the bindings.
     """
     gin.clear_config(clear_constants=True)
     for folder in search_paths():

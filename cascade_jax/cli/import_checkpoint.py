@@ -1,4 +1,4 @@
-"""`cascade-jax import`."""
+"""`cascade-jax import`: a run folder from a public checkpoint."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from cascade_jax.cli.flags import Flags, at_least, config_of, flag, one_of
 
 HELP = """\
 Makes a run folder of a public checkpoint: what a teacher_run or a student's start may name. Beside
@@ -24,76 +24,59 @@ example:
   cascade-jax import --from t5x --path flan_t5_small/checkpoint_1198000 --out runs/flan_small \
     --vocabulary t5.model+100
 """
-FLAG_HELP = """\
-flags:
-  --from hf|t5x          a folder of transformers: config.json and safetensors; or one of T5X,
-                         local or gs://, which has no tokenizer: give --vocabulary
-  --path FOLDER          where it is
-  --out FOLDER           the run folder to make; does not exist yet, or is empty
-  --macro LARGE|SMALL    what model.gin calls the model; LARGE if not given
-  --scan_layers          stacks the layers' parameters, for a model of many layers
-  --dtype NAME           of the computation, for model.gin: float32 if not given, or bfloat16
-  --vocabulary SPEC      as in a data file; the tokenizer in the folder if not given
-  --pad_id N             this id and 0 change places, so that 0 is padding; by the tokenizer if not
-                         given, 0 for none
-  --vocab_size N         keeps only the ids below N, for a pair of which one has unused ids more
-  --traceback            shows where an error arose instead of one line
-"""
 SOURCES = ("hf", "t5x")
+_DTYPE = one_of("float32", "bfloat16")
 TOKENIZER = "tokenizer"  # sub-folder of the run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImportConfig:
-    """What the flags say; see FLAG_HELP."""
+    """The values of the flags."""
 
-    source: str
-    path: str
-    out: str
-    macro: str
-    scan_layers: bool
-    dtype: str
-    vocabulary: str | None
-    pad_id: int | None
-    vocab_size: int | None
+    source: str = flag(
+        "hf|t5x",
+        "a folder of transformers: config.json and safetensors; or one of T5X, local or gs://, "
+        "which has no tokenizer: give --vocabulary",
+        type=one_of(*SOURCES),
+        name="from",
+    )
+    path: str = flag("FOLDER", "where it is")
+    out: str = flag("FOLDER", "the run folder to make; does not exist yet, or is empty")
+    macro: str = flag(
+        "LARGE|SMALL", "what model.gin calls the model", "LARGE", type=one_of("LARGE", "SMALL")
+    )
+    scan_layers: bool = flag(None, "stacks the layers' parameters, for a model of many layers")
+    dtype: str = flag(
+        "NAME",
+        "of the computation, for model.gin: float32 or bfloat16",
+        "float32",
+        type=one_of("float32", "bfloat16"),
+    )
+    vocabulary: str | None = flag(
+        "SPEC", "as in a data file; else the tokenizer in the folder", None
+    )
+    pad_id: int | None = flag(
+        "N",
+        "this id and 0 change places, so that 0 is padding; 0 for none; else by the tokenizer",
+        None,
+        type=at_least(0),
+    )
+    vocab_size: int | None = flag(
+        "N",
+        "keeps only the ids below N, for a pair of which one has unused ids more",
+        None,
+        type=at_least(2),
+    )
+
+
+def flags() -> Flags:
+    """The flags of the command."""
+    return Flags(HELP).add(ImportConfig)
 
 
 def parse(argv: Iterable[str]) -> ImportConfig:
-    """The config of the arguments after the command's name.
-
-    Raises:
-      ValueError: an unknown flag, a value that is not allowed, a flag that is missing.
-    """
-    values = flags.FlagValues()
-    flags.DEFINE_enum("from", None, SOURCES, "See FLAG_HELP.", flag_values=values)
-    for name in ("path", "out", "vocabulary"):
-        flags.DEFINE_string(name, None, "See FLAG_HELP.", flag_values=values)
-    flags.DEFINE_enum("macro", "LARGE", ["LARGE", "SMALL"], "See FLAG_HELP.", flag_values=values)
-    dtypes = ["float32", "bfloat16"]
-    flags.DEFINE_enum("dtype", "float32", dtypes, "See FLAG_HELP.", flag_values=values)
-    flags.DEFINE_boolean("scan_layers", False, "See FLAG_HELP.", flag_values=values)
-    flags.DEFINE_integer("pad_id", None, "See FLAG_HELP.", 0, flag_values=values)
-    flags.DEFINE_integer("vocab_size", None, "See FLAG_HELP.", 2, flag_values=values)
-    given = parsed("import", values, argv, ("from", "path", "out"))
-    return ImportConfig(source=given.pop("from"), **given)
-
-
-def parsed(name: str, values: flags.FlagValues, argv: Iterable[str], required: Iterable[str]):
-    """Values of flags by name; there are no other arguments.
-
-    Raises:
-      ValueError: an unknown flag, a value that is not allowed, a flag that is missing.
-    """
-    try:
-        rest = values([f"cascade-jax {name}", *argv])[1:]
-    except flags.Error as error:
-        raise ValueError(f"{error}; see --help") from error
-    given = values.flag_values_dict()
-    missing = [f"--{flag}" for flag in required if given[flag] is None]
-    if rest or missing:
-        problem = f"argument {rest[0]!r} is not a flag" if rest else f"give {', '.join(missing)}"
-        raise ValueError(f"{problem}; see --help")
-    return given
+    """The config of the arguments after the command's name; raises UsageError."""
+    return config_of(ImportConfig, flags().parse(argv))
 
 
 def run(config: ImportConfig) -> None:

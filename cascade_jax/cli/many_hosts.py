@@ -3,6 +3,7 @@
 Imports `parallel/hosts.py`, and so JAX, only for such a command.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import sys
@@ -10,51 +11,43 @@ import traceback
 from collections.abc import Iterator
 from types import ModuleType
 
-_FLAGS = ("coordinator", "processes", "process")
-_HELP = """\
-  --coordinator=HOST:PORT  on many hosts, where Cloud TPU, GKE or Slurm does not tell: process 0's
-  --processes=4            address, how many processes there are, and which one this is; or
-  --process=0              JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID
-"""
+from cascade_jax.cli.flags import flag
+
 # Of errors that JAX raises when a host that takes part in a collective is gone.
 _LOST = ("UNAVAILABLE", "Gloo", "heartbeat", "DEADLINE_EXCEEDED", "ABORTED", "oordination service")
-
-
-def _are_many(command: ModuleType) -> bool:
-    return getattr(command, "MANY_HOSTS", False)
 
 
 def _hosts() -> ModuleType | None:
     return sys.modules.get("cascade_jax.parallel.hosts")
 
 
-def flag_help(command: ModuleType) -> str:
-    """What --help says of the flags."""
-    return _HELP if _are_many(command) else ""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostFlags:
+    """Where the hosts meet."""
+
+    coordinator: str | None = flag(
+        "HOST:PORT",
+        "address of process 0, on hosts where Cloud TPU, GKE or Slurm does not say it; or "
+        "JAX_COORDINATOR_ADDRESS in the environment",
+        None,
+    )
+    processes: str | None = flag("N", "how many processes there are; or JAX_NUM_PROCESSES", None)
+    process: str | None = flag("N", "which one this is, from 0; or JAX_PROCESS_ID", None)
 
 
-def flags(command: ModuleType, argv: list[str]) -> tuple[list[str], dict[str, str | None]]:
-    """Takes the flags that say where the hosts meet out of the arguments."""
-    where, rest = dict.fromkeys(_FLAGS), []
-    for arg in argv:
-        key, equals, value = arg.removeprefix("--").partition("=")
-        if _are_many(command) and arg.startswith("--") and equals and key in where:
-            where[key] = value
-        else:
-            rest.append(arg)
-    return rest, where
+def meet(values: argparse.Namespace, name: str) -> None:
+    """Connects the hosts, if there are several.
 
-
-def meet(command: ModuleType, where: dict[str, str | None], name: str) -> None:
-    """Connects the hosts, if there are several; `name` begins their lines.
+    Args:
+      values: of `HostFlags`.
+      name: begins the lines that hosts print.
 
     Raises:
       HostsError: a flag is not as it should be, or the others do not come.
     """
-    if _are_many(command):
-        from cascade_jax.parallel import hosts
+    from cascade_jax.parallel import hosts
 
-        hosts.initialize(hosts.address(**where), name)
+    hosts.initialize(hosts.address(values.coordinator, values.processes, values.process), name)
 
 
 def is_first() -> bool:

@@ -1,10 +1,13 @@
-"""`cascade-jax plan`."""
+"""`cascade-jax plan`: whether a run fits a TPU slice, and how fast it can be."""
 
 import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from cascade_jax.cli import gin_config
+from cascade_jax.cli.flags import Flags, UsageError, at_least, config_of, flag, one_of
 
 HELP = """\
 Says before a TPU is booked whether a run fits and how fast it can be: compiles its real step with
@@ -15,21 +18,9 @@ example:
   cascade-jax plan --gin_file=gin/experiments/flan2021.gin --topology=v5e:4x4
   cascade-jax plan --gin_file=gin/experiments/flan2021.gin --gin_file=gin/meshes/v5e_32.gin --sweep
   cascade-jax plan --gin_file=gin/experiments/demo.gin --topology=cpu:8 --step=collect
-"""
-FLAG_HELP = """\
-exit status: 0 if it fits, 3 if not, 2 for bad usage.
 
-flags:
-  --gin_file=FILE, --gin.MACRO=VALUE  as for train and collect
-  --topology=v5e:4x8     the slice (or v5e-32); else what the mesh's gin file names. cpu:8 for tests
-  --run=NAME             of several runs this one; else the last with a teacher
-  --step=train           or collect: decoding by student and teacher
-  --sweep                tries meshes, microbatches and remat, and ranks what fits
-  --sweep_limit=N        at most so many of them
-  --json=FILE            writes the figures there too
-  --traceback            shows where an error arose instead of one line
+exit status: 0 if it fits, 3 if not, 2 for bad usage.
 """
-_FLAGS = {"topology": None, "run": None, "step": "train", "sweep_limit": None, "json": None}
 _STEPS = ("train", "collect")
 
 
@@ -39,44 +30,41 @@ class NotFittingError(ValueError):
     exit_status = 3
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanCommand:
-    """The parsed command."""
+    """The config of train or collect, and the values of the command's own flags."""
 
     config: Any
-    topology: str | None
-    run: str | None
-    step: str
-    sweep: bool
-    sweep_limit: int | None
-    json: str | None
+    topology: str | None = flag(
+        "v5e:4x8",
+        "the slice (or v5e-32); without it what the mesh's gin file names. cpu:8 for tests",
+        None,
+    )
+    run: str | None = flag("NAME", "of several runs this one; else the last with a teacher", None)
+    step: str = flag(
+        "train|collect", "collect: decoding by student and teacher", "train", type=one_of(*_STEPS)
+    )
+    sweep: bool = flag(None, "tries meshes, microbatches and remat, and ranks what fits")
+    sweep_limit: int | None = flag("N", "at most so many of them", None, type=at_least(1))
+    json: str | None = flag("FILE", "writes the figures there too", None)
+
+
+def flags() -> Flags:
+    """The flags of the command, gin's among them."""
+    return Flags(HELP).add(gin_config.GinFlags).add(PlanCommand)
 
 
 def parse(argv: list[str]) -> PlanCommand:
-    """Takes our own flags out; the rest configures train or collect."""
-    from cascade_jax.cli import collect, gin_config, train
+    """The flags of the command, and the config of train or collect; raises UsageError."""
+    from cascade_jax.cli import collect, train
 
-    flags, rest, sweep = dict(_FLAGS), [], False
-    for arg in argv:
-        key, equals, value = arg.removeprefix("--").partition("=")
-        if arg == "--sweep":
-            sweep = True
-        elif arg.startswith("--") and equals and key in flags:
-            flags[key] = value
-        else:
-            rest.append(arg)
-    if flags["step"] not in _STEPS:
-        raise gin_config.UsageError(f"--step={flags['step']}: must be one of {', '.join(_STEPS)}")
-    if sweep and flags["step"] == "collect":
-        raise gin_config.UsageError("--sweep is for --step=train")
-    if flags["run"] is not None and flags["step"] == "collect":
-        raise gin_config.UsageError("--run is for --step=train: collect plans both models")
-    limit = flags["sweep_limit"]
-    if limit is not None and not (limit.isdecimal() and int(limit)):
-        raise gin_config.UsageError(f"--sweep_limit={limit}: must be a number of at least 1")
-    flags["sweep_limit"] = int(limit) if limit else None
-    command = collect if flags["step"] == "collect" else train
-    return PlanCommand(config=gin_config.parse(command.CONFIG, rest), sweep=sweep, **flags)
+    values = flags().parse(gin_config.with_bindings(argv))
+    if values.step == "collect" and values.sweep:
+        raise UsageError("--sweep is for --step=train")
+    if values.step == "collect" and values.run is not None:
+        raise UsageError("--run is for --step=train: collect plans both models")
+    root = (collect if values.step == "collect" else train).CONFIG
+    return config_of(PlanCommand, values, config=gin_config.build(root, values))
 
 
 def run(command: PlanCommand) -> None:
@@ -115,10 +103,11 @@ def run(command: PlanCommand) -> None:
 def _likely(chosen, mesh, where, plan) -> str:
     from cascade_jax.planning import sweep, tables
 
-    found = sweep.likely(chosen, mesh, where, plan)
-    if found is None:
+    likely = sweep.likely(chosen, mesh, where, plan)
+    if likely is None:
         return ", none of which leaves much less here"
-    return f"; {found[0]} would take about {tables.size_of(found[1])}"
+    split, size = likely
+    return f"; {split} would take about {tables.size_of(size)}"
 
 
 def _sweep(command: PlanCommand, where) -> None:

@@ -1,5 +1,6 @@
 """Runs one command: its help, its config, its exit status, and one line for an error."""
 
+import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -10,24 +11,16 @@ import absl.logging
 import gin
 
 from cascade_jax.cli import gin_config, many_hosts
+from cascade_jax.cli.flags import Flags, flag
 from cascade_jax.files import write_text
-
-_FLAG_HELP = """\
-flags:
-  --gin_file=FILE        a gin file; may be given several times, later ones win. gin/... is found in
-                         the current folder, in a clone, and in the installed package
-  --gin.MACRO=VALUE      sets a macro, e.g. --gin.STUDENT_STEPS=500 --gin.DATA_DIR="'/data'"
-  --gin.X.PARAMETER=VALUE  sets a parameter, e.g. --gin.mesh.MeshConfig.tensor=2
-  --traceback            shows where an error arose instead of one line
-"""
 
 
 def run(command: ModuleType, argv: list[str]) -> int:
     """Parses the arguments of a command, builds its config and runs it.
 
     Args:
-      command: a module of this package with HELP, CONFIG and run; one without gin files has HELP,
-        FLAG_HELP, parse and run instead.
+      command: a module of this package with HELP, CONFIG and run; one with flags of its own has
+        HELP, flags, parse and run instead.
       argv: the arguments after the command's name.
 
     Returns:
@@ -38,13 +31,28 @@ def run(command: ModuleType, argv: list[str]) -> int:
     name = command.__name__.rpartition(".")[2].removesuffix("_checkpoint")
     name = name.replace("_", "-")
     if {"-h", "--help"} & set(argv):
-        flag_help = getattr(command, "FLAG_HELP", _FLAG_HELP)
-        flag_help += many_hosts.flag_help(command)
-        print(f"cascade-jax {name}\n\n{command.HELP}\n{flag_help}", end="")
+        print(f"cascade-jax {name}\n\n{flags_of(command).add(_CommonFlags).format_help()}", end="")
         return 0
     with many_hosts.ending_together() as end:
         end.status, end.message = _run(command, name, argv)
     return end.status
+
+
+@dataclasses.dataclass(frozen=True)
+class _CommonFlags:
+    traceback: bool = flag(None, "shows where an error arose instead of one line")
+
+
+def flags_of(command: ModuleType) -> Flags:
+    """The flags of a command, without those that all have."""
+    if hasattr(command, "flags"):
+        return command.flags()
+    flags = Flags(command.HELP).add(gin_config.GinFlags)
+    return flags.add(many_hosts.HostFlags) if _is_for_many_hosts(command) else flags
+
+
+def _is_for_many_hosts(command: ModuleType) -> bool:
+    return getattr(command, "MANY_HOSTS", False)
 
 
 def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
@@ -54,12 +62,13 @@ def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
         _hide_background_errors()
     try:
         argv = [arg for arg in argv if arg != "--traceback"]
-        argv, where = many_hosts.flags(command, argv)
-        if hasattr(command, "CONFIG"):
-            config = gin_config.parse(command.CONFIG, argv)
-        else:
+        if hasattr(command, "parse"):
             config = command.parse(argv)
-        many_hosts.meet(command, where, f"cascade-jax {name}")
+        else:
+            values = flags_of(command).parse(gin_config.with_bindings(argv))
+            config = gin_config.build(command.CONFIG, values)
+            if _is_for_many_hosts(command):
+                many_hosts.meet(values, f"cascade-jax {name}")
         # A long command may be killed: its configs are written first, but not over those of another
         # run, which its check refuses.
         check = getattr(command, "check", None)

@@ -1,4 +1,4 @@
-"""`cascade-jax tasks`."""
+"""`cascade-jax tasks`: lists tasks, shows rows of one, measures their lengths."""
 
 import importlib
 import os
@@ -6,10 +6,12 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from absl import flags
+from cascade_jax.cli.flags import Flags, UsageError, arguments, at_least, config_of, flag, one_of
 
 DEFAULT_IMPORTS = ("tasks.all",)
-LONGEST_READING = 20_000  # rows whose lengths are taken, unless --rows says otherwise
+_COLORED = "colours; auto: in a terminal, unless NO_COLOR is set"
+_COLORS = ("auto", "always", "never")
+_POSITIONS = "positions, end of sequence included; nothing is cut without it"
 
 HELP = """\
 Shows the registered tasks and whether their data is here; of one task, its rows as the model gets
@@ -23,94 +25,64 @@ example:
   cascade-jax tasks demo_mixture_v1 --lengths --target_length 8
   cascade-jax tasks my_task_v1 --import my_tasks
 """
-FLAG_HELP = f"""\
-flags:
-  --data_dir FOLDER      reads <task>/<split>.jsonl there instead of TFDS
-  --import MODULE        registers the tasks; may be given several times; {DEFAULT_IMPORTS[0]} if
-                         not given. A module of the current folder will do
-  --suite NAME           the tasks of one suite only
-  --mixtures             the mixtures instead of the tasks
-  --split NAME           of the rows; validation if not given, else test, else train
-  --vocabulary MODEL     a SentencePiece .model, a tokenizer.json, or byte; else the task's own
-  --input_length N, --target_length N
-                         positions, end of sequence included; nothing is cut if not given
-  --examples N           rows to show; 3 if not given
-  --tokens N             tokens of each text to show; 48 if not given
-  --lengths              percentiles of the lengths, and what the two lengths cut off
-  --rows N               of --lengths; {LONGEST_READING} if not given
-  --download             lets TFDS download what is not here
-  --color auto|always|never
-  --traceback            shows where an error arose instead of one line
-"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TasksConfig:
-    """What the flags say; see FLAG_HELP."""
+    """The values of the flags."""
 
-    name: str | None
-    modules: tuple[str, ...]
-    data_dir: str | None
-    suite: str | None
-    mixtures: bool
-    split: str | None
-    vocabulary: str | None
-    input_length: int | None
-    target_length: int | None
-    examples: int
-    tokens: int
-    lengths: bool
-    rows: int
-    download: bool
-    color: str
+    names: list[str] = arguments("NAME", "a task or mixture; all are listed without one")
+    data_dir: str | None = flag("FOLDER", "reads <task>/<split>.jsonl there instead of TFDS", None)
+    modules: list[str] | None = flag(
+        "MODULE",
+        f"registers the tasks; may be given several times; {DEFAULT_IMPORTS[0]} without it. A "
+        "module of the current folder will do",
+        None,
+        action="append",
+        name="import",
+    )
+    suite: str | None = flag("NAME", "the tasks of one suite only", None)
+    mixtures: bool = flag(None, "the mixtures instead of the tasks")
+    split: str | None = flag("NAME", "of the rows: validation, else test, else train", None)
+    vocabulary: str | None = flag(
+        "MODEL", "a SentencePiece .model, a tokenizer.json, or byte; else the task's own", None
+    )
+    input_length: int | None = flag("N", _POSITIONS, None, type=at_least(2))
+    target_length: int | None = flag("N", _POSITIONS, None, type=at_least(2))
+    examples: int = flag("N", "rows to show", 3, type=at_least(1))
+    tokens: int = flag("N", "tokens of each text to show", 48, type=at_least(1))
+    lengths: bool = flag(None, "percentiles of the lengths, and what the two lengths cut off")
+    rows: int = flag("N", "of --lengths", 20_000, type=at_least(1))
+    download: bool = flag(None, "lets TFDS download missing data")
+    color: str = flag("|".join(_COLORS), _COLORED, "auto", type=one_of(*_COLORS))
+
+    @property
+    def name(self) -> str | None:
+        """The task or mixture to show; None to list them."""
+        return self.names[0] if self.names else None
 
     def __post_init__(self):
-        """Raises ValueError for flags that do not go together."""
+        """Raises UsageError for flags that do not go together."""
+        if len(self.names) > 1:
+            listed = " ".join(self.names)
+            raise UsageError(f"{len(self.names)} names ({listed}); give one task or mixture")
         if self.name is None and self.lengths:
-            raise ValueError("--lengths needs the name of a task or mixture")
+            raise UsageError("--lengths needs the name of a task or mixture")
         if self.name is not None and (self.suite or self.mixtures):
-            given = "--suite" if self.suite else "--mixtures"
-            raise ValueError(f"{given} lists; leave it out to see {self.name!r}")
+            flag = "--suite" if self.suite else "--mixtures"
+            raise UsageError(f"{flag} lists; leave it out to see {self.name!r}")
         if self.suite and self.mixtures:
-            raise ValueError("--suite and --mixtures list different things; give one of them")
+            raise UsageError("--suite and --mixtures list different things; give one of them")
 
 
-def _flags() -> flags.FlagValues:
-    values = flags.FlagValues()
-    for name in ("data_dir", "suite", "split", "vocabulary"):
-        flags.DEFINE_string(name, None, "See FLAG_HELP.", flag_values=values)
-    for name in ("mixtures", "lengths", "download"):
-        flags.DEFINE_boolean(name, False, "See FLAG_HELP.", flag_values=values)
-    for name, default, least in (
-        ("input_length", None, 2),
-        ("target_length", None, 2),
-        ("examples", 3, 1),
-        ("tokens", 48, 1),
-        ("rows", LONGEST_READING, 1),
-    ):
-        flags.DEFINE_integer(name, default, "See FLAG_HELP.", least, flag_values=values)
-    flags.DEFINE_multi_string("import", [], "See FLAG_HELP.", flag_values=values)
-    colors = ["auto", "always", "never"]
-    flags.DEFINE_enum("color", "auto", colors, "See FLAG_HELP.", flag_values=values)
-    return values
+def flags() -> Flags:
+    """The flags of the command."""
+    return Flags(HELP).add(TasksConfig)
 
 
 def parse(argv: Iterable[str]) -> TasksConfig:
-    """The config of the arguments after the command's name.
-
-    Raises:
-      ValueError: an unknown flag, a value that is not allowed, flags that do not go together.
-    """
-    values = _flags()
-    try:
-        names = values(["cascade-jax tasks", *argv])[1:]
-    except flags.Error as error:
-        raise ValueError(f"{error}; see --help") from error
-    if len(names) > 1:
-        raise ValueError(f"{len(names)} names ({' '.join(names)}); give one task or mixture")
-    given = values.flag_values_dict()
-    modules = tuple(given.pop("import")) or DEFAULT_IMPORTS
-    return TasksConfig(name=names[0] if names else None, modules=modules, **given)
+    """The config of the arguments after the command's name; raises UsageError."""
+    return config_of(TasksConfig, flags().parse(argv))
 
 
 def run(config: TasksConfig) -> None:
@@ -120,7 +92,7 @@ def run(config: TasksConfig) -> None:
       ValueError: a module, name, suite, split or length that will not do.
       OSError: data or a vocabulary that is not there.
     """
-    _register(config.modules)
+    _register(config.modules or DEFAULT_IMPORTS)
     from cascade_jax.cli import task_pages
     from cascade_jax.data import sources
 

@@ -1,4 +1,4 @@
-"""`cascade-jax train`."""
+"""`cascade-jax train`: trains the runs of an experiment."""
 
 HELP = """\
 Trains the runs of an experiment in order (a teacher, then its students). The same command again

@@ -1,4 +1,4 @@
-"""`cascade-jax vocab`."""
+"""`cascade-jax vocab`: trains a SentencePiece vocabulary."""
 
 HELP = """\
 Trains a SentencePiece vocabulary on the training text of a mixture.

@@ -170,7 +170,9 @@ def test_bad_usage_is_answered_in_one_line(tmp_path, capsys):
     source = public_folder(tmp_path / "public", T5)
     good = ["import", "--from=hf", f"--path={source}", f"--out={tmp_path}/run"]
     assert "give --out" in _fails(capsys, good[:3])
-    assert "should be one of <hf|t5x>" in _fails(capsys, ["import", "--from=gguf", *good[2:]])
+    assert "--from: 'gguf' is not one of hf, t5x" in _fails(
+        capsys, ["import", "--from=gguf", *good[2:]]
+    )
     assert "no config.json" in _fails(capsys, [*good, f"--path={tmp_path}", "--vocabulary=byte"])
     assert "say with --vocabulary which" in _fails(capsys, good)
     assert "does not exist" in _fails(capsys, [*good, "--vocabulary=nothing.model"])

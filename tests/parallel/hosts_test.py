@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from cascade_jax.cli import evaluate, many_hosts, train
+from cascade_jax.cli import evaluate, gin_config, many_hosts, run_command, train
 from cascade_jax.parallel import hosts
 
 
@@ -68,12 +68,12 @@ def test_a_process_that_is_alone_has_nothing_to_agree_on():
 
 def test_flags_of_commands_that_many_hosts_do():
     argv = ["--gin_file=x", "--coordinator=h:1", "--processes=2", "--process=1", "--gin.process=3"]
-    rest, where = many_hosts.flags(train, argv)
-    assert rest == ["--gin_file=x", "--gin.process=3"]
-    assert where == {"coordinator": "h:1", "processes": "2", "process": "1"}
-    assert many_hosts.flags(evaluate, argv)[0] == argv  # which refuses them
-    assert "--coordinator" in many_hosts.flag_help(train)
-    assert not many_hosts.flag_help(evaluate)
+    values = run_command.flags_of(train).parse(gin_config.with_bindings(argv))
+    assert (values.gin_file, values.bindings) == (["x"], ["process=3"])
+    assert (values.coordinator, values.processes, values.process) == ("h:1", "2", "1")
+    with pytest.raises(gin_config.UsageError, match="no flag --coordinator"):
+        run_command.flags_of(evaluate).parse(argv[:2])
+    assert "--coordinator" in run_command.flags_of(train).format_help()
 
 
 def test_statuses_of_errors():

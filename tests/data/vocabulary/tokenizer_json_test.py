@@ -316,7 +316,7 @@ pickle.dump([next(batches) for _ in range(3)], open(output, "wb"))
 
 # A data set that reads ahead is still busy when Python ends.
 import tensorflow as tf
-from cascade_jax.data.vocabulary import load_vocabulary
+from cascade_jax.data.vocabulary.load import load_vocabulary
 long = tf.data.Dataset.from_tensors("a cat, " * 3000).repeat()
 long = long.map(load_vocabulary(vocabulary).encode_tf, num_parallel_calls=4).batch(50).prefetch(2)
 busy = iter(long)
