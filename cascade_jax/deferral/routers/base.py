@@ -1,4 +1,4 @@
-"""What every kind of router does: learn from a calibration split, and be cross-validated on it."""
+"""Base of all routers: fitting on a calibration split, and cross-validation on it."""
 
 import dataclasses
 import re
@@ -25,7 +25,7 @@ _Quality = Real[np.ndarray, " examples"]
 
 @dataclasses.dataclass(frozen=True)
 class Router:
-    """What every kind of router has; build one of its kinds.
+    """Base of all kinds of router; build one of its kinds.
 
     Attributes:
       target: "teacher_gain" or "student_wrong", see above.
@@ -56,7 +56,7 @@ class Router:
           answers: of the small model.
           student_quality, teacher_quality: of each example, in [0, 1].
           split: where the examples are from; never a test split.
-          fingerprint: of these, if known already.
+          fingerprint: of the examples, if known already.
 
         Raises:
           ValueError: a test split, nothing to learn from, answers that lack what the features need,

@@ -1,4 +1,4 @@
-"""What learned routers see of an answer: a row of numbers of one width for all answers."""
+"""Features of an answer for learned routers: a row of numbers of one width for all answers."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ QUANTILES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
 
 @dataclasses.dataclass(frozen=True)
 class QuantileFeatures:
-    """Quantiles of an answer's log-probs, and what else is asked for.
+    """Quantiles of an answer's log-probs; optionally its length and embedding.
 
     Gupta et al. feed quantiles of the tokens' log-probs to a learned rule, because any one of them,
     and the mean, loses what the others tell; and the small model's pooled embedding beside them.
@@ -70,16 +70,16 @@ class QuantileFeatures:
 
         Args:
           answers: of the small model.
-          width: what the reader expects.
+          width: of the model that reads them.
 
         Raises:
           ValueError: another width, an answer without a token, a value that is NaN or infinite.
         """
-        found = self.width(answers)
-        if found != width:
+        own = self.width(answers)
+        if own != width:
             raise ValueError(
                 f"a router fitted on embeddings of {width - self.width_with(0)} values can not "
-                f"read answers with embeddings of {found - self.width_with(0)}: they are of "
+                f"read answers with embeddings of {own - self.width_with(0)}: they are of "
                 "another small model"
             )
         _check_tokens(answers)
@@ -96,7 +96,7 @@ class QuantileFeatures:
         return np.concatenate(parts, axis=1)
 
     def describe(self) -> dict[str, Any]:
-        """JSON values that `build` makes them of again."""
+        """JSON values, for `build`."""
         return {"kind": "quantiles", **dataclasses.asdict(self)}
 
 
@@ -147,7 +147,7 @@ class ProbabilityFeatures:
         return result
 
     def describe(self) -> dict[str, Any]:
-        """JSON values that `build` makes them of again."""
+        """JSON values, for `build`."""
         return {"kind": "probabilities", **dataclasses.asdict(self)}
 
 
@@ -156,7 +156,7 @@ _KINDS = {"quantiles": QuantileFeatures, "probabilities": ProbabilityFeatures}
 
 
 def build(description: Mapping[str, Any]) -> Features:
-    """Features from what `describe` gave.
+    """Features from the values of `describe`.
 
     Raises:
       ValueError: a kind or setting that is not known.

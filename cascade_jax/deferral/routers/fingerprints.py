@@ -1,4 +1,4 @@
-"""Which data a router was fitted on: a fingerprint of it, and the hashes of its examples' names."""
+"""The data that a router was fitted on: a fingerprint, and hashes of the examples' ids."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Real, UInt64
 
+from cascade_jax.deferral.guarantees import splits
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 
 
@@ -14,7 +15,7 @@ def fingerprint(
     student_quality: Real[np.ndarray, " examples"],
     teacher_quality: Real[np.ndarray, " examples"],
 ) -> str:
-    """64 hexadecimal digits of what a router learns from: ids, log-probs, and both qualities.
+    """64 hexadecimal digits of a router's training data: ids, log-probs, and both qualities.
 
     The order of examples that have ids does not matter, so that records have the same fingerprint
     after they were put in the order of others. Log-probs count in float32, as records hold them.
@@ -43,11 +44,11 @@ def _column(quality: Real[np.ndarray, " examples"]) -> Float[np.ndarray, " examp
 
 
 def id_hashes(example_ids: Sequence[str] | np.ndarray | None) -> UInt64[np.ndarray, " ids"]:
-    """Eight bytes of a hash of each id, sorted; none without ids.
+    """`splits.id_hash` of each id as a number, sorted; none without ids.
 
     Two of a million different ids share one with a chance of 3 in 100 million.
     """
     if example_ids is None:
         return np.zeros(0, np.uint64)
-    digests = [hashlib.blake2b(str(name).encode(), digest_size=8).digest() for name in example_ids]
-    return np.sort(np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64))
+    hashes = [int(splits.id_hash(str(name)), 16) for name in example_ids]
+    return np.sort(np.array(hashes, np.uint64))

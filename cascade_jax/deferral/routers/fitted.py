@@ -1,27 +1,49 @@
 """A learned router: a score, the arrays it learned, and the data that it must not be judged on."""
 
 import dataclasses
-import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Real, UInt64
 
-from cascade_jax import files
+from cascade_jax import files, json_file
 from cascade_jax.deferral.routers import arrays as router_models
 from cascade_jax.deferral.routers import features as router_features
 from cascade_jax.deferral.routers import fingerprints
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 
-FORMAT = 1
+FORMAT = 2
 STUDENT_WRONG, TEACHER_GAIN = "student_wrong", "teacher_gain"
 TARGETS = (TEACHER_GAIN, STUDENT_WRONG)
 _BLOCK = 1 << 23  # feature values at once
 _ABOUT = "about"
-_NO_ROUTER = (ValueError, KeyError, AttributeError, TypeError, EOFError)  # by NumPy, of other files
+_NO_ARRAYS = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)  # NumPy, other files
+_FACTS = ("name", "target", "split", "fingerprint", "num_examples", "library", "settings")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Header:
+    """A router's file beside its arrays."""
+
+    format: int
+    name: str
+    features: dict[str, Any]
+    target: str
+    model: str
+    split: str
+    fingerprint: str
+    num_examples: int
+    library: str
+    settings: str
+
+    def __post_init__(self):
+        if self.model not in router_models.KINDS:
+            raise ValueError(
+                f"model must be one of {', '.join(router_models.KINDS)}, got {self.model!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -30,15 +52,15 @@ class FittedRouter:
 
     Attributes:
       name: for tables and axes: "logistic router".
-      features: what it sees of an answer.
-      target: what it predicts, "teacher_gain" or "student_wrong".
+      features: of an answer, which it reads.
+      target: its prediction, "teacher_gain" or "student_wrong".
       model: the arrays.
       split: of the examples it was fitted on.
       fingerprint: of the same, `fingerprints.fingerprint`.
       seen: sorted hashes of their ids, `fingerprints.id_hashes`.
-      num_examples: how many they were.
+      num_examples: their number.
       library: that fitted it, "scikit-learn 1.9.1".
-      settings: what was fitted, as text.
+      settings: the router's own before it was fitted, as text.
     """
 
     name: str
@@ -86,7 +108,7 @@ class FittedRouter:
         split: str,
         example_ids: Sequence[str] | np.ndarray | None = None,
     ) -> None:
-        """Refuses to be judged on examples that it has learned from.
+        """Refuses to be evaluated on examples that it was fitted on.
 
         Args:
           fingerprint: of the examples to evaluate on.
@@ -106,8 +128,8 @@ class FittedRouter:
             if both:
                 raise ValueError(
                     f"{fitted}: {both} of {len(hashes)} are among the {self.num_examples} of "
-                    f"{self.split!r} that it has learned from, going by their ids; {advice}, or "
-                    "give the examples of each split ids of their own"
+                    f"{self.split!r} that it has learned from, by their ids; {advice}, or give the "
+                    "examples of each split ids of their own"
                 )
         elif split == self.split:
             raise ValueError(
@@ -117,21 +139,12 @@ class FittedRouter:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes one file, whole or not at all: arrays (NumPy's npz) and a JSON text."""
-        about = {
-            "format": FORMAT,
-            "name": self.name,
-            "features": self.features.describe(),
-            "target": self.target,
-            "model": self.model.kind,
-            "split": self.split,
-            "fingerprint": self.fingerprint,
-            "num_examples": self.num_examples,
-            "library": self.library,
-            "settings": self.settings,
-        }
+        facts = {name: getattr(self, name) for name in _FACTS}
+        features, model = self.features.describe(), self.model.kind
+        header = json_file.to_text(_Header(FORMAT, features=features, model=model, **facts))
         arrays = {f"model/{name}": value for name, value in self.model.arrays().items()}
         with files.replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **{_ABOUT: np.array(json.dumps(about)), "seen": self.seen}, **arrays)
+            np.savez(file, **{_ABOUT: np.array(header), "seen": self.seen}, **arrays)
 
 
 def load(path: str | os.PathLike, features: router_features.Features | None = None) -> FittedRouter:
@@ -151,18 +164,16 @@ def load(path: str | os.PathLike, features: router_features.Features | None = No
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = dict(file.items())
-        about = json.loads(str(arrays.pop(_ABOUT)))
-    except (*_NO_ROUTER, zipfile.BadZipFile) as error:
-        what = "it has no arrays" if "pickle" in str(error) else error
-        raise ValueError(f"{os.fspath(path)} is not a file of a router: {what}") from None
+        about = json_file.parse(str(arrays.pop(_ABOUT)))
+    except _NO_ARRAYS as error:
+        reason = "it has no arrays" if "pickle" in str(error) else error
+        raise ValueError(f"{os.fspath(path)} is not a file of a router: {reason}") from None
     try:
         router = _built(about, arrays)
     except KeyError as error:
         raise ValueError(f"{os.fspath(path)} lacks {error}: not a whole file of a router") from None
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from None
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"{os.fspath(path)} is not a file of a router: {error}") from None
     if features is not None and features != router.features:
         raise ValueError(
             f"{os.fspath(path)}: the router was fitted for {router.features}, not for {features}"
@@ -170,17 +181,18 @@ def load(path: str | os.PathLike, features: router_features.Features | None = No
     return router
 
 
-def _built(about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> FittedRouter:
-    if about.get("format") != FORMAT:
+def _built(about: Any, arrays: dict[str, np.ndarray]) -> FittedRouter:
+    version = about.get("format") if isinstance(about, dict) else None
+    if version != FORMAT:
         raise ValueError(
-            f"a router's file of format {about.get('format')!r}, this program reads {FORMAT}; fit "
-            "it again"
+            f"a router's file of format {version!r}, this program reads {FORMAT}; fit it again"
         )
+    header = json_file.from_values(about, _Header)
     seen = arrays.pop("seen")
-    model = router_models.KINDS[about["model"]].from_arrays(
+    model = router_models.KINDS[header.model].from_arrays(
         {name.removeprefix("model/"): value for name, value in arrays.items()}
     )
-    features = router_features.build(about["features"])
+    features = router_features.build(header.features)
     least, fixed = features.width_with(0), not getattr(features, "embeddings", False)
     if isinstance(features, router_features.QuantileFeatures):
         fits = model.width == least if fixed else model.width > least
@@ -189,10 +201,8 @@ def _built(about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> FittedRou
                 f"its arrays read {model.width} features, {features} give {least}"
                 + " and embeddings" * (not fixed)
             )
-    names = ("name", "target", "split", "fingerprint", "num_examples", "library", "settings")
-    return FittedRouter(
-        features=features, model=model, seen=seen, **{name: about[name] for name in names}
-    )
+    facts = {name: getattr(header, name) for name in _FACTS}
+    return FittedRouter(features=features, model=model, seen=seen, **facts)
 
 
 def targets(

@@ -1,4 +1,4 @@
-"""scikit-learn fits, and what it learned is taken out of it as arrays."""
+"""Fits routers with scikit-learn, and takes the fitted models out of it as arrays."""
 
 import warnings
 from collections.abc import Sequence
@@ -103,11 +103,11 @@ def boosted(
     Args:
       features, targets: see `logistic`.
       trees: how many.
-      learning_rate: what each adds of what is left.
+      learning_rate: share of the residual that each tree adds.
       max_depth: splits from root to leaf.
       min_leaf: fewest rows of a leaf.
       l2: penalty on leaves' values.
-      seed: of what bins are made of where rows are many.
+      seed: of the sample of rows that bins are made from, if rows are many.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -156,13 +156,13 @@ def _standard(features: _Rows) -> tuple[Float[np.ndarray, " F"], Float[np.ndarra
 
 
 def _agreeing(learned, features: _Rows, expected: Float[np.ndarray, " n"]):
-    """What was taken out must predict as scikit-learn does, or a new version of it has changed."""
-    found = learned(features)
-    if not np.allclose(found, expected, rtol=1e-4, atol=1e-4):
+    """Checks that the arrays predict as scikit-learn does: a new version may store others."""
+    predicted = learned(features)
+    if not np.allclose(predicted, expected, rtol=1e-4, atol=1e-4):
         import sklearn
 
         raise RuntimeError(
             f"scikit-learn {sklearn.__version__} predicts other values than the arrays taken out "
-            f"of it, by up to {np.max(np.abs(found - expected)):g}; version 1.9.1 is known to agree"
+            f"of it, by up to {np.max(np.abs(predicted - expected)):g}; 1.9.1 agrees"
         )
     return learned

@@ -20,10 +20,10 @@ _Quality = Real[np.ndarray, " examples"]
 
 @dataclasses.dataclass(frozen=True)
 class QuantileRouter(Router):
-    """What routers on the quantiles of an answer's log-probs have; build one of the next three.
+    """Base of routers on the quantiles of an answer's log-probs; build one of the next three.
 
     Attributes:
-      quantiles, lengths, embeddings: what it sees, see `QuantileFeatures`.
+      quantiles, lengths, embeddings: its features, see `QuantileFeatures`.
     """
 
     quantiles: Sequence[float] = router_features.QUANTILES
@@ -91,11 +91,11 @@ class BoostedRouter(QuantileRouter):
 
     Attributes:
       trees: how many.
-      learning_rate: what each adds of what is left.
+      learning_rate: share of the residual that each tree adds.
       max_depth: splits from root to leaf.
       min_leaf: fewest examples of a leaf.
       l2: penalty on the leaves' values.
-      seed: of what bins are made of where examples are many.
+      seed: of the sample of examples that bins are made from, if there are many.
     """
 
     trees: int = 100
@@ -158,7 +158,7 @@ class Saved:
 
     Attributes:
       path: what `cascade-jax fit-router` or `FittedRouter.save` wrote; read at once.
-      router: what was read.
+      router: from the file.
     """
 
     path: str
@@ -184,17 +184,17 @@ def check_not_fitted_on(
     teacher_quality: _Quality,
     split: str,
 ) -> None:
-    """Refuses a learned router that is to be judged on examples it has learned from.
+    """Refuses to evaluate a learned router on examples that it was fitted on.
 
     Any other score passes. See `FittedRouter.check_not_fitted_on`.
 
     Raises:
-      ValueError: which, and what to do.
+      ValueError: the router, the number of examples, and what to do.
     """
     router = score.router if isinstance(score, Saved) else score
     if isinstance(router, FittedRouter):
-        found = fingerprints.fingerprint(answers, student_quality, teacher_quality)
-        router.check_not_fitted_on(found, split, answers.example_ids)
+        fingerprint = fingerprints.fingerprint(answers, student_quality, teacher_quality)
+        router.check_not_fitted_on(fingerprint, split, answers.example_ids)
 
 
 def _positive(name: str, value: float | int) -> None:

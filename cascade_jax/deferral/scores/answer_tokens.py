@@ -1,4 +1,4 @@
-"""What a model said about each token of its own answers: all that a deferral score may know."""
+"""Log-probs and entropies of a model's own answer tokens: the input of deferral scores."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AnswerTokens:
-    """What one model said about each token of its own answers, for n examples laid end to end.
+    """A model's log-probs and entropies of its own answer tokens, n examples laid end to end.
 
     The token that ends the answer (EOS) is one of its tokens, with its own log-prob.
 
@@ -88,7 +88,7 @@ class AnswerTokens:
         return 0 if self.top_log_probs is None else self.top_log_probs.shape[1]
 
     def take(self, rows: Int[np.ndarray, " rows"]) -> "AnswerTokens":
-        """The given rows, in the given order."""
+        """These rows, in this order."""
         rows = np.asarray(rows)
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
@@ -107,7 +107,7 @@ class AnswerTokens:
         )
 
     def part(self, start: int, stop: int) -> "AnswerTokens":
-        """Rows from `start` up to, not including, `stop`, of which nothing is copied."""
+        """Rows in [start, stop), without copies."""
         tokens = slice(int(self.offsets[start]), int(self.offsets[stop]))
 
         def taken(values, indices: slice):

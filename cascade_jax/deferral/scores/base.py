@@ -76,17 +76,17 @@ class Score:
         return self.column
 
     def lack(self, answers: AnswerTokens) -> str:
-        """What the answers would need for this score, as an error says it; "" if nothing."""
+        """The error if the answers lack a column that this score needs; "" if they have all."""
         if self.column == "entropies" and answers.entropies is None:
             return (
                 f"score {self.name!r} needs the column student_entropies, which is not there; "
                 "`cascade-jax collect` writes it"
             )
         if answers.top_k < self.least_k:
-            found = f"these hold {answers.top_k} per token" if answers.top_k else "it is not there"
+            held = f"these hold {answers.top_k} per token" if answers.top_k else "it is not there"
             return (
                 f"score {self.name!r} needs the {self.least_k} largest log-probs of every token, "
-                f"column student_top_log_probs, and {found}; `cascade-jax collect` with TOP_K = "
+                f"column student_top_log_probs, and {held}; `cascade-jax collect` with TOP_K = "
                 f"{max(10, self.least_k)} adds it"
             )
         return ""
@@ -105,7 +105,7 @@ def refuse_empty(answers: AnswerTokens) -> None:
         )
 
 
-def refuse_non_finite(answers: AnswerTokens, values: Float[np.ndarray, "..."], what: str) -> None:
+def refuse_non_finite(answers: AnswerTokens, values: Float[np.ndarray, "..."], name: str) -> None:
     """Raises ValueError naming the first answer and token that is NaN or infinite."""
     with np.errstate(invalid="ignore", over="ignore"):
         if np.isfinite(values.sum()):  # a NaN or infinite value makes the sum so: no mask is made
@@ -115,7 +115,7 @@ def refuse_non_finite(answers: AnswerTokens, values: Float[np.ndarray, "..."], w
         token = int(bad[0, 0])
         row = int(np.searchsorted(answers.offsets, token, side="right")) - 1
         raise ValueError(
-            f"{answers.describe(row)} has the {what} {values[tuple(bad[0])]} at token "
+            f"{answers.describe(row)} has the {name} {values[tuple(bad[0])]} at token "
             f"{token - answers.offsets[row]} ({len(bad)} such): a score is never made of NaN"
         )
 

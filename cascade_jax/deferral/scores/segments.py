@@ -30,7 +30,7 @@ def sums(
     Args:
       offsets: where segments start and end.
       values_fn: the values of a range of positions; called once for each block.
-      size: values of a block, fewer where `values_fn` makes much of each.
+      size: values of a block, fewer where `values_fn` needs much memory for each.
     """
     result = np.empty(len(offsets) - 1)
     for rows in blocks(offsets, size):
@@ -51,8 +51,8 @@ def sorted_blocks(
     if len(lengths) == 0:
         return
     by_length = np.argsort(lengths, kind="stable")
-    found, first = np.unique(lengths[by_length], return_index=True)
-    for length, group in zip(found.tolist(), np.split(by_length, first[1:]), strict=True):
+    distinct, first = np.unique(lengths[by_length], return_index=True)
+    for length, group in zip(distinct.tolist(), np.split(by_length, first[1:]), strict=True):
         step = max(1, _BLOCK // length)
         for start in range(0, len(group), step):
             rows = group[start : start + step]

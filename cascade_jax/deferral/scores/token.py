@@ -106,12 +106,12 @@ class Kurtosis(Score):
 
 
 @dataclasses.dataclass(frozen=True)
-class _OfTopK(Score):
-    """A score of the K largest log-probs at each position.
+class _TopKScore(Score):
+    """Base of scores of the K largest log-probs at each position.
 
     Attributes:
-      k: how many of the kept ones are used.
-      least: of which it can be made.
+      k: how many of the kept log-probs are used.
+      least: smallest k.
     """
 
     k: int = 10
@@ -128,13 +128,13 @@ class _OfTopK(Score):
 
 
 @dataclasses.dataclass(frozen=True)
-class TopKurtosis(_OfTopK):
+class TopKurtosis(_TopKScore):
     """Minus the mean, over the tokens, of the excess kurtosis of the K largest probabilities there.
 
     ``r(x) = (1/N) * sum_i (3 - m_4,i / m_2,i^2)``, m_k,i the k-th central moment of the K values.
 
     A peak on one token has heavy tails: high kurtosis, low score. The paper takes the whole
-    vocabulary, of which records hold the K largest. Where these are all equal the score is 0.
+    vocabulary; records hold the K largest. Where these are all equal the score is 0.
 
     Example: K = 4 and probabilities ``[0.9 0.1 0 0]`` at one token: mean 0.25, m_2 = 0.1425, m_4 =
     0.0467 and a score of 0.700; ``[0.4 0.4 0.1 0.1]`` gives 2.
@@ -154,7 +154,7 @@ class TopKurtosis(_OfTopK):
     def _values(self, answers: AnswerTokens) -> _Scores:
         top = answers.top_log_probs
 
-        def of_tokens(tokens: slice):
+        def kurtosis(tokens: slice):
             # Upright, so that each moment adds whole rows; the scale does not matter to kurtosis.
             block = np.ascontiguousarray(top[tokens, : self.k].T, dtype=np.float64)
             values = np.exp(block - np.max(block, axis=0))
@@ -162,7 +162,7 @@ class TopKurtosis(_OfTopK):
             square = (values - mean) ** 2
             return -_excess_kurtosis(mean, np.mean(square, axis=0), np.mean(square**2, axis=0))
 
-        return _mean(answers, of_tokens, self.k)
+        return _mean(answers, kurtosis, self.k)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,13 +220,13 @@ class Margin(Score):
 
 
 @dataclasses.dataclass(frozen=True)
-class EntropyProductionRate(_OfTopK):
+class EntropyProductionRate(_TopKScore):
     """Entropy per token that the K likeliest tokens of each position give.
 
     ``r(x) = (1/N) * sum_i sum_{k <= K} -p_(k),i log p_(k),i``; nats per token, >= 0.
 
-    What the K leave out counts nothing and the K are not rescaled, so that it is at most the mean
-    entropy: what of it can be had from an interface that gives ten log-probs.
+    The other tokens count nothing and the K are not rescaled, so that it is at most the mean
+    entropy: the part that an interface of ten log-probs per token reveals.
 
     Example: K = 2, one token with ``[0.5 0.25]``: 0.3466 + 0.3466 = 0.6931.
 
@@ -244,15 +244,15 @@ class EntropyProductionRate(_OfTopK):
     def _values(self, answers: AnswerTokens) -> _Scores:
         top = answers.top_log_probs
 
-        def of_tokens(tokens: slice):
+        def entropy(tokens: slice):
             block = top[tokens, : self.k].astype(np.float64)
             return -np.einsum("tk,tk->t", np.exp(block), block)
 
-        return _mean(answers, of_tokens, self.k)
+        return _mean(answers, entropy, self.k)
 
 
 def _mean(answers: AnswerTokens, values_fn, width: int = 1) -> _Scores:
-    """Mean over the tokens of each answer of what is made of `width` values at each."""
+    """Mean over the tokens of each answer; `values_fn` reads `width` values per token."""
     size = (1 << 18) // width
     return segments.sums(answers.offsets, values_fn, size) / answers.lengths
 

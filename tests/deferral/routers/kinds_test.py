@@ -154,15 +154,20 @@ def rewritten(path, change):
     ("change", "message"),
     [
         (
-            lambda about, _: about.update(format=2),
-            "of format 2, this program reads 1; fit it again",
+            lambda about, _: about.update(format=1),
+            "of format 1, this program reads 2; fit it again",
         ),
         (
             lambda about, _: about["features"].update(quantiles=[0.0, 1.0]),
             "its arrays read 14 features, QuantileFeatures.* give 2$",
         ),
         (lambda about, _: about["features"].update(kind="x"), "features of kind 'x' are not known"),
-        (lambda about, _: about.pop("split"), "lacks 'split': not a whole file of a router"),
+        (lambda about, _: about.pop("split"), "field 'split' is missing"),
+        (
+            lambda about, _: about.update(model=["linear"]),
+            r'model must be a text, got \["linear"\]',
+        ),
+        (lambda about, _: about.update(model="line"), "model must be one of linear, .*'line'"),
         (lambda _, arrays: arrays.pop("model/weights"), "lacks 'weights': not a whole file"),
     ],
 )
@@ -187,13 +192,14 @@ def test_a_file_never_runs_code(tmp_path, capsys):
         (tmp_path / name).write_bytes(data)
     np.savez(tmp_path / "d.npz", about=np.array([Bomb()], dtype=object))
     np.savez(tmp_path / "e.npz", other=np.zeros(3))
-    np.savez(tmp_path / "g.npz", about=np.array("[1]"))
-    about = json.dumps({"format": 1, "model": ["linear"]})
-    np.savez(tmp_path / "h.npz", about=np.array(about), seen=np.zeros(0, np.uint64))
+    np.savez(tmp_path / "h.npz", about=np.array("{"), seen=np.zeros(0, np.uint64))
     np.save(tmp_path / "f.npy", np.zeros(3))
     for path in tmp_path.iterdir():
         with pytest.raises(ValueError, match=f"{path.name} is not a file of a router"):
             routers.load(path)
+    np.savez(tmp_path / "g.npz", about=np.array("[1]"))
+    with pytest.raises(ValueError, match="g.npz: a router's file of format None"):
+        routers.load(tmp_path / "g.npz")
     assert "has run" not in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="none.npz: no such file of a router"):
         routers.Saved(str(tmp_path / "none.npz"))
