@@ -15,8 +15,11 @@ CONFIG = "cascade_jax.evaluation.evaluate.EvaluateConfig"
 
 def run(config) -> None:
     """Runs the command on its built config."""
-    from cascade_jax.evaluation import evaluate
+    from cascade_jax.evaluation.evaluate import evaluate
     from cascade_jax.report import terminal
+    from cascade_jax.report.write import write
 
-    found = evaluate.evaluate(config)
-    print(terminal.format_table(found) + "\n\n" + terminal.below(found, config.output_dir))
+    evaluation = evaluate(config)
+    write(evaluation, config.output_dir)
+    below = terminal.below(evaluation, config.output_dir)
+    print(f"{terminal.format_table(evaluation)}\n\n{below}")

@@ -1,26 +1,17 @@
-"""From records files to metrics, plots and a report; never touches a model."""
+"""From records files to curves, figures and comparisons; never touches a model."""
 
 import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from cascade_jax import files, records
+from cascade_jax import records
 from cascade_jax.deferral.guarantees import budget_file
 from cascade_jax.deferral.scores import Average
 from cascade_jax.deferral.scores.base import DeferralScore, name_of
 from cascade_jax.evaluation import live_cascades, panels, policy_points
-from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.costs import CostModel, Parameters
 from cascade_jax.evaluation.results import Evaluation
-from cascade_jax.report import html_page, markdown, metrics_json
-from cascade_jax.report.metrics_json import to_json
-from cascade_jax.report.plots import budget as plots_budget
-from cascade_jax.report.plots import curves
-from cascade_jax.report.plots import scores as plots_scores
-
-__all__ = ["EvaluateConfig", "evaluate", "load", "to_json", "write"]
 
 RecordsFiles = str | os.PathLike | Sequence[str | os.PathLike] | Mapping[str, str | os.PathLike]
 
@@ -103,28 +94,14 @@ class EvaluateConfig:
         object.__setattr__(self, "output_dir", self.output_dir or str(folder / "report"))
 
 
-def evaluate(
-    records_files: RecordsFiles | EvaluateConfig,
-    output_dir: str | os.PathLike = "",
-    **settings: Any,
-) -> Evaluation:
+def evaluate(config: EvaluateConfig) -> Evaluation:
     """Compares cascades by their records, pooled over the mixture and per task.
 
     Pooled quality is the mean of per-example quality. A task with a corpus metric (its records hold
     statistics) is shown by that metric, exact at every threshold.
 
-    Writes ``metrics.json`` (every figure in full precision, curves thinned to 201 points; null =
-    undefined or never reached), ``summary.md`` (tables to paste), ``report.html``, and as PNG and
-    SVG the pictures ``curve``, ``decomposition``, ``reliability``, ``histogram``, ``tasks`` (with
-    two tasks or more, or a corpus metric), ``groups`` and ``scores`` (where they are asked for).
-
-    Args:
-      records_files: see `EvaluateConfig`; or a whole config, and then nothing else.
-      output_dir: see `EvaluateConfig`.
-      **settings: the other fields of `EvaluateConfig`.
-
     Returns:
-      All figures; `terminal.format_table` shows them on a terminal.
+      All figures; `report.write.write` writes them as files, `terminal.format_table` as text.
 
     Raises:
       FileNotFoundError: a file is not there.
@@ -133,11 +110,6 @@ def evaluate(
       ValueError: a score needs what the records lack, a group's pattern matches no task, a budget
         file or certificate can not be used, or a certificate is of other models, data or scores.
     """
-    if not isinstance(records_files, EvaluateConfig):
-        return evaluate(EvaluateConfig(records_files, output_dir, **settings))
-    if output_dir or settings:
-        raise ValueError("give a whole EvaluateConfig or its fields, not both")
-    config = records_files
     tables = load(config.records_files)
     settings = panels.Settings(
         config.score,
@@ -152,75 +124,13 @@ def evaluate(
     points = {}
     if config.policy:
         points = policy_points.points(config.policy, tables, cascades, config.score, config.cost)
-    evaluation = panels.evaluate_tables(tables, cascades, by_score, settings)
     live = {name: live_cascades.of_records(table) for name, table in tables.items()}
-    evaluation = dataclasses.replace(
-        evaluation,
-        live={name: found for name, found in live.items() if found},
+    return dataclasses.replace(
+        panels.evaluate_tables(tables, cascades, by_score, settings),
+        live={name: cascade for name, cascade in live.items() if cascade},
         budget=budget,
         points=points,
     )
-    write(evaluation, tables, cascades, config.output_dir)
-    return evaluation
-
-
-def write(
-    evaluation: Evaluation,
-    tables: Mapping[str, records.Records],
-    cascades: Mapping[str, Cascade],
-    output_dir: str | os.PathLike,
-) -> None:
-    """Writes all files of an evaluation; see `evaluate`.
-
-    Args:
-      evaluation: what to write.
-      tables, cascades: what it is of, by cascade name.
-      output_dir: made if it is not there.
-    """
-    output_dir = pathlib.Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    images = _write_pictures(evaluation, cascades, output_dir)
-    files.write_text(output_dir / "metrics.json", metrics_json.dump(to_json(evaluation)))
-    scores = {name: cascade.score for name, cascade in cascades.items()}
-    examples = {name: html_page.pick_examples(tables[name], scores[name]) for name in tables}
-    page = html_page.render(evaluation, images, examples, tables, scores)
-    files.write_text(output_dir / "report.html", page)
-    files.write_text(output_dir / "summary.md", markdown.render(evaluation))
-
-
-def _write_pictures(
-    evaluation: Evaluation, cascades: Mapping[str, Cascade], output_dir: pathlib.Path
-) -> dict[str, bytes]:
-    """Every picture as PNG and SVG; the PNGs are returned by name."""
-    pooled = evaluation.pooled
-    pictures = {
-        "curve": curves.curve_figure(pooled, evaluation.points),
-        "decomposition": curves.decomposition_figure(pooled),
-        "reliability": plots_scores.reliability_figure(pooled),
-        "histogram": plots_scores.histogram_figure(pooled.title, cascades),
-    }
-    if evaluation.shows_tasks:
-        pictures["tasks"] = curves.grid_figure(list(evaluation.tasks.values()))
-    if evaluation.groups:
-        pictures["groups"] = curves.grid_figure(list(evaluation.groups.values()))
-    if evaluation.scores:
-        pictures["scores"] = plots_scores.scores_figure(pooled)
-    if evaluation.live:
-        shares = {name: found.by_position for name, found in evaluation.live.items()}
-        pictures["live_positions"] = plots_budget.positions_figure(shares)
-    for name in {"tasks", "groups", "scores", "live_positions"} - set(
-        pictures
-    ):  # of an evaluation before this one
-        for kind in ("png", "svg"):
-            (output_dir / f"{name}.{kind}").unlink(missing_ok=True)
-    images = {}
-    for name, picture in pictures.items():
-        images[name] = curves.png(picture)
-        (output_dir / f"{name}.png").write_bytes(images[name])
-        (output_dir / f"{name}.svg").write_bytes(curves.svg(picture))
-    if evaluation.budget is not None:
-        images |= plots_budget.write_pictures(evaluation.budget, output_dir)
-    return images
 
 
 def load(records_files: RecordsFiles) -> dict[str, records.Records]:

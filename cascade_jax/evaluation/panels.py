@@ -156,6 +156,8 @@ def evaluate_tables(
             for group, members in groups.items()
         },
         group_tasks=groups,
+        tables=tables,
+        cascades=cascades,
     )
 
 

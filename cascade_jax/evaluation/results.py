@@ -9,11 +9,13 @@ import numpy as np
 from jaxtyping import Float
 
 from cascade_jax.deferral.guarantees.budget_file import Budget
+from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.comparison import Comparison
 from cascade_jax.evaluation.curves import Curve
 from cascade_jax.evaluation.live_cascades import LiveCascade
 from cascade_jax.evaluation.policy_points import PolicyPoint
 from cascade_jax.evaluation.separation import Ranking, Separation
+from cascade_jax.records.table import Records
 
 # Of a summary and of its `separation`, what is averaged over tasks.
 _MACRO = ("student_quality", "teacher_quality", "area", "s_d_ideal", "s_d_oracle")
@@ -189,6 +191,7 @@ class Evaluation:
       live: by cascade name, token-level cascades that ran live, where the records hold them.
       budget: a calibration to show beside; None for none.
       points: by cascade name, where a certified policy stands.
+      tables, cascades: by cascade name, the examples behind the figures.
     """
 
     pooled: Panel
@@ -205,6 +208,8 @@ class Evaluation:
     live: dict[str, LiveCascade] = dataclasses.field(default_factory=dict)
     budget: Budget | None = None
     points: dict[str, PolicyPoint] = dataclasses.field(default_factory=dict)
+    tables: Mapping[str, Records] = dataclasses.field(default_factory=dict)
+    cascades: Mapping[str, Cascade] = dataclasses.field(default_factory=dict)
 
     @property
     def shows_tasks(self) -> bool:

@@ -29,13 +29,13 @@ import pyarrow as pa  # noqa: E402
 from cascade_jax import records  # noqa: E402
 from cascade_jax.deferral.scores import Average  # noqa: E402
 from cascade_jax.evaluation import (  # noqa: E402
-    evaluate,
     panels,
     summaries,  # noqa: E402
 )
 from cascade_jax.evaluation.cascades import Cascade  # noqa: E402
 from cascade_jax.evaluation.costs import Parameters  # noqa: E402
 from cascade_jax.evaluation.reliability import confidence_of  # noqa: E402
+from cascade_jax.report.write import write as write_report  # noqa: E402
 from tests.benchmarks.loss_head import table  # noqa: E402
 
 MOST_SECONDS, MOST_BYTES, MOST_ALONE = 60.0, 4 * 2**30, 2.0
@@ -169,7 +169,7 @@ def measure(path: Path, draws: int) -> tuple[list[dict], dict]:
     with stage(rows, f"curves, metrics, {TASKS} tasks"):
         evaluation = panels.evaluate_tables(tables, cascades, by_score, settings)
     with stage(rows, "pictures, page, metrics.json"):
-        evaluate.write(evaluation, tables, cascades, path.with_name("report"))
+        write_report(evaluation, path.with_name("report"))
     del evaluation, by_score, cascades
     alone: list[dict] = []
     with stage(alone, "one score alone, without draws"):

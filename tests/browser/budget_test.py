@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cascade_jax import records
-from cascade_jax.evaluation import evaluate
 from tests.browser import report_test
 from tests.support import certificates, student_records, synthetic_budget
+from tests.support.reports import evaluate_and_write
 
 By, Select, WebDriverWait = report_test.By, report_test.Select, report_test.WebDriverWait
 pytestmark = report_test.pytestmark
@@ -35,7 +35,7 @@ def report(tmp_path_factory):
     (folder / "budget.json").write_text(json.dumps(synthetic_budget.make()))
     policy.save(folder / "certificate.json")
     settings = {"budget": folder / "budget.json", "policy": folder / "certificate.json"}
-    evaluate.evaluate(files, folder / "report", bootstrap_samples=2, **settings)
+    evaluate_and_write(files, folder / "report", bootstrap_samples=2, **settings)
     return folder / "report", records.read(files[1])
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from cascade_jax import records
 from cascade_jax.deferral.scores import Average
-from cascade_jax.evaluation import evaluate
 from tests.support import student_records
+from tests.support.reports import evaluate_and_write
 
 selenium = pytest.importorskip("selenium", reason="no selenium: pip install '.[browser]'")
 
@@ -57,7 +57,7 @@ def report(tmp_path_factory):
         student_records.write(folder / "cat.parquet", "cat", 0.4, seed=1),
     ]
     groups = {"exact": ["yes_no", "add", "copy"]}
-    evaluate.evaluate(files, folder / "report", bootstrap_samples=20, groups=groups)
+    evaluate_and_write(files, folder / "report", bootstrap_samples=20, groups=groups)
     return folder / "report", {records.read(file).name: records.read(file) for file in files}
 
 
@@ -390,7 +390,7 @@ def numbered(tmp_path_factory):
     folder = tmp_path_factory.mktemp("numbered")
     names = ("b", "20", "3")
     files = [student_records.write(folder / n, n, 0.1 * i, seed=i) for i, n in enumerate(names)]
-    evaluate.evaluate(files, folder / "report", bootstrap_samples=2)
+    evaluate_and_write(files, folder / "report", bootstrap_samples=2)
     return folder / "report", names
 
 

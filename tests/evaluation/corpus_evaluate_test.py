@@ -10,12 +10,12 @@ import sacrebleu
 
 from cascade_jax import records
 from cascade_jax.evaluation import summaries
-from cascade_jax.evaluation.evaluate import evaluate
 from cascade_jax.report.plots import curves
 from cascade_jax.task_metrics import corpus, quality
 from cascade_jax.task_metrics.translation import Bleu, Chrf
 from tests.evaluation.corpus_curve_test import sentences, spoilt
 from tests.report import markdown_test
+from tests.support.reports import evaluate_and_write
 
 N = 50
 
@@ -76,7 +76,11 @@ def write(path, name, share, with_statistics=True, **more):
 def outcome(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus_evaluate")
     files = [write(folder / name, name, share) for name, share in (("xent", 0.7), ("cat", 0.5))]
-    return evaluate(files, folder / "report", bootstrap_samples=30), folder / "report", files
+    return (
+        evaluate_and_write(files, folder / "report", bootstrap_samples=30),
+        folder / "report",
+        files,
+    )
 
 
 def mixed(rows, share):
@@ -206,7 +210,7 @@ def test_one_task_of_a_corpus_metric_is_shown_by_itself(tmp_path):
     file = write(tmp_path / "a", "a", 0.5)
     table = pq.read_table(file).slice(0, N)
     pq.write_table(table, file)
-    result = evaluate([file], tmp_path / "out", bootstrap_samples=5)
+    result = evaluate_and_write([file], tmp_path / "out", bootstrap_samples=5)
     assert (tmp_path / "out" / "tasks.png").exists()
     assert "Per task" in (tmp_path / "out" / "report.html").read_text()
     assert result.tasks["to_english"].is_corpus
@@ -214,7 +218,7 @@ def test_one_task_of_a_corpus_metric_is_shown_by_itself(tmp_path):
 
 def test_records_without_statistics_leave_out_the_curve_and_say_so(outcome, tmp_path):
     old = write(tmp_path / "old", "old", 0.3, with_statistics=False)
-    result = evaluate([outcome[2][0], old], tmp_path / "out", bootstrap_samples=5)
+    result = evaluate_and_write([outcome[2][0], old], tmp_path / "out", bootstrap_samples=5)
     assert not result.tasks["to_english"].is_corpus and result.per_example == {}
     note = "to_english has no curve of its corpus metric: no statistics in the records of old"
     assert result.notes == (note,)
@@ -225,7 +229,7 @@ def test_records_without_statistics_leave_out_the_curve_and_say_so(outcome, tmp_
     assert bleu.students["xent"] > 0 and np.isnan(bleu.students["old"]) and bleu.cascades == {}
     accuracy = found["yes_no", "accuracy"]
     assert not np.isnan(accuracy.students["old"])
-    alone = evaluate([old], tmp_path / "alone", bootstrap_samples=5)
+    alone = evaluate_and_write([old], tmp_path / "alone", bootstrap_samples=5)
     assert alone.notes == () and [f.metric for f in alone.figures] == ["sentence_bleu", "accuracy"]
     assert {figure.decoding for figure in alone.figures} == {""}
 
@@ -236,7 +240,7 @@ def test_a_figure_that_only_shares_the_name_of_the_quality_stands_beside_it(outc
     table = pq.read_table(file)
     metadata = json.loads(table.schema.metadata[b"cascade_jax"]) | {"figures": more}
     pq.write_table(table.replace_schema_metadata({"cascade_jax": json.dumps(metadata)}), file)
-    result = evaluate([file], tmp_path / "out", bootstrap_samples=5)
+    result = evaluate_and_write([file], tmp_path / "out", bootstrap_samples=5)
     found = {figure.metric: figure for figure in result.figures if figure.task == "to_english"}
     assert list(found) == ["bleu", "sentence_bleu (mean)", "sentence_bleu"]
     assert found["sentence_bleu"].students["a"] == 9

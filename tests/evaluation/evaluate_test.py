@@ -14,9 +14,11 @@ from cascade_jax import records
 from cascade_jax.deferral.scores import AnswerTokens, Average, Sum
 from cascade_jax.evaluation import evaluate as evaluate_module
 from cascade_jax.evaluation.costs import Parameters, Price
-from cascade_jax.evaluation.evaluate import EvaluateConfig, evaluate, to_json
+from cascade_jax.evaluation.evaluate import EvaluateConfig, evaluate
 from cascade_jax.records.table import RecordsError
+from cascade_jax.report.metrics_json import to_json
 from cascade_jax.report.terminal import format_table
+from tests.support.reports import evaluate_and_write
 
 N = 60
 
@@ -70,7 +72,7 @@ def outcome(tmp_path_factory):
     """One evaluation of two cascades, and the folder it wrote."""
     folder = tmp_path_factory.mktemp("evaluate")
     files = [write(folder / f"{name}.parquet", name, i) for i, name in enumerate(["xent", "cat"])]
-    result = evaluate(files, folder / "report", bootstrap_samples=40, seed=3)
+    result = evaluate_and_write(files, folder / "report", bootstrap_samples=40, seed=3)
     return result, folder / "report", files
 
 
@@ -135,7 +137,7 @@ def test_the_json_holds_every_figure_in_full(outcome):
 
 def test_what_is_undefined_is_null_in_the_json(tmp_path):
     file = write(tmp_path / "a", "a", changes={"teacher_quality": np.zeros(N)})
-    evaluate([file], tmp_path / "out", bootstrap_samples=5)
+    evaluate_and_write([file], tmp_path / "out", bootstrap_samples=5)
     written = json.loads(
         (tmp_path / "out" / "metrics.json").read_text(), parse_constant=pytest.fail
     )
@@ -146,7 +148,7 @@ def test_what_is_undefined_is_null_in_the_json(tmp_path):
 
 def test_long_curves_are_thinned(tmp_path):
     file = write(tmp_path / "a", "a", n=900)
-    evaluate([file], tmp_path / "out", bootstrap_samples=5)
+    evaluate_and_write([file], tmp_path / "out", bootstrap_samples=5)
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     curve = written["pooled"]["cascades"]["a"]["curve"]
     assert {len(points) for points in curve.values()} == {201}
@@ -164,7 +166,7 @@ def test_macro_weighs_tasks_the_same(outcome):
 
 def test_the_same_again_gives_the_same_files(outcome, tmp_path):
     _, folder, files = outcome
-    evaluate(EvaluateConfig(files, tmp_path / "again", bootstrap_samples=40, seed=3))
+    evaluate_and_write(files, tmp_path / "again", bootstrap_samples=40, seed=3)
     for path in folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
@@ -173,7 +175,9 @@ def test_the_order_of_rows_changes_nothing(outcome, tmp_path):
     result, _, files = outcome
     table = pq.read_table(files[1])
     pq.write_table(table.take(np.arange(N)[::-1]), tmp_path / "turned")
-    turned = evaluate([files[0], tmp_path / "turned"], tmp_path / "o", bootstrap_samples=40, seed=3)
+    turned = evaluate_and_write(
+        [files[0], tmp_path / "turned"], tmp_path / "o", bootstrap_samples=40, seed=3
+    )
     ours, theirs = to_json(turned), to_json(result)
     assert ours["pooled"] == theirs["pooled"] and ours["tasks"] == theirs["tasks"]
 
@@ -183,7 +187,7 @@ def test_pictures_of_an_evaluation_before_are_taken_away(outcome, tmp_path):
     for name in ("scores.png", "scores.svg", "mine.png"):
         (tmp_path / name).write_text("old")
     files = {source.name: source.path for source in evaluation.sources}
-    evaluate(files, tmp_path, bootstrap_samples=5)
+    evaluate_and_write(files, tmp_path, bootstrap_samples=5)
     assert not (tmp_path / "scores.png").exists() and not (tmp_path / "scores.svg").exists()
     assert (tmp_path / "mine.png").exists()
 
@@ -206,7 +210,7 @@ def test_another_score_can_be_given(outcome, tmp_path):
     def longest(answers: AnswerTokens):
         return answers.lengths.astype(float)
 
-    result = evaluate(outcome[2], tmp_path, score=longest, bootstrap_samples=5)
+    result = evaluate_and_write(outcome[2], tmp_path, score=longest, bootstrap_samples=5)
     curve = result.pooled.curves["xent"]
     # Three lengths, so only three thresholds and "none" can be realised.
     assert np.flatnonzero(curve.is_realised).tolist() == [0, 20, 40, 60]
@@ -230,19 +234,19 @@ def test_an_experiment_finds_its_records_and_report(tmp_path):
         experiment_dir=str(tmp_path), split="test", names=("cat", "xent"), bootstrap_samples=5
     )
     assert list(evaluate(config).pooled.summaries) == ["cat", "xent"]
-    assert (tmp_path / "report" / "report.html").is_file()
+    assert config.output_dir == str(tmp_path / "report")
 
 
 def test_two_records_of_one_name_show_how_to_rename(outcome, tmp_path):
     xent = outcome[2][0]
     other = write(tmp_path / "b.parquet", "xent", seed=5)
     with pytest.raises(RecordsError, match="two records are named 'xent': .*xent_2=.*b.parquet"):
-        evaluate([xent, other], tmp_path)
+        evaluate_and_write([xent, other], tmp_path)
 
 
 def test_no_such_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="gone.parquet: no such records file"):
-        evaluate([tmp_path / "gone.parquet"], tmp_path)
+        evaluate_and_write([tmp_path / "gone.parquet"], tmp_path)
 
 
 def test_two_schema_versions(outcome, tmp_path):
@@ -251,38 +255,38 @@ def test_two_schema_versions(outcome, tmp_path):
     metadata = json.loads(table.schema.metadata[b"cascade_jax"]) | {"schema_version": 0}
     pq.write_table(table.replace_schema_metadata({"cascade_jax": json.dumps(metadata)}), path)
     with pytest.raises(RecordsError, match="old.parquet: records schema version 0, .* version 1"):
-        evaluate([outcome[2][1], path], tmp_path)
+        evaluate_and_write([outcome[2][1], path], tmp_path)
 
 
 def test_different_examples(outcome, tmp_path):
     fewer = write(tmp_path / "fewer", "fewer", n=30)
     with pytest.raises(RecordsError, match="different examples, .*: missing '.*; more '"):
-        evaluate([outcome[2][0], fewer], tmp_path)
+        evaluate_and_write([outcome[2][0], fewer], tmp_path)
 
 
 def test_costs_that_vary_are_refused(tmp_path):
     file = write(tmp_path / "a", "a", changes={"student_flops_per_token": np.arange(1.0, N + 1)})
     with pytest.raises(RecordsError, match="student_flops_per_token varies from 1 to 60"):
-        evaluate([file], tmp_path)
+        evaluate_and_write([file], tmp_path)
 
 
 def test_an_answer_without_tokens_is_named(tmp_path):
     empty = {f"student_{c}": [[]] * N for c in ("tokens", "log_probs", "entropies")}
     file = write(tmp_path / "a", "a", changes=empty)
     with pytest.raises(ValueError, match="example 'short/test/0' .* answer without tokens"):
-        evaluate([file], tmp_path)
+        evaluate_and_write([file], tmp_path)
 
 
 def test_a_table_without_rows_is_refused(tmp_path):
     file = write(tmp_path / "a", "a")
     pq.write_table(pq.read_table(file).slice(0, 0), file)
     with pytest.raises(RecordsError, match="hold no example"):
-        evaluate([file], tmp_path)
+        evaluate_and_write([file], tmp_path)
 
 
 def test_nothing_is_written_when_the_input_is_bad(tmp_path):
     with pytest.raises(FileNotFoundError):
-        evaluate([tmp_path / "gone"], tmp_path / "out")
+        evaluate_and_write([tmp_path / "gone"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -333,14 +337,9 @@ def test_configs_that_are_refused(settings, message):
         EvaluateConfig(**settings)
 
 
-def test_a_config_and_its_fields_together_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="a whole EvaluateConfig or its fields, not both"):
-        evaluate(EvaluateConfig(["a"], "o"), tmp_path)
-
-
 def test_undefined_figures_in_the_table_are_a_dash(tmp_path):
     file = write(tmp_path / "a", "a", changes={"teacher_quality": np.zeros(N)})
-    result = evaluate([file], tmp_path / "out", bootstrap_samples=5)
+    result = evaluate_and_write([file], tmp_path / "out", bootstrap_samples=5)
     assert math.isnan(result.pooled.summaries["a"].s_d_ideal.value)
     assert format_table(result).split()[-1] == "–"
 
@@ -374,7 +373,9 @@ def test_the_json_can_be_read_by_eye(outcome):
 def test_prices_have_no_prefix_in_the_table(tmp_path):
     tokens = {f"{model}_input_tokens": np.full(N, 9) for model in ("student", "teacher")}
     file = write(tmp_path / "a", "a", changes=tokens)
-    found = evaluate(file, tmp_path / "o", cost=Price(2e5, 0, 1e6, 0), bootstrap_samples=2)
+    found = evaluate_and_write(
+        file, tmp_path / "o", cost=Price(2e5, 0, 1e6, 0), bootstrap_samples=2
+    )
     (label, cost), *_ = found.pooled.summaries["a"].cost_at_quality.items()
     assert cost.value > 1e6, label
     assert f" {cost.value:.3g} " in format_table(found)

@@ -11,6 +11,8 @@ from cascade_jax.cli import evaluate, fit_router, gin_config, main
 from cascade_jax.deferral import routers, scores
 from cascade_jax.evaluation.evaluate import EvaluateConfig
 from cascade_jax.evaluation.evaluate import evaluate as evaluate_records
+from cascade_jax.evaluation.fit_router import FitRouterConfig, format_table
+from cascade_jax.evaluation.fit_router import fit_router as fit
 from tests.benchmarks import scores as made
 
 
@@ -115,8 +117,8 @@ def test_another_router_and_its_settings(given, expected):
 
 def test_a_saved_router_is_bound_as_the_score_of_evaluate(tmp_path):
     write(tmp_path / "a.parquet")
-    config = fit_router.FitRouterConfig(tmp_path / "a.parquet", tmp_path / "r.npz")
-    router = fit_router.fit_router(config).router
+    config = FitRouterConfig(tmp_path / "a.parquet", tmp_path / "r.npz")
+    router = fit(config).router
     argv = [
         "--gin_file=gin/runs/evaluate.gin",
         "--gin.RECORDS='b'",
@@ -131,12 +133,14 @@ def test_a_saved_router_is_bound_as_the_score_of_evaluate(tmp_path):
 
 def test_evaluation_refuses_a_router_on_the_examples_it_has_learned_from(tmp_path):
     write(tmp_path / "a.parquet")
-    config = fit_router.FitRouterConfig(tmp_path / "a.parquet", tmp_path / "r.npz")
-    fit_router.fit_router(config)
+    config = FitRouterConfig(tmp_path / "a.parquet", tmp_path / "r.npz")
+    fit(config)
     router = routers.Saved(str(tmp_path / "r.npz"))
     for settings in ({"score": router}, {"scores": [router]}):
         with pytest.raises(ValueError, match="fitted on"):
-            evaluate_records(tmp_path / "a.parquet", tmp_path / "report", **settings)
+            evaluate_records(
+                EvaluateConfig(tmp_path / "a.parquet", tmp_path / "report", **settings)
+            )
     assert not (tmp_path / "report").exists()
 
 
@@ -152,18 +156,16 @@ def test_a_test_split_is_refused(tmp_path, capsys):
 def test_graded_quality_has_no_auroc(tmp_path):
     quality = np.random.default_rng(0).uniform(size=100)
     write(tmp_path / "a.parquet", n=100, quality=quality)
-    config = fit_router.FitRouterConfig(tmp_path / "a.parquet", tmp_path / "r.npz", folds=2)
-    run = fit_router.fit_router(config)
+    config = FitRouterConfig(tmp_path / "a.parquet", tmp_path / "r.npz", folds=2)
+    run = fit(config)
     assert np.all(np.isnan(list(run.aurocs.values())))
-    assert re.search(
-        r"^logistic router \(2-fold\) +0\.\d{3} +–$", fit_router.format_table(run), re.M
-    )
+    assert re.search(r"^logistic router \(2-fold\) +0\.\d{3} +–$", format_table(run), re.M)
 
 
 def test_settings_that_are_not_allowed_are_refused(tmp_path):
     with pytest.raises(ValueError, match="records_file must be the path of a file, got ''"):
-        fit_router.FitRouterConfig("", "r.npz")
+        FitRouterConfig("", "r.npz")
     with pytest.raises(ValueError, match="folds must be at least 2, got 1"):
-        fit_router.FitRouterConfig("a.parquet", "r.npz", folds=1)
+        FitRouterConfig("a.parquet", "r.npz", folds=1)
     with pytest.raises(FileNotFoundError, match="none.parquet: no such records file"):
-        fit_router.fit_router(fit_router.FitRouterConfig(tmp_path / "none.parquet", "r.npz"))
+        fit(FitRouterConfig(tmp_path / "none.parquet", "r.npz"))

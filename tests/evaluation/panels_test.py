@@ -10,11 +10,12 @@ import pytest
 from cascade_jax.deferral.scores import Average, Maximum, Sum
 from cascade_jax.evaluation import panels
 from cascade_jax.evaluation.costs import Flops, Parameters, Price
-from cascade_jax.evaluation.evaluate import evaluate, load
+from cascade_jax.evaluation.evaluate import load
 from cascade_jax.records.table import RecordsError
 from cascade_jax.report import metrics_json
 from cascade_jax.report.terminal import format_table
 from tests.evaluation.evaluate_test import N, write
+from tests.support.reports import evaluate_and_write
 
 DRAWS, SEED = 20, 3
 GROUPS = {"both": ["short", "long*"], "one": ["sh?rt"]}
@@ -39,7 +40,7 @@ def files(tmp_path_factory):
 def outcome(files, tmp_path_factory):
     """One evaluation with three scores and two groups, and the folder it wrote."""
     folder = tmp_path_factory.mktemp("report")
-    result = evaluate(
+    result = evaluate_and_write(
         files,
         folder,
         scores=(Maximum(), Sum(), Average()),
@@ -98,7 +99,7 @@ def test_groups_are_pools_of_their_tasks(outcome):
 
 def test_a_group_without_a_task_names_the_nearest(files, tmp_path):
     with pytest.raises(ValueError, match="group 'g': no task .* matches 'shrt'; nearest .*'short'"):
-        evaluate(files, tmp_path / "o", groups={"g": ["shrt"]})
+        evaluate_and_write(files, tmp_path / "o", groups={"g": ["shrt"]})
     assert not (tmp_path / "o").exists()
 
 
@@ -115,7 +116,7 @@ def test_costs_of_single_examples_give_the_cost_axis(tmp_path):
     student, teacher = rng.uniform(1e9, 2e9, N), rng.uniform(5e9, 5e10, N)
     flops = {"student_flops": student, "teacher_flops": teacher}
     file = write(tmp_path / "a", "a", changes=flops)
-    result = evaluate([file], tmp_path / "out", bootstrap_samples=5, cost=Flops())
+    result = evaluate_and_write([file], tmp_path / "out", bootstrap_samples=5, cost=Flops())
     order = np.argsort(
         [np.mean(row["student_log_probs"]) for row in pq.read_table(file).to_pylist()]
     )
@@ -141,7 +142,7 @@ def test_costs_without_their_columns_name_the_command(files):
 
 def test_what_one_class_leaves_undefined_is_null_and_the_rest_is_there(tmp_path):
     file = write(tmp_path / "a", "a", changes={"student_quality": np.ones(N)})
-    result = evaluate([file], tmp_path / "out", bootstrap_samples=5, scores=(Maximum(),))
+    result = evaluate_and_write([file], tmp_path / "out", bootstrap_samples=5, scores=(Maximum(),))
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     found = written["pooled"]["cascades"]["a"]["summary"]["separation"]
     undefined = ("auroc", "auprc", "prr", "prr_half", "pearson", "spearman")

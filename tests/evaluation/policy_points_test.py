@@ -18,6 +18,7 @@ from cascade_jax.evaluation.policy_points import PolicyError
 from cascade_jax.report import terminal
 from tests.support import certificates, student_records
 from tests.support.certificates import COST, LOSS
+from tests.support.reports import evaluate_and_write
 
 TOKENS = "deferred tokens / 20"
 LIVE = {"level": "token", "score": "log_prob", "limits": {TOKENS: 0.2, LOSS: 0.5}}
@@ -58,7 +59,7 @@ def points(folder, path, *names, cost=COST_OF_PARAMETERS):
 
 def run(folder, path, *names):
     files = files_of(folder, names)
-    return evaluate.evaluate(files, folder / "report", bootstrap_samples=1, policy=path)
+    return evaluate_and_write(files, folder / "report", bootstrap_samples=1, policy=path)
 
 
 @pytest.mark.parametrize("threshold", [0.55, 0.7, math.inf, -math.inf])
@@ -100,9 +101,7 @@ def test_costs_that_differ_between_examples(tmp_path):
     flops = np.arange(1.0, 401.0)
     path = student_records.write(tmp_path / "cat.parquet", "cat", 0.4, seed=1)
     table = records.read(path)
-    columns = {
-        name: records.records_columns.pq.read_table(path)[name] for name in records.SCHEMA.names
-    }
+    columns = {name: pq.read_table(path)[name] for name in records.SCHEMA.names}
     columns |= {"student_flops": flops, "teacher_flops": 10 * flops}
     records.write(
         tmp_path / "cat.parquet", columns, {"name": "cat", "mixture": "demo", "split": "test"}

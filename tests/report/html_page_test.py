@@ -18,6 +18,7 @@ from cascade_jax.evaluation.costs import Latency, Price
 from cascade_jax.evaluation.results import Evaluation, Source
 from cascade_jax.report import html_page, numbers
 from tests.support import student_records
+from tests.support.reports import evaluate_and_write
 
 EVIL = "<script>alert('x')</script>&\""
 PNG = b"\x89PNG not really"
@@ -83,7 +84,7 @@ def live(tmp_path_factory):
     """A page with its script, of real records, one prompt of which holds markup."""
     folder = tmp_path_factory.mktemp("report")
     file = student_records.write(folder / "xent.parquet", "xent", 0.4)
-    evaluation = evaluate.evaluate(file, folder / "report", bootstrap_samples=5)
+    evaluation = evaluate_and_write(file, folder / "report", bootstrap_samples=5)
     tables = evaluate.load(file)
     scores = {"xent": Average()(tables["xent"].student)}
     return html_page.render(evaluation, IMAGES, {}, tables, scores)

@@ -9,6 +9,7 @@ from cascade_jax.deferral.scores import Average
 from cascade_jax.evaluation import cascades, evaluate, summaries
 from cascade_jax.report import headline, page_data
 from tests.support import student_records
+from tests.support.reports import evaluate_and_write
 
 EVIL = "</script><script>alert(1)</script><!-- & \u2028\u2029 \\u003c"
 
@@ -34,7 +35,7 @@ def built(tmp_path_factory):
         student_records.write(folder / "cat.parquet", "cat", 0.4, seed=1),
     ]
     groups = {"exact": ["yes_no", "add", "copy"]}
-    evaluation = evaluate.evaluate(files, folder / "report", bootstrap_samples=5, groups=groups)
+    evaluation = evaluate_and_write(files, folder / "report", bootstrap_samples=5, groups=groups)
     tables = evaluate.load(files)
     scores = {name: Average()(table.student) for name, table in tables.items()}
     written = json.loads((folder / "report" / "metrics.json").read_text(encoding="utf-8"))

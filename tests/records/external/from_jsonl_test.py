@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade_jax import records
-from cascade_jax.evaluation import evaluate
 from cascade_jax.records.external import from_jsonl, to_jsonl
 from cascade_jax.records.external.from_jsonl import ExchangeConfig
 from cascade_jax.records.external.lines import ExchangeError
 from cascade_jax.task_metrics import quality
 from cascade_jax.task_metrics.translation import Bleu
 from tests.records import records_statistics_test, table_test
+from tests.support.reports import evaluate_and_write
 
 RNG = np.random.default_rng(0)
 N = 12
@@ -182,7 +182,7 @@ def test_every_format_gives_records_that_evaluate(tmp_path, student, teacher):
     assert read.student_entropies is None and read.student.entropies is None
     assert set(read.student_flops_per_token) == {2e6} and set(read.metric) == {"accuracy"}
     assert read.metadata["figures"]["t0"]["accuracy"]["student"] == pytest.approx(4 / 6)
-    result = evaluate.evaluate(tmp_path / "r.parquet", tmp_path / "report", bootstrap_samples=5)
+    result = evaluate_and_write(tmp_path / "r.parquet", tmp_path / "report", bootstrap_samples=5)
     assert result.pooled.num_examples == N and set(result.tasks) == {"t0", "t1"}
     assert (tmp_path / "report" / "report.html").exists()
 
