@@ -1,6 +1,109 @@
-"""Tables for a terminal."""
+"""Tables for people: one value, rendered as text for a terminal, as Markdown or as HTML."""
 
-from collections.abc import Collection, Sequence
+import dataclasses
+import html
+import math
+from collections.abc import Callable, Collection, Sequence
+
+NOT_MEASURED = "–"
+
+
+def number(value: float, signed: bool = False) -> str:
+    """Three decimals; "–" where not measured (NaN), "∞" where unbounded."""
+    if math.isnan(value):
+        return NOT_MEASURED
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:+.3f}" if signed else f"{value:.3f}"
+    return text if signed or text != "-0.000" else "0.000"
+
+
+def signed(value: float) -> str:
+    """`number` with its sign."""
+    return number(value, signed=True)
+
+
+def percent(share: float) -> str:
+    """A share in per cent with three digits, e.g. ``31.4 %``, that no line break parts."""
+    return NOT_MEASURED if math.isnan(share) else f"{100 * share:.3g}\N{NO-BREAK SPACE}%"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A value and what is shown beside it.
+
+    Attributes:
+      value: a number, NaN = not measured; or a text, which is shown as it is.
+      low, high: ends of its interval; NaN = none.
+      note: a remark such as a p-value.
+      is_best: HTML shows it in bold.
+    """
+
+    value: float | str
+    low: float = math.nan
+    high: float = math.nan
+    note: str = ""
+    is_best: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """Cells below a head.
+
+    Attributes:
+      head: includes the unit, where there is one.
+      cells: `Cell`s, or values that have nothing beside them.
+      show: how its numbers are written: `number`, `signed`, `percent`, or a cost in its unit.
+    """
+
+    head: str
+    cells: Sequence[Cell | float | str]
+    show: Callable[[float], str] = number
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it has no numbers, so that its cells stand to the left."""
+        return all(isinstance(cell.value, str) for cell in self)
+
+    def __iter__(self):
+        return (cell if isinstance(cell, Cell) else Cell(cell) for cell in self.cells)
+
+    def plain(self, head: str = "") -> "Column":
+        """The same without intervals and notes, under another head if one is given."""
+        cells = [cell.value for cell in self]
+        return dataclasses.replace(self, head=head or self.head, cells=cells)
+
+    def parts(self, cell: Cell) -> tuple[str, tuple[str, ...]]:
+        """A cell's value, and the two ends of its interval if it has one."""
+        if isinstance(cell.value, str):
+            return cell.value, ()
+        if math.isnan(cell.value):
+            return NOT_MEASURED, ()
+        has_interval = not (math.isnan(cell.low) or math.isnan(cell.high))
+        return self.show(cell.value), (self.show(cell.low), self.show(cell.high)) * has_interval
+
+    def texts(self) -> list[str]:
+        """The cells as ``0.622 [0.601, 0.642], note``."""
+        result = []
+        for cell in self:
+            value, ends = self.parts(cell)
+            interval = f" [{', '.join(ends)}]" if ends else ""
+            result.append(value + interval + f", {cell.note}" * bool(cell.note))
+        return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table, column by column; the first column names the rows."""
+
+    title: str
+    columns: Sequence[Column]
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The heads and then every row, as texts."""
+        heads = [column.head for column in self.columns]
+        return [heads, *map(list, zip(*(column.texts() for column in self.columns), strict=True))]
 
 
 def columns(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
@@ -17,3 +120,43 @@ def columns(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[
         ]
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def as_text(table: Table, *, rule: bool = False) -> str:
+    """Aligned columns for a terminal, numbers to the right; with `rule`, a line below the heads."""
+    right = [i for i, column in enumerate(table.columns) if not column.is_text]
+    lines = columns(table.texts, right)
+    if rule:
+        lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join([f"{table.title}:"] * bool(table.title) + lines)
+
+
+def as_markdown(table: Table) -> str:
+    """A Markdown table, below its title as a sentence."""
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in table.texts]
+    rows.insert(1, ["---"] * len(table.columns))
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([f"{table.title}:\n"] * bool(table.title) + lines)
+
+
+def as_html(table: Table, css: str = "") -> str:
+    """A table with its title as caption, that scrolls sideways by itself where it is too wide."""
+    heads = "".join(f'<th scope="col">{html.escape(column.head)}</th>' for column in table.columns)
+    cells = [[_html_cell(column, cell, i == 0) for cell in column]
+             for i, column in enumerate(table.columns)]  # fmt: skip
+    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in zip(*cells, strict=True))
+    title = html.escape(table.title)
+    return (
+        f'<div class="wide" role="region" tabindex="0" aria-label="{title}">'
+        f'<table class="{css}"><caption>{title}</caption><thead><tr>{heads}</tr></thead>\n'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _html_cell(column: Column, cell: Cell, is_head: bool) -> str:
+    value, ends = column.parts(cell)
+    below = [" to ".join(ends)] * bool(ends) + [cell.note] * bool(cell.note)
+    text = html.escape(value) + "".join(f"<small>{html.escape(line)}</small>" for line in below)
+    if is_head:
+        return f'<th scope="row">{text}</th>'
+    return f"<td{' class=best' * cell.is_best}>{text}</td>"

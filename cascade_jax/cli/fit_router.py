@@ -14,7 +14,8 @@ CONFIG = "cascade_jax.evaluation.fit_router.FitRouterConfig"
 
 def run(config) -> None:
     """Runs the command on its built config."""
-    from cascade_jax.evaluation import fit_router
+    from cascade_jax.evaluation.fit_router import fit_router
+    from cascade_jax.report import terminal
 
-    print(fit_router.format_table(fit_router.fit_router(config)))
+    print(terminal.format_router(fit_router(config)))
     print(f"\nsaved to {config.router_file}")

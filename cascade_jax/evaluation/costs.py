@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cascade_jax.records.table import Records, RecordsError
+from cascade_jax.text_table import number
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _SMALL_PREFIXES = ((1e-3, "m"), (1e-6, "µ"))
@@ -227,11 +228,10 @@ def prefix_of(most: float, unit: str) -> tuple[float, str]:
     )
 
 
-def format_cost(value: float) -> str:
-    """A cost with three digits and an SI prefix, ``2.21 M``; "–" for NaN, "∞" for inf."""
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞"
-    scale, prefix = prefix_of(abs(value), "FLOPs")
-    return f"{value / scale:.3g} {prefix}".strip()
+def format_cost(value: float, unit: str) -> str:
+    """A cost with three digits: ``2.21 M`` (FLOPs), ``25 ms``, ``3.4`` (of a currency)."""
+    if not math.isfinite(value):
+        return number(value)
+    scale, prefix = prefix_of(abs(value), unit)
+    symbol = unit if unit in SI_UNITS and unit != "FLOPs" else ""
+    return f"{value / scale:.3g} {prefix}{symbol}".strip()

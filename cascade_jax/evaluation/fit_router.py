@@ -98,27 +98,3 @@ def _auroc(score: Float[np.ndarray, " n"], table: records.Records) -> float:
     quality = table.student_quality
     is_binary = np.all((quality == 0) | (quality == 1))
     return separation.auroc(score, quality == 0) if is_binary else math.nan
-
-
-def format_table(run: RouterRun) -> str:
-    """The router beside every score that its records hold enough for, best area first."""
-    table, router = run.table, run.router
-    student, teacher = np.mean(table.student_quality), np.mean(table.teacher_quality)
-    lines = [
-        f"{table.name}, {table.metadata['mixture']}, split {router.split!r}: {len(table):,} "
-        f"examples, small model {student:.3f}, large model {teacher:.3f}",
-        "",
-        f"{'score':<34}  area   AUROC",
-        "-" * 48,
-    ]
-    for name in sorted(run.areas, key=lambda name: -run.areas[name]):
-        label = name + f" ({run.folds}-fold)" * (name == router.name)
-        lines.append(_line(label, run.areas[name], run.aurocs[name]))
-    random = curves.random_area(float(student), float(teacher))
-    is_defined = not math.isnan(run.aurocs[router.name])
-    lines.append(_line("deferring at random", random, 0.5 if is_defined else math.nan))
-    return "\n".join(lines)
-
-
-def _line(label: str, area: float, auroc: float) -> str:
-    return f"{label:<34}  {area:.3f}  {'–' if math.isnan(auroc) else f'{auroc:.3f}':>5}"

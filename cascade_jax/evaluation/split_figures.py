@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 
 from cascade_jax.evaluation.results import Evaluation, Figure, Panel
-from cascade_jax.evaluation.summaries import REFERENCE_RATES
 from cascade_jax.records.schema import CORPUS_METRICS, FIGURES, GREEDY
 from cascade_jax.records.table import Records
 
@@ -93,22 +92,3 @@ def say_more(evaluation: Evaluation) -> bool:
     tasks = [figure.task for figure in evaluation.figures]
     is_greedy = all(figure.decoding in (GREEDY, "") for figure in evaluation.figures)
     return len(set(tasks)) < len(tasks) or not is_greedy
-
-
-def heads(names: list[str]) -> list[str]:
-    """The head of a table of figures; `cells` gives its rows."""
-    rates = " / ".join(f"{100 * rate:.0f}" for rate in REFERENCE_RATES)
-    cascades = [f"{name}: cascade at {rates} %" for name in names]
-    return ["task", "metric", "answers", "large model", *names, *cascades]
-
-
-def cells(figure: Figure, names: list[str]) -> list[str]:
-    """A row of the table: three decimals, a dash for what is not known."""
-    values = [figure.teacher, *(figure.students[name] for name in names)]
-    row = [figure.task, figure.metric, figure.decoding.replace("_", " ") or "–"]
-    row += [_short(value) for value in values]
-    return row + [" / ".join(map(_short, figure.cascades.get(name, ()))) or "–" for name in names]
-
-
-def _short(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"

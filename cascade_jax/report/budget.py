@@ -8,26 +8,17 @@ from cascade_jax.deferral.guarantees.budget_file import (
     ANSWER,
     COST,
     TOKEN,
-    AtAlpha,
     Budget,
     Spread,
     uncertainty_label,
 )
+from cascade_jax.evaluation.costs import format_cost
 from cascade_jax.evaluation.live_cascades import LiveCascade
 from cascade_jax.evaluation.policy_points import PolicyPoint
 from cascade_jax.evaluation.results import Evaluation
-from cascade_jax.report import tables
-from cascade_jax.report.numbers import cost as cost_of
-from cascade_jax.report.numbers import cost_text, escaped, kept_text, number, percent
+from cascade_jax.report.numbers import cost_text, escaped, promise_text
+from cascade_jax.text_table import Cell, Column, Table, as_html, number, percent
 
-PICTURES = {
-    "budget": (
-        "First what α limits, on the test split: below the dashed line the budget is kept. Others: "
-        "mean quality, beside what else costs as much. Bands go from the lowest to the highest "
-        "repeat."
-    ),
-    "live_positions": "Share of the tokens at each position that the large model wrote.",
-}
 SEARCH_PICTURES = {
     "budget_thresholds": (
         "Every threshold that was tried, on the split that the search used and on the one that it "
@@ -58,7 +49,7 @@ def _policy(evaluation: Evaluation, name: str, point: PolicyPoint) -> str:
     for kept in point.kept:
         mark = {True: "✓ ", False: "✗ ", None: ""}[kept.is_within]
         css = {True: "right", False: "wrong", None: "soft"}[kept.is_within]
-        lines.append(f'<p class="{css}">{mark}{escaped(kept_text(kept))}</p>')
+        lines.append(f'<p class="{css}">{mark}{escaped(promise_text(kept))}</p>')
     lines += [f'<p class="wrong">{escaped(warning)}</p>' for warning in point.warnings]
     lines.append(f'<p class="soft">{escaped(f"{point.promise} ({point.path})")}</p>')
     label = f"Certified policy of {name}"
@@ -72,7 +63,7 @@ def budget(found: Budget) -> list[str]:
         f"<p>{escaped(_measured(found))}</p>",
         f'<p class="soft">{escaped(_promised(found))}</p>',
         '<div id="budgets"></div>',
-        budget_table(found),
+        as_html(budget_table(found)),
     ]
 
 
@@ -105,42 +96,39 @@ def _promised(found: Budget) -> str:
     )
 
 
-def budget_table(budget: Budget) -> str:
+def budget_table(budget: Budget) -> Table:
     """A row for each α: promised, measured, kept how often, certified how often, and quality."""
     metric, kept = budget.objective, "mean cost" if budget.promise == COST else "mean loss"
-    head = ["budget α", f"promised {kept}", f"measured {kept}", "repeats within", "certified"]
-    head += ["mean cost"] * (budget.promise != COST) + [metric]
-    head += [f"{metric}: {name.replace('_', ' ')}" for name in budget.baselines]
-    rows = [_alpha_row(budget, at) for at in budget.over_alphas()]
+    rows = budget.over_alphas()
+    chance = f"chance ≥ {percent(1 - budget.delta)}"
+    columns = [
+        Column("budget α", [f"{row.alpha:g}" for row in rows]),
+        Column(f"promised {kept}", [Cell(f"≤ {row.alpha:g}", note=chance) for row in rows]),
+        Column(f"measured {kept}", [_spread(row.risk) for row in rows]),
+        Column("repeats within", [row.share_within for row in rows], percent),
+        Column("certified", [row.share_certified for row in rows], percent),
+    ]
+    if budget.promise != COST:
+        columns.append(Column("mean cost", [_spread(row.cost) for row in rows]))
+    columns.append(Column(metric, [_spread(row.quality[metric]) for row in rows]))
+    for name in budget.baselines:
+        qualities = [row.baselines[name][metric] for row in rows]
+        columns.append(Column(f"{metric}: {name.replace('_', ' ')}", qualities))
     ends = [number(end.quality[metric]) for end in (budget.ends.student, budget.ends.teacher)]
     repeats = f"means of {budget.repeats} repeats, small print the lowest and highest; "
-    caption = (
+    title = (
         f"Test splits: {repeats * (budget.repeats > 1)}small model alone {ends[0]}, large model "
         f"alone {ends[1]}"
         + "; other ways at equal cost, the oracle within the budget"
         * bool(budget.baselines)
     )
-    return tables.table(caption, head, rows)
+    return Table(title, columns)
 
 
-def _alpha_row(budget: Budget, at: AtAlpha) -> str:
-    cells = [
-        f'<th scope="row">{at.alpha:g}</th>',
-        f"<td>≤ {at.alpha:g}<small>chance ≥ {percent(1 - budget.delta)}</small></td>",
-        _spread(at.risk),
-        f"<td>{percent(at.share_within)}</td>",
-        f"<td>{percent(at.share_certified)}</td>",
-        *([_spread(at.cost)] if budget.promise != COST else []),
-        _spread(at.quality[budget.objective]),
-    ]
-    others = [at.baselines[name][budget.objective] for name in budget.baselines]
-    return "".join([*cells, *(f"<td>{number(value)}</td>" for value in others)])
-
-
-def _spread(found: Spread) -> str:
-    varies = found.low < found.high
-    under = f"<small>{number(found.low)} to {number(found.high)}</small>" * varies
-    return f"<td>{number(found.mean)}{under}</td>"
+def _spread(spread: Spread) -> Cell:
+    if spread.low < spread.high:
+        return Cell(spread.mean, spread.low, spread.high)
+    return Cell(spread.mean)
 
 
 def live(evaluation: Evaluation) -> list[str]:
@@ -158,46 +146,54 @@ def live(evaluation: Evaluation) -> list[str]:
     return [
         '<h2 id="live">Token by token</h2>',
         f'<p class="soft">{escaped(text)}</p>',
-        live_table(evaluation),
-        *([task_table(evaluation)] if evaluation.shows_tasks else []),
+        as_html(live_table(evaluation)),
+        *([_per_task(evaluation)] if evaluation.shows_tasks else []),
         '<div id="positions"></div>',
     ]
 
 
-def live_table(evaluation: Evaluation) -> str:
+def live_table(evaluation: Evaluation) -> Table:
     """A row for each live cascade."""
-    head = ["cascade", "small model", "live cascade", "large model", "deferred tokens", "cost"]
-    head += ["FLOPs per example", "threshold λ"]
-    rows = []
-    for name, found in evaluation.live.items():
-        ends = evaluation.pooled.summaries[name]
-        qualities = [ends.student_quality.value, found.quality, ends.teacher_quality.value]
-        cells = [*map(number, qualities), percent(found.token_share), number(found.cost)]
-        cells += [cost_of(found.flops), threshold_text(found.thresholds)]
-        rows.append(
-            f'<th scope="row">{escaped(name)}</th>'
-            + "".join(f"<td>{escaped(cell)}</td>" for cell in cells)
-        )
-    caption = f"Mean quality ({evaluation.pooled.metric}), all tasks pooled"
-    return tables.table(caption, head, rows)
+    rows = evaluation.live.values()
+    ends = [evaluation.pooled.summaries[name] for name in evaluation.live]
+    return Table(
+        f"Mean quality ({evaluation.pooled.metric}), all tasks pooled",
+        [
+            Column("cascade", list(evaluation.live)),
+            Column("small model", [end.student_quality.value for end in ends]),
+            Column("live cascade", [row.quality for row in rows]),
+            Column("large model", [end.teacher_quality.value for end in ends]),
+            Column("deferred tokens", [row.token_share for row in rows], percent),
+            Column("cost", [row.cost for row in rows]),
+            Column("FLOPs per example", [format_cost(row.flops, "FLOPs") for row in rows]),
+            Column("threshold λ", [threshold_text(row.thresholds) for row in rows]),
+        ],
+    )
 
 
-def task_table(evaluation: Evaluation) -> str:
-    """A row for each task and live cascade."""
-    rows = []
-    for task, panel in evaluation.tasks.items():
-        for name, found in evaluation.live.items():
-            ends, share = panel.summaries[name], found.task_share.get(task, math.nan)
-            live = found.task_quality.get(task, math.nan)
-            qualities = [ends.student_quality.value, live, ends.teacher_quality.value]
-            cells = [name, panel.metric, *map(number, qualities), percent(share)]
-            rows.append(
-                f'<th scope="row">{escaped(task)}</th>'
-                + "".join(f"<td>{escaped(cell)}</td>" for cell in cells)
-            )
-    head = ["task", "cascade", "metric", "small model", "live cascade", "large model"]
-    table = tables.table("Per task", [*head, "deferred tokens"], rows, "figures")
+def _per_task(evaluation: Evaluation) -> str:
+    table = as_html(task_table(evaluation), "figures")
     return f"<details><summary>Per task</summary>{table}</details>"
+
+
+def task_table(evaluation: Evaluation) -> Table:
+    """A row for each task and live cascade."""
+    rows = [(task, name) for task in evaluation.tasks for name in evaluation.live]
+    ends = [evaluation.tasks[task].summaries[name] for task, name in rows]
+    live = [(task, evaluation.live[name]) for task, name in rows]
+    return Table(
+        "Per task",
+        [
+            Column("task", [task for task, _ in rows]),
+            Column("cascade", [name for _, name in rows]),
+            Column("metric", [evaluation.tasks[task].metric for task, _ in rows]),
+            Column("small model", [end.student_quality.value for end in ends]),
+            Column("live cascade", [row.task_quality.get(task, math.nan) for task, row in live]),
+            Column("large model", [end.teacher_quality.value for end in ends]),
+            Column("deferred tokens", [row.task_share.get(task, math.nan) for task, row in live],
+                   percent),
+        ],
+    )  # fmt: skip
 
 
 def threshold_text(thresholds: tuple[float, ...]) -> str:

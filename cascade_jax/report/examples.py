@@ -1,62 +1,131 @@
-"""The clearest right and wrong decisions of a deferral score, for readers without JavaScript."""
+"""The sample of examples that a report's page can be searched through."""
 
-import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from cascade_jax.evaluation import confusion
 from cascade_jax.records.table import Records
 
-_KINDS = (
-    ("right", "deferred, the large model is better", 1, True),
-    ("right", "kept, the small model is better", -1, False),
-    ("wrong", "kept, the large model is better", 1, False),
-    ("wrong", "deferred, the small model is better", -1, True),
-)
+MAX_EXAMPLES = 1000
+MAX_BYTES = 5_000_000
+_TEXT_LIMIT, _TOKEN_LIMIT = 4000, 256
 
 
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """An example on which the two models differ, and what the score made of it at 50 % deferral."""
+def sample(
+    tables: Mapping[str, Records],
+    scores: Mapping[str, Float[np.ndarray, " n"]],
+    *,
+    seed: int = 0,
+    max_examples: int = MAX_EXAMPLES,
+    max_bytes: int = MAX_BYTES,
+) -> dict[str, Any]:
+    """Examples of every task, right and wrong ones in equal number as far as there are such.
 
-    verdict: str
-    what: str
-    score: float
-    task: str
-    inputs: str
-    target: str
-    student_answer: str
-    teacher_answer: str
-    student_quality: float
-    teacher_quality: float
+    Args:
+      tables: aligned records by cascade name.
+      scores: deferral scores by cascade name.
+      seed: of the draw.
+      max_examples, max_bytes: where it ends; bytes are those of the rows in the page.
 
-
-def pick_examples(
-    records: Records, score: Float[np.ndarray, " n"], per_kind: int = 2
-) -> list[Example]:
-    """The clearest right and wrong decisions of a score, where half of all examples are deferred.
-
-    Right is to defer what the large model does better and to keep what the small one does better.
-    Of each kind those come first whose scores lie farthest from the middle, then lower rows.
+    Returns:
+      ``total`` examples there are, and the ``rows`` drawn, in the order of the records. A row has
+      what all cascades share, and under ``answers`` what each small model wrote.
     """
-    gain = records.teacher_quality - records.student_quality
-    # Ranks by score, averaged over ties, so that 0 is the middle and the tied are treated alike.
-    _, group, sizes = np.unique(score, return_inverse=True, return_counts=True)
-    urgency = ((np.cumsum(sizes) - (sizes - 1) / 2 - 0.5) / len(score) - 0.5)[group]
-    picked = []
-    for verdict, what, sign, is_deferred in _KINDS:
-        rows = np.flatnonzero((sign * gain > 0) & ((urgency >= 0) == is_deferred))
-        order = np.argsort(-np.abs(urgency[rows] * gain[rows]), kind="stable")
-        for row in rows[order[:per_kind]]:
-            texts = ("task", "inputs", "target", "student_answer", "teacher_answer")
-            qualities = ("student_quality", "teacher_quality")
-            picked.append(
-                Example(
-                    verdict=verdict,
-                    what=what,
-                    score=float(score[row]),
-                    **{name: str(getattr(records, name)[row]) for name in texts},
-                    **{name: float(getattr(records, name)[row]) for name in qualities},
-                )
-            )
-    return picked
+    first = next(iter(tables.values()))
+    drawn = draw_order(tables, seed)[:max_examples]
+    # Texts of the drawn rows only are read.
+    tables = {name: table.take(drawn) for name, table in tables.items()}
+    scores = {name: score[drawn] for name, score in scores.items()}
+    rows, used = {}, 0
+    for position, row in enumerate(drawn.tolist()):
+        rows[row] = _describe(tables, scores, position)
+        used += _bytes(rows[row])
+        if used > max_bytes:
+            del rows[row]
+            break
+    return {"total": len(first), "rows": [rows[row] for row in sorted(rows)]}
+
+
+def draw_order(tables: Mapping[str, Records], seed: int) -> Int[np.ndarray, " n"]:
+    """All rows, so ordered that any first part of them is even over the strata.
+
+    A stratum is a task and whether all, some or none of the small models have the answer right.
+    Each gives one of its rows, by chance, then each a second one, and so on.
+    """
+    first = next(iter(tables.values()))
+    rights = np.stack([confusion.is_right(t.student_quality) for t in tables.values()])
+    share = np.where(rights.all(axis=0), 2, np.where(rights.any(axis=0), 1, 0))
+    _, task = np.unique(first.task.astype(str), return_inverse=True)
+    stratum = 3 * task + share
+    shuffled = np.random.default_rng(seed).permutation(len(first))
+    by_stratum = shuffled[np.argsort(stratum[shuffled], kind="stable")]
+    _, starts, sizes = np.unique(stratum[by_stratum], return_index=True, return_counts=True)
+    turn = np.arange(len(first)) - np.repeat(starts, sizes)
+    return by_stratum[np.argsort(turn, kind="stable")]
+
+
+def _describe(
+    tables: Mapping[str, Records], scores: Mapping[str, np.ndarray], row: int
+) -> dict[str, Any]:
+    first = next(iter(tables.values()))
+    texts = ("example_id", "task", "inputs", "target", "teacher_answer")
+    return {
+        **{name: _cut(str(getattr(first, name)[row])) for name in texts},
+        "teacher_quality": float(first.teacher_quality[row]),
+        "answers": {
+            name: {
+                "text": _cut(str(table.student_answer[row])),
+                "quality": float(table.student_quality[row]),
+                "score": float(scores[name][row]),
+                **_tokens(table, row),
+                **_live(table, row),
+            }
+            for name, table in tables.items()
+        },
+    }
+
+
+def _tokens(table: Records, row: int) -> dict[str, Sequence[Any]]:
+    """Log-probs of the answer's first tokens, and their texts where the records have them."""
+    start, end = table.student_offsets[row], table.student_offsets[row + 1]
+    log_probs = table.student_log_probs[start:end][:_TOKEN_LIMIT]
+    found: dict[str, Sequence[Any]] = {"log_probs": [round(float(v), 3) for v in log_probs]}
+    if end - start > _TOKEN_LIMIT:
+        found["more_tokens"] = int(end - start) - _TOKEN_LIMIT
+    pieces = table.pieces("student", row)
+    if pieces is not None:
+        found["pieces"] = list(pieces[:_TOKEN_LIMIT])
+    return found
+
+
+def _live(table: Records, row: int) -> dict[str, Any]:
+    """What the live cascade wrote, and which model each of its first tokens; nothing without it."""
+    if table.cascade_answer is None:
+        return {}
+    start, end = table.cascade_offsets[row], table.cascade_offsets[row + 1]
+    shown = slice(start, min(end, start + _TOKEN_LIMIT))
+    found: dict[str, Any] = {
+        "quality": float(table.cascade_quality[row]),
+        "pieces": list(table.pieces("cascade", row)[:_TOKEN_LIMIT]),
+        "deferred": [int(value) for value in table.cascade_is_deferred[shown]],
+        "uncertainties": [round(float(value), 3) for value in table.cascade_uncertainties[shown]],
+    }
+    if end > shown.stop:
+        found["more_tokens"] = int(end - shown.stop)
+    return {"live": found}
+
+
+def _bytes(row: Mapping[str, Any]) -> int:
+    """Of a row in the page, where each of ``<>&`` is an escape of six characters."""
+    text = json.dumps(row, ensure_ascii=False)
+    return len(text.encode()) + 5 * sum(map(text.count, "<>&"))
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _TEXT_LIMIT:
+        return text
+    return f"{text[:_TEXT_LIMIT]}… ({len(text) - _TEXT_LIMIT:,} more characters are in the records)"

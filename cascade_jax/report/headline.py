@@ -8,7 +8,8 @@ import numpy as np
 from cascade_jax.evaluation.curves import Curve
 from cascade_jax.evaluation.results import Panel
 from cascade_jax.report.metrics_json import MAX_POINTS
-from cascade_jax.report.numbers import cost_text, number, percent
+from cascade_jax.report.numbers import cost_text
+from cascade_jax.text_table import number, percent
 
 _NEARLY = "99 % of large"  # the label of the reference quality that a recommendation aims at
 _NEAR = percent(0.99)

@@ -1,63 +1,47 @@
-"""One self-contained HTML page of an evaluation: pictures, styles, script and data are inside it.
+"""One self-contained HTML page of an evaluation: styles, script, data and pictures are inside it.
 
-It reads whole without JavaScript: sentences, tables and pictures stand on it. The script in page/
-puts curves, a threshold that moves, and a sample of examples in the place of the pictures.
+Sentences and tables stand on it without JavaScript; the script in assets/ draws the curves, with a
+threshold that moves, and shows a sample of the examples.
 """
 
 import base64
 import functools
 import hashlib
 import pathlib
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-from jaxtyping import Float
+from collections.abc import Mapping
 
 from cascade_jax.evaluation import split_figures
 from cascade_jax.evaluation.results import Evaluation
-from cascade_jax.records.table import SCHEMA_VERSION, Records
-from cascade_jax.report import budget, headline, page_data, words
-from cascade_jax.report import tables as report_tables
-from cascade_jax.report.examples import Example, pick_examples
-from cascade_jax.report.numbers import cost_text, escaped, number, percent
-
-__all__ = ["Example", "pick_examples", "render"]
+from cascade_jax.records.table import SCHEMA_VERSION
+from cascade_jax.report import budget, headline, page_data, tables, words
+from cascade_jax.report.numbers import cost_text, escaped
+from cascade_jax.text_table import Table, as_html, number, percent
 
 _PAGE = pathlib.Path(__file__).parent / "assets"
 _SCRIPTS = ("dom.js", "charts.js", "explore.js", "examples.js", "report.js")
 _BUDGET_SCRIPT, _BUDGET_STYLE = "budget.js", "budget.css"  # where there is something for them
 
 
-def render(
-    evaluation: Evaluation,
-    images: Mapping[str, bytes],
-    examples: Mapping[str, Sequence[Example]],
-    tables: Mapping[str, Records] | None = None,
-    scores: Mapping[str, Float[np.ndarray, " n"]] | None = None,
-) -> str:
+def render(evaluation: Evaluation, images: Mapping[str, bytes]) -> str:
     """The page.
 
     Args:
-      evaluation: figures of all cascades.
-      images: PNGs by name: those of `words.STATIC_CAPTIONS`, "curve" at least, and where
-        there are such "tasks", "groups" and "scores".
-      examples: by cascade name.
-      tables: the records that were evaluated, by cascade name; without them nothing moves.
-      scores: their deferral scores.
+      evaluation: figures of all cascades; without its tables nothing on the page moves.
+      images: PNGs by name; those that the script does not draw are shown: "scores", and of a
+        budget `budget.SEARCH_PICTURES`.
 
     Returns:
       HTML with no address in it that a browser would fetch.
     """
     title = f"Cascade evaluation: {evaluation.pooled.title}"
-    is_live = tables is not None and scores is not None
-    body = "\n".join([*_sections(evaluation, images, examples, is_live), _footer(evaluation)])
+    body = "\n".join([*_sections(evaluation, images), _footer(evaluation)])
     more = has_budget(evaluation)
     style = _page_file("report.css") + _page_file(_BUDGET_STYLE) * more
     scripts = ""
     policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'"
-    if is_live:
+    if evaluation.tables:
         code = _script(more)
-        data = page_data.script_text(page_data.build(evaluation, tables, scores))
+        data = page_data.script_text(page_data.build(evaluation))
         policy += f"; script-src '{_hash(code)}'"
         scripts = f'<script type="application/json" id="data">{data}</script>\n'
         scripts += f"<script>{code}</script>\n"
@@ -71,45 +55,47 @@ def render(
     )
 
 
-def _sections(
-    evaluation: Evaluation,
-    images: Mapping[str, bytes],
-    examples: Mapping[str, Sequence[Example]],
-    is_live: bool,
-) -> list[str]:
+def _sections(evaluation: Evaluation, images: Mapping[str, bytes]) -> list[str]:
     pooled = evaluation.pooled
-    parts = [_lead(evaluation), _headline(evaluation), *budget.policies(evaluation)]
-    parts += ['<h2 id="summary">Summary</h2>', report_tables.quality(pooled)]
-    parts += [report_tables.cost(pooled), report_tables.separation(pooled)]
+    parts = [_lead(evaluation), words.NOSCRIPT, _headline(evaluation)]
+    parts += budget.policies(evaluation)
+    parts += ['<h2 id="summary">Summary</h2>', as_html(tables.quality(pooled))]
+    parts += [as_html(tables.cost(pooled)), as_html(tables.separation(pooled))]
     if pooled.comparisons:
-        parts += [report_tables.comparisons(pooled)]
+        parts += [as_html(tables.comparisons(pooled))]
     parts += [_interval_note(evaluation)]
-    shown = [name for name in words.STATIC_CAPTIONS if name in images]
-    static = [_picture(images[name], words.STATIC_CAPTIONS[name]) for name in shown]
     parts += ['<h2 id="curves">Quality against cost</h2>', '<div id="explore"></div>']
-    parts += ['<div class="static">', *static, "</div>"]
     parts += _budget_sections(evaluation, images)
     if evaluation.scores:
-        parts += ['<h2 id="scores">Deferral scores</h2>', report_tables.scores(evaluation)]
+        parts += ['<h2 id="scores">Deferral scores</h2>', *_scores(evaluation)]
         if "scores" in images:
             parts += [_picture(images["scores"], words.SCORES_CAPTION)]
     if evaluation.shows_tasks:
         parts += ['<h2 id="tasks">Per task</h2>', '<div id="multiples"></div>']
-        static = [name for name in ("tasks", "groups") if name in images]
-        parts += [_picture(images[name], words.TASKS_CAPTION, "static") for name in static]
-        parts += [report_tables.tasks(evaluation)]
+        parts += [as_html(tables.tasks(evaluation))]
         parts += [f'<p class="soft">{escaped(note)}.</p>' for note in evaluation.notes]
     parts += ['<h2 id="examples">Examples</h2>', '<div id="browser"></div>']
-    parts += [f'<div class="static"><p class="soft">{words.EXAMPLES_CAPTION}</p>']
-    parts += [report_tables.examples(examples), "</div>"]
     if split_figures.say_more(evaluation):
         parts += ['<h2 id="figures">Figures of the whole split</h2>']
         parts += [f'<p class="soft">{words.FIGURES_CAPTION}</p>']
-        parts += [report_tables.split_figures(evaluation)]
+        parts += [as_html(tables.figures(evaluation), "figures")]
     parts += ['<h2 id="reading">Definitions</h2>', words.READING]
-    if is_live:
+    if evaluation.tables:
         parts += [words.READING_PAGE]
-    return [*parts, '<h2 id="sources">What was compared</h2>', report_tables.sources(evaluation)]
+    return [*parts, '<h2 id="sources">What was compared</h2>', as_html(tables.sources(evaluation))]
+
+
+def _scores(evaluation: Evaluation) -> list[str]:
+    """Every deferral score that was asked for: a table for each cascade, that of the best open."""
+    parts = []
+    for name, by_score in evaluation.scores.items():
+        best = tables.best_score(by_score)
+        columns = tables.scores({name: by_score}).columns[1:]
+        body = as_html(Table(f"Scores of {name}, all tasks pooled", columns))
+        state = " open" if name == headline.best(evaluation.pooled) else ""
+        title = f"{name}: best by {best}, area {number(by_score[best].area.value)}"
+        parts.append(f"<details{state}><summary>{escaped(title)}</summary>{body}</details>")
+    return parts
 
 
 def has_budget(evaluation: Evaluation) -> bool:
@@ -122,17 +108,13 @@ def _budget_sections(evaluation: Evaluation, images: Mapping[str, bytes]) -> lis
     parts: list[str] = []
     if evaluation.budget is not None:
         parts += budget.budget(evaluation.budget)
-        if "budget" in images:
-            parts += [_picture(images["budget"], budget.PICTURES["budget"], "static")]
         shown = [name for name in budget.SEARCH_PICTURES if name in images]
         pictures = [_picture(images[name], budget.SEARCH_PICTURES[name]) for name in shown]
         if shown:
-            head = "<summary>How thresholds were found</summary>"
+            head = "<summary>How thresholds were chosen</summary>"
             parts += [f"<details>{head}", *pictures, "</details>"]
     if evaluation.live:
         parts += budget.live(evaluation)
-        if (name := "live_positions") in images:
-            parts += [_picture(images[name], budget.PICTURES[name], "static")]
     return parts
 
 
@@ -195,10 +177,10 @@ def _footer(evaluation: Evaluation) -> str:
     return f"<footer>{escaped(text)}</footer>"
 
 
-def _picture(png: bytes, caption: str, kind: str = "") -> str:
+def _picture(png: bytes, caption: str) -> str:
     data = base64.b64encode(png).decode("ascii")
     return (
-        f'<figure class="picture {kind}">'
+        f'<figure class="picture">'
         f'<img alt="{escaped(caption)}" src="data:image/png;base64,{data}">'
         f"<figcaption>{escaped(caption)}</figcaption></figure>"
     )

@@ -6,36 +6,30 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from cascade_jax.evaluation import confusion, curves
 from cascade_jax.evaluation.results import Evaluation, Panel
 from cascade_jax.evaluation.separation import Separation
 from cascade_jax.records.table import Records
-from cascade_jax.report import budget, headline, page_examples
+from cascade_jax.report import budget, examples, headline
 from cascade_jax.report.metrics_json import MAX_POINTS
 
 _DIGITS = 6  # of what is drawn only; what is printed and compared is in full precision
 
 
-def build(
-    evaluation: Evaluation,
-    tables: Mapping[str, Records],
-    scores: Mapping[str, Float[np.ndarray, " n"]],
-    *,
-    seed: int = 0,
-) -> dict[str, Any]:
+def build(evaluation: Evaluation, *, seed: int = 0) -> dict[str, Any]:
     """Everything that the page shows and moves, for all panels and cascades.
 
     Args:
-      evaluation: figures and curves.
-      tables: the aligned records that they are of, by cascade name.
-      scores: deferral scores, by cascade name.
+      evaluation: figures and curves, with their tables and cascades.
       seed: of the sample of examples.
 
     Returns:
       JSON values; what is undefined is None.
     """
+    tables = evaluation.tables
+    scores = {name: cascade.score for name, cascade in evaluation.cascades.items()}
     panels = []
     for kind, panel, rows in _panels(evaluation, next(iter(tables.values()))):
         cascades = {}
@@ -59,7 +53,7 @@ def build(
             "start": start(evaluation.pooled),
             "right_from": confusion.RIGHT_FROM,
             "panels": panels,
-            "examples": page_examples.sample(tables, scores, seed=seed),
+            "examples": examples.sample(tables, scores, seed=seed),
             **budget.page_data(evaluation),
         }
     )

@@ -1,210 +1,318 @@
-"""The tables of a report as HTML: they stand on the page with and without JavaScript."""
+"""What the tables of a report hold; `text_table` renders them as text, Markdown and HTML."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping
 
-from cascade_jax.evaluation import split_figures as figures
-from cascade_jax.evaluation.costs import short_label
-from cascade_jax.evaluation.results import Evaluation, Panel
+from cascade_jax.evaluation import curves
+from cascade_jax.evaluation.comparison import Difference
+from cascade_jax.evaluation.costs import format_cost, short_label
+from cascade_jax.evaluation.results import Estimate, Evaluation, Panel, ScoreSummary
+from cascade_jax.evaluation.summaries import REFERENCE_RATES
 from cascade_jax.records.schema import CORPUS_METRICS, DECODING, FIGURES, POLICY
 from cascade_jax.report import headline
-from cascade_jax.report.examples import Example
-from cascade_jax.report.numbers import cost_text, difference_cell, escaped, estimate_cell, number
+from cascade_jax.report.numbers import cost_text, promise_text
+from cascade_jax.text_table import NOT_MEASURED, Cell, Column, Table, number, percent, signed
 
-_TEXT_LIMIT = 280
+_CURVE_RATES = tuple(step / 10 for step in range(11))
 
 
-def quality(panel: Panel) -> str:
+def estimate(value: Estimate, is_best: bool = False) -> Cell:
+    """A value with its interval."""
+    return Cell(value.value, value.low, value.high, is_best=is_best)
+
+
+def difference(value: Difference) -> Cell:
+    """A difference with its interval and p-value."""
+    note = "p < 0.001" if value.p_value < 0.001 else f"p {number(value.p_value)}"
+    return Cell(value.value, value.low, value.high, note)
+
+
+def _summary(panel: Panel) -> dict[str, list[Column]]:
+    """Columns with the figures of every cascade, of which each table shows some."""
+    rows = panel.summaries.values()
+    points, best = panel.references, _best(panel)
+
+    def estimates(head: str, read: Callable, show: Callable = number) -> Column:
+        return Column(head, [estimate(read(row)) for row in rows], show)
+
+    cost = functools.partial(format_cost, unit=panel.cost_unit)
+    label = short_label(panel.cost_label)
+    differences = [estimate(row.area_minus_first) for row in rows]
+    return {
+        "cascade": [Column("cascade", list(panel.summaries))],
+        "small": [estimates("small model", lambda row: row.student_quality)],
+        "rates": [
+            estimates(f"quality at {100 * rate:.0f} %", lambda row, i=i: row.quality_at_rate[i])
+            for i, rate in enumerate(points.rates)
+        ],
+        "large": [estimates("large model", lambda row: row.teacher_quality)],
+        "area": [
+            Column("area", [estimate(r.area, name == best) for name, r in panel.summaries.items()])
+        ],
+        "difference": [Column("area − first", [NOT_MEASURED, *differences[1:]], signed)],
+        "costs": [
+            estimates(
+                f"{label} to {quality:.3f}", lambda row, key=key: row.cost_at_quality[key], cost
+            )
+            for key, quality in points.qualities.items()
+        ],
+        "s_d": [
+            estimates("s_d (ideal)", lambda row: row.s_d_ideal),
+            estimates("s_d (oracle)", lambda row: row.s_d_oracle),
+        ],
+        "better": [
+            Column("small better than large", [r.student_better_share for r in rows], percent)
+        ],
+        "auroc": [Column("AUROC", [row.auroc for row in rows])],
+    }
+
+
+def summary(panel: Panel) -> Table:
+    """The figures of every cascade that matter most."""
+    columns = _summary(panel)
+    keys = ("cascade", "small", "rates", "area", "difference")
+    shown = [column for key in keys for column in columns[key]]
+    shown += [column.plain() for column in columns["costs"]]
+    return Table("", [*shown, columns["s_d"][0].plain("s_d"), *columns["auroc"]])
+
+
+def brief(panel: Panel) -> Table:
+    """The same without intervals, narrow enough for a terminal."""
+    columns = _summary(panel)
+    shown = [columns["cascade"][0], columns["small"][0].plain(), columns["area"][0].plain()]
+    shown += [column.plain(column.head.removeprefix("quality ")) for column in columns["rates"]]
+    return Table("", [*shown, columns["costs"][0].plain(), columns["s_d"][0].plain("s_d")])
+
+
+def quality(panel: Panel) -> Table:
     """Quality of every cascade at the reference rates, and its area."""
-    rates = [f"quality at {100 * rate:.0f} % deferred" for rate in panel.references.rates]
-    best = _best(panel)
-    rows = []
-    for position, (name, s) in enumerate(panel.summaries.items()):
-        cells = [_head(name), estimate_cell(s.student_quality)]
-        cells += [estimate_cell(estimate) for estimate in s.quality_at_rate]
-        cells += [estimate_cell(s.teacher_quality), estimate_cell(s.area, is_best=name == best)]
-        cells += [estimate_cell(s.area_minus_first, signed=True) if position else "<td>–</td>"]
-        rows.append("".join(cells))
-    head = ["cascade", "small model alone", *rates, "large model", "area", "area − first row"]
-    return table("Quality", head, rows)
+    keys = ("cascade", "small", "rates", "large", "area", "difference")
+    columns = _summary(panel)
+    title = "Quality, by the share of examples deferred"
+    return Table(title, [column for key in keys for column in columns[key]])
 
 
-def cost(panel: Panel) -> str:
+def cost(panel: Panel) -> Table:
     """Costs of the reference qualities, and how much of the room the score wins."""
-    labels = [
-        f"{short_label(panel.cost_label)} to {label} ({q:.3f})"
-        for label, q in panel.references.qualities.items()
-    ]
-    rows = []
-    for name, s in panel.summaries.items():
-        unit = panel.cost_unit
-        cells = [_head(name)]
-        cells += [estimate_cell(e, cost_unit=unit) for e in s.cost_at_quality.values()]
-        cells += [estimate_cell(s.s_d_ideal), estimate_cell(s.s_d_oracle)]
-        cells += [f"<td>{100 * s.student_better_share:.1f} %</td>"]
-        rows.append("".join(cells))
-    head = ["cascade", *labels, "s_d (ideal)", "s_d (oracle)", "small better than large"]
-    return table("Cost, and how much of what can be won the score wins", head, rows)
+    columns = _summary(panel)
+    shown = [column for key in ("cascade", "costs", "s_d", "better") for column in columns[key]]
+    return Table("Cost, and how much of what can be won the score wins", shown)
 
 
-_RANKING = {
+_SEPARATION = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
+    "error_share": "share of errors",
     "prr": "PRR",
-    "prr_half": "PRR, half",
+    "prr_half": "PRR to 50 %",
     "pearson": "Pearson",
     "spearman": "Spearman",
-}
-_SEPARATION = _RANKING | {
-    "overlap": "overlap s_o",
+    "overlap": "s_o",
     "ece": "ECE",
-    "ece_scaled": "ECE, scaled",
-    "error_share": "share of errors",
+    "ece_scaled": "ECE scaled",
 }
+_RANKING = ("auroc", "auprc", "prr", "prr_half", "pearson", "spearman")
 
 
-def separation(panel: Panel) -> str:
+def separation(panel: Panel) -> Table:
     """How well each score tells errors, and confidence the truth."""
-    rows = [
-        _head(name) + _numbers(getattr(s.separation, field) for field in _SEPARATION)
-        for name, s in panel.summaries.items()
+    rows = [row.separation for row in panel.summaries.values()]
+    columns = [
+        Column(head, [getattr(row, field) for row in rows]) for field, head in _SEPARATION.items()
     ]
-    return table("How well the score tells errors", ["cascade", *_SEPARATION.values()], rows)
+    title = "How well the score tells the small model's errors, and its confidence the truth"
+    return Table(title, [Column("cascade", list(panel.summaries)), *columns])
 
 
-def comparisons(panel: Panel) -> str:
+def comparisons(panel: Panel) -> Table:
     """Each cascade against the first, paired, with p-values."""
+    rows = panel.comparisons.values()
+    points = panel.references
+    heads = [f"at {100 * rate:.0f} %" for rate in points.rates]
+    heads += [f"at {cost_text(panel, value)}" for value in points.costs]
+    cells = [map(difference, (*row.at_rate, *row.at_cost, row.area)) for row in rows]
+    columns = [
+        Column(head, column, signed)
+        for head, column in zip([*heads, "area"], zip(*cells, strict=True), strict=True)
+    ]
     first = next(iter(panel.summaries))
-    rows = []
-    for name, found in panel.comparisons.items():
-        of_row = [*found.at_rate, *found.at_cost, found.area]
-        rows.append(_head(name) + "".join(map(difference_cell, of_row)))
-    head = ["quality of", *(f"at {100 * rate:.0f} % deferred" for rate in panel.references.rates)]
-    head += [f"at {cost_text(panel, value)}" for value in panel.references.costs]
-    return table(f"Each cascade minus {first}, on the same examples", [*head, "area"], rows)
+    title = (
+        f"Quality minus that of {first} on the same examples, with a two-sided p-value of there "
+        "being no difference"
+    )
+    return Table(title, [Column("cascade", list(panel.comparisons)), *columns])
 
 
-def scores(evaluation: Evaluation) -> str:
-    """Every deferral score that was asked for: a table for each cascade, that of the best open."""
-    head = ["score", "area", "s_d (ideal)", "s_d (oracle)", *_RANKING.values()]
-    parts = []
-    for name, of_cascade in evaluation.scores.items():
-        best = max(of_cascade, key=lambda score: of_cascade[score].area.value)
-        rows = []
-        for score, s in of_cascade.items():
-            cells = _head(score) + estimate_cell(s.area, is_best=score == best)
-            cells += estimate_cell(s.s_d_ideal) + estimate_cell(s.s_d_oracle)
-            rows.append(cells + _numbers(getattr(s.ranking, field) for field in _RANKING))
-        body = table(f"Scores of {name}, all tasks pooled", head, rows)
-        state = " open" if name == headline.best(evaluation.pooled) else ""
-        title = f"{name}: best by {best}, area {number(of_cascade[best].area.value)}"
-        parts.append(f"<details{state}><summary>{escaped(title)}</summary>{body}</details>")
-    return "\n".join(parts)
+def comparison(panel: Panel, name: str) -> Table:
+    """One cascade against the first, a row for each place."""
+    against_first = panel.comparisons[name]
+    places = ["area", *(f"at {100 * rate:.0f} % deferred" for rate in panel.references.rates)]
+    differences = [against_first.area, *against_first.at_rate]
+    columns = [
+        Column("", places),
+        Column("difference", [Cell(d.value, d.low, d.high) for d in differences], signed),
+        Column("p", [d.p_value for d in differences], "{:.2g}".format),
+    ]
+    return Table(f"{name} minus {against_first.first}", columns)
 
 
-def tasks(evaluation: Evaluation) -> str:
-    """Both models alone and the areas, by task."""
+def scores(scores_of: Mapping[str, Mapping[str, ScoreSummary]]) -> Table:
+    """Area and ranking of errors by each of several scores, a row for each cascade and score."""
+    rows = [(name, score, row) for name, by in scores_of.items() for score, row in by.items()]
+    best = {name: best_score(by) for name, by in scores_of.items()}
+    areas = [estimate(row.area, score == best[name]) for name, score, row in rows]
+    return Table(
+        "Other scores, all tasks pooled",
+        [
+            Column("cascade", [name for name, _, _ in rows]),
+            Column("score", [score for _, score, _ in rows]),
+            Column("area", areas),
+            Column("s_d (ideal)", [estimate(row.s_d_ideal) for _, _, row in rows]),
+            Column("s_d (oracle)", [estimate(row.s_d_oracle) for _, _, row in rows]),
+            *(
+                Column(_SEPARATION[field], [getattr(row.ranking, field) for _, _, row in rows])
+                for field in _RANKING
+            ),
+        ],
+    )
+
+
+def best_score(by_score: Mapping[str, ScoreSummary]) -> str:
+    """The name of the score with the largest area."""
+    return max(by_score, key=lambda score: by_score[score].area.value)
+
+
+def areas_by_score(panel: Panel) -> Table:
+    """Area under the curve of each score, a column for each cascade."""
+    names = list(next(iter(panel.scores.values())))
+    columns = [
+        Column(cascade, [by_score[score].area.value for score in names])
+        for cascade, by_score in panel.scores.items()
+    ]
+    return Table("", [Column("area by score", names), *columns])
+
+
+def curve(panel: Panel) -> Table:
+    """Quality at every tenth of deferred examples."""
+    columns = [
+        Column(
+            f"{100 * rate:.0f} %",
+            [float(curves.quality_at_rate(curve, rate)) for curve in panel.curves.values()],
+        )
+        for rate in _CURVE_RATES
+    ]
+    title = "Quality at each deferral rate, all tasks pooled"
+    return Table(title, [Column("cascade", list(panel.curves)), *columns])
+
+
+def policies(evaluation: Evaluation) -> Table:
+    """What a certified policy comes to on these records."""
+    points, panel = evaluation.points.values(), evaluation.pooled
+    show_cost = functools.partial(format_cost, unit=panel.cost_unit)
+    return Table(
+        "The certified policy on these examples",
+        [
+            Column("cascade", list(evaluation.points)),
+            Column("certificate", [f"{point.path} ({point.status})" for point in points]),
+            Column("deferred", [f"{percent(p.rate)} of {p.level}s" for p in points]),
+            Column("quality", [point.quality for point in points]),
+            Column(short_label(panel.cost_label), [point.cost for point in points], show_cost),
+            Column("promise", ["; ".join(map(promise_text, point.kept)) for point in points]),
+        ],
+    )
+
+
+def tasks(evaluation: Evaluation) -> Table:
+    """Both models alone and the areas, by task and group, and the mean over tasks."""
     names = list(evaluation.pooled.summaries)
-    head = ["task", "examples", "large model"]
-    head += [f"{name}: {what}" for what in ("alone", "area") for name in names]
-    rows = []
-    for title, panel in (evaluation.tasks | _named_groups(evaluation)).items():
-        best = _best(panel)
-        summaries = panel.summaries
-        cells = [_head(title, panel.metric), f"<td>{panel.num_examples:,}</td>"]
-        cells += [f"<td>{number(summaries[names[0]].teacher_quality.value)}</td>"]
-        cells += [f"<td>{number(summaries[name].student_quality.value)}</td>" for name in names]
-        cells += [estimate_cell(summaries[name].area, is_best=name == best) for name in names]
-        rows.append("".join(cells))
-    macro = evaluation.macro()
-    cells = [_head("mean over tasks"), "<td></td>"]
-    cells += [f"<td>{number(macro[names[0]]['teacher_quality'])}</td>"]
-    cells += [f"<td>{number(macro[name]['student_quality'])}</td>" for name in names]
-    cells += [f"<td>{number(macro[name]['area'])}</td>" for name in names]
-    return table("Each task by itself", head, [*rows, "".join(cells)])
+    groups = {f"group {name}": panel for name, panel in evaluation.groups.items()}
+    panels, macro = evaluation.tasks | groups, evaluation.macro()
+    first = names[0]
+
+    def column(head: str, name: str, field: str, *, interval: bool = False) -> Column:
+        cells = []
+        for panel in panels.values():
+            value = getattr(panel.summaries[name], field)
+            cells.append(estimate(value, name == _best(panel)) if interval else value.value)
+        return Column(head, [*cells, macro[name][field]])
+
+    titles = [Cell(title, note=panel.metric) for title, panel in panels.items()]
+    counts = [f"{panel.num_examples:,}" for panel in panels.values()]
+    return Table(
+        "Each task by itself",
+        [
+            Column("task", [*titles, "mean over tasks"]),
+            Column("examples", [*counts, ""]),
+            column("large model", first, "teacher_quality"),
+            *(column(f"{name}: alone", name, "student_quality") for name in names),
+            *(column(f"{name}: area", name, "area", interval=True) for name in names),
+        ],
+    )
 
 
-def _named_groups(evaluation: Evaluation) -> dict[str, Panel]:
-    return {f"group {name}": panel for name, panel in evaluation.groups.items()}
+def alone_and_area(title: str, kind: str, panels: Mapping[str, Panel]) -> Table:
+    """The tasks or groups in few columns: each small model alone / the area under its curve."""
+    summaries = [panel.summaries for panel in panels.values()]
+    names = list(summaries[0])
+
+    def pair(name: str) -> list[str]:
+        pairs = [(row[name].student_quality.value, row[name].area.value) for row in summaries]
+        return [" / ".join(map(number, pair)) for pair in pairs]
+
+    large = [row[names[0]].teacher_quality.value for row in summaries]
+    return Table(
+        title,
+        [
+            Column(kind, list(panels)),
+            Column("metric", [panel.metric for panel in panels.values()]),
+            Column("examples", [f"{panel.num_examples:,}" for panel in panels.values()]),
+            Column("large", large),
+            *(Column(name, pair(name)) for name in names),
+        ],
+    )
 
 
-def split_figures(evaluation: Evaluation) -> str:
-    """Every metric of every task."""
-    names = list(evaluation.pooled.summaries)
-    rows = []
-    for figure in evaluation.figures:
-        task, *cells = figures.cells(figure, names)
-        rows.append(_head(task) + "".join(f"<td>{escaped(cell)}</td>" for cell in cells))
-    return table("Every metric of every task", figures.heads(names), rows, "figures")
+def figures(evaluation: Evaluation) -> Table:
+    """Every metric of every task over the whole split."""
+    names, rows = list(evaluation.pooled.summaries), evaluation.figures
+    rates = " / ".join(f"{100 * rate:.0f}" for rate in REFERENCE_RATES)
+
+    def cascade(name: str) -> list[str]:
+        qualities = [row.cascades.get(name, ()) for row in rows]
+        return [" / ".join(map(number, values)) or NOT_MEASURED for values in qualities]
+
+    return Table(
+        "Figures of the whole split, as far as records can tell",
+        [
+            Column("task", [row.task for row in rows]),
+            Column("metric", [row.metric for row in rows]),
+            Column("answers", [row.decoding.replace("_", " ") or NOT_MEASURED for row in rows]),
+            Column("large model", [row.teacher for row in rows]),
+            *(Column(name, [row.students[name] for row in rows]) for name in names),
+            *(Column(f"{name}: cascade at {rates} %", cascade(name)) for name in names),
+        ],
+    )
 
 
-def sources(evaluation: Evaluation) -> str:
+def sources(evaluation: Evaluation) -> Table:
     """What the records say of themselves."""
     # Three are shown by task, in the table of figures; a certificate is a file of its own.
     skipped = {"name", "schema_version", CORPUS_METRICS, FIGURES, DECODING, POLICY}
-    keys = list(
-        dict.fromkeys(k for s in evaluation.sources for k in s.metadata if k not in skipped)
+    keys = dict.fromkeys(
+        key for s in evaluation.sources for key in s.metadata if key not in skipped
     )
-    rows = []
-    for source in evaluation.sources:
-        values = [source.metadata.get(key, "") for key in keys]
-        rows.append(
-            _head(source.name) + "".join(f"<td>{escaped(_plain(value))}</td>" for value in values)
-        )
-    return table("Records", ["cascade", *(key.replace("_", " ") for key in keys)], rows)
-
-
-def examples(picked: Mapping[str, Sequence[Example]]) -> str:
-    """The clearest decisions of each cascade, one table for each."""
-    parts = []
-    head = ["the score was", "task", "input", "target", "small model", "large model", "score"]
-    for position, (name, of_cascade) in enumerate(picked.items()):
-        rows = []
-        for e in of_cascade:
-            texts = (e.task, e.inputs, e.target)
-            row = f'<td><b class="{e.verdict}">{e.verdict}</b><small>{escaped(e.what)}</small></td>'
-            row += "".join(f"<td>{escaped(_shorten(text))}</td>" for text in texts)
-            answers = (e.student_answer, e.student_quality), (e.teacher_answer, e.teacher_quality)
-            for answer, quality in answers:
-                row += f"<td>{escaped(_shorten(answer))}<small>quality {quality:.2f}</small></td>"
-            rows.append(row + f"<td>{e.score:.3f}</td>")
-        body = "<p>The models never differ in quality.</p>"
-        if rows:
-            body = table(f"Decisions of {name}", head, rows, "texts")
-        state = " open" if position == 0 else ""
-        parts.append(f"<details{state}><summary>{escaped(name)}</summary>{body}</details>")
-    return "\n".join(parts)
-
-
-def table(caption: str, head: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
-    """A table that scrolls sideways by itself where it is too wide; rows are HTML cells."""
-    header = "".join(f'<th scope="col">{escaped(cell)}</th>' for cell in head)
-    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    name = escaped(caption)
-    return (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{name}">'
-        f'<table class="{kind}"><caption>{name}</caption><thead><tr>{header}</tr></thead>\n'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    columns = [
+        Column(key.replace("_", " "), [_plain(s.metadata.get(key, "")) for s in evaluation.sources])
+        for key in keys
+    ]
+    return Table("Records", [Column("cascade", [s.name for s in evaluation.sources]), *columns])
 
 
 def _best(panel: Panel) -> str | None:
     """The name with the largest area; none where only one is shown, or two have it."""
-    areas = [summary.area.value for summary in panel.summaries.values()]
+    areas = [row.area.value for row in panel.summaries.values()]
     return headline.best(panel) if 1 == areas.count(max(areas)) < len(areas) else None
-
-
-def _numbers(values: Iterable[float]) -> str:
-    return "".join(f"<td>{number(value)}</td>" for value in values)
-
-
-def _head(text: str, small: str = "") -> str:
-    under = f"<small>{escaped(small)}</small>" if small else ""
-    return f'<th scope="row">{escaped(text)}{under}</th>'
 
 
 def _plain(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= _TEXT_LIMIT else text[: _TEXT_LIMIT - 1] + "…"

@@ -1,15 +1,8 @@
 """The words on a report that every report shares."""
 
-CURVE_CAPTION = (
-    "Each line is one cascade, from the small model alone to all deferred; markers stand at 0, 25, "
-    "50 and 75 % deferral, the star at 100 %. Hollow star: the large model without a cascade. "
-    "Dotted: deferring at random. Dashed: ideal. Shaded: from ideal to the true oracle."
-)
-TASKS_CAPTION = (
-    "One panel per task, number of examples in brackets. Each task has deferral rates of its own, "
-    "and each panel its own vertical scale. Where quality is a corpus metric, the curve is that "
-    "metric of the cascade's answers at every threshold, and the grey line defers those first "
-    "that raise it most (to first order)."
+NOSCRIPT = (
+    '<noscript><p class="soft">Curves and examples on this page need JavaScript. summary.md and '
+    "the pictures beside this file hold the same figures.</p></noscript>"
 )
 FIGURES_CAPTION = (
     "Each metric of each task over the whole split: both models alone, and cascades where records "
@@ -17,13 +10,6 @@ FIGURES_CAPTION = (
     "threshold. “–”: not known, or a metric of the whole list that only the answers could tell."
 )
 SCORES_CAPTION = "The same answers ordered by each score: quality against the share deferred."
-STATIC_CAPTIONS = {
-    "curve": CURVE_CAPTION,
-    "decomposition": "A1 + A2 is the quality of the cascade at that deferral rate.",
-    "histogram": "Deferral scores of right and of wrong answers of the small model.",
-    "reliability": "Quality of the small model's answers by their confidence.",
-}
-EXAMPLES_CAPTION = "Decisions at 50 % deferral, the clearest of each kind first."
 READING = """<dl>
 <dt>Cascade</dt><dd>The small model answers every example. Those with the highest deferral score go
 to the large model, whose answer then counts. An example is deferred iff its score is at least the

@@ -29,11 +29,7 @@ def write(evaluation: Evaluation, output_dir: str | os.PathLike) -> None:
     images = _write_pictures(evaluation, folder)
     metrics = metrics_json.dump(metrics_json.to_json(evaluation))
     files.write_text(folder / "metrics.json", metrics)
-    tables = evaluation.tables
-    by_name = {name: cascade.score for name, cascade in evaluation.cascades.items()}
-    examples = {name: html_page.pick_examples(tables[name], by_name[name]) for name in tables}
-    page = html_page.render(evaluation, images, examples, tables, by_name)
-    files.write_text(folder / "report.html", page)
+    files.write_text(folder / "report.html", html_page.render(evaluation, images))
     files.write_text(folder / "summary.md", markdown.render(evaluation))
 
 

@@ -370,14 +370,19 @@ def test_nothing_sticks_out_of_a_phone(page):
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_without_javascript_the_whole_report_is_there(report):
+def test_without_javascript_sentences_and_tables_are_there(report):
     browser = start(javascript=False)
     try:
         browser.get((report[0] / "report.html").as_uri())
-        pictures = browser.find_elements(By.TAG_NAME, "img")
-        assert len(pictures) >= 3 and all(picture.is_displayed() for picture in pictures)
         text = browser.find_element(By.TAG_NAME, "main").text
-        for needed in ("Ship ", "area", "to_english", "Definitions", "schema version 1"):
+        for needed in (
+            "Ship ",
+            "area",
+            "to_english",
+            "Definitions",
+            "schema version 1",
+            "summary.md",
+        ):
             assert needed in text
         assert not browser.find_elements(By.CSS_SELECTOR, ".controls")
     finally:

@@ -11,8 +11,9 @@ from cascade_jax.cli import evaluate, fit_router, gin_config, main
 from cascade_jax.deferral import routers, scores
 from cascade_jax.evaluation.evaluate import EvaluateConfig
 from cascade_jax.evaluation.evaluate import evaluate as evaluate_records
-from cascade_jax.evaluation.fit_router import FitRouterConfig, format_table
+from cascade_jax.evaluation.fit_router import FitRouterConfig
 from cascade_jax.evaluation.fit_router import fit_router as fit
+from cascade_jax.report.terminal import format_router
 from tests.benchmarks import scores as made
 
 
@@ -159,7 +160,7 @@ def test_graded_quality_has_no_auroc(tmp_path):
     config = FitRouterConfig(tmp_path / "a.parquet", tmp_path / "r.npz", folds=2)
     run = fit(config)
     assert np.all(np.isnan(list(run.aurocs.values())))
-    assert re.search(r"^logistic router \(2-fold\) +0\.\d{3} +–$", format_table(run), re.M)
+    assert re.search(r"^logistic router \(2-fold\) +0\.\d{3} +–$", format_router(run), re.M)
 
 
 def test_settings_that_are_not_allowed_are_refused(tmp_path):

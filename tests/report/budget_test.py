@@ -14,7 +14,7 @@ from cascade_jax.evaluation import policy_points
 from cascade_jax.evaluation.live_cascades import LiveCascade
 from cascade_jax.evaluation.results import Source
 from cascade_jax.report import budget as report_budget
-from cascade_jax.report import html_page, metrics_json, page_examples
+from cascade_jax.report import examples, html_page, metrics_json
 from tests.report import html_page_test
 from tests.report.html_page_test import IMAGES, _evaluation, _Page
 from tests.support import student_records, synthetic_budget
@@ -73,7 +73,7 @@ def test_the_papers_bound_is_shown_with_its_condition():
 
 
 def test_every_row_of_the_budget_says_what_was_promised_and_measured():
-    page = html_page.render(evaluation(), {**IMAGES, **PNGS}, {})
+    page = html_page.render(evaluation(), {**IMAGES, **PNGS})
     assert _Page(page).open == []
     head, *rows = cells(page, "Test splits")
     assert len(rows) == 4 and head[:2] == ["budget α", "promised mean cost"]
@@ -94,7 +94,7 @@ def test_every_row_of_the_budget_says_what_was_promised_and_measured():
 
 
 def test_live_cascades_and_policies_are_told_in_full():
-    page = html_page.render(evaluation(), {**IMAGES, **PNGS}, {})
+    page = html_page.render(evaluation(), {**IMAGES, **PNGS})
     ((_, *_), row) = cells(page, "Mean quality")
     summary = evaluation().pooled.summaries["cat"]
     ends = [f"{e.value:.3f}" for e in (summary.student_quality, summary.teacher_quality)]
@@ -118,7 +118,7 @@ def test_live_cascades_and_policies_are_told_in_full():
 
 @pytest.mark.parametrize("changes", [{}, {"budget": None}, {"live": {}}, {"points": {}}])
 def test_each_part_is_there_exactly_if_its_figures_are(changes):
-    page = html_page.render(evaluation(**changes), IMAGES, {})
+    page = html_page.render(evaluation(**changes), IMAGES)
     assert ('id="budgets"' in page) == ("budget" not in changes)
     assert ('id="positions"' in page) == ("live" not in changes)
     assert ('class="policy' in page) == ("points" not in changes)
@@ -127,15 +127,15 @@ def test_each_part_is_there_exactly_if_its_figures_are(changes):
 
 def test_a_page_without_any_of_them_has_no_word_of_them(tmp_path):
     bare = evaluation(budget=None, live={}, points={})
-    page = html_page.render(bare, IMAGES, {})
+    page = html_page.render(bare, IMAGES)
     for word in ("budget", "by-large", "policy broken", "positions", "certif"):
         assert word not in page.replace("Content-Security-Policy", "")
-    assert page == html_page.render(_evaluation(), IMAGES, {})
+    assert page == html_page.render(_evaluation(), IMAGES)
     written = metrics_json.to_json(bare)
     assert "live" not in written and "policy" not in written
     assert report_budget.page_data(bare) == report_budget.page_points(bare) == {}
     table = records.read(student_records.write(tmp_path / "a", "a", 0.3, n=8))
-    (row, *_) = page_examples.sample({"a": table}, {"a": np.zeros(8)})["rows"]
+    (row, *_) = examples.sample({"a": table}, {"a": np.zeros(8)})["rows"]
     assert "live" not in row["answers"]["a"]
 
 
@@ -176,7 +176,7 @@ def test_nothing_certified_and_no_policy_is_said():
     for run in made["runs"]:
         run |= dict.fromkeys(("thresholds", "calibration", "test", "baselines"))
         run |= {"certified": False, "accepted": []}
-    page = html_page.render(evaluation(budget=budget_file.from_values(made)), IMAGES, {})
+    page = html_page.render(evaluation(budget=budget_file.from_values(made)), IMAGES)
     assert "no policy is known to keep α = 0.2" in page
     rows = cells(page, "Test splits")
     assert rows[0][1] == "promised mean loss" and rows[1][2:] == ["–", "–", "0\xa0%", "–", "–"]
@@ -185,7 +185,7 @@ def test_nothing_certified_and_no_policy_is_said():
 def test_the_examples_hold_who_wrote_what(tmp_path):
     path = student_records.write(tmp_path / "a", "a", 0.3, n=12, live=True)
     table = records.read(path)
-    rows = page_examples.sample({"a": table}, {"a": np.zeros(12)})["rows"]
+    rows = examples.sample({"a": table}, {"a": np.zeros(12)})["rows"]
     assert len(rows) == 12
     for i, row in enumerate(rows):
         live = row["answers"]["a"]["live"]
@@ -199,8 +199,8 @@ def test_the_examples_hold_who_wrote_what(tmp_path):
 
 
 def test_of_a_long_answer_the_first_tokens_are_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr(page_examples, "_TOKEN_LIMIT", 3)
+    monkeypatch.setattr(examples, "_TOKEN_LIMIT", 3)
     table = records.read(student_records.write(tmp_path / "a", "a", 0.3, n=4, live=True))
-    live = page_examples.sample({"a": table}, {"a": np.zeros(4)})["rows"][0]["answers"]["a"]["live"]
+    live = examples.sample({"a": table}, {"a": np.zeros(4)})["rows"][0]["answers"]["a"]["live"]
     lists = [live[name] for name in ("pieces", "deferred", "uncertainties")]
     assert [len(values) for values in lists] == [3, 3, 3] and live["more_tokens"] == 4

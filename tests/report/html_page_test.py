@@ -10,15 +10,14 @@ import re
 import numpy as np
 import pytest
 
-from cascade_jax import records
-from cascade_jax.deferral.scores import Average
-from cascade_jax.evaluation import evaluate, summaries
+from cascade_jax.deferral.scores import Sum
+from cascade_jax.evaluation import costs, summaries
 from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.costs import Latency, Price
+from cascade_jax.evaluation.evaluate import EvaluateConfig, evaluate
 from cascade_jax.evaluation.results import Evaluation, Source
 from cascade_jax.report import html_page, numbers
 from tests.support import student_records
-from tests.support.reports import evaluate_and_write
 
 EVIL = "<script>alert('x')</script>&\""
 PNG = b"\x89PNG not really"
@@ -48,14 +47,7 @@ def _evaluation(names=("xent", "cat"), tasks=("t1", "t2"), teacher=None):
     )
 
 
-def _example(**changes):
-    texts = dict.fromkeys(("task", "inputs", "target", "student_answer", "teacher_answer"), "text")
-    return html_page.Example(
-        "right", "kept", 0.5, student_quality=1.0, teacher_quality=0.0, **{**texts, **changes}
-    )
-
-
-IMAGES = {"curve": PNG, "decomposition": PNG, "tasks": PNG}
+IMAGES = {"curve": PNG, "scores": PNG}
 
 
 class _Page(html.parser.HTMLParser):
@@ -84,10 +76,8 @@ def live(tmp_path_factory):
     """A page with its script, of real records, one prompt of which holds markup."""
     folder = tmp_path_factory.mktemp("report")
     file = student_records.write(folder / "xent.parquet", "xent", 0.4)
-    evaluation = evaluate_and_write(file, folder / "report", bootstrap_samples=5)
-    tables = evaluate.load(file)
-    scores = {"xent": Average()(tables["xent"].student)}
-    return html_page.render(evaluation, IMAGES, {}, tables, scores)
+    config = EvaluateConfig(file, folder, bootstrap_samples=5, scores=[Sum()])
+    return html_page.render(evaluate(config), IMAGES)
 
 
 def check_page(page):
@@ -107,7 +97,7 @@ def check_page(page):
 
 def test_nothing_is_fetched_and_every_tag_is_closed(live):
     check_page(live)
-    parsed = check_page(html_page.render(_evaluation(), IMAGES, {"xent": [_example()], "cat": []}))
+    parsed = check_page(html_page.render(_evaluation(), IMAGES))
     assert "script" not in {tag for tag, _ in parsed.tags}
 
 
@@ -141,28 +131,29 @@ def test_the_script_builds_text_nodes_only():
     assert 'setAttribute("style"' not in code and "</script" not in code
 
 
-def test_pictures_are_inside():
-    parsed = _Page(html_page.render(_evaluation(), IMAGES, {}))
-    sources = [attributes["src"] for tag, attributes in parsed.tags if tag == "img"]
-    assert len(sources) == 3
-    assert {base64.b64decode(src.partition(",")[2]) for src in sources} == {PNG}
+def test_a_picture_that_the_script_does_not_draw_is_inside(live):
+    sources = [attributes["src"] for tag, attributes in _Page(live).tags if tag == "img"]
+    assert [base64.b64decode(source.partition(",")[2]) for source in sources] == [PNG]
+
+
+def test_without_javascript_the_page_says_where_the_rest_is(live):
+    (text,) = re.findall(r"<noscript>(.*?)</noscript>", live, re.S)
+    assert "summary.md" in text
 
 
 def test_every_text_is_escaped():
-    names = (EVIL, "cat")
-    evaluation = _evaluation(names, tasks=(EVIL, "t2"))
-    fields = ("task", "inputs", "target", "student_answer", "teacher_answer")
-    page = html_page.render(evaluation, IMAGES, {EVIL: [_example(**dict.fromkeys(fields, EVIL))]})
+    evaluation = _evaluation((EVIL, "cat"), tasks=(EVIL, "t2"))
+    page = html_page.render(evaluation, IMAGES)
     parsed = _Page(page)
     assert "script" not in {tag for tag, _ in parsed.tags}
     assert "<script" not in page
-    # As text it is there, whole: five fields of the example, and names in tables and headings.
+    # As text it is there, whole: the names in tables and headings.
     assert sum(EVIL in text for text in parsed.texts) >= 8
 
 
 def test_every_figure_of_the_summary_is_in_the_table():
     evaluation = _evaluation()
-    text = " ".join(_Page(html_page.render(evaluation, IMAGES, {})).texts)
+    text = " ".join(_Page(html_page.render(evaluation, IMAGES)).texts)
     for summary in evaluation.pooled.summaries.values():
         values = [summary.student_quality, summary.area, summary.s_d_ideal, summary.s_d_oracle]
         assert f"{summary.separation.auroc:.3f}" in text
@@ -170,7 +161,7 @@ def test_every_figure_of_the_summary_is_in_the_table():
             assert f"{estimate.value:.3f}" in text
             assert f"{estimate.low:.3f} to {estimate.high:.3f}" in text
         for cost in summary.cost_at_quality.values():
-            assert numbers.cost(cost.value) in text
+            assert costs.format_cost(cost.value, "FLOPs") in text
     for task, panel in evaluation.tasks.items():
         assert task in text
         assert all(f"{s.area.value:.3f}" in text for s in panel.summaries.values())
@@ -179,13 +170,13 @@ def test_every_figure_of_the_summary_is_in_the_table():
 
 
 def test_undefined_figures_are_a_dash_and_open_intervals_say_so():
-    text = " ".join(_Page(html_page.render(_evaluation(teacher=0.0), IMAGES, {})).texts)
+    text = " ".join(_Page(html_page.render(_evaluation(teacher=0.0), IMAGES)).texts)
     assert "–" in text and "nan" not in text.lower().split() and " inf" not in text
 
 
 def test_one_task_has_no_part_per_task():
     images = {"curve": PNG}
-    page = html_page.render(_evaluation(("one",), tasks=("t1",)), images, {})
+    page = html_page.render(_evaluation(("one",), tasks=("t1",)), images)
     assert "Per task" not in page and "Where the quality comes from" not in page
 
 
@@ -203,7 +194,7 @@ def test_one_task_has_no_part_per_task():
     ],
 )
 def test_costs_are_short(value, unit, text):
-    assert numbers.cost(value, unit) == text
+    assert costs.format_cost(value, unit) == text
 
 
 @pytest.mark.parametrize(
@@ -217,49 +208,3 @@ def test_costs_in_words_have_their_unit(cost, value, text):
     cascade = Cascade(np.arange(4.0), np.ones(4), np.ones(4), 1.0, 2.0)
     panel = summaries.compare("t", "m", {"a": cascade}, bootstrap_samples=2, cost=cost)
     assert numbers.cost_text(panel, value) == text
-
-
-def _records(tmp_path, student, teacher):
-    n = len(student)
-    rows = [
-        {
-            **dict.fromkeys(("mixture", "task", "split", "metric"), "m"),
-            **dict.fromkeys(("inputs", "target", "student_answer", "teacher_answer"), f"text {i}"),
-            "example_id": str(i),
-            **{f"student_{kind}": [0] for kind in ("tokens", "log_probs", "entropies")},
-            **{f"teacher_{kind}": [0] for kind in ("tokens", "log_probs", "entropies")},
-            "student_quality": student[i],
-            "teacher_quality": teacher[i],
-            "student_flops_per_token": 1.0,
-            "teacher_flops_per_token": 1.0,
-        }
-        for i in range(n)
-    ]
-    records.write(tmp_path / "r", rows, {"name": "n", "mixture": "m", "split": "m"})
-    return records.read(tmp_path / "r")
-
-
-def test_examples_are_right_and_wrong_decisions(tmp_path):
-    #          deferred: right, wrong, equal   kept: wrong, right, equal
-    table = _records(tmp_path, [0, 1, 1, 0, 1, 0], [1, 0, 1, 1, 0, 0])
-    score = np.array([6.0, 5, 4, 3, 2, 1])
-    picked = html_page.pick_examples(table, score)
-    assert {(e.verdict, e.what.split(",")[0], e.inputs) for e in picked} == {
-        ("right", "deferred", "text 0"),
-        ("wrong", "deferred", "text 1"),
-        ("wrong", "kept", "text 3"),
-        ("right", "kept", "text 4"),
-    }
-
-
-def test_the_clearest_examples_come_first_and_no_more_than_asked(tmp_path):
-    table = _records(tmp_path, [0.0] * 10, [1.0] * 10)
-    score = np.arange(10.0)
-    picked = html_page.pick_examples(table, score, per_kind=2)
-    by_verdict = {v: [e.score for e in picked if e.verdict == v] for v in ("right", "wrong")}
-    assert by_verdict == {"right": [9, 8], "wrong": [0, 1]}
-
-
-def test_long_texts_are_cut():
-    page = html_page.render(_evaluation(), IMAGES, {"xent": [_example(inputs="ab " * 5000)]})
-    assert page.count("ab ab") < 200 and "…" in page

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cascade_jax.deferral.scores import Average
-from cascade_jax.evaluation import cascades, evaluate, summaries
+from cascade_jax.evaluation import cascades, summaries
 from cascade_jax.report import headline, page_data
 from tests.support import student_records
 from tests.support.reports import evaluate_and_write
@@ -36,11 +36,10 @@ def built(tmp_path_factory):
     ]
     groups = {"exact": ["yes_no", "add", "copy"]}
     evaluation = evaluate_and_write(files, folder / "report", bootstrap_samples=5, groups=groups)
-    tables = evaluate.load(files)
-    scores = {name: Average()(table.student) for name, table in tables.items()}
+    scores = {name: Average()(table.student) for name, table in evaluation.tables.items()}
     written = json.loads((folder / "report" / "metrics.json").read_text(encoding="utf-8"))
-    data = json.loads(page_data.script_text(page_data.build(evaluation, tables, scores)))
-    return data, written, tables, scores
+    data = json.loads(page_data.script_text(page_data.build(evaluation)))
+    return data, written, evaluation.tables, scores
 
 
 def test_points_are_those_of_the_metrics_file(built):

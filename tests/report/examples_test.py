@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cascade_jax import records
-from cascade_jax.report import page_data, page_examples
+from cascade_jax.report import examples, page_data
 
 TASKS = ("large", "small")
 
@@ -66,35 +66,35 @@ def stratum(row):
 
 
 def test_all_are_drawn_where_there_is_room(tables, scores):
-    found = page_examples.sample(tables, scores, max_examples=1000)
+    found = examples.sample(tables, scores, max_examples=1000)
     assert found["total"] == 300
     assert [row["example_id"] for row in found["rows"]] == list(tables["a"].example_id)
 
 
 def test_a_sample_is_even_over_tasks_and_right_or_wrong(tables, scores):
-    everything = Counter(map(stratum, page_examples.sample(tables, scores)["rows"]))
+    everything = Counter(map(stratum, examples.sample(tables, scores)["rows"]))
     assert min(everything.values()) < 12 < max(everything.values()) / 5  # they are not even
-    found = page_examples.sample(tables, scores, max_examples=60)
+    found = examples.sample(tables, scores, max_examples=60)
     drawn = Counter(map(stratum, found["rows"]))
     assert sum(drawn.values()) == 60
     # No stratum has two more than another, unless the other has given all of its rows.
     for key, count in drawn.items():
         assert all(count <= drawn[o] + 1 or drawn[o] == everything[o] for o in everything), key
-    again = page_examples.sample(tables, scores, max_examples=60)
+    again = examples.sample(tables, scores, max_examples=60)
     assert again == found
-    other = page_examples.sample(tables, scores, max_examples=60, seed=1)
+    other = examples.sample(tables, scores, max_examples=60, seed=1)
     assert other != found
 
 
 def test_it_ends_at_its_bytes(tables, scores):
-    whole = page_examples.sample(tables, scores)["rows"]
+    whole = examples.sample(tables, scores)["rows"]
     limit = len(json.dumps(whole)) // 3
-    found = page_examples.sample(tables, scores, max_bytes=limit)["rows"]
+    found = examples.sample(tables, scores, max_bytes=limit)["rows"]
     assert 0.7 * limit < len(json.dumps(found)) <= limit * 1.02
 
 
 def test_rows_hold_what_was_recorded(tables, scores):
-    (row,) = [row for row in page_examples.sample(tables, scores)["rows"] if row["inputs"] == "17"]
+    (row,) = [row for row in examples.sample(tables, scores)["rows"] if row["inputs"] == "17"]
     assert row["task"] == "large" and row["example_id"] == "large/test/17"
     assert row["answers"]["b"]["text"] == "b 17" and row["teacher_quality"] == 1.0
     assert row["answers"]["b"]["score"] == scores["b"][17]  # in full: it is compared with τ
@@ -105,12 +105,12 @@ def test_rows_hold_what_was_recorded(tables, scores):
 
 def test_long_texts_and_answers_say_what_is_left_out(tmp_path):
     table = write(tmp_path / "a", "a", [True], text=lambda i: "x" * 5000)
-    (row,) = page_examples.sample({"a": table}, {"a": np.zeros(1)})["rows"]
+    (row,) = examples.sample({"a": table}, {"a": np.zeros(1)})["rows"]
     assert row["inputs"] == "x" * 4000 + "… (1,000 more characters are in the records)"
 
 
 def test_what_the_page_escapes_counts(tmp_path):
     tables = {"a": write(tmp_path / "a", "a", np.ones(300), text=lambda i: "<&>" * 200)}
-    found = page_examples.sample(tables, {"a": np.zeros(300)}, max_bytes=100_000)
+    found = examples.sample(tables, {"a": np.zeros(300)}, max_bytes=100_000)
     size = len(page_data.script_text(found["rows"]))
     assert 90_000 < size <= 100_000
