@@ -1,7 +1,6 @@
 """From the records of a calibration split to a fitted router, and what it may be worth."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping
 
@@ -96,5 +95,5 @@ def _area(score: Float[np.ndarray, " n"], table: records.Records) -> float:
 
 def _auroc(score: Float[np.ndarray, " n"], table: records.Records) -> float:
     quality = table.student_quality
-    is_binary = np.all((quality == 0) | (quality == 1))
-    return separation.auroc(score, quality == 0) if is_binary else math.nan
+    is_binary = bool(np.all((quality == 0) | (quality == 1)))
+    return separation.ranking(score, quality, is_binary).auroc

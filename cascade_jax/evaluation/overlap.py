@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 from jaxtyping import Bool, Float, Real
+from scipy.special import ndtr
 
 # More examples of a kind than this are put into bins first, so many to a bandwidth.
 _EXACT = 512
@@ -15,7 +16,11 @@ _BISECTIONS = 30
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Density:
-    """A Gaussian kernel density: weighted points and the kernel's standard deviation."""
+    """A Gaussian kernel density: weighted points and the kernel's standard deviation.
+
+    SciPy's gaussian_kde gives the same to 1e-15 but takes 20 times as long: its distribution
+    function takes one pair of ends a call.
+    """
 
     points: Float[np.ndarray, " m"]
     weights: Float[np.ndarray, " m"]
@@ -26,8 +31,6 @@ class _Density:
         return np.exp(-0.5 * z * z) @ self.weights / (self.width * math.sqrt(2 * math.pi))
 
     def cdf(self, x: Float[np.ndarray, " x"]) -> Float[np.ndarray, " x"]:
-        from scipy.special import ndtr
-
         return ndtr((x[:, None] - self.points) / self.width) @ self.weights
 
     def landmarks(self) -> Float[np.ndarray, " x"]:
@@ -56,10 +59,9 @@ def overlap(confidence: Real[np.ndarray, " n"], is_right: Bool[np.ndarray, " n"]
     Reference: Gatekeeper, equation 9 (distributional overlap s_o).
     """
     confidence, is_right = np.asarray(confidence, np.float64), np.asarray(is_right)
-    found = [_density(confidence[kind]) for kind in (is_right, ~is_right)]
-    if None in found:
+    right, wrong = _density(confidence[is_right]), _density(confidence[~is_right])
+    if right is None or wrong is None:
         return math.nan
-    right, wrong = found
     ends = [(d.points[0] - 10 * d.width, d.points[-1] + 10 * d.width) for d in (right, wrong)]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     grid = np.concatenate([np.linspace(low, high, _GRID), right.landmarks(), wrong.landmarks()])

@@ -34,7 +34,7 @@ def one_kind(values):
 @given(scored())
 def test_auroc_is_the_share_of_pairs_and_scikit_learns(cascade):
     score, quality = cascade
-    errors, found = quality == 0, separation.auroc(score, quality == 0)
+    errors, found = quality == 0, separation.ranking(score, quality).auroc
     if one_kind(quality):
         assert math.isnan(found)
         return
@@ -46,7 +46,7 @@ def test_auroc_is_the_share_of_pairs_and_scikit_learns(cascade):
 @given(scored())
 def test_auprc_is_the_sum_over_thresholds_and_scikit_learns(cascade):
     score, quality = cascade
-    errors, found = quality == 0, separation.auprc(score, quality == 0)
+    errors, found = quality == 0, separation.ranking(score, quality).auprc
     if one_kind(quality):
         assert math.isnan(found)
         return
@@ -79,12 +79,17 @@ def rejection_ratio(uncertainty, quality, max_rejection):
     return (found - random) / (oracle - random)
 
 
-@given(GRADED, st.sampled_from([1.0, 0.5, 0.3]), st.randoms(use_true_random=False))
+def prr(score, quality, max_rejection=1.0):
+    found = separation.ranking(score, quality, is_binary=False)
+    return {1.0: found.prr, 0.5: found.prr_half}[max_rejection]
+
+
+@given(GRADED, st.sampled_from([1.0, 0.5]), st.randoms(use_true_random=False))
 def test_prr_without_ties_is_that_of_the_definition(cascade, max_rejection, random):
     _, quality = cascade
     score = np.arange(len(quality), dtype=float)
     random.shuffle(score)
-    found = separation.prr(score, quality, max_rejection)
+    found = prr(score, quality, max_rejection)
     if one_kind(quality) or int(max_rejection * len(quality)) < 2:
         assert math.isnan(found)
         return
@@ -107,32 +112,30 @@ def test_prr_of_ties_is_the_mean_over_their_orders(cascade):
     ]
     for share in (1.0, 0.5):
         if int(share * len(score)) < 2:
-            assert math.isnan(separation.prr(score, quality, share))
+            assert math.isnan(prr(score, quality, share))
             continue
         ranks = [np.argsort(order).astype(float) for order in orders]
         mean = np.mean([rejection_ratio(rank, quality, share) for rank in ranks])
-        assert separation.prr(score, quality, share) == pytest.approx(mean, **TIGHT)
+        assert prr(score, quality, share) == pytest.approx(mean, **TIGHT)
 
 
 def test_prr_at_random_is_zero_and_of_the_oracle_one():
     rng = np.random.default_rng(0)
     quality = rng.random(300)
-    assert separation.prr(-quality, quality) == pytest.approx(1.0)
-    assert separation.prr(np.zeros(300), quality) == pytest.approx(0.0, abs=1e-12)
-    assert abs(np.mean([separation.prr(rng.random(300), quality) for _ in range(300)])) < 0.02
-    with pytest.raises(ValueError, match=r"max_rejection lies in \(0, 1\], got 1.5"):
-        separation.prr(quality, quality, 1.5)
+    assert prr(-quality, quality) == pytest.approx(1.0)
+    assert prr(np.zeros(300), quality) == pytest.approx(0.0, abs=1e-12)
+    assert abs(np.mean([prr(rng.random(300), quality) for _ in range(300)])) < 0.02
 
 
 @given(GRADED)
 def test_correlations_are_scipys(cascade):
     score, quality = cascade
+    ranking = separation.ranking(score, quality, is_binary=False)
     pairs = (
-        (separation.pearson, scipy.stats.pearsonr),
-        (separation.spearman, scipy.stats.spearmanr),
+        (ranking.pearson, scipy.stats.pearsonr),
+        (ranking.spearman, scipy.stats.spearmanr),
     )
-    for ours, theirs in pairs:
-        found = ours(score, quality)
+    for found, theirs in pairs:
         if one_kind(score) or one_kind(quality):
             assert math.isnan(found)
         else:
@@ -150,10 +153,8 @@ def test_a_cascades_figures_are_those_of_its_score_and_confidence():
     cascade = cascade_of()
     found = separation.separation(cascade)
     errors = cascade.student_quality == 0
-    assert found.auroc == separation.auroc(cascade.score, errors)
-    assert found.auprc == separation.auprc(cascade.score, errors)
-    assert found.prr_half == separation.prr(cascade.score, cascade.student_quality, 0.5)
-    assert found.spearman == separation.spearman(cascade.score, cascade.student_quality)
+    ranking = separation.ranking(cascade.score, cascade.student_quality)
+    assert vars(ranking).items() <= vars(found).items()
     assert found.error_share == errors.mean()
     assert found.ece == found.reliability.ece and found.ece_scaled == found.reliability_scaled.ece
     assert 0 < found.overlap < 1

@@ -79,7 +79,7 @@ def test_without_resamples_there_are_values_and_no_intervals():
 
 
 def test_auroc_of_a_perfect_score_is_one():
-    assert separation.auroc(np.array([3.0, 2.0, 1.0]), np.array([True, True, False])) == 1.0
+    assert separation.ranking(np.array([3.0, 2.0, 1.0]), np.array([0.0, 0.0, 1.0])).auroc == 1.0
 
 
 def test_reference_points_are_joint():
@@ -120,7 +120,7 @@ def test_figures_are_those_of_the_curve():
         right = (cascade.student_quality == 1) & (cascade.teacher_quality == 0)
         assert summary.student_better_share == right.mean()
         error = cascade.student_quality == 0
-        assert summary.auroc == separation.auroc(cascade.score, error)
+        assert summary.auroc == separation.ranking(cascade.score, 1.0 - error).auroc
 
 
 def test_intervals_hold_their_values_and_those_of_costs_match_those_of_rates():
