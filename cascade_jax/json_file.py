@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,19 +36,33 @@ class NumberOrNull(metaclass=_Float):
     """Annotation of a float that may be infinite, or NaN where it is not known."""
 
 
-def to_values(value: Any, nan: float | None = None) -> Any:
-    """JSON values of dataclasses, mappings, sequences and NumPy arrays; NaN becomes `nan`."""
+def finite_or_text(value: float) -> float | str | None:
+    """A number as files of this module hold it: "inf", "-inf", and null for NaN."""
+    return value if math.isfinite(value) else None if math.isnan(value) else str(value)
+
+
+def finite_or_null(value: float) -> float | None:
+    """A number, or null if it is NaN or infinite."""
+    return value if math.isfinite(value) else None
+
+
+def to_values(value: Any, float_fn: Callable[[float], Any] = finite_or_text) -> Any:
+    """JSON values of dataclasses, mappings, sequences and NumPy arrays.
+
+    Args:
+      value: to be converted.
+      float_fn: the JSON value of a float.
+    """
     if dataclasses.is_dataclass(value):
-        return {f.name: to_values(getattr(value, f.name), nan) for f in dataclasses.fields(value)}
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: to_values(getattr(value, name), float_fn) for name in names}
     if isinstance(value, Mapping):
-        return {str(key): to_values(inner, nan) for key, inner in value.items()}
+        return {str(key): to_values(inner, float_fn) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [to_values(inner, nan) for inner in value]
+        return [to_values(inner, float_fn) for inner in value]
     if isinstance(value, np.ndarray | np.generic):
-        return to_values(value.tolist(), nan)
-    if isinstance(value, float) and not math.isfinite(value):
-        return nan if math.isnan(value) else str(value)
-    return value
+        return to_values(value.tolist(), float_fn)
+    return float_fn(value) if isinstance(value, float) else value
 
 
 def to_text(value: Any, indent: int | None = None) -> str:
@@ -57,7 +71,8 @@ def to_text(value: Any, indent: int | None = None) -> str:
     Raises:
       ValueError: it could not be read back: NaN in a field that must be known, say.
     """
-    from_values(to_values(value, nan=math.nan), type(value), type(value).__name__)
+    # NaN as it is, for which fields that must be known are refused.
+    from_values(to_values(value, float), type(value), type(value).__name__)
     return json.dumps(to_values(value), indent=indent, allow_nan=False) + "\n"
 
 

@@ -1,14 +1,10 @@
 """An evaluation as JSON: every figure in full precision, in lines that a reader can follow."""
 
-import dataclasses
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from cascade_jax import records
+from cascade_jax import json_file, records
 from cascade_jax.evaluation.results import Evaluation, Panel, ScoreSummary, Source
 from cascade_jax.records.schema import POLICY
 
@@ -18,7 +14,7 @@ _SCORE_POINTS = 101  # of a curve of one of several scores
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """Every figure as JSON values; NaN and inf become null."""
-    return _jsonable(
+    return json_file.to_values(
         {
             "schema_version": records.SCHEMA_VERSION,
             "score": evaluation.score,
@@ -37,10 +33,13 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             },
             "tasks": {task: _panel(panel) for task, panel in evaluation.tasks.items()},
             "per_example": {t: _panel(panel) for t, panel in evaluation.per_example.items()},
-            "figures": [dataclasses.asdict(figure) for figure in evaluation.figures],
+            "figures": evaluation.figures,
             "notes": evaluation.notes,
-            **_optional(evaluation),
-        }
+            # Only where a cascade ran live, or a policy was laid on the curves.
+            **({"live": evaluation.live} if evaluation.live else {}),
+            **({"policy": evaluation.points} if evaluation.points else {}),
+        },
+        json_file.finite_or_null,
     )
 
 
@@ -51,16 +50,6 @@ def _source(source: Source) -> dict[str, Any]:
         long = ("candidates", "seen")
         found[POLICY] = {key: v for key, v in found[POLICY].items() if key not in long}
     return {"name": source.name, "path": source.path, "metadata": found}
-
-
-def _optional(evaluation: Evaluation) -> dict[str, Any]:
-    """Cascades that ran live and points of a policy; no key without them."""
-    found = {"live": evaluation.live, "policy": evaluation.points}
-    return {
-        key: {name: dataclasses.asdict(value) for name, value in of_key.items()}
-        for key, of_key in found.items()
-        if of_key
-    }
 
 
 def dump(value: Any) -> str:
@@ -94,9 +83,9 @@ def _panel(panel: Panel) -> dict[str, Any]:
         curve, oracle = panel.curves[name].thin(MAX_POINTS), panel.oracles[name].thin(MAX_POINTS)
         # A corpus metric is no sum of a kept and a deferred part.
         left_out = ("a1", "a2") if panel.is_corpus else ()
-        points = {k: v for k, v in dataclasses.asdict(curve).items() if k not in left_out}
+        points = {k: v for k, v in vars(curve).items() if k not in left_out}
         cascades[name] = {
-            "summary": dataclasses.asdict(summary),
+            "summary": summary,
             "curve": points,
             "oracle_quality": oracle.quality,
             "oracle_cost": oracle.cost,
@@ -108,31 +97,19 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "num_examples": panel.num_examples,
         "cost_label": panel.cost_label,
         "cost_unit": panel.cost_unit,
-        "references": dataclasses.asdict(panel.references),
+        "references": panel.references,
         "cascades": cascades,
-        "comparisons": {n: dataclasses.asdict(found) for n, found in panel.comparisons.items()},
+        "comparisons": panel.comparisons,
     }
 
 
 def _score(found: ScoreSummary) -> dict[str, Any]:
     curve = found.curve.thin(_SCORE_POINTS)
     return {
-        **{name: dataclasses.asdict(getattr(found, name)) for name in _SCORE_ESTIMATES},
-        **dataclasses.asdict(found.ranking),
+        **{name: getattr(found, name) for name in _SCORE_ESTIMATES},
+        **vars(found.ranking),
         "curve": {name: getattr(curve, name) for name in ("rate", "quality", "cost")},
     }
 
 
 _SCORE_ESTIMATES = ("area", "s_d_ideal", "s_d_oracle")
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(inner) for key, inner in value.items()}
-    if isinstance(value, np.ndarray):
-        return _jsonable(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_jsonable(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

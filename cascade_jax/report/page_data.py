@@ -1,13 +1,13 @@
 """What the interactive page of a report is drawn from: JSON values, the curve points included."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
+from cascade_jax import json_file
 from cascade_jax.evaluation import confusion, curves
 from cascade_jax.evaluation.results import Evaluation, Panel
 from cascade_jax.evaluation.separation import Separation
@@ -161,18 +161,13 @@ def _rounded(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def to_json(value: Any) -> Any:
-    """NumPy and dataclass-free values as JSON ones: NaN and inf become None, 3.0 becomes 3."""
-    if isinstance(value, Mapping):
-        return {str(key): to_json(inner) for key, inner in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return to_json(value.tolist())
-    if isinstance(value, list | tuple):
-        return [to_json(inner) for inner in value]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        return int(value) if value.is_integer() and abs(value) < 2**53 else value
-    return value
+    """JSON values: NaN and inf become null, and 3.0 becomes 3."""
+    return json_file.to_values(value, _short)
+
+
+def _short(value: float) -> float | None:
+    is_whole = value.is_integer() and abs(value) < 2**53
+    return int(value) if is_whole else json_file.finite_or_null(value)
 
 
 def script_text(value: Any) -> str:
