@@ -56,7 +56,9 @@ class AnswerStore:
             try:
                 self._keep(*self._read(content))
             except _DAMAGE as error:
-                hosts.say(f"{path} is damaged ({_short(error)}): its answers are decoded anew")
+                hosts.print_once(
+                    f"{path} is damaged ({_short(error)}): its answers are decoded anew"
+                )
                 damaged.append(path)
         self._agree(len(damaged))
         for path in damaged if hosts.is_first() else ():
@@ -67,7 +69,7 @@ class AnswerStore:
         facts = {"files": self._count, "answers": sum(map(len, self._rows)), "damaged": damaged}
         facts["digest"] = digest(*self._rows, *(a for p in self._parts for a in _arrays(p)))
         place = f"{self._folder}, which must be one folder for all of them"
-        hosts.agree(f"decoded answers in {place}", facts)
+        hosts.assert_equal_across_hosts(f"decoded answers in {place}", facts)
 
     def _read(self, content: bytes) -> tuple[Int[np.ndarray, " A"], CascadeAnswers]:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:

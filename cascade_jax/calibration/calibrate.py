@@ -42,8 +42,8 @@ def calibrate(config: CalibrateConfig) -> Budget:
     """
     described = identity.of_config(config)
     described.pop("records")  # a learned score holds arrays; models and data are compared below
-    hosts.agree("configs", described)
-    hosts.agree("versions of the code", identity.of_code())
+    hosts.assert_equal_across_hosts("configs", described)
+    hosts.assert_equal_across_hosts("versions of the code", identity.of_code())
     for alpha in config.alphas:
         try:
             config.settings(alpha).check_enough(config.second_size, config.num_candidates, "second")
@@ -56,7 +56,7 @@ def calibrate(config: CalibrateConfig) -> Budget:
         pool = config.open(watch.before_batch)
         facts = json_file.to_values(pool.models) | json_file.to_values(pool.data)
         facts |= {"score": pool.uncertainty, "count": len(pool.ids)}
-        hosts.agree("data or checkpoints", facts)
+        hosts.assert_equal_across_hosts("data or checkpoints", facts)
         repeats, objective = [], config.counted
         shown = {"desc": "calibrates", "unit": "repeat", "disable": not hosts.is_first()}
         with tqdm.tqdm(total=config.repeats, **shown) as bar:
@@ -70,7 +70,7 @@ def calibrate(config: CalibrateConfig) -> Budget:
         budget = summary.summarise(config, pool, repeats, objective)
         if hosts.is_first():
             budget.save(Path(config.output_dir) / "budget.json")
-        hosts.all_here("budget.json", hosts.WORK_SECONDS)
+        hosts.barrier("budget.json", hosts.WORK_SECONDS)
     return budget
 
 

@@ -246,7 +246,9 @@ class LivePool:
         label: str,
     ) -> Iterator[tuple[Int[np.ndarray, " P"], CascadeAnswers]]:
         """Some rows after the other, and their answers."""
-        hosts.agree("answers to decode", {"of": digest(rows), "at": digest(thresholds)})
+        hosts.assert_equal_across_hosts(
+            "answers to decode", {"of": digest(rows), "at": digest(thresholds)}
+        )
         batches = live_answers.decode(
             (self.source.student, self.source.teacher),
             self._params,
@@ -338,5 +340,7 @@ def _examples(source: LiveSource, mixture: pipeline.OpenMixture, split: str) -> 
     kept = splits.without_repetitions([example.inputs_text for example in examples])
     if len(kept) < len(examples):
         left = len(examples) - len(kept)
-        hosts.say(f"{split}: {left} of {len(examples)} examples left out, whose input came before")
+        hosts.print_once(
+            f"{split}: {left} of {len(examples)} examples left out, whose input came before"
+        )
     return [examples[row] for row in kept]

@@ -25,4 +25,4 @@ def run(config) -> None:
     if hosts.is_first():
         plots.write_pictures(budget, config.output_dir)
     paths = [calibrate.certificate_path(config.output_dir, alpha) for alpha in budget.alphas]
-    hosts.say("\n".join(["", summary.format_table(budget), "", *map(str, paths)]))
+    hosts.print_once("\n".join(["", summary.format_table(budget), "", *map(str, paths)]))

@@ -81,7 +81,7 @@ def ending_together() -> Iterator[End]:
     except Exception:
         if _hosts() is not None and _hosts().connected():
             traceback.print_exc()
-            _hosts().leave(end.status, end.message)
+            _hosts().shutdown(end.status, end.message)
         raise
     if _hosts() is not None:
-        _hosts().leave(end.status, end.message)
+        _hosts().shutdown(end.status, end.message)

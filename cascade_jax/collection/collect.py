@@ -121,8 +121,8 @@ def collect(config: CollectConfig) -> list[Path]:
       ImportError: a metric of a task needs an extra that is not installed.
       hosts.Stopped: asked to; the tables that are complete stay.
     """
-    hosts.agree("configs", identity.of_config(config))
-    hosts.agree("versions of the code", identity.of_code())
+    hosts.assert_equal_across_hosts("configs", identity.of_config(config))
+    hosts.assert_equal_across_hosts("versions of the code", identity.of_code())
     mesh = config.mesh.build()
     rules.check_batch_size("batch_size", config.data.batch_size, mesh)
     mixture = pipeline.open_mixture(config.data)
@@ -141,10 +141,10 @@ def collect(config: CollectConfig) -> list[Path]:
     }
     tables = [_Table(config, student, teacher, facts, policy) for student in students]
     found = {table.student.name: [table.metadata, table.is_up_to_date] for table in tables}
-    hosts.agree("data, checkpoints or tables", found)
+    hosts.assert_equal_across_hosts("data, checkpoints or tables", found)
     for table in tables:
         if table.is_up_to_date:
-            hosts.say(f"{table.student.name}: {table.file} is up to date")
+            hosts.print_once(f"{table.student.name}: {table.file} is up to date")
     missing = [table for table in tables if not table.is_up_to_date]
     if missing:
         done: list[str] = []  # names of students
@@ -167,7 +167,7 @@ def _make(config: CollectConfig, tables, teacher, mixture, mesh: Mesh, watch: Wa
         examples += pipeline.decode_examples(config.data, task, config.split, config.limit)
     if config.decoding == RANK:
         ranked = sum(of_task == config.decoding for of_task in how.values())
-        hosts.say(f"{config.decoding}: {ranked} of {len(how)} tasks, the others greedily")
+        hosts.print_once(f"{config.decoding}: {ranked} of {len(how)} tasks, the others greedily")
     questions = Questions(examples, mixture, config.data, mesh, how, watch.before_batch)
     if config.decoding == TEACHER_FORCED:
         by, examples = next_tokens, next_tokens.examples(questions)
@@ -182,11 +182,11 @@ def _make(config: CollectConfig, tables, teacher, mixture, mesh: Mesh, watch: Wa
         rows |= table.policy.columns(table.student, teacher, questions)
         if hosts.is_first():
             records.write(table.file, rows, {**table.metadata, FIGURES: figures})
-        hosts.all_here("a table", hosts.WORK_SECONDS)
+        hosts.barrier("a table", hosts.WORK_SECONDS)
         watch.progress("the next model")
         done.append(table.student.name)
         what = "target tokens" if config.decoding == TEACHER_FORCED else "examples"
-        hosts.say(f"{table.student.name}: {len(examples)} {what} in {table.file}")
+        hosts.print_once(f"{table.student.name}: {len(examples)} {what} in {table.file}")
 
 
 def _corpus_metrics(config: CollectConfig, mixture: pipeline.OpenMixture) -> dict[str, dict]:

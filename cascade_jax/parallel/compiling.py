@@ -14,5 +14,5 @@ def compile_together(jitted: Callable, *args: Any) -> Callable:
     compile again.
     """
     compiled = jitted.lower(*args).compile()
-    hosts.all_here("a program", hosts.WORK_SECONDS)  # some may have it in their cache
+    hosts.barrier("a program", hosts.WORK_SECONDS)  # some may have it in their cache
     return compiled

@@ -1,11 +1,11 @@
-"""Many hosts: how their processes meet, agree, stop together and end together.
+"""Many hosts: how their processes connect, compare facts, stop together and end together.
 
 Every host runs the same command. On TPUs one process has all chips of its host; on one machine
 several processes may stand for hosts. With a single process everything here does nothing.
 
-What ends one process ends all: a process that fails tells the others why (`leave`), one that dies
-is missed by JAX's coordination service after HEARTBEAT_SECONDS, and all others then end with the
-status LOST_STATUS and a line that says so, instead of waiting in a collective for ever.
+What ends one process ends all: a process that fails reports why (`shutdown`), JAX's coordination
+service notices one that died after HEARTBEAT_SECONDS, and all others then end with the status
+LOST_STATUS and a line that says so, instead of waiting in a collective for ever.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ HEARTBEAT_SECONDS = 30
 MEET_SECONDS = 300
 WORK_SECONDS = 24 * 3600  # for work that one host does and others don't
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-_GRACE_SECONDS = 3.0  # for a process that is told of a failure to fail by itself with its own words
+_GRACE_SECONDS = 3.0  # for a process that learns of a failure to fail with its own message
 _FAILED = "cascade_jax/failed"
 
 
@@ -91,28 +91,28 @@ def address(coordinator: str | None, processes: str | None, process: str | None)
       HostsError: if some are given and others not, or not as they should be.
     """
     flags = ("--coordinator", "--processes", "--process")
-    given = [
+    parts = [
         value if value is not None else os.environ.get(variable) or None
         for value, variable in zip((coordinator, processes, process), VARIABLES, strict=True)
     ]
-    if given[1:] == [None, None]:  # JAX itself reads the address beside what the cluster tells
+    if parts[1:] == [None, None]:  # JAX itself reads the address beside what the cluster tells
         if coordinator is None:
             return None
     missing = [
         f"{flag} (or {variable})"
-        for flag, variable, value in zip(flags, VARIABLES, given, strict=True)
+        for flag, variable, value in zip(flags, VARIABLES, parts, strict=True)
         if value is None
     ]
-    if given[1] == "1":
+    if parts[1] == "1":
         return Address("localhost:0", 1, 0)
     if missing:
         raise HostsError(
             f"{' and '.join(missing)} is missing; give all three of {', '.join(flags)}, or none"
         )
-    for flag, value in zip(flags[1:], given[1:], strict=True):
+    for flag, value in zip(flags[1:], parts[1:], strict=True):
         if not value.isdigit():
             raise HostsError(f"{flag} is {value!r}; must be a number")
-    return Address(given[0], int(given[1]), int(given[2]))
+    return Address(parts[0], int(parts[1]), int(parts[2]))
 
 
 def initialize(where: Address | None = None, command: str = "cascade-jax") -> None:
@@ -172,8 +172,8 @@ def is_first() -> bool:
     return process() == 0
 
 
-def say(text: str) -> None:
-    """Prints a line once for all hosts."""
+def print_once(text: str) -> None:
+    """Prints a line on the first host alone."""
     if is_first():
         print(text, flush=True)
 
@@ -200,18 +200,20 @@ def to_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def all_here(what: str, seconds: int = MEET_SECONDS) -> None:
+def barrier(what: str, seconds: int = MEET_SECONDS) -> None:
     """Waits until all hosts have come this far, e.g. until process 0 has written a file."""
-    agree(what, {}, seconds)
+    assert_equal_across_hosts(what, {}, seconds)
 
 
-# ------------------------------------------------------------------ agreeing
+# ------------------------------------------------------------------ comparing
 
-_agreed = 0
+_comparisons = 0
 
 
-def agree(what: str, facts: Mapping[str, Any], seconds: int = MEET_SECONDS) -> None:
-    """Refuses to go on when the hosts differ in some fact; all of them must call it.
+def assert_equal_across_hosts(
+    what: str, facts: Mapping[str, Any], seconds: int = MEET_SECONDS
+) -> None:
+    """Raises when the hosts differ in some fact; all of them must call it.
 
     Args:
       what: the subject, for the message, such as "configs".
@@ -221,21 +223,21 @@ def agree(what: str, facts: Mapping[str, Any], seconds: int = MEET_SECONDS) -> N
     Raises:
       HostsError: on every host, with the first differences.
     """
-    global _agreed
+    global _comparisons
     if not connected() or distributed.global_state.num_processes == 1:
         return
-    _agreed += 1
-    client, place = _client(), f"cascade_jax/agree/{_agreed}"
+    _comparisons += 1
+    client, place = _client(), f"cascade_jax/compare/{_comparisons}"
     count, mine = distributed.global_state.num_processes, distributed.global_state.process_id
     client.key_value_set(f"{place}/{mine}", json.dumps([label(), flat(facts)]))
     if mine == 0:
         _, first = json.loads(_wait_for(f"{place}/0", seconds))
-        found = []
+        different = []
         for other in range(1, count):
             name, theirs = json.loads(_wait_for(f"{place}/{other}", seconds))
-            found += [f"on {name} {text}" for text in differences(first, theirs)]
-        more = f", and {len(found) - 5} more" if len(found) > 5 else ""
-        client.key_value_set(f"{place}/verdict", "; ".join(found[:5]) + more)
+            different += [f"on {name} {text}" for text in differences(first, theirs)]
+        more = f", and {len(different) - 5} more" if len(different) > 5 else ""
+        client.key_value_set(f"{place}/verdict", "; ".join(different[:5]) + more)
     verdict = _wait_for(f"{place}/verdict", seconds)
     if verdict:
         raise HostsError(f"the hosts have different {what}: {verdict}")
@@ -256,23 +258,23 @@ def flat(facts: Any, name: str = "") -> dict[str, Any]:
         facts = dict(enumerate(facts))
     if not isinstance(facts, Mapping):
         return {name: facts}
-    found = {}
+    leaves = {}
     for key, value in facts.items():
-        found |= flat(value, f"{name}.{key}" if name else str(key))
-    return found
+        leaves |= flat(value, f"{name}.{key}" if name else str(key))
+    return leaves
 
 
 def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """What differs, as text: `seed is 1, on host 0 it is 0`."""
     nothing = object()
-    found = []
+    texts = []
     for key in sorted(first.keys() | other.keys()):
         ours, theirs = first.get(key, nothing), other.get(key, nothing)
         if ours is nothing or theirs is nothing:
-            found.append(f"{key} is {'missing' if theirs is nothing else 'there, on host 0 not'}")
+            texts.append(f"{key} is {'missing' if theirs is nothing else 'there, on host 0 not'}")
         elif ours != theirs:
-            found.append(f"{key} is {theirs!r}, on host 0 it is {ours!r}")
-    return found
+            texts.append(f"{key} is {theirs!r}, on host 0 it is {ours!r}")
+    return texts
 
 
 # ------------------------------------------------------------------ stopping
@@ -317,7 +319,7 @@ class StopSignal:
 # ------------------------------------------------------------------ ending
 
 
-def leave(status: int, message: str = "") -> None:
+def shutdown(status: int, message: str = "") -> None:
     """Ends this process's part; with a status other than 0 and STOPPED_STATUS it does not return.
 
     Args:
@@ -326,17 +328,17 @@ def leave(status: int, message: str = "") -> None:
     """
     if not connected():
         return
-    _leaving.set()
+    _is_ending.set()
     if status in (0, STOPPED_STATUS):
         jax.distributed.shutdown()
         return
-    tell(message)
+    report_failure(message)
     if is_first():
         time.sleep(2 * _GRACE_SECONDS)  # it holds the others' connection
     end_now(status)
 
 
-def tell(message: str) -> None:
+def report_failure(message: str) -> None:
     """Tells the other hosts that this one ends, and why."""
     if not connected():
         return
@@ -354,18 +356,18 @@ def end_now(status: int) -> None:
     os._exit(status)
 
 
-_leaving = threading.Event()
+_is_ending = threading.Event()
 
 
 def _watch_others(command: str) -> None:
     """Ends this process when another one has said that it failed."""
-    while not _leaving.wait(1.0):
+    while not _is_ending.wait(1.0):
         try:
             who, message = json.loads(_client().key_value_try_get(_FAILED))
         except (RuntimeError, AttributeError):  # nobody has
             continue
         # Often this one is about to fail for the same reason, and says so better.
-        if not _leaving.wait(_GRACE_SECONDS):
+        if not _is_ending.wait(_GRACE_SECONDS):
             print(f"\n{command}: {who} ended the run: {message}", file=sys.stderr, flush=True)
             end_now(LOST_STATUS)
 

@@ -94,6 +94,6 @@ class Watchdog:
         # On a line of its own: a progress bar may stand there.
         print(f"\ncascade-jax {self._command}: {message}", file=sys.stderr, flush=True)
         # A host that hangs may be the one that would pass the message on.
-        teller = threading.Thread(target=hosts.tell, args=(message,), daemon=True)
+        teller = threading.Thread(target=hosts.report_failure, args=(message,), daemon=True)
         teller.start()
         teller.join(_TELL_SECONDS)

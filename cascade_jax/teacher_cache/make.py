@@ -142,8 +142,8 @@ def check(config: CacheConfig) -> None:
       ValueError: if mesh, batch or vocabulary does not fit, a task has no fixed examples, the
         folder holds another cache, or hosts have different configs or code.
     """
-    hosts.agree("configs", identity_lib.of_config(config))
-    hosts.agree("versions of the code", identity_lib.of_code())
+    hosts.assert_equal_across_hosts("configs", identity_lib.of_config(config))
+    hosts.assert_equal_across_hosts("versions of the code", identity_lib.of_code())
     _opened(config, config.mesh.build())
 
 
@@ -189,13 +189,13 @@ def make(config: CacheConfig, mesh: Mesh | None = None) -> None:
     mesh = config.mesh.build() if mesh is None else mesh
     mixture, fingerprint = _opened(config, mesh)
     folder = Path(config.folder)
-    hosts.agree("data or teachers", fingerprint)
+    hosts.assert_equal_across_hosts("data or teachers", fingerprint)
     with FolderLock(folder, hosts.is_first()), hosts.StopSignal() as stop:
         done = shards_in(folder, cache_identity.digest(fingerprint))
-        hosts.agree("finished shards", {"names": sorted(done)})
+        hosts.assert_equal_across_hosts("finished shards", {"names": sorted(done)})
         complete = read_json(folder, COMPLETE)
         if complete is not None and complete["shards"].keys() <= done.keys():
-            hosts.say(f"{folder} is complete, nothing to do\n{_summary(complete)}")
+            hosts.print_once(f"{folder} is complete, nothing to do\n{_summary(complete)}")
             return
         kept = f"whole shards stay in {folder}"
         with Watchdog(NAME, "", config.hang_seconds, folder, lambda: kept) as watchdog:
@@ -230,7 +230,7 @@ class _Maker:
         )
         for split, max_rows in config.splits().items():
             self._split(split, max_rows, lambda batch: facts_fn(params, batch))
-        hosts.all_here("the teacher cache's last shard")
+        hosts.barrier("the teacher cache's last shard")
         if not hosts.is_first():
             return
         shards = self._whole_shards()
@@ -239,7 +239,7 @@ class _Maker:
             "splits": {split: _total(shards, split) for split in config.splits()},
         }
         files.write_text(folder / COMPLETE, json.dumps(complete, indent=2) + "\n")
-        hosts.say(_summary(complete))
+        hosts.print_once(_summary(complete))
 
     def _whole_shards(self) -> dict[str, dict]:
         """The shards of all groups, with their facts.
@@ -284,7 +284,7 @@ class _Maker:
             teacher = self._fingerprint["teacher"] | {"parameters": parameters}
             fingerprint = self._fingerprint | {"teacher": teacher}
             files.write_text(self._folder / FINGERPRINT, json.dumps(fingerprint, indent=2) + "\n")
-        hosts.all_here("the teacher cache's folder")
+        hosts.barrier("the teacher cache's folder")
 
     def _split(self, split: str, max_rows: int | None, facts_of: Callable) -> None:
         """Does the groups of a split that are missing."""

@@ -229,8 +229,8 @@ def check(config: TrainConfig) -> None:
       ValueError: if the mesh, batch, vocabulary or a run folder does not fit, or hosts have
         different configs or code.
     """
-    hosts.agree("configs", identity.of_config(config))
-    hosts.agree("versions of the code", identity.of_code())
+    hosts.assert_equal_across_hosts("configs", identity.of_config(config))
+    hosts.assert_equal_across_hosts("versions of the code", identity.of_code())
     mesh = config.mesh.build()
     for run in config.selected():
         one_run.check(run, Path(config.output_dir), mesh)

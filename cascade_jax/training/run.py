@@ -84,7 +84,9 @@ def train_one(
     ############################ The run folder ############################
     folder = output_dir / run.name
     mixture, config = check(run, output_dir, mesh)
-    hosts.agree(f"data or teachers of run {run.name!r}", {key: config[key] for key in _READ})
+    hosts.assert_equal_across_hosts(
+        f"data or teachers of run {run.name!r}", {key: config[key] for key in _READ}
+    )
     with FolderLock(folder, hosts.is_first()) as lock:
         return _train(run, output_dir, mesh, stop or hosts.StopSignal(), lock, mixture, config)
 
@@ -112,10 +114,10 @@ def _train(run, output_dir, mesh, stop, lock, mixture, config) -> state_lib.Trai
             if run.start is not None and run.lora is None:
                 state = state.replace(params=parameters.first_parameters(run.start, *where))
         if first_step >= run.steps:
-            hosts.say(f"{run.name}: already trained to step {first_step}, nothing to do")
+            hosts.print_once(f"{run.name}: already trained to step {first_step}, nothing to do")
             return state
         if first_step:
-            hosts.say(f"{run.name}: resuming from step {first_step} of {run.steps}")
+            hosts.print_once(f"{run.name}: resuming from step {first_step} of {run.steps}")
 
         ############################ Teacher, data, steps ############################
         frozen = None

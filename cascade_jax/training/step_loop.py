@@ -145,7 +145,7 @@ class StepLoop:
                 f"{where} in {count} steps ({_listed(self._skipped.steps)}), and skip_bad_batches "
                 f"is {limit}; {self._kept()}. Lower the learning rate, or raise warmup_steps"
             )
-        hosts.say(f"{where} in step {_listed(bad)}: skipped ({count} of at most {limit})")
+        hosts.print_once(f"{where} in step {_listed(bad)}: skipped ({count} of at most {limit})")
         return [one for one in found if skipping.is_finite(one)]
 
     def _evaluate(self, step, state, held_out, eval_step, reporter, watchdog):

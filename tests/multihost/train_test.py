@@ -68,12 +68,12 @@ import sys
 from cascade_jax.parallel import hosts
 process = int(sys.argv[2])
 hosts.initialize(hosts.Address(sys.argv[1], 2, process), "cascade-jax train")
-hosts.agree("lengths", {"runs": [{"lengths": [4, 8]}]})
+hosts.assert_equal_across_hosts("lengths", {"runs": [{"lengths": [4, 8]}]})
 try:
-    hosts.agree("configs", {"runs": [{"seed": process, "steps": 5}]})
+    hosts.assert_equal_across_hosts("configs", {"runs": [{"seed": process, "steps": 5}]})
 except hosts.HostsError as error:
     print(error, flush=True)
-    hosts.leave(2, str(error))
+    hosts.shutdown(2, str(error))
 """
 
 

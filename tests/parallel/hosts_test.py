@@ -59,8 +59,8 @@ def test_a_process_that_is_alone_has_nothing_to_agree_on():
     hosts.initialize(hosts.Address("localhost:0", 1, 0))
     jax.devices()
     hosts.initialize()  # a later command of this process
-    hosts.agree("configs", {"seed": 0})
-    hosts.leave(2, "an error")
+    hosts.assert_equal_across_hosts("configs", {"seed": 0})
+    hosts.shutdown(2, "an error")
     assert not hosts.connected()
     array = jax.numpy.arange(8.0)
     np.testing.assert_array_equal(hosts.to_host({"a": array})["a"], np.arange(8.0))
