@@ -113,10 +113,10 @@ class CalibrateConfig:
             hint = did_you_mean(self.objective, self.metrics)
             raise ValueError(f"objective {self.objective!r} is not in {list(self.metrics)}{hint}")
         if self.output_dir is None:
-            live, ending = self.live, "" if self.level == TOKEN else "_answers"
+            cascade, ending = self.live.cascade, "" if self.level == TOKEN else "_answers"
             ending += "_quality" if self.promise == QUALITY else ""
-            folder = Path(live.experiment_dir) / "calibration"
-            folder /= Path(live.student_run).name + ending
+            folder = Path(cascade.experiment_dir) / "calibration"
+            folder /= Path(cascade.students[0]).name + ending
             object.__setattr__(self, "output_dir", str(folder))
 
     @property
@@ -137,7 +137,7 @@ class CalibrateConfig:
 
     def settings(self, alpha: float) -> CalibrationSettings:
         """Risks and procedure at a limit."""
-        length = self.live.data.target_length if self.level == TOKEN else 1
+        length = self.live.cascade.data.target_length if self.level == TOKEN else 1
         unit = f"deferred tokens / {length}" if self.level == TOKEN else "share of deferred answers"
         cost = Risk(unit, alpha) if self.promise == COST else None
         drop = alpha if self.promise == QUALITY else self.quality_drop
@@ -151,14 +151,13 @@ class CalibrateConfig:
         )
 
     def open(self, before_batch: Callable[[bool], None] = lambda is_first: None) -> Pool:
-        """The calibration set of the level; `before_batch`: see `answers.Questions`."""
+        """The calibration set of the level; `before_batch`: see `collection.questions.Questions`."""
         if self.level == TOKEN:
             return self.live.open(before_batch)
         live, source = self.live, self.records
         splits = {"records_file": live.split, "test_records_file": live.test_split}
         for name, split in splits.items():
             if getattr(source, name) is None and split is not None:
-                folder = Path(live.experiment_dir) / "records" / split
-                file = folder / f"{Path(live.student_run).name}.parquet"
+                file = live.cascade.records_file(live.cascade.students[0], split)
                 source = dataclasses.replace(source, **{name: file})
         return source.open()

@@ -5,7 +5,6 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,21 +13,19 @@ from cascade_jax import json_file
 from cascade_jax.calibration.answer_pool import check_patterns, matching
 from cascade_jax.calibration.answer_store import AnswerStore, digest
 from cascade_jax.calibration.pool import CascadeAnswers
-from cascade_jax.collection import answers, live_answers
-from cascade_jax.collection.live_answers import METRICS
+from cascade_jax.collection import live_answers, measuring
+from cascade_jax.collection.measuring import METRICS
+from cascade_jax.collection.questions import Questions
 from cascade_jax.data import pipeline
 from cascade_jax.deferral.guarantees import splits
 from cascade_jax.deferral.guarantees.certificate import DataIdentity
 from cascade_jax.deferral.guarantees.losses import Thresholds
 from cascade_jax.deferral.policy import TOKEN, by_position
 from cascade_jax.inference.cascade.decode import ENTROPY, LOG_PROB, RANDOM, UNCERTAINTIES
-from cascade_jax.models import families, pair
 from cascade_jax.names import did_you_mean
-from cascade_jax.parallel import hosts, rules
-from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.parallel import hosts
 from cascade_jax.records.schema import GREEDY
-from cascade_jax.runs import checkpoints, run_folder
-from cascade_jax.runs.saved_model import SavedModel
+from cascade_jax.runs.saved_model import CascadeRuns, LoadedModel
 
 BeforeBatch = Callable[[bool], None]
 
@@ -38,17 +35,12 @@ class LiveSource:
     """The models, and the examples that they answer together.
 
     Attributes:
-      experiment_dir: where the runs are by name.
-      student_run, teacher_run: names or folders of runs.
-      student, teacher: their configs.
-      data: mixture, lengths, vocabulary; `target_length` is the most tokens of an answer, by which
-        deferred tokens are divided, and `batch_size` the rows decoded at once.
+      cascade: the runs, of which one student, the data and the mesh. Of the data `target_length` is
+        the most tokens of an answer, by which deferred tokens are divided.
       split: which split of every task is calibrated on.
       test_split: another to test the promise on; None for the examples that the calibration leaves.
       tasks: patterns of the mixture's tasks that count.
       limit: at most so many examples of a task and split; None for all.
-      checkpoint: "best" or "last" of both runs.
-      mesh: the device mesh.
       uncertainty: what is compared with the thresholds: "log_prob" (minus that of the student's
         token), "entropy", or "random".
       num_blocks: thresholds of a configuration, one for each block of positions.
@@ -56,36 +48,25 @@ class LiveSource:
         (each task's own).
     """
 
-    experiment_dir: str
-    student_run: str
-    teacher_run: str
-    student: families.ModelConfig
-    teacher: families.ModelConfig
-    data: pipeline.DataConfig
+    cascade: CascadeRuns
     split: str = "validation"
     test_split: str | None = None
     tasks: Sequence[str] = ("*",)
     limit: int | None = None
-    checkpoint: str = "best"
-    mesh: MeshConfig = MeshConfig()
     uncertainty: str = LOG_PROB
     num_blocks: int = 1
     metrics: Sequence[str] = ("rouge1", "rouge2", "rougeL")
 
     def __post_init__(self):
-        for name in ("experiment_dir", "student_run", "teacher_run"):
-            if not getattr(self, name) or not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; must name a folder")
-        pair.ModelPair(student=self.student, teacher=self.teacher)
+        if len(self.cascade.students) != 1:
+            raise ValueError(f"students is {list(self.cascade.students)}; must be the one student")
         check_patterns(self.tasks)
-        if self.checkpoint not in checkpoints.CHOICES:
-            raise ValueError(f"checkpoint {self.checkpoint!r} is not in {checkpoints.CHOICES}")
         _check_choice("uncertainty", self.uncertainty, UNCERTAINTIES)
         if isinstance(self.metrics, str) or not self.metrics:
             raise ValueError(f"metrics are {self.metrics!r}; must be a list of {METRICS}")
         for metric in self.metrics:
             _check_choice("metric", metric, METRICS)
-        length = self.data.target_length
+        length = self.cascade.data.target_length
         if type(self.num_blocks) is not int or not 1 <= self.num_blocks <= length:
             raise ValueError(
                 f"num_blocks is {self.num_blocks!r}; must be 1 to target_length = {length}"
@@ -100,7 +81,7 @@ class LiveSource:
         """Reads the examples and finds the checkpoints; loads no parameter yet.
 
         Args:
-          before_batch: see `answers.Questions`; hosts.Stopped that it raises leaves `evaluate` when
+          before_batch: see `Questions`; hosts.Stopped that it raises leaves `evaluate` when
             what was decoded before is kept.
 
         Raises:
@@ -127,21 +108,10 @@ class LivePool:
     level = TOKEN
 
     def __init__(self, source: LiveSource, before_batch: BeforeBatch):
-        self.source, mesh = source, source.mesh.build()
-        rules.check_batch_size("batch_size", source.data.batch_size, mesh)
-        live_answers.check_installed(source.metrics)
-        mixture = pipeline.open_mixture(source.data)
-        where, choice = source.experiment_dir, source.checkpoint
-        self._student, self._teacher = (
-            SavedModel(where, Path(run).name, model, run, choice)
-            for run, model in (
-                (source.student_run, source.student),
-                (source.teacher_run, source.teacher),
-            )
-        )
-        for model in (self._student, self._teacher):
-            run_folder.check_same_vocabulary(model.name, mixture.fingerprint, model.folder)
-            model.check(mesh)
+        self.source, data = source, source.cascade.data
+        measuring.check_metrics_installed(source.metrics)
+        [self._models], mixture, mesh = source.cascade.open()
+        student, teacher = self._models
         examples = _examples(source, mixture, source.split)
         self.test_rows = None
         if source.test_split is not None:
@@ -153,23 +123,23 @@ class LivePool:
         def before(is_first: bool) -> None:
             before_batch(is_first and not self.decoded)  # one program answers all
 
-        self._questions = answers.Questions(examples, mixture, source.data, mesh, decoding, before)
-        self.name = self._student.name
+        self._questions = Questions(examples, mixture, data, mesh, decoding, before)
+        self.name = student.name
         self.ids = [example.example_id for example in examples]
         self.texts = [example.inputs_text for example in examples]
         self.metrics = tuple(source.metrics)
         self.thresholds = source.num_blocks
-        self.max_length = source.data.target_length
+        self.max_length = data.target_length
         self.uncertainty = source.uncertainty
-        self.models = {"student": self._student.identity, "teacher": self._teacher.identity}
+        self.models = {"student": student.identity, "teacher": teacher.identity}
         self.data = DataIdentity(
-            mixture=source.data.mixture,
+            mixture=data.mixture,
             split=source.split,
             test_split=source.test_split,
             examples=(splits.fingerprint(self.ids, self.texts),),
             vocabulary=mixture.fingerprint,
-            input_length=source.data.input_length,
-            target_length=source.data.target_length,
+            input_length=data.input_length,
+            target_length=data.target_length,
         )
         self._facts = json_file.to_values(self.models) | json_file.to_values(self.data)
         self._facts |= {
@@ -198,7 +168,7 @@ class LivePool:
         inner = np.arange(1, count + 1) / (count + 1)
         if self.uncertainty == LOG_PROB:
             return -np.log(inner[::-1])
-        scale = np.log(self.source.student.vocab_size) if self.uncertainty == ENTROPY else 1.0
+        scale = np.log(self._models[0].config.vocab_size) if self.uncertainty == ENTROPY else 1.0
         return inner * scale
 
     def _evaluate(
@@ -228,15 +198,14 @@ class LivePool:
 
     def _store(self, uncertainty: str) -> AnswerStore:
         if uncertainty not in self._stores:
-            folder = Path(self.source.experiment_dir) / "calibration" / self.name / "decodings"
+            folder = Path(self.source.cascade.experiment_dir) / "calibration" / self.name
             facts = self._facts | {"uncertainty": uncertainty}
-            self._stores[uncertainty] = AnswerStore(folder, facts, len(self.ids))
+            self._stores[uncertainty] = AnswerStore(folder / "decodings", facts, len(self.ids))
         return self._stores[uncertainty]
 
     @functools.cached_property
-    def _params(self) -> tuple[Any, Any]:
-        mesh = self._questions.mesh
-        return self._student.load(mesh), self._teacher.load(mesh)
+    def _loaded(self) -> list[LoadedModel]:
+        return [model.load(self._questions.mesh) for model in self._models]
 
     def _decode_rows(
         self,
@@ -250,8 +219,7 @@ class LivePool:
             "answers to decode", {"of": digest(rows), "at": digest(thresholds)}
         )
         batches = live_answers.decode(
-            (self.source.student, self.source.teacher),
-            self._params,
+            self._loaded,
             self._questions_of(rows),
             uncertainty,
             thresholds,
@@ -264,7 +232,7 @@ class LivePool:
             self.decoded += len(part)
             yield part, self._cascade_answers(live, part)
 
-    def _questions_of(self, rows: Int[np.ndarray, " R"]) -> answers.Questions:
+    def _questions_of(self, rows: Int[np.ndarray, " R"]) -> Questions:
         examples = [self._questions.examples[row] for row in rows]
         return dataclasses.replace(self._questions, examples=examples)
 
@@ -275,7 +243,7 @@ class LivePool:
         holds = _same_answers(live, self.thresholds)
         return CascadeAnswers(
             cost=live.is_deferred.sum(axis=1) / self.max_length,
-            quality=live_answers.qualities(self.metrics, self._questions_of(rows), live.texts),
+            quality=measuring.qualities(self.metrics, live.texts, self._questions_of(rows)),
             flops=live.flops,
             is_deferred=live.is_deferred,
             lengths=live.lengths,
@@ -336,7 +304,7 @@ def _examples(source: LiveSource, mixture: pipeline.OpenMixture, split: str) -> 
     """The examples of a split without those whose text came before."""
     examples = []
     for task in matching(source.tasks, list(mixture.tasks_with(split))):
-        examples += pipeline.decode_examples(source.data, task, split, source.limit)
+        examples += pipeline.decode_examples(source.cascade.data, task, split, source.limit)
     kept = splits.without_repetitions([example.inputs_text for example in examples])
     if len(kept) < len(examples):
         left = len(examples) - len(kept)

@@ -32,9 +32,10 @@ class NotFittingError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanCommand:
-    """The config of train or collect, and the values of the command's own flags."""
+    """The config of train, that of collect if its step is planned, and the command's own flags."""
 
     config: Any
+    collect: Any
     topology: str | None = flag(
         "v5e:4x8",
         "the slice (or v5e-32); without it what the mesh's gin file names. cpu:8 for tests",
@@ -42,7 +43,10 @@ class PlanCommand:
     )
     run: str | None = flag("NAME", "of several runs this one; else the last with a teacher", None)
     step: str = flag(
-        "train|collect", "collect: decoding by student and teacher", "train", type=one_of(*_STEPS)
+        "train|collect",
+        "collect: decoding by that run's student and teacher",
+        "train",
+        type=one_of(*_STEPS),
     )
     sweep: bool = flag(None, "tries meshes, microbatches and remat, and ranks what fits")
     sweep_limit: int | None = flag("N", "at most so many of them", None, type=at_least(1))
@@ -55,16 +59,15 @@ def flags() -> Flags:
 
 
 def parse(argv: list[str]) -> PlanCommand:
-    """The flags of the command, and the config of train or collect; raises UsageError."""
+    """The flags of the command, and the configs of train and collect; raises UsageError."""
     from cascade_jax.cli import collect, train
 
     values = flags().parse(gin_config.with_bindings(argv))
     if values.step == "collect" and values.sweep:
         raise UsageError("--sweep is for --step=train")
-    if values.step == "collect" and values.run is not None:
-        raise UsageError("--run is for --step=train: collect plans both models")
-    root = (collect if values.step == "collect" else train).CONFIG
-    return config_of(PlanCommand, values, config=gin_config.build(root, values))
+    decoding = gin_config.build(collect.CONFIG, values) if values.step == "collect" else None
+    config = gin_config.build(train.CONFIG, values)
+    return config_of(PlanCommand, values, config=config, collect=decoding)
 
 
 def run(command: PlanCommand) -> None:
@@ -85,10 +88,10 @@ def run(command: PlanCommand) -> None:
     if command.sweep:
         _sweep(command, where)
         return
+    chosen = planner.chosen_run(command.config, command.run)
     if command.step == "collect":
-        plans = planner.plan_collect(command.config, where)
+        plans = planner.plan_collect(command.collect, chosen, where)
     else:
-        chosen = planner.chosen_run(command.config, command.run)
         plans = [planner.plan_train(chosen, mesh, where)]
     print("\n".join(map(tables.table, plans)), end="")
     _write(command.json, [plan.as_json() for plan in plans])

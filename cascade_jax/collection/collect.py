@@ -4,20 +4,19 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-
-from jax.sharding import Mesh
 
 from cascade_jax import records
 from cascade_jax.collection import answers as answers_lib
 from cascade_jax.collection import live_policy as policy_lib
-from cascade_jax.collection import next_tokens
-from cascade_jax.collection.answers import Answers, Measured, Questions
+from cascade_jax.collection import measuring, next_tokens
+from cascade_jax.collection.answers import Answers
+from cascade_jax.collection.measuring import AnswerQuality
+from cascade_jax.collection.questions import DECODINGS, Questions, decoding_by_task
 from cascade_jax.data import pipeline
-from cascade_jax.models import families, flops, pair
+from cascade_jax.inference import generate
+from cascade_jax.models import families, flops
 from cascade_jax.names import did_you_mean
-from cascade_jax.parallel import hosts, rules
-from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.parallel import hosts
 from cascade_jax.records.schema import (
     CORPUS_METRICS,
     DECODING,
@@ -27,8 +26,8 @@ from cascade_jax.records.schema import (
     TEACHER_FORCED,
     TOP_K,
 )
-from cascade_jax.runs import checkpoints, identity, run_folder
-from cascade_jax.runs.saved_model import SavedModel
+from cascade_jax.runs import checkpoints, identity
+from cascade_jax.runs.saved_model import CascadeRuns, SavedModel
 from cascade_jax.runs.watch import Watch
 from cascade_jax.runs.watchdog import check_hang_seconds
 from cascade_jax.task_metrics import corpus
@@ -39,17 +38,10 @@ class CollectConfig:
     """Which models answer which split.
 
     Attributes:
-      experiment_dir: the output folder of `cascade-jax train`.
-      students: names of runs in it (or folders of runs), each with a records table of its own.
-      student: config of the students.
-      teacher: config of the teacher.
-      teacher_run: name or folder of the teacher's run.
-      data: mixture, lengths, vocabulary; its batch_size is the rows decoded at once.
+      cascade: the runs, the data and the mesh; each student gets a records table of its own.
       split: which split of every task.
       limit: at most so many examples of a task; None for all.
-      checkpoint: "best" or "last" of every run.
-      mesh: the device mesh.
-      decoding: "greedy"; "rank_classification": where rows bring their options, the likeliest of
+      decoding: "greedy"; "rank_classification": where rows have options, the likeliest of
         them is the answer, and tasks without options are decoded greedily; "teacher_forced": each
         token of a target is a row, answered by the likeliest token after the target's before it.
       top_k: so many of the largest log-probs of each of the student's tokens are kept, with their
@@ -62,16 +54,9 @@ class CollectConfig:
       hang_seconds: a collection without progress for so long is ended; None to wait for ever.
     """
 
-    experiment_dir: str
-    students: Sequence[str]
-    student: families.ModelConfig
-    teacher: families.ModelConfig
-    teacher_run: str
-    data: pipeline.DataConfig
+    cascade: CascadeRuns
     split: str = "validation"
     limit: int | None = None
-    checkpoint: str = "best"
-    mesh: MeshConfig = MeshConfig()
     decoding: str = GREEDY
     top_k: int = 10
     embeddings: bool = False
@@ -79,31 +64,24 @@ class CollectConfig:
     hang_seconds: float | None = 1800.0
 
     def __post_init__(self):
-        folder = self.experiment_dir
-        if not folder or not isinstance(folder, str):
-            raise ValueError(f"experiment_dir is {folder!r}; must be the path of a folder")
-        pair.ModelPair(student=self.student, teacher=self.teacher)
-        if self.checkpoint not in checkpoints.CHOICES:
-            raise ValueError(f"checkpoint {self.checkpoint!r} is not in {checkpoints.CHOICES}")
-        if self.decoding not in answers_lib.DECODINGS:
-            hint = did_you_mean(self.decoding, answers_lib.DECODINGS)
-            raise ValueError(f"decoding {self.decoding!r} is not in {answers_lib.DECODINGS}{hint}")
-        vocab_size = self.student.vocab_size
-        if type(self.top_k) is not int or not 0 <= self.top_k <= vocab_size:
-            raise ValueError(
-                f"top_k is {self.top_k!r}; must be 0 (none) to {vocab_size}, the vocabulary of the "
-                "student"
-            )
+        if self.decoding not in DECODINGS:
+            hint = did_you_mean(self.decoding, DECODINGS)
+            raise ValueError(f"decoding {self.decoding!r} is not in {DECODINGS}{hint}")
+        if type(self.top_k) is not int or self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k!r}; must be an integer of at least 0 (none)")
         if self.policy and self.decoding != GREEDY:
             raise ValueError(f"a policy needs decoding {GREEDY!r}, got {self.decoding!r}")
         check_hang_seconds(self.hang_seconds)
-        if not self.students:
-            raise ValueError("students is empty; name at least one run")
+
+    @property
+    def data(self) -> pipeline.DataConfig:
+        """Mixture, lengths and vocabulary."""
+        return self.cascade.data
 
     @property
     def output_dir(self) -> str:
         """Where the tables go: `<experiment_dir>/records/<split>`."""
-        return str(Path(self.experiment_dir) / "records" / self.split)
+        return str(Path(self.cascade.experiment_dir) / "records" / self.split)
 
 
 def collect(config: CollectConfig) -> list[Path]:
@@ -123,25 +101,21 @@ def collect(config: CollectConfig) -> list[Path]:
     """
     hosts.assert_equal_across_hosts("configs", identity.of_config(config))
     hosts.assert_equal_across_hosts("versions of the code", identity.of_code())
-    mesh = config.mesh.build()
-    rules.check_batch_size("batch_size", config.data.batch_size, mesh)
-    mixture = pipeline.open_mixture(config.data)
-    where, choice = config.experiment_dir, config.checkpoint
-    teacher = SavedModel(where, "teacher", config.teacher, config.teacher_run, choice)
-    students = [SavedModel(where, name, config.student, name, choice) for name in config.students]
-    for model in (teacher, *students):
-        run_folder.check_same_vocabulary(model.name, mixture.fingerprint, model.folder)
-        model.check(mesh)
+    cascades, mixture, mesh = config.cascade.open()
+    students, teacher = [models[0] for models in cascades], cascades[0][-1]
+    for student in students:
+        generate.check_top_k(config.top_k, student.config.vocab_size)
     policy = policy_lib.load(config.policy, students, teacher, mixture.fingerprint, config.data)
 
+    decoding = decoding_by_task(config.decoding, mixture, config.data, config.split)
     facts = {
         "data_fingerprints": mixture.data_fingerprints(config.split),
         CORPUS_METRICS: _corpus_metrics(config, mixture),
-        DECODING: answers_lib.decoding_of(config.decoding, mixture, config.data, config.split),
+        DECODING: decoding,
     }
     tables = [_Table(config, student, teacher, facts, policy) for student in students]
-    found = {table.student.name: [table.metadata, table.is_up_to_date] for table in tables}
-    hosts.assert_equal_across_hosts("data, checkpoints or tables", found)
+    states = {table.student.name: [table.metadata, table.is_up_to_date] for table in tables}
+    hosts.assert_equal_across_hosts("data, checkpoints or tables", states)
     for table in tables:
         if table.is_up_to_date:
             hosts.print_once(f"{table.student.name}: {table.file} is up to date")
@@ -155,37 +129,44 @@ def collect(config: CollectConfig) -> list[Path]:
         with Watch(
             "collect", config.hang_seconds, config.output_dir, kept, "the other tables"
         ) as watch:
-            _make(config, missing, teacher, mixture, mesh, watch, done)
+            examples = []
+            for task in mixture.tasks_with(config.split):
+                examples += pipeline.decode_examples(config.data, task, config.split, config.limit)
+            questions = Questions(
+                examples, mixture, config.data, mesh, decoding, watch.before_batch
+            )
+            _write_tables(config, missing, teacher, questions, watch, done)
     return [table.file for table in tables]
 
 
-def _make(config: CollectConfig, tables, teacher, mixture, mesh: Mesh, watch: Watch, done) -> None:
+def _write_tables(
+    config: CollectConfig,
+    tables: Sequence["_Table"],
+    teacher: SavedModel,
+    questions: Questions,
+    watch: Watch,
+    done: list[str],
+) -> None:
     """Asks all models and writes the tables; adds to `done` which are."""
-    how = tables[0].metadata[DECODING]
-    examples = []
-    for task in mixture.tasks_with(config.split):
-        examples += pipeline.decode_examples(config.data, task, config.split, config.limit)
+    examples, what = questions.examples, "examples"
     if config.decoding == RANK:
-        ranked = sum(of_task == config.decoding for of_task in how.values())
-        hosts.print_once(f"{config.decoding}: {ranked} of {len(how)} tasks, the others greedily")
-    questions = Questions(examples, mixture, config.data, mesh, how, watch.before_batch)
+        ranked = sum(how == RANK for how in questions.decoding.values())
+        count = len(questions.decoding)
+        hosts.print_once(f"{RANK}: {ranked} of {count} tasks, the others greedily")
     if config.decoding == TEACHER_FORCED:
-        by, examples = next_tokens, next_tokens.examples(questions)
-    else:
-        by = answers_lib
-    of_teacher = _answers_of(by, teacher, questions)
+        examples, what = next_tokens.examples(questions), "target tokens"
+    teacher_side = _answer(config, teacher, questions)
     for table in tables:
-        of_student = _answers_of(by, table.student, questions, config.top_k, config.embeddings)
+        student_side = _answer(config, table.student, questions, config.top_k, config.embeddings)
         watch.progress(f"the table of {table.student.name}")
-        figures = _figures(of_student[1], of_teacher[1])
-        rows = _rows(config, examples, of_student, of_teacher, table.metadata)
+        figures = _figures(student_side[1], teacher_side[1])
+        rows = _rows(config, examples, student_side, teacher_side, table.metadata)
         rows |= table.policy.columns(table.student, teacher, questions)
         if hosts.is_first():
             records.write(table.file, rows, {**table.metadata, FIGURES: figures})
         hosts.barrier("a table", hosts.WORK_SECONDS)
         watch.progress("the next model")
         done.append(table.student.name)
-        what = "target tokens" if config.decoding == TEACHER_FORCED else "examples"
         hosts.print_once(f"{table.student.name}: {len(examples)} {what} in {table.file}")
 
 
@@ -193,40 +174,40 @@ def _corpus_metrics(config: CollectConfig, mixture: pipeline.OpenMixture) -> dic
     """By task, its corpus metric described. Next tokens are not measured by the tasks' metrics."""
     if config.decoding == TEACHER_FORCED:
         return {}
-    answers_lib.check_installed(mixture, config.split)
-    found = answers_lib.corpus_metrics(mixture, config.split)
-    return {task: corpus.describe(metric) for task, metric in found.items()}
+    measuring.check_task_metrics_installed(mixture, config.split)
+    by_task = measuring.corpus_metrics(mixture, config.split)
+    return {task: corpus.describe(metric) for task, metric in by_task.items()}
 
 
-def _answers_of(
-    by: ModuleType,
-    model: SavedModel,
+def _answer(
+    config: CollectConfig,
+    saved: SavedModel,
     questions: Questions,
     top_k: int = 0,
     embeddings: bool = False,
-) -> tuple[Answers, Measured]:
-    """What a model answers, and how good that is; its parameters are gone by then.
+) -> tuple[Answers, AnswerQuality]:
+    """What a model answers, and how good that is; its parameters are freed on return."""
+    model = saved.load(questions.mesh)
+    if config.decoding == TEACHER_FORCED:
+        answers = next_tokens.answer(model, questions, top_k, embeddings)
+        return answers, next_tokens.measure(answers, questions)
+    answers = answers_lib.answer(model, questions, top_k, embeddings)
+    return answers, measuring.measure(answers.texts, questions)
 
-    `by` is the module that asks and measures: answers.py or next_tokens.py.
-    """
-    module, params = families.build(model.config), model.load(questions.mesh)
-    found = by.answer(model.name, module, params, questions, top_k, embeddings)
-    return found, by.measure(found, questions)
 
-
-def _figures(student: Measured, teacher: Measured) -> dict:
+def _figures(student: AnswerQuality, teacher: AnswerQuality) -> dict:
     """By task and metric, the value of both models; None for one that is not defined."""
 
-    def value(measured: Measured, task: str, name: str) -> float | None:
-        found = measured.figures[task].get(name, math.nan)
-        return found if math.isfinite(found) else None
+    def value(quality: AnswerQuality, task: str, name: str) -> float | None:
+        figure = quality.figures[task].get(name, math.nan)
+        return figure if math.isfinite(figure) else None
 
     return {
         task: {
             name: {"student": value(student, task, name), "teacher": value(teacher, task, name)}
-            for name in dict.fromkeys([*of_task, *teacher.figures[task]])
+            for name in dict.fromkeys([*by_metric, *teacher.figures[task]])
         }
-        for task, of_task in student.figures.items()
+        for task, by_metric in student.figures.items()
     }
 
 
@@ -242,7 +223,7 @@ class _Table:
         policy: policy_lib.LivePolicy,
     ):
         self.student, self.policy = student, policy
-        self.file = Path(config.output_dir) / f"{student.name}.parquet"
+        self.file = config.cascade.records_file(student.name, config.split)
         self.metadata = _metadata(config, student, teacher, facts) | policy.metadata(student)
         self.is_up_to_date = _is_up_to_date(self.file, self.metadata)
 
@@ -252,8 +233,8 @@ def _is_up_to_date(file: Path, metadata: dict) -> bool:
         if not file.exists():
             return False
         # The figures are only known once all is decoded.
-        found = dict(records.read(file).metadata)
-        return found.pop(FIGURES, None) is not None and found == metadata
+        before = dict(records.read(file).metadata)
+        return before.pop(FIGURES, None) is not None and before == metadata
     except records.RecordsError:  # of another schema version, say: it is made anew
         return False
 

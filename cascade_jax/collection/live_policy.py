@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from cascade_jax import json_file
-from cascade_jax.collection import answers, live_answers
-from cascade_jax.collection.answers import Questions
+from cascade_jax.collection import live_answers, measuring
+from cascade_jax.collection.questions import Questions
 from cascade_jax.data import pipeline
+from cascade_jax.data.vocabulary import pieces
 from cascade_jax.deferral.guarantees import certificate
 from cascade_jax.deferral.guarantees.certificate import Certificate
 from cascade_jax.records.schema import POLICY
@@ -44,31 +45,30 @@ class LivePolicy:
             return {}
         mesh, mixture = questions.mesh, questions.mixture
         batches = live_answers.decode(
-            (student.config, teacher.config),
             (student.load(mesh), teacher.load(mesh)),
             questions,
             self.certificate.score,
             self.certificate.policy_thresholds(),
             f"{student.name} and {teacher.name} answer",
-            is_kept=True,
+            bar_stays=True,
         )
-        found = live_answers.joined(batches)
-        measured = answers.measure(found, questions)
-        spell = functools.cache(functools.partial(answers.piece_of, mixture.vocabulary))
-        rows = [slice(length) for length in found.lengths.tolist()]
+        answers = live_answers.joined(batches)
+        measured = measuring.measure(answers.texts, questions)
+        spell = functools.cache(functools.partial(pieces.piece_of, mixture.vocabulary))
+        rows = [slice(length) for length in answers.lengths.tolist()]
 
         def cut(columns):
-            return [of_row[row] for of_row, row in zip(columns, rows, strict=True)]
+            return [values[row] for values, row in zip(columns, rows, strict=True)]
 
-        tokens = cut(found.tokens)
+        tokens = cut(answers.tokens)
         columns = {
-            "cascade_answer": found.texts,
+            "cascade_answer": answers.texts,
             "cascade_tokens": tokens,
             "cascade_pieces": [[spell(token) for token in row.tolist()] for row in tokens],
-            "cascade_is_deferred": cut(found.is_deferred),
-            "cascade_uncertainties": cut(found.uncertainties),
+            "cascade_is_deferred": cut(answers.is_deferred),
+            "cascade_uncertainties": cut(answers.uncertainties),
             "cascade_quality": measured.quality,
-            "cascade_flops": found.flops,
+            "cascade_flops": answers.flops,
         }
         if any(len(counts) for counts in measured.statistics):
             columns["cascade_statistics"] = measured.statistics

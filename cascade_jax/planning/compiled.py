@@ -5,6 +5,7 @@ Nothing is read: no data, vocabulary or checkpoint. What a step is given are sha
 
 import contextlib
 import dataclasses
+import functools
 import math
 import re
 import time
@@ -13,11 +14,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from cascade_jax.batch import PREFIX_LM, Batch, DecoderBatch
+from cascade_jax.collection.collect import CollectConfig
 from cascade_jax.inference import generate
 from cascade_jax.models import families
 from cascade_jax.parallel import rules
@@ -195,32 +196,31 @@ def train_step(run: TrainRun, mesh: Mesh) -> Step:
     return Step(f"train {run.name}", step.jitted, arguments, parts, mesh)
 
 
-def collect_steps(config: Any, mesh: Mesh) -> list[Step]:
-    """Decoding one batch with each of the two models, as `cascade-jax collect` does.
+def collect_steps(config: CollectConfig, run: TrainRun, mesh: Mesh) -> list[Step]:
+    """Decoding one batch with the student and the teacher of a run, as `cascade-jax collect` does.
 
     Args:
-      config: a `CollectConfig`.
+      config: of the collection.
+      run: of the student; it need not be trained yet.
       mesh: what to compile for.
 
     Raises:
       ValueError: the batch or a parameter does not divide over the mesh; names it.
     """
-    rules.check_batch_size("batch_size", config.data.batch_size, mesh)
+    tables = run.rules, run.teacher_rules
+    rules.check_batch_size("batch_size", config.data.batch_size, mesh, *tables)
     shape = config.data.batch_size, config.data.input_length
     inputs = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rules.batch_sharding(mesh))
     steps = []
-    for name, model, top_k in (
-        ("student", config.student, config.top_k),
-        ("teacher", config.teacher, 0),
+    for name, model, table, top_k in (
+        ("student", run.model, run.rules, config.top_k),
+        ("teacher", run.teacher, run.teacher_rules, 0),
     ):
         module = families.build(model)
-        params = state_lib.abstract_parameters(module, mesh)
+        params = state_lib.abstract_parameters(module, mesh, table=table)
         decode = generate.make_generate_fn(module, config.data.target_length, _EOS, top_k)
         parts = {name: params, "batch": inputs}
         arguments = (params, inputs)
-        steps.append(Step(f"decode {name}", decode, arguments, parts, mesh, _default_rules))
+        traced_under = functools.partial(rules.applied, table)
+        steps.append(Step(f"decode {name}", decode, arguments, parts, mesh, traced_under))
     return steps
-
-
-def _default_rules():
-    return nn.logical_axis_rules(rules.RULES)

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
+from cascade_jax.collection.collect import CollectConfig
 from cascade_jax.names import did_you_mean
-from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.planning import compiled as compiled_lib
 from cascade_jax.planning import hlo_text, hlo_walk, liveness, roofline
@@ -116,26 +116,34 @@ def plan_train(run: TrainRun, mesh_config: MeshConfig, topology: Topology) -> Pl
     return _plan(step, topology, split, tokens, run.steps, None, expected)
 
 
-def plan_collect(config: Any, topology: Topology) -> list[Plan]:
-    """Compiles the decoding of one batch by student and teacher, of a `CollectConfig`.
+def plan_collect(config: CollectConfig, run: TrainRun, topology: Topology) -> list[Plan]:
+    """Compiles the decoding of one batch by the student and the teacher of a run.
+
+    Args:
+      config: of the collection.
+      run: of the student; it need not be trained yet.
+      topology: the chips.
 
     Raises:
       ValueError: as `plan_train`.
     """
-    mesh = _mesh(config.mesh, topology)
+    if run.teacher is None:
+        raise ValueError(f"run {run.name!r} has no teacher; choose a student's run (--run)")
+    mesh = _mesh(config.cascade.mesh, topology)
     rows, length = config.data.batch_size, config.data.input_length
     longest = config.data.target_length
     plans = []
-    for step, model, top_k in zip(
-        compiled_lib.collect_steps(config, mesh),
-        (config.student, config.teacher),
+    for step, model, table, top_k in zip(
+        compiled_lib.collect_steps(config, run, mesh),
+        (run.model, run.teacher),
+        (run.rules, run.teacher_rules),
         (config.top_k, 0),
         strict=True,
     ):
         expected = {
             "expected_flops": rows * roofline.answer_flops(model, length, longest) / mesh.size
         }
-        split = {"rules": rules.DEFAULT, "top_k": top_k}
+        split = {"rules": _shown(table), "top_k": top_k}
         plans.append(
             _plan(step, topology, split, rows * (length + longest), None, longest, expected)
         )

@@ -20,8 +20,15 @@ from cascade_jax.runs import start as start_lib
 from cascade_jax.runs import state as state_lib
 
 
-def check(name: str, folder: Path, step: int, model: families.ModelConfig, mesh: Mesh) -> None:
-    """Refuses a checkpoint that is not this model's, or whose base is; reads no array.
+def check(
+    name: str,
+    folder: Path,
+    step: int,
+    model: families.ModelConfig,
+    mesh: Mesh,
+    table: str | rules.Table = rules.DEFAULT,
+) -> None:
+    """Refuses a checkpoint that does not fit the model, or whose base does not; reads no array.
 
     Args:
       name: of who wants to read it, for messages.
@@ -29,6 +36,7 @@ def check(name: str, folder: Path, step: int, model: families.ModelConfig, mesh:
       step: of a complete checkpoint.
       model: the model that it should be of.
       mesh: the device mesh.
+      table: how the parameters are split over it.
 
     Raises:
       ValueError: says what differs, or that a LoRA run's base is gone or was trained anew.
@@ -37,12 +45,13 @@ def check(name: str, folder: Path, step: int, model: families.ModelConfig, mesh:
     lora = _lora_of(config)
     if lora is not None:  # another model may lack the targets
         run_folder.check_same_model(name, model, folder)
-    abstract = state_lib.abstract_parameters(families.build(model), mesh, lora)
+    abstract = state_lib.abstract_parameters(families.build(model), mesh, lora, table)
     checkpoints.check_fits(folder, step, abstract)
     run_folder.check_same_model(name, model, folder)
     if lora is not None:
         start = start_lib.described(config)
-        check(name, _base(folder, config), config["base_saved"]["step"], start.source(model), mesh)
+        base, base_step = _base(folder, config), config["base_saved"]["step"]
+        check(name, base, base_step, start.source(model), mesh, table)
 
 
 def load(

@@ -1,14 +1,36 @@
-"""A model of an experiment with the checkpoint that it answers from."""
+"""Trained models of a cascade, out of their run folders."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
+from cascade_jax.data import pipeline
 from cascade_jax.deferral.guarantees.certificate import ModelIdentity
-from cascade_jax.models import families
+from cascade_jax.models import families, pair
 from cascade_jax.names import did_you_mean
+from cascade_jax.parallel import rules as rules_lib
+from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import checkpoints, parameters, run_folder
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model whose parameters are on a mesh.
+
+    Attributes:
+      name: for progress bars and messages.
+      module: unbound.
+      params: its parameters.
+      rules: how parameters and activations are split over the mesh, see `parallel/rules.py`.
+    """
+
+    name: str
+    module: families.Model
+    params: Any
+    rules: rules_lib.Table = rules_lib.RULES
 
 
 class SavedModel:
@@ -16,48 +38,111 @@ class SavedModel:
 
     Attributes:
       name: of the run.
-      config: of the model.
       folder: of the run.
+      config: of the model, from the run's config.json.
+      rules: the run's own sharding rules; the default ones for an imported model.
       step: of the checkpoint.
       saved: when that was completed, which tells it from its successor of the same step.
     """
 
-    def __init__(
-        self, experiment_dir: str, name: str, model: families.ModelConfig, run: str, choice: str
-    ):
+    def __init__(self, experiment_dir: str, run: str, checkpoint: str = "best"):
         """Finds the checkpoint.
 
         Args:
           experiment_dir: where runs are by name.
-          name: for messages and files.
-          model: its config.
           run: name or folder of the run.
-          choice: "best" or "last".
+          checkpoint: "best" or "last".
 
         Raises:
           CheckpointError: the run has no complete checkpoint.
         """
-        self.name = Path(name).name
-        self.config = model
         self.folder = run_folder.resolve(Path(experiment_dir), run)
+        self.name = self.folder.name
         try:
-            self.step = checkpoints.chosen_step(self.folder, choice)
+            self.step = checkpoints.chosen_step(self.folder, checkpoint)
         except checkpoints.CheckpointError as error:
             others = [path.parent.name for path in self.folder.parent.glob("*/checkpoints")]
-            raise checkpoints.CheckpointError(
-                f"{error}{did_you_mean(self.folder.name, others)}"
-            ) from None
+            raise checkpoints.CheckpointError(f"{error}{did_you_mean(self.name, others)}") from None
         self.saved = checkpoints.saved_at(self.folder, self.step)
+        config = checkpoints.config_of(self.folder)
+        self.config = run_folder.model_of(config)
+        self.rules = rules_lib.table(config.get("rules", rules_lib.DEFAULT))
 
     def check(self, mesh: Mesh) -> None:
-        """Refuses a checkpoint that is not this model's, before anything is decoded."""
-        parameters.check(self.name, self.folder, self.step, self.config, mesh)
+        """Refuses a checkpoint that does not fit the model or the mesh; reads no array."""
+        parameters.check(self.name, self.folder, self.step, self.config, mesh, self.rules)
 
-    def load(self, mesh: Mesh) -> Any:
-        """Its parameters, on the mesh."""
-        return parameters.load(self.folder, self.step, self.config, mesh)
+    def load(self, mesh: Mesh) -> LoadedModel:
+        """Reads its parameters onto the mesh."""
+        params = parameters.load(self.folder, self.step, self.config, mesh, self.rules)
+        return LoadedModel(self.name, families.build(self.config), params, self.rules)
 
     @property
     def identity(self) -> ModelIdentity:
-        """Of this checkpoint alone, wherever its folder stands."""
+        """Identifies this checkpoint, wherever its folder is."""
         return ModelIdentity(run=self.folder.name, step=self.step, saved=self.saved)
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeRuns:
+    """The trained runs that cascades are made of, and the data and mesh that they answer with.
+
+    Attributes:
+      experiment_dir: the output folder of `cascade-jax train`, where runs are by name.
+      students: names or folders of the runs of small models; each is the first model of a cascade
+        of its own.
+      teachers: likewise of the larger models, in order of cost, to which all of these cascades
+        defer. Exactly one so far.
+      data: mixture, lengths and vocabulary; its batch_size is the rows computed at once.
+      checkpoint: "best" or "last" of every run.
+      mesh: the device mesh.
+    """
+
+    experiment_dir: str
+    students: Sequence[str]
+    teachers: Sequence[str]
+    data: pipeline.DataConfig
+    checkpoint: str = "best"
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self):
+        folder = self.experiment_dir
+        if not folder or not isinstance(folder, str):
+            raise ValueError(f"experiment_dir is {folder!r}; must be the path of a folder")
+        for name in ("students", "teachers"):
+            runs = getattr(self, name)
+            is_list = isinstance(runs, list | tuple) and all(isinstance(r, str) and r for r in runs)
+            if not is_list or not runs:
+                raise ValueError(f"{name} is {runs!r}; must be a list of names or folders of runs")
+        if len(self.teachers) > 1:
+            raise ValueError(f"teachers is {self.teachers!r}; must be one run")
+        if self.checkpoint not in checkpoints.CHOICES:
+            raise ValueError(f"checkpoint {self.checkpoint!r} is not in {checkpoints.CHOICES}")
+
+    def records_file(self, student: str, split: str) -> Path:
+        """The table of a student's cascade that `cascade-jax collect` writes."""
+        return Path(self.experiment_dir) / "records" / split / f"{Path(student).name}.parquet"
+
+    def saved(self, run: str) -> SavedModel:
+        """The model of one of the runs."""
+        return SavedModel(self.experiment_dir, run, self.checkpoint)
+
+    def open(self) -> tuple[list[tuple[SavedModel, ...]], pipeline.OpenMixture, Mesh]:
+        """Finds all checkpoints and opens the data; loads no parameter yet.
+
+        Returns:
+          For each student the models of its cascade, in order of cost; the mixture; the mesh.
+
+        Raises:
+          CheckpointError: a run has no complete checkpoint.
+          ValueError: mesh, batch, vocabularies or checkpoints do not fit each other; says which.
+        """
+        mesh, mixture = self.mesh.build(), pipeline.open_mixture(self.data)
+        teachers = [self.saved(run) for run in self.teachers]
+        students = [self.saved(run) for run in self.students]
+        for model in (*teachers, *students):
+            run_folder.check_same_vocabulary(model.name, mixture.fingerprint, model.folder)
+            pair.ModelPair(student=model.config, teacher=teachers[-1].config)
+            rules_lib.check_batch_size("batch_size", self.data.batch_size, mesh, model.rules)
+            model.check(mesh)
+        return [(student, *teachers) for student in students], mixture, mesh

@@ -15,7 +15,7 @@ from cascade_jax.calibration import answer_pool, calibrate, summary, token_pool
 from cascade_jax.data import pipeline
 from cascade_jax.deferral import routers
 from cascade_jax.deferral.guarantees import budget_file, certificate
-from tests.support import fakes
+from cascade_jax.runs.saved_model import CascadeRuns
 
 N = 900
 
@@ -59,14 +59,8 @@ def table(tmp_path_factory):
 
 
 def config(table, tmp_path, **changes):
-    sizes = {"student": fakes.t5_config(), "teacher": fakes.t5_config(embed_dim=32)}
-    source = token_pool.LiveSource(
-        experiment_dir=str(tmp_path),
-        student_run="tiny",
-        teacher_run="teacher",
-        data=pipeline.DataConfig("m", input_length=8, target_length=4, batch_size=2),
-        **sizes,
-    )
+    data = pipeline.DataConfig("m", input_length=8, target_length=4, batch_size=2)
+    source = token_pool.LiveSource(CascadeRuns(str(tmp_path), ["tiny"], ["teacher"], data))
     settings = {"level": "answer", "alphas": [0.1, 0.3], "grid_size": 60, "search": "grid"}
     settings |= {"records": answer_pool.RecordsSource(table), "live": source}
     return calibrate.CalibrateConfig(**(settings | changes))

@@ -31,7 +31,7 @@ CHECKPOINT_EVERY = 6
 WARMUP_STEPS = 1
 EVAL_BATCHES = 1
 ONLY = ["teacher", "xent"]
-collect.CollectConfig.students = ["xent"]
+saved_model.CascadeRuns.students = ["xent"]
 CALIBRATED = "xent"
 CALIBRATION_LIMIT = 120
 COLLECT_LIMIT = 20
@@ -45,7 +45,7 @@ ITERATIONS = 6
 GRID_SIZE = 9
 REPEATS = 2
 """,
-    "from cascade_jax.evaluation import collect",
+    "from cascade_jax.runs import saved_model",
 )
 
 

@@ -10,12 +10,14 @@ import pytest
 import seqio
 from flax import linen as nn
 
-from cascade_jax.collection import answers
-from cascade_jax.collection.answers import GREEDY, RANK, Questions
+from cascade_jax.collection import answers, measuring
+from cascade_jax.collection import questions as questions_lib
+from cascade_jax.collection.questions import GREEDY, RANK, Questions
 from cascade_jax.data import pipeline
 from cascade_jax.models import flops
 from cascade_jax.models.t5 import T5, parameter_shapes
 from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.runs.saved_model import LoadedModel
 from cascade_jax.task_metrics import quality
 from cascade_jax.task_metrics.translation import Bleu, Chrf
 from tests.support import fakes
@@ -89,7 +91,7 @@ def model(mixture):
 
 
 def questions_of(mixture, wanted, data=DATA):
-    decoding = answers.decoding_of(wanted, mixture, data, "test")
+    decoding = questions_lib.decoding_by_task(wanted, mixture, data, "test")
     examples = [e for task in TASKS for e in pipeline.decode_examples(data, task, "test")]
     # In turns, so that the answers have to be put back into order.
     examples = [examples[i] for i in (0, 3, 1, 4, 2)]
@@ -118,8 +120,8 @@ def ids_of(text):
 def test_the_likeliest_option_is_the_answer_and_the_rest_is_written(mixture, model):
     questions = questions_of(mixture, RANK)
     assert questions.decoding == {"answers_test_colour_v1": RANK, "answers_test_echo_v1": GREEDY}
-    found = answers.answer("tiny", *model, questions)
-    written = answers.answer("tiny", *model, questions_of(mixture, GREEDY))
+    found = answers.answer(LoadedModel("tiny", *model), questions)
+    written = answers.answer(LoadedModel("tiny", *model), questions_of(mixture, GREEDY))
     for row, example in enumerate(questions.examples):
         log_probs, entropies = alone(model, example, found.tokens[row].tolist())
         np.testing.assert_allclose(found.log_probs[row], log_probs, rtol=1e-4, atol=1e-4)
@@ -139,7 +141,7 @@ def test_the_likeliest_option_is_the_answer_and_the_rest_is_written(mixture, mod
 def test_everything_else_that_is_asked_for(mixture, model):
     module, params = model
     questions, top_k = questions_of(mixture, RANK), 4
-    found = answers.answer("tiny", *model, questions, top_k, embeddings=True)
+    found = answers.answer(LoadedModel("tiny", *model), questions, top_k, embeddings=True)
     for row, example in enumerate(questions.examples):
         ids = found.tokens[row].tolist()
         decoder_inputs = np.array([[0, *ids, *[0] * DATA.target_length]], np.int32)
@@ -162,7 +164,7 @@ def test_everything_else_that_is_asked_for(mixture, model):
         if example.task == "answers_test_colour_v1":
             assert "".join(texts) == found.texts[row] and found.pieces[row][-1] == "</s>"
         assert len(found.pieces[row]) == len(ids)
-    plain = answers.answer("tiny", *model, questions)
+    plain = answers.answer(LoadedModel("tiny", *model), questions)
     assert plain.top_log_probs is plain.top_ids is plain.embeddings is None
     assert plain.texts == found.texts
 
@@ -176,7 +178,7 @@ def test_a_token_past_the_vocabulary_has_its_number_as_text(mixture, model):
         return np.pad(leaf, pads, constant_values=50.0)  # so that the new ids win
 
     params = jax.tree.map(widen, params, nn.meta.unbox(parameter_shapes(module.config)))
-    found = answers.answer("tiny", module, params, questions_of(mixture, GREEDY))
+    found = answers.answer(LoadedModel("tiny", module, params), questions_of(mixture, GREEDY))
     pieces = [piece for of_row in found.pieces for piece in of_row]
     ids = [token for tokens in found.tokens for token in tokens.tolist()]
     assert max(ids) >= mixture.vocab_size
@@ -188,9 +190,9 @@ def test_a_token_past_the_vocabulary_has_its_number_as_text(mixture, model):
 
 def test_time_is_decodings_and_shared_by_the_rows_of_a_batch(mixture, model, monkeypatch):
     questions = questions_of(mixture, GREEDY)  # five rows in batches of two
-    answers.answer("tiny", *model, questions)
+    answers.answer(LoadedModel("tiny", *model), questions)
     start = time.perf_counter()
-    found = answers.answer("tiny", *model, questions)
+    found = answers.answer(LoadedModel("tiny", *model), questions)
     passed = time.perf_counter() - start
     seconds = found.seconds
     assert (seconds > 0).all() and seconds[0] == seconds[1] and seconds[2] == seconds[3]
@@ -210,27 +212,27 @@ def test_a_program_is_compiled_once_for_all_batches_and_models(mixture, model):
     questions = questions_of(mixture, GREEDY)
     for scale in (1.0, 0.5):  # two models of one size
         scaled = jax.tree.map(lambda leaf, scale=scale: leaf * np.float32(scale), params)
-        answers.answer("tiny", module, scaled, questions, 2)
+        answers.answer(LoadedModel("tiny", module, scaled), questions, 2)
     assert traces == [(2, 12)]
 
 
 def test_a_batch_of_another_size_changes_nothing(mixture, model):
-    found = answers.answer("tiny", *model, questions_of(mixture, RANK))
+    found = answers.answer(LoadedModel("tiny", *model), questions_of(mixture, RANK))
     data = dataclasses.replace(DATA, batch_size=4)
-    other = answers.answer("tiny", *model, questions_of(mixture, RANK, data))
+    other = answers.answer(LoadedModel("tiny", *model), questions_of(mixture, RANK, data))
     assert found.texts == other.texts
     for ours, theirs in zip(found.log_probs, other.log_probs, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_greedy_is_greedy_for_all(mixture):
-    assert set(answers.decoding_of(GREEDY, mixture, DATA, "test").values()) == {GREEDY}
+    assert set(questions_lib.decoding_by_task(GREEDY, mixture, DATA, "test").values()) == {GREEDY}
 
 
 def test_quality_statistics_and_figures_of_each_task(mixture):
     questions = questions_of(mixture, GREEDY)
     texts = ["red", "a b c x", "red", "c", "grey"]
-    measured = answers.measure(answers.Answers([], [], [], texts), questions)
+    measured = measuring.measure(texts, questions)
     assert measured.metrics == ["accuracy", "chrf", "accuracy", "chrf", "accuracy"]
     assert measured.quality[[0, 2, 4]].tolist() == [1, 0, 1] and 0 < measured.quality[1] < 1
     targets, given = ["a b c d", "c"], ["a b c x", "c"]
@@ -245,7 +247,7 @@ def test_quality_statistics_and_figures_of_each_task(mixture):
             **Chrf()(targets, given),
         },
     }
-    metrics = answers.corpus_metrics(mixture, "test")
+    metrics = measuring.corpus_metrics(mixture, "test")
     assert metrics == {"answers_test_echo_v1": Bleu("char")}
 
 
@@ -256,7 +258,7 @@ def test_a_metric_that_refuses_names_its_task(mixture, monkeypatch):
     questions = questions_of(mixture, GREEDY)
     monkeypatch.setattr(quality, "split_figures", refuse)
     with pytest.raises(ValueError, match="task 'answers_test_colour_v1': no such class"):
-        answers.measure(answers.Answers([], [], [], ["red"] * 5), questions)
+        measuring.measure(["red"] * 5, questions)
 
 
 @pytest.mark.parametrize(
@@ -276,13 +278,13 @@ def test_options_that_can_not_be_ranked(mixture, options, length, message):
     example = pipeline.Example("x/0", "x", "", "", "", np.zeros(2, np.int32), features)
     data = dataclasses.replace(DATA, target_length=length)
     with pytest.raises(ValueError, match=message):
-        answers.options_of(example, mixture, data)
+        questions_lib.options_of(example, mixture, data)
 
 
 def test_options_are_cut_as_targets_are_and_doubles_are_one(mixture):
     features = {"options": np.array([b"abcdefg", b"xy", b"xy"], object)}
     example = pipeline.Example("x/0", "x", "", "", "", np.zeros(2, np.int32), features)
-    found = answers.options_of(example, mixture, DATA)
+    found = questions_lib.options_of(example, mixture, DATA)
     assert found == {"abcdefg": (*ids_of("abcde")[:-1], 1), "xy": tuple(ids_of("xy"))}
 
 
@@ -292,4 +294,4 @@ def test_what_is_not_installed_is_said_before_anything_is_decoded(mixture, monke
 
     monkeypatch.setattr(Bleu, "check_installed", missing)
     with pytest.raises(ImportError, match="needs MeCab"):
-        answers.check_installed(mixture, "test")
+        measuring.check_task_metrics_installed(mixture, "test")

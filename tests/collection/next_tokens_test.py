@@ -10,13 +10,14 @@ import seqio
 from flax import linen as nn
 
 from cascade_jax import metrics
-from cascade_jax.collection import answers, collect, next_tokens
-from cascade_jax.collection.answers import TEACHER_FORCED, Questions
+from cascade_jax.collection import collect, next_tokens
+from cascade_jax.collection.questions import TEACHER_FORCED, Questions, decoding_by_task
 from cascade_jax.data import pipeline
 from cascade_jax.losses import variants
 from cascade_jax.models import families, flops
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.runs.saved_model import CascadeRuns, LoadedModel
 from tasks import denoising
 from tests.support import fakes
 
@@ -69,7 +70,7 @@ def mixture():
 
 
 def questions_of(mixture, data=DATA):
-    decoding = answers.decoding_of(TEACHER_FORCED, mixture, data, "test")
+    decoding = decoding_by_task(TEACHER_FORCED, mixture, data, "test")
     assert decoding == dict.fromkeys([SAY, SPANS], TEACHER_FORCED)
     examples = [e for task in (SAY, SPANS) for e in pipeline.decode_examples(data, task, "test")]
     return Questions(examples, mixture, data, MESH, decoding)
@@ -97,7 +98,9 @@ def asked(request, mixture):
     """(config, parameters, questions, answers) of a model of either kind."""
     config = CONFIGS[request.param]
     params, questions = params_of(config, 0), questions_of(mixture)
-    found = next_tokens.answer("tiny", families.build(config), params, questions, 4, True)
+    found = next_tokens.answer(
+        LoadedModel("tiny", families.build(config), params), questions, 4, True
+    )
     return config, params, questions, found
 
 
@@ -209,8 +212,6 @@ def test_a_split_without_target_tokens_is_refused(mixture):
 
 
 def test_an_unknown_decoding_is_refused_with_the_nearest():
-    config = fakes.t5_config()
+    cascade = CascadeRuns("out", ["a"], ["teacher"], DATA)
     with pytest.raises(ValueError, match="'teacher_force' is not in .*'teacher_forced'.*mean"):
-        collect.CollectConfig(
-            "out", ["a"], config, config, "teacher", DATA, decoding="teacher_force"
-        )
+        collect.CollectConfig(cascade, decoding="teacher_force")

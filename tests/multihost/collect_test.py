@@ -13,6 +13,7 @@ from cascade_jax.cli.main import main
 from cascade_jax.collection.collect import CollectConfig
 from cascade_jax.data import pipeline
 from cascade_jax.parallel import hosts
+from cascade_jax.runs.saved_model import CascadeRuns
 from tests.support import fakes, processes
 
 LIMIT = ["--gin.COLLECT_LIMIT=12", "--gin.DECODE_BATCH_SIZE=8"]  # the second batch is half full
@@ -88,10 +89,10 @@ def test_records_of_other_decodings_and_meshes(trained, tmp_path, decoding, mesh
 
 
 def test_a_hang_of_no_seconds_is_refused():
-    model = fakes.t5_config()
     data = pipeline.DataConfig("any_v1", 16, 8, batch_size=8)
+    cascade = CascadeRuns("out", ["a"], ["teacher"], data)
     with pytest.raises(ValueError, match=r"^hang_seconds is 0\.0; must be above 0, or None"):
-        CollectConfig("out", ["a"], model, model, "teacher", data, hang_seconds=0.0)
+        CollectConfig(cascade, hang_seconds=0.0)
 
 
 @pytest.fixture

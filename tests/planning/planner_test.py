@@ -16,6 +16,7 @@ from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.planning import compiled, hlo_text, planner, roofline, sweep, tables, topology
 from cascade_jax.runs import state as state_lib
+from cascade_jax.runs.saved_model import CascadeRuns
 from cascade_jax.training.experiment import TrainConfig
 from tests.support import tiny_runs
 
@@ -208,11 +209,9 @@ def test_the_last_run_with_a_teacher_is_planned_unless_one_is_named():
 
 def test_decoding_is_planned_for_both_models():
     run = tiny_runs.run()
-    config = CollectConfig(
-        "runs/x", ["cat_dist"], run.model, run.teacher, "teacher", run.data,
-        mesh=MESHES["all"], top_k=4,
-    )  # fmt: skip
-    student, teacher = planner.plan_collect(config, CPU)
+    cascade = CascadeRuns("runs/x", ["cat_dist"], ["teacher"], run.data, mesh=MESHES["all"])
+    config = CollectConfig(cascade, top_k=4)
+    student, teacher = planner.plan_collect(config, run, CPU)
     assert (student.step, teacher.step) == ("decode student", "decode teacher")
     for found, model in ((student, run.model), (teacher, run.teacher)):
         # The cache has room for all answer tokens at each of them.

@@ -26,9 +26,9 @@ WARMUP_STEPS = 1
 EVAL_BATCHES = 1
 ONLY = "teacher"
 OUTPUT_DIR = "{output}"
-collect.CollectConfig.students = ["xent"]
+saved_model.CascadeRuns.students = ["xent"]
 """,
-    "from cascade_jax.evaluation import collect",
+    "from cascade_jax.runs import saved_model",
     "from cascade_jax.training import experiment",
     small=SIZES,
     large=SIZES,

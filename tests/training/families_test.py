@@ -18,6 +18,7 @@ from cascade_jax.models.config import DecoderConfig
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import checkpoints, parameters, start
 from cascade_jax.runs import state as state_lib
+from cascade_jax.runs.saved_model import CascadeRuns
 from cascade_jax.training import experiment
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
@@ -72,16 +73,8 @@ def _saved(folder, run, model):
 
 def test_a_decoder_pair_trains_and_its_cascade_is_collected(folder):
     alike = dataclasses.replace(SMALL, attention_kinds=LARGE.attention_kinds)
-    config = collect.CollectConfig(
-        experiment_dir=str(folder),
-        students=["student"],
-        student=alike,
-        teacher=LARGE,
-        teacher_run="teacher",
-        data=DATA,
-        limit=10,
-        mesh=MESH,
-    )
+    cascade = CascadeRuns(str(folder), ["student"], ["teacher"], DATA, mesh=MESH)
+    config = collect.CollectConfig(cascade, limit=10)
     (file,) = collect.collect(config)
     table = records.read(file)
     assert len(table) == 10

@@ -27,6 +27,7 @@ from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import checkpoints, run_folder, start
 from cascade_jax.runs import parameters as saved
 from cascade_jax.runs import state as state_lib
+from cascade_jax.runs.saved_model import CascadeRuns
 from cascade_jax.training import experiment
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
@@ -174,17 +175,8 @@ def test_a_run_that_was_interrupted_ends_bitwise_the_same(trained, tmp_path):
 
 
 def test_its_answers_are_those_of_the_merged_model(trained):
-    config = collect.CollectConfig(
-        experiment_dir=str(trained.folder),
-        students=["lora"],
-        student=trained.model,
-        teacher=trained.model,
-        teacher_run="base",
-        data=DATA,
-        limit=8,
-        checkpoint="last",
-        mesh=MESH,
-    )
+    cascade = CascadeRuns(str(trained.folder), ["lora"], ["base"], DATA, "last", MESH)
+    config = collect.CollectConfig(cascade, limit=8)
     (file,) = collect.collect(config)
     table = records.read(file)
     examples = list(pipeline.decode_examples(DATA, "demo_reverse_v1", "validation", limit=8))

@@ -9,6 +9,7 @@ import seqio
 from cascade_jax.data import features, sources
 from cascade_jax.data.browse import tasks as browse
 from cascade_jax.data.mixtures import DataConfig, open_mixture
+from cascade_jax.data.vocabulary.pieces import piece_of, text_of
 
 _SPLIT_ORDER = ("validation", "test", "train")
 _ANY_LENGTH = 1 << 20  # stands for "do not cut" where a length has to be given
@@ -204,36 +205,3 @@ def _seen(name: str, whole: Mapping, cut: Mapping, vocabulary: seqio.Vocabulary)
         length=len(all_ids),
         unknown=ids.count(vocabulary.unk_id) if vocabulary.unk_id is not None else 0,
     )
-
-
-def _sentinel(vocabulary: seqio.Vocabulary, token_id: int) -> str | None:
-    """Name of one of the ids behind the vocabulary's own, the last of which is number 0."""
-    number = vocabulary.vocab_size - 1 - token_id
-    return f"<extra_id_{number}>" if 0 <= number < vocabulary.extra_ids else None
-
-
-def text_of(vocabulary: seqio.Vocabulary, ids: list[int]) -> str:
-    """Text of ids, sentinels by name."""
-    parts, run = [], []
-    for token_id in ids:
-        name = _sentinel(vocabulary, token_id)
-        if name is None:
-            run.append(token_id)
-        else:
-            parts += [vocabulary.decode(run), name]
-            run = []
-    return "".join([*parts, vocabulary.decode(run)])
-
-
-def piece_of(vocabulary: seqio.Vocabulary, token_id: int) -> str:
-    """What one id stands for: "▁the", "e", "\\xe4" for a byte of a longer character, "</s>"."""
-    special = {vocabulary.pad_id: "<pad>", vocabulary.eos_id: "</s>", vocabulary.unk_id: "<unk>"}
-    name = special.get(token_id) or _sentinel(vocabulary, token_id)
-    if name:
-        return name
-    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        return vocabulary.tokenizer.id_to_piece(token_id)
-    if isinstance(vocabulary, seqio.ByteVocabulary):
-        byte = token_id - 3
-        return chr(byte) if byte < 128 else f"\\x{byte:02x}"
-    return vocabulary.decode([token_id])

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from cascade_jax.models import decoder, families, t5
 from cascade_jax.models.ragged import Ragged
+from cascade_jax.parallel import rules as rules_lib
 
 
 class Stepper(Protocol):
@@ -59,9 +60,11 @@ class ModelStepper:
 
     Attributes:
       model: an unbound module.
+      rules: how its activations are split over the mesh, if there is one.
     """
 
     model: families.Model
+    rules: rules_lib.Table = rules_lib.RULES
 
     @property
     def vocab_size(self) -> int:
@@ -70,21 +73,23 @@ class ModelStepper:
 
     def start(self, params, inputs, max_length):
         """As in `Stepper`: encodes the input, or reads the prompt."""
-        first, cache = families.start_decoding(self.model, params, inputs, max_length)
+        with rules_lib.applied(self.rules):
+            first, cache = families.start_decoding(self.model, params, inputs, max_length)
         return first, (inputs, cache)
 
     def step(self, params, state, tokens, where, wanted):
         """As in `Stepper`."""
         inputs, cache = state
-        logits, updated = self.model.apply(
-            {"params": params, "cache": cache},
-            tokens,
-            inputs,
-            where,
-            wanted,
-            method="decode_ragged",
-            mutable=["cache"],
-        )
+        with rules_lib.applied(self.rules):
+            logits, updated = self.model.apply(
+                {"params": params, "cache": cache},
+                tokens,
+                inputs,
+                where,
+                wanted,
+                method="decode_ragged",
+                mutable=["cache"],
+            )
         return logits, (inputs, updated["cache"])
 
 

@@ -6,7 +6,7 @@ import seqio
 import tasks.demo  # noqa: F401
 from cascade_jax.data import features, pipeline, sources
 from cascade_jax.data.browse import rows as row_view
-from cascade_jax.data.vocabulary import load, training
+from cascade_jax.data.vocabulary import training
 
 TEXTS = [("grüße aus Köln", "日本"), ("short", "x"), ("a\nb", "y z")]
 
@@ -89,19 +89,6 @@ def test_what_a_vocabulary_cannot_spell_is_counted(task, model):
     assert example.targets.unknown == 1 and "<unk>" in example.targets.pieces
     cut = view(task, 1, vocabulary=model, input_length=4)[0].inputs
     assert cut.unknown and cut.cut_text and cut.length > 4
-
-
-def test_sentinels_have_names():
-    byte = load.load_vocabulary("byte+2")
-    assert [row_view.piece_of(byte, i) for i in (260, 259, 258, 3, 0, 1, 2)] == [
-        "<extra_id_0>",
-        "<extra_id_1>",
-        r"\xff",
-        "\x00",
-        "<pad>",
-        "</s>",
-        "<unk>",
-    ]
 
 
 def halves(dataset, output_features, sequence_length=None):

@@ -1,0 +1,164 @@
+"""What a collection asks every model: examples, how each is answered, and the loop over batches."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from jax.sharding import Mesh
+
+from cascade_jax.data import pipeline
+from cascade_jax.parallel import hosts, rules
+from cascade_jax.parallel.compiling import compile_together
+from cascade_jax.records.schema import GREEDY, RANK, TEACHER_FORCED
+
+DECODINGS = (GREEDY, RANK, TEACHER_FORCED)
+OPTIONS = "options"  # the feature with the texts of a row's possible answers
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """What every model of a collection is asked.
+
+    Attributes:
+      examples: of all tasks.
+      mixture: where they are from.
+      data: their lengths, and how many are answered at once.
+      mesh: the device mesh.
+      decoding: by task, how it is answered.
+      before_batch: called before each batch, with whether it is the first one of a loop, for which
+        a program may be compiled; may end the collection.
+    """
+
+    examples: Sequence[pipeline.Example]
+    mixture: pipeline.OpenMixture
+    data: pipeline.DataConfig
+    mesh: Mesh
+    decoding: Mapping[str, str]
+    before_batch: Callable[[bool], None] = lambda is_first: None
+
+    def rows_of(self, task: str) -> list[int]:
+        """Indices of the examples of a task."""
+        return [row for row, example in enumerate(self.examples) if example.task == task]
+
+
+def decoding_by_task(
+    decoding: str, mixture: pipeline.OpenMixture, data: pipeline.DataConfig, split: str
+) -> dict[str, str]:
+    """How each task of a split is answered: by RANK only where its rows have options."""
+    by_default = decoding if decoding == TEACHER_FORCED else GREEDY
+    by_task = dict.fromkeys(mixture.tasks_with(split), by_default)
+    for task in by_task if decoding == RANK else ():
+        first = next(iter(pipeline.decode_examples(data, task, split, limit=1)), None)
+        if first is not None and OPTIONS in first.features:
+            by_task[task] = RANK
+    return by_task
+
+
+def input_length(example: pipeline.Example) -> int:
+    """Number of tokens of the input."""
+    return int(np.count_nonzero(example.inputs))
+
+
+def options_of(
+    example: pipeline.Example, mixture: pipeline.OpenMixture, data: pipeline.DataConfig
+) -> dict[str, tuple[int, ...]]:
+    """Ids of an example's options by their text, each as a target: cut to length, EOS at its end.
+
+    A text that comes twice is one option.
+
+    Raises:
+      ValueError: no options, or two texts with the same ids.
+    """
+    ids_of: dict[str, tuple[int, ...]] = {}
+    text_of: dict[tuple[int, ...], str] = {}
+    for encoded in example.features[OPTIONS]:
+        text = encoded.decode("utf-8")
+        whole = mixture.vocabulary.encode(text)
+        ids = (*whole[: data.target_length - 1], mixture.eos_id)
+        other = text_of.setdefault(ids, text)
+        if other != text:
+            length = data.target_length
+            reason = f"when cut to target_length {length}; they need {len(whole) + 1} tokens"
+            if len(whole) < length:
+                reason = "in this vocabulary"
+            raise ValueError(
+                f"example {example.example_id!r}: options {other!r} and {text!r} are the same ids "
+                f"{reason}"
+            )
+        ids_of[text] = ids
+    if not ids_of:
+        raise ValueError(f"example {example.example_id!r} has no options to rank")
+    return ids_of
+
+
+# ------------------------------------------------------------------ the loop over batches
+
+
+def batches(
+    fn: Callable,
+    arguments: Callable[[jax.Array, list[int]], tuple],
+    questions: Questions,
+    rows: list[int],
+    bar: tqdm.tqdm | None = None,
+) -> Iterator[tuple[list[int], Any, float]]:
+    """Runs a jitted function on some of the examples, a batch at a time.
+
+    Args:
+      fn: jitted, or with a `lower` as jitted functions have.
+      arguments: `(inputs, rows)` -> the arguments of `fn`, of the same shapes for every batch.
+      questions: examples, lengths and mesh.
+      rows: indices of the examples.
+      bar: counts the examples.
+
+    Yields:
+      The batch's rows, what `fn` returns for it as NumPy arrays, whose last rows may only fill the
+      batch up, and the seconds of each row.
+    """
+    examples = [questions.examples[row] for row in rows]
+    sharding, done = rules.batch_sharding(questions.mesh), 0
+    for group, inputs in pipeline.batch_inputs(examples, questions.data.batch_size, sharding):
+        questions.before_batch(done == 0)
+        members = rows[done : done + len(group)]
+        with jax.set_mesh(questions.mesh):
+            values = arguments(inputs, members)
+            if done == 0:  # else compiling would count as decoding time
+                compile_together(fn, *values)
+            start = time.perf_counter()
+            output = hosts.to_host(fn(*values))
+            # Rows that only fill the batch up take their part of the time too.
+            seconds = (time.perf_counter() - start) / len(inputs)
+        done += len(group)
+        yield members, output, seconds
+        if bar is not None:
+            bar.update(len(group))
+
+
+@functools.lru_cache(maxsize=32)
+def with_rules(jitted: Callable, table: rules.Table) -> Callable:
+    """A jitted function that is traced under sharding rules.
+
+    JAX's cache of traces does not know the rules: the function itself would keep the first ones.
+    """
+
+    @functools.wraps(jitted)
+    def traced(*args):
+        with rules.applied(table):
+            return jitted.__wrapped__(*args)
+
+    return jax.jit(traced)
+
+
+def fill(rows: list[int], batch: jax.Array) -> list[int]:
+    """The rows, the last one repeated up to the size of the batch."""
+    return rows + rows[-1:] * (batch.shape[0] - len(rows))
+
+
+def progress_bar(label: str, count: int, stays: bool = True) -> tqdm.tqdm:
+    """Counts examples; on many hosts the first one draws it."""
+    is_hidden = not hosts.is_first()
+    return tqdm.tqdm(total=count, desc=label, unit="example", leave=stays, disable=is_hidden)
