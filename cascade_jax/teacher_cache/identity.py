@@ -11,6 +11,7 @@ import seqio
 
 import cascade_jax
 from cascade_jax.data import example_keys, features, pipeline
+from cascade_jax.models import families
 from cascade_jax.parallel import hosts
 from cascade_jax.runs import checkpoints, parameters, run_folder
 from cascade_jax.teacher_cache.format import Holding
@@ -43,17 +44,17 @@ def making_flags(there: Mapping[str, Any]) -> str:
     )
 
 
-def of_teacher(config: Any, output_dir: Path) -> dict[str, Any]:
-    """The teacher of a TrainRun or CacheConfig; step and time are None where its run is not there.
+def of_teacher(teacher: families.ModelConfig, folder: Path, checkpoint: str) -> dict[str, Any]:
+    """A teacher; step and time are None where its run is not there.
 
     Args:
-      config: has `teacher`, `teacher_run` and `teacher_checkpoint`.
-      output_dir: where runs are by name.
+      teacher: its config.
+      folder: of its run.
+      checkpoint: "best" or "last".
     """
-    model = run_folder.describe(config.teacher)
-    folder = run_folder.resolve(output_dir, config.teacher_run)
-    saved_at = parameters.saved_at(folder, config.teacher_checkpoint)
-    step = None if saved_at is None else checkpoints.chosen_step(folder, config.teacher_checkpoint)
+    model = run_folder.describe(teacher)
+    saved_at = parameters.saved_at(folder, checkpoint)
+    step = None if saved_at is None else checkpoints.chosen_step(folder, checkpoint)
     kept = {key: value for key, value in model.items() if key not in _FREE_MODEL}
     return {"folder": str(folder.absolute()), "model": kept, "step": step, "saved_at": saved_at}
 
@@ -144,9 +145,10 @@ def check_run(run: Any, output_dir: Path, mixture: pipeline.OpenMixture) -> dict
     if there is None:
         raise TeacherCacheError(f"{label} is not there; make it: {command(folder)}")
     splits = ["train", *{run.eval_split} - {None, "train"}]
+    teacher_folder = run_folder.resolve(output_dir, run.teacher_run)
     here = {
         "format": FORMAT,
-        "teacher": of_teacher(run, output_dir),
+        "teacher": of_teacher(run.teacher, teacher_folder, run.teacher_checkpoint),
         "data": of_data(run.data, mixture, splits),
     }
     of_run = {key: there[key] for key in here if key in there}

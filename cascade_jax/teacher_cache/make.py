@@ -21,11 +21,11 @@ from cascade_jax import files
 from cascade_jax.data import example_keys, pipeline, placement
 from cascade_jax.models import families
 from cascade_jax.parallel import hosts, rules
-from cascade_jax.parallel import rules as rules_lib
-from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.runs import checkpoints, run_folder
 from cascade_jax.runs import identity as identity_lib
-from cascade_jax.runs import run_folder
+from cascade_jax.runs import state as state_lib
 from cascade_jax.runs.folder_lock import FolderLock
+from cascade_jax.runs.saved_model import CascadeRuns, SavedModel
 from cascade_jax.runs.watchdog import Watchdog, check_hang_seconds
 from cascade_jax.teacher_cache import facts as teacher_facts
 from cascade_jax.teacher_cache import identity as cache_identity
@@ -39,7 +39,6 @@ from cascade_jax.teacher_cache.shards import (
     read_json,
     shards_in,
 )
-from cascade_jax.training import run as one_run
 
 NAME = "cache-teacher"
 
@@ -50,13 +49,8 @@ class CacheConfig:
 
     Attributes:
       folder: of the cache; the same that training is given.
-      teacher: config of the teacher.
-      teacher_run: name (in `experiment_dir`) or folder of its run.
-      experiment_dir: the output folder of `cascade-jax train`.
-      data: as in training; it may pack, the cache is of single examples.
-      teacher_checkpoint: "best" or "last" of its run.
-      teacher_rules: how it is split over the mesh, see `parallel/rules.py`.
-      mesh: the device mesh.
+      cascade: the teacher's run, the mesh, and the data as in training, which may pack: the cache
+        is of single examples. The students are not read.
       top_k, dtype, label_log_probs: what is kept beside whether the teacher is right: see
         `teacher_cache_format.Holding`.
       eval_split: the held-out split; None for none.
@@ -67,13 +61,7 @@ class CacheConfig:
     """
 
     folder: str
-    teacher: families.ModelConfig
-    teacher_run: str
-    experiment_dir: str
-    data: pipeline.DataConfig
-    teacher_checkpoint: str = "best"
-    teacher_rules: str | rules.Table = rules_lib.DEFAULT
-    mesh: MeshConfig = MeshConfig()
+    cascade: CascadeRuns
     top_k: int = 0
     dtype: str = "float32"
     label_log_probs: bool = True
@@ -89,21 +77,20 @@ class CacheConfig:
                 f"the folder of the teacher cache is {self.folder!r}; give it, e.g. "
                 "--gin.TEACHER_CACHE=\"'runs/demo/teacher_cache'\""
             )
-        if self.teacher is None or self.teacher_run is None:
-            raise ValueError("there is no teacher to run; give teacher and teacher_run")
-        rules.table(self.teacher_rules)
         for field in ("eval_batches", "shard_rows", "batch_size"):
             value = getattr(self, field)
             if (type(value) is not int or value < 1) and (field, value) != ("batch_size", None):
                 raise ValueError(f"{field} is {value!r}; must be an integer of at least 1")
         check_hang_seconds(self.hang_seconds)
-        families.check_reads(self.teacher, self.data.architecture, pack=False)
-        self.holding()
 
-    def holding(self) -> Holding:
-        """What is kept."""
-        size = self.teacher.vocab_size
-        return Holding(size, self.top_k, self.dtype, self.label_log_probs)
+    def holding(self, vocab_size: int) -> Holding:
+        """What is kept of a teacher with so many ids."""
+        return Holding(vocab_size, self.top_k, self.dtype, self.label_log_probs)
+
+    @property
+    def data(self) -> pipeline.DataConfig:
+        """Mixture, lengths and vocabulary, as in training."""
+        return self.cascade.data
 
     @property
     def name(self) -> str:
@@ -144,18 +131,26 @@ def check(config: CacheConfig) -> None:
     """
     hosts.assert_equal_across_hosts("configs", identity_lib.of_config(config))
     hosts.assert_equal_across_hosts("versions of the code", identity_lib.of_code())
-    _opened(config, config.mesh.build())
+    _opened(config, config.cascade.mesh.build())
 
 
-def _opened(config: CacheConfig, mesh: Mesh) -> tuple[pipeline.OpenMixture, dict[str, Any]]:
-    """The mixture, and the fingerprint of the cache but for the parameters' digest."""
-    rules.check_batch_size("batch_size", config.rows_at_once, mesh, config.teacher_rules)
+def _opened(
+    config: CacheConfig, mesh: Mesh
+) -> tuple[SavedModel, pipeline.OpenMixture, dict[str, Any]]:
+    """The teacher, the mixture, and the fingerprint of the cache but for the parameters' digest."""
+    cascade = config.cascade
+    teacher = cascade.saved(cascade.teachers[-1])
+    families.check_reads(teacher.config, config.data.architecture, pack=False)
+    holding = config.holding(teacher.config.vocab_size)
+    rules.check_batch_size("batch_size", config.rows_at_once, mesh, teacher.rules)
     mixture = pipeline.open_mixture(config.data)
-    run_folder.check_vocabulary(NAME, config.teacher.vocab_size, mixture)
+    run_folder.check_same_vocabulary(NAME, mixture.fingerprint, teacher.folder)
+    checkpoints.check_finished(NAME, teacher.folder)
+    teacher.check(mesh)
     splits = [split for split in config.splits() if split != "train"]
     wanted = cache_identity.of_making(
-        dataclasses.asdict(config.holding()),
-        teacher=cache_identity.of_teacher(config, Path(config.experiment_dir)),
+        dataclasses.asdict(holding),
+        teacher=cache_identity.of_teacher(teacher.config, teacher.folder, cascade.checkpoint),
         data=cache_identity.of_data(config.data, mixture, ["train", *splits]),
         eval_rows=0 if config.eval_split is None else config._eval_rows,
         batch_size=config.rows_at_once,
@@ -172,7 +167,7 @@ def _opened(config: CacheConfig, mesh: Mesh) -> tuple[pipeline.OpenMixture, dict
             f"{config.folder} holds another teacher cache: {'; '.join(found[:3])}. Choose another "
             f"folder (TEACHER_CACHE), or delete it{go_on}"
         )
-    return mixture, wanted
+    return teacher, mixture, wanted
 
 
 def make(config: CacheConfig, mesh: Mesh | None = None) -> None:
@@ -186,8 +181,8 @@ def make(config: CacheConfig, mesh: Mesh | None = None) -> None:
       ValueError: see `check`; the teacher is not there or not at its end, or says NaN.
       hosts.Stopped: asked to; whole shards are kept.
     """
-    mesh = config.mesh.build() if mesh is None else mesh
-    mixture, fingerprint = _opened(config, mesh)
+    mesh = config.cascade.mesh.build() if mesh is None else mesh
+    teacher, mixture, fingerprint = _opened(config, mesh)
     folder = Path(config.folder)
     hosts.assert_equal_across_hosts("data or teachers", fingerprint)
     with FolderLock(folder, hosts.is_first()), hosts.StopSignal() as stop:
@@ -199,15 +194,16 @@ def make(config: CacheConfig, mesh: Mesh | None = None) -> None:
             return
         kept = f"whole shards stay in {folder}"
         with Watchdog(NAME, "", config.hang_seconds, folder, lambda: kept) as watchdog:
-            _Maker(config, mesh, mixture, fingerprint, done, stop, watchdog).run()
+            _Maker(config, mesh, teacher, mixture, fingerprint, done, stop, watchdog).run()
 
 
 class _Maker:
     """The making of one cache."""
 
-    def __init__(self, config, mesh, mixture, fingerprint, done, stop, watchdog):
-        self._config, self._mixture = config, mixture
-        self._folder, self._holding = Path(config.folder), config.holding()
+    def __init__(self, config, mesh, teacher, mixture, fingerprint, done, stop, watchdog):
+        self._config, self._teacher, self._mixture = config, teacher, mixture
+        self._folder = Path(config.folder)
+        self._holding = config.holding(teacher.config.vocab_size)
         self._fingerprint, self._done, self._stop = fingerprint, set(done), stop
         self._watchdog = watchdog
         self._sharding = rules.batch_sharding(mesh)
@@ -221,12 +217,11 @@ class _Maker:
     def run(self) -> None:
         """Does what is missing, then writes that it is complete."""
         config, folder = self._config, self._folder
-        teacher, params = one_run.load_teacher(
-            config, Path(config.experiment_dir), self._mesh, self._mixture.fingerprint
-        )
+        teacher = families.build(self._teacher.config)
+        params = state_lib.frozen(teacher, self._teacher.load(self._mesh).params)
         self._claim(teacher_facts.digest(params))
         facts_fn = teacher_facts.make_facts_fn(
-            teacher, self._holding, self._mesh, config.teacher_rules
+            teacher, self._holding, self._mesh, self._teacher.rules
         )
         for split, max_rows in config.splits().items():
             self._split(split, max_rows, lambda batch: facts_fn(params, batch))

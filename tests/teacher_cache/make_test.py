@@ -23,6 +23,7 @@ from cascade_jax.models import families
 from cascade_jax.parallel import hosts, rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import checkpoints, parameters
+from cascade_jax.runs.saved_model import CascadeRuns
 from cascade_jax.teacher_cache import batches as taught_batches
 from cascade_jax.teacher_cache import facts as teacher_facts
 from cascade_jax.teacher_cache import identity, make, shards
@@ -88,10 +89,7 @@ def run_config(name: str, loss, **changes) -> experiment.TrainRun:
 def cache_config(folder: Path, name: str, **changes) -> make.CacheConfig:
     settings = dict(
         folder=str(folder / name),
-        teacher=TEACHER,
-        teacher_run="teacher",
-        experiment_dir=str(folder),
-        data=DATA,
+        cascade=CascadeRuns(str(folder), ["student"], ["teacher"], changes.pop("data", DATA)),
         eval_batches=2,
         shard_rows=48,
     )
