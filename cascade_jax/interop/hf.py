@@ -43,13 +43,13 @@ def read_family(folder: str | os.PathLike) -> tuple[Family, Config]:
     if not file.is_file():
         raise UnsupportedError(f"{folder} is not the folder of a model: it has no config.json")
     try:
-        found = json.loads(file.read_text())
+        keys = json.loads(file.read_text())
     except ValueError as error:
         raise UnsupportedError(f"{file} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise UnsupportedError(f"{file} holds {type(found).__name__}, not the keys of a config")
+    if not isinstance(keys, dict):
+        raise UnsupportedError(f"{file} holds {type(keys).__name__}, not the keys of a config")
     try:
-        return read_config(found)
+        return read_config(keys)
     except UnsupportedError as error:
         raise UnsupportedError(f"{file}: {str(error).removeprefix('config.json: ')}") from error
 
@@ -83,14 +83,14 @@ def load(
       SafetensorsError: for a file that is missing or cut off.
       TensorsError: listing all missing, extra and misshapen tensors.
     """
-    _, found = read_family(folder)
-    _check_id("pad_id", pad_id, found.vocab_size)
-    if vocab_size is not None and not max(pad_id, 1) < vocab_size <= found.vocab_size:
+    _, public = read_family(folder)
+    _check_id("pad_id", pad_id, public.vocab_size)
+    if vocab_size is not None and not max(pad_id, 1) < vocab_size <= public.vocab_size:
         raise ValueError(
-            f"vocab_size {vocab_size} is not allowed: the model has {found.vocab_size} ids, and "
+            f"vocab_size {vocab_size} is not allowed: the model has {public.vocab_size} ids, and "
             f"{max(pad_id, 1)} is one that must stay"
         )
-    config = dataclasses.replace(found, scan_layers=scan_layers, dtype=dtype)
+    config = dataclasses.replace(public, scan_layers=scan_layers, dtype=dtype)
     if isinstance(config, DecoderConfig):
         config = dataclasses.replace(config, bos_id=hf_blocks.exchanged(config.bos_id, pad_id))
     boxes = families.parameter_shapes(config)
@@ -123,23 +123,23 @@ def _plan(
     stored = {name: stored[file_name] for name, file_name in names.items()}
     shapes = flatten_dict(nn.unbox(boxes))
     sources = hf_blocks.sources(config, shapes)
-    wanted = {}
+    needed = {}
     for path, of_path in sources.items():
         shape = shapes[path].shape[1:] if "layers" in path else shapes[path].shape
         for source in of_path:
-            wanted[source.name] = shape[::-1] if source.is_transposed else shape
-    copies = {k: v for k, v in hf_names.copies(config).items() if k in stored and k not in wanted}
+            needed[source.name] = shape[::-1] if source.is_transposed else shape
+    copies = {k: v for k, v in hf_names.copies(config).items() if k in stored and k not in needed}
     problems = [
         (
             "missing",
-            [f"{name} {list(wanted[name])}" for name in sorted(wanted.keys() - stored.keys())],
+            [f"{name} {list(needed[name])}" for name in sorted(needed.keys() - stored.keys())],
         ),
-        ("extra", sorted(stored.keys() - wanted.keys() - copies.keys())),
+        ("extra", sorted(stored.keys() - needed.keys() - copies.keys())),
         (
             "of another shape",
             [
                 f"{name} {list(stored[name].shape)} where config.json says {list(shape)}"
-                for name, shape in sorted(wanted.items())
+                for name, shape in sorted(needed.items())
                 if name in stored and stored[name].shape != shape
             ],
         ),
@@ -147,16 +147,16 @@ def _plan(
             f"not {', '.join(safetensors_io.DTYPES)}",
             [
                 f"{name} {stored[name].dtype}"
-                for name in sorted(wanted.keys() & stored.keys())
+                for name in sorted(needed.keys() & stored.keys())
                 if stored[name].dtype not in safetensors_io.DTYPES
             ],
         ),
     ]
-    if any(found for _, found in problems):
+    if any(names for _, names in problems):
         text = "; ".join(
-            f"{len(found)} {what}: {safetensors_io.listed(found)}"
-            for what, found in problems
-            if found
+            f"{len(names)} {what}: {safetensors_io.listed(names)}"
+            for what, names in problems
+            if names
         )
         raise TensorsError(f"the tensors in {folder} do not fit its config.json: {text}")
     for name, first in copies.items():

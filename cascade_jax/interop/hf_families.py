@@ -152,19 +152,19 @@ FAMILIES = {
 }
 
 
-def family_of(found: Mapping[str, Any]) -> tuple[Family, Mapping[str, Any]]:
+def family_of(contents: Mapping[str, Any]) -> tuple[Family, Mapping[str, Any]]:
     """The family of a config.json, and the part of it that describes the language model.
 
     Raises:
       UnsupportedError: for another `model_type` or architecture.
     """
-    model_type, architectures = found.get("model_type"), found.get("architectures") or []
+    model_type, architectures = contents.get("model_type"), contents.get("architectures") or []
     if model_type == GEMMA3_WITH_IMAGES:
         if architectures and architectures != ["Gemma3ForConditionalGeneration"]:
             raise _unknown("architectures", architectures, ["Gemma3ForConditionalGeneration"])
-        text = found.get("text_config") or {}
+        text = contents.get("text_config") or {}
         # The tying is said outside, if at all.
-        outside = {k: found[k] for k in ("tie_word_embeddings", "bos_token_id") if k in found}
+        outside = {k: contents[k] for k in ("tie_word_embeddings", "bos_token_id") if k in contents}
         return FAMILIES["gemma3_text"], {**outside, **text}
     if model_type is None:
         by_class = {name: each for each in FAMILIES.values() for name in each.architectures}
@@ -175,7 +175,7 @@ def family_of(found: Mapping[str, Any]) -> tuple[Family, Mapping[str, Any]]:
         raise _unknown("model_type", model_type, [*FAMILIES, GEMMA3_WITH_IMAGES])
     if architectures and not set(architectures) & set(family.architectures):
         raise _unknown("architectures", architectures, list(family.architectures))
-    return family, found
+    return family, contents
 
 
 def _unknown(key: str, value: Any, allowed: list[str]) -> UnsupportedError:
@@ -184,16 +184,16 @@ def _unknown(key: str, value: Any, allowed: list[str]) -> UnsupportedError:
     return UnsupportedError(f"{key} = {value!r} is not supported: {', '.join(allowed)} are{hint}")
 
 
-def read_config(found: Mapping[str, Any]) -> tuple[Family, Config]:
+def read_config(contents: Mapping[str, Any]) -> tuple[Family, Config]:
     """Our config of a config.json.
 
     Args:
-      found: its contents.
+      contents: as a dictionary.
 
     Raises:
       UnsupportedError: names every key whose value is not supported, and what is.
     """
-    family, part = family_of(found)
+    family, part = family_of(contents)
     keys = Keys(part, family.defaults)
     keys.only("quantization_config", None, hint="weights of full precision")
     keys.only("add_cross_attention", False)
@@ -242,15 +242,15 @@ def differences(config: Config, other: Config) -> list[str]:
     def value(config, name):
         if name == "attention_kinds":
             return [config.attention_kind(layer) for layer in range(config.num_layers)]
-        found = getattr(config, name)
+        setting = getattr(config, name)
         if name in ("sliding_window", "sliding_rope_theta"):
             if "sliding" not in config.attention_kinds:
                 return None
             if name == "sliding_rope_theta" and config.rope_scaling is None:
-                return found or config.rope_theta
-        return found
+                return setting or config.rope_theta
+        return setting
 
-    found = []
+    texts = []
     for field in dataclasses.fields(config):
         # A decoder's dropout is not in transformers' configs; it is of training alone.
         ours_alone = field.name == "dropout_rate" and isinstance(config, DecoderConfig)
@@ -258,5 +258,5 @@ def differences(config: Config, other: Config) -> list[str]:
             continue
         theirs, ours = value(other, field.name), value(config, field.name)
         if theirs != ours:
-            found.append(f"{field.name} = {theirs!r} (this model: {ours!r})")
-    return found
+            texts.append(f"{field.name} = {theirs!r} (this model: {ours!r})")
+    return texts

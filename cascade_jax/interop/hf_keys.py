@@ -14,17 +14,17 @@ class Keys:
     """A config.json with its family's defaults.
 
     Args:
-      found: the contents of config.json.
+      contents: of config.json.
       defaults: what transformers takes for a key that is not there.
     """
 
-    def __init__(self, found: Mapping[str, Any], defaults: Mapping[str, Any]):
-        self._found = found
+    def __init__(self, contents: Mapping[str, Any], defaults: Mapping[str, Any]):
+        self._contents = contents
         self._defaults = defaults
         self._problems = []
 
     def __contains__(self, key: str) -> bool:
-        return key in self._found or key in self._defaults
+        return key in self._contents or key in self._defaults
 
     def __call__(self, key: str, default: Any = _NONE) -> Any:
         """The value of a key.
@@ -32,8 +32,8 @@ class Keys:
         Raises:
           UnsupportedError: if it is nowhere.
         """
-        if key in self._found:
-            return self._found[key]
+        if key in self._contents:
+            return self._contents[key]
         value = self._defaults.get(key, default)
         if value is _NONE:
             raise UnsupportedError(f"config.json has no {key!r}, which this family needs")

@@ -80,7 +80,7 @@ def source(config: DecoderConfig | T5Config, path: Path, layer: int | None = Non
       layer: which of the stacked layers.
     """
     if isinstance(config, T5Config):
-        return _of_t5(path, layer)
+        return _t5_source(path, layer)
     if top := _DECODER_TOP.get("/".join(path)):
         return top
     number, rest, leaf = _layer(path[0], layer), "/".join(path[1:-1]), path[-1]
@@ -90,7 +90,7 @@ def source(config: DecoderConfig | T5Config, path: Path, layer: int | None = Non
     return Source(f"model.layers.{number}.{part}.{kind}", is_transposed=leaf == "kernel")
 
 
-def _of_t5(path: Path, layer: int | None) -> Source:
+def _t5_source(path: Path, layer: int | None) -> Source:
     if top := _T5_TOP.get("/".join(path)):
         return top
     stack, block = path[0], path[2]
@@ -120,17 +120,17 @@ _TEXT_PREFIX = re.compile(r"language_model\.(model|lm_head)\.|model\.(language_m
 
 def renamed(names: Collection[str]) -> Mapping[str, str]:
     """Names as a language model alone has them, with the names in the files; images' left out."""
-    found = {}
+    stored_names = {}
     for name in names:
         if _NEEDLESS.fullmatch(name) or _IMAGE_PARTS.match(name):
             continue
         prefix = _TEXT_PREFIX.match(name)
         if prefix:
             part = "lm_head" if prefix[1] == "lm_head" else "model"
-            found[f"{part}.{name[prefix.end() :]}"] = name
+            stored_names[f"{part}.{name[prefix.end() :]}"] = name
         else:
-            found[name] = name
-    return found
+            stored_names[name] = name
+    return stored_names
 
 
 def copies(config: DecoderConfig | T5Config) -> dict[str, str]:

@@ -16,56 +16,56 @@ _SUPPORTED = "rope_type default, linear and llama3 are"
 
 def read(keys: Keys) -> tuple[float, RopeScaling | None]:
     """Theta and scaling of a family whose layers are alike."""
-    found = {**(keys("rope_parameters", None) or {}), **(keys("rope_scaling", None) or {})}
-    if found.keys() & {FULL, SLIDING}:
-        each = [found[kind] for kind in (FULL, SLIDING) if found.get(kind)]
+    rope = {**(keys("rope_parameters", None) or {}), **(keys("rope_scaling", None) or {})}
+    if rope.keys() & {FULL, SLIDING}:
+        each = [rope[kind] for kind in (FULL, SLIDING) if rope.get(kind)]
         if any(other != each[0] for other in each):
-            keys.refuse("rope_parameters", found, "the same for all layers is")
-        found = each[0]
-    return _read_one(keys, found, keys("rope_theta"))
+            keys.refuse("rope_parameters", rope, "the same for all layers is")
+        rope = each[0]
+    return _read_one(keys, rope, keys("rope_theta"))
 
 
 def read_by_kind(keys: Keys) -> tuple[float, RopeScaling | None, float]:
     """Theta and scaling of the full layers, and theta of the (unscaled) sliding ones."""
-    found = keys("rope_parameters", None) or {}
-    if not found.keys() & {FULL, SLIDING}:
-        found = {FULL: found}
-    full = {**(found.get(FULL) or {}), **(keys("rope_scaling", None) or {})}
+    rope = keys("rope_parameters", None) or {}
+    if not rope.keys() & {FULL, SLIDING}:
+        rope = {FULL: rope}
+    full = {**(rope.get(FULL) or {}), **(keys("rope_scaling", None) or {})}
     theta, scaling = _read_one(keys, full, keys("rope_theta"))
-    of_sliding = _read_one(keys, found.get(SLIDING) or {}, keys("rope_local_base_freq"))
-    if of_sliding[1] is not None:
-        keys.refuse(f"rope_parameters.{SLIDING}", found[SLIDING], "rope_type default is")
-    return theta, scaling, of_sliding[0]
+    sliding = _read_one(keys, rope.get(SLIDING) or {}, keys("rope_local_base_freq"))
+    if sliding[1] is not None:
+        keys.refuse(f"rope_parameters.{SLIDING}", rope[SLIDING], "rope_type default is")
+    return theta, scaling, sliding[0]
 
 
 def _read_one(
-    keys: Keys, found: Mapping[str, Any], theta: float
+    keys: Keys, rope: Mapping[str, Any], theta: float
 ) -> tuple[float, RopeScaling | None]:
-    theta = found.get("rope_theta") or theta
-    kind = found.get("rope_type") or found.get("type") or "default"
-    for partial in (found.get("partial_rotary_factor"), keys("partial_rotary_factor", None)):
+    theta = rope.get("rope_theta") or theta
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    for partial in (rope.get("partial_rotary_factor"), keys("partial_rotary_factor", None)):
         if partial not in (None, 1):
             keys.refuse("partial_rotary_factor", partial, "1 is")
     if kind == "default":
         return theta, None
     if kind not in ("linear", "llama3"):
-        keys.refuse("rope_scaling", dict(found), _SUPPORTED)
+        keys.refuse("rope_scaling", dict(rope), _SUPPORTED)
         return theta, None
     needed = ["factor"]
     if kind == "llama3":
         needed += ["low_freq_factor", "high_freq_factor"]
-    missing = [key for key in needed if key not in found]
+    missing = [key for key in needed if key not in rope]
     if missing:
-        keys.refuse("rope_scaling", dict(found), f"{kind} needs {', '.join(missing)}")
+        keys.refuse("rope_scaling", dict(rope), f"{kind} needs {', '.join(missing)}")
         return theta, None
     if kind == "linear":
-        return theta, RopeScaling(float(found["factor"]))
-    original = found.get("original_max_position_embeddings") or keys("max_position_embeddings")
+        return theta, RopeScaling(float(rope["factor"]))
+    original = rope.get("original_max_position_embeddings") or keys("max_position_embeddings")
     return theta, RopeScaling(
-        float(found["factor"]),
+        float(rope["factor"]),
         "llama3",
-        float(found["low_freq_factor"]),
-        float(found["high_freq_factor"]),
+        float(rope["low_freq_factor"]),
+        float(rope["high_freq_factor"]),
         original,
     )
 

@@ -1,8 +1,9 @@
 """Safetensors files, read and written in slices, so that no file is ever in memory as a whole.
 
 A file is the length of its header (8 bytes, little endian), the header (JSON: for the name of each
-tensor its dtype, shape, first byte and end) and the numbers. These are read with plain reads and
-not mapped into memory, because mapped pages count as the process's own.
+tensor its dtype, shape, first byte and end) and the numbers. The package `safetensors` (0.8) does
+not serve here: it maps files into memory, so that a reader's peak grows by the whole file, and it
+writes only tensors that are all in memory.
 """
 
 import dataclasses
@@ -60,10 +61,10 @@ class StoredTensor:
             for first in range(start, stop, step):
                 last = min(first + step, stop)
                 stream.seek(self.start + first * width * dtype.itemsize)
-                found = np.fromfile(stream, dtype, (last - first) * width)
-                if found.size != (last - first) * width:
+                numbers = np.fromfile(stream, dtype, (last - first) * width)
+                if numbers.size != (last - first) * width:
                     raise SafetensorsError(f"{self.file} ended while it was read")
-                yield first, found.reshape(last - first, *row)
+                yield first, numbers.reshape(last - first, *row)
 
 
 def open_folder(folder: str | os.PathLike) -> dict[str, StoredTensor]:

@@ -112,7 +112,7 @@ class CascadeModel(models.EncoderDecoderModel):
             logits, theirs, tokens.targets, tokens.weights,
             step=self._step, every_metric=dropout_rng is None,
         )  # fmt: skip
-        found = self._compute_metrics(
+        t5x_metrics = self._compute_metrics(
             logits=logits,
             targets=tokens.targets,
             mask=tokens.weights,
@@ -120,7 +120,7 @@ class CascadeModel(models.EncoderDecoderModel):
             segment_ids={k: v for k, v in batch.items() if k.endswith("_segment_ids")} or None,
         )
         ours = {name: _Mean(r.numerator, r.denominator) for name, r in sums.metrics.items()}
-        return sums.loss_sum, {**found, **ours}
+        return sums.loss_sum, {**t5x_metrics, **ours}
 
 
 @flax.struct.dataclass
@@ -156,11 +156,11 @@ def load_teacher(
     initializer = utils.TrainStateInitializer(
         None, model.teacher.get_initial_variables, shapes, partitioner
     )
-    wanted = flax_core.unfreeze(initializer.global_train_state_shape.params)
+    shapes = flax_core.unfreeze(initializer.global_train_state_shape.params)
     axes = flax_core.unfreeze(initializer.train_state_axes.params)
     mesh = partitioner.mesh
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), axes)
-    return t5x_checkpoints.load_named(path, wanted, shardings, dtype), axes
+    return t5x_checkpoints.load_named(path, shapes, shardings, dtype), axes
 
 
 class _WithTeacher:
@@ -247,7 +247,7 @@ class Trainer(trainer_lib.Trainer):
     @functools.cached_property
     def _partitioned_train_step(self) -> _WithTeacher:
         def train_step(state, batch, teacher_params):
-            gradients, found, mutables = trainer_lib.accumulate_grads_microbatched(
+            gradients, step_metrics, mutables = trainer_lib.accumulate_grads_microbatched(
                 self._model.bound(teacher_params, state.step),
                 state,
                 batch,
@@ -255,12 +255,12 @@ class Trainer(trainer_lib.Trainer):
                 self._num_microbatches,
                 self._partitioner.data_partition_spec,
             )
-            count = found[metrics.LOSS].count
+            count = step_metrics[metrics.LOSS].count
             gradients = jax.tree.map(lambda g: numerics.safe_ratio(g, count), gradients)
             return trainer_lib.apply_grads(
                 state,
                 gradients,
-                found,
+                step_metrics,
                 self._learning_rate_fn(state.step),
                 self._weight_metrics_computer,
                 {"flax_mutables": mutables} if mutables else None,

@@ -64,12 +64,12 @@ def from_optax(opt_state: PyTree) -> tuple[PyTree, int]:
     stacked = ["/".join(name) for name in arrays["v"] if "layers" in name]
     if stacked:
         raise ValueError(f"statistics of stacked layers do not fit T5X's: {', '.join(stacked)}")
-    found = {}
+    statistics = {}
     for kind, of_parameters in arrays.items():
         for name, array in of_parameters.items():
-            found[(*name, kind)] = np.asarray(array)
-            found[(*name, _MOMENTUM)] = np.zeros((1,), np.float32)
-    return unflatten_dict(found), int(factored.count)
+            statistics[(*name, kind)] = np.asarray(array)
+            statistics[(*name, _MOMENTUM)] = np.zeros((1,), np.float32)
+    return unflatten_dict(statistics), int(factored.count)
 
 
 def _is_state(node) -> bool:
@@ -78,10 +78,10 @@ def _is_state(node) -> bool:
 
 def _factored_states(opt_state) -> list[optax.FactoredState]:
     nodes = jax.tree.leaves(opt_state, is_leaf=_is_state)
-    found = [node for node in nodes if isinstance(node, optax.FactoredState)]
-    if len(found) != 1:
-        raise ValueError(f"the optimizer's state has {len(found)} Adafactor states, not one")
-    return found
+    states = [node for node in nodes if isinstance(node, optax.FactoredState)]
+    if len(states) != 1:
+        raise ValueError(f"the optimizer's state has {len(states)} Adafactor states, not one")
+    return states
 
 
 def _by_kind(statistics) -> tuple[dict[str, dict], dict]:
@@ -96,10 +96,10 @@ def _by_kind(statistics) -> tuple[dict[str, dict], dict]:
     return kept, kept.pop(_MOMENTUM)
 
 
-def _check_same(kind: str, found: Mapping, old: Mapping) -> None:
+def _check_same(kind: str, new: Mapping, old: Mapping) -> None:
     wrong = []
-    for name in sorted({*found, *old}):
-        theirs = found.get(name)
+    for name in sorted({*new, *old}):
+        theirs = new.get(name)
         ours = np.shape(old[name]) if name in old else None
         if theirs != ours:
             wrong.append(f"{'/'.join(name)} (T5X's {theirs}, optax's {ours})")

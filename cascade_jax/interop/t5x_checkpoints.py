@@ -114,10 +114,10 @@ def _check_floating(path, target: Mapping[Name, StoredArray]) -> None:
 
 
 def _statistics(path, stored) -> PyTree:
-    found = _below(stored, _STATISTICS)
-    if not found:
+    statistics = _below(stored, _STATISTICS)
+    if not statistics:
         raise ValueError(f"{path} holds parameters only: nothing under state/param_states")
-    return unflatten_dict(dict(t5x_storage.read_all(path, found)))
+    return unflatten_dict(dict(t5x_storage.read_all(path, statistics)))
 
 
 def _step(path, stored) -> int:
@@ -130,13 +130,13 @@ def _assemble(path, target, layout, config, shardings) -> PyTree:
     placed = {} if shardings is None else flatten_dict(shardings)
     is_stacked = config is not None and config.scan_layers
     counts = t5x_layouts.layer_counts(target)
-    found, stacks, biases = {}, {}, {}
+    parameters, stacks, biases = {}, {}, {}
 
     def put(name: Name, array: np.ndarray) -> None:
         if shardings is None:
-            found[name] = array
+            parameters[name] = array
         else:
-            found[name] = jax.make_array_from_callback(
+            parameters[name] = jax.make_array_from_callback(
                 array.shape, placed[name], lambda index: array[index]
             )
 
@@ -156,7 +156,7 @@ def _assemble(path, target, layout, config, shardings) -> PyTree:
             put(name, array)
     for name, array in t5x_layouts.one_bias(path, biases).items():
         put(name, array)
-    return unflatten_dict(found)
+    return unflatten_dict(parameters)
 
 
 def load_named(
@@ -175,17 +175,17 @@ def load_named(
         shape (all of them are named).
     """
     target = _below(t5x_storage.open_checkpoint(path), _PARAMETERS)
-    wanted = flatten_dict(shapes)
+    leaves = flatten_dict(shapes)
     t5x_layouts.check_shapes(
         path,
         {name: array.shape for name, array in target.items()},
-        {name: tuple(leaf.shape) for name, leaf in wanted.items()},
+        {name: tuple(leaf.shape) for name, leaf in leaves.items()},
     )
     _check_floating(path, target)
     placed = flatten_dict(shardings)
     return unflatten_dict(
         {name: t5x_storage.read_sharded(path, {name: target[name]}, placed[name], dtype)
-         for name in wanted}
+         for name in leaves}
     )  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def save(
       params: the parameters, stacked or not as `config.scan_layers` says, boxed or not.
       step: number of updates done.
       statistics: of the optimizer, as `load` gives them, under the names of `layout`. Without them
-        T5X restores parameters for inference, and for training if told to start the rest afresh
+        T5X restores parameters for inference, and for training if asked to start the rest afresh
         (docs/t5x.md).
       layout: "unrolled" for T5X's minimal network, "scanned" for its scalable one.
       dtype: of the parameters in the checkpoint.
@@ -242,14 +242,14 @@ def save(
 
 def _apart(arrays: Mapping[Name, Any]) -> dict[Name, Any]:
     """Parameters stacked on axis 0 as layers by themselves; others as they are."""
-    found = {}
+    apart = {}
     for name, array in arrays.items():
         if name[0] in t5x_layouts.STACKS and name[1] == "layers":
             for layer, part in enumerate(np.asarray(array)):
-                found[t5x_layouts.layer_name(name[0], layer, name[2:])] = part
+                apart[t5x_layouts.layer_name(name[0], layer, name[2:])] = part
         else:
-            found[name] = array
-    return found
+            apart[name] = array
+    return apart
 
 
 def _check_name(field: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -59,10 +59,10 @@ def unrolled(arrays: Mapping[Name, StoredArray]) -> dict[Name, StoredArray]:
     Raises:
       ValueError: if what should be a stack of layers has fewer than two axes.
     """
-    found = {}
+    layers = {}
     for name, array in arrays.items():
         if len(name) < 3 or name[0] not in STACKS or name[1] != name[0]:
-            found[name] = array
+            layers[name] = array
             continue
         if len(array.shape) < 2:
             raise ValueError(f"{'/'.join(name)} of shape {array.shape} is no stack of layers")
@@ -70,8 +70,8 @@ def unrolled(arrays: Mapping[Name, StoredArray]) -> dict[Name, StoredArray]:
         if len(array.shape) == 4:  # three axes in older checkpoints, which have the heads joined
             joined = {**dict.fromkeys(_TO_HEADS, 1), **dict.fromkeys(_FROM_HEADS, 0)}.get(name[-2])
         for layer in range(array.shape[1]):
-            found[layer_name(name[0], layer, name[2:])] = StoredArray(array.source, layer, joined)
-    return found
+            layers[layer_name(name[0], layer, name[2:])] = StoredArray(array.source, layer, joined)
+    return layers
 
 
 def one_bias(path, biases: Mapping[Name, np.ndarray]) -> dict[Name, np.ndarray]:
@@ -81,7 +81,7 @@ def one_bias(path, biases: Mapping[Name, np.ndarray]) -> dict[Name, np.ndarray]:
       ValueError: if they differ, as in a scalable network that was trained: this project's T5, like
         T5's own definition, has one for all layers.
     """
-    found = {}
+    one_each = {}
     for stack in STACKS:
         same = [array for name, array in biases.items() if name[0] == stack]
         distance = max((float(np.abs(bias - same[0]).max()) for bias in same), default=0.0)
@@ -92,32 +92,32 @@ def one_bias(path, biases: Mapping[Name, np.ndarray]) -> dict[Name, np.ndarray]:
                 "place for more"
             )
         if same:
-            found[(stack, *_BIAS)] = same[0]
-    return found
+            one_each[(stack, *_BIAS)] = same[0]
+    return one_each
 
 
 def scanned(arrays: Mapping[Name, np.ndarray], config: T5Config) -> dict[Name, np.ndarray]:
     """This project's unrolled parameters as the scalable network's; the inverse of `unrolled`."""
     heads = config.num_heads, config.head_dim
     groups: dict[Name, dict[int, np.ndarray]] = {}
-    found = {}
+    stacked = {}
     for name, array in arrays.items():
         layer = layer_of(name)
         if layer is not None:
             groups.setdefault((name[0], *name[2:]), {})[layer] = array
         elif name[1:] != _BIAS:
-            found[name] = array
+            stacked[name] = array
     for (stack, *rest), layers in groups.items():
         ordered = [np.asarray(layers[i]) for i in range(len(layers))]
         if rest[-2] in _TO_HEADS:
             ordered = [array.reshape(array.shape[0], *heads) for array in ordered]
         elif rest[-2] in _FROM_HEADS:
             ordered = [array.reshape(*heads, array.shape[1]) for array in ordered]
-        found[(stack, stack, *rest)] = np.stack(ordered, axis=1)
+        stacked[(stack, stack, *rest)] = np.stack(ordered, axis=1)
     for stack, count in layer_counts(arrays).items():
         bias = np.asarray(arrays[(stack, *_BIAS)])
-        found[(stack, stack, *_BIAS)] = np.stack([bias] * count, axis=1)
-    return found
+        stacked[(stack, stack, *_BIAS)] = np.stack([bias] * count, axis=1)
+    return stacked
 
 
 # ---------------------------------------------------------------- checks
@@ -180,15 +180,15 @@ def config_of(shapes: Mapping[Name, tuple[int, ...]]) -> T5Config:
 
 
 def check_shapes(
-    path, found: Mapping[Name, tuple[int, ...]], wanted: Mapping[Name, tuple[int, ...]]
+    path, stored: Mapping[Name, tuple[int, ...]], needed: Mapping[Name, tuple[int, ...]]
 ) -> None:
     """Compares the parameters of a checkpoint with those of a model.
 
     Raises:
       ValueError: naming every parameter that is missing, unknown or of another shape.
     """
-    missing = [name for name in wanted if name not in found]
-    extra = [name for name in found if name not in wanted]
+    missing = [name for name in needed if name not in stored]
+    extra = [name for name in stored if name not in needed]
     problems = []
     if missing:
         listed = ", ".join(_join(name) + _nearest(name, extra) for name in missing)
@@ -196,10 +196,10 @@ def check_shapes(
     if extra:
         listed = ", ".join(_join(name) + _nearest(name, missing) for name in extra)
         problems.append(f"{len(extra)} that the model lacks: {listed}")
-    misshapen = [n for n, shape in wanted.items() if n in found and tuple(found[n]) != shape]
+    misshapen = [n for n, shape in needed.items() if n in stored and tuple(stored[n]) != shape]
     if misshapen:
         listed = ", ".join(
-            f"{_join(n)} {tuple(found[n])} (the model's is {wanted[n]})" for n in misshapen
+            f"{_join(n)} {tuple(stored[n])} (the model's is {needed[n]})" for n in misshapen
         )
         problems.append(f"{len(misshapen)} of another shape: {listed}")
     if problems:

@@ -13,7 +13,7 @@ With p the student's and l the teacher's distribution, q the (smoothed) label, a
 | reverse_kl | r = p (log p - log l - KL(p, l)) |
 | jensen_shannon, m its mixture | r = (1 - beta) p (log p - log m - KL(p, m)) |
 
-Top-k facts: r is found on the k + 1 buckets; the tail's goes to its tokens in proportion to p.
+Top-k facts: r is computed on the k + 1 buckets; the tail's goes to its tokens in proportion to p.
 """
 
 from typing import NamedTuple
@@ -130,7 +130,7 @@ def token_terms(
         gradients.append(coefficients.uniform[:, None] * gradient)
     gradients.append((factor / student.total)[:, None] * student.exp(_GRADIENT))
     is_wrong = (targets < 0) | (targets >= columns.num_ids) | (loss.needs_teacher & teacher_is_nan)
-    found = sums.TokenTerms(
+    terms = sums.TokenTerms(
         loss=jnp.where(is_wrong, jnp.nan, sum(values)),
         kept=coefficients.kept,
         cross_entropy=cross_entropy,
@@ -139,7 +139,7 @@ def token_terms(
         teacher_ok=teacher_ok,
         teacher_kl=teacher_kl,
     )
-    return found, sum(gradients) if with_gradient else None
+    return terms, sum(gradients) if with_gradient else None
 
 
 def _teacher_label(teacher, columns):
@@ -176,11 +176,11 @@ def _is_papers_term(loss) -> bool:
 def _verdict(teacher, targets, columns):
     """`teachers.verdict` on a vocabulary that may be split."""
 
-    def of_logits(logits):
+    def compare_logits(logits):
         top = columns.max(logits)
         return columns.pick(logits, targets[:, None])[:, 0] >= top, jnp.isnan(top)
 
-    return teachers.verdict(teacher, targets, of_logits)
+    return teachers.verdict(teacher, targets, compare_logits)
 
 
 def _hard(loss, coefficients, student, labels, picked, columns):

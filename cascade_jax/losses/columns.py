@@ -42,30 +42,30 @@ class Columns:
 
     def sum(self, *values: Float[Array, "C width"]):
         """Sums over all columns, of one array or of several in one exchange."""
-        found = tuple(jnp.sum(value, axis=-1) for value in values)
+        sums = tuple(jnp.sum(value, axis=-1) for value in values)
         if self.axis is not None:
-            found = jax.lax.psum(found, self.axis)
-        return found if len(found) > 1 else found[0]
+            sums = jax.lax.psum(sums, self.axis)
+        return sums if len(sums) > 1 else sums[0]
 
     def max(self, values: Float[Array, "C width"]) -> Float[Array, " C"]:
         """Maximum over all columns."""
-        found = jnp.max(values, axis=-1)
-        return found if self.axis is None else jax.lax.pmax(found, self.axis)
+        largest = jnp.max(values, axis=-1)
+        return largest if self.axis is None else jax.lax.pmax(largest, self.axis)
 
     def first_argmax(self, values: Float[Array, "C width"]) -> Int[Array, " C"]:
         """Smallest token id that has the maximum."""
         is_best = values >= self.max(values)[:, None]
         ids = jnp.where(is_best, self.ids(values.shape[-1]), jnp.iinfo(jnp.int32).max)
-        found = jnp.min(ids, axis=-1)
-        return found if self.axis is None else jax.lax.pmin(found, self.axis)
+        first = jnp.min(ids, axis=-1)
+        return first if self.axis is None else jax.lax.pmin(first, self.axis)
 
     def pick(self, values: Float[Array, "C width"], ids: Int[Array, "C k"]) -> Float[Array, "C k"]:
         """Values at token ids; NaN where an id is outside [0, num_ids)."""
         local, is_here = self._local(ids, values.shape[-1])
-        found = jnp.where(is_here, jnp.take_along_axis(values, local, axis=-1), 0.0)
+        picked = jnp.where(is_here, jnp.take_along_axis(values, local, axis=-1), 0.0)
         if self.axis is not None:
-            found = jax.lax.psum(found, self.axis)
-        return jnp.where((ids >= 0) & (ids < self.num_ids), found, jnp.nan)
+            picked = jax.lax.psum(picked, self.axis)
+        return jnp.where((ids >= 0) & (ids < self.num_ids), picked, jnp.nan)
 
     def put(
         self, values: Float[Array, "C width"], ids: Int[Array, "C k"], new: Float[Array, "C k"]

@@ -123,8 +123,8 @@ def loss_sums(
         columns = max(columns, teacher.unembedding.columns)
         teacher = dataclasses.replace(teacher, unembedding=teacher.unembedding.widened(columns))
     constants = (teachers.with_wide_ids(teacher), targets.astype(jnp.int32), weights, step)
-    loss_sum, found = _head(setup, hidden, unembedding.widened(columns), constants)
-    reduced = sums.reduce(found, weights, loss.normalizer)
+    loss_sum, terms = _head(setup, hidden, unembedding.widened(columns), constants)
+    reduced = sums.reduce(terms, weights, loss.normalizer)
     shown = metrics.Ratio(loss_sum, reduced.count)
     return sums.LossSums(loss_sum, reduced.count, reduced.metrics | {metrics.LOSS: shown})
 
@@ -183,8 +183,8 @@ class _Setup:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _head(setup: _Setup, hidden, unembedding, constants):
     """(sum of the weighted losses, TokenTerms); the gradients are made along with them."""
-    loss_sum, found, _ = _run(setup, hidden, unembedding, constants, (False, False))
-    return loss_sum, found
+    loss_sum, terms, _ = _run(setup, hidden, unembedding, constants, (False, False))
+    return loss_sum, terms
 
 
 def _is_primal(leaf) -> bool:
@@ -198,8 +198,8 @@ def _forward(setup, hidden, unembedding, constants):
     is_wanted = hidden.perturbed, any(leaf.perturbed for leaf in head_arrays)
     arguments = hidden, unembedding, constants
     values = jax.tree.map(lambda leaf: leaf.value, arguments, is_leaf=_is_primal)
-    loss_sum, found, gradients = _run(setup, *values, is_wanted)
-    return (loss_sum, found), gradients
+    loss_sum, terms, gradients = _run(setup, *values, is_wanted)
+    return (loss_sum, terms), gradients
 
 
 def _backward(setup, gradients, cotangents):
@@ -220,9 +220,9 @@ def _run(setup, hidden, unembedding, constants, is_wanted):
     sweep = functools.partial(_sweep, setup, is_wanted)
     if setup.layout is not None:
         sweep = _on_mesh(sweep, setup, hidden, unembedding, constants, is_wanted)
-    found, gradients = sweep(hidden, unembedding, constants)
+    terms, gradients = sweep(hidden, unembedding, constants)
     weights = constants[2].astype(jnp.float32)
-    return jnp.sum(found.loss * weights), found, gradients
+    return jnp.sum(terms.loss * weights), terms, gradients
 
 
 def _on_mesh(sweep, setup, hidden, unembedding, constants, is_wanted):
@@ -282,11 +282,11 @@ def _sweep(setup, is_wanted, hidden, unembedding, constants):
         rows = jax.lax.dynamic_slice_in_dim(jnp.pad(order, (0, slots - count)), start, size)
         is_real = start + jnp.arange(size) < num_counted
         tokens = jax.tree.map(lambda x: _keep(x[rows], is_real), per_token)
-        found, gradient = _chunk(
+        chunk_terms, gradient = _chunk(
             setup, head, teacher_head, tokens, is_real, step, columns, num_counted, any(is_wanted)
         )
         put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
-        terms = jax.tree.map(put, terms, found)
+        terms = jax.tree.map(put, terms, chunk_terms)
         if d_hidden is not None:
             d_hidden = put(d_hidden, _d_hidden(head, gradient))
         if d_head is not None:
@@ -344,25 +344,25 @@ def _chunk(setup, head, teacher_head, tokens, is_real, step, columns, num_counte
     elif isinstance(teacher, teachers.TeacherTopK):
         teacher = teacher.where(is_real)
     logits = columns.floored(raw, may_be_inf=head.bias is not None)
-    found, gradient = closed_form.token_terms(
+    terms, gradient = closed_form.token_terms(
         setup.loss, logits, teacher, targets, step, columns, num_counted,
         every_metric=setup.every_metric, with_gradient=with_gradient,
     )  # fmt: skip
     if not with_gradient:
-        return found, None
+        return terms, None
     gradient = gradient * weights.astype(jnp.float32)[:, None]
     if head.soft_cap is not None:  # the derivative of cap * tanh(x / cap)
         gradient = gradient * (1.0 - jnp.square(raw / head.soft_cap))
-    return found, gradient
+    return terms, gradient
 
 
 def _d_hidden(head: Unembedding, gradient) -> Float[Array, "C D"]:
     """Gradient for the hidden states, from the columns that are here."""
     dims = (((1,), (0 if head.tied else 1,)), ((), ()))
-    found = jax.lax.dot_general(
+    product = jax.lax.dot_general(
         gradient.astype(head.dtype), head.kernel, dims, preferred_element_type=jnp.float32
     )
-    return found * head.scale
+    return product * head.scale
 
 
 def _d_head(head: Unembedding, hidden, gradient) -> Unembedding:

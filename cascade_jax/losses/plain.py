@@ -27,8 +27,8 @@ def loss_sums(loss, student_logits, teacher, targets, weights, *, step, every_me
         teacher = teachers.with_wide_ids(teacher).where(counted)
     elif isinstance(teacher, jax.Array):
         teacher = jnp.where(counted[..., None], teacher, 0)
-    found = token_terms(loss, student_logits, teacher, targets, step, every_metric)
-    return sums.reduce(found, weights, loss.normalizer)
+    terms = token_terms(loss, student_logits, teacher, targets, step, every_metric)
+    return sums.reduce(terms, weights, loss.normalizer)
 
 
 def token_terms(loss, student_logits, teacher, targets, step, every_metric) -> sums.TokenTerms:

@@ -61,7 +61,7 @@ def reduce(terms: TokenTerms, weights: Float[Array, "*n"], normalizer: str) -> L
         return metrics.Ratio(numerics.masked_sum(values, mask), jnp.sum(mask))
 
     right = weights * terms.student_ok
-    found = {
+    means = {
         metrics.LOSS: metrics.Ratio(loss_sum, count),
         metrics.CROSS_ENTROPY: mean(terms.cross_entropy),
         metrics.STUDENT_ACCURACY: mean(terms.student_ok),
@@ -70,10 +70,10 @@ def reduce(terms: TokenTerms, weights: Float[Array, "*n"], normalizer: str) -> L
         metrics.ENTROPY_WRONG: mean(terms.entropy, weights - right),
     }
     if terms.teacher_ok is not None:
-        found[metrics.TEACHER_ACCURACY] = mean(terms.teacher_ok)
-        found[metrics.RIGHT_BOTH] = mean(terms.student_ok & terms.teacher_ok)
-        found[metrics.RIGHT_STUDENT_ONLY] = mean(terms.student_ok & ~terms.teacher_ok)
-        found[metrics.RIGHT_TEACHER_ONLY] = mean(terms.teacher_ok & ~terms.student_ok)
+        means[metrics.TEACHER_ACCURACY] = mean(terms.teacher_ok)
+        means[metrics.RIGHT_BOTH] = mean(terms.student_ok & terms.teacher_ok)
+        means[metrics.RIGHT_STUDENT_ONLY] = mean(terms.student_ok & ~terms.teacher_ok)
+        means[metrics.RIGHT_TEACHER_ONLY] = mean(terms.teacher_ok & ~terms.student_ok)
     if terms.teacher_kl is not None:
-        found[metrics.TEACHER_KL] = mean(terms.teacher_kl)
-    return LossSums(loss_sum, count, found)
+        means[metrics.TEACHER_KL] = mean(terms.teacher_kl)
+    return LossSums(loss_sum, count, means)

@@ -115,14 +115,14 @@ def with_wide_ids(teacher: Teacher | None) -> Teacher | None:
 def verdict(
     teacher: Teacher | None,
     targets: Int[Array, "*n"],
-    of_logits: Callable[[Array], tuple[Bool[Array, "*n"], Bool[Array, "*n"]]],
+    compare_logits: Callable[[Array], tuple[Bool[Array, "*n"], Bool[Array, "*n"]]],
 ) -> tuple[Bool[Array, "*n"] | None, Bool[Array, "*n"] | bool]:
     """Whether the teacher is right on each token, and whether what it says is NaN.
 
     Args:
       teacher: what is given; None is neither right nor wrong.
       targets: labels.
-      of_logits: finds both from logits, which each head has in its own form.
+      compare_logits: computes both from logits, which each head has in its own form.
     """
     match teacher:
         case None:
@@ -132,7 +132,7 @@ def verdict(
         case TeacherTopK():
             return teacher.is_correct(targets), jnp.isnan(teacher.log_probs).any(-1)
         case _:
-            return of_logits(teacher)
+            return compare_logits(teacher)
 
 
 def shows_kl(teacher: Teacher | None, need: str, every_metric: bool) -> bool:

@@ -66,18 +66,18 @@ class MeshConfig:
         Raises:
           ValueError: if their product is another number.
         """
-        given = math.prod(size for size in self._sizes() if size != -1)
-        left = num_devices // given
+        product = math.prod(size for size in self._sizes() if size != -1)
+        left = num_devices // product
         sizes = tuple(left if size == -1 else size for size in self._sizes())
         if math.prod(sizes) != num_devices or 0 in sizes:
             fixed = " * ".join(a for a, n in zip(AXES, self._sizes(), strict=True) if n != -1)
-            wanted = (
-                f"{num_devices} must be a multiple of {fixed}, which is {given}"
+            requirement = (
+                f"{num_devices} must be a multiple of {fixed}, which is {product}"
                 if -1 in self._sizes()
-                else f"it wants {given}"
+                else f"it needs {product}"
             )
             raise ValueError(
-                f"{self} does not divide the {num_devices} devices there are; {wanted}"
+                f"{self} does not divide the {num_devices} devices there are; {requirement}"
             )
         return sizes
 

@@ -141,7 +141,7 @@ def parameter_shardings(boxed_shapes, mesh: Mesh, rules: str | Table = DEFAULT):
       ValueError: if a parameter's axis does not divide by its mesh axes, or two of its axes are to
         be split over the same mesh axis; names the parameter.
     """
-    places = {logical: _as_axes(found) for logical, found in table(rules)}
+    places = {logical: _as_axes(places) for logical, places in table(rules)}
 
     def one(path, box):
         name = "/".join(str(key.key) for key in path)
