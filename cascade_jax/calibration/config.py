@@ -151,7 +151,7 @@ class CalibrateConfig:
         )
 
     def open(self, before_batch: Callable[[bool], None] = lambda is_first: None) -> Pool:
-        """The calibration set of the level; `before_batch`: see `collection.questions.Questions`."""
+        """The calibration set of the level; `before_batch`: see `questions.Questions`."""
         if self.level == TOKEN:
             return self.live.open(before_batch)
         live, source = self.live, self.records
