@@ -115,7 +115,7 @@ def test_c4_is_pre_training_of_t5_base_under_large_and_its_tokens_are_rows():
         for command, file in ((collect, argv[0][11:]), (evaluate, "gin/figures/figure_13.gin"))
     )
     assert collected.decoding == "teacher_forced"
-    files = [f"{collected.output_dir}/{name}.parquet" for name in collected.students]
+    files = [f"{collected.output_dir}/{name}.parquet" for name in collected.cascade.students]
     assert list(map(str, drawn.records_files)) == files
 
 
@@ -124,9 +124,10 @@ def test_the_budget_on_xsum_is_the_papers_protocol():
     live, sizes = config.live, (config.first_size, config.second_size, config.test_size)
     assert (sizes, config.repeats, config.delta) == ((200, 200, 100), 5, 0.1)
     assert max(config.alphas) == 0.2 and sum(sizes) == 500 <= live.limit
-    assert (live.data.mixture, live.data.target_length) == ("cascade_xsum_short_v1", 20)
+    data = live.cascade.data
+    assert (data.mixture, data.target_length) == ("cascade_xsum_short_v1", 20)
     assert list(live.metrics) == ["rouge1", "rouge2", "rougeL"]
-    assert (live.student.embed_dim, live.teacher.embed_dim) == (512, 1024)
+    assert (live.cascade.students, live.cascade.teachers) == (["t5_small_xsum"], ["t5_large_xsum"])
     assert (config.search, config.procedure) == ("bayesian", "pareto_testing")
     assert config.output_dir == "runs/budget_xsum/calibration/t5_small_xsum"
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cascade_jax.cli import collect, gin_config
+from cascade_jax.cli import gin_config, train
 from cascade_jax.cli.main import main
 from cascade_jax.data import pipeline
 from cascade_jax.models import families
@@ -44,10 +44,11 @@ def pair(tmp_path_factory, repository):
     file = processes.write_gin(tmp_path_factory.mktemp("pair"), "out", 6, 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository)
-        config = gin_config.parse(collect.CONFIG, [f"--gin_file={file}"])
+        config = gin_config.parse(train.CONFIG, [f"--gin_file={file}", "--gin.ONLY='xent'"])
         gin.clear_config(clear_constants=True)
-    fingerprint = pipeline.open_mixture(config.data).fingerprint
-    for seed, (name, model) in enumerate((("xent", config.student), ("teacher", config.teacher))):
+    (run,) = config.selected()
+    fingerprint = pipeline.open_mixture(run.data).fingerprint
+    for seed, (name, model) in enumerate((("xent", run.model), ("teacher", run.teacher))):
         params = families.initialize(families.build(model), jax.random.key(seed))
         logits = params["decoder"]["logits_dense"]
         logits["kernel"] = logits["kernel"].at[:, np.array(LIKELY)].multiply(4.0)

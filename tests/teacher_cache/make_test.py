@@ -86,7 +86,7 @@ def run_config(name: str, loss, **changes) -> experiment.TrainRun:
     return experiment.TrainRun(name=name, loss=loss, **(settings | changes))
 
 
-def cache_config(folder: Path, name: str, **changes) -> make.CacheConfig:
+def cache_config(folder: Path, name: str, /, **changes) -> make.CacheConfig:
     settings = dict(
         folder=str(folder / name),
         cascade=CascadeRuns(str(folder), ["student"], ["teacher"], changes.pop("data", DATA)),
@@ -385,7 +385,7 @@ def test_other_parameters_under_the_same_name_are_refused(folder, mesh, tmp_path
 
 
 def test_a_teacher_that_says_nan_is_named_with_the_example(folder, mesh, tmp_path, monkeypatch):
-    monkeypatch.setattr(one_run, "load_teacher", _with_nan(one_run.load_teacher))
+    monkeypatch.setattr(parameters, "load", _with_nan(parameters.load))
     config = cache_config(folder, "nan", folder=str(tmp_path / "cache"))
     with pytest.raises(ValueError, match="says NaN of an example of split 'validation': inp"):
         make.make(config, mesh)
@@ -394,14 +394,13 @@ def test_a_teacher_that_says_nan_is_named_with_the_example(folder, mesh, tmp_pat
 
 def _with_nan(load):
     def loaded(*args):
-        teacher, params = load(*args)
-        return teacher, jax.tree.map(lambda leaf: leaf * np.nan, params)
+        return jax.tree.map(lambda leaf: leaf * np.nan, load(*args))
 
     return loaded
 
 
 @pytest.mark.parametrize("is_told", [True, False])
-def test_rows_that_are_made_anew_each_time_are_refused(tmp_path, mesh, is_told):
+def test_rows_that_are_made_anew_each_time_are_refused(folder, tmp_path, mesh, is_told):
     """Whether or not seqio hands the preprocessor a seed by name."""
 
     @seqio.map_over_dataset(num_seeds=1)
@@ -413,7 +412,7 @@ def test_rows_that_are_made_anew_each_time_are_refused(tmp_path, mesh, is_told):
     data = dataclasses.replace(DATA, mixture="anew_v1")
     try:
         with pytest.raises(ValueError, match="'anew_v1' .* makes other examples of its rows each"):
-            make.make(cache_config(tmp_path, "anew", data=data), mesh)
+            make.make(cache_config(folder, "anew", data=data, folder=f"{tmp_path}/anew"), mesh)
     finally:
         seqio.TaskRegistry.remove("anew_v1")
 
@@ -484,14 +483,17 @@ def test_a_cache_without_a_teacher_is_refused():
     "changes, message",
     [
         ({"folder": None}, "folder of the teacher cache is None; give it, e.g. --gin.TEACHER_CACH"),
-        ({"teacher": None}, "there is no teacher to run"),
-        ({"top_k": VOCAB + 1}, "top_k is 385; must be 0 .none. to 384"),
         ({"shard_rows": 0}, "shard_rows is 0; must be an integer of at least 1"),
         ({"batch_size": True}, "batch_size is True"),
         ({"hang_seconds": 0}, "hang_seconds is 0; must be above 0, or None"),
-        ({"teacher_rules": "tensr"}, "did you mean 'tensor'"),
     ],
 )
 def test_a_config_that_cannot_work_is_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         cache_config(tmp_path, "cache", **changes)
+
+
+def test_more_tokens_than_the_teacher_has_are_refused(folder, tmp_path):
+    config = cache_config(folder, "wide", folder=f"{tmp_path}/cache", top_k=VOCAB + 1)
+    with pytest.raises(ValueError, match="top_k is 385; must be 0 .none. to 384"):
+        make.check(config)
