@@ -14,8 +14,7 @@ from cascade_jax.calibration.pool import CascadeAnswers
 from cascade_jax.deferral import routers
 from cascade_jax.deferral.guarantees import search, splits
 from cascade_jax.deferral.guarantees.certificate import DataIdentity, ModelIdentity
-from cascade_jax.deferral.guarantees.losses import Thresholds
-from cascade_jax.deferral.policy import ANSWER
+from cascade_jax.deferral.policy import ANSWER, Thresholds, defers
 from cascade_jax.deferral.scores import Average, base
 from cascade_jax.names import did_you_mean
 
@@ -124,7 +123,7 @@ class RecordsPool:
         score, student, teacher = (
             column[rows] for column in (self._score, self._student, self._teacher)
         )
-        deferred = score > np.asarray(thresholds)[..., 0]
+        deferred = defers(score, np.asarray(thresholds)[..., 0])
         flops = None
         if self._flops is not None:
             flops = self._flops[0][rows] + np.where(deferred, self._flops[1][rows], 0.0)

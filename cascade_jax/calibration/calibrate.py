@@ -16,9 +16,9 @@ from cascade_jax.calibration.pool import Pool, calibration_rows
 from cascade_jax.calibration.summary import Repeat
 from cascade_jax.deferral.guarantees import certificate, learn_then_test, risks, search, splits
 from cascade_jax.deferral.guarantees.budget_file import COST, Budget
-from cascade_jax.deferral.guarantees.losses import CalibrationLosses, Thresholds
+from cascade_jax.deferral.guarantees.losses import CalibrationLosses
 from cascade_jax.deferral.guarantees.splits import Splits
-from cascade_jax.deferral.policy import ANSWER, TOKEN
+from cascade_jax.deferral.policy import ANSWER, TOKEN, Thresholds
 from cascade_jax.parallel import hosts
 from cascade_jax.runs import identity
 from cascade_jax.runs.watch import Watch

@@ -12,8 +12,8 @@ import tqdm
 from jaxtyping import Int
 
 from cascade_jax.calibration.pool import CascadeAnswers
-from cascade_jax.deferral.guarantees.losses import Thresholds
 from cascade_jax.deferral.guarantees.search import Search
+from cascade_jax.deferral.policy import Thresholds
 from cascade_jax.parallel import hosts
 
 Evaluate = Callable[..., CascadeAnswers]  # `Pool.evaluate`

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from cascade_jax.deferral.guarantees.certificate import DataIdentity, ModelIdentity
-from cascade_jax.deferral.guarantees.losses import Thresholds
+from cascade_jax.deferral.policy import Thresholds, defers
 
 QUALITY_PREFIX = "quality_"
 
@@ -49,9 +49,9 @@ class CascadeAnswers:
         Args:
           thresholds: [n, K] of each example, or [C, 1, K] for all examples at each, [C, n].
         """
-        others = np.asarray(thresholds, self.holds_from.dtype)
-        is_below = (others < self.holds_below) | np.isposinf(self.holds_below)
-        return np.all((self.holds_from <= others) & is_below, axis=-1)
+        # holds_below is inf where nothing was deferred: any higher threshold gives the same answer.
+        is_below = defers(self.holds_below, thresholds) | np.isposinf(self.holds_below)
+        return np.all(~defers(self.holds_from, thresholds) & is_below, axis=-1)
 
     def take(self, rows: Int[np.ndarray, " R"]) -> "CascadeAnswers":
         """The answers to some of the examples."""
@@ -87,7 +87,7 @@ class Pool(Protocol):
 
     Attributes:
       name: of the student.
-      level: TOKEN or ANSWER.
+      level: "token" or "answer".
       ids, texts: one per example.
       test_rows: rows of another split that is tested on; None for none.
       metrics: names of the qualities, the objective first.

@@ -30,9 +30,8 @@ from cascade_jax.deferral.guarantees.budget_file import (
     TriedThresholds,
 )
 from cascade_jax.deferral.guarantees.learn_then_test import Calibration
-from cascade_jax.deferral.guarantees.losses import Thresholds
 from cascade_jax.deferral.guarantees.splits import Splits
-from cascade_jax.deferral.policy import TOKEN
+from cascade_jax.deferral.policy import TOKEN, Thresholds
 from cascade_jax.parallel import hosts
 from cascade_jax.text_table import columns
 

@@ -19,9 +19,8 @@ from cascade_jax.collection.questions import Questions
 from cascade_jax.data import pipeline
 from cascade_jax.deferral.guarantees import splits
 from cascade_jax.deferral.guarantees.certificate import DataIdentity
-from cascade_jax.deferral.guarantees.losses import Thresholds
-from cascade_jax.deferral.policy import TOKEN, by_position
-from cascade_jax.inference.cascade.decode import ENTROPY, LOG_PROB, RANDOM, UNCERTAINTIES
+from cascade_jax.deferral.policy import TOKEN, Thresholds, by_position
+from cascade_jax.inference.cascade.rules import ENTROPY, LOG_PROB, RANDOM, UNCERTAINTIES
 from cascade_jax.names import did_you_mean
 from cascade_jax.parallel import hosts
 from cascade_jax.records.schema import GREEDY
@@ -240,7 +239,7 @@ class LivePool:
         self, live: live_answers.LiveAnswers, rows: Int[np.ndarray, " R"]
     ) -> CascadeAnswers:
         unsure = live.uncertainties.sum(axis=1, dtype=np.float64)
-        holds = _same_answers(live, self.thresholds)
+        holds = holding_range(live, self.thresholds)
         return CascadeAnswers(
             cost=live.is_deferred.sum(axis=1) / self.max_length,
             quality=measuring.qualities(self.metrics, live.texts, self._questions_of(rows)),
@@ -280,7 +279,7 @@ def _rows(examples: Sequence[pipeline.Example]) -> str:
     )
 
 
-def _same_answers(
+def holding_range(
     live: live_answers.LiveAnswers, blocks: int
 ) -> tuple[Float[np.ndarray, "n K"], Float[np.ndarray, "n K"]]:
     """The ranges of thresholds, [from, below), in which each answer stays the same.

@@ -12,6 +12,7 @@ from cascade_jax.data import pipeline
 from cascade_jax.data.vocabulary import pieces
 from cascade_jax.deferral.guarantees import certificate
 from cascade_jax.deferral.guarantees.certificate import Certificate
+from cascade_jax.deferral.policy import TOKEN
 from cascade_jax.records.schema import POLICY
 from cascade_jax.runs.saved_model import SavedModel
 
@@ -48,7 +49,7 @@ class LivePolicy:
             (student.load(mesh), teacher.load(mesh)),
             questions,
             self.certificate.score,
-            self.certificate.policy_thresholds(),
+            self.certificate.policy().thresholds,
             f"{student.name} and {teacher.name} answer",
             bar_stays=True,
         )
@@ -99,12 +100,12 @@ def load(
     if not path:
         return LivePolicy(None)
     policy = certificate.load(path)
-    if policy.level != certificate.TOKEN:
+    if policy.level != TOKEN:
         raise ValueError(
             f"{path} is a certificate for whole answers, which records have in both models' words "
             "already: collect without it, and give it to `cascade-jax evaluate`"
         )
-    policy.policy_thresholds()  # refuses one without a policy
+    policy.policy()  # refuses one without a policy
     for role, models in (("student", students), ("teacher", [teacher])):
         identity, ours = policy.models.get(role), [model.identity for model in models]
         if identity not in ours:

@@ -5,15 +5,17 @@ the same score and the same threshold give the same decision everywhere.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Real
 
 from cascade_jax.names import did_you_mean
 
 ANSWER, TOKEN = "answer", "token"
 LEVELS = (ANSWER, TOKEN)
+Thresholds = tuple[float, ...]  # of a stage: one, or one for each block of answer positions
 _SMALLEST = np.finfo(np.float32).tiny  # the smallest normal number
 
 
@@ -55,6 +57,14 @@ def defers(score: Any, threshold: Any) -> Any:
     return ~(comparable(score) <= comparable(threshold))
 
 
+def as_thresholds(value: float | Iterable[float]) -> Thresholds:
+    """A tuple of floats, of one number or several; none may be NaN."""
+    thresholds = tuple(np.atleast_1d(np.asarray(value, np.float64)).tolist())
+    if not thresholds or any(number != number for number in thresholds):
+        raise ValueError(f"a configuration needs thresholds, none of them NaN; got {value}")
+    return thresholds
+
+
 def by_position(thresholds: Any, length: int) -> Any:
     """The threshold of each answer position: those of N blocks [..., N] as [..., length].
 
@@ -79,7 +89,7 @@ class Policy:
 
     level: str
     score: str
-    stages: tuple[tuple[float, ...], ...]
+    stages: tuple[Thresholds, ...]
     models: tuple[str, ...] = ("student", "teacher")
 
     def __post_init__(self):
@@ -102,7 +112,7 @@ class Policy:
                 )
 
     @property
-    def thresholds(self) -> tuple[float, ...]:
+    def thresholds(self) -> Thresholds:
         """Those of the only stage.
 
         Raises:
@@ -111,7 +121,7 @@ class Policy:
         (thresholds,) = self.stages
         return thresholds
 
-    def defers(self, score: Float[np.ndarray, "..."], stage: int = 0) -> Any:
+    def defers(self, score: Real[np.ndarray, "..."], stage: int = 0) -> Any:
         """What a stage defers.
 
         Args:

@@ -23,17 +23,18 @@ class Confusion:
     Attributes:
       right_kept, wrong_kept: by the small model's answer, of those it keeps.
       right_deferred, wrong_deferred: likewise, of those that the large model answers.
-      mended: deferred ones where the small model is wrong and the large one right.
-      spoilt: deferred ones where the small model is right and the large one wrong.
-      rate_at_threshold: share with a score of at least the threshold; above k / n where tied.
+      corrected: deferred ones where the small model is wrong and the large one right.
+      regressed: deferred ones where the small model is right and the large one wrong.
+      rate_at_threshold: share that the curve's threshold itself defers: k / n, or less where it
+        would have to divide the tied.
     """
 
     right_kept: Float[np.ndarray, " points"]
     wrong_kept: Float[np.ndarray, " points"]
     right_deferred: Float[np.ndarray, " points"]
     wrong_deferred: Float[np.ndarray, " points"]
-    mended: Float[np.ndarray, " points"]
-    spoilt: Float[np.ndarray, " points"]
+    corrected: Float[np.ndarray, " points"]
+    regressed: Float[np.ndarray, " points"]
     rate_at_threshold: Float[np.ndarray, " points"]
 
 
@@ -67,14 +68,14 @@ def confusion(
     right_deferred = deferred(student)
     wrong_deferred = ks - right_deferred
     rights = int(np.sum(student))
-    reached = nodes[np.searchsorted(nodes, ks)]
+    reached = nodes[np.searchsorted(nodes, ks, side="right") - 1]
     return Confusion(
         right_kept=rights - right_deferred,
         wrong_kept=n - rights - wrong_deferred,
         right_deferred=right_deferred,
         wrong_deferred=wrong_deferred,
-        mended=deferred(~student & teacher),
-        spoilt=deferred(student & ~teacher),
+        corrected=deferred(~student & teacher),
+        regressed=deferred(student & ~teacher),
         rate_at_threshold=reached / n,
     )
 

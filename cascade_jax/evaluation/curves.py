@@ -1,8 +1,8 @@
 """Deferral curves: quality and cost of a cascade at every deferral rate, and the lines around them.
 
 Conventions: a score is higher where there is more reason to defer; an example is deferred iff its
-score >= tau; the small model is always paid; costs are those of `costs.py`, one number for all
-examples or one for each.
+score > tau, compared as `deferral/policy.py` does; the small model is always paid; costs are those
+of `costs.py`, one number for all examples or one for each.
 """
 
 import dataclasses
@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
+
+from cascade_jax.deferral import policy
 
 # Below this a difference between two mean qualities is rounding, and ratios of it mean nothing.
 _NO_DIFFERENCE = 1e-12
@@ -28,15 +30,15 @@ class Curve:
     random order among the tied, which is linear inside such a group.
 
     Example: scores [0.9 0.1], student quality [0 1], teacher quality [1 1]: ``rate = [0 0.5 1]``,
-    ``quality = [0.5 1 1]``, ``thresholds = [inf 0.9 0.1]``.
+    ``quality = [0.5 1 1]``, ``thresholds = [0.9 0.1 -inf]``.
 
     Attributes:
       rate: share deferred, k / n.
       quality: mean quality of the cascade, = a1 + a2.
       cost: mean over the examples, C_S + rate * C_L; where the teacher's answers cost differently,
         those of the deferred, and then no longer linear in the rate.
-      thresholds: score of the k-th deferred; deferring iff score >= thresholds[k] defers exactly k
-        examples where `is_realised`, else the whole tied group; inf for k = 0.
+      thresholds: the highest score that is kept, as it is compared; -inf for k = n. It defers
+        exactly k examples where `is_realised`, else only those above the tied group.
       a1: part of the quality that the student's kept answers give: their sum over n, falling to 0.
       a2: part that the teacher's answers to deferred examples give. Both are NaN for a corpus
         metric, which is no sum of parts.
@@ -74,27 +76,27 @@ def deferral_order(
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " groups"]]:
     """Examples, the first deferred first, and how many are deferred after each tied group.
 
+    Scores are tied where `policy.comparable` makes them equal.
+
     Example: scores [1 3 3] give the order [1 2 0] and the group ends [2 3].
 
     Raises:
-      ValueError: if there is no example, or a score is NaN or infinite.
+      ValueError: if there is no example, or a score is NaN or no finite float32.
     """
-    score = np.asarray(score)
-    if score.dtype.kind != "f":  # the largest unsigned number turned negative would be small
-        score = score.astype(np.float64)
-    if score.size == 0:
+    compared = policy.comparable(score)
+    if compared.size == 0:
         raise ValueError("a curve needs at least one example, got none")
-    bad = np.flatnonzero(~np.isfinite(score))
+    bad = np.flatnonzero(~np.isfinite(compared))
     if len(bad):
         raise ValueError(
             f"the deferral score of row {bad[0]} is {score[bad[0]]} ({len(bad)} such): scores must "
-            "be finite, NaN is never 'certain'"
+            "be finite as float32, NaN is never 'certain'"
         )
-    order = np.argsort(-score)
-    ordered = score[order]
-    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, len(score))
-    if len(ends) < len(score):  # rows of a tied group in their order, whatever the processor
-        order = np.argsort(-score, kind="stable")
+    order = np.argsort(-compared)
+    ordered = compared[order]
+    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, len(compared))
+    if len(ends) < len(compared):  # rows of a tied group in their order, whatever the processor
+        order = np.argsort(-compared, kind="stable")
     return order, ends
 
 
@@ -107,8 +109,8 @@ def deferral_curve(
 ) -> Curve:
     """Quality and cost at every deferral rate.
 
-    ``quality(tau) = E[M_S * 1[r < tau]] + E[M_L * 1[r >= tau]]``,
-    ``cost(tau) = E[C_S] + E[C_L * 1[r >= tau]]``.
+    ``quality(tau) = E[M_S * 1[r <= tau]] + E[M_L * 1[r > tau]]``,
+    ``cost(tau) = E[C_S] + E[C_L * 1[r > tau]]``.
 
     Args:
       score: one per example, higher = defer first.
@@ -121,7 +123,7 @@ def deferral_curve(
     Raises:
       ValueError: if there is no example, a score or quality is not finite, or lengths differ.
 
-    Reference: Cascade-Aware Training of Language Models, equations 4, 6 and 9.
+    Reference: Cascade-Aware Training of Language Models, equations 4, 6 and 9 (there r >= tau).
     """
     order, ends = deferral_order(score)
     n = len(order)
@@ -164,7 +166,7 @@ def _axes(
         cost = mean_cost(student) + summed_along(teacher, order, ends) / n
     is_realised = np.zeros(n + 1, bool)
     is_realised[0] = is_realised[ends] = True
-    thresholds = np.append(np.inf, np.asarray(score, dtype=np.float64)[order])
+    thresholds = np.append(policy.comparable(score)[order].astype(np.float64), -np.inf)
     return {"rate": rate, "cost": cost, "thresholds": thresholds, "is_realised": is_realised}
 
 

@@ -16,12 +16,12 @@ from jaxtyping import Int
 
 from cascade_jax.deferral.guarantees import certificate as certificate_file
 from cascade_jax.deferral.guarantees.certificate import (
-    ANSWER,
     CERTIFIED,
     Certificate,
     ModelIdentity,
 )
 from cascade_jax.deferral.guarantees.risks import Risk
+from cascade_jax.deferral.policy import ANSWER
 from cascade_jax.deferral.scores.base import DeferralScore, name_of
 from cascade_jax.evaluation import curves, live_cascades
 from cascade_jax.evaluation.cascades import Cascade
@@ -113,7 +113,7 @@ def points(
     """
     found = certificate_file.load(path)
     try:
-        found.policy_thresholds()
+        found.policy()
     except ValueError as error:
         raise PolicyError(f"{path}: {error}") from None
     differing = {name: difference(found, table, score) for name, table in tables.items()}
@@ -248,8 +248,7 @@ def _measured(
 
 def _of_answers(certificate: Certificate, table: Records, cascade: Cascade) -> dict[str, float]:
     """``deferred = score > τ``; cost is ``mean(C_S + deferred · C_L)``."""
-    (threshold,) = certificate.thresholds
-    deferred = cascade.score > threshold
+    deferred = certificate.policy().defers(cascade.score)
     large = np.broadcast_to(np.asarray(cascade.teacher_cost, np.float64), deferred.shape)
     flops = math.nan
     if table.student_flops is not None and table.teacher_flops is not None:

@@ -1,4 +1,4 @@
-"""What a model makes of an input, as one vector."""
+"""One vector of an input: the mean of a model's hidden states."""
 
 import functools
 from collections.abc import Callable, Mapping

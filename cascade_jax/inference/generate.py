@@ -59,7 +59,7 @@ def make_generate_fn(
       model: an unbound module.
       max_length: the most tokens that an answer may have, the end of sequence included.
       eos_id: id that ends a row.
-      top_k: so many of the largest log-probs of each token are kept; 0 costs nothing.
+      top_k: how many of the largest log-probs of each token are kept; 0 costs nothing.
 
     Raises:
       ValueError: if max_length, eos_id or top_k is out of range.
@@ -116,7 +116,7 @@ def generate(
       inputs: tokens, 0 for padding at the end.
       max_length: the most tokens that an answer may have, the end of sequence included.
       eos_id: id that ends a row.
-      top_k: so many of the largest log-probs of each token are kept.
+      top_k: how many of the largest log-probs of each token are kept.
 
     Returns:
       Answers with log-probs and entropies in float32, whatever dtype the model computes in.

@@ -70,7 +70,7 @@ def make_rank_fn(
       model: an unbound module.
       normalize: "sum" scores by the whole log-likelihood, "mean" by the log-likelihood per token,
         which does not favour short options.
-      top_k: so many of the largest log-probs are kept at each token of the best option; 0 costs
+      top_k: how many of the largest log-probs are kept at each token of the best option; 0 costs
         nothing, more cost the logits of one option more.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Teacher forcing: what a model would say at every place of a given target, in one pass."""
+"""Teacher forcing: the likeliest next token at every position of a target, in one pass."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ _LOGITS_AT_ONCE = 1 << 25  # 128 MiB
 
 @flax.struct.dataclass
 class NextTokens:
-    """What a model says at every place of B targets, having read the target's tokens before it.
+    """Next-token predictions at every position of B targets, after the target's tokens before it.
 
     Example: where the target is "5 6 1" and the model would go on with 5, after "5" with 7, and
     after "5 6" with 1: ``tokens = [5 7 1]``.
@@ -56,10 +56,10 @@ def make_next_tokens_fn(
 
     Args:
       model: an unbound module.
-      top_k: so many of the largest log-probs are kept at each place.
+      top_k: how many of the largest log-probs are kept at each position.
       with_hidden: whether hidden states are kept.
-      logits_at_once: at most so many logits are held together, though at least those of one place
-        of all rows.
+      logits_at_once: the most logits held at a time, though at least those of one position of all
+        rows.
 
     Raises:
       ValueError: if top_k is out of range.
@@ -91,13 +91,13 @@ def make_next_tokens_fn(
         rows, length = targets.shape
         places = min(length, max(1, logits_at_once // (rows * vocab_size)))
         parts = _cut(hidden, places), _cut(targets, places)
-        found = jax.lax.map(lambda part: measure(params, *part), parts)
+        measured = jax.lax.map(lambda part: measure(params, *part), parts)
 
         def whole(part):
             joined = jnp.swapaxes(part, 0, 1).reshape(rows, -1, *part.shape[3:])[:, :length]
             return jnp.where(jnp.expand_dims(is_token, range(2, joined.ndim)), joined, 0)
 
-        return jax.tree.map(whole, found)
+        return jax.tree.map(whole, measured)
 
     return next_tokens_fn
 

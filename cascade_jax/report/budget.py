@@ -5,13 +5,12 @@ from collections.abc import Mapping
 
 from cascade_jax.deferral.guarantees.bounds import PAPER
 from cascade_jax.deferral.guarantees.budget_file import (
-    ANSWER,
     COST,
-    TOKEN,
     Budget,
     Spread,
     uncertainty_label,
 )
+from cascade_jax.deferral.policy import ANSWER, TOKEN
 from cascade_jax.evaluation.costs import format_cost
 from cascade_jax.evaluation.live_cascades import LiveCascade
 from cascade_jax.evaluation.policy_points import PolicyPoint

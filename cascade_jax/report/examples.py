@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from cascade_jax.deferral import policy
 from cascade_jax.evaluation import confusion
 from cascade_jax.records.table import Records
 
@@ -33,7 +34,8 @@ def sample(
 
     Returns:
       ``total`` examples there are, and the ``rows`` drawn, in the order of the records. A row has
-      what all cascades share, and under ``answers`` what each small model wrote.
+      what all cascades share, and under ``answers`` what each small model wrote; its ``rank`` is
+      the number of rows with a higher score.
     """
     first = next(iter(tables.values()))
     drawn = draw_order(tables, seed)[:max_examples]
@@ -47,7 +49,23 @@ def sample(
         if used > max_bytes:
             del rows[row]
             break
+    for name, score in scores.items():
+        answers = [row["answers"][name] for row in rows.values()]
+        for answer, rank in zip(answers, num_deferred(score[: len(rows)], score), strict=False):
+            answer["rank"] = int(rank)
     return {"total": len(first), "rows": [rows[row] for row in sorted(rows)]}
+
+
+def num_deferred(
+    scores: Float[np.ndarray, " n"], thresholds: Float[np.ndarray, " points"]
+) -> Int[np.ndarray, " points"]:
+    """How many of the scores each threshold defers.
+
+    So with its own score as threshold, an example has its rank: the number of higher scores. A
+    threshold defers it iff the rank is below what is deferred: a page that knows the ranks compares
+    no scores.
+    """
+    return policy.defers(scores[None], thresholds[:, None]).sum(axis=1)
 
 
 def draw_order(tables: Mapping[str, Records], seed: int) -> Int[np.ndarray, " n"]:
@@ -81,6 +99,7 @@ def _describe(
                 "text": _cut(str(table.student_answer[row])),
                 "quality": float(table.student_quality[row]),
                 "score": float(scores[name][row]),
+                "rank": len(scores[name]),  # not known before all rows are; takes no more bytes
                 **_tokens(table, row),
                 **_live(table, row),
             }

@@ -21,7 +21,7 @@ class Choice:
 
     Attributes:
       name: of the cascade.
-      threshold: defer iff the score is at least this; inf = never.
+      threshold: defer iff the score is above it; -inf = always.
       rate: share deferred.
       quality, cost: of the cascade there.
       teacher_quality, teacher_cost: of the large model alone.

@@ -140,7 +140,7 @@ def _headline(evaluation: Evaluation) -> str:
     kept = choice.quality / choice.teacher_quality if choice.teacher_quality else 1.0
     tiles = {
         "small model": (choice.name, "largest area"),
-        "threshold τ": (f"{choice.threshold:.4g}".replace("inf", "∞"), "defer from this score on"),
+        "threshold τ": (f"{choice.threshold:.4g}".replace("inf", "∞"), "defer scores above it"),
         "deferred": (percent(choice.rate), f"of {panel.num_examples:,} examples"),
         "quality": (number(choice.quality), f"{percent(kept)} of the large model's"),
         "cost": (

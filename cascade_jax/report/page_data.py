@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from cascade_jax import json_file
 from cascade_jax.evaluation import confusion, curves
@@ -30,13 +30,17 @@ def build(evaluation: Evaluation, *, seed: int = 0) -> dict[str, Any]:
     """
     tables = evaluation.tables
     scores = {name: cascade.score for name, cascade in evaluation.cascades.items()}
+    sample = examples.sample(tables, scores, seed=seed)
+    sampled = {
+        name: np.array([row["answers"][name]["score"] for row in sample["rows"]]) for name in tables
+    }
     panels = []
     for kind, panel, rows in _panels(evaluation, next(iter(tables.values()))):
         cascades = {}
         for name, table in tables.items():
             parts = scores[name][rows], table.student_quality[rows], table.teacher_quality[rows]
             cascades[name] = {
-                **_curve(panel.curves[name]),
+                **_curve(panel.curves[name], sampled[name]),
                 **_lines_around(panel, name),
                 **_counts(parts, panel.curves[name]),
                 "histogram": vars(confusion.histogram(*parts[:2])),
@@ -53,7 +57,7 @@ def build(evaluation: Evaluation, *, seed: int = 0) -> dict[str, Any]:
             "start": start(evaluation.pooled),
             "right_from": confusion.RIGHT_FROM,
             "panels": panels,
-            "examples": examples.sample(tables, scores, seed=seed),
+            "examples": sample,
             **budget.page_data(evaluation),
         }
     )
@@ -71,13 +75,13 @@ def _reliability(found: Separation) -> dict[str, Any]:
 
 
 def start(panel: Panel) -> int:
-    """Where the slider begins: the last thinned point of the threshold that is recommended.
+    """Where the slider begins: the first thinned point of the threshold that is recommended.
 
     It is the very point unless ties leave it out; its threshold is the recommended one even then.
     """
     choice = headline.choose(panel)
     thresholds = panel.curves[choice.name].thin(MAX_POINTS).thresholds
-    return int(np.sum(thresholds >= choice.threshold)) - 1
+    return int(np.argmax(thresholds <= choice.threshold))
 
 
 def _panels(evaluation: Evaluation, table: Records) -> Iterator[tuple[str, Panel, np.ndarray]]:
@@ -107,14 +111,18 @@ def _about(
     }
 
 
-def _curve(curve: curves.Curve) -> dict[str, Any]:
-    """The points of metrics.json: k deferred (the rate is k / n); None = all are realised."""
+def _curve(curve: curves.Curve, sampled: Float[np.ndarray, " rows"]) -> dict[str, Any]:
+    """The points of metrics.json: k deferred (the rate is k / n); None = all are realised.
+
+    ``sample_deferred`` is how many of the sampled examples each threshold defers.
+    """
     thin = curve.thin(MAX_POINTS)
     return {
         "ks": _ks(curve),
         "quality": thin.quality,
         "cost": thin.cost,
         "thresholds": thin.thresholds,
+        "sample_deferred": examples.num_deferred(sampled, thin.thresholds),
         **_rounded({"a1": thin.a1, "a2": thin.a2}),
         "is_realised": None if thin.is_realised.all() else thin.is_realised,
     }

@@ -4,7 +4,7 @@ import math
 import os
 from pathlib import Path
 
-from cascade_jax.deferral.guarantees.budget_file import ANSWER
+from cascade_jax.deferral.policy import ANSWER
 from cascade_jax.evaluation import curves
 from cascade_jax.evaluation.fit_router import RouterRun
 from cascade_jax.evaluation.policy_points import PolicyPoint

@@ -12,7 +12,7 @@ FIGURES_CAPTION = (
 SCORES_CAPTION = "The same answers ordered by each score: quality against the share deferred."
 READING = """<dl>
 <dt>Cascade</dt><dd>The small model answers every example. Those with the highest deferral score go
-to the large model, whose answer then counts. An example is deferred iff its score is at least the
+to the large model, whose answer then counts. An example is deferred iff its score is above the
 threshold τ.</dd>
 <dt>Cost</dt><dd>By custom FLOPs per token = 2 × parameters: C<sub>S</sub> + rate × C<sub>L</sub>,
 the small model always paid, the large one for deferred examples only. Other costs are by example
@@ -62,13 +62,13 @@ quality (for 0/1 quality: small right, large wrong). They let a cascade beat the
 READING_PAGE = """<dl>
 <dt>Slider</dt><dd>It moves along the points of the curve that metrics.json has too, 201 at most.
 Where scores are tied no threshold gives just that share; figures and counts are then means over
-the orders of the tied.</dd>
+the orders of the tied. Scores are compared as 32-bit numbers.</dd>
 <dt>Right and wrong</dt><dd>Quality of at least 0.5, for counts, histogram and examples; for 0/1
 quality there is nothing else.</dd>
 <dt>A1, A2</dt><dd>Quality is their sum: A1 from the answers that the small model keeps, A2 from
 those of the large model. A corpus metric is no such sum.</dd>
-<dt>Mended, spoilt</dt><dd>Deferred examples where only the large model is right, and where only the
-small one is.</dd>
+<dt>Corrected, regressed</dt><dd>Deferred examples where only the large model is right, and where
+only the small one is.</dd>
 <dt>Reliability diagram</dt><dd>Mean confidence and mean quality in ten bins of equal width,
 whatever the deferral score; the area of a dot goes by the number of examples.</dd>
 </dl>"""

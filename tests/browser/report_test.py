@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from cascade_jax import records
+from cascade_jax.deferral import policy
 from cascade_jax.deferral.scores import Average
 from tests.support import student_records
 from tests.support.reports import evaluate_and_write
@@ -100,7 +101,7 @@ def check_figures(page, curve, i):
     """Every figure of the tiles is that of point i of a curve in metrics.json."""
     threshold = curve["thresholds"][i]
     if threshold is None:
-        assert figure(page, "tau") == "∞"
+        assert figure(page, "tau") == "−∞"
     else:
         assert float(figure(page, "tau")) == pytest.approx(threshold, rel=1e-3, abs=1e-9)
     shown = {"rate": 100 * curve["rate"][i], "quality": curve["quality"][i]}
@@ -113,8 +114,8 @@ def check_figures(page, curve, i):
 
 
 def check_counts(page, score, right, threshold, is_realised):
-    """The 2 x 2 counts are those of deferring from the threshold on."""
-    deferred = score >= (math.inf if threshold is None else threshold)
+    """The 2 x 2 counts are those of deferring scores above the threshold."""
+    deferred = policy.defers(score, -math.inf if threshold is None else threshold)
     kinds = {"right": right, "wrong": ~right}
     found = {
         f"{kind}_{what}": number(figure(page, f"{kind}_{what}"))[0]
@@ -193,7 +194,7 @@ def test_the_first_sentence_is_where_the_slider_starts(page, report):
     score = Average()(table.student)
 
     def outcome(threshold):
-        deferred = score >= threshold
+        deferred = policy.defers(score, threshold)
         return np.where(deferred, table.teacher_quality, table.student_quality).mean()
 
     wanted = 0.99 * table.teacher_quality.mean()
@@ -212,7 +213,7 @@ def test_panels_keep_the_threshold_and_cascades_the_rate(page, report, written):
         button.click()
         assert button.get_attribute("aria-pressed") == "true"
         curve = written["tasks"][title]["cascades"]["xent"]["curve"]
-        at = max(i for i, t in enumerate(curve["thresholds"]) if t is None or t >= tau)
+        at = min(i for i, t in enumerate(curve["thresholds"]) if t is None or t <= tau)
         check_figures(page, curve, at)
         assert bool(page.find_elements(By.CSS_SELECTOR, "[data-figure=a1]")) == (title == "copy")
         tau = curve["thresholds"][at]
@@ -271,7 +272,7 @@ def test_filters_leave_what_they_say(page, report):
     choose(page, "Answers", "only the large model right")
     shows((table.task == "add") & ~right & teacher)
     choose(page, "At this τ", "kept")
-    wanted = (table.task == "add") & ~right & teacher & (score < tau)
+    wanted = (table.task == "add") & ~right & teacher & ~policy.defers(score, tau)
     assert 0 < wanted.sum() < np.sum((table.task == "add") & ~right & teacher)
     shows(wanted)
     slider.send_keys(Keys.END)  # where none is kept

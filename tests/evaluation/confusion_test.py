@@ -31,8 +31,8 @@ def as_rows(found):
             found.wrong_kept,
             found.right_deferred,
             found.wrong_deferred,
-            found.mended,
-            found.spoilt,
+            found.corrected,
+            found.regressed,
         ],
         axis=1,
     )
@@ -60,9 +60,10 @@ def test_tied_counts_are_means_over_all_orders_of_the_tied():
         orders = [[0, *middle, 4] for middle in itertools.permutations([1, 2, 3])]
         wanted = np.mean([by_counting(order, k, student, teacher) for order in orders], axis=0)
         np.testing.assert_allclose(as_rows(found)[k], wanted)
-    # Deferring iff score >= threshold takes the whole tied group.
-    thresholds = np.array([np.inf, 2, 1, 1, 1, 0])
-    wanted = [np.mean(score >= threshold) for threshold in thresholds]
+    # A threshold defers nothing of a tied group that it would have to divide.
+    thresholds = curves.deferral_curve(score, student, teacher, 1.0, 1.0).thresholds
+    assert thresholds.tolist() == [2, 1, 1, 1, 0, -np.inf]
+    wanted = [np.mean(score > threshold) for threshold in thresholds]
     np.testing.assert_allclose(found.rate_at_threshold, wanted)
 
 
@@ -75,7 +76,7 @@ def test_right_and_kept_is_a1_of_the_curve():
     found = confusion.confusion(score, student, teacher, np.arange(n + 1))
     np.testing.assert_allclose(found.right_kept / n, curve.a1, atol=1e-12)
     np.testing.assert_allclose(
-        (found.mended + found.right_deferred - found.spoilt) / n, curve.a2, atol=1e-12
+        (found.corrected + found.right_deferred - found.regressed) / n, curve.a2, atol=1e-12
     )
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import sacrebleu
 
+from cascade_jax.deferral import policy
 from cascade_jax.evaluation import bootstrap, cascades, curves, summaries
 from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.task_metrics import quality
@@ -64,7 +65,7 @@ def test_every_realised_point_is_sacrebleus_figure_of_the_mixed_answers(metric, 
     realised = np.flatnonzero(curve.is_realised)
     assert len(realised) == len(set(score.tolist())) + 1
     for k in realised:
-        is_deferred = score >= curve.thresholds[k]
+        is_deferred = policy.defers(score, curve.thresholds[k])
         assert is_deferred.sum() == k
         answers = [t if d else s for s, t, d in zip(student, teacher, is_deferred, strict=True)]
         expected = CORPUS_FNS[metric](answers, targets).score / 100

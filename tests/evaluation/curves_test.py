@@ -18,7 +18,7 @@ def _cascades(max_size=30, tied=False):
 
     def build(n):
         quality = st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=n, max_size=n)
-        distinct = st.permutations(range(n)).map(lambda p: [0.1 * x - 1 for x in p])
+        distinct = st.permutations(range(n)).map(lambda p: [x / 8 - 1 for x in p])
         few = st.lists(st.sampled_from([-1.0, 0.5, 2.0]), min_size=n, max_size=n)
         return st.tuples(few if tied else distinct, quality, quality).map(
             lambda parts: tuple(np.array(part) for part in parts)
@@ -37,7 +37,7 @@ def test_every_threshold_gives_its_point_by_brute_force(cascade):
     curve = _curve(*cascade)
     assert curve.is_realised.all() and len(curve.rate) == len(score) + 1
     for k, tau in enumerate(curve.thresholds):
-        is_deferred = score >= tau
+        is_deferred = score > tau
         assert is_deferred.sum() == k
         answered = np.where(is_deferred, teacher, student)
         cost = np.mean(COSTS[0] + is_deferred * COSTS[1])
@@ -87,7 +87,7 @@ def test_costs_of_single_examples_are_those_of_the_deferred(found):
     cascade, student_cost, teacher_cost = found
     curve = curves.deferral_curve(*cascade, student_cost, teacher_cost)
     for k, tau in enumerate(curve.thresholds):
-        expected = np.mean(student_cost + (cascade[0] >= tau) * teacher_cost)
+        expected = np.mean(student_cost + (cascade[0] > tau) * teacher_cost)
         assert curve.cost[k] == pytest.approx(expected, abs=1e-9)
     for quality in (0.3, 0.6):
         cost = curves.cost_at_quality(curve, quality)
@@ -128,12 +128,12 @@ def test_costs_that_are_none_are_refused():
 def test_realised_points_are_those_of_a_threshold(cascade):
     score, student, teacher = cascade
     curve = _curve(*cascade)
-    counts = {int(np.sum(score >= tau)) for tau in [np.inf, *score]}
+    counts = {int(np.sum(score > tau)) for tau in [-np.inf, *score]}
     assert set(np.flatnonzero(curve.is_realised)) == counts
     for k in counts:
         tau = curve.thresholds[k]
-        assert np.sum(score >= tau) == k
-        expected = np.mean(np.where(score >= tau, teacher, student))
+        assert np.sum(score > tau) == k
+        expected = np.mean(np.where(score > tau, teacher, student))
         assert curve.quality[k] == pytest.approx(expected, abs=1e-12)
 
 

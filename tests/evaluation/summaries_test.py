@@ -41,8 +41,8 @@ def test_a_summary_is_that_of_the_thresholds_by_brute_force(parts, student_cost)
     summary = panel.summaries["c"]
     # One point per threshold; between two of them a random order of the tied is straight.
     points = []
-    for tau in [math.inf, *sorted(set(score.tolist()), reverse=True)]:
-        deferred = [s >= tau for s in score]
+    for tau in [*sorted(set(score.tolist()), reverse=True), -math.inf]:
+        deferred = [s > tau for s in score]
         quality = [t if d else s for s, t, d in zip(student, teacher, deferred, strict=True)]
         cost = [student_cost + c * d for c, d in zip(teacher_cost, deferred, strict=True)]
         points.append((np.mean(deferred), np.mean(quality), np.mean(cost)))

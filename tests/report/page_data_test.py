@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from cascade_jax.deferral import policy
 from cascade_jax.deferral.scores import Average
 from cascade_jax.evaluation import cascades, summaries
 from cascade_jax.report import headline, page_data
@@ -83,7 +84,9 @@ def test_counts_are_those_of_each_threshold(built):
             for i, threshold in enumerate(found["thresholds"]):
                 if not found["is_realised"][i]:
                     continue
-                deferred = scores[name][rows] >= (np.inf if threshold is None else threshold)
+                deferred = policy.defers(
+                    scores[name][rows], -np.inf if threshold is None else threshold
+                )
                 assert found["right_kept"][i] == np.sum(right & ~deferred)
                 assert found["wrong_deferred"][i] == np.sum(~right & deferred)
                 assert found["rate_at_threshold"][i] == pytest.approx(np.mean(deferred), rel=1e-5)
@@ -102,7 +105,7 @@ def test_the_slider_starts_at_the_threshold_that_is_recommended(built):
         panel = summaries.compare("demo", "accuracy", {"a": cascade}, bootstrap_samples=2)
         choice, thin = headline.choose(panel), panel.curves["a"].thin(201)
         start = page_data.start(panel)
-        assert thin.thresholds[start] == choice.threshold > thin.thresholds[start + 1]
-        assert choice.rate == np.mean(score >= choice.threshold) < 1
+        assert thin.thresholds[start] == choice.threshold < thin.thresholds[start - 1]
+        assert choice.rate == np.mean(policy.defers(score, choice.threshold)) < 1
         left_out += choice.rate not in thin.rate
     assert 0 < left_out < 6  # ties take the very point out of the thinned curve, or do not

@@ -17,7 +17,7 @@ import numpy as np
 from msgspec import Meta
 
 from cascade_jax import json_file
-from cascade_jax.deferral.policy import ANSWER, LEVELS, TOKEN  # noqa: F401
+from cascade_jax.deferral.policy import LEVELS, TOKEN
 from cascade_jax.json_file import Number, NumberOrNull
 
 SCHEMA_VERSION = 1

@@ -16,7 +16,7 @@ from cascade_jax.deferral.guarantees import bounds, risks
 from cascade_jax.deferral.guarantees import splits as split_checks
 from cascade_jax.deferral.guarantees.learn_then_test import Calibration, Candidate
 from cascade_jax.deferral.guarantees.risks import Risk
-from cascade_jax.deferral.policy import ANSWER, LEVELS, TOKEN  # noqa: F401
+from cascade_jax.deferral.policy import LEVELS, Policy
 from cascade_jax.json_file import Number
 
 SCHEMA = 2
@@ -152,15 +152,15 @@ class Certificate:
                 f"{self.block_length}"
             )
 
-    def policy_thresholds(self) -> tuple[float, ...]:
-        """The thresholds to use.
+    def policy(self) -> Policy:
+        """The rule to use.
 
         Raises:
           ValueError: the certificate is of no policy.
         """
         if self.status == NOTHING:
             raise ValueError(f"the certificate is of no policy: {self.promise}")
-        return self.thresholds
+        return Policy(self.level, self.score, (self.thresholds,))
 
     def was_calibrated_on(self, example_ids: Iterable[str]) -> list[bool]:
         """For each example, whether its id is that of a calibration example."""

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cascade_jax.deferral.guarantees import hypotheses, pareto, splits
-from cascade_jax.deferral.guarantees.losses import CalibrationLosses, Thresholds
+from cascade_jax.deferral.guarantees.losses import CalibrationLosses
 from cascade_jax.deferral.guarantees.risks import (
     FALLBACKS,
     FIXED_SEQUENCE,
@@ -35,6 +35,7 @@ from cascade_jax.deferral.guarantees.risks import (
     PARETO_TESTING,
     CalibrationSettings,
 )
+from cascade_jax.deferral.policy import Thresholds
 from cascade_jax.json_file import Number
 
 

@@ -8,8 +8,7 @@ from jaxtyping import Float, Real
 
 from cascade_jax import names
 from cascade_jax.deferral.guarantees import bounds
-
-Thresholds = tuple[float, ...]
+from cascade_jax.deferral.policy import Thresholds, as_thresholds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,11 +118,3 @@ class CalibrationLosses:
             objective=np.concatenate([self.objective, other.objective[rows]], axis=1),
             example_ids=(*self.example_ids, *other.example_ids),
         )
-
-
-def as_thresholds(value: float | Iterable[float]) -> Thresholds:
-    """A tuple of floats, of one number or several; none may be NaN."""
-    thresholds = tuple(np.atleast_1d(np.asarray(value, np.float64)).tolist())
-    if not thresholds or any(number != number for number in thresholds):
-        raise ValueError(f"a configuration needs thresholds, none of them NaN; got {value}")
-    return thresholds

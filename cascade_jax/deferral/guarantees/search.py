@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 
 from cascade_jax.deferral.guarantees import pareto
-from cascade_jax.deferral.guarantees.losses import Thresholds, as_thresholds
+from cascade_jax.deferral.policy import Thresholds, as_thresholds
 
 _EXPLORE, _EXPLORED = 4, 0.6  # every fourth evaluation, of the first three fifths
 

@@ -1,9 +1,9 @@
-"""What a model reads at once when rows have different numbers of tokens to read.
+"""Chunked prefill for rows that lag by different numbers of tokens.
 
-Shapes in a compiled program are fixed, so tokens are read in chunks of fixed sizes, as many as it
-takes: a loop, which updates the cache where it lies. (One program for each number of tokens would
-hand the whole cache over, and copy it.) Large chunks read the parameters less often, small ones
-leave less room empty.
+Shapes in a compiled program are fixed, so tokens are read in chunks of fixed sizes, in a loop that
+updates the cache in place. (One program for each number of tokens would pass the whole cache from
+program to program, and copy it.) Large chunks read the parameters less often, small ones are padded
+less.
 """
 
 import dataclasses
@@ -14,21 +14,21 @@ from jaxtyping import Array, Bool, Int
 
 from cascade_jax.models.ragged import Ragged
 
-_TIMES = (16, 4, 1)  # of what takes no longer than one token
-_WIDTH = 16  # of packed rows: attention computes as many tokens of each row as one may have
+_TIMES = (16, 4, 1)  # sizes of chunks, in multiples of `least`
+_WIDTH = 16  # of packed rows: attention computes this many tokens of each row, used or not
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Room for tokens of a batch.
+    """One call of the model: tokens of a batch in an array of fixed size.
 
     Attributes:
-      is_packed: whether rows share the room; if not, each has `width` of its own.
-      size: tokens computed.
-      width: the most of one row.
-      needed: it is taken while more than so many tokens are left: of all rows if they are packed,
-        else of one row.
-      most: and no row has more than so many left; None for any number.
+      is_packed: whether rows share the array; if not, each has `width` places of its own.
+      size: tokens computed, padding included.
+      width: the most tokens of one row.
+      needed: the chunk is taken while more than this many tokens are left: of all rows if they are
+        packed, else of the row that lags most.
+      most: and no row has more than this many left; None for any number.
     """
 
     is_packed: bool
@@ -38,39 +38,38 @@ class Chunk:
     most: int | None = None
 
     def is_due(self, left: Int[Array, " B"]) -> Bool[Array, ""]:
-        """Whether it is to be taken when so many tokens of each row are left."""
-        found = (jnp.sum(left) if self.is_packed else jnp.max(left)) > self.needed
-        return found if self.most is None else found & (jnp.max(left) <= self.most)
+        """Whether the chunk is taken, from the number of tokens that each row has left."""
+        is_due = (jnp.sum(left) if self.is_packed else jnp.max(left)) > self.needed
+        return is_due if self.most is None else is_due & (jnp.max(left) <= self.most)
 
     def taken(self, left: Int[Array, " B"]) -> Int[Array, " B"]:
-        """How many of them it takes of each row, the first rows first."""
-        found = jnp.minimum(left, self.width)
+        """How many tokens it takes from each row, the first rows first."""
+        taken = jnp.minimum(left, self.width)
         if not self.is_packed:
-            return found
-        return jnp.clip(self.size - (jnp.cumsum(found) - found), 0, found)
+            return taken
+        return jnp.clip(self.size - (jnp.cumsum(taken) - taken), 0, taken)
 
     def place(self, starts: Int[Array, " B"], counts: Int[Array, " B"], length: int) -> Ragged:
-        """The tokens in this room.
+        """Where the tokens of this chunk stand.
 
         Args:
           starts, counts: place of each row's first token, and how many are `taken`.
           length: places of an answer.
         """
         if self.is_packed:
-            room = {"number": self.size, "row_width": self.width}
-            return Ragged.packed(starts, counts, **room, length=length)
+            size = {"number": self.size, "row_width": self.width}
+            return Ragged.packed(starts, counts, **size, length=length)
         return Ragged.of_rows(starts, counts, width=self.width, length=length)
 
 
 def chunks(rows: int, length: int, is_packed: bool, least: int) -> list[Chunk]:
-    """Chunks to be taken one after the other, each while it is due; then nothing is left.
+    """Chunks to take one after the other, each while it is due; then no token is left.
 
     Args:
       rows: of the batch.
       length: the most tokens that a row may have to read.
-      is_packed: whether rows share the room of a chunk.
-      least: tokens that take no longer than one does: while they are computed the parameters are
-        read.
+      is_packed: whether rows share a chunk.
+      least: number of tokens that take as long as one, since reading the parameters takes longer.
     """
     unit, most = (rows, rows * length) if is_packed else (1, length)
     least = least if is_packed else -(-least // rows)
@@ -83,9 +82,9 @@ def chunks(rows: int, length: int, is_packed: bool, least: int) -> list[Chunk]:
     both = list(zip(sizes, needed, strict=True))[::-1]
     if not is_packed:
         return [Chunk(False, size * rows, size, least) for size, least in both]
-    # A token of each row needs no packing.
-    found = [Chunk(False, rows, 1, 0, most=1)]
+    # One token of each row needs no packing.
+    packed = [Chunk(False, rows, 1, 0, most=1)]
     for size, least in both:
         width = min(length, size, max(_WIDTH, 4 * size // rows))
-        found.append(Chunk(True, size, width, least))
-    return found
+        packed.append(Chunk(True, size, width, least))
+    return packed

@@ -1,4 +1,4 @@
-"""What live decoding cost: FLOPs that each model spent on each row."""
+"""FLOPs of live decoding, by model and row."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class CascadeFlops:
 
 
 def cascade_flops(
-    found: CascadeGeneration,
+    generation: CascadeGeneration,
     student: ModelConfig,
     teacher: ModelConfig,
     input_lengths: Sequence[int] | Int[Array, " B"],
@@ -36,16 +36,16 @@ def cascade_flops(
     """FLOPs that live decoding spent, by the closed forms of `models/flops.py`.
 
     Args:
-      found: what was decoded.
+      generation: what was decoded.
       student, teacher: configs of the models.
       input_lengths: tokens of each row's input.
     """
     inputs = np.asarray(input_lengths).tolist()
-    own = np.asarray(found.student_tokens).tolist()
-    read = np.asarray(found.teacher_tokens).tolist()
-    deferred = np.asarray(found.deferred).tolist()
+    own = np.asarray(generation.student_tokens).tolist()
+    read = np.asarray(generation.teacher_tokens).tolist()
+    deferred = np.asarray(generation.deferred).tolist()
     rows = list(zip(inputs, own, read, deferred, strict=True))
-    has_read = int(found.calls) > 0
+    has_read = int(generation.calls) > 0
     return CascadeFlops(
         student=np.array([flops.live_flops(student, size, n, n) for size, n, _, _ in rows]),
         teacher=np.array(

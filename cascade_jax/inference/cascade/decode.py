@@ -10,7 +10,7 @@ Reference: Budget-Constrained Learning to Defer for Autoregressive Models, secti
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -19,15 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from cascade_jax import numerics
-from cascade_jax.inference.cascade import catch_up
+from cascade_jax.inference.cascade import catch_up, rules
 from cascade_jax.inference.cascade.steppers import Stepper, stepper_of
 from cascade_jax.models import families
 from cascade_jax.models.ragged import Ragged
-from cascade_jax.names import did_you_mean
-
-LOG_PROB, ENTROPY, RANDOM = "log_prob", "entropy", "random"
-UNCERTAINTIES = (LOG_PROB, ENTROPY, RANDOM)
 
 
 @flax.struct.dataclass
@@ -49,7 +44,7 @@ class CascadeGeneration:
       student_tokens: tokens that the small model read, for each of which it made logits.
       teacher_tokens: tokens that the large model read; 0 for a row that never deferred.
       student_steps: runs of the small model for the whole batch.
-      calls: runs of the large model for the whole batch.
+      calls: runs of the large model for the whole batch; each serves a row for one token.
       computed_tokens: tokens that the large model's runs computed, padding included.
     """
 
@@ -68,13 +63,8 @@ class CascadeGeneration:
 
     @property
     def deferred(self) -> Int[Array, " B"]:
-        """Tokens of each row that the large model wrote."""
+        """Tokens of each row that the large model wrote, in as many calls."""
         return self.is_deferred.sum(axis=1)
-
-    @property
-    def teacher_calls(self) -> Int[Array, " B"]:
-        """Calls of the large model that served each row: one for each deferred token."""
-        return self.deferred
 
 
 @flax.struct.dataclass
@@ -82,7 +72,7 @@ class _State:
     last: Int[Array, " B"]  # the small model's next input
     has_ended: Bool[Array, " B"]
     is_waiting: Bool[Array, " B"]  # for the large model's token
-    found: CascadeGeneration
+    answers: CascadeGeneration
     student: Any
     teacher: Any  # its first tokens [B] and its state
 
@@ -117,15 +107,13 @@ def make_cascade_decode_fn(
       max_length: the most tokens that an answer may have, the end of sequence included.
       eos_id: id that ends a row.
       uncertainty: "log_prob" (minus the log-prob of the small model's token) or "entropy" (of its
-        distribution), both in nats; or "random": evenly from 0 to 1, whatever the models say, and
-        the same for an input and place every time. It is there to compare with.
+        distribution), both in nats; or "random", a baseline: evenly from 0 to 1, and the same for
+        an input and position every time.
       waiting_share: share of the running rows that must wait before the large model is called. 1
         makes the fewest calls, and most steps of the small model; 0 keeps rows in lock-step.
       is_packed: what waiting rows have to read is packed, row after row, and read in chunks.
-        False: a chunk has as many tokens of each row, waiting or not: for meshes that split the
-        batch, as packed tokens are of rows that other devices may hold.
-      least_chunk: tokens that the large model computes in the time that reading its parameters
-        takes. None: 16 on a CPU, 256 on anything else.
+        False: chunks have room for each row, waiting or not, for meshes that split the batch.
+      least_chunk: tokens computed while the parameters are read; None: 16 on a CPU, 256 elsewhere.
 
     Raises:
       ValueError: if an argument is out of range, or the vocabularies differ. The returned function
@@ -135,13 +123,15 @@ def make_cascade_decode_fn(
     """
     models = stepper_of(student), stepper_of(teacher)
     setup = _Setup(*models, max_length, is_packed, _least_chunk(least_chunk))
-    _check(setup, eos_id, uncertainty, waiting_share)
+    _check(setup, eos_id, waiting_share)
+    kind = rules.uncertainty_index(uncertainty)
+    others = np.int32(eos_id), np.float32(waiting_share)
     jitted = _jitted(setup)
-    rest = np.int32(UNCERTAINTIES.index(uncertainty)), np.int32(eos_id), np.float32(waiting_share)
 
     def arguments(student_params, teacher_params, inputs, thresholds):
-        limits = _limits(thresholds, len(inputs), max_length)
-        return _Rule(limits, *rest), student_params, teacher_params, inputs
+        limits = rules.thresholds_by_position(thresholds, len(inputs), max_length)
+        settings = _Settings(rules.ThresholdRule(limits, kind), *others)
+        return settings, student_params, teacher_params, inputs
 
     def cascade_decode_fn(student_params, teacher_params, inputs, thresholds):
         return jitted(*arguments(student_params, teacher_params, inputs, thresholds))
@@ -162,14 +152,12 @@ class _Setup:
 
 
 @flax.struct.dataclass
-class _Rule:
-    """What the compiled program is given."""
+class _Settings:
+    """What the compiled program is given beside parameters and inputs."""
 
-    limits: Float[Array, "B L"]  # the threshold of each place
-    uncertainty: Int[Array, ""]  # index of its name
+    rule: rules.DecodingRule
     eos_id: Int[Array, ""]
     waiting_share: Float[Array, ""]
-    chances: Any = None  # [B L], once inputs are there
 
 
 @functools.lru_cache(maxsize=32)
@@ -177,15 +165,15 @@ def _jitted(setup):
     return jax.jit(functools.partial(_decode, setup))
 
 
-def _least_chunk(given: int | None) -> int:
-    if given is None:
+def _least_chunk(size: int | None) -> int:
+    if size is None:
         return 16 if jax.default_backend() == "cpu" else 256
-    if given < 1:
-        raise ValueError(f"least_chunk = {given!r}: expected 1 or more")
-    return given
+    if size < 1:
+        raise ValueError(f"least_chunk = {size!r}: expected 1 or more")
+    return size
 
 
-def _check(setup, eos_id, uncertainty, waiting_share):
+def _check(setup, eos_id, waiting_share):
     sizes = setup.student.vocab_size, setup.teacher.vocab_size
     if sizes[0] != sizes[1]:
         raise ValueError(
@@ -198,40 +186,14 @@ def _check(setup, eos_id, uncertainty, waiting_share):
         raise ValueError(
             f"eos_id = {eos_id}: expected an id of the vocabulary, 0 to {sizes[0] - 1}"
         )
-    if uncertainty not in UNCERTAINTIES:
-        hint = did_you_mean(uncertainty, UNCERTAINTIES)
-        raise ValueError(
-            f"uncertainty = {uncertainty!r}: expected one of {', '.join(UNCERTAINTIES)}{hint}"
-        )
     if not 0 <= waiting_share <= 1:
         raise ValueError(f"waiting_share = {waiting_share!r}: expected a number from 0 to 1")
 
 
-def _limits(
-    thresholds: float | Sequence[float] | Float[Array, "..."], batch: int, max_length: int
-) -> Float[Array, "{batch} {max_length}"]:
-    """The threshold of each place of each row, once they are checked."""
-    if not isinstance(thresholds, jax.core.Tracer):
-        thresholds = np.asarray(thresholds, np.float32)
-        if np.isnan(thresholds).any():
-            raise ValueError(f"thresholds = {thresholds}: NaN is no threshold")
-    found = jnp.atleast_2d(thresholds)
-    blocks = found.shape[-1]
-    if found.ndim != 2 or len(found) not in (1, batch) or not 1 <= blocks <= max_length:
-        raise ValueError(
-            f"thresholds of shape {jnp.shape(thresholds)}: expected one number, or one for each of "
-            f"1 to max_length = {max_length} blocks of answer places, or such a row for each of "
-            f"the {batch} inputs"
-        )
-    # Equal blocks; where they can't be, some have a place more.
-    places = found[:, np.arange(max_length) * blocks // max_length]
-    return jnp.broadcast_to(places, (batch, max_length))
-
-
-def _decode(setup, rule, student_params, teacher_params, inputs):
+def _decode(setup, settings, student_params, teacher_params, inputs):
     """The whole program; see `make_cascade_decode_fn`."""
     batch, length = inputs.shape[0], setup.max_length
-    rule = rule.replace(chances=_chances(inputs, length))
+    settings = settings.replace(rule=settings.rule.start(inputs))
 
     def start_teacher():
         return setup.teacher.start(teacher_params, inputs, length)
@@ -244,15 +206,15 @@ def _decode(setup, rule, student_params, teacher_params, inputs):
         last=first,
         has_ended=jnp.zeros((batch,), bool),
         is_waiting=jnp.zeros((batch,), bool),
-        found=_nothing(batch, length),
+        answers=_no_answers(batch, length),
         student=student,
         teacher=None,
     )
 
     def with_student(state):
         return jax.lax.while_loop(
-            functools.partial(_may_propose, rule),
-            functools.partial(_propose, setup, rule, student_params),
+            functools.partial(_may_propose, settings),
+            functools.partial(_propose, setup, settings, student_params),
             state,
         )
 
@@ -263,21 +225,13 @@ def _decode(setup, rule, student_params, teacher_params, inputs):
     # From here on every round begins with rows that wait, or all have ended.
     state = jax.lax.while_loop(
         lambda state: ~jnp.all(state.has_ended),
-        lambda state: with_student(_defer(setup, rule, teacher_params, state)),
+        lambda state: with_student(_defer(setup, settings, teacher_params, state)),
         state,
     )
-    return state.found
+    return state.answers
 
 
-def _chances(inputs, length):
-    """Even from 0 to 1, of each input's own key: no other row of the batch has a say."""
-    odd = 2 * jax.random.bits(jax.random.key(0), inputs.shape[1:], jnp.uint32) + 1
-    own = jnp.sum(inputs.astype(jnp.uint32) * odd[None], axis=1, dtype=jnp.uint32)
-    keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(1), number))(own)
-    return jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys)
-
-
-def _nothing(batch, length):
+def _no_answers(batch, length):
     return CascadeGeneration(
         **dict.fromkeys(("tokens", "proposals"), jnp.zeros((batch, length), jnp.int32)),
         **dict.fromkeys(
@@ -291,57 +245,52 @@ def _nothing(batch, length):
     )
 
 
-def _may_propose(rule, state):
+def _may_propose(settings, state):
     """Whether a row can go on, and too few wait for the large model to be called."""
     running = jnp.sum(~state.has_ended)
     waiting = jnp.sum(state.is_waiting)
     # In whole rows: a share of 0 is one row, and 1 is all of them.
-    needed = jnp.maximum(jnp.ceil(rule.waiting_share * running), 1)
+    needed = jnp.maximum(jnp.ceil(settings.waiting_share * running), 1)
     return (running > waiting) & (waiting < needed)
 
 
-def _propose(setup, rule, params, state):
+def _propose(setup, settings, params, state):
     """The small model proposes the next token of every row that neither waits nor has ended."""
     is_active = ~(state.has_ended | state.is_waiting)
-    found, batch = state.found, len(state.last)
-    place = found.lengths
-    where = Ragged.of_rows(place, is_active.astype(jnp.int32), width=1, length=setup.max_length)
+    answers, batch = state.answers, len(state.last)
+    position = answers.lengths
+    where = Ragged.of_rows(position, is_active.astype(jnp.int32), width=1, length=setup.max_length)
     logits, student = setup.student.step(
         params, state.student, state.last[:, None], where, jnp.arange(batch)
     )
-    log_p = numerics.log_probs(logits)
-    proposal = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    log_prob = jnp.take_along_axis(log_p, proposal[:, None], axis=-1)[:, 0]
-    entropy = numerics.entropy(log_p)
-    chance = jnp.take_along_axis(rule.chances, place[:, None], axis=1, mode="clip")[:, 0]
-    unsure = jnp.stack([-log_prob, entropy, chance])[rule.uncertainty]
-    limit = jnp.take_along_axis(rule.limits, place[:, None], axis=1, mode="clip")[:, 0]
-    defers = ~(unsure <= limit)  # NaN defers
+    proposal = rules.propose(logits, position)
+    uncertainty = settings.rule.measure(proposal)
+    defers = settings.rule.defers(uncertainty, position)
 
     def put(values, new):
-        return _put(values, new, place, is_active)
+        return _put(values, new, position, is_active)
 
-    found = found.replace(
-        proposals=put(found.proposals, proposal),
-        log_probs=put(found.log_probs, log_prob),
-        entropies=put(found.entropies, entropy),
-        uncertainties=put(found.uncertainties, unsure),
-        student_tokens=found.student_tokens + is_active,
-        student_steps=found.student_steps + 1,
+    answers = answers.replace(
+        proposals=put(answers.proposals, proposal.token),
+        log_probs=put(answers.log_probs, proposal.log_prob),
+        entropies=put(answers.entropies, proposal.entropy),
+        uncertainties=put(answers.uncertainties, uncertainty),
+        student_tokens=answers.student_tokens + is_active,
+        student_steps=answers.student_steps + 1,
     )
     state = state.replace(
-        found=found, student=student, is_waiting=state.is_waiting | (is_active & defers)
+        answers=answers, student=student, is_waiting=state.is_waiting | (is_active & defers)
     )
-    return _accept(rule, state, proposal, is_active & ~defers)
+    return _accept(settings, state, proposal.token, is_active & ~defers)
 
 
-def _defer(setup, rule, params, state):
+def _defer(setup, settings, params, state):
     """The large model reads what the waiting rows have and it has not, and writes their token."""
-    found = state.found
+    answers = state.answers
     first, teacher = state.teacher
-    inputs = jnp.concatenate([first[:, None], found.tokens[:, :-1]], axis=1)
-    starts = found.teacher_tokens
-    counts = jnp.where(state.is_waiting, found.lengths + 1 - starts, 0)
+    inputs = jnp.concatenate([first[:, None], answers.tokens[:, :-1]], axis=1)
+    starts = answers.teacher_tokens
+    counts = jnp.where(state.is_waiting, answers.lengths + 1 - starts, 0)
     length = setup.max_length
 
     def read(chunk, carry):
@@ -356,7 +305,7 @@ def _defer(setup, rule, params, state):
         token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return done, computed + chunk.size, jnp.where(is_through, token, chosen), teacher
 
-    carry = jnp.zeros_like(starts), found.computed_tokens, jnp.zeros_like(starts), teacher
+    carry = jnp.zeros_like(starts), answers.computed_tokens, jnp.zeros_like(starts), teacher
     for chunk in catch_up.chunks(len(counts), length, setup.is_packed, setup.least_chunk):
         carry = jax.lax.while_loop(
             lambda carry, chunk=chunk: chunk.is_due(counts - carry[0]),
@@ -364,34 +313,36 @@ def _defer(setup, rule, params, state):
             carry,
         )
     _, computed, chosen, teacher = carry
-    is_deferred = _put(found.is_deferred, True, found.lengths, state.is_waiting)
-    found = found.replace(
+    is_deferred = _put(answers.is_deferred, True, answers.lengths, state.is_waiting)
+    answers = answers.replace(
         is_deferred=is_deferred,
-        teacher_tokens=found.teacher_tokens + counts,
-        calls=found.calls + 1,
+        teacher_tokens=answers.teacher_tokens + counts,
+        calls=answers.calls + 1,
         computed_tokens=computed,
     )
     waited = state.is_waiting
-    state = state.replace(found=found, teacher=(first, teacher), is_waiting=jnp.zeros_like(waited))
-    return _accept(rule, state, chosen, waited)
+    state = state.replace(
+        answers=answers, teacher=(first, teacher), is_waiting=jnp.zeros_like(waited)
+    )
+    return _accept(settings, state, chosen, waited)
 
 
-def _accept(rule, state, chosen, takes):
+def _accept(settings, state, chosen, takes):
     """Appends the chosen token to the rows that take it."""
-    found = state.found
-    has_ended = (chosen == rule.eos_id) | (found.lengths + 1 == rule.limits.shape[1])
+    answers = state.answers
+    has_ended = (chosen == settings.eos_id) | (answers.lengths + 1 == answers.tokens.shape[1])
     return state.replace(
         last=jnp.where(takes, chosen, state.last),
         has_ended=state.has_ended | (takes & has_ended),
-        found=found.replace(
-            tokens=_put(found.tokens, chosen, found.lengths, takes),
-            lengths=found.lengths + takes,
+        answers=answers.replace(
+            tokens=_put(answers.tokens, chosen, answers.lengths, takes),
+            lengths=answers.lengths + takes,
         ),
     )
 
 
-def _put(values, new, place, where):
-    """values [B L] with the rows' new ones at their places, in the rows `where`."""
-    is_here = (jnp.arange(values.shape[1])[None] == place[:, None]) & where[:, None]
-    new = jnp.broadcast_to(jnp.asarray(new, values.dtype), place.shape)
+def _put(values, new, position, where):
+    """values [B L] with the rows' new ones at their positions, in the rows `where`."""
+    is_here = (jnp.arange(values.shape[1])[None] == position[:, None]) & where[:, None]
+    new = jnp.broadcast_to(jnp.asarray(new, values.dtype), position.shape)
     return jnp.where(is_here, new[:, None], values)

@@ -1,10 +1,8 @@
-"""What live decoding needs of a model: start on inputs, then read tokens and give logits."""
+"""A model as live decoding uses it: start on inputs, then read tokens and return logits."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Protocol
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cascade_jax.models import decoder, families, t5
@@ -40,17 +38,17 @@ class Stepper(Protocol):
         state: Any,
         tokens: Int[Array, "P K"],
         where: Ragged,
-        wanted: Int[Array, " B"],
+        logits_at: Int[Array, " B"],
     ) -> tuple[Float[Array, "B V"], Any]:
         """Reads tokens; a row goes on where it stopped, and one without tokens stays as it is.
 
         Args:
           params: of the model.
           state: what `start` or the last `step` gave.
-          tokens: of place 0 what `start` gave, of place j > 0 the answer's token j - 1.
-          where: they stand.
-          wanted: index, among the P * K tokens, of the one after which each row wants logits; those
-            of a row without tokens are not looked at.
+          tokens: at place 0 what `start` gave, at place j > 0 the answer's token j - 1.
+          where: rows and places of the tokens.
+          logits_at: index, among the P * K tokens, of the one after which each row's logits are
+            returned; those of a row without tokens are not looked at.
         """
 
 
@@ -77,7 +75,7 @@ class ModelStepper:
             first, cache = families.start_decoding(self.model, params, inputs, max_length)
         return first, (inputs, cache)
 
-    def step(self, params, state, tokens, where, wanted):
+    def step(self, params, state, tokens, where, logits_at):
         """As in `Stepper`."""
         inputs, cache = state
         with rules_lib.applied(self.rules):
@@ -86,44 +84,11 @@ class ModelStepper:
                 tokens,
                 inputs,
                 where,
-                wanted,
+                logits_at,
                 method="decode_ragged",
                 mutable=["cache"],
             )
         return logits, (inputs, updated["cache"])
-
-
-@dataclasses.dataclass(frozen=True)
-class ApplyStepper:
-    """Any function from a whole answer to logits; without a cache, every step computes all anew.
-
-    Attributes:
-      apply: `(params, inputs [B S], decoder_inputs [B L]) -> logits [B L V]`, causal in
-        decoder_inputs, which are the answer shifted right by one and start with `first_id`.
-      vocab_size: V.
-      first_id: what stands at place 0.
-    """
-
-    apply: Callable[[Any, Int[Array, "B S"], Int[Array, "B L"]], Float[Array, "B L V"]]
-    vocab_size: int
-    first_id: int = 0
-
-    def start(self, params, inputs, max_length):
-        """As in `Stepper`."""
-        del params
-        batch = inputs.shape[0]
-        first = jnp.full((batch,), self.first_id, jnp.int32)
-        return first, (inputs, jnp.zeros((batch, max_length), jnp.int32))
-
-    def step(self, params, state, tokens, where, wanted):
-        """As in `Stepper`."""
-        inputs, read = state
-        sources = where.sources
-        read = jnp.where(sources >= 0, tokens.reshape(-1)[jnp.maximum(sources, 0)], read)
-        logits = self.apply(params, inputs, read)
-        place = where.places.reshape(-1)[wanted]
-        place = jnp.clip(place, 0, read.shape[1] - 1)
-        return jnp.take_along_axis(logits, place[:, None, None], axis=1)[:, 0], (inputs, read)
 
 
 def stepper_of(model: families.Model | Stepper) -> Stepper:

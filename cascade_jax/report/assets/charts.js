@@ -126,7 +126,7 @@ function drawHistogram(svg, cascade, tau, { width, height, title }) {
   const box = { left: 46, right: width - 14, top: 28, bottom: height - 46 };
   const x = linear(edges[0], edges.at(-1), box.left, box.right, 5);
   const y = linear(-most(wrong), most(right), box.bottom, box.top, 5);
-  const place = Math.min(Math.max(x(isKnown(tau) ? tau : edges.at(-1)), box.left), box.right);
+  const place = Math.min(Math.max(x(isKnown(tau) ? tau : edges[0]), box.left), box.right);
   svg.append(s("rect", { x: place, y: box.top, width: box.right - place,
     height: box.bottom - box.top, class: "deferred" }));
   svg.append(...axes(box, x, y, { xText: String, yText: (v) => `${Math.round(100 * Math.abs(v))} %`,

@@ -43,7 +43,7 @@ const show = {
     const [scale, prefix] = prefixOf(v, unit);
     return `${Number((v / scale).toPrecision(3))} ${prefix}${unit === "s" ? unit : ""}`.trim();
   },
-  tau: (v) => (isKnown(v) ? String(Number(v.toPrecision(4))) : "∞"),
+  tau: (v) => (isKnown(v) ? String(Number(v.toPrecision(4))) : "−∞"),
   // Counts are means over orders where scores are tied, and then no whole numbers.
   count: (v) => v.toLocaleString("en", { maximumFractionDigits: 1 }),
 };

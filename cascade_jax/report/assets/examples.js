@@ -4,14 +4,14 @@ const PAGE = 10;
 const SHORT = 280;
 
 const isRight = (quality) => quality >= data.right_from;
-const isDeferred = (answer) => isKnown(tauNow()) && answer.score >= tauNow();
+const isDeferred = (answer) => answer.rank < cascadeNow().sample_deferred[state.point];
 const CASES = {
   all: ["any answers", () => true],
   right: ["small model right", (e, a) => isRight(a.quality)],
   wrong: ["small model wrong", (e, a) => !isRight(a.quality)],
-  mended: ["only the large model right",
+  corrected: ["only the large model right",
     (e, a) => !isRight(a.quality) && isRight(e.teacher_quality)],
-  spoilt: ["only the small model right",
+  regressed: ["only the small model right",
     (e, a) => isRight(a.quality) && !isRight(e.teacher_quality)],
   neither: ["both wrong", (e, a) => !isRight(a.quality) && !isRight(e.teacher_quality)],
 };

@@ -19,12 +19,12 @@ const tauNow = () => cascadeNow().thresholds[state.point];
 function change(changes) {
   const [tau, rate] = [tauNow(), cascadeNow().rate[state.point]];
   Object.assign(state, changes);
-  // The threshold stays when the panel changes; another cascade has scores of its own, so there it
-  // is the share deferred that stays.
+  // The threshold stays when the panel changes: the first point that defers all that it does.
+  // Another cascade has scores of its own, so there it is the share deferred that stays.
   const { thresholds, rate: rates } = cascadeNow();
   if ("name" in changes) state.point = nearest(rates, rate);
   else if ("panel" in changes)
-    state.point = isKnown(tau) ? Math.max(thresholds.findLastIndex((t) => t >= tau), 0) : 0;
+    state.point = thresholds.findIndex((other) => !isKnown(other) || (isKnown(tau) && other <= tau));
   listeners.forEach((listener) => listener());
 }
 
@@ -113,7 +113,7 @@ function readout() {
       h("dd", { "data-figure": key }, value), h("dd", { class: "soft" }, under));
     box.replaceChildren(
       h("dl", {},
-        tile("tau", "τ", show.tau(c.thresholds[i]), i ? "defer from this score on" : "defer none"),
+        tile("tau", "τ", show.tau(c.thresholds[i]), i ? "defer scores above it" : "defer none"),
         tile("rate", "deferred", show.percent(c.rate[i]),
           `${show.count(Math.round(c.rate[i] * panel.num_examples))} of ` +
           show.count(panel.num_examples)),
@@ -125,8 +125,8 @@ function readout() {
         panel.is_corpus ? "" : tile("a1", "A1", show.quality(c.a1[i]), "from kept answers"),
         panel.is_corpus ? "" : tile("a2", "A2", show.quality(c.a2[i]), "from the large model")),
       confusionTable(c, i, panel.num_examples),
-      h("p", { class: "soft" }, `Deferring mends ${show.count(c.mended[i])} wrong answers and ` +
-        `spoils ${show.count(c.spoilt[i])} right ones.` + (panel.is_graded
+      h("p", { class: "soft" }, `Deferring corrects ${show.count(c.corrected[i])} wrong answers; ` +
+        `${show.count(c.regressed[i])} right ones regress.` + (panel.is_graded
         ? ` Quality is graded: right is a quality of at least ${data.right_from}.` : "")),
       c.is_realised[i] ? "" : h("p", { class: "soft", "data-figure": "tied" }, "Scores are tied " +
         `here: this τ itself defers ${show.percent(c.rate_at_threshold[i])}. The figures are ` +
@@ -242,7 +242,7 @@ function distributions() {
   const [scores, drawScores] = smallChart(() => {
     const c = cascadeNow();
     return `Histogram of scores of ${state.name}: of the right answers ` +
-      `${show.count(c.right_deferred[state.point])} lie at or above τ, of the wrong ones ` +
+      `${show.count(c.right_deferred[state.point])} lie above τ, of the wrong ones ` +
       `${show.count(c.wrong_deferred[state.point])}.`;
   }, (svg, size) => drawHistogram(svg, cascadeNow(), tauNow(), { ...size, title: wanted }));
   const [calibrated, drawCalibrated] = smallChart(() => {

@@ -57,17 +57,17 @@ def test_what_is_promised():
         "On new examples of the same distribution, mean cost ≤ 0.2 and mean worse ≤ 0.46, with a "
         "chance of at least 0.9 over the calibration examples."
     )
-    assert whole.policy_thresholds() == whole.thresholds
+    assert whole.policy().thresholds == whole.thresholds
     assert len(whole.candidates) == 21 and whole.num_second == 100
 
 
 def test_a_fallback_says_so():
     whole = made(thresholds=[0.1, 0.5])
-    assert whole.status == "fallback" and whole.policy_thresholds() == (math.inf,)
+    assert whole.status == "fallback" and whole.policy().thresholds == (math.inf,)
     assert "No threshold could be certified" in whole.promise and "never defers" in whole.promise
     floor = dataclasses.replace(FLOOR, limit=0.001)
     always = made(risks=(floor,), thresholds=[0.1, 0.5])
-    assert always.policy_thresholds() == (-math.inf,) and "always defers" in always.promise
+    assert always.policy().thresholds == (-math.inf,) and "always defers" in always.promise
 
 
 def test_no_policy_is_none():
@@ -76,7 +76,7 @@ def test_no_policy_is_none():
     with pytest.raises(
         ValueError, match="of no policy: No threshold.*No policy keeps it trivially"
     ):
-        whole.policy_thresholds()
+        whole.policy()
 
 
 def test_the_papers_bound_is_promised_with_its_condition():
