@@ -80,17 +80,17 @@ class Unembedding:
     def all_logits(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n columns"]:
         """float32 logits with those of the padding columns, which mean nothing."""
         dims = (((hidden.ndim - 1,), (1 if self.tied else 0,)), ((), ()))
-        found = jax.lax.dot_general(
+        logits = jax.lax.dot_general(
             self.scaled(hidden),
             self.kernel.astype(self.dtype),
             dims,
             preferred_element_type=jnp.float32,
         )
         if self.bias is not None:
-            found = found + jnp.expand_dims(self.bias.astype(jnp.float32), range(found.ndim - 1))
+            logits = logits + jnp.expand_dims(self.bias.astype(jnp.float32), range(logits.ndim - 1))
         if self.soft_cap is not None:
-            found = self.soft_cap * jnp.tanh(found / self.soft_cap)
-        return found
+            logits = self.soft_cap * jnp.tanh(logits / self.soft_cap)
+        return logits
 
     def scaled(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
         """What is multiplied by the kernel, in `dtype`."""

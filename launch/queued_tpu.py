@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Asks for a TPU slice as a queued resource, trains on it, and asks again when it is taken away.
+"""Requests a TPU slice as a queued resource, trains on it, and requests another if it is lost.
 
 launch/queued_tpu.py --name=pod --zone=us-west4-a --type=v5litepod-32 --spot \
   --setup='test -d cascade_jax || git clone … && make -C cascade_jax install' \
   -- train --gin_file=my.gin
 
-The setup is done before every start, also on a slice that is still there. The output folder must
+The setup runs before every start, also on a slice that still exists. The output folder must
 outlive the slice: a mounted bucket or file share.
 """
 

@@ -29,9 +29,9 @@ def main(argv=None) -> int:
         *("srun", f"--ntasks-per-node={flags.tasks_per_node}", "--kill-on-bad-exit=0"),
         *("--open-mode=append", f"--output={logs}/%t.log"),
     ]
-    status = starting.run([*srun, *starting.telling(flags.command)], flags.dry_run)
-    if status in starting.AGAIN and (told := starting.told_status(logs)):
-        status = told
+    status = starting.run([*srun, *starting.reporting(flags.command)], flags.dry_run)
+    if status in starting.AGAIN and (reported := starting.reported_status(logs)):
+        status = reported
     print(f"status {status}; the hosts' logs are in {logs}")
     if status in starting.AGAIN and not flags.no_requeue:
         starting.run(["scontrol", "requeue", job], flags.dry_run)

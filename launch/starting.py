@@ -1,4 +1,4 @@
-"""What the launch scripts share: their arguments, dry runs, and the one command that they start."""
+"""Shared by the launch scripts: their arguments, dry runs, and the command that they start."""
 
 import argparse
 import re
@@ -17,7 +17,7 @@ DONE, REFUSED, STOPPED, LOST = 0, 2, 75, 76  # of `cascade-jax`; after the last 
 SSH_LOST = 255
 TERMINATED = 143  # by SIGTERM before training began
 AGAIN = (STOPPED, LOST, SSH_LOST, TERMINATED)
-_TOLD = "cascade-jax ended with status"
+_REPORTED = "cascade-jax ended with status"
 _SECRET = re.compile(r"(?i)(token|password|passwd|secret|api_?key|credentials?)=")
 
 
@@ -29,7 +29,7 @@ def arguments(
     Args:
       parser: with the script's own flags.
       argv: the arguments; those of the process if None.
-      programs: what it starts here, which must be installed unless it is a dry run.
+      programs: must be installed, unless it is a dry run.
 
     Returns:
       The flags, with `command`: the list of words `cascade-jax …`.
@@ -41,9 +41,9 @@ def arguments(
     split = argv.index("--") if "--" in argv else len(argv)
     flags, rest = parser.parse_args(argv[:split]), argv[split + 1 :]
     if not rest:
-        parser.error("after -- comes what to do: -- train --gin_file=gin/experiments/demo.gin")
+        parser.error("after -- comes the command: -- train --gin_file=gin/experiments/demo.gin")
     if rest[0] == "cascade-jax":
-        parser.error("after -- comes what to do, without cascade-jax: -- train --gin_file=…")
+        parser.error("after -- comes the command, without cascade-jax: -- train --gin_file=…")
     if rest[0] not in (*COMMANDS, "-h", "--help"):
         hint = did_you_mean(rest[0], COMMANDS)
         parser.error(f"after -- comes a command of cascade-jax first, not {rest[0]!r}{hint}")
@@ -89,45 +89,46 @@ def run(words: list[str], dry_run: bool, log: Path | None = None) -> int:
 
 
 def output(words: list[str]) -> str:
-    """What a command prints; empty if it fails."""
+    """The output of a command; empty if it fails."""
     return subprocess.run(words, capture_output=True, text=True).stdout.strip()
 
 
-def telling(words: list[str]) -> list[str]:
-    """A command that does `words` and whose last line tells its status, see `told_status`.
+def reporting(words: list[str]) -> list[str]:
+    """A command that runs `words` and whose last line is its status, see `reported_status`.
 
-    The shell outlives a SIGTERM that both get, for the command to save and to end with its status.
+    The shell outlives a SIGTERM that both receive, so that the command can save and end.
     """
-    script = f'trap : TERM; "$@"; status=$?; echo "{_TOLD} $status"; exit $status'
+    script = f'trap : TERM; "$@"; status=$?; echo "{_REPORTED} $status"; exit $status'
     return ["bash", "-c", script, "bash", *words]
 
 
 def in_folder(folder: str, words: list[str]) -> str:
-    """A shell command that does `words` in a folder, with its virtual environment if it has one.
+    """A shell command that runs `words` in a folder, with its virtual environment if it has one.
 
-    Its last line tells its status, see `told_status`.
+    Its last line is its status, see `reported_status`.
     """
     # A ~ stays as it is: it is the home of the machine that runs it.
     place = folder if re.fullmatch(r"~?[\w./-]*", folder) else shlex.quote(folder)
     command = f'cd {place} && PATH="$PWD/.venv/bin:$PATH" {shlex.join(words)}'
-    return f'{command}; status=$?; echo "{_TOLD} $status"; exit $status'
+    return f'{command}; status=$?; echo "{_REPORTED} $status"; exit $status'
 
 
-def told_status(logs: Path, since: float = 0.0) -> int | None:
-    """The status that the hosts' logs tell.
+def reported_status(logs: Path, since: float = 0.0) -> int | None:
+    """The status of the command, from the hosts' logs.
 
-    gcloud's own is 1 for whatever went wrong, srun's that of the task with the highest.
-
-    An error of one host (2, say) counts more than that the others lost it.
+    gcloud's own status is 1 for any failure, srun's the highest of its tasks. The error of one host
+    (2, say) takes precedence over the status of the others, which lost it.
 
     Args:
       logs: folder of the logs.
-      since: files that are older, in seconds since 1970, are left out.
+      since: older files are ignored; in seconds since 1970.
     """
-    told = set()
+    statuses = set()
     for file in logs.glob("*"):
         if file.is_file() and file.stat().st_mtime >= since:
-            found = re.findall(f"^{_TOLD} ([0-9]+)", file.read_text(errors="replace"), re.MULTILINE)
-            told |= set(map(int, found[-1:]))
+            lines = re.findall(
+                f"^{_REPORTED} ([0-9]+)", file.read_text(errors="replace"), re.MULTILINE
+            )
+            statuses |= set(map(int, lines[-1:]))
     rank = {LOST: 1, STOPPED: 2, DONE: 3}
-    return min(told, key=lambda status: rank.get(status, 0)) if told else None
+    return min(statuses, key=lambda status: rank.get(status, 0)) if statuses else None

@@ -13,7 +13,7 @@ import starting
 
 
 def ssh(flags, command: str, logs: Path) -> list[str]:
-    """The command that does `command` on all hosts; each one's output is a file in `logs`."""
+    """A command that runs `command` on all hosts; the output of each is a file in `logs`."""
     return [
         *("gcloud", "compute", "tpus", "tpu-vm", "ssh", flags.name, f"--zone={flags.zone}"),
         *([f"--project={flags.project}"] if flags.project else []),
@@ -22,7 +22,7 @@ def ssh(flags, command: str, logs: Path) -> list[str]:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that tell the slice and how it is set up."""
+    """The flags of the slice and its setup."""
     parser.add_argument("--name", required=True, help="of the TPU VM")
     parser.add_argument("--zone", required=True)
     parser.add_argument("--project", help="gcloud's own if not given")
@@ -32,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def do(flags) -> int:
-    """Sets the hosts up and starts the command on them; gives its status."""
+    """Sets the hosts up and starts the command on them; returns its status."""
     logs = Path(flags.logs) / flags.name
     if not flags.dry_run:
         logs.mkdir(parents=True, exist_ok=True)
@@ -44,8 +44,8 @@ def do(flags) -> int:
     command = starting.in_folder(flags.folder, flags.command)
     begin = time.time()
     status = starting.run(ssh(flags, command, logs), flags.dry_run)
-    if status and (told := starting.told_status(logs, begin)):
-        status = told
+    if status and (reported := starting.reported_status(logs, begin)):
+        status = reported
     print(f"status {status}; the hosts' logs are in {logs}")
     return status
 

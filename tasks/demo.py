@@ -121,20 +121,20 @@ def make_rows(name: str, split: str, seed: int = SEED) -> list[dict[str, str]]:
       seed: another one draws other rows (the facts to remember stay).
     """
     make, is_remembered = _MAKERS[name]
-    wanted = SPLIT_ROWS[split]
+    num_rows = SPLIT_ROWS[split]
     rng = np.random.default_rng([seed, zlib.crc32(f"{name}/{split}".encode())])
     pairs: list[Pair] = []
     asked: set[str] = set()
     for _ in range(_MOST_DRAWS):
-        for text, answer in make(rng, wanted):
+        for text, answer in make(rng, num_rows):
             # To pass over what was drawn before is to draw without replacement.
             again = split in _HELD_OUT and text in asked
             if not again and (is_remembered or _belongs(text, split)):
                 pairs.append((text, answer))
                 asked.add(text)
-        if len(pairs) >= wanted:
+        if len(pairs) >= num_rows:
             break
-    return [{"inputs": text, "targets": answer} for text, answer in pairs[:wanted]]
+    return [{"inputs": text, "targets": answer} for text, answer in pairs[:num_rows]]
 
 
 _MAKERS: dict[str, tuple[Maker, bool]] = {  # name -> maker, is it to be remembered

@@ -126,10 +126,10 @@ def last_number(text: str) -> str:
     Examples: "5 * 2 = 10\\n#### 1,010" gives "1010", "so it costs $7.50." gives "7.5", "I give up"
     gives "".
     """
-    found = _NUMBER.findall(text.rpartition(ANSWER_MARK)[2])
-    if not found:
+    numbers = _NUMBER.findall(text.rpartition(ANSWER_MARK)[2])
+    if not numbers:
         return ""
-    digits = found[-1].replace(",", "")
+    digits = numbers[-1].replace(",", "")
     exact = decimal.Context(prec=len(digits))  # the usual one rounds to 28 digits
     # plus() makes 0 of -0, normalize() drops zeros behind the point, "f" writes 1E+1 as 10.
     return f"{exact.plus(decimal.Decimal(digits)).normalize(exact):f}"

@@ -220,8 +220,10 @@ def is_wsc_referent(output: str, example=None, is_target: bool = False, **_unuse
     if is_target:
         return TRUE_FALSE[int(example["label"])]
     referent = example["targets_pretokenized"].decode("utf-8")
-    given, wanted = _content_words(output), _content_words(referent)
-    if not given:
+    answered, expected = _content_words(output), _content_words(referent)
+    if not answered:
         return ""
-    is_same = ("'" in output) == ("'" in referent) and (given <= wanted or wanted <= given)
+    is_same = ("'" in output) == ("'" in referent) and (
+        answered <= expected or expected <= answered
+    )
     return TRUE_FALSE[is_same]

@@ -147,10 +147,10 @@ def write_test_set(
     names = ["src", *names] if all_references else ["src", *names[:1]]
     columns = [list(_lines(Path(paths[name]))) for name in names]
     sizes = {Path(paths[name]).name: len(c) for name, c in zip(names, columns, strict=True)}
-    wanted = SEGMENTS.get(file, {}).get(pair, len(columns[0]))
-    if set(sizes.values()) != {wanted}:
+    expected = SEGMENTS.get(file, {}).get(pair, len(columns[0]))
+    if set(sizes.values()) != {expected}:
         raise ValueError(
-            f"{TEST_SETS[file]} {pair}: lines are {sizes}, must be {wanted} each; remove "
+            f"{TEST_SETS[file]} {pair}: lines are {sizes}, must be {expected} each; remove "
             f"{Path(paths['src']).parent} to download it anew"
         )
     rows = (
@@ -177,9 +177,9 @@ def _count(texts: Sequence[Path]) -> int:
 
 def _corpus_files(mtdata: Path, dataset_id: str, languages: Sequence[str]) -> list[Path] | None:
     """An id's two files as mtdata names them, train-parts/<id>.<language>[.gz]; None if absent."""
-    found = [mtdata / "train-parts" / f"{dataset_id}.{_ISO_639_3[name]}" for name in languages]
-    there = [path.is_file() or path.with_name(path.name + ".gz").is_file() for path in found]
-    return found if all(there) else None
+    files = [mtdata / "train-parts" / f"{dataset_id}.{_ISO_639_3[name]}" for name in languages]
+    there = [path.is_file() or path.with_name(path.name + ".gz").is_file() for path in files]
+    return files if all(there) else None
 
 
 def write_train(
@@ -223,12 +223,12 @@ def write_train(
     pairs = itertools.chain.from_iterable(
         zip(_lines(texts[0]), _lines(texts[1]), strict=True) for texts in corpora.values()
     )
-    found = (
+    pairs_of_lines = (
         {languages[0]: text, languages[1]: translation}
         for text, translation in _at(pairs, drawn)
         if text and translation
     )
-    return _write(task_folder(folder, pair) / "train.jsonl", found)
+    return _write(task_folder(folder, pair) / "train.jsonl", pairs_of_lines)
 
 
 def _at(items: Iterator, places: Sequence[int]) -> Iterator:
@@ -283,18 +283,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help="every reference of a row, for a higher BLEU, in place of sacrebleu's default one",
     )
-    given = parser.parse_args(arguments)
-    for pair in given.pairs.split(","):
+    values = parser.parse_args(arguments)
+    for pair in values.pairs.split(","):
         sizes = prepare(
-            given.out,
+            values.out,
             pair,
-            mtdata=given.mtdata,
-            ids=given.ids.split(",") if given.ids else None,
-            rows=given.rows,
-            all_references=given.all_references,
+            mtdata=values.mtdata,
+            ids=values.ids.split(",") if values.ids else None,
+            rows=values.rows,
+            all_references=values.all_references,
         )
         counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        print(f"{task_folder(given.out, pair)}: {counts}")
+        print(f"{task_folder(values.out, pair)}: {counts}")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def run(config: ImportConfig) -> None:
 
     out = Path(config.out)
     hf_folder.check_empty(out)
-    found = (_from_hf if config.source == "hf" else _from_t5x)(config)
+    loaded = (_from_hf if config.source == "hf" else _from_t5x)(config)
     # All of the folder, or nothing of it.
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
@@ -103,15 +103,15 @@ def run(config: ImportConfig) -> None:
         if config.source == "hf":
             (temporary / TOKENIZER).mkdir()
             hf_folder.copy_tokenizer(config.path, temporary / TOKENIZER, with_config=True)
-        source = {"from": config.source, "path": _absolute(config.path), **found.source}
-        written = run_folder.write_imported(temporary, found.model, found.fingerprint, source)
-        checkpoints.save_parameters(temporary, found.params, written)
-        (temporary / "model.gin").write_text(_gin(config, found.model, found.vocabulary))
+        source = {"from": config.source, "path": _absolute(config.path), **loaded.source}
+        written = run_folder.write_imported(temporary, loaded.model, loaded.fingerprint, source)
+        checkpoints.save_parameters(temporary, loaded.params, written)
+        (temporary / "model.gin").write_text(_gin(config, loaded.model, loaded.vocabulary))
         os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    count = sum(leaf.size for leaf in jax.tree.leaves(found.params))
-    kind = found.source["model_type"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(loaded.params))
+    kind = loaded.source["model_type"]
     print(f"{out}: {kind}, {count:,} parameters; include {out / 'model.gin'}")
 
 
@@ -120,7 +120,7 @@ def _absolute(path: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Loaded:
     """A model as it was read, and what config.json says of where it comes from."""
 
     model: Any
@@ -130,13 +130,13 @@ class _Found:
     source: dict[str, Any]
 
 
-def _from_hf(config: ImportConfig) -> _Found:
+def _from_hf(config: ImportConfig) -> _Loaded:
     from cascade_jax.interop import hf
 
-    family, found = hf.read_family(config.path)
+    family, described = hf.read_family(config.path)
     vocabulary = _vocabulary(config, family.model_type)
-    pad_id = _pad_id(config, found, vocabulary)
-    fingerprint = _fingerprint(vocabulary, config.vocab_size or found.vocab_size)
+    pad_id = _pad_id(config, described, vocabulary)
+    fingerprint = _fingerprint(vocabulary, config.vocab_size or described.vocab_size)
     model, params = hf.load(
         config.path,
         scan_layers=config.scan_layers,
@@ -146,10 +146,10 @@ def _from_hf(config: ImportConfig) -> _Found:
         progress=progress("import"),
     )
     source = {"model_type": family.model_type, "pad_id": pad_id}
-    return _Found(model, params, vocabulary, fingerprint, source)
+    return _Loaded(model, params, vocabulary, fingerprint, source)
 
 
-def _from_t5x(config: ImportConfig) -> _Found:
+def _from_t5x(config: ImportConfig) -> _Loaded:
     from cascade_jax.interop import t5x_checkpoints
 
     if config.vocabulary is None:
@@ -162,9 +162,9 @@ def _from_t5x(config: ImportConfig) -> _Found:
     changes = {"scan_layers": config.scan_layers, "dtype": config.dtype}
     model = dataclasses.replace(t5x_checkpoints.config_of(config.path), **changes)
     fingerprint = _fingerprint(config.vocabulary, model.vocab_size)
-    found = t5x_checkpoints.load(config.path, model)
-    source = {"model_type": "t5x", "pad_id": 0, "step": found.step}
-    return _Found(model, found.params, config.vocabulary, fingerprint, source)
+    checkpoint = t5x_checkpoints.load(config.path, model)
+    source = {"model_type": "t5x", "pad_id": 0, "step": checkpoint.step}
+    return _Loaded(model, checkpoint.params, config.vocabulary, fingerprint, source)
 
 
 def progress(label: str):
@@ -200,16 +200,16 @@ def _pad_id(config: ImportConfig, model, vocabulary: str) -> int:
 
 
 def _fingerprint(spec: str, model_ids: int) -> str:
-    found = facts_apart(spec)
-    if "error" in found:
-        raise ValueError(found["error"])
-    if found["size"] > model_ids:
-        raise ValueError(f"vocabulary {spec!r} has {found['size']} ids, the model only {model_ids}")
-    return found["fingerprint"]
+    about = facts_apart(spec)
+    if "error" in about:
+        raise ValueError(about["error"])
+    if about["size"] > model_ids:
+        raise ValueError(f"vocabulary {spec!r} has {about['size']} ids, the model only {model_ids}")
+    return about["fingerprint"]
 
 
 def facts_apart(spec: str) -> dict[str, Any]:
-    """`facts`, found by a process of its own.
+    """`facts` from a process of its own.
 
     seqio imports TensorFlow, whose 0.7 GB would otherwise stay beside the parameters.
     """

@@ -1,4 +1,4 @@
-"""What `cascade-jax tasks` prints: lists, rows as the model gets them, lengths."""
+"""The output of `cascade-jax tasks`: lists, rows as the model gets them, lengths."""
 
 import os
 import sys
@@ -8,6 +8,7 @@ from typing import Any
 
 import seqio
 import tqdm
+from rich.cells import cell_len
 
 from cascade_jax.data import mixtures
 from cascade_jax.data.browse import rows as row_view
@@ -16,11 +17,11 @@ from cascade_jax.data.browse import token_counts
 from cascade_jax.text_table import columns
 
 _WIDTH = 100
-_STYLES = {"bold": "1", "dim": "2", "cut": "9;31", "here": "32", "away": "33"}
+_STYLES = {"bold": "1", "dim": "2", "cut": "9;31", "available": "32", "missing": "33"}
 
 
 class Paint:
-    """Colours text, or leaves it as it is."""
+    """Colours text, or leaves it unchanged."""
 
     def __init__(self, color: str):
         """Args: color: "always", "never", or "auto": in a terminal, unless NO_COLOR is set."""
@@ -35,7 +36,7 @@ class Paint:
 
 
 def pages(config: Any) -> Iterator[str]:
-    """The parts of what is printed, each as soon as it is known.
+    """The parts of the output, each as soon as it is known.
 
     Args:
       config: a `tasks.TasksConfig`.
@@ -48,10 +49,9 @@ def pages(config: Any) -> Iterator[str]:
     if config.name is None:
         yield _mixture_table() if config.mixtures else _task_table(config.suite, paint)
         return
-    found = mixtures.look_up(config.name)
-    is_mixture = isinstance(found, seqio.Mixture)
-    if is_mixture and not config.lengths:
-        yield _mixture_page(browse.mixture_facts(found), paint)
+    registered = mixtures.look_up(config.name)
+    if isinstance(registered, seqio.Mixture) and not config.lengths:
+        yield _mixture_page(browse.mixture_facts(registered), paint)
         return
     opened = row_view.open_tasks(
         config.name,
@@ -66,7 +66,7 @@ def pages(config: Any) -> Iterator[str]:
     (task,) = opened
     yield _facts(task, paint)
     if not config.download:
-        row_view.check_is_here(task)
+        row_view.check_is_available(task)
     example = None
     for example in row_view.seen_examples(task, config.examples):
         yield _example(task, example, config.tokens, paint)
@@ -79,8 +79,8 @@ def pages(config: Any) -> Iterator[str]:
 
 def _task_table(suite: str | None, paint: Paint) -> str:
     tasks = browse.list_tasks(suite)
-    head = ("task", "kind", "metrics", "source", "here")
-    rows = [(f.name, f.kind, ", ".join(f.metrics), f.source, f.here) for f in tasks]
+    head = ("task", "kind", "metrics", "source", "data")
+    rows = [(f.name, f.kind, ", ".join(f.metrics), f.source, f.data) for f in tasks]
     first, *lines = columns([head, *rows])
     shown = [paint("bold", f"  {first}")]
     before = None
@@ -89,11 +89,11 @@ def _task_table(suite: str | None, paint: Paint) -> str:
             count = sum(other.suite == facts.suite for other in tasks)
             shown += ["", paint("bold", f"{facts.suite} ({count})")]
             before = facts.suite
-        style = "here" if browse.is_here(facts) else "away"
-        shown.append(f"  {line.removesuffix(facts.here)}{paint(style, facts.here)}")
-    here = sum(map(browse.is_here, tasks))
-    suites = len({facts.suite for facts in tasks})
-    shown += ["", f"{_count(len(tasks), 'task')} in {_count(suites, 'suite')}; data of {here} here"]
+        style = "available" if browse.is_available(facts) else "missing"
+        shown.append(f"  {line.removesuffix(facts.data)}{paint(style, facts.data)}")
+    available = sum(map(browse.is_available, tasks))
+    total = f"{_count(len(tasks), 'task')} in {_count(len({f.suite for f in tasks}), 'suite')}"
+    shown += ["", f"{total}; {available} with data on this machine"]
     return "\n".join(shown)
 
 
@@ -111,7 +111,7 @@ def _mixture_table() -> str:
     lines = columns([("mixture", "tasks", "sum of rates"), *rows], right=(1, 2))
     lines += ["", _count(len(mixtures), "mixture")]
     if any(mixture.total is None for mixture in mixtures):
-        lines[-1] += "; - where a rate is a number of rows that are not here"
+        lines[-1] += "; - where a rate is a number of rows that is unknown"
     return "\n".join(lines)
 
 
@@ -135,7 +135,7 @@ def _facts(opened: row_view.OpenTask, paint: Paint) -> str:
         "kind": facts.kind,
         "metrics": ", ".join(facts.metrics),
         "source": facts.source,
-        "here": facts.here,
+        "data": facts.data,
         "by hand": facts.manual,
         "splits": ", ".join(facts.splits),
         "vocabulary": f"{type(opened.vocabulary).__name__}, {size:,} ids",
@@ -167,21 +167,13 @@ def _example(
         if seen.length > len(seen.ids):
             length += paint("cut", f", cut from {seen.length}")
         if seen.unknown:
-            length += paint("away", f", {seen.unknown} of them unknown to the vocabulary")
+            length += paint("missing", f", {seen.unknown} of them unknown to the vocabulary")
         lines += [f"  {name:<10}  {text}", f"  {'':<10}  {length}"]
         lines += _token_lines(seen, tokens, paint)
     if example.options is not None:
         options = " | ".join(map(_indented, example.options))
         lines.append(f"  {'options':<10}  {options}")
     return "\n".join(lines)
-
-
-def _cells(text: str) -> int:
-    """Columns that a text takes in a terminal."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
 
 
 def _token_lines(seen: row_view.SeenText, most: int, paint: Paint) -> list[str]:
@@ -194,11 +186,11 @@ def _token_lines(seen: row_view.SeenText, most: int, paint: Paint) -> list[str]:
         pairs = [*pairs[:most], ("…", f"({len(pairs) - most} more)")]
     lines, pieces, ids, used = [], "", "", 0
     for piece, token_id in pairs:
-        width = max(_cells(piece), len(token_id)) + 1
+        width = max(cell_len(piece), len(token_id)) + 1
         if used + width > _WIDTH - 14:
             lines += [pieces, paint("dim", ids.rstrip())]
             pieces, ids, used = "", "", 0
-        pieces += piece + " " * (width - _cells(piece))
+        pieces += piece + " " * (width - cell_len(piece))
         ids += token_id.ljust(width)
         used += width
     return [f"{'':14}{line.rstrip()}" for line in (*lines, pieces, paint("dim", ids.rstrip()))]
@@ -210,13 +202,13 @@ def _token_lines(seen: row_view.SeenText, most: int, paint: Paint) -> list[str]:
 def _length_pages(opened: Sequence[row_view.OpenTask], config: Any) -> Iterator[str]:
     """A table for each task, then the error if no target of one fits.
 
-    Of a mixture, the tasks that are not here are left out, and named.
+    Tasks of a mixture without data on this machine are left out, and named.
     """
     targets = {}
     for task in opened:
         try:
             if not config.download:
-                row_view.check_is_here(task)
+                row_view.check_is_available(task)
         except (ValueError, FileNotFoundError) as error:
             if len(opened) == 1:
                 raise
@@ -224,7 +216,7 @@ def _length_pages(opened: Sequence[row_view.OpenTask], config: Any) -> Iterator[
             continue
 
         def progress(rows, name=task.name):
-            # A bar where somebody looks on, on standard error.
+            # On standard error, and in a terminal only.
             return tqdm.tqdm(rows, desc=name, unit="row", disable=None, leave=False)
 
         inputs, targets[task.name] = token_counts.count_tokens(task, config.rows, progress)
@@ -240,9 +232,9 @@ def _length_table(inputs: token_counts.TokenCounts, targets: token_counts.TokenC
     percents = ["max" if p == 100 else f"{p} %" for p in token_counts.PERCENTILES]
     head = ["tokens", *percents, "length", "rows cut", "tokens lost", "only EOS"]
     rows = [head]
-    for name, found in (("inputs", inputs), ("targets", targets)):
-        values = [str(found.percentile(percent)) for percent in token_counts.PERCENTILES]
-        share = found.rows_cut / len(found.tokens)
-        what = ["-" if found.limit is None else str(found.limit), f"{share:.1%}"]
-        rows.append([name, *values, *what, f"{found.tokens_lost:.1%}", str(found.only_eos)])
+    for name, counts in (("inputs", inputs), ("targets", targets)):
+        values = [str(counts.percentile(percent)) for percent in token_counts.PERCENTILES]
+        limit = "-" if counts.limit is None else str(counts.limit)
+        cut = [f"{counts.rows_cut / len(counts.tokens):.1%}", f"{counts.tokens_lost:.1%}"]
+        rows.append([name, *values, limit, *cut, str(counts.only_eos)])
     return "\n".join(f"  {line}" for line in columns(rows, right=range(1, len(head))))

@@ -14,8 +14,8 @@ _COLORS = ("auto", "always", "never")
 _POSITIONS = "positions, end of sequence included; nothing is cut without it"
 
 HELP = """\
-Shows the registered tasks and whether their data is here; of one task, its rows as the model gets
-them, and how long they are. Needs no gin file and downloads nothing.
+Lists the registered tasks and whether their data is on this machine; of one task, shows its rows as
+the model gets them, and how long they are. Needs no gin file and downloads nothing.
 
 example:
   cascade-jax tasks
@@ -112,11 +112,11 @@ def _register(modules: Iterable[str]) -> None:
 
     gin_config.add_current_folder()
     with gin_config.native_messages_hidden():
-        # Keeps TensorFlow from the devices, as for training, before a first row is read.
+        # Keeps TensorFlow off the devices, as for training, before a first row is read.
         importlib.import_module("cascade_jax.data.pipeline")
         for module in modules:
             try:
                 importlib.import_module(module)
             except ImportError as error:
-                here = f"(current folder: {os.getcwd()})"
-                raise ValueError(f"--import {module}: {error} {here}") from error
+                folder = f"(current folder: {os.getcwd()})"
+                raise ValueError(f"--import {module}: {error} {folder}") from error

@@ -1,7 +1,7 @@
 """A key of each example in a batch: a hash of its token ids, the same wherever they stand.
 
-What is kept of an example (see `teacher_cache/make.py`) is found again by its key, in whatever
-order, row, place or shape of batch the example comes. Another prompt gives another key.
+The teacher cache looks up its values by this key, whatever the order, row, place or batch shape in
+which the example comes. Another prompt gives another key.
 """
 
 import hashlib
@@ -36,11 +36,11 @@ class PlacedExample:
     def key(self) -> bytes:
         """KEY_BYTES bytes."""
         parts = [np.asarray(ids, "<i4").tobytes() for ids in (self.inputs, self.targets)]
-        found = hashlib.blake2b(digest_size=KEY_BYTES)
-        found.update(len(parts[0]).to_bytes(4, "little"))
-        found.update(parts[0])
-        found.update(parts[1])
-        return found.digest()
+        digest = hashlib.blake2b(digest_size=KEY_BYTES)
+        digest.update(len(parts[0]).to_bytes(4, "little"))
+        digest.update(parts[0])
+        digest.update(parts[1])
+        return digest.digest()
 
 
 def examples_of(rows: Mapping[str, np.ndarray], architecture: str) -> Iterator[PlacedExample]:
@@ -51,13 +51,13 @@ def examples_of(rows: Mapping[str, np.ndarray], architecture: str) -> Iterator[P
       architecture: as in `DataConfig`.
     """
     if architecture == PREFIX_LM:
-        yield from _of_joined_rows(batch_lib.from_seqio_prefix_lm(rows))
+        yield from _from_joined_rows(batch_lib.from_seqio_prefix_lm(rows))
     else:
-        yield from _of_pairs(batch_lib.from_seqio(rows))
+        yield from _from_pairs(batch_lib.from_seqio(rows))
 
 
-def _of_pairs(batch: batch_lib.Batch) -> Iterator[PlacedExample]:
-    """Of rows that have inputs and targets apart."""
+def _from_pairs(batch: batch_lib.Batch) -> Iterator[PlacedExample]:
+    """From rows that have inputs and targets apart."""
     for row, (inputs, targets, weights) in enumerate(
         zip(batch.inputs, batch.targets, batch.weights, strict=True)
     ):
@@ -70,8 +70,8 @@ def _of_pairs(batch: batch_lib.Batch) -> Iterator[PlacedExample]:
             yield from _one(row, counted & (theirs == segment), inputs[ours == segment], targets)
 
 
-def _of_joined_rows(batch: batch_lib.DecoderBatch) -> Iterator[PlacedExample]:
-    """Of rows that hold inputs and targets one after the other."""
+def _from_joined_rows(batch: batch_lib.DecoderBatch) -> Iterator[PlacedExample]:
+    """From rows that hold inputs and targets one after the other."""
     for row, (targets, weights) in enumerate(zip(batch.targets, batch.weights, strict=True)):
         counted = weights != 0
         if batch.segment_ids is None:
@@ -79,8 +79,8 @@ def _of_joined_rows(batch: batch_lib.DecoderBatch) -> Iterator[PlacedExample]:
             continue
         segments = batch.segment_ids[row]
         for segment in range(1, int(segments.max(initial=0)) + 1):
-            is_here = segments == segment
-            yield from _one(row, counted & is_here, targets[is_here & ~counted], targets)
+            in_segment = segments == segment
+            yield from _one(row, counted & in_segment, targets[in_segment & ~counted], targets)
 
 
 def _one(row: int, counted, inputs, targets) -> Iterator[PlacedExample]:

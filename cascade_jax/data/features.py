@@ -36,8 +36,8 @@ def tokenizing() -> list:
     return [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim]
 
 
-def told(steps: Iterable[Callable]) -> set[str]:
-    """Names of what seqio tells preprocessors beside the rows: "sequence_length", "seed", ..."""
+def parameters_of(steps: Iterable[Callable]) -> set[str]:
+    """Names of the parameters of preprocessors: "sequence_length", "seed", ..."""
     return {name for step in steps for name in inspect.signature(step).parameters}
 
 

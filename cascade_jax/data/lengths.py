@@ -51,7 +51,7 @@ def check_task(
 def _is_cut_at_the_end(task: seqio.Task) -> bool:
     """Whether lengths touch a task in the last of our own steps alone."""
     ends = list(task.preprocessors[-1:]) == features.tokenizing()[1:]
-    return ends and "sequence_length" not in features.told(task.preprocessors[:-1])
+    return ends and "sequence_length" not in features.parameters_of(task.preprocessors[:-1])
 
 
 def _first_lengths(

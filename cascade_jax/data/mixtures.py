@@ -152,12 +152,12 @@ class OpenMixture:
 
         A source without a `fingerprint(split)` of its own is told by its class alone.
         """
-        found = {}
+        fingerprints = {}
         for name, task in self.tasks_with(split).items():
             by_class = type(task.source).__name__
             fingerprint = getattr(task.source, "fingerprint", lambda split, name=by_class: name)
-            found[name] = fingerprint(split)
-        return found
+            fingerprints[name] = fingerprint(split)
+        return fingerprints
 
 
 def _copy(provider, vocab: seqio.Vocabulary | None, shuffle_buffer: int | None):

@@ -18,11 +18,11 @@ def cached_tasks(
     Raises:
       ValueError: see `lengths.check_task`.
     """
-    found = {}
+    tokens = {}
     for name, task in mixture.tasks_with(split).items():
-        found[name] = cached_tokens(task, name, split, config.cache_rows, config.cache_dir)
-        lengths.check_task(task, name, split, config, found[name])
-    return found
+        tokens[name] = cached_tokens(task, name, split, config.cache_rows, config.cache_dir)
+        lengths.check_task(task, name, split, config, tokens[name])
+    return tokens
 
 
 def training_batches(

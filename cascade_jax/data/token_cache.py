@@ -90,15 +90,15 @@ class CachedTokens:
         # Nothing for AutoGraph to convert, which takes a while for many tasks.
         @tf.autograph.experimental.do_not_convert
         def example(number: tf.Tensor) -> dict[str, tf.Tensor]:
-            found = {}
+            ids_by_name = {}
             for name, (values, splits) in held.items():
                 feature = task.output_features[name]
                 start, end = splits[number], splits[number + 1]
                 ids = values[start : tf.minimum(end, start + lengths[name] - feature.add_eos)]
                 ids = tf.cast(ids, feature.dtype)
                 eos = [feature.vocabulary.eos_id] if feature.add_eos else []
-                found[name] = tf.concat([ids, tf.constant(eos, feature.dtype)], axis=0)
-            return found
+                ids_by_name[name] = tf.concat([ids, tf.constant(eos, feature.dtype)], axis=0)
+            return ids_by_name
 
         dataset = tf.data.Dataset.from_tensor_slices(self.order(seed, shard)).repeat()
         dataset = dataset.shuffle(task.shuffle_buffer_size, seed=seed)
@@ -127,17 +127,17 @@ def cached_tokens(
     vocabularies = [load.fingerprint(task.output_features[n].vocabulary) for n in _NAMES]
     parts = [FORMAT, cascade_jax.__version__, name, split, fingerprint(split), *vocabularies]
     key, steps = json.dumps(parts), list(task.preprocessors)
-    steps_before, found = _in_memory.get(key, (None, None))
+    steps_before, tokens = _in_memory.get(key, (None, None))
     if steps_before == steps:
-        return found
+        return tokens
     path = None if cache_dir is None else _path(cache_dir, name, split, key)
-    found = path and _read(path, key)
-    if found is None or not _is_up_to_date(found, task, split):
-        found = _make(task, name, split, rows)
-        if found is not None and path is not None:
-            _write(path, key, found)
-    _in_memory[key] = steps, found
-    return found
+    tokens = path and _read(path, key)
+    if tokens is None or not _is_up_to_date(tokens, task, split):
+        tokens = _make(task, name, split, rows)
+        if tokens is not None and path is not None:
+            _write(path, key, tokens)
+    _in_memory[key] = steps, tokens
+    return tokens
 
 
 def forget() -> None:
@@ -148,15 +148,15 @@ def forget() -> None:
 def _num_rows(source: seqio.DataSource, split: str) -> int | None:
     try:
         return source.num_input_examples(split)
-    except (KeyError, ValueError):  # not there, or TFDS has no sizes: reading it will say so
+    except (KeyError, ValueError):  # missing, or TFDS has no sizes: reading it will say so
         return None
 
 
 def _is_fixed(task: seqio.Task) -> bool:
-    """Whether a task ends in our tokenisation, and nothing before is told a seed or a length."""
+    """Whether a task ends in our tokenisation, and no step before depends on seed or length."""
     before, ending = task.preprocessors[:-2], list(task.preprocessors[-2:])
-    is_told = features.told(before) & {"seed", "seeds", "sequence_length"}
-    return ending == features.tokenizing() and not is_told and bool(task.shuffle_buffer_size)
+    depends = features.parameters_of(before) & {"seed", "seeds", "sequence_length"}
+    return ending == features.tokenizing() and not depends and bool(task.shuffle_buffer_size)
 
 
 # ------------------------------------------------------------------ making
@@ -223,9 +223,9 @@ def _smallest(ids: np.ndarray) -> np.ndarray:
     return ids.astype(np.uint16) if ids.max(initial=0) < 1 << 16 else ids
 
 
-def _is_up_to_date(found: CachedTokens, task: seqio.Task, split: str) -> bool:
+def _is_up_to_date(tokens: CachedTokens, task: seqio.Task, split: str) -> bool:
     """Whether rows of all of the split still give these ids: those of a changed prompt do not."""
-    num_rows = len(found.row_splits) - 1
+    num_rows = len(tokens.row_splits) - 1
     # Files of TFDS would have to be read to their end.
     is_in_memory = task.source.supports_arbitrary_sharding
     stride = max(1, -(-num_rows // CHECKED_ROWS)) if is_in_memory else 1
@@ -236,9 +236,9 @@ def _is_up_to_date(found: CachedTokens, task: seqio.Task, split: str) -> bool:
     numbers = [
         number
         for row in range(0, num_rows, stride)[:CHECKED_ROWS]
-        for number in range(*found.row_splits[row : row + 2])
+        for number in range(*tokens.row_splits[row : row + 2])
     ]
-    ids = {name: (found.values[name], found.splits[name]) for name in _NAMES}
+    ids = {name: (tokens.values[name], tokens.splits[name]) for name in _NAMES}
     return len(examples) == len(numbers) and _are_examples(ids, numbers, examples)
 
 

@@ -70,7 +70,7 @@ def of_data(
     first = {}
     for name, task in mixture.tasks_with(splits[0]).items():
         first[name] = _first(task, data, splits[0], seed=0)
-        is_told = features.told(task.preprocessors) & {"seed", "seeds"}
+        is_told = features.parameters_of(task.preprocessors) & {"seed", "seeds"}
         if is_told or _first(task, data, splits[0], seed=1) != first[name]:
             raise TeacherCacheError(
                 f"task {name!r} of mixture {mixture.name!r} makes other examples of its rows each "

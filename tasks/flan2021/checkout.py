@@ -83,13 +83,13 @@ def _templates_path(folder: str) -> Path:
 def _look_up(mixture: str) -> seqio.Mixture | seqio.Task:
     registry = flan_task.registered_names()
     try:
-        found = seqio.get_mixture_or_task(mixture)
+        registered = seqio.get_mixture_or_task(mixture)
     except ValueError:
         raise ValueError(f"there is no mixture {mixture!r}; see tasks/flan2021") from None
-    others = [t.name for t in seqio.get_subtasks(found) if t.name not in registry]
+    others = [t.name for t in seqio.get_subtasks(registered) if t.name not in registry]
     if others:
         raise ValueError(f"{mixture!r} has tasks that are not of FLAN 2021: {others[:3]}")
-    return found
+    return registered
 
 
 def read_patterns(text: str, where: str) -> Patterns:

@@ -221,10 +221,10 @@ def parse_template(template: str, task: str, allowed: Sequence[str]) -> Pieces:
     pieces = []
     for literal, name, spec, conversion in parsed:
         if name is not None and (name not in allowed or spec or conversion):
-            found = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            field = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             hint = did_you_mean(name, allowed)
             raise ValueError(
-                f"template of {task} has {{{found}}}, must be one of {sorted(allowed)}{hint} in "
+                f"template of {task} has {{{field}}}, must be one of {sorted(allowed)}{hint} in "
                 f"{template!r}"
             )
         pieces.append((literal, name))

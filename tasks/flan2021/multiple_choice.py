@@ -50,8 +50,8 @@ def _choice(options: tf.Tensor | Sequence[tf.Tensor], number: tf.Tensor, **texts
 
 def _has_options(field: str, count: int) -> ProblemOf:
     def problem_of(row: Mapping[str, Any]) -> str | None:
-        found = len(row[field])
-        return None if found == count else f"field {field!r} has {found} texts, must be {count}"
+        number = len(row[field])
+        return None if number == count else f"field {field!r} has {number} texts, must be {count}"
 
     return problem_of
 

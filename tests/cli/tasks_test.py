@@ -105,7 +105,7 @@ def test_here_goes_by_the_data_folder(run, sst2):
 
 def test_one_suite_alone(run):
     text = run(*DEMO, "--suite", "demo")
-    assert "demo (7)" in text and "7 tasks in 1 suite; data of 7 here" in text
+    assert "demo (7)" in text and "7 tasks in 1 suite; 7 with data on this machine" in text
     assert "superglue" not in text
     line = run(*DEMO, "--suite", "dmo", status=2)
     assert "no task is of suite 'dmo'; did you mean 'demo'?" in line
@@ -264,7 +264,7 @@ def test_data_that_is_not_here_is_not_downloaded(run, sst2, monkeypatch):
     task = seqio.TaskRegistry.get("local_sst2_v1")
     monkeypatch.setattr(task.source, "is_available", lambda split: False, raising=False)
     line = run(*sst2[:2], "local_sst2_v1", status=2)
-    assert "not here: prepare it with `tfds build glue/sst2:2.0.0`" in line
+    assert "not on this machine: prepare it with `tfds build glue/sst2:2.0.0`" in line
 
 
 def test_a_module_of_the_current_folder(run, tmp_path, monkeypatch):
@@ -283,7 +283,7 @@ def test_a_module_of_the_current_folder(run, tmp_path, monkeypatch):
     try:
         text = run("tasks_test_own_v1", "--import", "tasks_test_own")
         assert "  suite       own\n" in text and "train/0\n  inputs      a\n" in text
-        assert browse.list_tasks("own")[0].here == browse.YES
+        assert browse.list_tasks("own")[0].data == browse.YES
     finally:
         sys.modules.pop("tasks_test_own", None)
         seqio.TaskRegistry.remove("tasks_test_own_v1")

@@ -78,7 +78,7 @@ def test_secrets_on_the_command_line_and_a_missing_command_are_refused(launch, p
     assert "looks like" not in launch(script, *SCRIPTS[script], "--dry_run", "--", *TRAIN,
                                       "--gin.CHUNK_TOKENS=256")[1]  # fmt: skip
     status, text = launch(script, *SCRIPTS[script])
-    assert status == 2 and "after -- comes what to do" in text
+    assert status == 2 and "after -- comes the command" in text
     status, text = launch(script, *SCRIPTS[script], "--dry_run", "--", "trian")
     assert status == 2 and "not 'trian'; did you mean 'train'?" in text
     status, text = launch(script, *SCRIPTS[script], "--dry_run", "--", "cascade-jax", *TRAIN)

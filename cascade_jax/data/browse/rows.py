@@ -1,4 +1,4 @@
-"""Rows of a task as a model gets them: texts, token ids and their pieces, what is cut off."""
+"""Rows of a task as a model gets them: texts, token ids, pieces, and the part that is cut off."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from cascade_jax.data.vocabulary.pieces import piece_of, text_of
 
 _SPLIT_ORDER = ("validation", "test", "train")
 _ANY_LENGTH = 1 << 20  # stands for "do not cut" where a length has to be given
-_LENGTH = 512  # of a task that wants both lengths and was given one
+_LENGTH = 512  # for a task that needs both lengths, where only one is set
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class SeenText:
 
     Attributes:
       text: all of it.
-      kept_text, cut_text: what of it is in `ids`, and what the length cuts off.
+      kept_text, cut_text: the part in `ids`, and the part that the length cuts off.
       ids: as the model gets them, EOS included, without padding.
-      pieces: what each id stands for.
+      pieces: the text of each id.
       length: number of ids before cutting.
       unknown: number of ids that stand for text the vocabulary cannot spell.
     """
@@ -69,13 +69,10 @@ class OpenTask:
 
     @property
     def fits_itself(self) -> bool:
-        """Whether a step of the task's own makes rows of the lengths, as span corruption does.
-
-        Such rows are whole at any length.
-        """
+        """Whether the task itself makes rows of the lengths, as span corruption does."""
         cutting = seqio.preprocessors.append_eos_after_trim
         own = [step for step in self.task.preprocessors if step is not cutting]
-        return "sequence_length" in features.told(own)
+        return "sequence_length" in features.parameters_of(own)
 
     def rows(self, *, cut: bool) -> Iterator[dict[str, Any]]:
         """Examples in file order, cut to the lengths or whole."""
@@ -104,7 +101,7 @@ def open_tasks(
 
     Args:
       name: a registered task or mixture.
-      split: to read; None for validation, else test, else train, whichever is here first.
+      split: to read; None for validation, else test, else train, whichever can be read.
       vocabulary: as in `DataConfig`.
       input_length, target_length: positions, EOS included; None cuts nothing off.
 
@@ -141,8 +138,8 @@ def _first_split(task: seqio.Task) -> str:
     return next((split for split in ordered if browse.can_read(task, split)), ordered[0])
 
 
-def check_is_here(opened: OpenTask) -> None:
-    """Refuses to read what would have to be downloaded first.
+def check_is_available(opened: OpenTask) -> None:
+    """Refuses a split that would have to be downloaded first.
 
     Raises:
       ValueError: says what to do.
@@ -153,15 +150,15 @@ def check_is_here(opened: OpenTask) -> None:
         return
     if sources.get_data_dir() is not None:
         task.source.get_dataset(opened.split, shuffle=False)  # raises, with the missing path
-    if facts.here == browse.NEEDS_FOLDER:
+    if facts.data == browse.NEEDS_FOLDER:
         folder = task.source.name.replace("/", "__")
         raise ValueError(
             f"{facts.name} is not in TFDS; give a data folder that holds {folder}/<split>.jsonl"
         )
     first = f"first {facts.manual}; then " if facts.manual else ""
     raise ValueError(
-        f"the data of {facts.name} is not here: {first}prepare it with `tfds build {facts.source}`,"
-        " or give a data folder"
+        f"the data of {facts.name} is not on this machine: {first}prepare it with "
+        f"`tfds build {facts.source}`, or give a data folder"
     )
 
 
@@ -170,7 +167,7 @@ def seen_examples(opened: OpenTask, count: int) -> Iterator[SeenExample]:
 
     Args:
       opened: from `open_tasks`.
-      count: at most so many.
+      count: at most this many.
     """
     pairs = zip(opened.rows(cut=False), opened.rows(cut=True), strict=True)
     for index, (whole, cut) in zip(range(count), pairs, strict=False):

@@ -1,7 +1,4 @@
-"""What tasks and mixtures there are, and whether their data is on this machine.
-
-Nothing here downloads: a task whose data is not on this machine is listed with what it lacks.
-"""
+"""Registered tasks and mixtures, and whether their data is on this machine; downloads nothing."""
 
 import functools
 import re
@@ -14,7 +11,7 @@ import seqio
 from cascade_jax.data import catalog, sources
 from cascade_jax.names import did_you_mean
 
-# What `TaskFacts.here` says; of a data folder that lacks some splits, FOLDER and those it has.
+# Values of `TaskFacts.data`; where a data folder lacks some splits, FOLDER and those it has.
 YES = "yes"
 FOLDER = "folder"
 NOT_IN_FOLDER = "not in the folder"
@@ -33,8 +30,8 @@ class TaskFacts:
       suite, kind: of its card; "-" for a task without one.
       metrics: names, the one of single examples first.
       source: TFDS builder with its version, or the folder's name where TFDS has none.
-      splits: that the task has.
-      here: whether its data is on this machine now; one of the constants above.
+      splits: of the task.
+      data: whether it is on this machine; one of the constants above.
       manual: what to download by hand and where to put it; empty for most tasks.
     """
 
@@ -44,7 +41,7 @@ class TaskFacts:
     metrics: tuple[str, ...]
     source: str
     splits: tuple[str, ...]
-    here: str
+    data: str
     manual: str = ""
 
 
@@ -59,20 +56,20 @@ def facts_of(task: seqio.Task, name: str | None = None) -> TaskFacts:
         metrics=tuple(map(_metric_name, task.metric_fns)),
         source=_source_name(task.source),
         splits=tuple(task.splits),
-        here=_here(task),
+        data=_data(task),
         manual=getattr(task.source, "manual", None) or "",
     )
 
 
 def can_read(task: seqio.Task, split: str) -> bool:
-    """Whether a split can be read without a download; True where nobody knows."""
-    is_available = getattr(task.source, "is_available", None)
-    return is_available is None or is_available(split)
+    """Whether a split can be read without a download; True where the source does not say."""
+    has_split = getattr(task.source, "is_available", None)
+    return has_split is None or has_split(split)
 
 
-def is_here(facts: TaskFacts) -> bool:
-    """Whether some split of a task can be read now."""
-    return facts.here == YES or facts.here.startswith(FOLDER)
+def is_available(facts: TaskFacts) -> bool:
+    """Whether some split of a task can be read without a download."""
+    return facts.data == YES or facts.data.startswith(FOLDER)
 
 
 def list_tasks(suite: str | None = None) -> list[TaskFacts]:
@@ -81,13 +78,13 @@ def list_tasks(suite: str | None = None) -> list[TaskFacts]:
     Raises:
       ValueError: no task is of that suite (the nearest, and all, are listed).
     """
-    found = [facts_of(seqio.TaskRegistry.get(name)) for name in seqio.TaskRegistry.names()]
-    suites = sorted({facts.suite for facts in found})
+    tasks = [facts_of(seqio.TaskRegistry.get(name)) for name in seqio.TaskRegistry.names()]
+    suites = sorted({facts.suite for facts in tasks})
     if suite is not None and suite not in suites:
         hint = did_you_mean(suite, suites)
         raise ValueError(f"no task is of suite {suite!r}{hint} (there are: {', '.join(suites)})")
-    kept = [facts for facts in found if suite in (None, facts.suite)]
-    return sorted(kept, key=lambda facts: (facts.suite, facts.name))
+    chosen = [facts for facts in tasks if suite in (None, facts.suite)]
+    return sorted(chosen, key=lambda facts: (facts.suite, facts.name))
 
 
 def _metric_name(metric_fn: Any) -> str:
@@ -110,7 +107,7 @@ def _source_name(source: seqio.DataSource) -> str:
     return type(source).__name__
 
 
-def _here(task: seqio.Task) -> str:
+def _data(task: seqio.Task) -> str:
     source = task.source
     if isinstance(source, sources.GeneratedSource):
         return YES
@@ -135,7 +132,7 @@ class MixtureFacts:
 
     Attributes:
       name: of the seqio mixture.
-      rates: task name -> rate; None where the rate is a count of rows that are not here.
+      rates: task name -> rate; None where the rate is a number of rows that is unknown.
     """
 
     name: str
@@ -170,4 +167,4 @@ def _rate(mixture: seqio.Mixture, task: seqio.Task) -> float | None:
     try:
         return float(mixture.get_rate(task))
     except (LookupError, ValueError, OSError, TypeError):
-        return None  # TFDS knows no sizes of what it has not prepared
+        return None  # TFDS knows no sizes of data that is not prepared

@@ -24,9 +24,9 @@ def _end_data_sets_at_exit() -> None:
     """
 
     def end() -> None:
-        for found in gc.get_objects():
-            if isinstance(found, tf.data.Iterator):
-                vars(found).clear()  # the last reference to its threads
+        for tracked in gc.get_objects():
+            if isinstance(tracked, tf.data.Iterator):
+                vars(tracked).clear()  # the last reference to its threads
 
     atexit.register(end)
 

@@ -180,9 +180,9 @@ class TokenizerFile:
     def _end_ids(self) -> list[int]:
         """What ends a sequence by the files that number tokens: chat models have several."""
         for file in _NUMBERING_FILES:
-            found = self._settings[file].get("eos_token_id")
-            if found is not None:
-                return found if isinstance(found, list) else [found]
+            eos = self._settings[file].get("eos_token_id")
+            if eos is not None:
+                return eos if isinstance(eos, list) else [eos]
         return []
 
     def _some_special(self) -> str:
@@ -222,9 +222,9 @@ class TokenizerFile:
             return pad
         free = {name: i for name, i in self.special.items() if i not in taken and i < size}
         others = {name: i for name, i in free.items() if i != named["unk"]}
-        for name, found in others.items():
+        for name, token_id in others.items():
             if "pad" in name.lower():
-                return found
+                return token_id
         for candidates in (others, free):
             if candidates:
                 return next(iter(candidates.values()))
@@ -286,7 +286,7 @@ def _read_json_beside(path: Path, name: str) -> dict[str, Any]:
     if not beside.is_file():
         return {}
     try:
-        found = json.loads(beside.read_text("utf-8"))
+        settings = json.loads(beside.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{beside}, beside a vocabulary, is not JSON: {error}") from None
-    return found if isinstance(found, dict) else {}
+    return settings if isinstance(settings, dict) else {}

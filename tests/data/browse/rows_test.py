@@ -129,8 +129,14 @@ def test_the_split_is_one_that_is_there(task, tmp_path, monkeypatch):
     "options, message",
     [
         ({"is_in_tfds": False}, "is not in TFDS; give a data folder that holds no__rows/"),
-        ({}, "is not here: prepare it with `tfds build no/rows:1.0.0`, or give a data folder"),
-        ({"manual": "ask for x.zip"}, "is not here: first ask for x.zip; then prepare it with"),
+        (
+            {},
+            "this machine: prepare it with `tfds build no/rows:1.0.0`, or give a data folder",
+        ),
+        (
+            {"manual": "ask for x.zip"},
+            "is not on this machine: first ask for x.zip; then prepare it with",
+        ),
     ],
 )
 def test_data_that_is_not_here_is_not_downloaded(options, message):
@@ -142,11 +148,11 @@ def test_data_that_is_not_here_is_not_downloaded(options, message):
     try:
         (opened,) = row_view.open_tasks(name)
         with pytest.raises(ValueError) as raised:
-            row_view.check_is_here(opened)
+            row_view.check_is_available(opened)
         assert message in str(raised.value)
         sources.set_data_dir("/nowhere")
         with pytest.raises(FileNotFoundError, match="'/nowhere' does not exist"):
-            row_view.check_is_here(opened)
+            row_view.check_is_available(opened)
     finally:
         sources.set_data_dir(before)
         seqio.TaskRegistry.remove(name)

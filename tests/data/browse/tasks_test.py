@@ -64,7 +64,7 @@ def test_a_task_with_a_card_and_one_without(register):
         metrics=("accuracy",),
         source="made by a program",
         splits=("train", "validation", "test"),
-        here=browse.YES,
+        data=browse.YES,
     )
 
     def read(split, shuffle_files):
@@ -72,7 +72,7 @@ def test_a_task_with_a_card_and_one_without(register):
 
     foreign = register("browse_foreign_v1", seqio.FunctionDataSource(read, ["x"]))
     facts = browse.facts_of(foreign)
-    assert (facts.suite, facts.kind, facts.here) == ("-", "-", "-")
+    assert (facts.suite, facts.kind, facts.data) == ("-", "-", "-")
     assert facts.source == "FunctionDataSource" and facts.splits == ("x",)
 
 
@@ -94,7 +94,7 @@ def test_here_without_a_data_folder(register):
     }
     for name, (source, here) in cases.items():
         facts = browse.facts_of(register(f"browse_{name}_v1", source))
-        assert facts.here == here and not browse.is_here(facts)
+        assert facts.data == here and not browse.is_available(facts)
     assert facts.manual == "ask for it" and facts.source == "browse_rows:1.2.3"
 
 
@@ -102,19 +102,19 @@ def test_here_once_tfds_has_prepared_it(register, monkeypatch):
     source = jsonl_source(manual="ask for it")
     monkeypatch.setattr(source, "is_available", lambda split: split == "train")
     facts = browse.facts_of(register("browse_tfds_v1", source))
-    assert facts.here == browse.YES and browse.is_here(facts)
+    assert facts.data == browse.YES and browse.is_available(facts)
 
 
 def test_here_with_a_data_folder(register, tmp_path):
     task = register("browse_jsonl_v1", jsonl_source("browse/rows"))
     sources.set_data_dir(tmp_path)
-    assert browse.facts_of(task).here == browse.NOT_IN_FOLDER
+    assert browse.facts_of(task).data == browse.NOT_IN_FOLDER
     fakes.write_jsonl(tmp_path, "browse__rows", "dev", [ROW])
     facts = browse.facts_of(task)
-    assert facts.here == "folder: validation" and browse.is_here(facts)
+    assert facts.data == "folder: validation" and browse.is_available(facts)
     fakes.write_jsonl(tmp_path, "browse__rows", "train", [ROW])
-    assert browse.facts_of(task).here == browse.FOLDER
-    assert browse.facts_of(seqio.TaskRegistry.get("demo_add_v1")).here == browse.YES
+    assert browse.facts_of(task).data == browse.FOLDER
+    assert browse.facts_of(seqio.TaskRegistry.get("demo_add_v1")).data == browse.YES
 
 
 def test_the_list_goes_by_suite_and_name(register, monkeypatch):
