@@ -22,8 +22,7 @@ from cascade_jax.cli.main import main
 from cascade_jax.runs import checkpoints
 from cascade_jax.training import experiment
 from cascade_jax.training import step as step_lib
-from tests.support import fakes, tiny_demo
-from tests.training import resume_test
+from tests.support import fakes, saved, tiny_demo
 
 TINY = tiny_demo.gin_text(
     """\
@@ -93,15 +92,12 @@ def refused(capfd):
 
 def steps(folder: Path) -> list[int]:
     """Complete checkpoints of a run."""
-    return sorted(int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit())
+    return saved.steps(folder / "checkpoints")
 
 
 def same_end(folder: Path, other: Path) -> None:
     """Two runs ended with bitwise the same state."""
-    mine, theirs = (resume_test.arrays(run / "checkpoints" / "6") for run in (folder, other))
-    assert mine.keys() == theirs.keys() and mine
-    for name, array in theirs.items():
-        np.testing.assert_array_equal(mine[name], array, err_msg=name)
+    saved.assert_same_end(folder, other, 6)
 
 
 def test_gin_names(refused, tiny, tmp_path):

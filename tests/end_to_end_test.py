@@ -23,8 +23,8 @@ STEPS = 6
 TASKS = """
 import seqio
 from cascade_jax.data.sources import TfdsOrJsonlSource
-from cascade_jax.evaluation.quality import accuracy, token_f1
-from cascade_jax.evaluation.translation_metrics import Bleu, Chrf
+from cascade_jax.task_metrics.quality import accuracy, token_f1
+from cascade_jax.task_metrics.translation import Bleu, Chrf
 
 FEATURES = {
     name: seqio.Feature(seqio.ByteVocabulary(), add_eos=True) for name in ("inputs", "targets")

@@ -11,21 +11,21 @@ import pytest
 from cascade_jax.cli import commands, gin_config, main
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("jax", "flax", "numpy", "tensorflow", "seqio")
+# Half a second or more each; without them help is there at once.
+HEAVY = ("jax", "flax", "numpy", "tensorflow", "seqio", "pyarrow", "matplotlib", "sklearn")
 
 
 @pytest.mark.parametrize("argv", [["--help"], [], ["train", "--help"]])
-def test_help_imports_nothing_heavy_and_is_quick(argv):
+def test_help_imports_nothing_heavy(argv):
     code = (
-        "import sys, time; start = time.perf_counter()\n"
+        "import sys\n"
         "from cascade_jax.cli import main\n"
         f"status = main.main({argv!r})\n"
-        "seconds = time.perf_counter() - start\n"
         f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
-        "print(status, heavy, seconds < 1.0)"
+        "print(status, heavy)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "0 [] True", done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
 
 
 def test_help_lists_every_command():

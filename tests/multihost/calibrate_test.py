@@ -137,6 +137,7 @@ def calibrated_alike(pair: Path, tmp_path: Path, **settings) -> tuple[Path, list
     return two, texts
 
 
+@pytest.mark.slow
 def test_two_processes_calibrate_as_one_does(pair, tmp_path):
     folder, texts = calibrated_alike(pair, tmp_path)
     results = folder / "calibration" / "xent"

@@ -17,8 +17,7 @@ import pytest
 
 from cascade_jax.cli.main import main
 from cascade_jax.parallel import hosts
-from tests.support import processes
-from tests.training import resume_test
+from tests.support import processes, saved
 
 STEPS, EVERY = 6, 3
 
@@ -28,15 +27,10 @@ def figures(run: Path) -> list[dict]:
 
 
 def final(run: Path, steps: int) -> dict[str, np.ndarray]:
-    return resume_test.arrays(run / "checkpoints" / str(steps))
+    return saved.arrays(run / "checkpoints" / str(steps))
 
 
-def same(one: dict, other: dict) -> None:
-    assert one.keys() == other.keys() and one
-    for name, array in other.items():
-        np.testing.assert_array_equal(one[name], array, err_msg=name)
-
-
+@pytest.mark.slow  # default: tests/parallel and tests/training/step_test.py on 8 devices
 def test_two_processes_train_as_one_does(tmp_path, monkeypatch):
     one, two = (processes.write_gin(tmp_path, name, STEPS, EVERY) for name in ("one", "two"))
     command = processes.Command(two, tmp_path / "two.log", 2)
@@ -140,8 +134,8 @@ def uninterrupted(tmp_path_factory):
     return final(folder / "out" / "teacher", 120)
 
 
-def saved(folder: Path) -> int:
-    return max(resume_test.complete(folder / "out" / "teacher" / "checkpoints"), default=0)
+def last_step(folder: Path) -> int:
+    return max(saved.steps(folder / "out" / "teacher" / "checkpoints"), default=0)
 
 
 @pytest.mark.slow
@@ -151,8 +145,8 @@ def test_a_killed_process_ends_the_other_and_the_restart_goes_on_bitwise(
 ):
     file = processes.write_gin(tmp_path, "out", 120, 20)
     command = processes.Command(file, tmp_path / "log", 2)
-    command.when(lambda: saved(tmp_path) >= 20)
-    time.sleep(random.uniform(0, 0.3))
+    command.when(lambda: last_step(tmp_path) >= 20)
+    time.sleep(random.Random(victim).uniform(0, 0.3))
     command.send(victim, signal.SIGKILL)
     begin = time.monotonic()
     statuses = command.wait(60)
@@ -165,7 +159,7 @@ def test_a_killed_process_ends_the_other_and_the_restart_goes_on_bitwise(
 
     texts = processes.Command(file, tmp_path / "again", 2).finish()
     assert "teacher: resuming from step" in texts[0] and "resuming" not in texts[1]
-    same(final(tmp_path / "out" / "teacher", 120), uninterrupted)
+    saved.assert_same(final(tmp_path / "out" / "teacher", 120), uninterrupted)
 
 
 @pytest.mark.slow
@@ -173,7 +167,7 @@ def test_a_killed_process_ends_the_other_and_the_restart_goes_on_bitwise(
 def test_a_host_that_hangs_ends_the_other(tmp_path, uninterrupted, victim):
     file = processes.write_gin(tmp_path, "out", 120, 20)
     command = processes.Command(file, tmp_path / "log", 2, ["--gin.HANG_SECONDS=8.0"])
-    command.when(lambda: saved(tmp_path) >= 20)
+    command.when(lambda: last_step(tmp_path) >= 20)
     # Sooner than the heartbeat would miss it.
     status, line = processes.stopped_in_hang(command, victim, 25)
     assert status == hosts.LOST_STATUS, command.texts()[1 - victim]
@@ -183,24 +177,24 @@ def test_a_host_that_hangs_ends_the_other(tmp_path, uninterrupted, victim):
     assert str(stacks) in line and "step_loop.py" in stacks.read_text()
 
     processes.Command(file, tmp_path / "again", 2).finish()
-    same(final(tmp_path / "out" / "teacher", 120), uninterrupted)
+    saved.assert_same(final(tmp_path / "out" / "teacher", 120), uninterrupted)
 
 
 @pytest.mark.slow
 def test_sigterm_on_one_host_stops_both_at_one_step(tmp_path, uninterrupted):
     file = processes.write_gin(tmp_path, "out", 120, 20)
     command = processes.Command(file, tmp_path / "log", 2)
-    command.when(lambda: saved(tmp_path) >= 20)
-    time.sleep(random.uniform(0, 0.3))
+    command.when(lambda: last_step(tmp_path) >= 20)
+    time.sleep(random.Random(2).uniform(0, 0.3))
     command.send(1, signal.SIGTERM)
     begin = time.monotonic()
     assert command.wait(60) == [hosts.STOPPED_STATUS] * 2, "\n".join(command.texts())
     assert time.monotonic() - begin < 30
     lines = command.last_lines()
-    assert f"asked to stop; saved at step {saved(tmp_path)} of 120" in lines[0]
+    assert f"asked to stop; saved at step {last_step(tmp_path)} of 120" in lines[0]
     assert lines[1] == lines[0]
     processes.Command(file, tmp_path / "again", 2).finish()
-    same(final(tmp_path / "out" / "teacher", 120), uninterrupted)
+    saved.assert_same(final(tmp_path / "out" / "teacher", 120), uninterrupted)
 
 
 @pytest.mark.slow
@@ -210,9 +204,9 @@ def test_a_run_goes_on_on_another_mesh_and_on_another_number_of_processes(tmp_pa
     file = processes.write_gin(tmp_path, "out", 120, 20)
     mesh = [f"--gin.mesh.MeshConfig.{axis}=2" for axis in ("data", "fsdp", "tensor")]
     for argv in ([], mesh):  # 8 ways, 2 * 2 * 2; stopped on the way
-        before = saved(tmp_path)
+        before = last_step(tmp_path)
         command = processes.Command(file, tmp_path / "log", 1, argv)
-        command.when(lambda: saved(tmp_path) > before)  # noqa: B023
+        command.when(lambda: last_step(tmp_path) > before)  # noqa: B023
         command.send(0, signal.SIGTERM)
         assert command.wait(60) == [hosts.STOPPED_STATUS], command.texts()[0]
     texts = processes.Command(file, tmp_path / "log", 2).finish()

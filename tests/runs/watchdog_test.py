@@ -2,16 +2,16 @@
 
 import subprocess
 import sys
-import time
+import threading
+from types import SimpleNamespace
 
-import pytest
-
+from cascade_jax.runs import watchdog as watchdog_lib
 from cascade_jax.runs.watchdog import Watchdog
 
 CODE = """
 import sys, time
 from pathlib import Path
-from cascade_jax.training.watchdog import Watchdog
+from cascade_jax.runs.watchdog import Watchdog
 
 def waiting_for_a_host():
     time.sleep(60)
@@ -45,14 +45,48 @@ def test_a_run_that_hangs_ends_also_where_nothing_can_be_said(tmp_path):
     assert done.returncode == 76
 
 
-@pytest.mark.parametrize("seconds", [0.2, None])
-def test_progress_and_no_watch_at_all(tmp_path, seconds):
-    with Watchdog("train", "", seconds, tmp_path, lambda: "nothing") as watchdog:
-        time.sleep(0.5)  # the first step compiles
+class Clock:
+    """A clock that stands until it is moved, and a watch that looks whenever it is."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.ends = 0.0, []
+        clock = SimpleNamespace(monotonic=lambda: self.now)
+        monkeypatch.setattr(watchdog_lib, "time", clock)
+        threads = SimpleNamespace(Event=threading.Event, Thread=lambda **_: self)
+        monkeypatch.setattr(watchdog_lib, "threading", threads)
+        monkeypatch.setattr(watchdog_lib.hosts, "end_now", self.ends.append)
+        monkeypatch.setattr(Watchdog, "_end", lambda self, doing, waited: None)
+
+    def start(self):
+        """In place of the thread's."""
+
+    def pass_seconds(self, watchdog, seconds):
+        """Looks once, so many seconds later."""
+        self.now += seconds
+        looks = iter([False, True])
+        watchdog._done.wait = lambda timeout: next(looks)
+        watchdog._watch()
+
+
+def test_progress_in_time_ends_nothing_and_compiling_may_take_ten_times_as_long(
+    tmp_path, monkeypatch
+):
+    clock = Clock(monkeypatch)
+    with Watchdog("train", "", 2.0, tmp_path, lambda: "nothing") as watchdog:
+        clock.pass_seconds(watchdog, 19.0)  # the first step compiles
         for _ in range(6):
-            time.sleep(0.05)
             watchdog.progress("a step")
+            clock.pass_seconds(watchdog, 1.9)
         watchdog.progress("another program", may_compile=True)
-        time.sleep(0.5)
-    time.sleep(0.3)  # it is over: this process would be gone
+        clock.pass_seconds(watchdog, 19.0)
+        assert not clock.ends
+        clock.pass_seconds(watchdog, 2.0)
+        assert clock.ends == [76]
     assert not list(tmp_path.iterdir())
+
+
+def test_without_seconds_nothing_watches(tmp_path):
+    before = threading.active_count()
+    with Watchdog("train", "", None, tmp_path, lambda: "nothing") as watchdog:
+        watchdog.progress("a step")
+        assert threading.active_count() == before

@@ -31,8 +31,7 @@ from cascade_jax.teacher_cache.format import Holding
 from cascade_jax.training import experiment
 from cascade_jax.training import run as one_run
 from cascade_jax.training.optimizers import Adafactor
-from tests.support import fakes
-from tests.training import resume_test
+from tests.support import fakes, saved
 
 VOCAB = 384
 STEPS = 8
@@ -134,10 +133,7 @@ def figures(run: Path) -> list[dict]:
 
 
 def same_end(run: Path, other: Path) -> None:
-    mine, theirs = (resume_test.arrays(each / "checkpoints" / str(STEPS)) for each in (run, other))
-    assert mine.keys() == theirs.keys() and len(mine) > 10
-    for name, array in theirs.items():
-        np.testing.assert_array_equal(mine[name], array, err_msg=name)
+    saved.assert_same_end(run, other, STEPS)
 
 
 def cached(folder: Path, cache: str, name: str, loss, **changes) -> experiment.TrainRun:

@@ -103,8 +103,8 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from cascade_jax.training.teacher_cache_format import Holding, TokenFacts
-from cascade_jax.training.teacher_cache_shards import Shard, ShardWriter
+from cascade_jax.teacher_cache.format import Holding, TokenFacts
+from cascade_jax.teacher_cache.shards import Shard, ShardWriter
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))

@@ -20,8 +20,7 @@ from cascade_jax.training import experiment
 from cascade_jax.training import run as one_run
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
-from tests.support import fakes, processes
-from tests.training import resume_test
+from tests.support import fakes, processes, saved
 
 STEPS, EVERY = 6, 2
 
@@ -60,10 +59,7 @@ def refused(capfd):
 
 
 def same_end(run: Path, other: Path) -> None:
-    mine, theirs = (resume_test.arrays(each / "checkpoints" / str(STEPS)) for each in (run, other))
-    assert mine.keys() == theirs.keys() and mine
-    for name, array in theirs.items():
-        np.testing.assert_array_equal(mine[name], array, err_msg=name)
+    saved.assert_same_end(run, other, STEPS)
 
 
 @pytest.mark.parametrize("what", ["arrays", "data", "gone"])
@@ -199,7 +195,7 @@ def test_a_record_with_a_flipped_bit(records, tmp_path):
     with pytest.raises(ValueError, match="can't be read: .*corrupted record") as raised:
         experiment.train_one(train_run(name, steps=2), tmp_path / "other", mesh)
     assert name in str(raised.value)
-    assert resume_test.complete(tmp_path / "run" / "checkpoints") == [2]
+    assert saved.steps(tmp_path / "run" / "checkpoints") == [2]
 
 
 def poison(monkeypatch, bad_steps):

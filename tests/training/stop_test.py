@@ -6,12 +6,10 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from cascade_jax.parallel import hosts
-from tests.support import processes
-from tests.training import resume_test
+from tests.support import processes, saved
 
 
 def folder(path: Path) -> Path:
@@ -27,9 +25,7 @@ def steps_done(path: Path) -> int:
 @pytest.mark.parametrize("earliest, steps", [(1, 90), (60, 150)])
 def test_sigterm_at_a_random_step(tmp_path, earliest, steps):
     every = steps // 3
-    seed = random.randrange(2**32)
-    print(f"random moment from seed {seed}")
-    rng = random.Random(seed)
+    rng = random.Random(earliest)
     gin = processes.write_gin(tmp_path, "out", steps, every)
     command = processes.Command(gin, tmp_path / "log")
     due = earliest + rng.randrange(20)
@@ -38,7 +34,7 @@ def test_sigterm_at_a_random_step(tmp_path, earliest, steps):
     begin = time.monotonic()
     assert command.wait(60) == [hosts.STOPPED_STATUS], command.texts()[0]
     assert time.monotonic() - begin < 30
-    step = max(resume_test.complete(folder(tmp_path) / "checkpoints"))
+    step = max(saved.steps(folder(tmp_path) / "checkpoints"))
     assert due <= step < steps
     assert command.last_lines() == [
         f"cascade-jax train: run 'teacher': asked to stop; saved at step {step} of {steps}. The "
@@ -51,10 +47,7 @@ def test_sigterm_at_a_random_step(tmp_path, earliest, steps):
     whole = processes.write_gin(tmp_path, "whole", steps, every)
     processes.Command(whole, tmp_path / "whole.log").finish()
     runs = [folder(tmp_path), tmp_path / "whole" / "teacher"]
-    mine, theirs = (resume_test.arrays(run / "checkpoints" / str(steps)) for run in runs)
-    assert mine.keys() == theirs.keys() and mine
-    for name, array in theirs.items():
-        np.testing.assert_array_equal(mine[name], array, err_msg=name)
+    saved.assert_same_end(*runs, steps)
 
     # The best checkpoint is chosen among the same steps: the one of the stop was not measured.
     def measured(run):
