@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 GIN = tiny_demo.gin_text(
     """\
 ONLY = ["teacher", "cat_dist"]
+MIXTURE = "demo_last_v1"  # tf.data is built task by task, anew for each evaluation
 MICROBATCHES = 2
 WARMUP_STEPS = 1
 TEACHER_STEPS = {every}
