@@ -1,4 +1,4 @@
-"""Logical axis names, and the dimension letters used in shape annotations.
+"""Names of logical axes, and the dimension letters used in shape annotations.
 
 A parameter or activation names its axes with these words; `parallel/rules.py` alone decides which
 mesh axis each word is split over. Letters in jaxtyping strings: B batch, S input length, L target

@@ -1,4 +1,4 @@
-"""Batches of examples for a model, and the only place that spells seqio's feature names."""
+"""Batches for a model; the only file that spells seqio's feature names."""
 
 from collections.abc import Mapping
 

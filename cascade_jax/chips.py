@@ -1,4 +1,4 @@
-"""What one chip of each kind can do, by its maker's data sheet.
+"""Rates and memory of each kind of chip, from the makers' data sheets.
 
 Sources: the tables of key specifications of the maker's pages, docs.cloud.google.com/tpu/docs/v4,
 /v5e, /v5p and /v6e. Every figure was compared with stored copies of these pages but for two of v4:

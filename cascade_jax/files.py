@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writes files whole or not at all."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Ratio, the one shape every metric has, and the names under which metrics are reported."""
+"""Ratio, the (sum, count) form of every metric, and the names of the metrics."""
 
 import flax.struct
 import jax.numpy as jnp
@@ -6,9 +6,9 @@ from jaxtyping import Array, Float
 
 from cascade_jax import numerics
 
-# Means over the counted target tokens of the global batch, if nothing else is said.
+# Means over the counted target tokens of the global batch, unless stated otherwise.
 LOSS = "loss"  # over what the loss's normaliser counts
-CROSS_ENTROPY = "cross_entropy"  # nats, student against the label, whatever the loss variant
+CROSS_ENTROPY = "cross_entropy"  # nats, student against the label, for every loss variant
 STUDENT_ACCURACY = "student_token_accuracy"
 TEACHER_ACCURACY = "teacher_token_accuracy"
 TEACHER_KL = "teacher_kl"  # KL(p_L || p_S) in nats at temperature 1, over the whole vocabulary
@@ -51,5 +51,5 @@ class Ratio:
         return Ratio(self.numerator + other.numerator, self.denominator + other.denominator)
 
     def value(self) -> Float[Array, ""]:
-        """numerator / denominator, and 0 when nothing was counted; `denominator` tells which."""
+        """numerator / denominator; 0 if nothing was counted, which `denominator` shows."""
         return numerics.safe_ratio(jnp.asarray(self.numerator), jnp.asarray(self.denominator))

@@ -1,4 +1,4 @@
-"""Hints for names that do not exist: the nearest one that does."""
+"""Unknown names: "did you mean ...?", and the nearest known ones."""
 
 import difflib
 from collections.abc import Iterable

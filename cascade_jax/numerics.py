@@ -1,11 +1,11 @@
-"""Small numerical building blocks that stay finite where the plain formula does not."""
+"""Masked sums, safe ratios, log-softmax and entropy that stay finite."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
 DTYPE_NAMES = ("bfloat16", "float32")  # of a computation; sums are float32 in either
-LOWEST = -1e30  # stands for -inf where 0 * -inf would be NaN
+LOWEST = -1e30  # used for -inf where 0 * -inf would be NaN
 
 
 def masked_sum(values: Shaped[Array, "*n"], mask: Shaped[Array, "*n"]) -> Float[Array, ""]:

@@ -1,4 +1,4 @@
-"""The last linear map of a language model, from hidden states to logits, as arrays and settings."""
+"""The output layer: from hidden states to logits; scale, bias, soft cap, padding."""
 
 import dataclasses
 
@@ -93,7 +93,7 @@ class Unembedding:
         return logits
 
     def scaled(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
-        """What is multiplied by the kernel, in `dtype`."""
+        """The scaled hidden states that the kernel multiplies, in `dtype`."""
         return hidden.astype(self.dtype) * jnp.asarray(self.scale, self.dtype)
 
     def widened(self, columns: int) -> "Unembedding":

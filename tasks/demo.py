@@ -1,4 +1,4 @@
-"""Seven small text tasks that a generator makes, of graded difficulty; nothing is downloaded.
+"""Seven small text tasks made by a program, of graded difficulty; downloads nothing.
 
 | task | input -> target | who can |
 |---|---|---|

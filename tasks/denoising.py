@@ -1,4 +1,4 @@
-"""Preprocessors that make a question of plain text: span corruption and prefix-LM.
+"""Preprocessors for plain text: span corruption and prefix-LM.
 
 Both work on token ids: texts are tokenised, DOCUMENTS_AT_ONCE of them at a time put end to end, and
 cut into chunks that just fill the input length. In training every chunk is corrupted anew each time

@@ -1,4 +1,4 @@
-"""ARC, MMLU and GSM8K, which the Gatekeeper paper tunes and measures on.
+"""ARC, MMLU and GSM8K, the tasks of the Gatekeeper paper.
 
 The choices of ARC and MMLU stand in the input with letters, and the target is the letter: the
 options of a row are the letters of its choices (three to five in ARC, four in MMLU). GSM8K is there
@@ -22,7 +22,7 @@ from cascade_jax.task_metrics import quality
 from tasks.registration import add_task
 
 LETTERS = ("A", "B", "C", "D", "E")
-ANSWER_MARK = "####"  # GSM8K: what stands before the number
+ANSWER_MARK = "####"  # GSM8K: before the number
 
 Row = Mapping[str, Any]
 
@@ -42,7 +42,7 @@ def lettered(choices: str, answer: str, named: Callable[[Row], tf.Tensor]) -> li
     Args:
       choices: path of the list of texts, "choices/text".
       answer: field of the right one's number.
-      named: row -> what stands before the question.
+      named: row -> text before the question.
     """
 
     def to_text(row: Row) -> Row:
@@ -121,7 +121,7 @@ def _add_mmlu() -> str:
 def last_number(text: str) -> str:
     """The number that a worked solution ends in, without commas, in one spelling; "" if none.
 
-    Only what stands after the last "####" counts, if there is one.
+    Only the text after the last "####" counts, if there is one.
 
     Examples: "5 * 2 = 10\\n#### 1,010" gives "1010", "so it costs $7.50." gives "7.5", "I give up"
     gives "".

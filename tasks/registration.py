@@ -1,4 +1,4 @@
-"""What every task of this package has in common when it is registered."""
+"""Registers tasks and mixtures, with what all tasks of this package share."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ def add_task(
     suite: str,
     kind: str,
 ) -> str:
-    """Registers a task, unless one of this name is there already, and gives back its name.
+    """Registers a task, unless its name is registered already, and returns the name.
 
     Args:
       name: with its version, "demo_last_v1"; a changed prompt is a new version.
@@ -30,7 +30,7 @@ def add_task(
       preprocessors: from the source's fields to the texts "inputs" and "targets"; where the answer
         is one of a few, also to the list of texts "options".
       metric_fns: the first measures each example by itself too, the others whole splits only.
-      postprocess_fn: as in seqio; None leaves text as it is.
+      postprocess_fn: as in seqio; None leaves text unchanged.
       suite, kind: see `catalog.TaskCard`.
     """
     catalog.add_card(name, catalog.TaskCard(suite, kind))
@@ -47,7 +47,7 @@ def add_task(
 
 
 def add_mixture(name: str, tasks: Sequence[str], rate: float | Callable) -> str:
-    """Registers a mixture, unless one of this name is there already, and gives back its name.
+    """Registers a mixture, unless its name is registered already, and returns the name.
 
     Args:
       name: with its version.

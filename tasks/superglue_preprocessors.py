@@ -1,7 +1,7 @@
-"""From SuperGLUE's fields to T5's texts, and what an answer is compared with.
+"""From SuperGLUE's fields to T5's texts and targets.
 
 Rows come with one more field, `is_training`: ReCoRD and WSC read differently in training than in
-evaluation, and seqio tells a preprocessor nothing of the split.
+evaluation, and seqio does not pass the split to preprocessors.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +66,7 @@ def multirc() -> list[Callable]:
 
 
 def with_question(output: str, example=None, is_target: bool = False, **_unused) -> Any:
-    """seqio postprocessor of MultiRC: a target is an answer to a question, the group it is of."""
+    """seqio postprocessor of MultiRC: a target is an answer and its question, the group."""
     if not is_target or example is None:
         return output
     return {"group": int(example["idx/question"]), "value": output}
@@ -185,7 +185,7 @@ def _mark_pronoun(text: tf.Tensor, pronoun: tf.Tensor, word_index: tf.Tensor) ->
 def _mark_spans(
     text: tf.Tensor, spans: Sequence[tf.Tensor], word_indices: Sequence[tf.Tensor]
 ) -> tf.Tensor:
-    """The text with * span1 * and # span2 #, each only if it is there."""
+    """The text with * span1 * and # span2 #, each only if it exists."""
     first, second = (_start(text, s, i) for s, i in zip(spans, word_indices, strict=True))
     sizes = [tf.strings.length(span) for span in spans]
 

@@ -198,7 +198,7 @@ def write_train(
       pair: one of PAIRS.
       mtdata: the output folder of `mtdata get`.
       ids: which of mtdata's data sets; None for all of TRAIN_IDS.
-      rows: at most so many, drawn evenly from all of them; a task's rows are held in memory.
+      rows: the most rows, drawn evenly from all of them; a task's rows are held in memory.
       seed: of the draw.
 
     Raises:

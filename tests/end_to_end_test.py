@@ -323,7 +323,7 @@ def test_the_same_commands_again_do_nothing_new(out, report, run, capfd):
     before = contents(out)
     capfd.readouterr()
     run("vocab")
-    assert "already there with 290 ids, nothing to do" in capfd.readouterr().out
+    assert "exists already with 290 ids, nothing to do" in capfd.readouterr().out
     run("train")
     said = capfd.readouterr().out
     for name in ("teacher", *STUDENTS):

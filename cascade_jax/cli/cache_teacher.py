@@ -1,11 +1,11 @@
 """`cascade-jax cache-teacher`: keeps a teacher's outputs for training."""
 
 HELP = """\
-Runs the teacher once over the mixture that a student trains on and keeps what it says of every
-target token. `train` with the same TEACHER_CACHE then needs no teacher. The same command again goes
-on where it was interrupted. On many hosts each runs this command.
+Runs the teacher once over the mixture that a student trains on and stores its outputs for every
+target token. `train` with the same TEACHER_CACHE then needs no teacher. The same command again
+continues where it was interrupted. On many hosts each runs this command.
 
-Whether the teacher is right is all that CAT-Xent needs (CACHE_TOP_K=0). The distillation losses
+CAT-Xent only needs whether the teacher is right (CACHE_TOP_K=0). The distillation losses
 need CACHE_TOP_K=64, say; CACHE_DTYPE='uint16' or 'uint8' rounds its log-probs.
 
 example, after the teacher was trained:
@@ -17,7 +17,7 @@ MANY_HOSTS = True
 
 
 def check(config) -> None:
-    """Refuses what does not fit before anything is written."""
+    """Refuses an impossible config before anything is written."""
     from cascade_jax.teacher_cache import make
 
     make.check(config)

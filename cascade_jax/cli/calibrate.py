@@ -5,7 +5,7 @@ Finds thresholds that keep a budget with a guarantee: single tokens deferred liv
 of records. Writes certificates and budget.json. On many hosts each runs this command.
 
 exit status: 0 done; 2 bad input, full disk; 75 asked to stop (SIGTERM); 76 another host died or
-hangs. What is decoded is kept, and the same command goes on with the rest.
+hangs. Decoded answers are kept, and the same command continues with the rest.
 
 example:
   cascade-jax calibrate --gin_file=gin/experiments/demo.gin --gin.ALPHAS="[0.05, 0.1]"

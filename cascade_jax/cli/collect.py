@@ -2,11 +2,11 @@
 
 HELP = """\
 Answers a split with the large model and each small one, and writes one records table (Parquet) per
-small model. Tables that are already there for the same checkpoints are kept. On many hosts each
+small model. Existing tables for the same checkpoints are kept. On many hosts each
 runs this command.
 
 exit status: 0 done; 2 bad input, full disk; 75 asked to stop (SIGTERM); 76 another host died or
-hangs. After 75 and 76 the same command goes on with the first table that is not complete.
+hangs. After 75 and 76 the same command continues with the first incomplete table.
 
 example:
   cascade-jax collect --gin_file=gin/experiments/demo.gin

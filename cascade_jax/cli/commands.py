@@ -4,16 +4,16 @@ import importlib
 from types import ModuleType
 
 COMMANDS = {
-    "train": "train the models of an experiment; go on where it was interrupted",
-    "cache-teacher": "run the teacher once over the data; train then needs it no more",
+    "train": "train the models of an experiment; continues where it was interrupted",
+    "cache-teacher": "run the teacher once over the data; train then runs without it",
     "collect": "decode a split with both models and write the records table",
     "evaluate": "from records: deferral curves, figures, pictures and one HTML report",
     "calibrate": "thresholds that keep a budget with a guarantee, by tokens or by answers",
-    "compare": "the same for any tables or experiments side by side, without a gin file",
+    "compare": "the same for any tables or experiments, without a gin file",
     "fit-router": "fit a learned deferral score on the records of a calibration split",
-    "records": "make records of answers that another system wrote as JSONL, and the reverse",
-    "plan": "does a run fit a TPU slice, and how fast can it be? Needs no TPU",
-    "tasks": "list the tasks; show rows of one as the model gets them; measure their lengths",
+    "records": "records from the JSONL of another system, and back",
+    "plan": "whether a run fits a TPU slice, and how fast it can be; needs no TPU",
+    "tasks": "list the tasks; show rows of one as the model gets them, and their lengths",
     "vocab": "train a SentencePiece vocabulary on the text of a mixture",
     "import": "make a run folder of a public checkpoint",
     "export": "write a run's model as a folder that transformers loads",

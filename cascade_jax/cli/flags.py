@@ -21,9 +21,9 @@ def flag(metavar: str | None, text: str, default: Any = _REQUIRED, **options) ->
     """A field of a dataclass that is a flag.
 
     Args:
-      metavar: stands for its value in the help; None for a flag without a value, False by default.
+      metavar: name of its value in the help; None for a flag without a value, False by default.
       text: its help.
-      default: its value where it is not given; without one it is required.
+      default: its value if it is left out; without a default it is required.
       **options: of `add_argument`; and `name`, where the flag has another name than the field.
     """
     if metavar is None:

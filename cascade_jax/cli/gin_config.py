@@ -1,4 +1,4 @@
-"""From the command line to a built config: flags, gin files, bindings, and checks on all of them.
+"""From gin files and bindings to a built config, with checks on all of them.
 
 Every command is configured by one frozen dataclass, its root. An experiment's gin file may bind the
 roots of several commands. Gin itself ignores a macro that nothing reads and a binding in a scope
@@ -208,7 +208,7 @@ def _check_known_macros(bindings: Iterable[str]) -> None:
 
 
 def _bindings() -> dict[tuple[str, str], dict[str, Any]]:
-    """What is bound: (scope, selector) to values by parameter. Gin shows it only as text."""
+    """All bindings: (scope, selector) to values by parameter. Gin publishes them only as text."""
     return gin_config._CONFIG
 
 

@@ -63,7 +63,7 @@ class ImportConfig:
     )
     vocab_size: int | None = flag(
         "N",
-        "keeps only the ids below N, for a pair of which one has unused ids more",
+        "keeps only the ids below N, where one model of a pair has more ids, all unused",
         None,
         type=at_least(2),
     )
@@ -121,7 +121,7 @@ def _absolute(path: str) -> str:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A model as it was read, and what config.json says of where it comes from."""
+    """A model, and its origin for config.json."""
 
     model: Any
     params: Any

@@ -1,4 +1,4 @@
-"""The command `cascade-jax`: picks the sub-command. Imports nothing heavy."""
+"""The command `cascade-jax`: runs the sub-command. Imports nothing heavy."""
 
 import sys
 

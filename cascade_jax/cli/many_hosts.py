@@ -1,4 +1,4 @@
-"""Commands that many hosts do together: their flags, how they meet, and how they end.
+"""Commands that run on many hosts: flags, connecting, and ending together.
 
 Imports `parallel/hosts.py`, and so JAX, only for such a command.
 """
@@ -56,7 +56,7 @@ def is_first() -> bool:
 
 
 def status_of(error: Exception) -> int | None:
-    """The exit status that an error stands for; None where it says nothing of it."""
+    """The exit status of an error, or None if it has none of its own."""
     status = getattr(error, "exit_status", None)
     if status is None and isinstance(error, RuntimeError) and _hosts() and _hosts().connected():
         if any(word in str(error) for word in _LOST):
@@ -66,7 +66,7 @@ def status_of(error: Exception) -> int | None:
 
 @dataclasses.dataclass
 class End:
-    """How a command ended: its exit status and what it said on standard error."""
+    """How a command ended: its exit status and its message on standard error."""
 
     status: int = 1
     message: str = "an error in the program; see its log"
@@ -74,7 +74,7 @@ class End:
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[End]:
-    """Tells the other hosts how this one ended; ends the process if it failed and there are any."""
+    """Reports to other hosts how this one ended; a failure among several ends the process."""
     end = End()
     try:
         yield end

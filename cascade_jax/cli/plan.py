@@ -49,7 +49,7 @@ class PlanCommand:
         type=one_of(*_STEPS),
     )
     sweep: bool = flag(None, "tries meshes, microbatches and remat, and ranks what fits")
-    sweep_limit: int | None = flag("N", "at most so many of them", None, type=at_least(1))
+    sweep_limit: int | None = flag("N", "the most of them to try", None, type=at_least(1))
     json: str | None = flag("FILE", "writes the figures there too", None)
 
 
@@ -108,7 +108,7 @@ def _likely(chosen, mesh, where, plan) -> str:
 
     likely = sweep.likely(chosen, mesh, where, plan)
     if likely is None:
-        return ", none of which leaves much less here"
+        return ", none of which would take much less here"
     split, size = likely
     return f"; {split} would take about {tables.size_of(size)}"
 

@@ -177,7 +177,7 @@ def _example(
 
 
 def _token_lines(seen: row_view.SeenText, most: int, paint: Paint) -> list[str]:
-    """Pieces above their ids, so many a line as fit."""
+    """Pieces above their ids, as many per line as fit."""
     pairs = [
         (_visible(piece).replace(" ", "▁").replace("\n", "\\n"), str(i))
         for piece, i in zip(seen.pieces, seen.ids, strict=True)

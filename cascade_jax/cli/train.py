@@ -5,7 +5,7 @@ Trains the runs of an experiment in order (a teacher, then its students). The sa
 skips what is finished and resumes what was interrupted. On many hosts each runs this command.
 
 exit status: 0 done; 2 bad input, full disk, loss not finite; 75 asked to stop (SIGTERM) and saved;
-76 another host died or hangs; 130 Ctrl-C. After 75 and 76 the same command goes on.
+76 another host died or hangs; 130 Ctrl-C. After 75 and 76 the same command continues.
 
 example:
   cascade-jax train --gin_file=gin/experiments/demo.gin
@@ -16,7 +16,7 @@ MANY_HOSTS = True
 
 
 def check(config) -> None:
-    """Refuses what does not fit before anything is written."""
+    """Refuses an impossible config before anything is written."""
     from cascade_jax.training import experiment
 
     experiment.check(config)

@@ -1,4 +1,4 @@
-"""What a task is, for people who choose among tasks; seqio's registry keeps none of it."""
+"""Suite and kind of each task, which seqio's registry does not keep."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A key of each example in a batch: a hash of its token ids, the same wherever they stand.
+"""Keys of the examples in a batch: hashes of their token ids, independent of position.
 
 The teacher cache looks up its values by this key, whatever the order, row, place or batch shape in
 which the example comes. Another prompt gives another key.

@@ -45,7 +45,7 @@ def decode_examples(
       config: gives vocabulary, lengths and data folder; its mixture must hold the task.
       task_name: one of `open_mixture(config).tasks`.
       split: which split.
-      limit: at most so many; None for all.
+      limit: the most examples; None for all.
 
     Raises:
       ValueError: the mixture has no such task (nearest names), or the task no such split.

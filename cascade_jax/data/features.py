@@ -1,4 +1,4 @@
-"""Names, end-of-sequence handling, lengths and model forms of inputs and targets."""
+"""The features inputs and targets: tokenising, lengths, conversion for a model."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -42,7 +42,7 @@ def parameters_of(steps: Iterable[Callable]) -> set[str]:
 
 
 def sequence_length(input_length: int, target_length: int) -> Mapping[str, int]:
-    """Trim lengths in the form seqio wants, EOS included."""
+    """Trim lengths in the form that seqio expects, EOS included."""
     return {INPUTS: input_length, TARGETS: target_length}
 
 

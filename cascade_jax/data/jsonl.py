@@ -42,7 +42,7 @@ def jsonl_path(data_dir: Path, name: str, split: str) -> Path:
 
     Raises:
       FileNotFoundError: if the data folder, the task's folder or the file is missing; the message
-        lists what is there.
+        lists what exists.
     """
     if not data_dir.is_dir():
         raise FileNotFoundError(
@@ -115,7 +115,7 @@ def read_jsonl(
 
     Args:
       path: the file, UTF-8.
-      fields: path of each wanted field ("label", "choices/text") and its type: str, int, float,
+      fields: path of each field to read ("label", "choices/text") and its type: str, int, float,
         bool, list[str], list[int], or range(n) for a class label.
       blank_texts: whether a text may be blank, and a list empty; or the fields where that may be.
       problem_of: what is wrong with a row whose fields are right each by itself; None if nothing.

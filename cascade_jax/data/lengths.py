@@ -1,4 +1,4 @@
-"""Tasks that a run would find nothing to learn from: no example, or no target that stays whole."""
+"""Refuses tasks that a run can't learn from: no example, or no target that fits whole."""
 
 import numpy as np
 import seqio

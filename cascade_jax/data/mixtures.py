@@ -1,4 +1,4 @@
-"""What to read: the data config, and a mixture opened on one vocabulary."""
+"""DataConfig, and mixtures by name, opened on one vocabulary."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,10 +34,10 @@ class DataConfig:
       architecture: "encoder_decoder", or "prefix_lm" for decoder-only models, whose rows have
         input_length + target_length positions.
       hosts_read: "all_rows": every host prepares the whole stream of batches and keeps its part of
-        each, so that the batches are the same whatever the number of hosts. "own_rows": every host
+        each, so that the batches do not depend on the number of hosts. "own_rows": every host
         prepares only its share of the rows, which is less work for many hosts on large data; the
         order then depends on their number.
-      cache_rows: training rows of a task with at most so many are tokenised once, when training
+      cache_rows: a task with at most this many training rows is tokenised once, when training
         starts, and kept in memory (see `token_cache`); 0 for none. Batches are the same either way.
       cache_dir: folder where these token ids are kept for the next start; None for memory only.
     """
@@ -150,7 +150,7 @@ class OpenMixture:
     def data_fingerprints(self, split: str) -> dict[str, str]:
         """By task, a text that changes with the rows of a split.
 
-        A source without a `fingerprint(split)` of its own is told by its class alone.
+        Of a source without a `fingerprint(split)`, the name of its class.
         """
         fingerprints = {}
         for name, task in self.tasks_with(split).items():
@@ -192,7 +192,7 @@ def _check_rate(rate: float, task: str, mixture: str) -> None:
 
 
 def _check_written_rates(provider: seqio.Mixture | seqio.Task) -> None:
-    """Refuses rates given as numbers; those of functions may need data, and wait for `rates`."""
+    """Refuses numbers that are no rates; rates by functions may need data and are checked later."""
     if isinstance(provider, seqio.Mixture):
         for task, rate in provider.rate_per_task_name.items():
             if not callable(rate):

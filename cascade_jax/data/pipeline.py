@@ -240,7 +240,7 @@ def eval_batches(
       config: what to read; `seed`, `shuffle_buffer` and `pack` do not matter.
       sharding: of a [batch, length] array.
       split: tasks without it are left out.
-      max_batches: at most so many, with equally many rows (to one) of every task that has them;
+      max_batches: the most batches, with equally many rows (to one) of every task that has them;
         None for all rows.
 
     Yields:
@@ -262,7 +262,7 @@ def rows_once(
 
     Args:
       config, sharding, split: as there.
-      max_rows: at most so many, with equally many (to one) of every task that has them.
+      max_rows: the most rows, with equally many (to one) of every task that has them.
       first_batch: the one to begin with.
     """
     shard = host_shard(sharding, config.batch_size, config.row_length)

@@ -1,4 +1,4 @@
-"""Which rows of a global batch a host holds, and host arrays made into global ones."""
+"""The rows of a global batch that a host holds, and global arrays from the hosts' rows."""
 
 from collections.abc import Mapping
 

@@ -211,7 +211,7 @@ class TfdsOrJsonlSource(RowsSource):
           name: of the local folder; None for the builder's, without its version.
           blank_texts: as in `read_jsonl`; rows of TFDS are not checked.
           training_flag: whether each row gets a flag "is_training", true in the split "train";
-            seqio tells a preprocessor nothing of the split.
+            seqio does not pass the split to preprocessors.
           manual: for data that TFDS cannot download, what to put where.
           problem_of: as in `read_jsonl`; rows of TFDS are not checked.
 
@@ -310,7 +310,7 @@ class TfdsOrJsonlSource(RowsSource):
         """The declared fields of a split as a tf.data.Dataset.
 
         Raises:
-          FileNotFoundError: see `jsonl_path`; or TFDS wants a manual download.
+          FileNotFoundError: see `jsonl_path`; or TFDS requires a manual download.
           ValueError: see `read_jsonl` and `slices.rows_of`; or no data folder is set and the data
             is not in TFDS.
         """

@@ -1,6 +1,6 @@
-"""Small tasks tokenised once: ids kept in memory, and in a folder if there is one.
+"""Small tasks, tokenised once: ids in memory and, optionally, in a folder.
 
-What is kept are the whole token ids, before they are cut to a length, in the order of the source's
+It keeps the whole token ids, before they are cut to a length, in the order of the source's
 rows. Batches are those that the task would give without: rows are shuffled as a whole under the
 seed, the shuffle buffer draws numbers of examples in place of examples (so that saved states stay
 small), and the last preprocessor cuts and ends each example when it is drawn.
@@ -114,7 +114,7 @@ def cached_tokens(
       task: perhaps a copy on another vocabulary.
       name: its registered name.
       split: which split.
-      max_rows: only for splits of at most so many rows.
+      max_rows: the most rows that a split may have.
       cache_dir: folder of the files, or None.
 
     Returns:

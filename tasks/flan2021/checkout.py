@@ -1,4 +1,4 @@
-"""FLAN's own templates, ten a data set, read from a checkout of google-research/FLAN at run time.
+"""FLAN's own templates, ten per data set, from a checkout of google-research/FLAN.
 
 The file is parsed and never run; none of its text is part of this project.
 """
@@ -32,10 +32,10 @@ def from_checkout(folder: str, mixture: str = "cascade_flan2021_v1", templates: 
     Args:
       folder: the checkout, which holds flan/templates.py.
       mixture: one of this package, or one of its tasks.
-      templates: at most so many of each data set's list, from its start.
+      templates: the most templates of each data set, from the start of its list.
 
     Returns:
-      The new mixture's name, in which a hash stands for the file and `templates`.
+      The new mixture's name, with a hash of the file and `templates`.
 
     Raises:
       FileNotFoundError: no such folder, or no flan/templates.py in it.
@@ -141,7 +141,7 @@ def prompts_of(
     Args:
       task: whose prompts they replace.
       patterns: from `read_patterns`.
-      count: only so many of the list are looked at; the canonical one is there in any case.
+      count: how many of the list are used; the canonical one always is.
       where: path of the file, for messages.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What one data set of FLAN 2021 is, and how it becomes a seqio task.
+"""One data set of FLAN 2021, and the seqio task made from it.
 
 A row of the source becomes texts with the names that FLAN's own templates use, and the texts fill a
 prompt. In the split "train" each row has one of the prompts, by a hash of its text, so that it has

@@ -12,7 +12,7 @@ from cascade_jax.data.mixtures import DataConfig, open_mixture
 from cascade_jax.data.vocabulary.pieces import piece_of, text_of
 
 _SPLIT_ORDER = ("validation", "test", "train")
-_ANY_LENGTH = 1 << 20  # stands for "do not cut" where a length has to be given
+_ANY_LENGTH = 1 << 20  # "do not cut", where a length is required
 _LENGTH = 512  # for a task that needs both lengths, where only one is set
 
 
@@ -26,7 +26,7 @@ class SeenText:
       ids: as the model gets them, EOS included, without padding.
       pieces: the text of each id.
       length: number of ids before cutting.
-      unknown: number of ids that stand for text the vocabulary cannot spell.
+      unknown: number of ids for text that the vocabulary cannot spell.
     """
 
     text: str
@@ -167,7 +167,7 @@ def seen_examples(opened: OpenTask, count: int) -> Iterator[SeenExample]:
 
     Args:
       opened: from `open_tasks`.
-      count: at most this many.
+      count: the most rows.
     """
     pairs = zip(opened.rows(cut=False), opened.rows(cut=True), strict=True)
     for index, (whole, cut) in zip(range(count), pairs, strict=False):

@@ -60,7 +60,7 @@ def count_tokens(
 
     Args:
       opened: from `row_view.open_tasks`.
-      limit: at most so many rows; None for all.
+      limit: the most rows; None for all.
       progress: wraps the iterator of rows, as `tqdm.tqdm` does.
 
     Raises:

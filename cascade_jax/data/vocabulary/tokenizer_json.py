@@ -33,7 +33,7 @@ class SpecialIds:
       eos: ends a sequence.
       pad: padding, which no text has; exchanges its id with 0.
       bos: starts a sequence; None if there is none.
-      unk: stands for what cannot be spelt; None if there is none.
+      unk: the id of text that cannot be spelt, or None.
       size: number of ids.
     """
 
@@ -130,7 +130,7 @@ class TokenizerFile:
             raise ValueError(f"vocabulary {self.spec!r} is not a tokenizer.json: {error}") from None
 
     def digest(self) -> str:
-        """A hash of what decides on ids, the same by whatever version the file was written."""
+        """A hash of all that determines ids, independent of the version that wrote the file."""
         model = {
             key: value
             for key, value in self._data["model"].items()
@@ -243,17 +243,17 @@ class TokenizerFile:
                     f"vocabulary {self.spec!r} has ids={text}; must be a whole number from 1 to "
                     f"{whole}, the tokenizer's"
                 )
-            size, said = int(text), f"ids={text}"
+            size, source = int(text), f"ids={text}"
         else:
             config = self._settings["config.json"]
             config = config.get("text_config") or config
             size = min(config.get("vocab_size") or whole, whole)
-            said = f"config.json beside it has vocab_size {size}"
+            source = f"config.json beside it has vocab_size {size}"
         pieces = [i for token, i in self.ids.items() if i >= size and token not in self.added]
         if pieces:
             raise ValueError(
                 f"vocabulary {self.spec!r} has {len(pieces)} pieces of text past the model's ids "
-                f"({said}), the first with id {min(pieces)}; only added tokens may be left out"
+                f"({source}), the first with id {min(pieces)}; only added tokens may be left out"
             )
         return size
 

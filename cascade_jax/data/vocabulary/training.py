@@ -43,20 +43,20 @@ class VocabConfig:
 
 
 def train(config: VocabConfig) -> None:
-    """Trains the vocabulary of a config; one that is there already is kept, and it says so.
+    """Trains the vocabulary of a config, unless it exists already.
 
     Raises:
-      ValueError: if the file is there with another number of ids, or the text does not give that
-        many.
+      ValueError: if the file exists with another number of ids, or the text does not suffice for
+        that many.
     """
     if Path(config.output_path).exists():
         size = load.load_vocabulary(config.output_path).vocab_size
         if size != config.vocab_size:
             raise ValueError(
-                f"{config.output_path} is there with {size} ids, not {config.vocab_size}; delete "
+                f"{config.output_path} exists with {size} ids, not {config.vocab_size}; delete "
                 "it or write to another file"
             )
-        print(f"{config.output_path}: already there with {size} ids, nothing to do")
+        print(f"{config.output_path}: exists already with {size} ids, nothing to do")
         return
     if config.data_dir is not None:
         sources.set_data_dir(config.data_dir)
