@@ -10,7 +10,7 @@ import pytest
 
 from cascade_jax import records
 from cascade_jax.cli import main
-from cascade_jax.records import schema as records_schema
+from cascade_jax.records import schema
 from cascade_jax.records.external import answers, from_jsonl
 from cascade_jax.records.external.formats import FORMATS
 
@@ -56,16 +56,33 @@ def cells(heading: str, number: int) -> list[list[str]]:
     return [[c.strip() for c in row.strip("|").split(" | ")] for row in table.splitlines()[2:]]
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_the_tables_of_columns_are_the_schema(number):
-    schema = (records_schema.SCHEMA, records_schema.OPTIONAL_SCHEMA)[number]
-    stated = {}
-    tables = [number, 2] if number else [number]  # those of live cascades stand apart
-    for names, kind, *_ in [row for table in tables for row in cells("Columns", table)]:
-        kind = re.match(r"list<\w+>|\w+", kind)[0]
-        stated |= dict.fromkeys(names.split(", "), kind)
-    found = {f.name: re.sub(r"(element|item): ", "", str(f.type)) for f in schema}
-    assert {n: k.replace("float32", "float") for n, k in stated.items()} == found
+PARTS = {
+    "required": lambda column: column.is_required,
+    "optional": lambda column: not column.is_required and column.owner != schema.LIVE,
+    "live": lambda column: column.owner == schema.LIVE,
+}
+PREFIXES = {schema.EXAMPLE: "", schema.LIVE: "cascade_"}
+
+
+def columns_table(part: str) -> str:
+    """The page's table of a part of COLUMNS."""
+    lines = [
+        "| column | type | what | values | `collect` | used by |",
+        "|---|---|---|---|---|---|",
+    ]
+    for column in filter(PARTS[part], schema.COLUMNS):
+        name = PREFIXES.get(column.owner, "<model>_") + column.name
+        kind = re.sub(r"(element|item): ", "", str(column.type)).replace("float>", "float32>")
+        values = column.shape + (f": {column.check.allowed}" if column.check else "")
+        cells = [f"`{name}`", kind, column.doc, values, column.collected, column.used_by]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_tables_of_columns_are_the_schema(part):
+    (found,) = re.findall(rf"<!-- columns: {part} -->\n(.*?)\n<!-- end -->", PAGE, re.S)
+    assert found == columns_table(part), f"must be\n{columns_table(part)}"
 
 
 def test_the_metrics_formats_and_fields_are_those_there_are():
@@ -73,7 +90,9 @@ def test_the_metrics_formats_and_fields_are_those_there_are():
     assert named == set(from_jsonl.METRICS)
     assert tuple(re.findall(r"^### .* \((\w+)\)$", PAGE, re.M)) == FORMATS
     stated = set(re.findall(r"`(\w+)`", PAGE.split("A model's fields:")[1].split("\n\n")[0]))
-    assert stated >= set(answers.NUMBERS)
+    assert stated >= {column.name for column in answers.model_columns()}
+    live = set(re.findall(r"`(\w+)`", PAGE.split("may have a `cascade`:")[1].split("\n\n")[0]))
+    assert live >= {column.name for column in answers.columns_about(schema.LIVE)}
 
 
 def test_the_table_made_in_python_is_what_it_says(folder):

@@ -17,6 +17,7 @@ from cascade_jax.inference import generate
 from cascade_jax.models import families, flops
 from cascade_jax.names import did_you_mean
 from cascade_jax.parallel import hosts
+from cascade_jax.records import schema
 from cascade_jax.records.schema import (
     CORPUS_METRICS,
     DECODING,
@@ -159,8 +160,9 @@ def _write_tables(
     for table in tables:
         student_side = _answer(config, table.student, questions, config.top_k, config.embeddings)
         watch.progress(f"the table of {table.student.name}")
+        models = dict(zip(schema.PAIR, (student_side, teacher_side), strict=True))
         figures = _figures(student_side[1], teacher_side[1])
-        rows = _rows(config, examples, student_side, teacher_side, table.metadata)
+        rows = _rows(config, examples, models, table.metadata)
         rows |= table.policy.columns(table.student, teacher, questions)
         if hosts.is_first():
             records.write(table.file, rows, {**table.metadata, FIGURES: figures})
@@ -245,6 +247,7 @@ def _metadata(
     shapes = [families.parameter_shapes(model.config) for model in (student, teacher)]
     return {
         "schema_version": records.SCHEMA_VERSION,
+        schema.MODELS: list(schema.PAIR),
         "name": student.name,
         "mixture": config.data.mixture,
         "split": config.split,
@@ -267,8 +270,13 @@ def _metadata(
     }
 
 
-def _rows(config, examples, student, teacher, metadata) -> dict:
-    """The columns of the table; student and teacher are pairs of answers and their measures."""
+def _rows(
+    config: CollectConfig,
+    examples: Sequence[pipeline.Example],
+    models: Mapping[str, tuple[Answers, AnswerQuality]],
+    metadata: Mapping,
+) -> dict:
+    """The columns of the table: those of COLUMNS that the models' answers or measures hold."""
     count = len(examples)
     columns = {
         "mixture": [config.data.mixture] * count,
@@ -277,27 +285,20 @@ def _rows(config, examples, student, teacher, metadata) -> dict:
         "example_id": [example.example_id for example in examples],
         "inputs": [example.inputs_text for example in examples],
         "target": [example.target_text for example in examples],
-        "metric": student[1].metrics,
+        "metric": next(iter(models.values()))[1].metrics,
     }
-    for model, (answers, measured) in (("student", student), ("teacher", teacher)):
-        columns |= {
-            f"{model}_answer": answers.texts,
-            f"{model}_tokens": answers.tokens,
-            f"{model}_log_probs": answers.log_probs,
-            f"{model}_entropies": answers.entropies,
-            f"{model}_quality": measured.quality,
-            f"{model}_flops_per_token": [float(metadata[f"{model}_flops_per_token"])] * count,
-            f"{model}_pieces": answers.pieces,
-            f"{model}_input_tokens": answers.input_tokens,
-            f"{model}_flops": answers.flops,
-            f"{model}_seconds": answers.seconds,
-        }
-        if metadata[CORPUS_METRICS]:
-            columns[f"{model}_statistics"] = measured.statistics
-    answers = student[0]
-    if answers.top_ids is not None:
-        columns["student_top_log_probs"] = [of_row.ravel() for of_row in answers.top_log_probs]
-        columns["student_top_ids"] = [of_row.ravel() for of_row in answers.top_ids]
-    if answers.embeddings is not None:
-        columns["student_embedding"] = answers.embeddings
+    for name, field in schema.fields(models).items():
+        if field.owner not in models:
+            continue
+        kind = _FIELDS.get(field.column.name, field.column.name)
+        answers, measured = models[field.owner]
+        values = getattr(answers, kind, getattr(measured, kind, None))
+        if kind == "flops_per_token":
+            values = [float(metadata[name])] * count
+        if values is not None and (kind != "statistics" or metadata[CORPUS_METRICS]):
+            columns[name] = values
     return columns
+
+
+# Fields of `Answers` that have other names than their columns.
+_FIELDS = {"answer": "texts", "embedding": "embeddings"}

@@ -4,11 +4,11 @@ A data folder holds `<task, with / written __>/<split>.jsonl`, one JSON object a
 field names of the TFDS builder of that name.
 """
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cascade_jax import jsonl
 from cascade_jax.names import nearest_names
 
 # What a field may be: a text, a number, a flag, a list of texts or of integers, or a class label
@@ -87,17 +87,15 @@ def _is_blank(value: Any) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
-def _pick(row: Any, field: str, kind: FieldType, where: str, may_be_blank: bool) -> Any:
+def _pick(row: dict[str, Any], field: str, kind: FieldType, where: str, may_be_blank: bool) -> Any:
     """The value at path `field` ("choices/text") of a parsed line, checked."""
     value = row
     for key in field.split("/"):
         if not isinstance(value, dict) or key not in value:
-            present = sorted(row) if isinstance(row, dict) else type(row).__name__
-            raise ValueError(f"{where}: lacks field {field!r}; the line has {present}")
+            raise ValueError(f"{where}: lacks field {field!r}; the line has {sorted(row)}")
         value = value[key]
     if not _fits(value, kind):
-        shown = json.dumps(value, ensure_ascii=False)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        shown = jsonl.shown(value)
         raise ValueError(f"{where}: field {field!r} is {shown}, must be {_describe(kind)}")
     if not may_be_blank and _is_blank(value):
         raise ValueError(f"{where}: field {field!r} is {value!r}, must have text")
@@ -130,24 +128,11 @@ def read_jsonl(
     if isinstance(blank_texts, bool):
         blank_texts = fields if blank_texts else ()
     rows = []
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line.decode("utf-8").rstrip())
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{where}: not UTF-8 ({error.reason})") from None
-            except json.JSONDecodeError as error:
-                what = error.msg.removesuffix(" at")
-                raise ValueError(
-                    f"{where}: not a JSON object ({what} at column {error.colno})"
-                ) from None
-            picked = {f: _pick(row, f, k, where, f in blank_texts) for f, k in fields.items()}
-            if problem_of is not None and (problem := problem_of(picked)):
-                raise ValueError(f"{where}: {problem}")
-            rows.append(picked)
+    for where, row in jsonl.read_objects(path):
+        picked = {f: _pick(row, f, k, where, f in blank_texts) for f, k in fields.items()}
+        if problem_of is not None and (problem := problem_of(picked)):
+            raise ValueError(f"{where}: {problem}")
+        rows.append(picked)
     if not rows:
         raise ValueError(f"{path}: is empty; a split needs at least one line")
     return rows

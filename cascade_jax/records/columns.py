@@ -13,16 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int, Shaped
 
+from cascade_jax.records import metadata as records_metadata
 from cascade_jax.records import schema
-from cascade_jax.records.schema import RecordsError
+from cascade_jax.records.schema import Field, RecordsError
 
 _ROWS = 1 << 14  # of a table at once
 _VALUES = 1 << 22  # checked at once
-_CASCADE = "cascade"
-_PER_TOKEN = ("tokens", "entropies", "top_log_probs", "top_ids", "is_deferred", "uncertainties")
 _UNSHARED = ("example_id", "inputs")  # texts that hardly come twice
-# Log-softmax rounding can leave a log-prob a little above 0; a probability is far above.
-_LARGEST_LOG_PROB = 1e-3
 
 
 def offsets_of(lengths: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n_plus_1"]:
@@ -40,16 +37,19 @@ def places_of(
 
 
 class Columns:
-    """Columns of a whole table by name.
+    """Columns of a whole table by name, and the offsets that lists laid end to end need.
 
-    Names are those of the schema, but `student_embeddings` [n, D], and `student_offsets`,
-    `teacher_offsets`, `cascade_offsets` and `statistics_offsets` of the lists laid end to end. What
-    an optional column holds is None without it; so are tokens and entropies that are not known.
+    A column that the table does not have is None; so are tokens and entropies that are not known.
+
+    Attributes:
+      fields: the columns that such a table may have.
+      names: those that it has, and others that are ignored.
     """
 
     def __init__(self, table: pa.Table | pq.ParquetFile, metadata: Mapping[str, Any], source: str):
         is_file = isinstance(table, pq.ParquetFile)
         self._table, self._metadata, self._source = table, metadata, source
+        self.fields = schema.fields(metadata[schema.MODELS])
         self.names = frozenset((table.schema_arrow if is_file else table.schema).names)
         self.num_rows = table.metadata.num_rows if is_file else table.num_rows
         self._made: dict[str, Any] = {}
@@ -59,57 +59,46 @@ class Columns:
             self._make(name)
         return self._made[name]
 
-    def check(self) -> None:
-        """Makes every column, and so every check."""
-        for name in schema.present_schema(self.names).names:
-            self[{schema.EMBEDDING: "student_embeddings"}.get(name, name)]
-        self["statistics_offsets"]
+    def check(self, only_at_once: bool = False) -> None:
+        """Reads every column, and so makes every check."""
+        for name, field in self.fields.items():
+            if field.column.is_read_at_once or not only_at_once:
+                self[name]
+        self._check_statistics()
 
     def _make(self, name: str) -> None:
-        model, _, kind = name.partition("_")
-        column = {"student_embeddings": schema.EMBEDDING}.get(name, name)
-        if kind == "offsets" or name in schema.STATISTICS:
-            if name == "statistics_offsets" or name in schema.STATISTICS:
-                self._make_statistics()
-            elif model == _CASCADE:
-                self._make_cascade_tokens()
-            else:
-                self._make(f"{model}_log_probs")
-        elif column not in self.names:
-            self._made[name] = None
-        elif name in schema.TEXTS or kind == "answer":
-            self._made[name] = self._texts(name)
-        elif name == "cascade_tokens":
-            self._make_cascade_tokens()
-        elif name == schema.CASCADE_STATISTICS:
-            self._made[name] = self._fitting(
-                name, np.diff(self["statistics_offsets"]), "the student's"
-            )
-        elif kind == "log_probs":
-            offsets, self._made[name] = self._lists(name)
-            self._made[f"{model}_offsets"] = offsets
-        elif kind in _PER_TOKEN:
-            self._made[name] = self._per_token(name, model)
-        elif kind == "pieces":
-            self._made[name] = self._pieces(name, model)
-        elif name == "student_embeddings":
-            self._made[name] = self._embeddings()
+        field = self.fields.get(name) or self.setter_of(name)
+        column = field.column
+        if field.name not in self.names:
+            self._made |= dict.fromkeys((name, field.name))
+        elif column.shape == schema.VECTOR:
+            self._made[name] = self._vectors(field)
+        elif not field.offsets:
+            self._made[name] = self._texts(name) if column.is_text else self._numbers(field)
+        elif column.shape == schema.PER_TOKEN and column.is_text:
+            self._made[name] = self._kept_lists(field)
+        elif self.setter_of(field.offsets[-1]) is field:
+            self._make_lists(field)
         else:
-            self._made[name] = self._numbers(name)
-        self._check(name)
+            self._made[name] = self._fitting_lists(field)
+        self._check(field)
 
-    def _make_cascade_tokens(self) -> None:
-        """Of the live cascade, whose tokens say how long its other lists are."""
-        offsets = tokens = None
-        if schema.CASCADE[0] in self.names:
-            offsets, tokens = self._lists("cascade_tokens")
-        self._made |= {"cascade_offsets": offsets, "cascade_tokens": tokens}
+    def setter_of(self, offsets: str) -> Field:
+        """The column whose lists say what these offsets are.
+
+        Raises:
+          KeyError: there are no such offsets.
+        """
+        for field in self.fields.values():
+            if field.column.sets_lengths and field.offsets[-1] == offsets:
+                return field
+        raise KeyError(offsets)
 
     # ---------------------------------------------------------------- reading
 
-    def _chunks(self, name: str) -> Iterator[pa.Array]:
+    def _chunks(self, field: Field) -> Iterator[pa.Array]:
         """A column in parts, of the schema's type and without nulls."""
-        kind = schema.TYPES[name]
+        name, kind = field.name, field.column.type
         if isinstance(self._table, pq.ParquetFile):
             parts = self._table.iter_batches(_ROWS, columns=[name], use_threads=False)
             chunks = (batch.column(0) for batch in parts)
@@ -136,132 +125,135 @@ class Columns:
                 f"{self._source}: column {name!r} is {chunk.type}, must be {kind}"
             ) from None
 
-    def _numbers(self, name: str) -> np.ndarray:
-        kind = schema.TYPES[name].to_pandas_dtype()
-        parts = [chunk.to_numpy(zero_copy_only=False) for chunk in self._chunks(name)]
-        return np.concatenate([np.zeros(0, kind), *parts])
+    def _numbers(self, field: Field) -> np.ndarray:
+        parts = [chunk.to_numpy(zero_copy_only=False) for chunk in self._chunks(field)]
+        return np.concatenate([np.zeros(0, _dtype(field)), *parts])
 
     def _texts(self, name: str) -> np.ndarray:
         """Python strings; rows with the same text share one."""
-        found, at, shared = np.empty(self.num_rows, object), 0, {}
-        for chunk in self._chunks(name):
-            part = slice(at, at + len(chunk))
+        texts, start, shared = np.empty(self.num_rows, object), 0, {}
+        for chunk in self._chunks(self.fields[name]):
+            part = slice(start, start + len(chunk))
             if name in _UNSHARED:
-                found[part] = chunk.to_numpy(zero_copy_only=False)
+                texts[part] = chunk.to_numpy(zero_copy_only=False)
             else:
                 coded = chunk.dictionary_encode()
-                texts = np.empty(len(coded.dictionary), object)
-                texts[:] = [shared.setdefault(text, text) for text in coded.dictionary.to_pylist()]
-                found[part] = texts[coded.indices.to_numpy()]
-            at += len(chunk)
-        return found
+                different = np.empty(len(coded.dictionary), object)
+                different[:] = [shared.setdefault(t, t) for t in coded.dictionary.to_pylist()]
+                texts[part] = different[coded.indices.to_numpy()]
+            start += len(chunk)
+        return texts
 
-    def _parts(self, name: str) -> Iterator[tuple[np.ndarray, pa.Array]]:
-        """(lengths of the lists, their values end to end), part after part."""
-        for chunk in self._chunks(name):
-            values = pc.list_flatten(chunk)
-            if values.null_count:
-                raise RecordsError(f"{self._source}: lists of column {name!r} hold nulls")
-            yield pc.list_value_length(chunk).to_numpy(), values
+    def _parts(self, field: Field) -> Iterator[tuple[list[np.ndarray], pa.Array]]:
+        """(lengths of lists at each depth, their values end to end), part after part."""
+        for chunk in self._chunks(field):
+            lengths = []
+            while pa.types.is_list(chunk.type):
+                lengths.append(pc.list_value_length(chunk).to_numpy())
+                chunk = pc.list_flatten(chunk)
+                if chunk.null_count:
+                    raise RecordsError(f"{self._source}: lists of column {field.name!r} hold nulls")
+            yield lengths, chunk
 
-    def _lists(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Offsets and values of lists whose lengths nothing else says."""
-        kind = schema.TYPES[name].value_type.to_pandas_dtype()
-        lengths, values = [np.zeros(0, np.int64)], [np.zeros(0, kind)]
-        for part_lengths, part in self._parts(name):
-            lengths.append(part_lengths)
-            values.append(part.to_numpy())
-        return offsets_of(np.concatenate(lengths)), np.concatenate(values)
+    def _make_lists(self, field: Field) -> None:
+        """Values, and the offsets that nothing else says."""
+        parts = [(lengths, chunk) for lengths, chunk in self._parts(field)]
+        depth = len(field.offsets)
+        lengths = [
+            np.concatenate([np.zeros(0, np.int64), *(of_part[level] for of_part, _ in parts)])
+            for level in range(depth)
+        ]
+        if depth > 1:
+            self._check_lengths(field, 0, lengths[0], np.diff(self[field.offsets[0]]))
+        values = [chunk.to_numpy(zero_copy_only=False) for _, chunk in parts]
+        self._made[field.offsets[-1]] = offsets_of(lengths[-1])
+        self._made[field.name] = np.concatenate([np.zeros(0, _dtype(field)), *values])
 
-    def _fitting(self, name: str, wanted: np.ndarray, what: str) -> np.ndarray | None:
-        """Values of lists that must have the wanted lengths; None if all of them are empty."""
-        kind = schema.TYPES[name].value_type.to_pandas_dtype()
-        found, at, lengths = np.empty(int(np.sum(wanted)), kind), 0, [np.zeros(0, np.int64)]
-        for part_lengths, part in self._parts(name):
-            lengths.append(part_lengths)
-            if at + len(part) <= len(found):
-                found[at : at + len(part)] = part.to_numpy(zero_copy_only=False)
-            at += len(part)
-        if at == 0 and len(found):
-            return None
-        self._check_lengths(name, np.concatenate(lengths), wanted, what)
-        return found
-
-    def _check_lengths(self, name: str, lengths: np.ndarray, wanted: np.ndarray, what: str) -> None:
-        if np.array_equal(lengths, wanted):
-            return
-        row = int(np.flatnonzero(lengths != wanted)[0])
-        found, wanted = lengths[row], wanted[row]
-        if name.endswith("_tokens"):  # the text is about the log-probs
-            name, found, wanted = name.replace("tokens", "log_probs"), wanted, found
-        raise RecordsError(
-            f"{self._source}: {name!r} of row {row} has {found} values, {what} are {wanted}"
-        )
-
-    def _per_token(self, name: str, model: str) -> np.ndarray | None:
-        lengths, top_k = np.diff(self[f"{model}_offsets"]), 1
-        what = "the tokens of that answer"
-        if "_top_" in name:
-            top_k = self._metadata[schema.TOP_K]
-            what = f"{top_k} for each token of that answer"
-        values = self._fitting(name, lengths * top_k, what)
-        if "_top_" not in name and model != _CASCADE:
-            return values
-        if values is None:
+    def _fitting_lists(self, field: Field) -> np.ndarray | None:
+        """Values of lists that must be as long as those of another column."""
+        top_k = self._metadata[schema.TOP_K] if field.column.shape == schema.TOP_PER_TOKEN else 1
+        values = self._fitting(field, [np.diff(self[name]) for name in field.offsets], top_k)
+        if values is None and not field.column.is_required:
             raise RecordsError(
-                f"{self._source}: column {name!r} is empty; leave it out where nothing is known"
+                f"{self._source}: column {field.name!r} is empty; leave it out where nothing is "
+                "known"
             )
-        return values.reshape(-1, top_k) if "_top_" in name else values
+        is_top = field.column.shape == schema.TOP_PER_TOKEN
+        return values.reshape(-1, top_k) if is_top else values
 
-    def _pieces(self, name: str, model: str) -> pa.ChunkedArray:
+    def _fitting(
+        self, field: Field, expected: list[Int[np.ndarray, " _"]], times: int = 1
+    ) -> np.ndarray | None:
+        """Values of lists of these lengths; None if all of them are empty and should not be."""
+        values, end = np.empty(int(np.sum(expected[-1])) * times, _dtype(field)), 0
+        lengths = [[np.zeros(0, np.int64)] for _ in expected]
+        for part_lengths, part in self._parts(field):
+            for of_level, of_part in zip(lengths, part_lengths, strict=True):
+                of_level.append(of_part)
+            if end + len(part) <= len(values):
+                values[end : end + len(part)] = part.to_numpy(zero_copy_only=False)
+            end += len(part)
+        if end == 0 and len(values):
+            return None
+        for level, (of_level, right) in enumerate(zip(lengths, expected, strict=True)):
+            self._check_lengths(field, level, np.concatenate(of_level), right, times)
+        return values
+
+    def _kept_lists(self, field: Field) -> pa.ChunkedArray:
         """Kept as Arrow lists: as Python strings they would take many times the memory."""
-        chunks = list(self._chunks(name))
+        chunks = list(self._chunks(field))
         lengths = [np.zeros(0, np.int64)]
         for chunk in chunks:
             lengths.append(pc.list_value_length(chunk).to_numpy())
             if pc.list_flatten(chunk).null_count:
-                raise RecordsError(f"{self._source}: lists of column {name!r} hold nulls")
-        wanted = np.diff(self[f"{model}_offsets"])
-        self._check_lengths(name, np.concatenate(lengths), wanted, "the tokens of that answer")
-        return pa.chunked_array(chunks, type=pa.list_(pa.string()))
+                raise RecordsError(f"{self._source}: lists of column {field.name!r} hold nulls")
+        self._check_lengths(field, 0, np.concatenate(lengths), np.diff(self[field.offsets[0]]))
+        return pa.chunked_array(chunks, type=field.column.type)
 
-    def _embeddings(self) -> np.ndarray:
+    def _vectors(self, field: Field) -> np.ndarray:
         width = None
-        for lengths, _ in self._parts(schema.EMBEDDING):
+        for (lengths,), _ in self._parts(field):
             width = int(lengths[0]) if len(lengths) else None
             break
-        wanted = np.full(self.num_rows, width or 1)
-        values = self._fitting(schema.EMBEDDING, wanted, "those of the first")
+        values = self._fitting(field, [np.full(self.num_rows, width or 1)])
         if values is None:
-            raise RecordsError(f"{self._source}: column {schema.EMBEDDING!r} holds empty lists")
+            raise RecordsError(f"{self._source}: column {field.name!r} holds empty lists")
         return values.reshape(self.num_rows, width or 1)
-
-    def _make_statistics(self) -> None:
-        student, teacher = schema.STATISTICS
-        if student not in self.names:
-            self._made["statistics_offsets"] = np.zeros(self.num_rows + 1, np.int64)
-            self._made |= {name: np.zeros(0, np.int64) for name in schema.STATISTICS}
-        else:
-            offsets, self._made[student] = self._lists(student)
-            self._made["statistics_offsets"] = offsets
-            lengths, values = self._lists(teacher)
-            self._check_lengths(teacher, np.diff(lengths), np.diff(offsets), "the student's")
-            self._made[teacher] = values
-            for name in schema.STATISTICS:
-                self._refuse(name, lambda values: values < 0, "0 or more", offsets)
-        self._check_statistics()
 
     # --------------------------------------------------------------- checking
 
+    def _check_lengths(
+        self,
+        field: Field,
+        level: int,
+        lengths: Int[np.ndarray, " n"],
+        expected: Int[np.ndarray, " n"],
+        times: int = 1,
+    ) -> None:
+        """Refuses lists of other lengths; level 1 for those in lists."""
+        if np.array_equal(lengths, expected * times):
+            return
+        row = int(np.flatnonzero(lengths != expected * times)[0])
+        what = f"that of row 0 has {expected[row]}"
+        if field.offsets:
+            what = f"{self.setter_of(field.offsets[level]).name!r} has {expected[row]}"
+        if times != 1:
+            what += f" and {schema.TOP_K} is {times}"
+        raise RecordsError(
+            f"{self._source}: {field.name!r} of {('row', 'sample')[level]} {row} has "
+            f"{lengths[row]} values, {what}"
+        )
+
     def _check_statistics(self) -> None:
         """Rows of a task with a corpus metric have as many as it says, all others none."""
-        metrics = schema.corpus_metrics(self._metadata, self._source)
-        lengths = np.diff(self._made["statistics_offsets"])
-        wanted = np.zeros(self.num_rows, np.int64)
+        metrics = records_metadata.corpus_metrics(self._metadata, self._source)
+        offsets = self["statistics_offsets"]
+        lengths = np.zeros(self.num_rows, np.int64) if offsets is None else np.diff(offsets)
+        expected = np.zeros(self.num_rows, np.int64)
         if metrics:
             sizes = {task: metric.num_statistics for task, metric in metrics.items()}
-            wanted[:] = [sizes.get(task, 0) for task in self["task"]]
-        wrong = np.flatnonzero(lengths != wanted)
+            expected[:] = [sizes.get(task, 0) for task in self["task"]]
+        wrong = np.flatnonzero(lengths != expected)
         if len(wrong):
             row = wrong[0]
             task = self["task"][row]
@@ -269,42 +261,24 @@ class Columns:
             has = described if task in metrics else "has no corpus metric"
             raise RecordsError(
                 f"{self._source}: example {self['example_id'][row]!r} (row {row}) has "
-                f"{lengths[row]} statistics, must have {wanted[row]}: its task {task!r} {has} "
+                f"{lengths[row]} statistics, must have {expected[row]}: its task {task!r} {has} "
                 f"({len(wrong)} such rows)"
             )
 
-    def _check(self, name: str) -> None:
+    def _check(self, field: Field) -> None:
         """Refuses values that a column must not hold."""
-        model, _, kind = name.partition("_")
-        if self._made.get(name) is None:
+        if self._made[field.name] is None:
             return
-        if name == "example_id":
+        if field.name == "example_id":
             self._check_unique()
-        elif kind in ("log_probs", "top_log_probs"):
-            self._refuse(name, _is_no_log_prob, "finite and at most 0", self[f"{model}_offsets"])
-        elif kind == "entropies":
-            self._refuse(name, _is_infinite, "finite", self[f"{model}_offsets"])
-        elif kind == "embeddings":
-            self._refuse(name, _is_infinite, "finite")
-        elif kind == "uncertainties":
-            allowed = "finite and 0 or more"
-            self._refuse(name, lambda v: _is_no_log_prob(-v), allowed, self[f"{model}_offsets"])
-        elif name == schema.CASCADE_STATISTICS:
-            self._refuse(name, lambda v: v < 0, "0 or more", self["statistics_offsets"])
-        elif kind == "top_ids":
-            self._refuse(name, lambda ids: ids < 0, "0 or more", self[f"{model}_offsets"])
-        elif kind == "quality":
-            self._refuse(name, lambda v: ~((v >= 0) & (v <= 1)), "in [0, 1]")
-        elif kind in ("flops_per_token", "flops"):
-            self._refuse(name, lambda v: ~(np.isfinite(v) & (v > 0)), "finite and positive")
-        elif kind in ("seconds", "input_tokens"):
-            self._refuse(name, lambda v: ~(np.isfinite(v) & (v >= 0)), "finite and 0 or more")
-        if kind == "top_log_probs":
+        check = field.column.check
+        if check is not None:
+            self._refuse(field, lambda values: ~check.is_allowed(values), check.allowed)
+        if field.column.shape == schema.TOP_PER_TOKEN and check is schema.LOG_PROB:
             self._refuse(
-                name,
+                field,
                 lambda v: np.pad(np.diff(v, axis=1) > 0, ((0, 0), (1, 0))),
                 "at most the one before it: a token's go down from the largest",
-                self[f"{model}_offsets"],
             )
 
     def _check_unique(self) -> None:
@@ -317,14 +291,10 @@ class Columns:
             )
 
     def _refuse(
-        self,
-        name: str,
-        is_bad: Callable[[Shaped[np.ndarray, "..."]], Shaped[np.ndarray, "..."]],
-        allowed: str,
-        offsets: Int[np.ndarray, " n_plus_1"] | None = None,
+        self, field: Field, is_bad: Callable[[np.ndarray], np.ndarray], allowed: str
     ) -> None:
-        """Refuses a column with a bad value; `offsets` of lists say which row it is of."""
-        values, count, first = self._made[name], 0, None
+        """Refuses a column with a bad value."""
+        values, count, first = self._made[field.name], 0, None
         step = max(_VALUES // max(values[:1].size, 1), 1)
         for start in range(0, len(values), step):
             bad = is_bad(values[start : start + step])
@@ -335,20 +305,16 @@ class Columns:
         if first is None:
             return
         row = first[0]
-        if offsets is not None:
-            row = int(np.searchsorted(offsets, row, "right")) - 1
+        for name in reversed(field.offsets):
+            row = int(np.searchsorted(self[name], row, "right")) - 1
         raise RecordsError(
-            f"{self._source}: {name} of example {self['example_id'][row]!r} (row {row}) is "
+            f"{self._source}: {field.name} of example {self['example_id'][row]!r} (row {row}) is "
             f"{values[first]}, must be {allowed} ({count} such)"
         )
 
 
-def _is_infinite(values: np.ndarray) -> np.ndarray:
-    return ~np.isfinite(values)
-
-
-def _is_no_log_prob(values: np.ndarray) -> np.ndarray:
-    return ~(np.isfinite(values) & (values <= _LARGEST_LOG_PROB))
+def _dtype(field: Field) -> np.dtype:
+    return np.dtype(schema.innermost(field.column.type).to_pandas_dtype())
 
 
 class Rows:
@@ -362,8 +328,18 @@ class Rows:
     def __init__(self, columns: Columns, rows: Int[np.ndarray, " rows"] | None = None):
         self._columns, self._rows = columns, rows
         self._made: dict[str, Any] = {}
+        self.fields = columns.fields
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the table has the column."""
+        return name in self.fields and name in self._columns.names
 
     def __getitem__(self, name: str) -> Any:
+        """A column or offsets, or None.
+
+        Raises:
+          KeyError: no such table has them.
+        """
         if self._rows is None:
             return self._columns[name]
         if name not in self._made:
@@ -374,19 +350,31 @@ class Rows:
         """Some of these rows."""
         return Rows(self._columns, rows if self._rows is None else self._rows[rows])
 
-    def pieces(self, name: str, row: int) -> list[str] | None:
-        """A row's texts of tokens; None if the table has none."""
-        whole = self._columns[name]
-        at = row if self._rows is None else int(self._rows[row])
-        return None if whole is None else whole[at].as_py()
+    def value(self, name: str, row: int) -> Any:
+        """What a column holds in a row, as an array, a text or a number.
 
-    def _taken(self, name: str) -> np.ndarray | None:
-        whole = self._columns[name]
-        model, _, kind = name.partition("_")
+        Lists of lists and lists of texts are Python's. None if the table has no such column.
+        """
+        field, values = self.fields[name], self._columns[name]
+        place = row if self._rows is None else int(self._rows[row])
+        if values is None or not field.offsets:
+            return None if values is None else values[place]
+        if isinstance(values, pa.ChunkedArray):
+            return values[place].as_py()
+        spans = [self._columns[offsets] for offsets in field.offsets]
+        start, stop = spans[0][place : place + 2]
+        if len(spans) == 1:
+            return values[start:stop]
+        ends = spans[1][start : stop + 1]
+        return [values[begin:end] for begin, end in zip(ends[:-1], ends[1:], strict=True)]
+
+    def _taken(self, name: str) -> Shaped[np.ndarray, "..."] | None:
+        whole, rows = self._columns[name], self._rows
         if whole is None:
             return None
-        if kind in ("offsets", "log_probs", *_PER_TOKEN) or name == schema.CASCADE_STATISTICS:
-            lists = "statistics" if kind == "statistics" else model
-            offsets, places = places_of(self._columns[f"{lists}_offsets"], self._rows)
-            return offsets if kind == "offsets" else whole[places]
-        return whole[self._rows]
+        if isinstance(whole, pa.ChunkedArray):
+            return whole.take(rows)
+        field = self.fields.get(name)
+        for offsets in (field or self._columns.setter_of(name)).offsets:
+            taken, rows = places_of(self._columns[offsets], rows)
+        return whole[rows] if field else taken

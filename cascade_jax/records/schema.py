@@ -1,218 +1,374 @@
-"""Columns and metadata of the records table, and every check on them; see records.py."""
+"""The columns and metadata of the records table.
 
-from collections.abc import Iterable, Mapping
+`COLUMNS` is the one place that declares a column: writing, reading, checks, JSONL in both
+directions, `cascade-jax collect` and the table in docs/records.md follow it. A new column is one
+row here.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from cascade_jax.names import nearest_names
-from cascade_jax.task_metrics import corpus
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 is read as 2: it is always about PAIR
 METADATA_KEY = "cascade_jax"
 REQUIRED_METADATA = ("name", "mixture", "split")
 CORPUS_METRICS, FIGURES, DECODING = "corpus_metrics", "figures", "decoding"  # optional, by task
+MODELS = "models"  # names in order of cost
+PAIR = ("student", "teacher")  # the models of a table that does not name them
 POLICY = "policy"  # optional: the certificate that the live cascade keeps to, as a dict
-TOP_K = "top_k"  # optional: how many log-probs a token has in the column of top log-probs
-# What `collect` writes under the last.
+TOP_K = "top_k"  # optional: how many log-probs a token has in the columns of top log-probs
+# What `collect` writes under "decoding".
 GREEDY, RANK, TEACHER_FORCED = "greedy", "rank_classification", "teacher_forced"
 
-TEXTS = ("mixture", "task", "split", "example_id", "inputs", "target", "metric")
-TEXTS += ("student_answer", "teacher_answer")
-_TOKENS = ("student_tokens", "teacher_tokens")
-_PER_TOKEN = ("student_log_probs", "student_entropies", "teacher_log_probs", "teacher_entropies")
-NUMBERS = ("student_quality", "teacher_quality")
-NUMBERS += ("student_flops_per_token", "teacher_flops_per_token")
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in TEXTS]
-    + [(name, pa.list_(pa.int32())) for name in _TOKENS]
-    + [(name, pa.list_(pa.float32())) for name in _PER_TOKEN]
-    + [(name, pa.float64()) for name in NUMBERS]
-)
-STATISTICS = ("student_statistics", "teacher_statistics")
-TOP_LOG_PROBS, TOP_IDS = "student_top_log_probs", "student_top_ids"
-PIECES = ("student_pieces", "teacher_pieces")
-EMBEDDING = "student_embedding"
-INPUT_TOKENS = ("student_input_tokens", "teacher_input_tokens")
-FLOPS = ("student_flops", "teacher_flops")
-SECONDS = ("student_seconds", "teacher_seconds")
-MEASURES = INPUT_TOKENS + FLOPS + SECONDS  # one number a row, None in `Records` if absent
-# Answers of the token-level cascade that ran live; all of them or none.
-CASCADE = ("cascade_answer", "cascade_tokens", "cascade_pieces", "cascade_is_deferred")
-CASCADE += ("cascade_uncertainties", "cascade_quality", "cascade_flops")
-CASCADE_STATISTICS = "cascade_statistics"  # only with them and with STATISTICS
-_CASCADE_TYPES = (pa.string(), pa.list_(pa.int32()), pa.list_(pa.string()), pa.list_(pa.bool_()))
-_CASCADE_TYPES += (pa.list_(pa.float32()), pa.float64(), pa.float64())
-OPTIONAL_SCHEMA = pa.schema(
-    [(name, pa.list_(pa.int64())) for name in STATISTICS]
-    + [(TOP_LOG_PROBS, pa.list_(pa.float32())), (TOP_IDS, pa.list_(pa.int32()))]
-    + [(name, pa.list_(pa.string())) for name in PIECES]
-    + [(EMBEDDING, pa.list_(pa.float32()))]
-    + [(name, pa.int32()) for name in INPUT_TOKENS]
-    + [(name, pa.float64()) for name in FLOPS + SECONDS]
-    + list(zip(CASCADE, _CASCADE_TYPES, strict=True))
-    + [(CASCADE_STATISTICS, pa.list_(pa.int64()))]
-)
-TYPES = {field.name: field.type for field in (*SCHEMA, *OPTIONAL_SCHEMA)}
-# A column on the left is there only with that on the right.
-_NEEDS = {TOP_IDS: TOP_LOG_PROBS} | {
-    name: pair[1 - i]
-    for pair in (STATISTICS, INPUT_TOKENS, FLOPS, SECONDS)
-    for i, name in enumerate(pair)
-}
+# Whose answers a column is about. The last model never defers, so no score needs its columns.
+EXAMPLE, EVERY_MODEL, DEFERRING_MODEL, LIVE = "example", "model", "deferring model", "cascade"
+# What a column holds for each row.
+ONE = "one"
+PER_TOKEN = "one per token"
+TOP_PER_TOKEN = "top_k per token"
+VECTOR = "a vector, of one length in all rows"
+COUNTS = "as many as the corpus metric has"
+PER_SAMPLE = "one per sampled answer"
+PER_SAMPLE_TOKEN = "one per token of each sampled answer"
+
+# Log-softmax rounding can leave a log-prob a little above 0; a probability is far above.
+_ROUNDING = 1e-3
 
 
 class RecordsError(ValueError):
     """A records file, or a set of them, that can not be used; the message says which and why."""
 
 
-def check_metadata(metadata: Mapping[str, Any], source: str) -> None:
-    """Refuses metadata of another version, without a required text, or with odd optional keys."""
-    version = metadata.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise RecordsError(
-            f"{source}: records schema version {version!r}, this program reads version "
-            f"{SCHEMA_VERSION}; collect the records again"
-        )
-    for key in REQUIRED_METADATA:
-        if not isinstance(metadata.get(key), str) or not metadata[key]:
-            raise RecordsError(
-                f"{source}: metadata must hold a text under {key!r}, got {metadata.get(key)!r}"
-            )
-    corpus_metrics(metadata, source)
-    decoding = metadata.get(DECODING, "")
-    if not isinstance(decoding, str | Mapping):
-        raise RecordsError(
-            f"{source}: metadata under {DECODING!r} must be a text, or texts by task, got "
-            f"{decoding!r}"
-        )
-    policy = metadata.get(POLICY, {})
-    if not isinstance(policy, Mapping):
-        raise RecordsError(
-            f"{source}: metadata under {POLICY!r} must be a certificate, an object, got {policy!r}"
-        )
-    _check_figures(metadata.get(FIGURES, {}), source)
-    top_k = metadata.get(TOP_K, 0)
-    if type(top_k) is not int or top_k < 0:
-        raise RecordsError(
-            f"{source}: metadata under {TOP_K!r} must be a whole number, 0 for none, got {top_k!r}"
-        )
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Which values a column may hold, as a function of arrays and in words."""
+
+    is_allowed: Callable[[np.ndarray], np.ndarray]
+    allowed: str
 
 
-def corpus_metrics(metadata: Mapping[str, Any], source: str) -> dict[str, corpus.CorpusMetric]:
-    """By task, the metric that its statistics are of.
+FINITE = Check(np.isfinite, "finite")
+LOG_PROB = Check(
+    lambda v: np.isfinite(v) & (v <= _ROUNDING),
+    "finite and at most 0, the natural logarithm of a probability",
+)
+NOT_NEGATIVE = Check(lambda v: np.isfinite(v) & (v >= 0), "finite and 0 or more")
+UNCERTAINTY = Check(lambda v: np.isfinite(v) & (v >= -_ROUNDING), "finite and 0 or more")
+POSITIVE = Check(lambda v: np.isfinite(v) & (v > 0), "finite and positive")
+COUNT = Check(lambda v: v >= 0, "0 or more")
+IN_UNIT_INTERVAL = Check(lambda v: (v >= 0) & (v <= 1), "in [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column, or one for each model.
+
+    Attributes:
+      name: in the table, after "<model>_" or "cascade_" where it is about answers. In JSONL it
+        stands under this name in the object of its model.
+      type: of Arrow.
+      doc: what it holds.
+      owner: EXAMPLE, EVERY_MODEL, DEFERRING_MODEL (all but the last) or LIVE.
+      shape: what a row holds, ONE value by default.
+      check: which values are allowed; None for all.
+      is_required: whether every table has it. A required list other than the log-probs may be
+        empty in all rows, if it is not known.
+      needs: columns of the same owner without which it can not be there.
+      is_shared: whether it is there for every model or for none; a LIVE column then needs those of
+        the models.
+      sets_lengths: whether its lists say how long the others of this shape and owner are.
+      is_read_at_once: whether `read` reads and checks it; others when they are first used.
+      is_for_scores: whether deferral scores get it, in `AnswerTokens.columns`.
+      collected: when `cascade-jax collect` writes it.
+      used_by: what needs it.
+    """
+
+    name: str
+    type: pa.DataType
+    doc: str
+    owner: str = EXAMPLE
+    shape: str = ONE
+    check: Check | None = None
+    is_required: bool = False
+    needs: tuple[str, ...] = ()
+    is_shared: bool = False
+    sets_lengths: bool = False
+    is_read_at_once: bool = False
+    is_for_scores: bool = False
+    collected: str = "always"
+    used_by: str = ""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its values are texts."""
+        return pa.types.is_string(innermost(self.type))
+
+
+def innermost(kind: pa.DataType) -> pa.DataType:
+    """The type of the values of lists, and of lists of lists."""
+    return innermost(kind.value_type) if pa.types.is_list(kind) else kind
+
+
+_TEXT, _INT, _FLOAT = pa.string(), pa.int32(), pa.float64()
+_TEXTS, _INTS, _FLOATS = pa.list_(_TEXT), pa.list_(_INT), pa.list_(pa.float32())
+_COUNTS = pa.list_(pa.int64())
+_at_once = functools.partial(Column, is_required=True, is_read_at_once=True)
+_model = functools.partial(Column, owner=EVERY_MODEL)
+_measure = functools.partial(_model, is_shared=True, is_read_at_once=True)
+_top = functools.partial(
+    Column, owner=DEFERRING_MODEL, shape=TOP_PER_TOKEN, collected="`TOP_K = 10`"
+)
+_sample = functools.partial(_model, collected="not yet")
+_LIVE_NAMES = ("answer", "tokens", "pieces", "is_deferred", "uncertainties", "quality", "flops")
+_live = functools.partial(Column, owner=LIVE, needs=_LIVE_NAMES, collected="`POLICY`")
+
+COLUMNS: tuple[Column, ...] = (
+    _at_once("mixture", _TEXT, "the mixture that the example is from"),
+    _at_once("task", _TEXT, "its task"),
+    _at_once("split", _TEXT, "its split"),
+    _at_once(
+        "example_id",
+        _TEXT,
+        "unique in the table; learned routers go by it, so it should differ between splits",
+    ),
+    Column("inputs", _TEXT, "the text given to the models", is_required=True),
+    Column("target", _TEXT, "the right answer", is_required=True),
+    _at_once("metric", _TEXT, "name of the per-example quality"),
+    _model("answer", _TEXT, "the answer; may be empty", is_required=True),
+    _model("tokens", _INTS, "its tokens", shape=PER_TOKEN, is_required=True),
+    _model(
+        "log_probs",
+        _FLOATS,
+        "log-prob of each token; the last model's may be empty",
+        shape=PER_TOKEN,
+        check=LOG_PROB,
+        is_required=True,
+        sets_lengths=True,
+    ),
+    _model(
+        "entropies",
+        _FLOATS,
+        "nats, of the whole distribution at each token",
+        shape=PER_TOKEN,
+        check=FINITE,
+        is_required=True,
+    ),
+    _model(
+        "quality",
+        _FLOAT,
+        "quality of the answer, higher is better",
+        check=IN_UNIT_INTERVAL,
+        is_required=True,
+        is_read_at_once=True,
+    ),
+    _model(
+        "flops_per_token",
+        _FLOAT,
+        "2 × parameters",
+        check=POSITIVE,
+        is_required=True,
+        is_read_at_once=True,
+    ),
+    _model(
+        "statistics",
+        _COUNTS,
+        "counts of a corpus metric, which add up over examples",
+        shape=COUNTS,
+        check=COUNT,
+        is_shared=True,
+        sets_lengths=True,
+        is_read_at_once=True,
+        collected="tasks with BLEU or chrF",
+        used_by="curves of corpus metrics",
+    ),
+    _top(
+        "top_log_probs",
+        _FLOATS,
+        "the K largest log-probs at each token, descending, end to end",
+        check=LOG_PROB,
+        used_by="scores of the largest probabilities",
+    ),
+    _top("top_ids", _INTS, "their ids", check=COUNT, needs=("top_log_probs",), used_by="nothing"),
+    _model(
+        "pieces",
+        _TEXTS,
+        "text of each token",
+        shape=PER_TOKEN,
+        used_by="the example browser's colours",
+    ),
+    Column(
+        "embedding",
+        _FLOATS,
+        "mean-pooled hidden state of the input",
+        owner=DEFERRING_MODEL,
+        shape=VECTOR,
+        check=FINITE,
+        collected="`EMBEDDINGS = True`",
+        used_by="routers that take it",
+    ),
+    _measure("input_tokens", _INT, "tokens read", check=NOT_NEGATIVE, used_by="prices"),
+    _measure(
+        "flops",
+        _FLOAT,
+        "FLOPs of the whole answer, reading and writing",
+        check=POSITIVE,
+        used_by="costs in real FLOPs",
+    ),
+    _measure(
+        "seconds",
+        _FLOAT,
+        "wall time of the answer",
+        check=NOT_NEGATIVE,
+        used_by="costs in seconds",
+    ),
+    _sample(
+        "sample_answers",
+        _TEXTS,
+        "more answers to the example, drawn at random",
+        shape=PER_SAMPLE,
+        sets_lengths=True,
+    ),
+    _sample(
+        "sample_log_probs",
+        pa.list_(_FLOATS),
+        "log-prob of each of their tokens",
+        shape=PER_SAMPLE_TOKEN,
+        check=LOG_PROB,
+        needs=("sample_answers",),
+        sets_lengths=True,
+    ),
+    _sample(
+        "sample_tokens",
+        pa.list_(_INTS),
+        "their tokens",
+        shape=PER_SAMPLE_TOKEN,
+        needs=("sample_log_probs",),
+    ),
+    _live("answer", _TEXT, "the answer, each token by one of the models"),
+    _live("tokens", _INTS, "its tokens", shape=PER_TOKEN, sets_lengths=True),
+    _live("pieces", _TEXTS, "text of each token", shape=PER_TOKEN),
+    _live(
+        "is_deferred",
+        pa.list_(pa.bool_()),
+        "whether a larger model wrote the token",
+        shape=PER_TOKEN,
+    ),
+    _live(
+        "uncertainties",
+        _FLOATS,
+        "how unsure the small model was of the token that it proposed there",
+        shape=PER_TOKEN,
+        check=UNCERTAINTY,
+    ),
+    _live("quality", _FLOAT, "by the row's metric", check=IN_UNIT_INTERVAL),
+    _live("flops", _FLOAT, "really spent on the answer, by all models", check=POSITIVE),
+    _live(
+        "statistics",
+        _COUNTS,
+        "like the models', and only beside theirs; may be left out",
+        shape=COUNTS,
+        check=COUNT,
+        is_shared=True,
+    ),
+)
+
+
+# ------------------------------------------------------------------ columns of a table
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A column of the tables of some models.
+
+    Attributes:
+      name: of the column in the table, "student_log_probs".
+      column: its row of COLUMNS.
+      owner: the model; "cascade" or "example".
+      offsets: names of the offsets that lead from a row to its values: none where a row holds one
+        value, one for lists, two for lists of lists.
+      needs: names of the columns without which it can not be there.
+    """
+
+    name: str
+    column: Column
+    owner: str
+    offsets: tuple[str, ...]
+    needs: tuple[str, ...]
+
+
+def fields(models: Iterable[str]) -> Mapping[str, Field]:
+    """The columns that a table of these models may have, by name, in order.
 
     Raises:
-      RecordsError: one that can not be built; the message says what is known.
+      RecordsError: names that are no names, or that make two columns one.
     """
-    described = metadata.get(CORPUS_METRICS, {})
-    if not isinstance(described, Mapping):
-        raise RecordsError(f"{source}: {CORPUS_METRICS} must be metrics by task, got {described!r}")
-    built = {}
-    for task, description in described.items():
-        try:
-            built[task] = corpus.build(description)
-        except ValueError as error:
-            raise RecordsError(f"{source}: {CORPUS_METRICS} of task {task!r}: {error}") from None
-    return built
+    return _fields(COLUMNS, tuple(models))
 
 
-def _check_figures(figures: Any, source: str) -> None:
-    """By task and metric, a number (or None: undefined) for each model."""
-
-    def is_pair(pair: Any) -> bool:
-        return (
-            isinstance(pair, Mapping)
-            and set(pair) == {"student", "teacher"}
-            and all(value is None or type(value) in (int, float) for value in pair.values())
-        )
-
-    tasks = figures.items() if isinstance(figures, Mapping) else [("", figures)]
-    for task, by_metric in tasks:
-        pairs = by_metric.values() if isinstance(by_metric, Mapping) else [None]
-        if not all(map(is_pair, pairs)):
-            raise RecordsError(
-                f"{source}: {FIGURES} of task {task!r} must be numbers of both models by metric, "
-                f"{{'bleu': {{'student': 0.31, 'teacher': 0.4}}}}, got {by_metric!r}"
+@functools.cache
+def _fields(columns: tuple[Column, ...], models: tuple[str, ...]) -> Mapping[str, Field]:
+    owners = {EXAMPLE: (EXAMPLE,), EVERY_MODEL: models, LIVE: (LIVE,)}
+    owners[DEFERRING_MODEL] = models[:-1]
+    made: dict[str, Field] = {}
+    for column in columns:
+        for owner in owners[column.owner]:
+            name = column.name if owner == EXAMPLE else f"{owner}_{column.name}"
+            needs = [f"{owner}_{other}" for other in column.needs]
+            needs += [f"{model}_{column.name}" for model in models if column.is_shared]
+            offsets = {
+                PER_TOKEN: (f"{owner}_offsets",),
+                TOP_PER_TOKEN: (f"{owner}_offsets",),
+                COUNTS: ("statistics_offsets",),
+                PER_SAMPLE: (f"{owner}_sample_offsets",),
+                PER_SAMPLE_TOKEN: (f"{owner}_sample_offsets", f"{owner}_sample_token_offsets"),
+            }.get(column.shape, ())
+            if name in made:
+                raise RecordsError(f"models {list(models)}: two columns would be called {name!r}")
+            made[name] = Field(
+                name, column, owner, offsets, tuple(n for n in dict.fromkeys(needs) if n != name)
             )
+    return made
+
+
+def arrow_schema(models: Iterable[str] = PAIR, names: Iterable[str] = ()) -> pa.Schema:
+    """The required columns of tables of these models, and the optional ones among the names."""
+    names = set(names)
+    return pa.schema(
+        [
+            (field.name, field.column.type)
+            for field in fields(models).values()
+            if field.column.is_required or field.name in names
+        ]
+    )
+
+
+SCHEMA = arrow_schema()
 
 
 def check_columns(names: Iterable[str], metadata: Mapping[str, Any], source: str) -> None:
     """Refuses a table that lacks a column, or one that an optional column or `top_k` needs."""
-    names = list(names)
-    missing = [name for name in SCHEMA.names if name not in names]
-    if missing:
-        near = nearest_names(missing[0], set(names) - set(SCHEMA.names), 1, cutoff=0.6)
+    names, of_models = set(names), fields(metadata[MODELS])
+    required = [name for name, field in of_models.items() if field.column.is_required]
+    if missing := [name for name in required if name not in names]:
+        near = nearest_names(missing[0], names - set(required), 1, cutoff=0.6)
         hint = f" (nearest there: {near[0]!r})" if near else ""
         raise RecordsError(f"{source}: missing column {', '.join(map(repr, missing))}{hint}")
-    for name, needed in _NEEDS.items():
-        if name in names and needed not in names:
-            raise RecordsError(f"{source}: column {name!r} needs its pair {needed!r}")
-    _check_cascade(names, source)
-    top_k = metadata.get(TOP_K, 0)
-    if (TOP_LOG_PROBS in names) != (top_k > 0):
-        has = "with" if TOP_LOG_PROBS in names else "without"
+    for name, field in of_models.items():
+        if name in names and (missing := [other for other in field.needs if other not in names]):
+            raise RecordsError(
+                f"{source}: column {name!r} needs {', '.join(map(repr, missing))} beside it"
+            )
+    tops = [f"{model}_top_log_probs" for model in metadata[MODELS][:-1]]
+    top_k, present = metadata.get(TOP_K, 0), [name for name in tops if name in names]
+    if bool(present) != (top_k > 0):
+        has, shown = ("with", present) if present else ("without", tops)
         raise RecordsError(
-            f"{source}: metadata have {TOP_K} = {top_k} {has} a column {TOP_LOG_PROBS!r}; it must "
+            f"{source}: metadata have {TOP_K} = {top_k} {has} a column {shown[0]!r}; it must "
             "be the number of log-probs for each token there, and 0 or left out without it"
         )
-
-
-def _check_cascade(names: list[str], source: str) -> None:
-    """Refuses some columns of the live cascade without the others."""
-    present = [name for name in (*CASCADE, CASCADE_STATISTICS) if name in names]
-    needed = CASCADE + STATISTICS * (CASCADE_STATISTICS in present)
-    if present and (missing := [name for name in needed if name not in names]):
-        raise RecordsError(
-            f"{source}: column {present[-1]!r} needs {', '.join(map(repr, missing))} beside it"
-        )
-
-
-def present_schema(names: Iterable[str]) -> pa.Schema:
-    """The required columns, and the optional ones that are among the names."""
-    names = set(names)
-    return pa.schema([*SCHEMA, *(field for field in OPTIONAL_SCHEMA if field.name in names)])
-
-
-def to_table(
-    rows: Mapping[str, Any] | Iterable[Mapping[str, Any]], metadata: Mapping[str, Any], source: str
-) -> pa.Table:
-    """An Arrow table of the schema's columns and types."""
-    if not isinstance(rows, Mapping):
-        rows = list(rows)
-        check_columns(rows[0] if rows else SCHEMA.names, metadata if rows else {}, source)
-        names = present_schema(rows[0] if rows else ()).names
-        for number, row in enumerate(rows):
-            if lacking := [name for name in names if name not in row]:
-                raise RecordsError(f"{source}: row {number} lacks {', '.join(map(repr, lacking))}")
-        rows = {name: [row[name] for row in rows] for name in names}
-    else:
-        check_columns(rows, metadata, source)
-    schema, arrays = present_schema(rows), []
-    for field in schema:
-        try:
-            arrays.append(_to_array(rows[field.name], field.type))
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise RecordsError(
-                f"{source}: column {field.name!r} must hold {field.type}: {error}"
-            ) from None
-    lengths = {name: len(array) for name, array in zip(schema.names, arrays, strict=True)}
-    if len(set(lengths.values())) > 1:
-        raise RecordsError(f"{source}: columns of different lengths: {lengths}")
-    return pa.table(arrays, schema=schema)
-
-
-def _to_array(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    if isinstance(values, (pa.Array, pa.ChunkedArray)):
-        return values.cast(kind)
-    # A 2-D NumPy array is a sequence of its rows; Arrow takes 1-D ones only.
-    values = list(values) if getattr(values, "ndim", 1) > 1 else values
-    if pa.types.is_integer(_inner(kind)):
-        found = pa.array(values)
-        if pa.types.is_floating(_inner(found.type)):
-            return found.cast(kind)  # which refuses fractions; made so at once they are cut off
-    return pa.array(values, type=kind)
-
-
-def _inner(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_list(kind) else kind

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade_jax import records
+from cascade_jax.records import columns
 from cascade_jax.records.external import from_jsonl, to_jsonl
 from cascade_jax.records.table import RecordsError
 from cascade_jax.task_metrics import corpus
@@ -58,8 +59,8 @@ def assert_holds(read, rows):
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 100])
 def test_round_trip(tmp_path, monkeypatch, rows_at_once):
-    monkeypatch.setattr(records.records_columns, "_ROWS", rows_at_once)
-    monkeypatch.setattr(records.records_columns, "_VALUES", 2)
+    monkeypatch.setattr(columns, "_ROWS", rows_at_once)
+    monkeypatch.setattr(columns, "_VALUES", 2)
     read = write(tmp_path / "a")
     assert_holds(read, make_rows())
     assert read.cascade_is_deferred.dtype == bool and read.cascade_tokens.dtype == np.int32
@@ -107,7 +108,7 @@ def test_statistics_are_read_and_taken_with_those_of_the_models(tmp_path):
         assert table.cascade_statistics.tolist() == counts and len(counts) % 18 == 0
         assert len(counts) == table.statistics_offsets[-1]
     rows[1]["cascade_statistics"] = [1] * 5
-    with pytest.raises(RecordsError, match="'cascade_statistics' of row 1 has 5 values, the stu"):
+    with pytest.raises(RecordsError, match="'cascade_statistics' of row 1 has 5 values, 'stu"):
         write(tmp_path / "b", rows=rows, corpus_metrics=described)
     rows[1]["cascade_statistics"] = [-1] * 18
     with pytest.raises(RecordsError, match="cascade_statistics of example 't1/test/1' .* is -1"):
@@ -166,7 +167,10 @@ def test_a_cascade_that_only_some_lines_have_is_left_out_and_said(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({(1, "cascade_pieces"): ["a"]}, "'cascade_pieces' of row 1 has 1 values, .* answer are 2"),
+        (
+            {(1, "cascade_pieces"): ["a"]},
+            "'cascade_pieces' of row 1 has 1 values, 'cascade_tokens' has 2",
+        ),
         ({(1, "cascade_is_deferred"): [True]}, "'cascade_is_deferred' of row 1 has 1 values"),
         ({(1, "cascade_uncertainties"): [1.0] * 3}, "'cascade_uncertainties' of row 1 has 3 va"),
         (

@@ -6,11 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade_jax import records
+from cascade_jax.records import columns
 from cascade_jax.records.table import RecordsError
 from tests.records import table_test
 
 TOP_K, WIDTH = 3, 5
-OPTIONAL = ("top_log_probs", "top_ids", "embeddings", "input_tokens", "flops", "seconds")
+OPTIONAL = ("top_log_probs", "top_ids", "embedding", "input_tokens", "flops", "seconds")
 
 
 def make_rows(n=6):
@@ -45,7 +46,7 @@ def assert_holds(read, rows):
         for name in ("top_log_probs", "top_ids"):
             of_row = getattr(read, f"student_{name}")[span]
             assert of_row.ravel().tolist() == row[f"student_{name}"]
-        assert read.student_embeddings[i].tolist() == row["student_embedding"]
+        assert read.student_embedding[i].tolist() == row["student_embedding"]
         for model in ("student", "teacher"):
             assert read.pieces(model, i) == row[f"{model}_pieces"]
             for name in ("input_tokens", "flops", "seconds"):
@@ -55,15 +56,15 @@ def assert_holds(read, rows):
 def test_round_trip(tmp_path):
     read = write(tmp_path / "a")
     assert_holds(read, make_rows())
-    assert read.student_top_log_probs.dtype == read.student_embeddings.dtype == np.float32
-    assert read.metadata["schema_version"] == 1
+    assert read.student_top_log_probs.dtype == read.student_embedding.dtype == np.float32
+    assert read.metadata["schema_version"] == 2
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 100])
 def test_columns_are_read_in_parts(tmp_path, monkeypatch, rows_at_once):
     write(tmp_path / "a", rows=make_rows(9))
-    monkeypatch.setattr(records.records_columns, "_ROWS", rows_at_once)
-    monkeypatch.setattr(records.records_columns, "_VALUES", 2)
+    monkeypatch.setattr(columns, "_ROWS", rows_at_once)
+    monkeypatch.setattr(columns, "_VALUES", 2)
     assert_holds(records.read(tmp_path / "a"), make_rows(9))
 
 
@@ -85,7 +86,7 @@ def test_rows_are_taken_whether_columns_were_used_before_or_not(tmp_path):
 def test_scores_get_what_is_there(tmp_path):
     read = write(tmp_path / "a")
     np.testing.assert_array_equal(read.student.top_log_probs, read.student_top_log_probs)
-    np.testing.assert_array_equal(read.student.embeddings, read.student_embeddings)
+    np.testing.assert_array_equal(read.student.embeddings, read.student_embedding)
     bare = table_test.write(tmp_path / "b").student
     assert bare.top_log_probs is None and bare.embeddings is None and bare.entropies is not None
 
@@ -112,7 +113,7 @@ def test_tokens_and_entropies_may_be_unknown(tmp_path):
     assert read.take(np.array([3])).student_entropies is None
     rows = make_rows()
     rows[4]["student_entropies"] = []
-    with pytest.raises(RecordsError, match="'student_entropies' of row 4 has 0 values, .* are 2"):
+    with pytest.raises(RecordsError, match="'student_entropies' of row 4 has 0 values, .* has 2"):
         write(tmp_path / "b", rows=rows)
 
 
@@ -135,7 +136,7 @@ def test_records_without_an_answer_token_and_without_rows(tmp_path):
     table = pq.read_table(tmp_path / "b")
     pq.write_table(table.slice(0, 0), tmp_path / "b")
     read = records.read(tmp_path / "b")
-    assert len(read) == len(read.student_embeddings) == len(read.student_top_ids) == 0
+    assert len(read) == len(read.student_embedding) == len(read.student_top_ids) == 0
 
 
 @pytest.mark.parametrize(
@@ -153,14 +154,20 @@ def test_records_without_an_answer_token_and_without_rows(tmp_path):
         ({(1, "student_top_log_probs"): [0.5, -2.0, -3.0] * 2}, "is 0.5, must be finite and at m"),
         (
             {(1, "student_top_log_probs"): [-1.0] * 5},
-            "'student_top_log_probs' of row 1 has 5 values, 3 for each token of that answer are 6",
+            "top_log_probs' of row 1 has 5 values, 'student_log_probs' has 2 and top_k is 3",
         ),
-        ({(0, "student_top_ids"): [1] * 6}, "'student_top_ids' of row 0 has 6 values, .* are 3"),
+        (
+            {(0, "student_top_ids"): [1] * 6},
+            "'student_top_ids' of row 0 has 6 values, .* has 1 and",
+        ),
         ({(0, "student_top_ids"): [1, -2, 1]}, "student_top_ids of example .* is -2, must be 0 or"),
-        ({(2, "student_pieces"): ["a"]}, "'student_pieces' of row 2 has 1 values, .* answer are 3"),
+        ({(2, "student_pieces"): ["a"]}, "'student_pieces' of row 2 has 1 values, .* has 3"),
         ({(1, "teacher_pieces"): [None]}, "lists of column 'teacher_pieces' hold nulls"),
-        ({(3, "student_embedding"): [1.0]}, "'student_embedding' of row 3 has 1 values, .* are 5"),
-        ({(3, "student_embedding"): [float("inf")] * 5}, "student_embeddings of .* must be finite"),
+        (
+            {(3, "student_embedding"): [1.0]},
+            "'student_embedding' of row 3 has 1 values, .* 0 has 5",
+        ),
+        ({(3, "student_embedding"): [float("inf")] * 5}, "student_embedding of .* must be finite"),
         ({(0, "student_input_tokens"): -1}, "student_input_tokens .* is -1, must be finite and 0"),
         ({(0, "teacher_flops"): 0.0}, "teacher_flops of .* is 0.0, must be finite and positive"),
         ({(0, "student_seconds"): float("nan")}, "student_seconds .* is nan, must be finite and 0"),
@@ -177,15 +184,15 @@ def test_values_that_are_refused(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("left_out", "top_k", "message"),
     [
-        (["student_top_log_probs"], 3, "'student_top_ids' needs its pair 'student_top_log_probs'"),
+        (["student_top_log_probs"], 3, "'student_top_ids' needs 'student_top_log_probs'"),
         (["student_top_log_probs", "student_top_ids"], 3, "top_k = 3 without a column 'student_to"),
         ([], 0, "top_k = 0 with a column 'student_top_log_probs'"),
         ([], -1, "'top_k' must be a whole number, 0 for none, got -1"),
         ([], 3.0, "'top_k' must be a whole number, 0 for none, got 3.0"),
-        ([], 2, "has 3 values, 2 for each token of that answer are 2"),
-        (["teacher_flops"], 3, "'student_flops' needs its pair 'teacher_flops'"),
-        (["student_seconds"], 3, "'teacher_seconds' needs its pair 'student_seconds'"),
-        (["teacher_input_tokens"], 3, "'student_input_tokens' needs its pair"),
+        ([], 2, "has 3 values, 'student_log_probs' has 1 and top_k is 2"),
+        (["teacher_flops"], 3, "'student_flops' needs 'teacher_flops'"),
+        (["student_seconds"], 3, "'teacher_seconds' needs 'student_seconds'"),
+        (["teacher_input_tokens"], 3, "'student_input_tokens' needs 'teach"),
     ],
 )
 def test_columns_that_do_not_go_together_are_refused(tmp_path, left_out, top_k, message):

@@ -68,7 +68,10 @@ def test_round_trip_of_rows(tmp_path):
     rows = make_rows(7)
     read = write(tmp_path / "a.parquet", rows=make_rows(7))
     assert len(read) == 7
-    assert read.metadata == {**METADATA, "schema_version": records.SCHEMA_VERSION}
+    assert read.metadata == METADATA | {
+        "schema_version": records.SCHEMA_VERSION,
+        "models": ["student", "teacher"],
+    }
     for name in records.SCHEMA.names:
         for i, row in enumerate(rows):
             value = getattr(read, name)
@@ -132,7 +135,7 @@ def test_a_failed_write_leaves_the_older_file_and_nothing_else(tmp_path, monkeyp
         target.write_bytes(b"PAR1 half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records.pq, "write_table", disk_full)
+    monkeypatch.setattr(pq, "write_table", disk_full)
     with pytest.raises(OSError, match="No space left"):
         write(path, rows=make_rows(3))
     assert path.read_bytes() == before
@@ -161,7 +164,9 @@ def test_parquet_of_something_else(tmp_path):
 def test_another_schema_version(tmp_path):
     write(tmp_path / "old.parquet")
     rewrite(tmp_path / "old.parquet", {"schema_version": 99})
-    with pytest.raises(RecordsError, match="old.parquet: records schema version 99, .* version 1"):
+    with pytest.raises(
+        RecordsError, match="old.parquet: records schema version 99, .* versions 1 and 2"
+    ):
         records.read(tmp_path / "old.parquet")
 
 
@@ -204,7 +209,7 @@ def test_a_row_that_lacks_a_column_is_refused(tmp_path):
         ("example_id", "t0/test/0", "example_id 't0/test/0' comes twice"),
         ("student_answer", None, "column 'student_answer' holds 1 nulls"),
         ("student_log_probs", [-1.0, None], "lists of column 'student_log_probs' hold nulls"),
-        ("student_log_probs", [-1.0], "'student_log_probs' of row 1 has 1 values, .* are 2"),
+        ("student_log_probs", [-1.0], "tokens' of row 1 has 2 values, 'student_log_probs' has 1"),
         ("student_tokens", ["x", "y"], "column 'student_tokens' must hold list<"),
     ],
 )
@@ -296,8 +301,8 @@ def test_a_missing_example_is_counted(tmp_path):
 
 def test_two_schema_versions_in_memory_can_not_be_compared(tmp_path):
     first, other = write(tmp_path / "a"), write(tmp_path / "b")
-    other.metadata["schema_version"] = 2
-    with pytest.raises(RecordsError, match="schema_version is 2, not 1"):
+    other.metadata["schema_version"] = 3
+    with pytest.raises(RecordsError, match="schema_version is 3, not 2"):
         records.check_comparable([first, other])
 
 

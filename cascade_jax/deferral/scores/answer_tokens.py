@@ -1,7 +1,8 @@
 """Log-probs and entropies of a model's own answer tokens: the input of deferral scores."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,6 +24,7 @@ class AnswerTokens:
       top_log_probs: nats, of the K likeliest tokens at that position, falling; None when not kept.
       embeddings: one vector per example, the mean of the model's hidden states of its input; None
         when not kept.
+      per_token, per_example: other columns of records that scores read (`schema.Column`), by name.
     """
 
     log_probs: Float[np.ndarray, " tokens"]
@@ -31,6 +33,8 @@ class AnswerTokens:
     example_ids: Sequence[str] | np.ndarray | None = None
     top_log_probs: Float[np.ndarray, "tokens K"] | None = None
     embeddings: Float[np.ndarray, "examples D"] | None = None
+    per_token: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    per_example: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         offsets = self.offsets
@@ -92,34 +96,30 @@ class AnswerTokens:
         rows = np.asarray(rows)
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        at = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths)
-
-        def taken(values, indices):
-            return None if values is None else np.asarray(values)[indices]
-
-        return AnswerTokens(
-            log_probs=self.log_probs[at],
-            entropies=taken(self.entropies, at),
-            offsets=offsets,
-            example_ids=taken(self.example_ids, rows),
-            top_log_probs=taken(self.top_log_probs, at),
-            embeddings=taken(self.embeddings, rows),
-        )
+        tokens = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths)
+        return self._selected(offsets, tokens, rows)
 
     def part(self, start: int, stop: int) -> "AnswerTokens":
         """Rows in [start, stop), without copies."""
         tokens = slice(int(self.offsets[start]), int(self.offsets[stop]))
+        offsets = self.offsets[start : stop + 1] - tokens.start
+        return self._selected(offsets, tokens, slice(start, stop))
 
-        def taken(values, indices: slice):
-            return None if values is None else values[indices]
+    def _selected(self, offsets, tokens: Any, rows: Any) -> "AnswerTokens":
+        def taken(values, indices):
+            if values is None or isinstance(indices, slice):
+                return None if values is None else values[indices]
+            return np.asarray(values)[indices]
 
         return AnswerTokens(
             log_probs=self.log_probs[tokens],
             entropies=taken(self.entropies, tokens),
-            offsets=self.offsets[start : stop + 1] - tokens.start,
-            example_ids=taken(self.example_ids, slice(start, stop)),
+            offsets=offsets,
+            example_ids=taken(self.example_ids, rows),
             top_log_probs=taken(self.top_log_probs, tokens),
-            embeddings=taken(self.embeddings, slice(start, stop)),
+            embeddings=taken(self.embeddings, rows),
+            per_token={name: taken(v, tokens) for name, v in self.per_token.items()},
+            per_example={name: taken(v, rows) for name, v in self.per_example.items()},
         )
 
     def describe(self, row: int) -> str:

@@ -1,132 +1,167 @@
-"""One model's answer to one example in the fields of the plain table, and every check on them."""
+"""Fields of the plain table, checked by the row of `schema.COLUMNS` that each belongs to."""
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+import pyarrow as pa
+from jaxtyping import Float, Shaped
 
 from cascade_jax.names import did_you_mean
+from cascade_jax.records import schema
 from cascade_jax.records.external.lines import Line, shown
+from cascade_jax.records.schema import Column
 
-NUMBERS = ("quality", "flops_per_token", "input_tokens", "flops", "seconds")
-_LARGEST_LOG_PROB = 1e-3  # rounding can leave one a little above 0
+
+def columns_about(*owners: str) -> list[Column]:
+    """The columns that are about answers of these owners; see `Column.owner`."""
+    return [column for column in schema.COLUMNS if column.owner in owners]
+
+
+def model_columns() -> list[Column]:
+    """The columns that a model's object in a line may hold."""
+    return columns_about(schema.EVERY_MODEL, schema.DEFERRING_MODEL)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelAnswer:
-    """One model's answer to one example; None is not known.
+    """One model's answer to one example.
 
     Attributes:
       example_id, line: which, and where it is from.
-      text: the answer.
-      log_probs: of its tokens; without any for a teacher of which only the text is known.
-      top_log_probs, top_ids: for each token the largest, descending; tokens may differ in number.
+      values: what is known of it, by column.
       numbers: all fields that hold one, such as quality, input_tokens or one of the user's own.
-      has_log_probs: whether the file gives log-probs, be it of no token.
     """
 
     example_id: str
     line: Line
-    text: str
-    log_probs: Float[np.ndarray, " L"]
-    tokens: Int[np.ndarray, " L"] | None
-    entropies: Float[np.ndarray, " L"] | None
-    pieces: list[str] | None
-    top_log_probs: list[Float[np.ndarray, " _"]] | None
-    top_ids: list[Int[np.ndarray, " _"]] | None
-    embedding: Float[np.ndarray, " D"] | None
-    statistics: Int[np.ndarray, " _"] | None
+    values: Mapping[str, Any]
     numbers: Mapping[str, int | float]
-    has_log_probs: bool
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+        return self.values["answer"]
+
+    @property
+    def log_probs(self) -> Float[np.ndarray, " L"]:
+        """Of its tokens; without any for a model of which only the text is known."""
+        return self.values.get("log_probs", np.zeros(0, np.float32))
 
 
-def checked(line: Line, example_id: str, given: Mapping[str, Any]) -> ModelAnswer:
+def checked(line: Line, example_id: str, values: Mapping[str, Any]) -> ModelAnswer:
     """An answer of the plain table's fields.
 
     Raises:
       ExchangeError: which field has what, and what is allowed.
     """
-    line = Line(f"{line.where} (id {example_id!r})", {**line.row, **given})
-    text = given.get("answer")
-    if not isinstance(text, str):
-        near = did_you_mean("answer", given) if "answer" not in given else ""
-        raise line.fail(f"answer is {shown(text)}; must be a text{near}")
-    numbers = {k: v for k, v in line.row.items() if type(v) in (int, float)}
-    for name in NUMBERS:
-        if line.row.get(name) is None:
-            continue
-        is_count = name == "input_tokens"
-        kinds, what = (int, "a whole number") if is_count else ((int, float), "a number")
-        value = line.get(name, kinds, what)
-        if not math.isfinite(value) or value < 0:
-            raise line.fail(f"{name} is {value}; must be finite and 0 or more")
-    log_probs = _list(line, "log_probs", np.float32, given.get("log_probs"))
-    log_probs = np.zeros(0, np.float32) if log_probs is None else log_probs
-    lists = {
-        "tokens": _list(line, "tokens", np.int32, given.get("tokens")),
-        "entropies": _list(line, "entropies", np.float32, given.get("entropies")),
-        "pieces": _texts(line, given.get("pieces")),
-        "top_log_probs": _lists(line, "top_log_probs", np.float32, given.get("top_log_probs")),
-        "top_ids": _lists(line, "top_ids", np.int32, given.get("top_ids")),
-    }
-    for name, values in lists.items():
-        if values is not None and len(values) != len(log_probs):
-            raise line.fail(f"{name} has {len(values)} values, log_probs {len(log_probs)}")
-    if lists["top_ids"] is not None:
-        sizes = [list(map(len, lists[name] or ())) for name in ("top_log_probs", "top_ids")]
-        if sizes[0] != sizes[1]:
-            raise line.fail("top_log_probs and top_ids must have as many values at each token")
+    line = Line(f"{line.where} (id {example_id!r})", {**line.row, **values})
+    if not isinstance(values.get("answer"), str):
+        near = did_you_mean("answer", values) if "answer" not in values else ""
+        raise line.fail(f"answer is {shown(values.get('answer'))}; must be a text{near}")
     return ModelAnswer(
         example_id,
         Line(line.where, {}),  # what it holds would take many times the memory of all the rest
-        text,
-        log_probs,
-        embedding=_list(line, "embedding", np.float32, given.get("embedding")),
-        statistics=_list(line, "statistics", np.int64, given.get("statistics")),
-        numbers=numbers,
-        has_log_probs=given.get("log_probs") is not None,
-        **lists,
+        parsed(line, model_columns(), "log_probs"),
+        {k: v for k, v in line.row.items() if type(v) in (int, float)},
     )
 
 
-def _list(line: Line, name: str, dtype: type, values: Any) -> np.ndarray | None:
-    if values is None:
-        return None
-    kinds = {int} if np.issubdtype(dtype, np.integer) else {int, float}
-    what = "whole numbers" if len(kinds) == 1 else "numbers"
+def parsed(line: Line, columns: Iterable[Column], lengths: str) -> dict[str, Any]:
+    """The fields of a line that are columns, as arrays, texts and numbers; without those it lacks.
+
+    Args:
+      line: what holds the fields.
+      columns: those to look for.
+      lengths: name of the column that says how many tokens the answer has.
+
+    Raises:
+      ExchangeError: which field has what, and what is allowed.
+    """
+    by_name = {column.name: column for column in columns}
+    values = {
+        name: _PARSERS[column.shape](line, column, value)
+        for name, column in by_name.items()
+        if (value := line.row.get(name)) is not None
+    }
+    count = len(values.get(lengths, ()))
+    for name, value in values.items():
+        is_per_token = by_name[name].shape in (schema.PER_TOKEN, schema.TOP_PER_TOKEN)
+        if is_per_token and len(value) != count:
+            raise line.fail(f"{name} has {len(value)} values, {lengths} {count}")
+    for name, other in (("top_ids", "top_log_probs"), ("sample_tokens", "sample_log_probs")):
+        if name in values:
+            sizes = [list(map(len, values.get(key, ()))) for key in (other, name)]
+            if sizes[0] != sizes[1]:
+                unit = "token" if name == "top_ids" else "sample"
+                raise line.fail(f"{other} and {name} must have as many values at each {unit}")
+    return values
+
+
+def _one(line: Line, column: Column, value: Any) -> Any:
+    name = column.name
+    if column.is_text:
+        return line.get(name, str, "a text")
+    if pa.types.is_boolean(column.type):
+        if not isinstance(value, bool):
+            raise line.fail(f"{name} is {shown(value)}; must be true or false")
+        return value
+    kinds, what = (int, float), "a number"
+    if pa.types.is_integer(column.type):
+        kinds, what = int, "a whole number"
+    value = line.get(name, kinds, what)
+    # A quality on another scale may stand there unused, beside the metric that is asked for.
+    check = schema.NOT_NEGATIVE if name == "quality" else column.check
+    try:
+        number = float(value)
+    except OverflowError:
+        raise line.fail(f"{name} is {shown(value)}; too large a number") from None
+    if not math.isfinite(number) or check is not None and not check.is_allowed(np.array(number)):
+        allowed = check.allowed if check is not None else schema.FINITE.allowed
+        raise line.fail(f"{name} is {value}; must be {allowed}")
+    return value
+
+
+def _list(line: Line, column: Column, values: Any, name: str = "") -> np.ndarray | list[str]:
+    kind, name = schema.innermost(column.type), name or column.name
+    if column.is_text:
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise line.fail(f"{name} is {shown(values)}; must be a list of texts")
+        return values
+    kinds, what = {int, float}, "numbers"
+    if pa.types.is_integer(kind):
+        kinds, what = {int}, "whole numbers"
+    elif pa.types.is_boolean(kind):
+        kinds, what = {bool}, "true and false"
     if not isinstance(values, list):
         raise line.fail(f"{name} is {shown(values)}; must be a list of {what}")
     if not set(map(type, values)) <= kinds:
         i = next(i for i, value in enumerate(values) if type(value) not in kinds)
         raise line.fail(f"{name}[{i}] is {shown(values[i])}; must be one of a list of {what}")
+    dtype = np.dtype(kind.to_pandas_dtype())
     try:
-        found = np.array(values, dtype)
+        array = np.array(values, dtype)
     except OverflowError:
-        raise line.fail(f"{name} holds a number that is too large for {dtype.__name__}") from None
-    bad, allowed = np.zeros(0, int), "finite"
-    if "log_probs" in name:
-        bad = np.flatnonzero(~(np.isfinite(found) & (found <= _LARGEST_LOG_PROB)))
-        allowed = "finite and at most 0, the natural logarithm of a probability"
-    elif dtype is np.float32:
-        bad = np.flatnonzero(~np.isfinite(found))
-    if len(bad):
-        raise line.fail(f"{name}[{bad[0]}] is {values[bad[0]]}; must be {allowed}")
-    return found
+        raise line.fail(f"{name} holds a number that is too large for {dtype}") from None
+    if column.check is not None:
+        bad = np.flatnonzero(~column.check.is_allowed(array))
+        if len(bad):
+            raise line.fail(f"{name}[{bad[0]}] is {values[bad[0]]}; must be {column.check.allowed}")
+    return array
 
 
-def _lists(line: Line, name: str, dtype: type, values: Any) -> list[np.ndarray] | None:
-    if values is None:
-        return None
+def _lists(line: Line, column: Column, values: Any) -> list[Shaped[np.ndarray, " _"]]:
+    name, is_top = column.name, column.shape == schema.TOP_PER_TOKEN
     if not isinstance(values, list) or not all(isinstance(inner, list) for inner in values):
-        raise line.fail(f"{name} is {shown(values)}; must be a list for each token")
+        unit = "token" if is_top else "sample"
+        raise line.fail(f"{name} is {shown(values)}; must be a list for each {unit}")
     # All at once: a call for each token would take most of the time of a file.
-    flat = _list(line, f"{name} end to end", dtype, [v for inner in values for v in inner])
+    flat = _list(line, column, [v for inner in values for v in inner], f"{name} end to end")
     sizes = np.array([len(inner) for inner in values], np.int64)
     ends = np.cumsum(sizes)
-    if dtype is np.float32:
+    if is_top and column.check is schema.LOG_PROB:
         rises = np.flatnonzero(flat[1:] > flat[:-1]) + 1
         rises = rises[~np.isin(rises, ends)]  # from one token to the next it may
         if len(rises):
@@ -135,9 +170,12 @@ def _lists(line: Line, name: str, dtype: type, values: Any) -> list[np.ndarray] 
     return [flat[start:end] for start, end in zip(ends - sizes, ends, strict=True)]
 
 
-def _texts(line: Line, values: Any) -> list[str] | None:
-    if values is None:
-        return None
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise line.fail(f"pieces is {shown(values)}; must be a list of texts")
-    return values
+_PARSERS = {
+    schema.ONE: _one,
+    schema.PER_TOKEN: _list,
+    schema.TOP_PER_TOKEN: _lists,
+    schema.VECTOR: _list,
+    schema.COUNTS: _list,
+    schema.PER_SAMPLE: _list,
+    schema.PER_SAMPLE_TOKEN: _lists,
+}

@@ -1,9 +1,10 @@
 """Answers as other systems write them, a line of JSON each, in the plain table's fields."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from cascade_jax.records.external.answers import NUMBERS, ModelAnswer, checked
+from cascade_jax.records import schema
+from cascade_jax.records.external.answers import ModelAnswer, checked, model_columns
 from cascade_jax.records.external.lines import Line, shown, step
 
 OPENAI, VLLM, TABLE = "openai", "vllm", "table"
@@ -11,8 +12,8 @@ FORMATS = (OPENAI, VLLM, TABLE)
 METADATA = "cascade_jax"  # a table's first line may hold the metadata of records, under this key
 
 
-def recognised(line: Line) -> str:
-    """The format of a line.
+def recognised(line: Line, models: Iterable[str]) -> str:
+    """The format of a line; in that of a table, answers of the models stand under their names.
 
     Raises:
       ExchangeError: it looks like none of them.
@@ -22,7 +23,7 @@ def recognised(line: Line) -> str:
         return OPENAI
     if "outputs" in row or "token_ids" in row or "prompt_logprobs" in row:
         return VLLM
-    if {"student", "teacher", "answer", METADATA} & set(row):
+    if {*models, "answer", METADATA} & set(row):
         return TABLE
     raise line.fail(
         f"has {', '.join(map(str, row)) or 'nothing'}; must be a chat completion (choices), an "
@@ -56,25 +57,25 @@ def _openai(line: Line) -> dict[str, Any]:
     _one(body, "choices")
     message, choice = body.get("choices/0/message", dict, "an object"), body.row["choices"][0]
     content, places = message.get("content"), step(choice.get("logprobs"), "content")
-    found: dict[str, Any] = {**_more(line), "answer": "" if content is None else content}
+    fields: dict[str, Any] = {**_more(line), "answer": "" if content is None else content}
     if places is not None:
         body.get("choices/0/logprobs/content", list, "a list")
-        found["log_probs"] = [step(place, "logprob") for place in places]
-        found["pieces"] = [step(place, "token") for place in places]
+        fields["log_probs"] = [step(place, "logprob") for place in places]
+        fields["pieces"] = [step(place, "token") for place in places]
         top = [step(place, "top_logprobs") or [] for place in places]
         if any(top):
-            found["top_log_probs"] = [_falling(of_token) for of_token in top]
+            fields["top_log_probs"] = [_falling(entries) for entries in top]
     prompt_tokens = step(body.row.get("usage"), "prompt_tokens")
     if prompt_tokens is not None:
-        found.setdefault("input_tokens", prompt_tokens)
+        fields.setdefault("input_tokens", prompt_tokens)
     if choice.get("token_ids") is not None and places is not None:  # vLLM's server can add them
-        found["tokens"] = choice["token_ids"]
-    return found
+        fields["tokens"] = choice["token_ids"]
+    return fields
 
 
-def _falling(of_token: Any) -> list[Any]:
+def _falling(entries: Any) -> list[Any]:
     """Log-probs of a token, the largest first; in vLLM's server the chosen one comes first."""
-    values = [step(entry, "logprob") for entry in of_token] if isinstance(of_token, list) else []
+    values = [step(entry, "logprob") for entry in entries] if isinstance(entries, list) else []
     are_numbers = set(map(type, values)) <= {int, float}
     return sorted(values, reverse=True) if are_numbers else values
 
@@ -89,7 +90,7 @@ def _vllm(line: Line) -> dict[str, Any]:
     log_probs, name = output.row.get("logprobs"), "logprobs"
     tokens = output.row.get("token_ids")
     if log_probs is None and line.row.get("prompt_logprobs") is not None:
-        # A given answer that was scored as the end of a prompt.
+        # An answer that was scored as the end of a prompt.
         count = line.get("answer_tokens", int, "the number of the prompt's last tokens that answer")
         name = "prompt_logprobs"
         start = len(line.get(name, list, "a list")) - count
@@ -98,13 +99,13 @@ def _vllm(line: Line) -> dict[str, Any]:
         log_probs = line.row[name][start:]
         tokens = line.get("prompt_token_ids", list, "a list of ids")[start:]
     text = line.row.get("answer", output.row.get("text"))
-    found: dict[str, Any] = {**_more(line), "answer": text, "tokens": tokens}
+    fields: dict[str, Any] = {**_more(line), "answer": text, "tokens": tokens}
     prompt = line.row.get("prompt_token_ids")
     if isinstance(prompt, list):
         read = len(prompt) - (len(tokens) if name == "prompt_logprobs" else 0)
-        found.setdefault("input_tokens", read)
+        fields.setdefault("input_tokens", read)
     if log_probs is None:
-        return {key: value for key, value in found.items() if key != "tokens"}
+        return {key: value for key, value in fields.items() if key != "tokens"}
     if not isinstance(log_probs, list) or not isinstance(tokens, list):
         raise output.fail(f"{name} and token_ids must both be lists")
     if len(log_probs) != len(tokens):
@@ -113,20 +114,20 @@ def _vllm(line: Line) -> dict[str, Any]:
         _vllm_place(output, name, i, *pair)
         for i, pair in enumerate(zip(log_probs, tokens, strict=True))
     ]
-    found["log_probs"] = [place[0] for place in places]
+    fields["log_probs"] = [place[0] for place in places]
     if all(place[1] is not None for place in places):
-        found["pieces"] = [place[1] for place in places]
-    found["top_log_probs"] = [[value for value, _ in place[2]] for place in places]
-    found["top_ids"] = [[token for _, token in place[2]] for place in places]
-    return found
+        fields["pieces"] = [place[1] for place in places]
+    fields["top_log_probs"] = [[value for value, _ in place[2]] for place in places]
+    fields["top_ids"] = [[token for _, token in place[2]] for place in places]
+    return fields
 
 
-def _vllm_place(line: Line, name: str, i: int, of_token: Any, token: Any):
+def _vllm_place(line: Line, name: str, i: int, by_id: Any, token: Any):
     """The log-prob of the chosen token, its text, and the largest ones with their ids."""
-    if not isinstance(of_token, dict):
-        raise line.fail(f"{name}[{i}] is {shown(of_token)}; must be log-probs by token id")
+    if not isinstance(by_id, dict):
+        raise line.fail(f"{name}[{i}] is {shown(by_id)}; must be log-probs by token id")
     entries = {}
-    for key, entry in of_token.items():
+    for key, entry in by_id.items():
         value = entry.get("logprob") if isinstance(entry, dict) else entry
         if type(value) not in (int, float) or not str(key).isdigit():
             raise line.fail(
@@ -134,22 +135,24 @@ def _vllm_place(line: Line, name: str, i: int, of_token: Any, token: Any):
                 "{logprob, rank, decoded_token}"
             )
         entries[int(key)] = value
-    chosen = of_token.get(str(token))
+    chosen = by_id.get(str(token))
     if chosen is None:
         raise line.fail(f"{name}[{i}] has no log-prob of the chosen token {shown(token)}")
     top = sorted(((value, key) for key, value in entries.items()), key=lambda e: (-e[0], e[1]))
     chosen = chosen if isinstance(chosen, dict) else {}
-    if (chosen.get("rank") or 0) > len(top):
+    rank = chosen.get("rank")
+    if type(rank) is int and rank > len(top):
         top.pop()  # the chosen token stands beside the largest ones, not among them
     return entries[int(token)], chosen.get("decoded_token"), top
 
 
 def _one(line: Line, name: str) -> None:
-    found = line.get(name, list, "a list of one answer")
-    if len(found) != 1:
-        raise line.fail(f"{name} has {len(found)} answers; must have one (n = 1)")
+    answers = line.get(name, list, "a list of one answer")
+    if len(answers) != 1:
+        raise line.fail(f"{name} has {len(answers)} answers; must have one (n = 1)")
 
 
 def _more(line: Line) -> dict[str, Any]:
     """What a user has added to a line of another system, by its names in the plain table."""
-    return {name: line.row[name] for name in (*NUMBERS, "embedding") if name in line.row}
+    names = [c.name for c in model_columns() if c.shape in (schema.ONE, schema.VECTOR)]
+    return {name: line.row[name] for name in names if name in line.row}

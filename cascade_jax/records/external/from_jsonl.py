@@ -4,7 +4,7 @@ Answers of the student, of the teacher, and targets are joined by id; see docs/r
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from cascade_jax import files
 from cascade_jax.names import did_you_mean
 from cascade_jax.records import schema, table
 from cascade_jax.records.external import join
-from cascade_jax.records.external.answers import ModelAnswer
+from cascade_jax.records.external.answers import model_columns
 from cascade_jax.records.external.formats import FORMATS
 from cascade_jax.records.external.join import Joined
 from cascade_jax.records.external.lines import ExchangeError, shown
@@ -32,7 +32,6 @@ METRICS: dict[str, Callable] = {
 }
 EMPTY = ("refuse", "drop")
 SEVERAL_TARGETS = "has_several_targets"  # in the metadata: the column holds them joined by " | "
-_MODELS = ("student", "teacher")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +39,9 @@ class ExchangeConfig:
     """What `from_jsonl` reads and writes; see docs/records.md.
 
     Attributes:
-      student: file of the small model's answers, or a plain table of both models'.
+      student: file of the small model's answers, or a plain table of all models'.
       output: the records file.
-      teacher: file of the large model's answers; None with a table of both.
+      teacher: file of the large model's answers; None with a table of all.
       targets: file of ``{id, target, task, inputs}``; None if the answers' lines bring them.
       format: one of FORMATS; None recognises each file's by its first line.
       metric: one of METRICS, computed from answer and target; or a field of numbers in [0, 1] that
@@ -73,15 +72,15 @@ class ExchangeConfig:
             raise ValueError(f"format is {self.format!r}; must be one of {FORMATS}{hint}")
         if self.empty not in EMPTY:
             raise ValueError(f"empty is {self.empty!r}; must be one of {EMPTY}")
-        for model in _MODELS:
-            value = getattr(self, f"{model}_parameters")
+        for name in ("student_parameters", "teacher_parameters"):
+            value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{model}_parameters is {value!r}; must be finite and above 0")
+                raise ValueError(f"{name} is {value!r}; must be finite and above 0")
 
 
 @dataclasses.dataclass(frozen=True)
-class Exchanged:
-    """What was made.
+class ImportSummary:
+    """What was imported.
 
     Attributes:
       rows: examples in the records.
@@ -96,7 +95,7 @@ class Exchanged:
     left_out: Mapping[str, int]
 
 
-def from_jsonl(config: ExchangeConfig) -> Exchanged:
+def from_jsonl(config: ExchangeConfig) -> ImportSummary:
     """Writes records of answers that are there as JSONL.
 
     Raises:
@@ -121,47 +120,46 @@ def from_jsonl(config: ExchangeConfig) -> Exchanged:
         metadata.pop(schema.FIGURES, None)  # those of a table are of all its examples
     columns = _columns_about(config, joined, metadata)
     columns |= _qualities(config, joined, columns, metadata)
-    left_out: dict[str, int] = {}
-    for model in _MODELS:
-        columns |= _columns_of(config, model, list(getattr(joined, model).values()), metadata)
-    for names, values in (*_optional(joined, metadata), *_cascade(config, joined, metadata)):
-        lacking = sum(any(v is None for v in of_line) for of_line in zip(*values, strict=True))
-        if names[0] in columns:  # statistics that were just counted
-            continue
-        if not lacking:
-            columns = dict(zip(names, values, strict=True)) | columns
-        elif any(value is not None for of_name in values for value in of_name):
-            left_out |= dict.fromkeys(names, lacking)
-            columns = {name: of_name for name, of_name in columns.items() if name not in names}
-    columns |= _top(list(joined.student.values()), metadata)
+    for number, model in enumerate(joined.models):
+        parameters = {
+            0: config.student_parameters,
+            len(joined.models) - 1: config.teacher_parameters,
+        }
+        columns |= _required(model, joined, parameters.get(number), metadata)
+    columns |= _top(joined, metadata)
+    columns, left_out = _with_optional(config, joined, columns, metadata)
     table.write(config.output, columns, metadata)
-    return Exchanged(len(joined.student), joined.formats, dropped, left_out)
+    return ImportSummary(len(joined.ids), joined.formats, dropped, left_out)
 
 
 def _without_empty(joined: Joined, empty: str) -> list[str]:
-    """Refuses or drops examples whose student's answer has no tokens; which."""
-    found = [key for key, answer in joined.student.items() if not len(answer.log_probs)]
-    if found and empty == "refuse":
-        first = joined.student[found[0]]
-        what = "an empty answer: its list of log-probs is empty"
-        if not first.has_log_probs:
-            what = "no log-probs: the service gives them if asked (logprobs)"
-        raise first.line.fail(
-            f"has {what} ({len(found)} such); without a token there is no deferral score. "
-            "--empty drop leaves such examples out"
-        )
-    for example_id in found:
-        for of_model in (joined.student, joined.teacher, joined.about):
-            del of_model[example_id]
-    if not joined.student:
+    """Refuses or drops examples in which a model that may defer has no tokens; which."""
+    dropped: list[str] = []
+    for model in joined.models[:-1]:
+        answers = joined.answers[model]
+        ids = [key for key, answer in answers.items() if not len(answer.log_probs)]
+        if ids and empty == "refuse":
+            first = answers[ids[0]]
+            what = "an empty answer: its list of log-probs is empty"
+            if "log_probs" not in first.values:
+                what = "no log-probs: the service gives them if asked (logprobs)"
+            raise first.line.fail(
+                f"has {what} ({len(ids)} such); without a token there is no deferral score. "
+                "--empty drop leaves such examples out"
+            )
+        for example_id in ids:
+            for by_id in (*joined.answers.values(), joined.about):
+                del by_id[example_id]
+        dropped += ids
+    if not joined.ids:
         raise ExchangeError("no example is left: all answers of the student are empty")
-    return found
+    return dropped
 
 
 def _columns_about(
     config: ExchangeConfig, joined: Joined, metadata: dict[str, Any]
 ) -> dict[str, list]:
-    about = [joined.about[example_id] for example_id in joined.student]
+    about = [joined.about[example_id] for example_id in joined.ids]
     defaults = {
         "task": metadata["mixture"],
         "mixture": metadata["mixture"],
@@ -172,20 +170,20 @@ def _columns_about(
     columns = {
         name: [row.get(name, default) for row in about] for name, default in defaults.items()
     }
-    for name in ("mixture", "split"):  # what was given stands over what lines say
+    for name in ("mixture", "split"):  # the config's stand over what lines say
         if getattr(config, name) is not None:
             columns[name] = [getattr(config, name)] * len(about)
     targets = [row.get("target", "") for row in about]
     if any(not isinstance(target, str) for target in targets):
         metadata[SEVERAL_TARGETS] = True
     columns["target"] = [t if isinstance(t, str) else " | ".join(t) for t in targets]
-    return columns | {"example_id": list(joined.student)}
+    return columns | {"example_id": joined.ids}
 
 
 def _qualities(
     config: ExchangeConfig, joined: Joined, columns: Mapping, metadata: dict[str, Any]
 ) -> dict[str, Any]:
-    """Quality of both models' answers, and what else the metric gives."""
+    """Quality of all models' answers, and what else the metric gives."""
     if config.metric in METRICS:
         if metadata.get(SEVERAL_TARGETS) and not config.targets and _are_texts(joined):
             raise ExchangeError(
@@ -194,10 +192,10 @@ def _qualities(
             )
         return _computed(METRICS[config.metric], joined, columns, metadata)
     field = config.metric or "quality"
-    found: dict[str, Any] = {}
-    for model in _MODELS:
+    columns_made: dict[str, Any] = {}
+    for model, answers in joined.answers.items():
         values = []
-        for answer in getattr(joined, model).values():
+        for answer in answers.values():
             value = answer.numbers.get(field)
             if type(value) not in (int, float) or not 0 <= value <= 1:
                 hint = did_you_mean(field, METRICS) if config.metric else ""
@@ -206,10 +204,10 @@ def _qualities(
                     f"--metric one of {', '.join(METRICS)}{hint}"
                 )
             values.append(float(value))
-        found[f"{model}_quality"] = values
+        columns_made[f"{model}_quality"] = values
     if config.metric or not all(columns["metric"]):
-        found["metric"] = [field] * len(joined.student)
-    return found
+        columns_made["metric"] = [field] * len(joined.ids)
+    return columns_made
 
 
 def _are_texts(joined: Joined) -> bool:
@@ -219,122 +217,144 @@ def _are_texts(joined: Joined) -> bool:
 def _computed(
     metric_fn: Callable, joined: Joined, columns: Mapping, metadata: dict[str, Any]
 ) -> dict[str, Any]:
-    for example_id, answer in joined.student.items():
+    for example_id, answer in joined.answers[joined.models[0]].items():
         if "target" not in joined.about[example_id]:
             raise answer.line.fail(
                 "has no target to compare with; must have one, or --targets a file with it"
             )
-    count, tasks = len(joined.student), columns["task"]
-    found: dict[str, Any] = {"metric": [""] * count}
+    count, tasks = len(joined.ids), columns["task"]
+    made: dict[str, Any] = {"metric": [""] * count}
     additive = corpus.first_of([metric_fn])
-    targets = [joined.about[example_id]["target"] for example_id in joined.student]
+    targets = [joined.about[example_id]["target"] for example_id in joined.ids]
     figures: dict[str, dict] = {}
-    texts = {m: [answer.text for answer in getattr(joined, m).values()] for m in _MODELS}
-    mixed = [row.get("answer") for row in _of_cascade(joined)]
-    if all(isinstance(text, str) for text in mixed):
-        texts["cascade"] = mixed
+    texts = {m: [answer.text for answer in of.values()] for m, of in joined.answers.items()}
+    mixed = [row.get("answer") for row in _live(joined)]
+    if None not in mixed:
+        texts[schema.LIVE] = mixed
     for model, answers in texts.items():
-        found[f"{model}_quality"] = [0.0] * count
+        made[f"{model}_quality"] = [0.0] * count
         statistics: list[Any] = [None] * count
         for task in dict.fromkeys(tasks):
-            rows = [row for row, of_row in enumerate(tasks) if of_row == task]
+            rows = [row for row, task_of_row in enumerate(tasks) if task_of_row == task]
             pair = [targets[row] for row in rows], [answers[row] for row in rows]
             name, values = quality.per_example_quality([metric_fn], *pair)
-            of_split = quality.split_figures([metric_fn], *pair) if model in _MODELS else {}
-            for metric, value in of_split.items():
-                figures.setdefault(task, {}).setdefault(metric, {})[model] = value
+            if model != schema.LIVE:
+                for metric, value in quality.split_figures([metric_fn], *pair).items():
+                    figures.setdefault(task, {}).setdefault(metric, {})[model] = value
             counts = additive.statistics(*pair) if additive else [None] * len(rows)
-            for row, value, of_row in zip(rows, values, counts, strict=True):
-                found["metric"][row], found[f"{model}_quality"][row] = name, float(value)
-                statistics[row] = of_row
+            for row, value, counts_of_row in zip(rows, values, counts, strict=True):
+                made["metric"][row], made[f"{model}_quality"][row] = name, float(value)
+                statistics[row] = counts_of_row
         if additive:
-            found[f"{model}_statistics"] = statistics
+            made[f"{model}_statistics"] = statistics
     metadata[schema.FIGURES] = figures
     metadata.pop(schema.CORPUS_METRICS, None)
     if additive:
         metadata[schema.CORPUS_METRICS] = dict.fromkeys(tasks, corpus.describe(additive))
-    return found
+    return made
 
 
-def _columns_of(
-    config: ExchangeConfig, model: str, answers: Sequence[ModelAnswer], metadata: dict[str, Any]
+def _required(
+    model: str, joined: Joined, parameters: float | None, metadata: dict[str, Any]
 ) -> dict[str, list]:
     """Required columns of a model, but its quality."""
-    key = f"{model}_parameters"
-    given = getattr(config, key)
-    if given is not None:
-        metadata[key] = int(given) if float(given).is_integer() else given
+    key, answers = f"{model}_parameters", list(joined.answers[model].values())
+    if parameters is not None:
+        metadata[key] = int(parameters) if float(parameters).is_integer() else parameters
     costs = []
     for answer in answers:
-        cost = answer.numbers.get("flops_per_token") if given is None else 2.0 * given
+        cost = answer.values.get("flops_per_token") if parameters is None else 2.0 * parameters
         if cost is None and metadata.get(key) is None:
             raise answer.line.fail(
                 f"the {model}'s cost is not known: give --{key} (8B, say), or flops_per_token in "
                 "every line"
             )
         costs.append(float(2.0 * metadata[key] if cost is None else cost))
-    known = {
-        name: all(getattr(a, name) is not None or not len(a.log_probs) for a in answers)
-        for name in ("tokens", "entropies")
-    }
-    return {
-        f"{model}_answer": [answer.text for answer in answers],
-        f"{model}_log_probs": [answer.log_probs for answer in answers],
-        f"{model}_flops_per_token": costs,
-    } | {
-        f"{model}_{name}": [
-            value if is_known and (value := getattr(a, name)) is not None else [] for a in answers
-        ]
-        for name, is_known in known.items()
-    }
+    columns: dict[str, list] = {}
+    for column in model_columns():
+        if column.is_required and column.name not in ("quality", "flops_per_token"):
+            values = [answer.values.get(column.name) for answer in answers]
+            is_known = all(
+                value is not None or not len(answer.log_probs)
+                for value, answer in zip(values, answers, strict=True)
+            )
+            columns[f"{model}_{column.name}"] = [
+                value if is_known and value is not None else [] for value in values
+            ]
+    return columns | {f"{model}_flops_per_token": costs}
 
 
-def _optional(joined: Joined, metadata: Mapping[str, Any]) -> Iterable[tuple[tuple, list]]:
-    """(names of columns that come together, their values), with None where a line has none."""
-    of = {model: list(getattr(joined, model).values()) for model in _MODELS}
-    for kind in ("input_tokens", "flops", "seconds"):
-        names = tuple(f"{model}_{kind}" for model in _MODELS)
-        yield names, [[answer.numbers.get(kind) for answer in of[model]] for model in _MODELS]
-    for model in _MODELS:
-        if any(len(answer.log_probs) for answer in of[model]):
-            pieces = [answer.pieces if len(answer.log_probs) else [] for answer in of[model]]
-            yield (f"{model}_pieces",), [pieces]
-    yield (schema.EMBEDDING,), [[answer.embedding for answer in of["student"]]]
-    if metadata.get(schema.CORPUS_METRICS) and of["student"][0].statistics is not None:
-        yield schema.STATISTICS, [[answer.statistics for answer in of[m]] for m in _MODELS]
+def _with_optional(
+    config: ExchangeConfig, joined: Joined, columns: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """All columns, with the optional ones that every line has; how many lines lack the others.
+
+    A column that needs another one, such as the other models' of the same kind, goes with it.
+    """
+    values, lacking = {}, {}
+    for name, field in schema.fields(joined.models).items():
+        column = field.column
+        if column.is_required or column.shape == schema.TOP_PER_TOKEN:
+            continue
+        if column.shape == schema.COUNTS and not metadata.get(schema.CORPUS_METRICS):
+            continue
+        values[name] = columns.get(name) or _stated(config, joined, field)
+        lacking[name] = [value is None for value in values[name]]
+    left_out = {}
+    for name in values:
+        group = [name, *(n for n in schema.fields(joined.models)[name].needs if n in values)]
+        count = sum(map(any, zip(*(lacking[member] for member in group), strict=True)))
+        if count:
+            columns = {other: column for other, column in columns.items() if other != name}
+            if not all(all(lacking[member]) for member in group):
+                left_out[name] = count
+        else:
+            columns = {**columns, name: values[name]}
+    return dict(columns), left_out
 
 
-def _cascade(
-    config: ExchangeConfig, joined: Joined, metadata: Mapping[str, Any]
-) -> Iterable[tuple[tuple, list]]:
-    """As `_optional`, of the answers of a live cascade."""
-    rows = _of_cascade(joined)
-    keys = {name: name.removeprefix("cascade_") for name in schema.CASCADE}
-    if config.metric and config.metric not in METRICS:
-        keys["cascade_quality"] = config.metric
-    yield schema.CASCADE, [[row.get(key) for row in rows] for key in keys.values()]
-    if metadata.get(schema.CORPUS_METRICS) and all(rows):
-        yield (schema.CASCADE_STATISTICS,), [[row.get("statistics") for row in rows]]
+def _stated(config: ExchangeConfig, joined: Joined, field: schema.Field) -> list[Any]:
+    """A column as the lines have it, with None where they do not."""
+    name = field.column.name
+    if field.owner == schema.EXAMPLE:
+        return [joined.about[example_id].get(name) for example_id in joined.ids]
+    if field.owner == schema.LIVE:
+        if name == "quality" and config.metric and config.metric not in METRICS:
+            name = config.metric
+        return [row.get(name) for row in _live(joined)]
+    answers = joined.answers[field.owner].values()
+    values = [answer.values.get(name) for answer in answers]
+    if field.column.shape != schema.PER_TOKEN or all(value is None for value in values):
+        return values
+    return [
+        value if len(answer.log_probs) else []
+        for value, answer in zip(values, answers, strict=True)
+    ]
 
 
-def _of_cascade(joined: Joined) -> list[Mapping[str, Any]]:
+def _live(joined: Joined) -> list[Mapping[str, Any]]:
     """What each line says of a live cascade's answer."""
-    return [joined.about[example_id].get("cascade", {}) for example_id in joined.student]
+    return [joined.about[example_id].get(schema.LIVE, {}) for example_id in joined.ids]
 
 
-def _top(answers: Sequence[ModelAnswer], metadata: dict[str, Any]) -> dict[str, list]:
+def _top(joined: Joined, metadata: dict[str, Any]) -> dict[str, list]:
     """The largest log-probs: as many of each token as the token with the fewest has."""
-    sizes = [len(of_token) for answer in answers for of_token in answer.top_log_probs or [()]]
-    top_k = min(sizes)
+    columns: dict[str, list] = {}
+    by_model = {
+        model: [answer.values for answer in joined.answers[model].values()]
+        for model in joined.models[:-1]
+    }
+    sizes = {
+        model: min(len(top) for values in answers for top in values.get("top_log_probs", [()]))
+        for model, answers in by_model.items()
+    }
+    top_k = min((size for size in sizes.values() if size), default=0)
     if schema.TOP_K in metadata or top_k:
         metadata[schema.TOP_K] = top_k
-    if not top_k:
-        return {}
-
-    def cut(name: str) -> list[np.ndarray]:
-        return [np.concatenate([t[:top_k] for t in getattr(a, name)]) for a in answers]
-
-    columns = {schema.TOP_LOG_PROBS: cut("top_log_probs")}
-    if all(answer.top_ids is not None for answer in answers):
-        columns[schema.TOP_IDS] = cut("top_ids")
+    for model, answers in by_model.items():
+        for name in ("top_log_probs", "top_ids") if sizes[model] else ():
+            if all(name in values for values in answers):
+                columns[f"{model}_{name}"] = [
+                    np.concatenate([top[:top_k] for top in values[name]]) for values in answers
+                ]
     return columns

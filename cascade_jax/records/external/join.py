@@ -1,51 +1,72 @@
-"""Answers of two models and targets, read from several files and joined by id."""
+"""Answers of several models and targets, read from several files and joined by id."""
 
 import dataclasses
 from collections.abc import Collection
 from typing import Any
 
-from cascade_jax.records.external.answers import ModelAnswer, checked
+from cascade_jax.records import metadata as records_metadata
+from cascade_jax.records import schema
+from cascade_jax.records.external.answers import ModelAnswer, checked, columns_about, parsed
 from cascade_jax.records.external.formats import METADATA, TABLE, answer_of, recognised
 from cascade_jax.records.external.lines import ExchangeError, Line, read_lines, shown
 
-_MODELS = ("student", "teacher")
 _LISTED = 5  # ids in a message
 
 
 @dataclasses.dataclass
 class Joined:
-    """Answers of both models by id, in one order, and what is said of each example beside them."""
+    """Answers of every model by id, in one order, and what is said of each example beside them.
 
-    student: dict[str, ModelAnswer]
-    teacher: dict[str, ModelAnswer]
+    Attributes:
+      answers: by model, in order of cost, and id.
+      about: by id, the columns of the example, its target, and the answer of a live cascade.
+      formats: by model.
+      metadata: those of a table's first line.
+    """
+
+    answers: dict[str, dict[str, ModelAnswer]]
     about: dict[str, dict[str, Any]]
     formats: dict[str, str]
     metadata: dict[str, Any]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models in order of cost."""
+        return tuple(self.answers)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of all examples."""
+        return list(self.answers[self.models[0]])
 
 
 def read(student: str, teacher: str | None, targets: str | None, form: str | None) -> Joined:
     """Reads and joins files of answers and targets.
 
     Args:
-      student, teacher, targets, form: see `exchange.ExchangeConfig`.
+      student, teacher, targets, form: see `from_jsonl.ExchangeConfig`.
 
     Raises:
       FileNotFoundError: a file is not there.
       ExchangeError: a line that can not be used, or ids that do not join (which).
     """
-    joined = Joined({}, {}, {}, {}, {})
-    _read_answers(student, "student", form, joined)
+    joined = Joined({model: {} for model in schema.PAIR}, {}, {}, {})
+    _read_answers(student, 0, form, joined)
+    last = joined.models[-1]
     if teacher is not None:
-        if joined.teacher:
-            raise ExchangeError(f"{student} holds the teacher's answers too: leave --teacher out")
-        _read_answers(teacher, "teacher", form, joined)
-    elif not joined.teacher:
+        if joined.answers[last]:
+            raise ExchangeError(f"{student} holds the {last}'s answers too: leave --teacher out")
+        _read_answers(teacher, -1, form, joined)
+    elif not joined.answers[last]:
         raise ExchangeError(
             f"{student} holds answers of one model; --teacher names the file of the other's"
         )
-    _list_missing(joined.student, joined.teacher, teacher or student)
-    _list_missing(joined.teacher, joined.student, student)
-    joined.teacher = {example_id: joined.teacher[example_id] for example_id in joined.student}
+    ids = joined.answers[joined.models[0]]
+    for model in joined.models[1:]:
+        answers = joined.answers[model]
+        _list_missing(ids, answers, teacher or student)
+        _list_missing(answers, ids, student)
+        joined.answers[model] = {example_id: answers[example_id] for example_id in ids}
     if targets is not None:
         _read_targets(targets, joined)
     return joined
@@ -59,73 +80,87 @@ def _read_targets(path: str, joined: Joined) -> None:
         if example_id in seen:
             raise line.fail(f"id {example_id!r} came before; each must come once")
         seen.add(example_id)
-        if example_id in joined.student:
+        if example_id in joined.about:
             joined.about[example_id] |= _about(line)
-    _list_missing(joined.student, seen, path)
+    _list_missing(joined.ids, seen, path)
 
 
-def _read_answers(path: str, model: str, form: str | None, joined: Joined) -> None:
-    """Reads a file of one model's answers, or a table of both models'."""
+def _read_answers(path: str, number: int, form: str | None, joined: Joined) -> None:
+    """Reads a file of the answers of one model, by its number; or a table of all models'."""
     for line in read_lines(path):
         if METADATA in line.row:
-            joined.metadata |= line.get(METADATA, dict, "an object of metadata")
-            joined.formats[model] = TABLE
+            _take_metadata(line, joined)
+            joined.formats[joined.models[number]] = TABLE
             continue
-        form = form or recognised(line)
+        model, form = joined.models[number], form or recognised(line, joined.models)
         joined.formats[model] = form
-        if form == TABLE and model == "student" and set(_MODELS) & set(line.row):
+        if form == TABLE and number == 0 and set(joined.models) & set(line.row):
             example_id = line.example_id()
-            found = {
+            answers = {
                 name: checked(
                     Line(f"{line.where}, {name}", line.get(name, dict, "an object")),
                     example_id,
                     line.row[name],
                 )
-                for name in _MODELS
+                for name in joined.models
             }
-            joined.formats["teacher"] = form
+            joined.formats |= dict.fromkeys(joined.models, form)
         else:
-            found = {model: answer_of(line, form)}
-        for name, answer in found.items():
-            answers = getattr(joined, name)
-            if answer.example_id in answers:
-                before = answers[answer.example_id].line.where
+            answers = {model: answer_of(line, form)}
+        for name, answer in answers.items():
+            others = joined.answers[name]
+            if answer.example_id in others:
+                before = others[answer.example_id].line.where
                 raise line.fail(f"id {answer.example_id!r} came before, in {before}")
-            answers[answer.example_id] = answer
+            others[answer.example_id] = answer
             # What the student's file says stands.
             about = joined.about.setdefault(answer.example_id, {})
             joined.about[answer.example_id] = _about(line) | about
-    if not getattr(joined, model):
+    if not joined.answers[joined.models[number]]:
         raise ExchangeError(f"{path}: holds no answer; must have one a line")
 
 
+def _take_metadata(line: Line, joined: Joined) -> None:
+    """Metadata of a table, which may name its models, before any answer."""
+    joined.metadata |= line.get(METADATA, dict, "an object of metadata")
+    models = joined.metadata.get(schema.MODELS, list(schema.PAIR))
+    records_metadata.check_models(models, line.where)
+    if tuple(models) != joined.models:
+        if any(joined.answers.values()):
+            raise line.fail(f"{schema.MODELS} must be named before the first answer")
+        joined.answers = {model: {} for model in models}
+
+
+_EXAMPLE_COLUMNS = ("example_id", "target")  # parsed in a way of their own
+
+
 def _about(line: Line) -> dict[str, Any]:
-    """Task, inputs and target that a line brings."""
-    found = {}
-    for name in ("task", "inputs", "metric", "mixture", "split"):
-        if line.row.get(name) is not None:
-            found[name] = line.get(name, str, "a text")
-    if "inputs" not in found and isinstance(line.row.get("prompt"), str):
-        found["inputs"] = line.row["prompt"]
-    if line.row.get("cascade") is not None:
-        found["cascade"] = line.get("cascade", dict, "an object, what a live cascade wrote")
+    """Task, inputs, target and the live cascade's answer that a line brings."""
+    columns = [c for c in columns_about(schema.EXAMPLE) if c.name not in _EXAMPLE_COLUMNS]
+    about = parsed(line, columns, "")
+    if "inputs" not in about and isinstance(line.row.get("prompt"), str):
+        about["inputs"] = line.row["prompt"]
+    if line.row.get(schema.LIVE) is not None:
+        live = line.get(schema.LIVE, dict, "an object, what a live cascade wrote")
+        where = f"{line.where}, {schema.LIVE}"
+        about[schema.LIVE] = parsed(Line(where, live), columns_about(schema.LIVE), "tokens")
     target = line.row.get("target")
     if target is not None:
         texts = target if isinstance(target, list) else [target]
         if not texts or not all(isinstance(text, str) for text in texts):
             raise line.fail(f"target is {shown(target)}; must be a text or a list of texts")
-        found["target"] = target
-    return found
+        about["target"] = target
+    return about
 
 
-def _list_missing(wanted: Collection[str], there: Collection[str], file: str) -> None:
-    missing = [example_id for example_id in wanted if example_id not in there]
+def _list_missing(needed: Collection[str], present: Collection[str], file: str) -> None:
+    missing = [example_id for example_id in needed if example_id not in present]
     if not missing:
         return
     shown_ids = ", ".join(map(repr, missing[:_LISTED]))
     more = f" and {len(missing) - _LISTED:,} more" if len(missing) > _LISTED else ""
     hint = ""
-    if len(missing) == len(wanted):
+    if len(missing) == len(needed):
         hint = (
             "; no id joins: a service gives each answer an id of its own, so both files need the "
             "same custom_id or example_id"

@@ -1,10 +1,12 @@
 """Lines of JSONL files, and what to say about one that will not do."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from cascade_jax import jsonl
+from cascade_jax.jsonl import shown
 
 _IDS = ("example_id", "custom_id", "id", "request_id")  # the first that a line has
 
@@ -40,15 +42,15 @@ class Line:
 
     def example_id(self) -> str:
         """What lines of several files are joined by."""
-        found = next((name for name in _IDS if self.row.get(name) is not None), None)
-        if found is None:
+        name = next((name for name in _IDS if self.row.get(name) is not None), None)
+        if name is None:
             raise self.fail(
                 f"has no id to join by; must have one of {', '.join(_IDS)} (it has "
                 f"{', '.join(map(str, self.row)) or 'nothing'})"
             )
-        value = self.row[found]
+        value = self.row[name]
         if type(value) not in (str, int) or value == "":
-            raise self.fail(f"{found} is {shown(value)}; must be a text or a whole number")
+            raise self.fail(f"{name} is {shown(value)}; must be a text or a whole number")
         return str(value)
 
 
@@ -59,25 +61,7 @@ def read_lines(path: str | Path) -> Iterator[Line]:
       FileNotFoundError: no such file.
       ExchangeError: a line that is no JSON object.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    with open(path, "rb") as lines:
-        for number, text in enumerate(lines, 1):
-            if not text.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(text.decode("utf-8-sig"))
-            except UnicodeDecodeError as error:
-                raise ExchangeError(f"{where}: not UTF-8 ({error.reason})") from None
-            except json.JSONDecodeError as error:
-                raise ExchangeError(
-                    f"{where}: not JSON ({error.msg} at column {error.colno}); must be one object "
-                    "a line"
-                ) from None
-            if not isinstance(row, dict):
-                raise ExchangeError(f"{where}: is {shown(row)}; must be an object {{...}}")
-            yield Line(where, row)
+    return (Line(where, row) for where, row in jsonl.read_objects(path, ExchangeError))
 
 
 def step(value: Any, key: str) -> Any:
@@ -93,9 +77,3 @@ def _named(path: str) -> str:
     """ "choices/0/message" as "choices[0].message"."""
     first, *rest = path.split("/")
     return first + "".join(f"[{key}]" if key.isdigit() else f".{key}" for key in rest)
-
-
-def shown(value: Any) -> str:
-    """A value as JSON, cut short, for messages."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
