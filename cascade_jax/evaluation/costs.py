@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from cascade_jax.records.schema import PAIR
 from cascade_jax.records.table import Records, RecordsError
 from cascade_jax.text_table import number
 
@@ -66,7 +67,7 @@ class Parameters:
           RecordsError: if a model's cost varies between rows.
         """
         found = []
-        for model in ("student", "teacher"):
+        for model in PAIR:
             column = f"{model}_flops_per_token"
             values = getattr(records, column)
             if len(values) and np.ptp(values) > 0:
@@ -103,7 +104,7 @@ class Flops:
         Raises:
           RecordsError: if a column is missing, or a value is negative or not finite.
         """
-        return tuple(_column(records, f"{model}_flops") for model in ("student", "teacher"))
+        return tuple(_column(records, f"{model}_flops") for model in PAIR)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Latency:
         Raises:
           RecordsError: if a column is missing, or a value is negative or not finite.
         """
-        return tuple(_column(records, f"{model}_seconds") for model in ("student", "teacher"))
+        return tuple(_column(records, f"{model}_seconds") for model in PAIR)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +180,7 @@ class Price:
           RecordsError: if the numbers of tokens are not in the records.
         """
         found = []
-        for model in ("student", "teacher"):
+        for model in PAIR:
             tokens_in = _column(records, f"{model}_input_tokens")
             tokens_out = np.diff(getattr(records, f"{model}_offsets"))
             output_price = getattr(self, f"{model}_output")

@@ -56,7 +56,7 @@ class Records:
     What a table does not have is None. Columns that `read` does not read at once are read from the
     file, which stays open, and checked when they are first used.
 
-    "student" and "teacher" also stand for the first and the last model of tables with other names.
+    In tables of two models with other names, "student" and "teacher" stand for the two as well.
 
     Attributes:
       columns: of these rows, by name.
@@ -74,10 +74,11 @@ class Records:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in ("columns", "metadata", "source"):
             raise AttributeError(name)  # copied or unpickled, and not yet filled
+        own = self._own(name)
         try:
-            return self.columns[self._own(name)]
+            return self.columns[own]
         except KeyError:
-            hint = did_you_mean(name, self.columns.fields)
+            hint = did_you_mean(own, self.columns.fields)
             raise AttributeError(f"records have no column {name!r}{hint}") from None
 
     def _own(self, name: str) -> str:
@@ -85,7 +86,12 @@ class Records:
         role, _, rest = name.partition("_")
         if role not in PAIR or role in self.models:
             return name
-        return f"{self.models[-PAIR.index(role)]}_{rest}"
+        if len(self.models) > len(PAIR):
+            raise RecordsError(
+                f"{self.source}: two models are compared here, a {' and a '.join(PAIR)}; the table "
+                f"holds answers of {len(self.models)}: {', '.join(self.models)}"
+            )
+        return f"{self.models[PAIR.index(role)]}_{rest}"
 
     @property
     def name(self) -> str:
@@ -151,9 +157,9 @@ class Records:
             return None
         metric, rows = corpus.build(described[task]), np.flatnonzero(self.task == task)
         places = self.statistics_offsets[rows][:, None] + np.arange(metric.num_statistics)
-        return corpus.Statistics(
-            metric, self.student_statistics[places], self.teacher_statistics[places]
-        )
+        ends = self.models[0], self.models[-1]
+        counts = [self.columns[f"{model}_statistics"][places] for model in ends]
+        return corpus.Statistics(metric, *counts)
 
     def take(self, rows: Int[np.ndarray, " rows"]) -> "Records":
         """The given rows, in the given order."""
