@@ -127,7 +127,7 @@ class Columns:
 
     def _numbers(self, field: Field) -> np.ndarray:
         parts = [chunk.to_numpy(zero_copy_only=False) for chunk in self._chunks(field)]
-        return np.concatenate([np.zeros(0, _dtype(field)), *parts])
+        return np.concatenate([np.zeros(0, field.column.dtype), *parts])
 
     def _texts(self, name: str) -> np.ndarray:
         """Python strings; rows with the same text share one."""
@@ -167,7 +167,7 @@ class Columns:
             self._check_lengths(field, 0, lengths[0], np.diff(self[field.offsets[0]]))
         values = [chunk.to_numpy(zero_copy_only=False) for _, chunk in parts]
         self._made[field.offsets[-1]] = offsets_of(lengths[-1])
-        self._made[field.name] = np.concatenate([np.zeros(0, _dtype(field)), *values])
+        self._made[field.name] = np.concatenate([np.zeros(0, field.column.dtype), *values])
 
     def _fitting_lists(self, field: Field) -> np.ndarray | None:
         """Values of lists that must be as long as those of another column."""
@@ -185,7 +185,7 @@ class Columns:
         self, field: Field, expected: list[Int[np.ndarray, " _"]], times: int = 1
     ) -> np.ndarray | None:
         """Values of lists of these lengths; None if all of them are empty and should not be."""
-        values, end = np.empty(int(np.sum(expected[-1])) * times, _dtype(field)), 0
+        values, end = np.empty(int(np.sum(expected[-1])) * times, field.column.dtype), 0
         lengths = [[np.zeros(0, np.int64)] for _ in expected]
         for part_lengths, part in self._parts(field):
             for of_level, of_part in zip(lengths, part_lengths, strict=True):
@@ -311,10 +311,6 @@ class Columns:
             f"{self._source}: {field.name} of example {self['example_id'][row]!r} (row {row}) is "
             f"{values[first]}, must be {allowed} ({count} such)"
         )
-
-
-def _dtype(field: Field) -> np.dtype:
-    return np.dtype(schema.innermost(field.column.type).to_pandas_dtype())
 
 
 class Rows:

@@ -65,7 +65,7 @@ COUNT = Check(lambda v: v >= 0, "0 or more")
 IN_UNIT_INTERVAL = Check(lambda v: (v >= 0) & (v <= 1), "in [0, 1]")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: quick keys of caches
 class Column:
     """One column, or one for each model.
 
@@ -104,10 +104,25 @@ class Column:
     collected: str = "always"
     used_by: str = ""
 
-    @property
+    @functools.cached_property
+    def value_type(self) -> pa.DataType:
+        """The type of its values, also of those of lists."""
+        return innermost(self.type)
+
+    @functools.cached_property
+    def dtype(self) -> np.dtype:
+        """Of its values as NumPy array."""
+        return np.dtype(self.value_type.to_pandas_dtype())
+
+    @functools.cached_property
     def is_text(self) -> bool:
         """Whether its values are texts."""
-        return pa.types.is_string(innermost(self.type))
+        return pa.types.is_string(self.value_type)
+
+    @functools.cached_property
+    def is_integer(self) -> bool:
+        """Whether its values are whole numbers."""
+        return pa.types.is_integer(self.value_type)
 
 
 def innermost(kind: pa.DataType) -> pa.DataType:

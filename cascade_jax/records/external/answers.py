@@ -1,6 +1,7 @@
 """Fields of the plain table, checked by the row of `schema.COLUMNS` that each belongs to."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,13 +16,18 @@ from cascade_jax.records.external.lines import Line, shown
 from cascade_jax.records.schema import Column
 
 
-def columns_about(*owners: str) -> list[Column]:
-    """The columns that are about answers of these owners; see `Column.owner`."""
-    return [column for column in schema.COLUMNS if column.owner in owners]
+def columns_about(*owners: str) -> Mapping[str, Column]:
+    """The columns that are about answers of these owners (`Column.owner`), by name."""
+    return _columns_about(schema.COLUMNS, owners)
 
 
-def model_columns() -> list[Column]:
-    """The columns that a model's object in a line may hold."""
+@functools.cache
+def _columns_about(columns: Iterable[Column], owners: tuple[str, ...]) -> Mapping[str, Column]:
+    return {column.name: column for column in columns if column.owner in owners}
+
+
+def model_columns() -> Mapping[str, Column]:
+    """The columns that a model's object in a line may hold, by name."""
     return columns_about(schema.EVERY_MODEL, schema.DEFERRING_MODEL)
 
 
@@ -69,26 +75,25 @@ def checked(line: Line, example_id: str, values: Mapping[str, Any]) -> ModelAnsw
     )
 
 
-def parsed(line: Line, columns: Iterable[Column], lengths: str) -> dict[str, Any]:
+def parsed(line: Line, columns: Mapping[str, Column], lengths: str) -> dict[str, Any]:
     """The fields of a line that are columns, as arrays, texts and numbers; without those it lacks.
 
     Args:
       line: what holds the fields.
-      columns: those to look for.
+      columns: those to look for, by name.
       lengths: name of the column that says how many tokens the answer has.
 
     Raises:
       ExchangeError: which field has what, and what is allowed.
     """
-    by_name = {column.name: column for column in columns}
     values = {
         name: _PARSERS[column.shape](line, column, value)
-        for name, column in by_name.items()
+        for name, column in columns.items()
         if (value := line.row.get(name)) is not None
     }
     count = len(values.get(lengths, ()))
     for name, value in values.items():
-        is_per_token = by_name[name].shape in (schema.PER_TOKEN, schema.TOP_PER_TOKEN)
+        is_per_token = columns[name].shape in (schema.PER_TOKEN, schema.TOP_PER_TOKEN)
         if is_per_token and len(value) != count:
             raise line.fail(f"{name} has {len(value)} values, {lengths} {count}")
     for name, other in (("top_ids", "top_log_probs"), ("sample_tokens", "sample_log_probs")):
@@ -104,12 +109,12 @@ def _one(line: Line, column: Column, value: Any) -> Any:
     name = column.name
     if column.is_text:
         return line.get(name, str, "a text")
-    if pa.types.is_boolean(column.type):
+    if column.value_type == pa.bool_():
         if not isinstance(value, bool):
             raise line.fail(f"{name} is {shown(value)}; must be true or false")
         return value
     kinds, what = (int, float), "a number"
-    if pa.types.is_integer(column.type):
+    if column.is_integer:
         kinds, what = int, "a whole number"
     value = line.get(name, kinds, what)
     # A quality on another scale may stand there unused, beside the metric that is asked for.
@@ -118,33 +123,32 @@ def _one(line: Line, column: Column, value: Any) -> Any:
         number = float(value)
     except OverflowError:
         raise line.fail(f"{name} is {shown(value)}; too large a number") from None
-    if not math.isfinite(number) or check is not None and not check.is_allowed(np.array(number)):
+    if not math.isfinite(number) or check is not None and not check.is_allowed(number):
         allowed = check.allowed if check is not None else schema.FINITE.allowed
         raise line.fail(f"{name} is {value}; must be {allowed}")
     return value
 
 
 def _list(line: Line, column: Column, values: Any, name: str = "") -> np.ndarray | list[str]:
-    kind, name = schema.innermost(column.type), name or column.name
+    name = name or column.name
     if column.is_text:
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise line.fail(f"{name} is {shown(values)}; must be a list of texts")
         return values
     kinds, what = {int, float}, "numbers"
-    if pa.types.is_integer(kind):
+    if column.is_integer:
         kinds, what = {int}, "whole numbers"
-    elif pa.types.is_boolean(kind):
+    elif column.value_type == pa.bool_():
         kinds, what = {bool}, "true and false"
     if not isinstance(values, list):
         raise line.fail(f"{name} is {shown(values)}; must be a list of {what}")
     if not set(map(type, values)) <= kinds:
         i = next(i for i, value in enumerate(values) if type(value) not in kinds)
         raise line.fail(f"{name}[{i}] is {shown(values[i])}; must be one of a list of {what}")
-    dtype = np.dtype(kind.to_pandas_dtype())
     try:
-        array = np.array(values, dtype)
+        array = np.array(values, column.dtype)
     except OverflowError:
-        raise line.fail(f"{name} holds a number that is too large for {dtype}") from None
+        raise line.fail(f"{name} holds a number that is too large for {column.dtype}") from None
     if column.check is not None:
         bad = np.flatnonzero(~column.check.is_allowed(array))
         if len(bad):
@@ -162,10 +166,11 @@ def _lists(line: Line, column: Column, values: Any) -> list[Shaped[np.ndarray, "
     sizes = np.array([len(inner) for inner in values], np.int64)
     ends = np.cumsum(sizes)
     if is_top and column.check is schema.LOG_PROB:
-        rises = np.flatnonzero(flat[1:] > flat[:-1]) + 1
-        rises = rises[~np.isin(rises, ends)]  # from one token to the next it may
-        if len(rises):
-            i = int(np.searchsorted(ends, rises[0], "right"))
+        is_rise = np.zeros(len(flat) + 1, bool)
+        is_rise[1:-1] = flat[1:] > flat[:-1]
+        is_rise[ends] = False  # from one token to the next it may
+        if is_rise.any():
+            i = int(np.searchsorted(ends, np.argmax(is_rise), "right"))
             raise line.fail(f"{name}[{i}] is {shown(values[i])}; must go down")
     return [flat[start:end] for start, end in zip(ends - sizes, ends, strict=True)]
 

@@ -154,5 +154,6 @@ def _one(line: Line, name: str) -> None:
 
 def _more(line: Line) -> dict[str, Any]:
     """What a user has added to a line of another system, by its names in the plain table."""
-    names = [c.name for c in model_columns() if c.shape in (schema.ONE, schema.VECTOR)]
-    return {name: line.row[name] for name in names if name in line.row}
+    names = line.row.keys() & model_columns().keys()
+    shapes = (schema.ONE, schema.VECTOR)
+    return {name: line.row[name] for name in names if model_columns()[name].shape in shapes}

@@ -271,7 +271,7 @@ def _required(
             )
         costs.append(float(2.0 * metadata[key] if cost is None else cost))
     columns: dict[str, list] = {}
-    for column in model_columns():
+    for column in model_columns().values():
         if column.is_required and column.name not in ("quality", "flops_per_token"):
             values = [answer.values.get(column.name) for answer in answers]
             is_known = all(

@@ -131,13 +131,13 @@ def _take_metadata(line: Line, joined: Joined) -> None:
         joined.answers = {model: {} for model in models}
 
 
-_EXAMPLE_COLUMNS = ("example_id", "target")  # parsed in a way of their own
+_PARSED_APART = ("example_id", "target")
 
 
 def _about(line: Line) -> dict[str, Any]:
     """Task, inputs, target and the live cascade's answer that a line brings."""
-    columns = [c for c in columns_about(schema.EXAMPLE) if c.name not in _EXAMPLE_COLUMNS]
-    about = parsed(line, columns, "")
+    columns = columns_about(schema.EXAMPLE).items()
+    about = parsed(line, {k: c for k, c in columns if k not in _PARSED_APART}, "")
     if "inputs" not in about and isinstance(line.row.get("prompt"), str):
         about["inputs"] = line.row["prompt"]
     if line.row.get(schema.LIVE) is not None:
