@@ -320,7 +320,7 @@ def test_records_that_do_not_belong_side_by_side(refused, finished, tmp_path):
         ]
 
     line = refused("evaluate", *evaluate(old))
-    assert f"{old}: records schema version 0, this program reads version 1" in line
+    assert f"{old}: records schema version 0, this program reads versions 1 and 2" in line
     line = refused("evaluate", *evaluate(fewer))
     assert f"'b' ({fewer}) can not be compared with 'a' ({file})" in line
     assert (

@@ -396,7 +396,7 @@ def test_teacher_forced_tokens_are_rows(out, run, user, capfd):
     lengths = [end - start for start, end in zip(starts, [*starts[1:], len(places)], strict=True)]
     assert places == [place for length in lengths for place in range(length)]
     assert set(found.target[[row - 1 for row in starts]]) == {"</s>"}
-    assert found.student_embeddings.shape == (len(found), 8)
+    assert found.student_embedding.shape == (len(found), 8)
     for answer, quality in (
         (found.student_answer, found.student_quality),
         (found.teacher_answer, found.teacher_quality),

@@ -254,7 +254,7 @@ def test_two_schema_versions(outcome, tmp_path):
     table = pq.read_table(outcome[2][0])
     metadata = json.loads(table.schema.metadata[b"cascade_jax"]) | {"schema_version": 0}
     pq.write_table(table.replace_schema_metadata({"cascade_jax": json.dumps(metadata)}), path)
-    with pytest.raises(RecordsError, match="old.parquet: records schema version 0, .* version 1"):
+    with pytest.raises(RecordsError, match="old.parquet: records schema version 0, .* versions 1"):
         evaluate_and_write([outcome[2][1], path], tmp_path)
 
 

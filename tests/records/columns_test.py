@@ -8,13 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade_jax import records
-from cascade_jax.evaluation import curves, evaluate
+from cascade_jax.evaluation import curves
 from cascade_jax.records import columns as columns_lib
 from cascade_jax.records import schema
 from cascade_jax.records.external import from_jsonl, to_jsonl
 from cascade_jax.records.external.lines import ExchangeError
 from cascade_jax.records.table import RecordsError
 from tests.records import records_cascade_test, records_optional_test, table_test, votes_score
+from tests.support.reports import evaluate_and_write
 
 METADATA = {"name": "small", "mixture": "m", "split": "test"}
 OWN = (
@@ -77,7 +78,7 @@ def test_a_new_column_is_written_read_exchanged_and_evaluated_by_a_score_of_its_
         np.testing.assert_allclose(score, expected)
         taken = votes_score.Disagreement()(read.student.take(np.array([4, 2])))
         np.testing.assert_allclose(taken, [expected[4], expected[2]])
-    found = evaluate.evaluate(
+    found = evaluate_and_write(
         tmp_path / "a", tmp_path / "report", score=votes_score.Disagreement(), bootstrap_samples=5
     )
     curve, qualities = found.pooled.curves["small"], (read.student_quality, read.teacher_quality)
@@ -148,7 +149,7 @@ def test_answers_of_three_models_are_written_read_taken_and_exchanged(tmp_path):
         np.testing.assert_array_equal(read.answers("medium").embeddings, [[0.5, 0.25]] * 6)
         np.testing.assert_array_equal(read.student.log_probs, read.small_log_probs)
     with pytest.raises(RecordsError, match="answers of 3: small, medium, large"):
-        evaluate.evaluate(tmp_path / "a", tmp_path / "report")
+        evaluate_and_write(tmp_path / "a", tmp_path / "report")
 
 
 def test_every_larger_model_must_be_the_same_to_be_compared(tmp_path):
@@ -176,7 +177,7 @@ def test_two_models_of_any_name_are_a_student_and_a_teacher(tmp_path):
     read = exchanged(tmp_path / "a")
     np.testing.assert_array_equal(read.student_quality, read.gemma_1b_quality)
     np.testing.assert_array_equal(read.teacher_offsets, read.gemma_27b_offsets)
-    result = evaluate.evaluate(tmp_path / "a", tmp_path / "report", bootstrap_samples=5)
+    result = evaluate_and_write(tmp_path / "a", tmp_path / "report", bootstrap_samples=5)
     assert result.pooled.num_examples == 8
     with pytest.raises(AttributeError, match="no column 'student_qualty'; did you mean 'gemma"):
         _ = read.student_qualty

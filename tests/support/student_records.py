@@ -1,9 +1,10 @@
 """Records of students that the page's tests evaluate: ties, four tasks, one of them with BLEU."""
 
+import collections
+
 import numpy as np
 
 from cascade_jax import records
-from cascade_jax.records import schema
 from cascade_jax.task_metrics import corpus, quality
 from cascade_jax.task_metrics.translation import Bleu
 
@@ -71,7 +72,7 @@ def write(path, name, skill, *, n=400, seed=0, pieces=True, live=False, **metada
 def _live(answers, targets, seed):
     """A live cascade: tokens by the larger of two models where the small one is unsure."""
     rng = np.random.default_rng(1000 + seed)
-    columns = {name: [] for name in schema.CASCADE}
+    columns = collections.defaultdict(list)
     for small, large, target in zip(answers["student"], answers["teacher"], targets, strict=True):
         uncertainties = np.round(rng.exponential(0.5, 7), 3)
         is_deferred = uncertainties > LIVE_THRESHOLD
