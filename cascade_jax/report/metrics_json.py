@@ -24,7 +24,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "pooled": _panel(evaluation.pooled),
             "macro": evaluation.macro(),
             "scores": {
-                name: {score: _score(found) for score, found in by_score.items()}
+                name: {score: _score(summary) for score, summary in by_score.items()}
                 for name, by_score in evaluation.scores.items()
             },
             "groups": {
@@ -45,11 +45,11 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
 
 def _source(source: Source) -> dict[str, Any]:
     """A source, without what only the certificate of a live cascade needs to hold."""
-    found = dict(source.metadata)
-    if POLICY in found:
+    metadata = dict(source.metadata)
+    if POLICY in metadata:
         long = ("candidates", "seen")
-        found[POLICY] = {key: v for key, v in found[POLICY].items() if key not in long}
-    return {"name": source.name, "path": source.path, "metadata": found}
+        metadata[POLICY] = {key: v for key, v in metadata[POLICY].items() if key not in long}
+    return {"name": source.name, "path": source.path, "metadata": metadata}
 
 
 def dump(value: Any) -> str:
@@ -103,13 +103,12 @@ def _panel(panel: Panel) -> dict[str, Any]:
     }
 
 
-def _score(found: ScoreSummary) -> dict[str, Any]:
-    curve = found.curve.thin(_SCORE_POINTS)
+def _score(summary: ScoreSummary) -> dict[str, Any]:
+    curve = summary.curve.thin(_SCORE_POINTS)
     return {
-        **{name: getattr(found, name) for name in _SCORE_ESTIMATES},
-        **vars(found.ranking),
+        "area": summary.area,
+        "s_d_ideal": summary.s_d_ideal,
+        "s_d_oracle": summary.s_d_oracle,
+        **vars(summary.ranking),
         "curve": {name: getattr(curve, name) for name in ("rate", "quality", "cost")},
     }
-
-
-_SCORE_ESTIMATES = ("area", "s_d_ideal", "s_d_oracle")
