@@ -131,6 +131,56 @@ def test_only_the_batch_module_spells_seqios_feature_names():
     assert {name for name, _ in wrong} == {"cascade_jax/batch.py"}
 
 
+_SCORE = re.compile(r"score|unsure|uncertain|entrop|holds_")
+_THRESHOLD = re.compile(r"threshold|tau|limit")
+
+
+def score_comparisons(source: str) -> list[int]:
+    """Lines that compare something named as a score with something named as a threshold."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Compare):
+            continue
+        operands = [
+            " ".join(getattr(n, "id", getattr(n, "attr", "")) for n in ast.walk(operand))
+            for operand in (node.left, *node.comparators)
+        ]
+        for operator, *pair in zip(node.ops, operands, operands[1:], strict=False):
+            is_ordering = isinstance(operator, ast.Lt | ast.LtE | ast.Gt | ast.GtE)
+            for one, other in (pair, reversed(pair)):
+                if is_ordering and _SCORE.search(one) and _THRESHOLD.search(other):
+                    lines.append(node.lineno)
+    return lines
+
+
+def script_score_comparisons(source: str) -> list[int]:
+    """The same lines of a script; any ordering of a score there, as thresholds are data."""
+    scores = r"\w*(score|uncertain)\w*(\.\w+|\[\w+\])*"
+    pattern = re.compile(rf"{scores}\s*[<>]=?|(?<![=])[<>]=?\s*(\w+\.)*{scores}", re.IGNORECASE)
+    return [i for i, line in enumerate(source.splitlines(), 1) if pattern.search(line)]
+
+
+def test_a_score_is_compared_with_a_threshold_in_one_file_only():
+    for line in (
+        "keep = self._score[rows] <= thresholds[..., 0]",
+        "a = limit < unsure",
+        "s.tau < score",
+    ):
+        assert score_comparisons(line) == [1]
+    for line in ("(answer) => answer.score >= tauNow()", "if (tau < a.score) x", "scores[i] > t"):
+        assert script_score_comparisons(line) == [1]
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line}"
+        for files, check in (
+            (PRODUCT_FILES, score_comparisons),
+            (sorted(PACKAGE.rglob("*.js")), script_score_comparisons),
+        )
+        for file in files
+        for line in check(file.read_text())
+    ]
+    assert len(wrong) == 1 and wrong[0].startswith("cascade_jax/deferral/policy.py:")
+
+
 def test_no_file_is_named_for_nothing():
     names = {"utils.py", "common.py", "helpers.py", "misc.py"}
     assert not [

@@ -23,32 +23,11 @@ from cascade_jax.inference.cascade.decode import make_cascade_decode_fn
 from cascade_jax.inference.cascade.rules import ThresholdRule
 from cascade_jax.report import examples
 from tests.support import certificates
+from tests.support.deferral import VALUES, above
 
 N = 6
-TINY = float(np.finfo(np.float32).tiny)
-THIRD = float(np.float32(1 / 3))
-# Signed zeros, subnormal numbers (as float32, and also as float64), the smallest normal one and
-# what rounds to it, numbers that are equal only as float32, and neighbours in float32.
-VALUES = [
-    0.0, -0.0, 1e-40, -1e-40, 1e-310, TINY, TINY * (1 - 1e-9), -TINY, THIRD, 1 / 3, THIRD + 1e-9,
-    float(np.nextafter(np.float32(THIRD), np.float32(1))), 1.0, 1.0 + 1e-8, -2.5, 3e38,
-]  # fmt: skip
 SCORES = st.lists(st.sampled_from(VALUES), min_size=N, max_size=N).map(np.array)
 THRESHOLDS = st.sampled_from([*VALUES, math.inf, -math.inf])
-
-
-def is_above(score, threshold):
-    """The definition, of two numbers of Python."""
-    pair = []
-    for number in (score, threshold):
-        with np.errstate(over="ignore", under="ignore"):
-            rounded = float(np.float32(number))
-        pair.append(0.0 if abs(rounded) < TINY else rounded)
-    return pair[0] > pair[1]
-
-
-def above(scores, threshold):
-    return np.array([is_above(score, threshold) for score in scores])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
