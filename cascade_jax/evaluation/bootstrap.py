@@ -43,9 +43,9 @@ class Resamples:
       student_quality, teacher_quality: means.
       area: under the deferral curve.
       random_area, ideal_area, oracle_area: under the lines that it is judged by; NaN for none.
-      quality_at_rate: for each of the given rates.
-      quality_at_cost: for each of the given costs; NaN below the small model's.
-      rate_at_quality: smallest rate reaching each of the given qualities; inf where none does.
+      quality_at_rate: for each of the rates asked for.
+      quality_at_cost: for each of the costs asked for; NaN below the small model's.
+      rate_at_quality: smallest rate reaching each of the qualities asked for; inf where none does.
       cost_at_quality: the cost of that rate; inf where none does.
     """
 
@@ -172,23 +172,9 @@ def resample_all(
     readers = [_Reader(cascade, rates, costs, qualities) for cascade in cascades]
     pieces: list[list[list[Resamples]]] = [[] for _ in cascades]
     for counts in draws(len(cascades[0].gain), samples, seed):
-        for found, reader in zip(pieces, readers, strict=True):
-            found.append(reader.read(counts))
-    return [tuple(_joined(of_score) for of_score in zip(*found, strict=True)) for found in pieces]
-
-
-def resample(
-    score: Real[np.ndarray, " n"],
-    student_quality: Real[np.ndarray, " n"],
-    teacher_quality: Real[np.ndarray, " n"],
-    **settings,
-) -> Resamples:
-    """Resamples of one score by means of quality; settings as for `resample_all`."""
-    student = np.asarray(student_quality, np.float64)
-    gain = np.asarray(teacher_quality, np.float64) - student
-    sample = Sample(student[:, None], gain[:, None], None, gain, (score,))
-    ((found,),) = resample_all([sample], **settings)
-    return found
+        for read, reader in zip(pieces, readers, strict=True):
+            read.append(reader.read(counts))
+    return [tuple(map(_joined, zip(*read, strict=True))) for read in pieces]
 
 
 def _joined(pieces: Sequence[Resamples]) -> Resamples:
@@ -221,11 +207,11 @@ class _Reader:
         oracle_rate, oracle_quality, _ = self._curves(counts, total, *self.orders[0])
         oracle_area = np.trapezoid(oracle_quality, oracle_rate, axis=1)
         ends = oracle_quality[:, 0], oracle_quality[:, -1]
-        found = []
+        resamples = []
         for order, nodes in self.orders[1:]:
             rate, quality, cost = self._curves(counts, total, order, nodes)
             at_quality = _first_reaching(rate, quality, cost, self.qualities)
-            found.append(
+            resamples.append(
                 Resamples(
                     student_quality=ends[0],
                     teacher_quality=ends[1],
@@ -238,7 +224,7 @@ class _Reader:
                     **self._line_areas(ends, counts, total),
                 )
             )
-        return found
+        return resamples
 
     def _curves(self, counts, total, order, nodes) -> tuple[np.ndarray, ...]:
         """Rates, qualities and costs [B, nodes] between which each resample's curve is straight."""
@@ -317,8 +303,8 @@ def _thinned(ends: Int[np.ndarray, " groups"], nodes: int) -> Int[np.ndarray, " 
     """About so many of the ends of tied groups, evenly spread over the examples, with the last."""
     if len(ends) <= nodes:
         return ends
-    wanted = np.linspace(0, ends[-1], nodes + 1)[1:]
-    return ends[np.unique(np.searchsorted(ends, np.floor(wanted)))]
+    even = np.linspace(0, ends[-1], nodes + 1)[1:]
+    return ends[np.unique(np.searchsorted(ends, np.floor(even)))]
 
 
 def _read_off(
@@ -349,6 +335,6 @@ def _first_reaching(
         )
         share = np.clip(share, 0, 1)
         for result, values in ((rates, rate), (costs, cost)):
-            found = values[rows, before] + share * (values[rows, at] - values[rows, before])
-            result[:, column] = np.where(reached.any(axis=1), found, np.inf)
+            read = values[rows, before] + share * (values[rows, at] - values[rows, before])
+            result[:, column] = np.where(reached.any(axis=1), read, np.inf)
     return rates, costs

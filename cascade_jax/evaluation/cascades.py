@@ -13,7 +13,7 @@ from cascade_jax.task_metrics import corpus
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cascade:
-    """What a summary needs of one cascade, for the n examples that all of them share.
+    """One cascade on n examples: the input of a summary.
 
     With statistics the figures are those of their corpus metric; the qualities of single examples
     then only give how well the score tells errors and where the small model is better.
@@ -55,19 +55,19 @@ class Cascade:
         """Quality of the student alone and of the teacher: means, or the corpus metric's."""
         if self.statistics is None:
             return float(np.mean(self.student_quality)), float(np.mean(self.teacher_quality))
-        found = self.statistics
-        sums = np.stack([found.student.sum(axis=0), found.teacher.sum(axis=0)])
-        student, teacher = found.metric.scores(sums)
+        counts = self.statistics
+        sums = np.stack([counts.student.sum(axis=0), counts.teacher.sum(axis=0)])
+        student, teacher = counts.metric.scores(sums)
         return float(student), float(teacher)
 
     def take(self, rows: np.ndarray) -> "Cascade":
         """The cascade on some of its examples."""
 
-        def of_rows(values):
+        def taken(values):
             return values if values is None or np.ndim(values) == 0 else values[rows]
 
         names = ("score", "student_quality", "teacher_quality", "student_cost", "teacher_cost")
-        changes = {name: of_rows(getattr(self, name)) for name in (*names, "confidence")}
+        changes = {name: taken(getattr(self, name)) for name in (*names, "confidence")}
         return dataclasses.replace(
             self, **changes, statistics=self.statistics and self.statistics.take(rows)
         )
@@ -79,7 +79,10 @@ class Lines:
 
     Attributes:
       curve: of the cascade.
-      oracle: deferring those first that gain most; of a corpus metric, to first order.
+      oracle: deferring those examples first where the teacher gains most, the best that any score
+        can do at every rate; where costs differ by example, not quite at every cost. Unlike the
+        ideal line it keeps, as long as it can, answers that only the student has right. Of a
+        corpus metric to first order only.
       random: quality of random deferral at the curve's rates.
       random_area, ideal_area: under the two lines; NaN where there is no ideal line.
     """
@@ -92,29 +95,29 @@ class Lines:
 
 
 def gain_of(cascade: Cascade) -> Float[np.ndarray, " n"]:
-    """What deferring each example adds: the oracle's order. Of a corpus metric, to first order."""
-    found = cascade.statistics
-    if found is not None:
-        return curves.corpus_gain(found.student, found.teacher, found.metric.scores)
+    """Quality that deferring each example adds; of a corpus metric, to first order."""
+    counts = cascade.statistics
+    if counts is not None:
+        return curves.corpus_gain(counts.student, counts.teacher, counts.metric.scores)
     student = np.asarray(cascade.student_quality, np.float64)
     return np.asarray(cascade.teacher_quality, np.float64) - student
 
 
 def curve_of(cascade: Cascade, score: Real[np.ndarray, " n"] | None = None) -> curves.Curve:
-    """The cascade's curve, or what it would be with another score."""
-    score, found = cascade.score if score is None else score, cascade.statistics
-    if found is None:
+    """The cascade's curve, by its own score or by another."""
+    score, counts = cascade.score if score is None else score, cascade.statistics
+    if counts is None:
         qualities = cascade.student_quality, cascade.teacher_quality
         return curves.deferral_curve(score, *qualities, *cascade.costs)
-    counts = found.student, found.teacher, found.metric.scores
-    return curves.corpus_curve(score, *counts, *cascade.costs)
+    figures = counts.student, counts.teacher, counts.metric.scores
+    return curves.corpus_curve(score, *figures, *cascade.costs)
 
 
 def lines_of(cascade: Cascade) -> Lines:
     """By means of per-example quality, or by the corpus metric where there are statistics."""
     curve, oracle = curve_of(cascade), curve_of(cascade, gain_of(cascade))
-    found = cascade.statistics
-    if found is None:
+    counts = cascade.statistics
+    if counts is None:
         ends = curve.student_quality, curve.teacher_quality
         return Lines(
             curve=curve,
@@ -123,8 +126,8 @@ def lines_of(cascade: Cascade) -> Lines:
             random_area=curves.random_area(*ends),
             ideal_area=curves.ideal_area(*ends),
         )
-    sums = found.student.sum(axis=0), found.teacher.sum(axis=0)
-    random = curves.corpus_random(curve.rate, *sums, found.metric.scores)
+    sums = counts.student.sum(axis=0), counts.teacher.sum(axis=0)
+    random = curves.corpus_random(curve.rate, *sums, counts.metric.scores)
     return Lines(
         curve=curve,
         oracle=oracle,
@@ -135,13 +138,13 @@ def lines_of(cascade: Cascade) -> Lines:
 
 
 def to_resample(cascade: Cascade, *more_scores: Real[np.ndarray, " n"]) -> bootstrap.Sample:
-    """What the bootstrap needs of the cascade, with its own score first and then the others."""
-    found, scores_fn = cascade.statistics, None
+    """The cascade as input of the bootstrap, with its own score first and then the others."""
+    counts, scores_fn = cascade.statistics, None
     student = np.asarray(cascade.student_quality, np.float64)[:, None]
     teacher = np.asarray(cascade.teacher_quality, np.float64)[:, None]
-    if found is not None:
-        student, teacher = found.student.astype(np.float64), found.teacher.astype(np.float64)
-        scores_fn: Callable = found.metric.scores
+    if counts is not None:
+        student, teacher = counts.student.astype(np.float64), counts.teacher.astype(np.float64)
+        scores_fn: Callable = counts.metric.scores
     return bootstrap.Sample(
         student=student,
         difference=teacher - student,
@@ -150,9 +153,3 @@ def to_resample(cascade: Cascade, *more_scores: Real[np.ndarray, " n"]) -> boots
         scores=(cascade.score, *more_scores),
         costs=cascade.costs,
     )
-
-
-def resample(cascade: Cascade, **settings) -> bootstrap.Resamples:
-    """Bootstrap resamples of the cascade's lines; settings as for `bootstrap.resample_all`."""
-    ((found,),) = bootstrap.resample_all([to_resample(cascade)], **settings)
-    return found

@@ -189,21 +189,6 @@ def mean_cost(cost: Cost) -> float:
     return float(np.ravel(cost)[0] if is_one_cost(cost) else np.mean(cost))
 
 
-def oracle_curve(
-    student_quality: Real[np.ndarray, " n"],
-    teacher_quality: Real[np.ndarray, " n"],
-    student_cost: Cost,
-    teacher_cost: Cost,
-) -> Curve:
-    """The best that any score can do: those examples first where the teacher gains most.
-
-    The best at every rate, that is; where costs differ by example, not quite at every cost. Unlike
-    `ideal_quality` it keeps, as long as it can, answers that only the student has right.
-    """
-    gain = np.asarray(teacher_quality, np.float64) - np.asarray(student_quality, np.float64)
-    return deferral_curve(gain, student_quality, teacher_quality, student_cost, teacher_cost)
-
-
 def corpus_curve(
     score: Real[np.ndarray, " n"],
     student_statistics: Int[np.ndarray, "n K"],
@@ -301,7 +286,7 @@ def ideal_quality(
     """Quality of deferring the student's errors first, if the teacher has right what it has right.
 
     ``p_s + r / (1 - p_s) * (p_l - p_s)`` for ``r <= 1 - p_s``, else ``p_l``. Meant for 0/1 quality.
-    Where the teacher errs on examples that the student has right, `oracle_curve` lies above it.
+    Where the teacher errs on examples that the student has right, the oracle lies above it.
 
     Reference: Gatekeeper, the ideal line of its deferral-performance metric.
     """
@@ -333,7 +318,7 @@ def deferral_performance(area: float, random_area: float, best_area: float) -> f
     Args:
       area: of the cascade's curve.
       random_area: of its random line.
-      best_area: `ideal_area`, or the area of `oracle_curve`; only with the second is s_d at most 1.
+      best_area: `ideal_area`, or the oracle's; only with the second is s_d at most 1.
 
     Returns:
       NaN where the best line is not above the random one (there is nothing to gain).

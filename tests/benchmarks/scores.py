@@ -84,7 +84,8 @@ def areas(make, n: int = 10_000) -> dict[str, float]:
     found |= {score.name: area(score, judged) for score in scores.available(judged[0])}
     for router in ROUTERS:
         found[router.name] = area(router.fit(*calibration, "calibration"), judged)
-    oracle = curves.oracle_curve(*judged[1:], 1.0, 1.0)
+    student, teacher = judged[1:]
+    oracle = curves.deferral_curve(teacher - student, student, teacher, 1.0, 1.0)
     return found | {"oracle": curves.area(oracle)}
 
 

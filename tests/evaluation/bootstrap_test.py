@@ -17,18 +17,26 @@ def _cascade(n, seed=0, levels=None):
     return (score if levels is None else np.round(score * levels)), student, teacher
 
 
+def _resample(score, student, teacher, **settings):
+    """Resamples of one score, by means of quality."""
+    gain = teacher - student
+    sample = bootstrap.Sample(student[:, None], gain[:, None], None, gain, (score,))
+    ((resamples,),) = bootstrap.resample_all([sample], **settings)
+    return resamples
+
+
 @pytest.mark.parametrize("levels", [None, 2])
 def test_statistics_are_those_of_explicitly_resampled_curves(levels):
     score, student, teacher = _cascade(25, levels=levels)
     rates, qualities = (0.1, 0.5), (0.55, 0.8, 0.99)
-    got = bootstrap.resample(
-        score, student, teacher, rates=rates, qualities=qualities, samples=30, seed=4
-    )
+    got = _resample(score, student, teacher, rates=rates, qualities=qualities, samples=30, seed=4)
     rng = np.random.default_rng(4)
     for b in range(30):
         rows = rng.integers(25, size=25, dtype=np.int32)
         curve = curves.deferral_curve(score[rows], student[rows], teacher[rows], 1.0, 1.0)
-        oracle = curves.oracle_curve(student[rows], teacher[rows], 1.0, 1.0)
+        oracle = curves.deferral_curve(
+            (teacher - student)[rows], student[rows], teacher[rows], 1.0, 1.0
+        )
         ends = student[rows].mean(), teacher[rows].mean()
         assert got.student_quality[b] == pytest.approx(ends[0])
         assert got.teacher_quality[b] == pytest.approx(ends[1])
@@ -50,24 +58,24 @@ def test_statistics_are_those_of_explicitly_resampled_curves(levels):
 
 def test_chunks_do_not_change_the_result(monkeypatch):
     cascade = _cascade(50)
-    whole = bootstrap.resample(*cascade, rates=(0.5,), samples=20)
+    whole = _resample(*cascade, rates=(0.5,), samples=20)
     monkeypatch.setattr(bootstrap, "_CHUNK_VALUES", 150)
-    parts = bootstrap.resample(*cascade, rates=(0.5,), samples=20)
+    parts = _resample(*cascade, rates=(0.5,), samples=20)
     np.testing.assert_array_equal(whole.quality_at_rate, parts.quality_at_rate)
     np.testing.assert_array_equal(whole.area, parts.area)
 
 
 def test_one_seed_gives_one_result_and_another_seed_another():
     cascade = _cascade(50)
-    first, again = (bootstrap.resample(*cascade, samples=10, seed=1).area for _ in range(2))
+    first, again = (_resample(*cascade, samples=10, seed=1).area for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    assert np.any(bootstrap.resample(*cascade, samples=10, seed=2).area != first)
+    assert np.any(_resample(*cascade, samples=10, seed=2).area != first)
 
 
 def test_two_cascades_are_resampled_in_pairs():
     score, student, teacher = _cascade(50)
-    one = bootstrap.resample(score, student, teacher, samples=20)
-    other = bootstrap.resample(-score, student, teacher, samples=20)
+    one = _resample(score, student, teacher, samples=20)
+    other = _resample(-score, student, teacher, samples=20)
     np.testing.assert_array_equal(one.student_quality, other.student_quality)
 
 
@@ -78,7 +86,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     trials, covered = 200, np.zeros(3)
     for trial in range(trials):
         rows = rng.integers(40_000, size=150)
-        sample = bootstrap.resample(
+        sample = _resample(
             *(part[rows] for part in population), rates=(0.3,), samples=200, seed=trial
         )
         values = (sample.student_quality, sample.area, sample.quality_at_rate[:, 0])
@@ -112,9 +120,9 @@ def test_an_undefined_resample_makes_the_interval_undefined():
 
 def test_refusals():
     with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
-        bootstrap.resample(*_cascade(3), samples=0)
+        _resample(*_cascade(3), samples=0)
     with pytest.raises(ValueError, match="best must be 'ideal' or 'oracle', got 'idal'"):
-        bootstrap.resample(*_cascade(3), samples=1).deferral_performance("idal")
+        _resample(*_cascade(3), samples=1).deferral_performance("idal")
 
 
 def test_costs_of_single_examples_are_resampled_with_them():
@@ -144,18 +152,18 @@ def test_costs_of_single_examples_are_resampled_with_them():
 def test_blocks_between_nodes_give_what_one_sum_gives(levels, monkeypatch):
     cascade = _cascade(400, levels=levels)
     settings = {"rates": (0.3,), "qualities": (0.7,), "costs": (1.5,), "samples": 10}
-    whole = bootstrap.resample(*cascade, **settings)
+    whole = _resample(*cascade, **settings)
     monkeypatch.setattr(bootstrap, "_SMALL", 300)
-    blocks = bootstrap.resample(*cascade, **settings)
+    blocks = _resample(*cascade, **settings)
     for field in vars(whole):
         np.testing.assert_allclose(getattr(blocks, field), getattr(whole, field), rtol=1e-6)
 
 
 def test_fewer_nodes_change_little_and_nothing_at_the_ends(monkeypatch):
     cascade = _cascade(3000)
-    coarse = bootstrap.resample(*cascade, rates=(0.333,), qualities=(0.75,), samples=20)
+    coarse = _resample(*cascade, rates=(0.333,), qualities=(0.75,), samples=20)
     monkeypatch.setattr(bootstrap, "_NODES", 10_000)
-    fine = bootstrap.resample(*cascade, rates=(0.333,), qualities=(0.75,), samples=20)
+    fine = _resample(*cascade, rates=(0.333,), qualities=(0.75,), samples=20)
     assert np.any(coarse.area != fine.area)
     np.testing.assert_allclose(coarse.area, fine.area, atol=2e-5)
     np.testing.assert_allclose(coarse.oracle_area, fine.oracle_area, atol=2e-5)

@@ -158,12 +158,17 @@ def test_refusals(score, counts, message):
         curves.corpus_curve(score, counts, counts, Bleu().scores, *COSTS)
 
 
+def _resample(cascade, **settings):
+    ((resamples,),) = bootstrap.resample_all([cascades.to_resample(cascade)], **settings)
+    return resamples
+
+
 @pytest.mark.parametrize("levels", [None, 2])
 def test_resamples_are_those_of_explicitly_resampled_curves(levels):
     cascade = cascade_of(Bleu(), 25, levels=levels)
     rates, qualities = (0.1, 0.5), (0.3, 0.6, 0.99)
     settings = {"rates": rates, "qualities": qualities, "samples": 20, "seed": 4}
-    got = cascades.resample(cascade, **settings)
+    got = _resample(cascade, **settings)
     counts = cascade.statistics.student, cascade.statistics.teacher, Bleu().scores
     gain, rng = curves.corpus_gain(*counts), np.random.default_rng(4)
     for b in range(20):
@@ -198,7 +203,7 @@ def test_costs_of_single_examples_go_with_a_corpus_metric_too():
     order = np.argsort(-cascade.score)
     expected = costs[0].mean() + np.append(0, np.cumsum(costs[1][order])) / 25
     np.testing.assert_allclose(curve.cost, expected)
-    got = cascades.resample(cascade, costs=(2.0, 2.6), samples=15, seed=4)
+    got = _resample(cascade, costs=(2.0, 2.6), samples=15, seed=4)
     draws = np.random.default_rng(4)
     for b in range(15):
         drawn = cascade.take(draws.integers(25, size=25, dtype=np.int32))
@@ -210,10 +215,10 @@ def test_costs_of_single_examples_go_with_a_corpus_metric_too():
 
 def test_many_examples_are_scored_at_fewer_points_with_nearly_the_same_result(monkeypatch):
     cascade = cascade_of(Chrf(), 700)
-    coarse = cascades.resample(cascade, rates=(0.333,), samples=5)
+    coarse = _resample(cascade, rates=(0.333,), samples=5)
     monkeypatch.setattr(bootstrap, "_CORPUS_NODES", 10_000)
     monkeypatch.setattr(bootstrap, "_CHUNK_VALUES", 1)
-    fine = cascades.resample(cascade, rates=(0.333,), samples=5)
+    fine = _resample(cascade, rates=(0.333,), samples=5)
     np.testing.assert_allclose(coarse.area, fine.area, atol=2e-4)
     np.testing.assert_allclose(coarse.quality_at_rate, fine.quality_at_rate, atol=2e-3)
     np.testing.assert_array_equal(coarse.teacher_quality, fine.teacher_quality)
