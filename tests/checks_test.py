@@ -1,0 +1,35 @@
+"""Checks of settings: what passes, and what the messages name."""
+
+import numpy as np
+import pytest
+
+from cascade_jax import checks
+
+
+def test_allowed_values_pass():
+    checks.one_of("head", "fused", ("fused", "plain"))
+    checks.whole_number("steps", np.int64(1), 1)
+    checks.whole_number("limit", None, 1, optional=True)
+    checks.positive("rate", 0.5)
+    checks.positive("rate", None, optional=True)
+    checks.require(True, "name", "x", "a text")
+
+
+@pytest.mark.parametrize(
+    "check, message",
+    [
+        (lambda: checks.one_of("head", "fusd", ("fused", "plain")),
+         "head is 'fusd'; must be one of 'fused', 'plain'; did you mean 'fused'"),
+        (lambda: checks.whole_number("steps", 0, 1), "is 0; must be an integer of at least 1$"),
+        (lambda: checks.whole_number("steps", True, 0), "steps is True; must be an integer"),
+        (lambda: checks.whole_number("k", 2.0, 1, True), "k is 2.0; .* at least 1, or None$"),
+        (lambda: checks.whole_number("k", None, 1), "k is None; must be an integer"),
+        (lambda: checks.positive("rate", float("nan")), "rate is nan; must be a number above 0$"),
+        (lambda: checks.positive("rate", float("inf")), "rate is inf; must be a number above 0$"),
+        (lambda: checks.positive("rate", "1", True), "rate is '1'; must be .* above 0, or None$"),
+        (lambda: checks.require(False, "name", "", "a text"), "name is ''; must be a text$"),
+    ],
+)  # fmt: skip
+def test_a_message_names_the_setting_the_value_and_what_is_allowed(check, message):
+    with pytest.raises(ValueError, match=message):
+        check()
