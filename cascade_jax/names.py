@@ -16,6 +16,14 @@ def did_you_mean(name: object, known: Iterable[str], cutoff: float = 0.6) -> str
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def check_choice(field: str, value: object, choices: Iterable[str]) -> None:
+    """Raises ValueError unless a field's value is one of the choices (the nearest is named)."""
+    choices = list(choices)
+    if value not in choices:
+        hint = did_you_mean(value, choices)
+        raise ValueError(f"{field} is {value!r}; must be one of {', '.join(choices)}{hint}")
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """The most similar of the known names, whatever its similarity."""
     return nearest_names(name, known, 1)[0]

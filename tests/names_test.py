@@ -1,6 +1,8 @@
 """Hints for names that do not exist."""
 
-from cascade_jax.names import did_you_mean, nearest
+import pytest
+
+from cascade_jax.names import check_choice, did_you_mean, nearest
 
 
 def test_a_near_name_is_named_and_none_is_made_up():
@@ -14,3 +16,12 @@ def test_a_near_name_is_named_and_none_is_made_up():
 def test_the_nearest_name_may_be_far():
     assert nearest("zzz", ["train"]) == "train"
     assert nearest("colect", ["train", "collect"]) == "collect"
+
+
+def test_a_choice_is_one_of_the_names():
+    check_choice("level", "token", ("answer", "token"))
+    message = "level is 'tokens'; must be one of answer, token; did you mean 'token'"
+    with pytest.raises(ValueError, match=message):
+        check_choice("level", "tokens", iter(["answer", "token"]))
+    with pytest.raises(ValueError, match="level is None; must be one of answer"):
+        check_choice("level", None, ["answer"])

@@ -11,7 +11,7 @@ from cascade_jax.deferral.guarantees import bounds, risks
 from cascade_jax.deferral.guarantees.budget_file import COST, PROMISES, QUALITY
 from cascade_jax.deferral.guarantees.risks import CalibrationSettings, Risk
 from cascade_jax.deferral.policy import LEVELS, TOKEN
-from cascade_jax.names import did_you_mean
+from cascade_jax.names import check_choice
 from cascade_jax.runs.watchdog import check_hang_seconds
 
 BAYESIAN, GRID = "bayesian", "grid"
@@ -74,10 +74,7 @@ class CalibrateConfig:
 
     def __post_init__(self):
         for name, choices in (("level", LEVELS), ("promise", PROMISES), ("search", SEARCHES)):
-            value = getattr(self, name)
-            if value not in choices:
-                hint = did_you_mean(value, choices)
-                raise ValueError(f"{name} is {value!r}; must be one of {choices}{hint}")
+            check_choice(name, getattr(self, name), choices)
         least = {"iterations": 5, "grid_size": 2, "repeats": 1}
         least |= {"first_size": 1, "second_size": 1, "test_size": 1}
         for name, smallest in least.items():
@@ -109,9 +106,8 @@ class CalibrateConfig:
             except ValueError as error:
                 raise ValueError(f"ALPHAS holds {alpha!r}: {error}") from None
             self.settings(alpha)  # refuses what it can not use
-        if self.objective is not None and self.objective not in self.metrics:
-            hint = did_you_mean(self.objective, self.metrics)
-            raise ValueError(f"objective {self.objective!r} is not in {list(self.metrics)}{hint}")
+        if self.objective is not None:
+            check_choice("objective", self.objective, self.metrics)
         if self.output_dir is None:
             cascade, ending = self.live.cascade, "" if self.level == TOKEN else "_answers"
             ending += "_quality" if self.promise == QUALITY else ""

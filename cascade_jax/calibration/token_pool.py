@@ -21,7 +21,7 @@ from cascade_jax.deferral.guarantees import splits
 from cascade_jax.deferral.guarantees.certificate import DataIdentity
 from cascade_jax.deferral.policy import TOKEN, Thresholds, by_position
 from cascade_jax.inference.cascade.rules import ENTROPY, LOG_PROB, RANDOM, UNCERTAINTIES
-from cascade_jax.names import did_you_mean
+from cascade_jax.names import check_choice
 from cascade_jax.parallel import hosts
 from cascade_jax.records.schema import GREEDY
 from cascade_jax.runs.saved_model import CascadeRuns, LoadedModel
@@ -60,11 +60,11 @@ class LiveSource:
         if len(self.cascade.students) != 1:
             raise ValueError(f"students is {list(self.cascade.students)}; must be the one student")
         check_patterns(self.tasks)
-        _check_choice("uncertainty", self.uncertainty, UNCERTAINTIES)
+        check_choice("uncertainty", self.uncertainty, UNCERTAINTIES)
         if isinstance(self.metrics, str) or not self.metrics:
             raise ValueError(f"metrics are {self.metrics!r}; must be a list of {METRICS}")
         for metric in self.metrics:
-            _check_choice("metric", metric, METRICS)
+            check_choice("metric", metric, METRICS)
         length = self.cascade.data.target_length
         if type(self.num_blocks) is not int or not 1 <= self.num_blocks <= length:
             raise ValueError(
@@ -93,12 +93,6 @@ class LiveSource:
 
 # So many batches are decoded, or for so long, before their answers are written to disk.
 _KEPT_BATCHES, _KEPT_SECONDS = 16, 60.0
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        hint = did_you_mean(value, choices)
-        raise ValueError(f"{name} {value!r} is not in {choices}{hint}")
 
 
 class LivePool:

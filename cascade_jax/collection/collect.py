@@ -15,7 +15,7 @@ from cascade_jax.collection.questions import DECODINGS, Questions, decoding_by_t
 from cascade_jax.data import pipeline
 from cascade_jax.inference import generate
 from cascade_jax.models import families, flops
-from cascade_jax.names import did_you_mean
+from cascade_jax.names import check_choice
 from cascade_jax.parallel import hosts
 from cascade_jax.records import schema
 from cascade_jax.records.schema import (
@@ -65,9 +65,7 @@ class CollectConfig:
     hang_seconds: float | None = 1800.0
 
     def __post_init__(self):
-        if self.decoding not in DECODINGS:
-            hint = did_you_mean(self.decoding, DECODINGS)
-            raise ValueError(f"decoding {self.decoding!r} is not in {DECODINGS}{hint}")
+        check_choice("decoding", self.decoding, DECODINGS)
         if type(self.top_k) is not int or self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k!r}; must be an integer of at least 0 (none)")
         if self.policy and self.decoding != GREEDY:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cascade_jax.names import did_you_mean
+from cascade_jax.names import check_choice
 
 KINDS = (
     "classification",  # the answer is one of the task's classes
@@ -28,9 +28,7 @@ class TaskCard:
     kind: str
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            hint = did_you_mean(self.kind, KINDS)
-            raise ValueError(f"kind is {self.kind!r}; must be one of {KINDS}{hint}")
+        check_choice("kind", self.kind, KINDS)
 
 
 _cards: dict[str, TaskCard] = {}

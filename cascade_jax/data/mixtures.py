@@ -1,14 +1,14 @@
 """DataConfig, and mixtures by name, opened on one vocabulary."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import seqio
 
 from cascade_jax.data import features, sources
 from cascade_jax.data.vocabulary import load as vocabulary
-from cascade_jax.names import did_you_mean, nearest_names
+from cascade_jax.names import check_choice, nearest_names
 
 ALL_ROWS = "all_rows"
 OWN_ROWS = "own_rows"
@@ -70,8 +70,8 @@ class DataConfig:
         buffer = self.shuffle_buffer
         if buffer is not None and (not isinstance(buffer, int) or buffer < 1):
             raise ValueError(f"shuffle_buffer is {buffer!r}; must be None or at least 1")
-        _check_choice("architecture", self.architecture, features.ARCHITECTURES)
-        _check_choice("hosts_read", self.hosts_read, HOSTS_READ)
+        check_choice("architecture", self.architecture, features.ARCHITECTURES)
+        check_choice("hosts_read", self.hosts_read, HOSTS_READ)
         if self.cache_dir is not None and not (self.cache_dir and isinstance(self.cache_dir, str)):
             raise ValueError(
                 f"cache_dir is {self.cache_dir!r}; must be None or the path of a folder"
@@ -82,12 +82,6 @@ class DataConfig:
         """Positions of a row of tokens: of the input, or of input and target together."""
         both = self.input_length + self.target_length
         return both if self.architecture == features.PREFIX_LM else self.input_length
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        hint = did_you_mean(value, choices)
-        raise ValueError(f"{name} is {value!r}; must be one of {list(choices)}{hint}")
 
 
 @dataclass(frozen=True)

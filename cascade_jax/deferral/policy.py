@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Real
 
-from cascade_jax.names import did_you_mean
+from cascade_jax.names import check_choice
 
 ANSWER, TOKEN = "answer", "token"
 LEVELS = (ANSWER, TOKEN)
@@ -93,9 +93,7 @@ class Policy:
     models: tuple[str, ...] = ("student", "teacher")
 
     def __post_init__(self):
-        if self.level not in LEVELS:
-            hint = did_you_mean(self.level, LEVELS)
-            raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {self.level!r}{hint}")
+        check_choice("level", self.level, LEVELS)
         if len(self.stages) != len(self.models) - 1:
             raise ValueError(
                 f"a cascade of {len(self.models)} models has {len(self.models) - 1} stages, got "

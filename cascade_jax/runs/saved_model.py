@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from cascade_jax.data import pipeline
 from cascade_jax.deferral.guarantees.certificate import ModelIdentity
 from cascade_jax.models import families, pair
-from cascade_jax.names import did_you_mean
+from cascade_jax.names import check_choice, did_you_mean
 from cascade_jax.parallel import rules as rules_lib
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import checkpoints, parameters, run_folder
@@ -116,8 +116,7 @@ class CascadeRuns:
                 raise ValueError(f"{name} is {runs!r}; must be a list of names or folders of runs")
         if len(self.teachers) > 1:
             raise ValueError(f"teachers is {self.teachers!r}; must be one run")
-        if self.checkpoint not in checkpoints.CHOICES:
-            raise ValueError(f"checkpoint {self.checkpoint!r} is not in {checkpoints.CHOICES}")
+        check_choice("checkpoint", self.checkpoint, checkpoints.CHOICES)
 
     def records_file(self, student: str, split: str) -> Path:
         """The table of a student's cascade that `cascade-jax collect` writes."""

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import PyTree
 
 from cascade_jax.models import families, shallow
+from cascade_jax.names import check_choice
 from cascade_jax.runs import checkpoints, run_folder
 
 
@@ -28,7 +29,7 @@ class FromRun:
     checkpoint: str = "best"
 
     def __post_init__(self):
-        _check_choice(self.checkpoint)
+        check_choice("checkpoint", self.checkpoint, checkpoints.CHOICES)
 
     def check(self, model: families.ModelConfig) -> None:
         """Any model may start so; its shapes are compared when the checkpoint is read."""
@@ -61,7 +62,7 @@ class FromLayers:
     checkpoint: str = "best"
 
     def __post_init__(self):
-        _check_choice(self.checkpoint)
+        check_choice("checkpoint", self.checkpoint, checkpoints.CHOICES)
 
     def check(self, model: families.ModelConfig) -> None:
         """Refuses a model of other widths, before anything is read."""
@@ -83,11 +84,6 @@ class FromLayers:
 
 
 Start = FromRun | FromLayers
-
-
-def _check_choice(checkpoint: str) -> None:
-    if checkpoint not in checkpoints.CHOICES:
-        raise ValueError(f"checkpoint {checkpoint!r} is not in {checkpoints.CHOICES}")
 
 
 def described(config: Mapping[str, Any]) -> Start:

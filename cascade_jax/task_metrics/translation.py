@@ -21,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
 
-from cascade_jax.names import did_you_mean
+from cascade_jax.names import check_choice, did_you_mean
 from cascade_jax.task_metrics import quality
 
 # sacrebleu's others (spm, flores200) load a model from elsewhere when first used.
@@ -128,9 +128,7 @@ class Bleu:
     num_statistics = 10
 
     def __post_init__(self):
-        if self.tokenize not in TOKENIZERS:
-            hint = did_you_mean(self.tokenize, TOKENIZERS)
-            raise ValueError(f"tokenize is {self.tokenize!r}; must be one of {TOKENIZERS}{hint}")
+        check_choice("tokenize", self.tokenize, TOKENIZERS)
 
     @classmethod
     def for_language(cls, language: str) -> "Bleu":

@@ -23,7 +23,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from cascade_jax.names import did_you_mean
+from cascade_jax.names import check_choice
 
 FLOORS = {"float32": None, "uint16": 32.0, "uint8": 16.0}
 MORE_NEED = {  # of a loss, see `variants.Loss.teacher_need`
@@ -80,9 +80,7 @@ class Holding:
                 f"top_k is {self.top_k!r}; must be 0 (none) to {self.vocab_size}, the vocabulary "
                 "of the teacher"
             )
-        if self.dtype not in FLOORS:
-            hint = did_you_mean(str(self.dtype), FLOORS)
-            raise ValueError(f"dtype is {self.dtype!r}; must be one of {list(FLOORS)}{hint}")
+        check_choice("dtype", self.dtype, FLOORS)
         if type(self.label_log_probs) is not bool:
             raise ValueError(f"label_log_probs is {self.label_log_probs!r}; must be True or False")
 

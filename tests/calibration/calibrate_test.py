@@ -271,7 +271,7 @@ REFUSED = {
     "iterations": ({"search": "bayesian", "iterations": 99}, "with 60 thresholds to choose"),
     "search": ({"search": "bayes"}, "did you mean 'bayesian'"),
     "level": ({"level": "tokens"}, "did you mean 'token'"),
-    "objective": ({"objective": "rouge1"}, r"objective 'rouge1' is not in \['quality'\]"),
+    "objective": ({"objective": "rouge1"}, r"objective is 'rouge1'; must be one of quality"),
     "procedure": ({"procedure": "pareto"}, "did you mean 'pareto_testing'"),
     "few": ({"second_size": 20}, r"'second' has 20 examples, too few .* ≤ 0.1 .*: 2\d could"),
     "many": ({"first_size": 800}, "do not fit into the 900 examples"),

@@ -213,5 +213,5 @@ def test_a_split_without_target_tokens_is_refused(mixture):
 
 def test_an_unknown_decoding_is_refused_with_the_nearest():
     cascade = CascadeRuns("out", ["a"], ["teacher"], DATA)
-    with pytest.raises(ValueError, match="'teacher_force' is not in .*'teacher_forced'.*mean"):
+    with pytest.raises(ValueError, match="'teacher_force'; must be one of .*mean 'teacher_forced'"):
         collect.CollectConfig(cascade, decoding="teacher_force")

@@ -47,7 +47,7 @@ def test_a_cascade_of_three_models_has_two_stages():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        (("tokens", "x", ((1.0,),)), "level must be one of answer, token, got 'tokens'; did you"),
+        (("tokens", "x", ((1.0,),)), "level is 'tokens'; must be one of answer, token; did you"),
         (("token", "x", ((1.0,), (2.0,))), "a cascade of 2 models has 1 stages, got thresholds"),
         (("token", "x", ((float("nan"),),)), "and not NaN"),
         (("token", "x", ((),)), "one number or more"),

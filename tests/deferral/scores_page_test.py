@@ -56,7 +56,7 @@ def in_root(repository, monkeypatch):
 
 
 def test_the_commands_build(page, in_root, monkeypatch):
-    monkeypatch.setattr(routers, "load", lambda path: path)  # which the commands would have made
+    monkeypatch.setattr(routers.kinds, "load", lambda path: path)
     blocks = re.findall(r"```bash\n(.*?)```", page, re.S)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     assert len(lines) == 6

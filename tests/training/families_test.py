@@ -196,7 +196,7 @@ def test_a_start_that_does_not_fit_is_refused_when_the_run_is_made(tmp_path):
     with pytest.raises(ValueError, match="embed_dim is 24 and not 16"):
         wide = dataclasses.replace(LARGE, embed_dim=24)
         _run("x", wide, start=start.FromLayers("teacher", LARGE))
-    with pytest.raises(ValueError, match="checkpoint 'newest' is not in"):
+    with pytest.raises(ValueError, match="checkpoint is 'newest'; must be one of"):
         start.FromRun("teacher", checkpoint="newest")
     missing = _run("x", SMALL, start=start.FromRun("nowhere"))
     with pytest.raises(

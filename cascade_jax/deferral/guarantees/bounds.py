@@ -253,13 +253,6 @@ def check_limit(limit: float, lower: float, upper: float) -> None:
         )
 
 
-def check_bound(bound: str) -> None:
-    """Raises ValueError for a name that is no bound's."""
-    if bound not in BOUNDS:
-        hint = names.did_you_mean(bound, BOUNDS)
-        raise ValueError(f"no bound {bound!r}; there are {', '.join(BOUNDS)}{hint}")
-
-
 def check_losses(losses: Real[np.ndarray, "C n"], lower: float, upper: float, what: str) -> None:
     """Raises ValueError for no sequence, NaN, or a loss outside its range; the first is named."""
     if losses.shape[1] == 0:
@@ -282,7 +275,7 @@ def _checked(
     delta: float,
 ) -> tuple[Float[np.ndarray, "C n"], float]:
     """Losses and limit moved to [0, 1]."""
-    check_bound(bound)
+    names.check_choice("bound", bound, BOUNDS)
     check_level(delta)
     check_limit(limit, lower, upper)
     check_losses(losses, lower, upper, "the loss")

@@ -19,6 +19,7 @@ from msgspec import Meta
 from cascade_jax import json_file
 from cascade_jax.deferral.policy import LEVELS, TOKEN
 from cascade_jax.json_file import Number, NumberOrNull
+from cascade_jax.names import check_choice
 
 SCHEMA_VERSION = 1
 COST, QUALITY = "cost", "quality"
@@ -208,10 +209,7 @@ class Budget:
         object.__setattr__(self, "alphas", tuple(sorted(set(self.alphas))))
         choices = {"level": LEVELS, "promise": PROMISES, "objective": self.metrics}
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
-                )
+            check_choice(name, getattr(self, name), allowed)
         self._check_runs()
         self._check_metrics()
 

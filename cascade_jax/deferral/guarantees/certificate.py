@@ -119,10 +119,7 @@ class Certificate:
     def __post_init__(self):
         allowed = {"level": LEVELS, "status": STATUSES, "procedure": risks.PROCEDURES}
         for name, choices in (allowed | {"bound": bounds.BOUNDS}).items():
-            value = getattr(self, name)
-            if value not in choices:
-                hint = names.did_you_mean(value, choices)
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
+            names.check_choice(name, getattr(self, name), choices)
         if self.schema != SCHEMA:
             raise ValueError(f"schema is {self.schema}, this program reads {SCHEMA}")
         bounds.check_level(self.delta)

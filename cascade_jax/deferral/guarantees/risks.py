@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from cascade_jax import names as nearest
 from cascade_jax.deferral.guarantees import bounds
 from cascade_jax.deferral.guarantees.losses import CalibrationLosses
+from cascade_jax.names import check_choice
 
 PARETO_TESTING, FIXED_SEQUENCE = "pareto_testing", "fixed_sequence"
 HOLM, BONFERRONI = "holm", "bonferroni"
@@ -48,12 +48,7 @@ class Risk:
         if not self.name:
             raise ValueError("a risk needs a name")
         bounds.check_limit(self.limit, self.lower, self.upper)
-        if self.fallback not in (*FALLBACKS, NO_FALLBACK):
-            hint = nearest.did_you_mean(self.fallback, (*FALLBACKS, NO_FALLBACK))
-            raise ValueError(
-                f"the fallback of risk {self.name!r} must be {NEVER_DEFER!r}, {ALWAYS_DEFER!r} or "
-                f"{NO_FALLBACK!r}, got {self.fallback!r}{hint}"
-            )
+        check_choice(f"the fallback of {self.name!r}", self.fallback, (*FALLBACKS, NO_FALLBACK))
         if self.limit < 0 and self.fallback != NO_FALLBACK:
             raise ValueError(
                 f"the limit of risk {self.name!r} is {self.limit}: no policy keeps a limit below 0 "
@@ -87,7 +82,7 @@ class CalibrationSettings:
         if not names or len(set(names)) < len(names):
             raise ValueError(f"calibration needs one risk or more, of different names, got {names}")
         bounds.check_level(self.delta)
-        bounds.check_bound(self.bound)
+        check_choice("bound", self.bound, bounds.BOUNDS)
         if self.bound == bounds.PAPER:
             bounds.checked_tokens(self.tokens_per_sequence)
             for risk in self.risks:
@@ -97,11 +92,7 @@ class CalibrationSettings:
                         f"{risk.name!r} is a difference in [{risk.lower:g}, {risk.upper:g}]; give "
                         f"{bounds.WSR!r} or {bounds.HOEFFDING_BENTKUS!r}"
                     )
-        if self.procedure not in PROCEDURES:
-            hint = nearest.did_you_mean(self.procedure, PROCEDURES)
-            raise ValueError(
-                f"no procedure {self.procedure!r}; there are {', '.join(PROCEDURES)}{hint}"
-            )
+        check_choice("procedure", self.procedure, PROCEDURES)
 
     def first_level(self, num_configurations: int) -> float:
         """What the smallest p-value must not exceed for anything to be accepted."""

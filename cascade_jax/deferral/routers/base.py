@@ -18,7 +18,7 @@ from cascade_jax.deferral.routers.fitted import (
     targets,
 )
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
-from cascade_jax.names import did_you_mean
+from cascade_jax.names import check_choice
 
 _Quality = Real[np.ndarray, " examples"]
 
@@ -35,11 +35,7 @@ class Router:
     name: ClassVar[str] = ""
 
     def __post_init__(self):
-        if self.target not in TARGETS:
-            raise ValueError(
-                f"target is {self.target!r}; must be one of {', '.join(map(repr, TARGETS))}"
-                + did_you_mean(self.target, TARGETS)
-            )
+        check_choice("target", self.target, TARGETS)
         self._check()
 
     def fit(

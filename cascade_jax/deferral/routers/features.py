@@ -10,6 +10,7 @@ from jaxtyping import Float
 from cascade_jax.deferral.scores import segments
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 from cascade_jax.deferral.scores.base import refuse_empty, refuse_non_finite
+from cascade_jax.names import check_choice
 
 # Finer near 0, where the answer's least sure tokens are.
 QUANTILES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -163,8 +164,7 @@ def build(description: Mapping[str, Any]) -> Features:
     """
     settings = dict(description)
     kind = settings.pop("kind", None)
-    if kind not in _KINDS:
-        raise ValueError(f"features of kind {kind!r} are not known, only {', '.join(_KINDS)}")
+    check_choice("the kind of features", kind, _KINDS)
     try:
         return _KINDS[kind](**settings)
     except TypeError as error:

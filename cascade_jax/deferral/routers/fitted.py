@@ -14,6 +14,7 @@ from cascade_jax.deferral.routers import arrays as router_models
 from cascade_jax.deferral.routers import features as router_features
 from cascade_jax.deferral.routers import fingerprints
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
+from cascade_jax.names import check_choice
 
 FORMAT = 2
 STUDENT_WRONG, TEACHER_GAIN = "student_wrong", "teacher_gain"
@@ -40,10 +41,7 @@ class _Header:
     settings: str
 
     def __post_init__(self):
-        if self.model not in router_models.KINDS:
-            raise ValueError(
-                f"model must be one of {', '.join(router_models.KINDS)}, got {self.model!r}"
-            )
+        check_choice("model", self.model, router_models.KINDS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

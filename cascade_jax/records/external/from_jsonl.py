@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cascade_jax import files
-from cascade_jax.names import did_you_mean
+from cascade_jax.names import check_choice, did_you_mean
 from cascade_jax.records import schema, table
 from cascade_jax.records.external import join
 from cascade_jax.records.external.answers import model_columns
@@ -67,11 +67,9 @@ class ExchangeConfig:
     empty: str = "refuse"
 
     def __post_init__(self):
-        if self.format is not None and self.format not in FORMATS:
-            hint = did_you_mean(self.format, FORMATS)
-            raise ValueError(f"format is {self.format!r}; must be one of {FORMATS}{hint}")
-        if self.empty not in EMPTY:
-            raise ValueError(f"empty is {self.empty!r}; must be one of {EMPTY}")
+        if self.format is not None:
+            check_choice("format", self.format, FORMATS)
+        check_choice("empty", self.empty, EMPTY)
         for name in ("student_parameters", "teacher_parameters"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

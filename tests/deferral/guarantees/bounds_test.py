@@ -189,7 +189,7 @@ def test_four_hundred_configurations_take_no_time():
         ([[0.5]], {"lower": 2.0}, "finite range"),
         ([[0.5]], {"delta": 0.0}, "delta must be above 0 and below 1, got 0.0"),
         ([[0.5]], {"delta": 1.0}, "delta must be above 0"),
-        ([[0.5]], {"bound": "wrs"}, "no bound 'wrs'.*did you mean 'wsr'"),
+        ([[0.5]], {"bound": "wrs"}, "bound is 'wrs'.*did you mean 'wsr'"),
         ([[0, 1], [0, 0.5]], {"bound": "binomial"}, "configuration 1 has another for example 1"),
         ([[0.5]], {"bound": "paper"}, "needs tokens_per_sequence, at least 1, got None"),
     ],

@@ -115,8 +115,11 @@ def test_the_papers_bound_is_promised_with_its_condition():
             r'candidates\[3\].first_risks.cost must be a number, "inf" or "-inf", got "low"',
         ),
         (lambda d: d.update(num_first=2.5), "num_first must be a whole number, got 2.5"),
-        (lambda d: d.update(level="tokens"), "level must be.*did you mean 'token'"),
-        (lambda d: d.update(status="sure"), "status must be one of certified, fallback, nothing"),
+        (lambda d: d.update(level="tokens"), "level is 'tokens'.*did you mean 'token'"),
+        (
+            lambda d: d.update(status="sure"),
+            "status is 'sure'; must be one of certified, fallback, nothing",
+        ),
         (lambda d: d.update(schema=3), "not a certificate of schema 2: its schema is 3"),
         (lambda d: d.update(risks=[]), "risks must hold one or more"),
     ],

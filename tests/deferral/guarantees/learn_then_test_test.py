@@ -178,7 +178,7 @@ def test_splits_that_share_examples_are_refused():
         (lambda: Settings([BUDGET], procedure="holms"), "did you mean 'holm'"),
         (
             lambda: Settings([BUDGET], bound="betting"),
-            "no bound 'betting'; there are wsr",
+            "bound is 'betting'; must be one of wsr",
         ),
         (lambda: Settings([BUDGET], bound="paper"), "needs tokens_per_sequence"),
         (

@@ -61,7 +61,10 @@ def test_features_are_built_of_their_description(features):
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        ({"kind": "moments"}, "kind 'moments' are not known, only quantiles, probabilities"),
+        (
+            {"kind": "moments"},
+            "kind of features is 'moments'; must be one of quantiles, probabilities",
+        ),
         ({"kind": "probabilities", "width": 3}, "unexpected keyword argument 'width'"),
     ],
 )

@@ -161,13 +161,16 @@ def rewritten(path, change):
             lambda about, _: about["features"].update(quantiles=[0.0, 1.0]),
             "its arrays read 14 features, QuantileFeatures.* give 2$",
         ),
-        (lambda about, _: about["features"].update(kind="x"), "features of kind 'x' are not known"),
+        (
+            lambda about, _: about["features"].update(kind="x"),
+            "the kind of features is 'x'; must be one of",
+        ),
         (lambda about, _: about.pop("split"), "field 'split' is missing"),
         (
             lambda about, _: about.update(model=["linear"]),
             r'model must be a text, got \["linear"\]',
         ),
-        (lambda about, _: about.update(model="line"), "model must be one of linear, .*'line'"),
+        (lambda about, _: about.update(model="line"), "model is 'line'; must be one of linear, "),
         (lambda _, arrays: arrays.pop("model/weights"), "lacks 'weights': not a whole file"),
     ],
 )
