@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from cascade_jax.evaluation import bootstrap, curves
-from cascade_jax.evaluation.cascades import Cascade, curve_of, to_resample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,41 +79,6 @@ def compare_resamples(
             None if first is None else other.area - first.area,
         ),
     )
-
-
-def compare_pair(
-    first: Cascade,
-    other: Cascade,
-    *,
-    rates: tuple[float, ...] = (),
-    costs: tuple[float, ...] = (),
-    bootstrap_samples: int = 1000,
-    seed: int = 0,
-) -> Comparison:
-    """Is `other` better than `first`, at these deferral rates, at these costs, in area?
-
-    Args:
-      first, other: cascades; their rows stand for the same examples in the same order.
-      rates, costs: where to compare.
-      bootstrap_samples, seed: of the paired resamples.
-
-    Raises:
-      ValueError: if they hold different numbers of examples.
-    """
-    if len(first.score) != len(other.score):
-        raise ValueError(
-            f"a paired comparison needs the same examples, got {len(first.score)} and "
-            f"{len(other.score)}"
-        )
-    found = bootstrap.resample_all(
-        [to_resample(first), to_resample(other)],
-        rates=rates,
-        costs=costs,
-        samples=bootstrap_samples,
-        seed=seed,
-    )
-    both = found[0][0], found[1][0]
-    return compare_resamples("first", (curve_of(first), curve_of(other)), both, rates, costs)
 
 
 def _difference(value: float, values: Float[np.ndarray, " B"] | None) -> Difference:

@@ -66,7 +66,7 @@ class Parameters:
         Raises:
           RecordsError: if a model's cost varies between rows.
         """
-        found = []
+        costs = []
         for model in PAIR:
             column = f"{model}_flops_per_token"
             values = getattr(records, column)
@@ -76,8 +76,8 @@ class Parameters:
                     f"{np.max(values):g} between rows; a cascade has one cost per token and model, "
                     "2 x parameters"
                 )
-            found.append(values)
-        return tuple(found)
+            costs.append(values)
+        return tuple(costs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Price:
         Raises:
           RecordsError: if the numbers of tokens are not in the records.
         """
-        found = []
+        costs = []
         for model in PAIR:
             tokens_in = _column(records, f"{model}_input_tokens")
             tokens_out = np.diff(getattr(records, f"{model}_offsets"))
@@ -189,8 +189,8 @@ class Price:
                     f"{records.source}: {model}_tokens are empty in every row, so the price of "
                     "what that model wrote is not known"
                 )
-            found.append(getattr(self, f"{model}_input") * tokens_in + output_price * tokens_out)
-        return tuple(found)
+            costs.append(getattr(self, f"{model}_input") * tokens_in + output_price * tokens_out)
+        return tuple(costs)
 
 
 def _column(records: Records, column: str) -> Float[np.ndarray, " n"]:

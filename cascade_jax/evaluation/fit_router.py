@@ -77,13 +77,13 @@ def fit_router(config: FitRouterConfig) -> RouterRun:
     held_out = config.router.cross_validated(answers, *qualities, config.folds, config.seed)
     router = config.router.fit(answers, *qualities, split)
     router.save(config.router_file)
-    found = {router.name: held_out}
-    found |= {score.name: score(answers) for score in scores.available(answers)}
+    predictions = {router.name: held_out}
+    predictions |= {score.name: score(answers) for score in scores.available(answers)}
     return RouterRun(
         router,
         table,
-        areas={name: _area(score, table) for name, score in found.items()},
-        aurocs={name: _auroc(score, table) for name, score in found.items()},
+        areas={name: _area(score, table) for name, score in predictions.items()},
+        aurocs={name: _auroc(score, table) for name, score in predictions.items()},
         folds=config.folds,
     )
 

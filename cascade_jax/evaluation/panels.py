@@ -13,7 +13,7 @@ from cascade_jax.deferral.scores.base import DeferralScore, name_of
 from cascade_jax.evaluation import reliability, split_figures, summaries
 from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.costs import CostModel
-from cascade_jax.evaluation.results import Evaluation, Panel, Source
+from cascade_jax.evaluation.results import Evaluation, Panel, RecordsSource
 from cascade_jax.names import nearest
 from cascade_jax.records.table import Records
 
@@ -144,12 +144,14 @@ def evaluate_tables(
     return Evaluation(
         pooled=pooled,
         tasks=tasks,
-        sources=tuple(Source(name, table.source, table.metadata) for name, table in tables.items()),
+        sources=tuple(
+            RecordsSource(name, table.source, table.metadata) for name, table in tables.items()
+        ),
         score=repr(settings.score),
         bootstrap_samples=settings.bootstrap_samples,
         seed=settings.seed,
         per_example=per_example,
-        figures=split_figures.of_split(tables, tasks, per_example),
+        figures=split_figures.compute(tables, tasks, per_example),
         notes=tuple(notes),
         groups={
             group: _of_group(group, [rows[task] for task in members], first, cascades, settings)

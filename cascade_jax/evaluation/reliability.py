@@ -38,14 +38,14 @@ class Reliability:
     def ece(self) -> float:
         """Expected calibration error, ``sum_b n_b / n * |quality_b - confidence_b|``.
 
-        Reference: Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3.
+        Reference: Guo et al. 2017, On ConfidenceCalibration of Modern Neural Networks, equation 3.
         """
         gaps = np.abs(self.quality - self.confidence)
         return float(np.nansum(gaps * self.count) / np.sum(self.count))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Calibration:
+class ConfidenceCalibration:
     """Reliability of a confidence as it is, and after temperature scaling.
 
     Attributes:
@@ -69,10 +69,10 @@ def confidence_of(answers: AnswerTokens) -> Float[np.ndarray, " n"]:
     """
     lengths = answers.lengths
     sums = np.zeros(len(lengths))
-    there = lengths > 0
-    if there.any():
-        starts = np.asarray(answers.offsets)[:-1][there]
-        sums[there] = np.add.reduceat(answers.log_probs, starts, dtype=np.float64)
+    has_tokens = lengths > 0
+    if has_tokens.any():
+        starts = np.asarray(answers.offsets)[:-1][has_tokens]
+        sums[has_tokens] = np.add.reduceat(answers.log_probs, starts, dtype=np.float64)
     return np.minimum(np.exp(sums / np.maximum(lengths, 1)), 1.0)
 
 
@@ -81,7 +81,7 @@ def reliability(
 ) -> Reliability:
     """Mean confidence and mean quality of every bin; a bin has its lower edge, the last both.
 
-    Reference: Guo et al. 2017, On Calibration of Modern Neural Networks, section 2.
+    Reference: Guo et al. 2017, On ConfidenceCalibration of Modern Neural Networks, section 2.
     """
     at = np.minimum((np.asarray(confidence) * bins).astype(np.int64), bins - 1)
     count = np.bincount(at, minlength=bins)
@@ -92,19 +92,21 @@ def reliability(
     return Reliability(*means, count=count)
 
 
-def calibration(confidence: Real[np.ndarray, " n"], quality: Real[np.ndarray, " n"]) -> Calibration:
+def calibration(
+    confidence: Real[np.ndarray, " n"], quality: Real[np.ndarray, " n"]
+) -> ConfidenceCalibration:
     """Reliability before and after temperature scaling, cross-fitted on two halves.
 
     ``c' = sigmoid(logit(c) / T)``, where T is fitted to one half of the examples, drawn by a fixed
     seed, and used on the other, and the other way about. Quality may be graded; it then takes the
     place of 0 and 1.
 
-    Reference: Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
+    Reference: Guo et al. 2017, On ConfidenceCalibration of Modern Neural Networks, section 4.2.
     """
     confidence = np.asarray(confidence, np.float64)
     quality = np.asarray(quality, np.float64)
     before = reliability(confidence, quality)
-    undefined = Calibration(math.nan, math.nan, (math.nan, math.nan), before, None)
+    undefined = ConfidenceCalibration(math.nan, math.nan, (math.nan, math.nan), before, None)
     if len(quality) == 0 or np.all(quality == quality[0]):
         return undefined
     is_first = np.zeros(len(quality), bool)
@@ -117,7 +119,7 @@ def calibration(confidence: Real[np.ndarray, " n"], quality: Real[np.ndarray, " 
     if any(map(math.isnan, fitted)):
         return dataclasses.replace(undefined, ece=before.ece)
     after = reliability(scaled, quality)
-    return Calibration(before.ece, after.ece, tuple(fitted), before, after)
+    return ConfidenceCalibration(before.ece, after.ece, tuple(fitted), before, after)
 
 
 def temperature(confidence: Real[np.ndarray, " n"], quality: Real[np.ndarray, " n"]) -> float:

@@ -1,4 +1,4 @@
-"""What an evaluation found out, as values: estimates, summaries, panels, and the whole of it."""
+"""The results of an evaluation: estimates, summaries, panels, and all of them together."""
 
 import dataclasses
 import math
@@ -38,7 +38,7 @@ class References:
 
     Attributes:
       rates: deferral rates.
-      costs: mean costs of deferring that share at random, for the dearest student.
+      costs: mean costs of deferring that share at random, for the most expensive student.
       qualities: by label: halfway from the best student to the teacher, and 99 % of the teacher.
     """
 
@@ -57,10 +57,10 @@ class CascadeSummary:
       area: under quality over the deferral rate.
       area_minus_first: area minus the first cascade's, with a paired interval.
       random_area, ideal_area, oracle_area: of the lines that the area is judged by.
-      s_d_ideal, s_d_oracle: share of the room above random that the score wins.
+      s_d_ideal, s_d_oracle: share of the gap between random and best that the score closes.
       quality_at_rate, quality_at_cost: one for each reference.
       rate_at_quality, cost_at_quality: smallest that reach each reference quality, by label.
-      separation: how well the score tells errors, and the confidence the truth.
+      separation: how well the score finds errors, and how well the confidence is calibrated.
       student_better_share: share of examples where the small model is better than the large one
         (for 0/1 quality: small right, large wrong); the ideal line takes it to be 0.
 
@@ -143,7 +143,7 @@ class Panel:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class RecordsSource:
     """Where one cascade's figures come from."""
 
     name: str
@@ -152,7 +152,7 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
+class SplitFigure:
     """One metric of one task over the whole split.
 
     Attributes:
@@ -174,7 +174,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Everything that `evaluate` found out, as the report and the table show it.
+    """All results of `evaluate`, which the report shows.
 
     Attributes:
       pooled: all examples as one set, one threshold for all tasks, every example weighing the same:
@@ -185,7 +185,7 @@ class Evaluation:
       bootstrap_samples, seed: of the intervals.
       per_example: the tasks with a corpus metric once more, by means of per-example quality.
       figures: every metric of every task over the whole split.
-      notes: what the reader must know beside.
+      notes: remarks on how the figures were made.
       groups: by name, some tasks pooled as one set, as the pool is.
       group_tasks: by name, the tasks of each group.
       live: by cascade name, token-level cascades that ran live, where the records hold them.
@@ -196,12 +196,12 @@ class Evaluation:
 
     pooled: Panel
     tasks: dict[str, Panel]
-    sources: tuple[Source, ...]
+    sources: tuple[RecordsSource, ...]
     score: str
     bootstrap_samples: int
     seed: int
     per_example: dict[str, Panel] = dataclasses.field(default_factory=dict)
-    figures: tuple[Figure, ...] = ()
+    figures: tuple[SplitFigure, ...] = ()
     notes: tuple[str, ...] = ()
     groups: dict[str, Panel] = dataclasses.field(default_factory=dict)
     group_tasks: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)

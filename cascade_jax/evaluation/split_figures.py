@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from cascade_jax.evaluation.results import Evaluation, Figure, Panel
+from cascade_jax.evaluation.results import Evaluation, Panel, SplitFigure
 from cascade_jax.records.schema import CORPUS_METRICS, FIGURES, GREEDY
 from cascade_jax.records.table import Records
 
@@ -11,9 +11,9 @@ from cascade_jax.records.table import Records
 _SAME = 1e-6
 
 
-def of_split(
+def compute(
     tables: Mapping[str, Records], tasks: Mapping[str, Panel], per_example: Mapping[str, Panel]
-) -> tuple[Figure, ...]:
+) -> tuple[SplitFigure, ...]:
     """Figures of all tasks: of both models as the records have them, of cascades where exact.
 
     A cascade has a figure for a task's corpus metric, by added statistics, and for the per-example
@@ -25,7 +25,7 @@ def of_split(
       tasks: the panel of each task.
       per_example: of the tasks whose panel is of a corpus metric, the panels by means.
     """
-    found: list[Figure] = []
+    figures: list[SplitFigure] = []
     for task, panel in tasks.items():
         stated = {
             name: table.metadata.get(FIGURES, {}).get(task, {}) for name, table in tables.items()
@@ -34,26 +34,28 @@ def of_split(
         if panel.is_corpus:
             first = next(iter(tables.values()))
             panels = {first.metadata[CORPUS_METRICS][task]["name"]: panel, **panels}
-        metrics = dict.fromkeys(name for figures in stated.values() for name in figures)
+        metrics = dict.fromkeys(
+            name for stated_metrics in stated.values() for name in stated_metrics
+        )
         decoding = next(iter(tables.values())).decoding(task)
         for metric in dict.fromkeys([*panels, *metrics]):
-            of_records = _of_records(stated, metric)
+            stated_values = _stated_figures(stated, metric)
             if metric in panels:
-                of_panel = _of_panel(panels[metric])
-                if not of_records or _is_same(of_records, of_panel):
-                    found.append(Figure(task, metric, decoding, *of_panel))
+                computed = _panel_figures(panels[metric])
+                if not stated_values or _is_same(stated_values, computed):
+                    figures.append(SplitFigure(task, metric, decoding, *computed))
                     continue
                 # A metric of the whole list that has the name of the per-example quality.
-                found.append(Figure(task, f"{metric} (mean)", decoding, *of_panel))
-            found.append(Figure(task, metric, decoding, *of_records))
-    return tuple(found)
+                figures.append(SplitFigure(task, f"{metric} (mean)", decoding, *computed))
+            figures.append(SplitFigure(task, metric, decoding, *stated_values))
+    return tuple(figures)
 
 
 _Values = tuple[float, dict[str, float], dict[str, tuple[float, ...]]]
 
 
-def _of_records(stated: Mapping[str, Mapping], metric: str) -> _Values | tuple[()]:
-    """Of the large model, and of the small models by name, as written down; () if nowhere."""
+def _stated_figures(stated: Mapping[str, Mapping], metric: str) -> _Values | tuple[()]:
+    """Values of the large model and of the small ones, as records state them; () if none does."""
     pairs = {name: figures[metric] for name, figures in stated.items() if metric in figures}
     if not pairs:
         return ()
@@ -63,7 +65,7 @@ def _of_records(stated: Mapping[str, Mapping], metric: str) -> _Values | tuple[(
     return _number(next(iter(pairs.values()))["teacher"]), students, {}
 
 
-def _of_panel(panel: Panel) -> _Values:
+def _panel_figures(panel: Panel) -> _Values:
     summaries = panel.summaries
     return (
         next(iter(summaries.values())).teacher_quality.value,
@@ -75,8 +77,11 @@ def _of_panel(panel: Panel) -> _Values:
     )
 
 
-def _is_same(stated: _Values, found: _Values) -> bool:
-    pairs = [(stated[0], found[0]), *((stated[1][name], found[1][name]) for name in found[1])]
+def _is_same(stated: _Values, computed: _Values) -> bool:
+    pairs = [
+        (stated[0], computed[0]),
+        *((stated[1][name], computed[1][name]) for name in computed[1]),
+    ]
     return all(math.isnan(ours) or abs(ours - theirs) < _SAME for ours, theirs in pairs)
 
 

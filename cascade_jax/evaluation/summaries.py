@@ -34,10 +34,12 @@ def references(cascades: Mapping[str, Cascade]) -> References:
     """The reference points that all given cascades are read off at."""
     students, teachers = zip(*(cascade.ends() for cascade in cascades.values()), strict=True)
     best_student, teacher = max(students), max(teachers)
-    dearest, teacher_cost = map(max, zip(*(c.mean_costs for c in cascades.values()), strict=True))
+    most_expensive, teacher_cost = map(
+        max, zip(*(c.mean_costs for c in cascades.values()), strict=True)
+    )
     return References(
         rates=REFERENCE_RATES,
-        costs=tuple(dearest + rate * teacher_cost for rate in REFERENCE_RATES),
+        costs=tuple(most_expensive + rate * teacher_cost for rate in REFERENCE_RATES),
         qualities={"halfway": (best_student + teacher) / 2, "99 % of large": 0.99 * teacher},
     )
 
@@ -81,10 +83,10 @@ def compare(
         lines[name], resamples = lines_of(cascade), resampled[name]
         pair = lines[first].curve, lines[name].curve
         both = resampled[first][0], resamples[0]
-        found = compare_resamples(first, pair, both, points.rates, points.costs)
-        summaries[name] = _summarize(cascade, lines[name], points, resamples[0], found)
+        comparison = compare_resamples(first, pair, both, points.rates, points.costs)
+        summaries[name] = _summarize(cascade, lines[name], points, resamples[0], comparison)
         if name != first:
-            comparisons[name] = found
+            comparisons[name] = comparison
         if more[name]:
             of_scores[name] = _scores(cascade, lines[name], more[name], resamples[1:])
     return Panel(
@@ -116,7 +118,7 @@ def _resample(
     """By cascade, resamples for its own score and then for the others; None without."""
     if samples == 0:
         return {name: [None] * (1 + len(more[name])) for name in cascades}
-    found = bootstrap.resample_all(
+    resamples = bootstrap.resample_all(
         [to_resample(cascade, *more[name].values()) for name, cascade in cascades.items()],
         rates=points.rates,
         costs=points.costs,
@@ -124,7 +126,7 @@ def _resample(
         samples=samples,
         seed=seed,
     )
-    return dict(zip(cascades, found, strict=True))
+    return dict(zip(cascades, resamples, strict=True))
 
 
 def _estimate(value: float, values: Float[np.ndarray, " B"] | None) -> Estimate:
@@ -176,24 +178,24 @@ def _areas(
     """Area, and both deferral performances."""
     area = curves.area(curve)
     bests = {"ideal": lines.ideal_area, "oracle": curves.area(lines.oracle)}
-    found = {"area": _estimate(area, None if resamples is None else resamples.area)}
+    areas = {"area": _estimate(area, None if resamples is None else resamples.area)}
     for name, best in bests.items():
         value = curves.deferral_performance(area, lines.random_area, best)
         values = None if resamples is None else resamples.deferral_performance(name)
-        found[f"s_d_{name}"] = _estimate(value, values)
-    return found
+        areas[f"s_d_{name}"] = _estimate(value, values)
+    return areas
 
 
 def _scores(
     cascade: Cascade, lines: Lines, scores: Scores, resamples: _Resampled
 ) -> dict[str, ScoreSummary]:
     """The cascade by each of several scores."""
-    found = {}
+    summaries = {}
     for (name, score), of_score in zip(scores.items(), resamples, strict=True):
         curve = curve_of(cascade, score)
-        found[name] = ScoreSummary(
+        summaries[name] = ScoreSummary(
             **_areas(curve, lines, of_score),
             ranking=ranking(score, cascade.student_quality, cascade.is_binary),
             curve=curve.thin(_SCORE_POINTS),
         )
-    return found
+    return summaries

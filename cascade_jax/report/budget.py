@@ -55,42 +55,42 @@ def _policy(evaluation: Evaluation, name: str, point: PolicyPoint) -> str:
     return f'<section class="policy{kind}" aria-label="{escaped(label)}">{"".join(lines)}</section>'
 
 
-def budget(found: Budget) -> list[str]:
+def budget(budget: Budget) -> list[str]:
     """Head, sentences and table of a calibration; the charts come into ``#budgets``."""
     return [
         '<h2 id="budget">Budgets</h2>',
-        f"<p>{escaped(_measured(found))}</p>",
-        f'<p class="soft">{escaped(_promised(found))}</p>',
+        f"<p>{escaped(_measured(budget))}</p>",
+        f'<p class="soft">{escaped(_promised(budget))}</p>',
         '<div id="budgets"></div>',
-        as_html(budget_table(found)),
+        as_html(budget_table(budget)),
     ]
 
 
-def _measured(found: Budget) -> str:
-    last = found.over_alphas()[-1]
+def _measured(budget: Budget) -> str:
+    last = budget.over_alphas()[-1]
     if math.isnan(last.risk.mean):
-        return f"{found.name}: no policy is known to keep α = {last.alpha:g}."
-    repeats = f"{found.repeats} repeat{'s' * (found.repeats != 1)} on splits of their own"
+        return f"{budget.name}: no policy is known to keep α = {last.alpha:g}."
+    repeats = f"{budget.repeats} repeat{'s' * (budget.repeats != 1)} on splits of their own"
     return (
-        f"{found.name}, {repeats}: at α = {last.alpha:g} the {found.risk_label} was "
+        f"{budget.name}, {repeats}: at α = {last.alpha:g} the {budget.risk_label} was "
         f"{number(last.risk.mean)}, and within the budget in {percent(last.share_within)} of the "
         "repeats. A test split is itself a sample: it can exceed α by chance where the promise "
         "holds."
     )
 
 
-def _promised(found: Budget) -> str:
-    kept = "cost" if found.promise == COST else f"loss of {found.objective}"
+def _promised(budget: Budget) -> str:
+    kept = "cost" if budget.promise == COST else f"loss of {budget.objective}"
     cost = "answers that the large model gives"
-    if found.level == TOKEN:
-        cost = f"the {found.max_length} tokens of an answer that the large model writes"
+    if budget.level == TOKEN:
+        cost = f"the {budget.max_length} tokens of an answer that the large model writes"
     drop = ""
-    if found.quality_drop is not None:
-        drop = f", and a mean loss of {found.objective} of at most {found.quality_drop:g}"
-    tokens = ", if all tokens were independent" * (found.bound == PAPER)
+    if budget.quality_drop is not None:
+        drop = f", and a mean loss of {budget.objective} of at most {budget.quality_drop:g}"
+    tokens = ", if all tokens were independent" * (budget.bound == PAPER)
     return (
         f"A certificate for α promises a mean {kept} of at most α{drop} on new examples, with a "
-        f"chance of at least {percent(1 - found.delta)} over the calibration examples{tokens}. "
+        f"chance of at least {percent(1 - budget.delta)} over the calibration examples{tokens}. "
         f"Cost is the share of {cost}."
     )
 
@@ -132,14 +132,14 @@ def _spread(spread: Spread) -> Cell:
 
 def live(evaluation: Evaluation) -> list[str]:
     """Head and table of cascades that ran live, token by token; charts come into ``#positions``."""
-    found = evaluation.live
-    lengths = {name: c.max_length for name, c in found.items()}
+    cascades = evaluation.live
+    lengths = {name: c.max_length for name, c in cascades.items()}
     text = (
         "Here both models wrote each answer together: the large one a token where the small one "
         "was unsure of its own. Cost is the share of the most tokens that an answer may have "
         f"({', '.join(map(str, dict.fromkeys(lengths.values())))}) that are the large model's."
     )
-    unstated = [name for name, c in found.items() if not c.is_length_stated]
+    unstated = [name for name, c in cascades.items() if not c.is_length_stated]
     if unstated:
         text += f" Records of {', '.join(unstated)} do not state it: the longest answer's is taken."
     return [
@@ -203,7 +203,7 @@ def threshold_text(thresholds: tuple[float, ...]) -> str:
 
 def page_points(evaluation: Evaluation) -> dict:
     """What the chart of the pool marks; empty without a policy."""
-    found = [
+    points = [
         {
             "name": name,
             "cost": point.cost,
@@ -212,25 +212,25 @@ def page_points(evaluation: Evaluation) -> dict:
         }
         for name, point in evaluation.points.items()
     ]
-    return {"points": found} if found else {}
+    return {"points": points} if points else {}
 
 
 def page_data(evaluation: Evaluation) -> dict:
     """What the page draws of budgets and live cascades; empty without either."""
-    found: dict = {}
+    data: dict = {}
     if evaluation.budget is not None:
-        found["budget"] = _budget_data(evaluation.budget)
+        data["budget"] = _budget_data(evaluation.budget)
     if evaluation.live:
-        found["live"] = {n: _live_data(live) for n, live in evaluation.live.items()}
-    return found
+        data["live"] = {n: _live_data(live) for n, live in evaluation.live.items()}
+    return data
 
 
 def _budget_data(budget: Budget) -> dict:
     def rounded(value: float) -> float | None:
         return float(f"{value:.6g}") if math.isfinite(value) else None
 
-    def spread(found: Spread) -> list[float | None]:
-        return [rounded(value) for value in (found.mean, found.low, found.high)]
+    def spread(measured: Spread) -> list[float | None]:
+        return [rounded(value) for value in (measured.mean, measured.low, measured.high)]
 
     at = budget.over_alphas()
     return {
@@ -253,6 +253,6 @@ def _budget_data(budget: Budget) -> dict:
     }
 
 
-def _live_data(found: LiveCascade) -> Mapping[str, list]:
-    shares = [float(f"{value:.4g}") for value in found.by_position]
-    return {"by_position": shares, "reached": found.reached.tolist()}
+def _live_data(live: LiveCascade) -> Mapping[str, list]:
+    shares = [float(f"{value:.4g}") for value in live.by_position]
+    return {"by_position": shares, "reached": live.reached.tolist()}

@@ -112,13 +112,13 @@ def _tokens(table: Records, row: int) -> dict[str, Sequence[Any]]:
     """Log-probs of the answer's first tokens, and their texts where the records have them."""
     start, end = table.student_offsets[row], table.student_offsets[row + 1]
     log_probs = table.student_log_probs[start:end][:_TOKEN_LIMIT]
-    found: dict[str, Sequence[Any]] = {"log_probs": [round(float(v), 3) for v in log_probs]}
+    shown: dict[str, Sequence[Any]] = {"log_probs": [round(float(v), 3) for v in log_probs]}
     if end - start > _TOKEN_LIMIT:
-        found["more_tokens"] = int(end - start) - _TOKEN_LIMIT
+        shown["more_tokens"] = int(end - start) - _TOKEN_LIMIT
     pieces = table.pieces("student", row)
     if pieces is not None:
-        found["pieces"] = list(pieces[:_TOKEN_LIMIT])
-    return found
+        shown["pieces"] = list(pieces[:_TOKEN_LIMIT])
+    return shown
 
 
 def _live(table: Records, row: int) -> dict[str, Any]:
@@ -127,15 +127,15 @@ def _live(table: Records, row: int) -> dict[str, Any]:
         return {}
     start, end = table.cascade_offsets[row], table.cascade_offsets[row + 1]
     shown = slice(start, min(end, start + _TOKEN_LIMIT))
-    found: dict[str, Any] = {
+    live: dict[str, Any] = {
         "quality": float(table.cascade_quality[row]),
         "pieces": list(table.pieces("cascade", row)[:_TOKEN_LIMIT]),
         "deferred": [int(value) for value in table.cascade_is_deferred[shown]],
         "uncertainties": [round(float(value), 3) for value in table.cascade_uncertainties[shown]],
     }
     if end > shown.stop:
-        found["more_tokens"] = int(end - shown.stop)
-    return {"live": found}
+        live["more_tokens"] = int(end - shown.stop)
+    return {"live": live}
 
 
 def _bytes(row: Mapping[str, Any]) -> int:

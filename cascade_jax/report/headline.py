@@ -62,10 +62,10 @@ def choose(panel: Panel, name: str | None = None) -> Choice:
       name: one of them; None = the best.
     """
     name = name or best(panel)
-    wanted = panel.references.qualities[_NEARLY] - 1e-12
+    target = panel.references.qualities[_NEARLY] - 1e-12
 
     def first(curve: Curve) -> int:
-        reached = curve.is_realised & (curve.quality >= wanted)
+        reached = curve.is_realised & (curve.quality >= target)
         return int(np.argmax(reached)) if reached.any() else len(curve.rate) - 1
 
     curve, thin = panel.curves[name], panel.curves[name].thin(MAX_POINTS)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cascade_jax import json_file, records
-from cascade_jax.evaluation.results import Evaluation, Panel, ScoreSummary, Source
+from cascade_jax.evaluation.results import Evaluation, Panel, RecordsSource, ScoreSummary
 from cascade_jax.records.schema import POLICY
 
 MAX_POINTS = 201  # of a curve
@@ -43,7 +43,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     )
 
 
-def _source(source: Source) -> dict[str, Any]:
+def _source(source: RecordsSource) -> dict[str, Any]:
     """A source, without what only the certificate of a live cascade needs to hold."""
     metadata = dict(source.metadata)
     if POLICY in metadata:

@@ -63,14 +63,14 @@ def build(evaluation: Evaluation, *, seed: int = 0) -> dict[str, Any]:
     )
 
 
-def _reliability(found: Separation) -> dict[str, Any]:
+def _reliability(separation: Separation) -> dict[str, Any]:
     """The confidence as it is and with a temperature; nothing where it is not known."""
-    before, after = found.reliability, found.reliability_scaled
+    before, after = separation.reliability, separation.reliability_scaled
     return {
         "before": before and _rounded(vars(before)),
         "after": after and _rounded(vars(after)),
-        "ece": found.ece,
-        "ece_scaled": found.ece_scaled,
+        "ece": separation.ece,
+        "ece_scaled": separation.ece_scaled,
     }
 
 
@@ -152,10 +152,10 @@ def _lines_around(panel: Panel, name: str) -> dict[str, Any]:
 
 def _counts(parts: tuple[np.ndarray, np.ndarray, np.ndarray], curve: curves.Curve) -> dict:
     """Right and wrong answers, kept and deferred, at the thinned points."""
-    found = _rounded(vars(confusion.confusion(*parts, _ks(curve))))
+    counts = _rounded(vars(confusion.confusion(*parts, _ks(curve))))
     if curve.thin(MAX_POINTS).is_realised.all():
-        del found["rate_at_threshold"]  # it is the rate
-    return found
+        del counts["rate_at_threshold"]  # it is the rate
+    return counts
 
 
 def _rounded(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from cascade_jax import records
 from cascade_jax.deferral.guarantees import budget_file
 from cascade_jax.evaluation import policy_points
 from cascade_jax.evaluation.live_cascades import LiveCascade
-from cascade_jax.evaluation.results import Source
+from cascade_jax.evaluation.results import RecordsSource
 from cascade_jax.report import budget as report_budget
 from cascade_jax.report import examples, html_page, metrics_json
 from tests.report import html_page_test
@@ -149,7 +149,7 @@ def test_figures_are_written_in_full_precision():
 
 def test_the_certificate_in_the_records_is_not_written_out_again():
     policy = {"thresholds": [0.8], "seen": ["a"] * 400, "candidates": [{}] * 100}
-    source = Source("cat", "cat.parquet", {"split": "test", "policy": policy})
+    source = RecordsSource("cat", "cat.parquet", {"split": "test", "policy": policy})
     (written,) = metrics_json.to_json(evaluation(sources=(source,)))["sources"]
     assert written["metadata"] == {"split": "test", "policy": {"thresholds": [0.8]}}
     assert len(policy["seen"]) == 400

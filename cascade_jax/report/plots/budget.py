@@ -52,7 +52,7 @@ def write_pictures(budget: Budget, folder: str | os.PathLike) -> dict[str, bytes
     pictures = {"budget": alphas_figure(budget)}
     if budget.candidates:
         pictures["budget_thresholds"] = thresholds_figure(budget)
-    if any(math.isfinite(found.hypervolume) for found in budget.candidates):
+    if any(math.isfinite(candidate.hypervolume) for candidate in budget.candidates):
         pictures["budget_search"] = search_figure(budget)
     if budget.deferred_by_position:
         shares = {budget.name: np.array(budget.deferred_by_position)}
@@ -76,7 +76,7 @@ def alphas_figure(budget: Budget) -> Figure:
 
     Reference: Budget-Constrained Learning to Defer for Autoregressive Models, figure 1.
     """
-    found = budget.over_alphas()
+    rows = budget.over_alphas()
     alphas = np.array(budget.alphas)
     panels = 1 + len(budget.metrics) + (budget.promise != COST)
     columns = min(panels, 2 if panels in (2, 4) else 3)
@@ -89,7 +89,7 @@ def alphas_figure(budget: Budget) -> Figure:
         _add_risk(grid[0], budget, edge)
         after = grid[1:]
         if budget.promise != COST:
-            _add_spread(after[0], alphas, [at.cost for at in found])
+            _add_spread(after[0], alphas, [at.cost for at in rows])
             after[0].set_ylabel(f"mean cost ({budget.cost_label})", fontsize=8)
             after = after[1:]
         for axes, metric in zip(after, budget.metrics, strict=False):
@@ -117,9 +117,9 @@ def _alpha_range(budget: Budget) -> Float[np.ndarray, "2"]:
 def _add_risk(axes: Axes, budget: Budget, edge: Float[np.ndarray, "2"]) -> None:
     """What α limits, in every repeat, and the budget line."""
     _add_spread(axes, np.array(budget.alphas), [at.risk for at in budget.over_alphas()])
-    found = [(r.alpha, budget.risk_of(r.test)) for r in budget.runs if r.test is not None]
-    if found:
-        axes.plot(*zip(*found, strict=True), ".", color=_CASCADE, ms=4, alpha=0.45, zorder=3)
+    risks = [(r.alpha, budget.risk_of(r.test)) for r in budget.runs if r.test is not None]
+    if risks:
+        axes.plot(*zip(*risks, strict=True), ".", color=_CASCADE, ms=4, alpha=0.45, zorder=3)
     axes.plot(edge, edge, **_LIMIT_LINE, zorder=2)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set_ylabel(shorten(budget.risk_label, 48), fontsize=8)
@@ -136,11 +136,11 @@ def _add_spread(axes: Axes, x: Float[np.ndarray, " A"], spreads: Sequence) -> No
 
 def _add_quality(axes: Axes, budget: Budget, metric: str) -> None:
     """A metric of the cascade, of what else costs as much, and of each model alone."""
-    found, alphas = budget.over_alphas(), np.array(budget.alphas)
+    rows, alphas = budget.over_alphas(), np.array(budget.alphas)
     for name, (color, marker) in _looks(budget).items():
         line = {"color": color, "marker": marker, "ms": 4, "linewidth": 1.1, "zorder": 3}
-        axes.plot(alphas, [at.baselines[name][metric] for at in found], **line)
-    _add_spread(axes, alphas, [at.quality[metric] for at in found])
+        axes.plot(alphas, [at.baselines[name][metric] for at in rows], **line)
+    _add_spread(axes, alphas, [at.quality[metric] for at in rows])
     axes.axhline(budget.ends.teacher.quality[metric], linestyle=_TEACHER_DASH, **_END_LINE)
     axes.axhline(budget.ends.student.quality[metric], linestyle=_STUDENT_DASH, **_END_LINE)
     chosen = ", the objective" if metric == budget.objective and len(budget.metrics) > 1 else ""
@@ -221,15 +221,15 @@ def thresholds_figure(budget: Budget) -> Figure:
 def _by_threshold(candidates: Sequence[TriedThresholds]):
     """What sorts configurations: the threshold, or with several of them the cost."""
     if len(candidates[0].thresholds) == 1:
-        return lambda found: found.thresholds
-    return lambda found: (-found.cost[0], found.thresholds)
+        return lambda candidate: candidate.thresholds
+    return lambda candidate: (-candidate.cost[0], candidate.thresholds)
 
 
 def _places(shown: Sequence[TriedThresholds]) -> Float[np.ndarray, " C"]:
     """Where configurations stand on the axis; infinite thresholds a step beyond the others."""
     if len(shown[0].thresholds) > 1:
         return np.arange(len(shown), dtype=np.float64)
-    values = np.array([found.thresholds[0] for found in shown])
+    values = np.array([candidate.thresholds[0] for candidate in shown])
     known = values[np.isfinite(values)]
     low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
     step = 0.08 * (high - low or 1.0)
@@ -241,14 +241,14 @@ def _label_places(
 ) -> None:
     if len(shown[0].thresholds) > 1:
         axes.set_xlabel(
-            "configurations of thresholds, from dear to cheap (first split)", fontsize=8
+            "configurations of thresholds, from expensive to cheap (first split)", fontsize=8
         )
         return
     axes.set_xlabel(f"threshold λ: defer above it ({shorten(uncertainty, 40)})", fontsize=8)
     infinite = {
-        float(place): "∞" if found.thresholds[0] > 0 else "−∞"
-        for found, place in zip(shown, x, strict=True)
-        if math.isinf(found.thresholds[0])
+        float(place): "∞" if candidate.thresholds[0] > 0 else "−∞"
+        for candidate, place in zip(shown, x, strict=True)
+        if math.isinf(candidate.thresholds[0])
     }
     if not infinite:
         return
@@ -310,11 +310,11 @@ def search_figure(budget: Budget) -> Figure:
 
     A point for each pass: all that it makes known counts at once.
     """
-    found = sorted(budget.candidates, key=lambda c: c.order)
-    values = np.array([c.hypervolume for c in found])
-    x, label = np.array([c.answers for c in found]), "answers of each example"
+    candidates = sorted(budget.candidates, key=lambda c: c.order)
+    values = np.array([c.hypervolume for c in candidates])
+    x, label = np.array([c.answers for c in candidates]), "answers of each example"
     if not np.isfinite(x).all():
-        x, label = np.arange(1, len(found) + 1), "thresholds evaluated"
+        x, label = np.arange(1, len(candidates) + 1), "thresholds evaluated"
     is_last = np.append(np.diff(x) > 0, True)
     x, values = x[is_last], values[is_last]
     with rc_context(STYLE):
@@ -326,7 +326,7 @@ def search_figure(budget: Budget) -> Figure:
         axes.set_ylabel("hypervolume of cost and quality", fontsize=8)
         axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_title(f"search: {len(found)} thresholds evaluated", loc="left", fontsize=9)
+        axes.set_title(f"search: {len(candidates)} thresholds evaluated", loc="left", fontsize=9)
     return figure
 
 

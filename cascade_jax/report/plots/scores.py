@@ -28,15 +28,15 @@ def reliability_figure(panel: Panel, columns: int = 4) -> Figure:
     with rc_context(STYLE):
         figure, axes_of = _multiples(names, columns, 2.5)
         for name, axes in axes_of.items():
-            found = panel.summaries[name].separation
+            separation = panel.summaries[name].separation
             axes.plot([0, 1], [0, 1], linestyle="--", color=GREY, linewidth=0.9)
-            _add_bins(axes, found.reliability_scaled, _WRONG, "s", "--", filled=False)
-            _add_bins(axes, found.reliability, _RIGHT, "o", "-", filled=True)
+            _add_bins(axes, separation.reliability_scaled, _WRONG, "s", "--", filled=False)
+            _add_bins(axes, separation.reliability, _RIGHT, "o", "-", filled=True)
             axes.set_xlim(-0.03, 1.03)
             axes.set_ylim(-0.03, 1.03)
             axes.set_aspect("equal")
-            text = f"{shorten(name, 24)}\nECE {_number(found.ece)}, scaled "
-            axes.set_title(text + _number(found.ece_scaled), fontsize=8, loc="left")
+            text = f"{shorten(name, 24)}\nECE {_number(separation.ece)}, scaled "
+            axes.set_title(text + _number(separation.ece_scaled), fontsize=8, loc="left")
             axes.tick_params(labelsize=7)
         figure.supxlabel("confidence of the small model's answer", fontsize=9)
         figure.supylabel(f"mean {shorten(words(panel.metric), 30)}", fontsize=9)
@@ -51,14 +51,14 @@ def reliability_figure(panel: Panel, columns: int = 4) -> Figure:
 
 
 def _add_bins(
-    axes: Axes, found: Reliability | None, color: str, marker: str, dash: str, filled: bool
+    axes: Axes, reliability: Reliability | None, color: str, marker: str, dash: str, filled: bool
 ) -> None:
-    if found is None:
+    if reliability is None:
         return
-    there = found.count > 0
-    x, y = found.confidence[there], found.quality[there]
+    has_examples = reliability.count > 0
+    x, y = reliability.confidence[has_examples], reliability.quality[has_examples]
     axes.plot(x, y, color=color, linestyle=dash, linewidth=1.2, zorder=3)
-    sizes = 8 + 90 * found.count[there] / found.count.sum()
+    sizes = 8 + 90 * reliability.count[has_examples] / reliability.count.sum()
     face = color if filled else "white"
     axes.scatter(x, y, s=sizes, marker=marker, color=face, edgecolors=color, zorder=4)
 
@@ -72,15 +72,15 @@ def histogram_figure(title: str, cascades: Mapping[str, Cascade], columns: int =
         figure, axes_of = _multiples(list(cascades), columns, 2.2)
         for name, axes in axes_of.items():
             cascade = cascades[name]
-            found = confusion.histogram(cascade.score, cascade.student_quality)
+            histogram = confusion.histogram(cascade.score, cascade.student_quality)
             total = len(cascade.score)
             for counts, color, hatch in (
-                (found.right, _RIGHT, None),
-                (found.wrong, _WRONG, "////"),
+                (histogram.right, _RIGHT, None),
+                (histogram.wrong, _WRONG, "////"),
             ):
                 style = {"color": color, "linewidth": 1.2}
-                axes.stairs(counts / total, found.edges, fill=True, alpha=0.25, color=color)
-                axes.stairs(counts / total, found.edges, hatch=hatch, **style)
+                axes.stairs(counts / total, histogram.edges, fill=True, alpha=0.25, color=color)
+                axes.stairs(counts / total, histogram.edges, hatch=hatch, **style)
             axes.set_title(shorten(name, 26), fontsize=8, loc="left")
             axes.tick_params(labelsize=7)
             axes.locator_params(axis="x", nbins=5)
@@ -102,21 +102,21 @@ def scores_figure(panel: Panel, columns: int = 2) -> Figure:
     Reference: Cascade-Aware Training of Language Models, figures 5 and 6.
     """
     names = list(panel.scores)
-    scores = list(dict.fromkeys(score for found in panel.scores.values() for score in found))
+    scores = list(dict.fromkeys(score for by_score in panel.scores.values() for score in by_score))
     look = styles(scores)
     with rc_context(STYLE):
         figure, axes_of = _multiples(names, columns, 3.0, width=3.9)
         for name, axes in axes_of.items():
-            found = panel.scores[name]
+            by_score = panel.scores[name]
             curve = panel.curves[name]
             ends = curve.student_quality, curve.teacher_quality
             axes.plot([0, 100], ends, color=GREY, linestyle=":", linewidth=1.0)
-            for score, summary in found.items():
+            for score, summary in by_score.items():
                 line = {"color": look[score]["color"], "linestyle": look[score]["linestyle"]}
                 axes.plot(100 * summary.curve.rate, summary.curve.quality, linewidth=1.3, **line)
-            best = max(found, key=lambda score: found[score].area.value)
+            best = max(by_score, key=lambda score: by_score[score].area.value)
             axes.set_title(
-                f"{shorten(name, 24)}: best {shorten(best, 22)} {found[best].area.value:.3f}",
+                f"{shorten(name, 24)}: best {shorten(best, 22)} {by_score[best].area.value:.3f}",
                 fontsize=8,
                 loc="left",
             )
