@@ -1,4 +1,4 @@
-"""What a threshold does to right and wrong answers: counts of kept and deferred ones."""
+"""Counts of right and wrong answers that are kept and deferred, at every threshold."""
 
 import dataclasses
 

@@ -124,7 +124,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     points = {}
     if config.policy:
         points = policy_points.points(config.policy, tables, cascades, config.score, config.cost)
-    live = {name: live_cascades.of_records(table) for name, table in tables.items()}
+    live = {name: live_cascades.from_records(table) for name, table in tables.items()}
     return dataclasses.replace(
         panels.evaluate_tables(tables, cascades, by_score, settings),
         live={name: cascade for name, cascade in live.items() if cascade},

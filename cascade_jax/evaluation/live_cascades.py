@@ -1,4 +1,4 @@
-"""A token-level cascade that ran live, in figures, from the records' columns `cascade_*`."""
+"""Figures of a token-level cascade that ran live, from the records' columns `cascade_*`."""
 
 import dataclasses
 import math
@@ -29,7 +29,7 @@ class LiveCascade:
       by_position: share of the answers' tokens at each position that is deferred.
       reached: how many answers have a token at each position.
       thresholds: of the policy; () if the records do not say.
-      uncertainty: what was compared with them; "" likewise.
+      uncertainty: name of what was compared with them; "" likewise.
       task_quality: by task, the mean, or the figure of its corpus metric if it has one; NaN if the
         records have no statistics of the live cascade for that.
       task_share: by task, deferred tokens / all tokens.
@@ -50,7 +50,7 @@ class LiveCascade:
     task_share: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-def of_records(records: Records) -> LiveCascade | None:
+def from_records(records: Records) -> LiveCascade | None:
     """The live cascade of a records table; None if it holds none.
 
     Position j is the j-th token of an answer; ``by_position[j] = deferred there / answers that
@@ -93,16 +93,16 @@ def of_records(records: Records) -> LiveCascade | None:
 def _quality_of(records: Records, task: str) -> float:
     """Of one task: the mean, or its corpus metric from added counts."""
     rows, counts = np.flatnonzero(records.task == task), records.cascade_statistics
-    found = records.statistics(task)
-    if found is None:
+    task_counts = records.statistics(task)
+    if task_counts is None:
         return float(np.mean(records.cascade_quality[rows]))
     if counts is None:
         return math.nan
-    at = records.statistics_offsets[rows][:, None] + np.arange(found.metric.num_statistics)
-    return float(found.metric.scores(counts[at].sum(axis=0)[None])[0])
+    at = records.statistics_offsets[rows][:, None] + np.arange(task_counts.metric.num_statistics)
+    return float(task_counts.metric.scores(counts[at].sum(axis=0)[None])[0])
 
 
 def thresholds_of(policy: Mapping[str, Any]) -> tuple[float, ...]:
     """Thresholds of a certificate that is JSON, infinite ones as texts; () if it has none."""
-    found = policy.get("thresholds") or ()
-    return tuple(_INFINITE[v] if v in _INFINITE else float(v) for v in found)
+    values = policy.get("thresholds") or ()
+    return tuple(_INFINITE[v] if v in _INFINITE else float(v) for v in values)

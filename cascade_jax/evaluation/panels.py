@@ -65,11 +65,11 @@ def score_all(
         for score in (settings.score, *several):
             routers.check_not_fitted_on(score, answers, *qualities, table.metadata["split"])
         main = np.asarray(settings.score(answers))
-        found = {name_of(settings.score): main} if several else {}
+        values = {name_of(settings.score): main} if several else {}
         for score in several:
-            if name_of(score) not in found:
-                found[name_of(score)] = np.asarray(score(answers))
-        by_score[name] = found
+            if name_of(score) not in values:
+                values[name_of(score)] = np.asarray(score(answers))
+        by_score[name] = values
         student_cost, teacher_cost = settings.cost(table)
         cascades[name] = Cascade(
             score=main,
@@ -85,8 +85,8 @@ def score_all(
 def _several(tables: Mapping[str, Records], settings: Settings) -> Sequence[DeferralScore]:
     if settings.scores != AVAILABLE:
         return settings.scores
-    found = [scores_lib.available(table.student) for table in tables.values()]
-    return [score for score in found[0] if all(score in others for others in found)]
+    available = [scores_lib.available(table.student) for table in tables.values()]
+    return [score for score in available[0] if all(score in others for others in available)]
 
 
 def rows_by_task(tasks: np.ndarray) -> dict[str, Int[np.ndarray, " rows"]]:
@@ -108,7 +108,7 @@ def tasks_of_groups(
     Raises:
       ValueError: a pattern that no task matches.
     """
-    found = {}
+    members = {}
     for group, patterns in groups.items():
         chosen = set()
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -119,8 +119,8 @@ def tasks_of_groups(
                     f"{nearest(pattern, tasks)!r} of {len(tasks)} tasks"
                 )
             chosen |= set(matching)
-        found[group] = tuple(task for task in tasks if task in chosen)
-    return found
+        members[group] = tuple(task for task in tasks if task in chosen)
+    return members
 
 
 def evaluate_tables(
@@ -136,9 +136,8 @@ def evaluate_tables(
     mixture = str(first.metadata["mixture"])
     tasks, per_example, notes = {}, {}, []
     pooled = settings.panel(mixture, _metric_names(first), cascades, scores=by_score)
-    for task, of_task in rows.items():
-        found, means, note = _of_task(task, of_task, tables, cascades, settings)
-        tasks[task] = found
+    for task, task_rows in rows.items():
+        tasks[task], means, note = _task_panels(task, task_rows, tables, cascades, settings)
         per_example |= {} if means is None else {task: means}
         notes += [note] if note else []
     return Evaluation(
@@ -154,7 +153,7 @@ def evaluate_tables(
         figures=split_figures.compute(tables, tasks, per_example),
         notes=tuple(notes),
         groups={
-            group: _of_group(group, [rows[task] for task in members], first, cascades, settings)
+            group: _group_panel(group, [rows[task] for task in members], first, cascades, settings)
             for group, members in groups.items()
         },
         group_tasks=groups,
@@ -163,7 +162,7 @@ def evaluate_tables(
     )
 
 
-def _of_task(
+def _task_panels(
     task: str,
     rows: Int[np.ndarray, " rows"],
     tables: Mapping[str, Records],
@@ -174,17 +173,17 @@ def _of_task(
     first = next(iter(tables.values()))
     taken = {name: cascade.take(rows) for name, cascade in cascades.items()}
     means = settings.panel(task, _metric_names(first, rows), taken)
-    found = {name: table.statistics(task) for name, table in tables.items()}
-    lacking = [name for name, statistics in found.items() if statistics is None]
+    counts = {name: table.statistics(task) for name, table in tables.items()}
+    lacking = [name for name, statistics in counts.items() if statistics is None]
     if lacking:
         note = f"{task} has no curve of its corpus metric: no statistics in the records of "
         return means, None, (note + ", ".join(lacking)) * (len(lacking) < len(tables))
-    taken = {n: dataclasses.replace(c, statistics=found[n]) for n, c in taken.items()}
-    label = next(iter(found.values())).metric.label
+    taken = {n: dataclasses.replace(c, statistics=counts[n]) for n, c in taken.items()}
+    label = next(iter(counts.values())).metric.label
     return settings.panel(task, f"{label} (corpus)", taken), means, ""
 
 
-def _of_group(
+def _group_panel(
     group: str,
     parts: Sequence[np.ndarray],
     first: Records,

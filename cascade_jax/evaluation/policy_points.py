@@ -1,4 +1,4 @@
-"""Where a certified policy stands on the records that are evaluated, and if its promise is kept.
+"""A certified policy on the records that are evaluated: its point, and whether its promise holds.
 
 A policy that defers answers is applied to the records' scores. One that defers tokens can not be
 replayed, as the answer changes after the first deferred token: its answers must be in the records.
@@ -36,14 +36,14 @@ class PolicyError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
-    """A promise and what was measured.
+class RiskCheck:
+    """A certified risk limit and its held-out estimate.
 
     Attributes:
       name: of the risk.
       limit: what its mean is promised not to exceed.
-      measured: its mean on these records; NaN if they can not tell.
-      is_within: whether that is at most the limit; None if they can not tell.
+      measured: its mean on these records; NaN where they do not determine it.
+      is_within: whether that is at most the limit; None where it is not known.
     """
 
     name: str
@@ -88,7 +88,7 @@ class PolicyPoint:
     quality: float
     cost: float
     flops: float
-    kept: tuple[Kept, ...]
+    kept: tuple[RiskCheck, ...]
     warnings: tuple[str, ...]
 
 
@@ -99,7 +99,7 @@ def points(
     score: DeferralScore,
     cost: CostModel,
 ) -> dict[str, PolicyPoint]:
-    """The policy of a certificate on every cascade that it is of.
+    """The policy of a certificate on every cascade whose models it was made for.
 
     Args:
       path: of the certificate.
@@ -111,17 +111,17 @@ def points(
       PolicyError: the certificate is of none of the cascades (what differs), or of no policy.
       ValueError: not a certificate.
     """
-    found = certificate_file.load(path)
+    certificate = certificate_file.load(path)
     try:
-        found.policy()
+        certificate.policy()
     except ValueError as error:
         raise PolicyError(f"{path}: {error}") from None
-    differing = {name: difference(found, table, score) for name, table in tables.items()}
+    differing = {name: difference(certificate, table, score) for name, table in tables.items()}
     if all(differing.values()):
         listed = "; ".join(f"{name}: {text}" for name, text in differing.items())
         raise PolicyError(f"{path} is not a certificate of what is evaluated: {listed}")
     return {
-        name: _point(os.fspath(path), found, tables[name], cascades[name], cost)
+        name: _point(os.fspath(path), certificate, tables[name], cascades[name], cost)
         for name, text in differing.items()
         if not text
     }
@@ -214,7 +214,7 @@ def _point(
         delta=certificate.delta,
         num_examples=len(table),
         num_judged=len(rows),
-        kept=tuple(_kept(risk, spent, lost, certificate, table) for risk in certificate.risks),
+        kept=tuple(_checked(risk, spent, lost, certificate, table) for risk in certificate.risks),
         warnings=_warnings(certificate, table, len(table) - len(rows)),
         **measured,
     )
@@ -237,16 +237,16 @@ def _unseen(certificate: Certificate, table: Records) -> Int[np.ndarray, " rows"
 def _measured(
     certificate: Certificate, table: Records, cascade: Cascade, cost: CostModel
 ) -> tuple[dict[str, float], float, float]:
-    """Fields of a point, what a budget counts as cost, and what is lost of the large model's."""
+    """Fields of a point, the cost that a budget limits, and the loss against the large model."""
     if certificate.level == ANSWER:
-        found = _of_answers(certificate, table, cascade)
+        point = _replayed(certificate, table, cascade)
     else:
-        found = _of_tokens(certificate, table, cascade, cost)
-    spent = found.pop("spent")
-    return found, spent, float(np.mean(table.teacher_quality)) - found["quality"]
+        point = _as_recorded(certificate, table, cascade, cost)
+    spent = point.pop("spent")
+    return point, spent, float(np.mean(table.teacher_quality)) - point["quality"]
 
 
-def _of_answers(certificate: Certificate, table: Records, cascade: Cascade) -> dict[str, float]:
+def _replayed(certificate: Certificate, table: Records, cascade: Cascade) -> dict[str, float]:
     """``deferred = score > τ``; cost is ``mean(C_S + deferred · C_L)``."""
     deferred = certificate.policy().defers(cascade.score)
     large = np.broadcast_to(np.asarray(cascade.teacher_cost, np.float64), deferred.shape)
@@ -263,10 +263,10 @@ def _of_answers(certificate: Certificate, table: Records, cascade: Cascade) -> d
     }
 
 
-def _of_tokens(
+def _as_recorded(
     certificate: Certificate, table: Records, cascade: Cascade, cost: CostModel
 ) -> dict[str, float]:
-    live = live_cascades.of_records(table)
+    live = live_cascades.from_records(table)
     spent = live.cost
     if (length := certificate.data.target_length) and not live.is_length_stated:
         spent = live.cost * live.max_length / length
@@ -280,10 +280,10 @@ def _of_tokens(
 
 
 def cost_of_live(live: LiveCascade, cascade: Cascade, cost: CostModel) -> float:
-    """What a live cascade costs in the unit of an evaluation.
+    """Cost of a live cascade in the unit of an evaluation.
 
     By FLOPs what was really spent; by parameters ``C_S + share of tokens deferred · C_L``, a token;
-    of seconds and prices records do not tell: NaN.
+    NaN for seconds and prices, which records do not hold.
     """
     if isinstance(cost, Flops):
         return live.flops
@@ -293,19 +293,21 @@ def cost_of_live(live: LiveCascade, cascade: Cascade, cost: CostModel) -> float:
     return math.nan
 
 
-def _kept(risk: Risk, spent: float, lost: float, certificate: Certificate, table: Records) -> Kept:
-    """A risk on these records: of paired differences, what is lost; else the share deferred."""
+def _checked(
+    risk: Risk, spent: float, lost: float, certificate: Certificate, table: Records
+) -> RiskCheck:
+    """A risk on these records: the loss if it is one of paired differences, else the share."""
     measured = math.nan
     if risk.lower >= 0 and "defer" in risk.name:
         measured = spent
     elif risk.lower < 0 and _has_objective(certificate, table):
         measured = lost
     is_within = None if math.isnan(measured) else measured <= risk.limit
-    return Kept(risk.name, risk.limit, measured, is_within)
+    return RiskCheck(risk.name, risk.limit, measured, is_within)
 
 
 def _has_objective(certificate: Certificate, table: Records) -> bool:
-    """Whether the records' quality is what a loss of quality was promised in."""
+    """Whether the records' quality is the metric in which a loss of quality was promised."""
     metric = certificate.data.metric or certificate.objective
     if certificate.level == ANSWER or metric in ("quality", "task"):
         return True
@@ -313,24 +315,24 @@ def _has_objective(certificate: Certificate, table: Records) -> bool:
 
 
 def _warnings(certificate: Certificate, table: Records, num_seen: int) -> tuple[str, ...]:
-    found, split = [], certificate.data.split
+    warnings, split = [], certificate.data.split
     if num_seen == len(table):
-        found.append(
+        warnings.append(
             "The certificate was made on these very examples. Its promise is about new ones: "
             "nothing here can tell whether it is kept."
         )
     elif num_seen:
-        found.append(
+        warnings.append(
             f"The certificate was made on {num_seen:,} of these {len(table):,} examples, or on "
             "others of the same input. Its promise is about new ones, so it was measured on the "
             f"other {len(table) - num_seen:,}."
         )
     elif not certificate.seen and split == table.metadata["split"]:
-        found.append(
+        warnings.append(
             f"The certificate was made on the split {split!r} of the same data and does "
             "not say on which examples, so some here may have chosen the thresholds. Its promise "
             "is about new ones: measure it on another split."
         )
     if certificate.status != CERTIFIED:
-        found.append("Nothing could be certified: the fallback keeps the limit trivially.")
-    return tuple(found)
+        warnings.append("Nothing could be certified: the fallback keeps the limit trivially.")
+    return tuple(warnings)

@@ -4,7 +4,7 @@ import html
 import math
 
 from cascade_jax.evaluation.costs import prefix_of, short_label
-from cascade_jax.evaluation.policy_points import Kept
+from cascade_jax.evaluation.policy_points import RiskCheck
 from cascade_jax.evaluation.results import Panel
 from cascade_jax.text_table import number
 
@@ -18,7 +18,7 @@ def cost_text(panel: Panel, value: float) -> str:
     return f"{value / scale:.3g} {prefix}{label}"
 
 
-def promise_text(kept: Kept) -> str:
+def promise_text(kept: RiskCheck) -> str:
     """A promise and what was measured, in words."""
     verdict = {True: "within", False: "above it", None: "these records can not tell"}
     measured = "" if kept.is_within is None else f"measured {number(kept.measured)}: "

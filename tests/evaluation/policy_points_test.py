@@ -126,12 +126,12 @@ def test_a_policy_of_tokens_is_what_the_columns_say(folder, tmp_path):
     lost = np.mean(table.teacher_quality) - np.mean(table.cascade_quality)
     assert [kept.measured for kept in point.kept] == pytest.approx([spent, lost])
     assert [kept.is_within for kept in point.kept] == [spent <= 0.2, lost <= 0.5]
-    assert policy_points.live_cascades.of_records(table).cost == pytest.approx(spent)
+    assert policy_points.live_cascades.from_records(table).cost == pytest.approx(spent)
 
 
 def test_what_a_live_cascade_costs_by_each_cost(folder):
     table = records.read(folder / "cat.parquet")
-    live = policy_points.live_cascades.of_records(table)
+    live = policy_points.live_cascades.from_records(table)
     cascade = policy_points.Cascade(np.zeros(2), np.zeros(2), np.ones(2), 3.0, np.array([10.0, 20]))
     wanted = 3 + live.token_share * 15
     assert policy_points.cost_of_live(live, cascade, Parameters()) == pytest.approx(wanted)

@@ -39,9 +39,9 @@ PNGS = {name: html_page_test.PNG for name in ("budget", "budget_thresholds", "li
 
 def point(**changes):
     kept = (
-        policy_points.Kept("deferred tokens / 20", 0.2, 0.1875, True),
-        policy_points.Kept("loss", 0.01, 0.02, False),
-        policy_points.Kept("other", 0.01, math.nan, None),
+        policy_points.RiskCheck("deferred tokens / 20", 0.2, 0.1875, True),
+        policy_points.RiskCheck("loss", 0.01, 0.02, False),
+        policy_points.RiskCheck("other", 0.01, math.nan, None),
     )
     found = policy_points.PolicyPoint(
         "runs/<c>.json", "token", "certified", "On new examples, kept.", "log_prob",

@@ -1,4 +1,4 @@
-// Budgets and live cascades: cost and quality against α, deferrals by position, who wrote what.
+// Budgets and live cascades: cost and quality against α, deferrals by position, the writer of each token.
 
 // A line of means with markers, and a band from the lowest to the highest where there is one.
 function drawSpread(svg, x, y, alphas, spreads, i) {
@@ -88,10 +88,10 @@ function budgets() {
   return h("div", {}, choice, h("div", { class: "pair" }, risk, quality), legendBox);
 }
 
-function drawPositions(svg, found, { width, height }) {
+function drawPositions(svg, live, { width, height }) {
   sized(svg, width, height);
   const box = { left: 50, right: width - 14, top: 28, bottom: height - 46 };
-  const shares = found.by_position;
+  const shares = live.by_position;
   const x = linear(0.5, shares.length + 0.5, box.left, box.right, 8);
   x.ticks = x.ticks.filter(Number.isInteger);
   const y = linear(0, Math.max(...shares, 0.01), box.bottom, box.top, 4);
@@ -103,7 +103,7 @@ function drawPositions(svg, found, { width, height }) {
     const left = x(i + 0.6);
     svg.append(s("rect", { class: "bar right", x: left, width: Math.max(x(i + 1.4) - left, 0.5),
       y: y(share), height: Math.max(y(0) - y(share), 0) },
-    s("title", {}, `token ${i + 1}: ${show.percent(share)} of ${show.count(found.reached[i])}`)));
+    s("title", {}, `token ${i + 1}: ${show.percent(share)} of ${show.count(live.reached[i])}`)));
   });
 }
 

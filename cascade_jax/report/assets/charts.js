@@ -1,4 +1,4 @@
-// The charts. Series differ by colour, dash and marker, so that they can be told apart in print.
+// The charts. Series differ by colour, dash and marker, so that they can be distinguished in print.
 
 const DASHES = ["", "9 4", "3 3", "10 3 2 3", "14 4", "5 2", "2 2 8 2"];
 const MARKED = [0, 0.25, 0.5, 0.75, 1];
@@ -112,9 +112,9 @@ function drawCurves(svg, panel, { width, height, axis, chosen, point, isSmall })
   return { x, y, box, values: across.of };
 }
 
-// The place of the value that is nearest to the wanted one, the first of equals.
-const nearest = (values, wanted) => values.reduce((found, value, i) =>
-  (Math.abs(value - wanted) < Math.abs(values[found] - wanted) ? i : found), 0);
+// The index of the value that is nearest to a target, the first of equals.
+const nearest = (values, target) => values.reduce((best, value, i) =>
+  (Math.abs(value - target) < Math.abs(values[best] - target) ? i : best), 0);
 
 // Shares of the right answers upwards (filled), of the wrong ones downwards (hollow); deferred is
 // what lies right of τ.
@@ -156,17 +156,17 @@ function drawReliability(svg, { before, after }, { width, height }) {
   svg.append(...axes(box, x, y, { xText: String, yText: String, yTitle: "mean quality",
     xTitle: "confidence of the small model" }));
   svg.append(s("path", { class: "ideal", d: through([x(0), x(1)], [y(0), y(1)]) }));
-  for (const [found, kind] of [[after, "scaled"], [before, "plain"]]) {
-    if (!found) continue;
-    const bins = found.count.map((_, i) => i).filter((i) => found.count[i]);
-    const [xs, ys] = [found.confidence, found.quality];
+  for (const [points, kind] of [[after, "scaled"], [before, "plain"]]) {
+    if (!points) continue;
+    const bins = points.count.map((_, i) => i).filter((i) => points.count[i]);
+    const [xs, ys] = [points.confidence, points.quality];
     svg.append(s("path", { class: `reliability ${kind}`,
       d: through(bins.map((i) => x(xs[i])), bins.map((i) => y(ys[i]))) }));
-    const largest = Math.max(...found.count);
+    const largest = Math.max(...points.count);
     for (const i of bins)
       svg.append(s("circle", { cx: x(xs[i]), cy: y(ys[i]), class: `dot ${kind}`,
-        r: 3 + 7 * Math.sqrt(found.count[i] / largest) }, s("title", {},
-        `${show.count(found.count[i])} examples: confidence ${show.quality(xs[i])}, ` +
+        r: 3 + 7 * Math.sqrt(points.count[i] / largest) }, s("title", {},
+        `${show.count(points.count[i])} examples: confidence ${show.quality(xs[i])}, ` +
         `quality ${show.quality(ys[i])}`)));
   }
 }

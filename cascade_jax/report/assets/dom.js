@@ -49,10 +49,10 @@ const show = {
 };
 
 // A linear map with round ticks: scale(value) is a coordinate, scale.ticks are values.
-function linear(low, high, from, to, wanted = 5) {
+function linear(low, high, from, to, numTicks = 5) {
   if (!(high > low)) [low, high] = [low - 0.5, low + 0.5];
   const scale = (value) => from + ((value - low) / (high - low)) * (to - from);
-  const rough = (high - low) / wanted;
+  const rough = (high - low) / numTicks;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 2.5, 5, 10].find((m) => m * power >= rough * 0.999);
   scale.ticks = [];

@@ -72,7 +72,7 @@ function card(example) {
       row("small model", verdict(answer.quality), tokens(answer)),
       row("large model", verdict(example.teacher_quality),
         h("div", {}, ...longText(example.teacher_answer))),
-      extra.rows.map((made) => made(answer)).filter(isKnown).map((found) => row(...found)).flat()));
+      extra.rows.map((build) => build(answer)).filter(isKnown).map((cells) => row(...cells)).flat()));
 }
 
 function browser() {
@@ -117,12 +117,12 @@ function browser() {
   }
 
   function fill() {
-    const found = rows.filter(matches);
+    const matching = rows.filter(matches);
     if (filter.order !== "none")
-      found.sort((a, b) => ORDERS[filter.order][1](a.answers[state.name], b.answers[state.name]));
-    list.replaceChildren(...found.slice(0, shown).map(card));
-    more.hidden = found.length <= shown;
-    const text = `${show.count(found.length)} match, of ${show.count(rows.length)} drawn evenly ` +
+      matching.sort((a, b) => ORDERS[filter.order][1](a.answers[state.name], b.answers[state.name]));
+    list.replaceChildren(...matching.slice(0, shown).map(card));
+    more.hidden = matching.length <= shown;
+    const text = `${show.count(matching.length)} match, of ${show.count(rows.length)} drawn evenly ` +
       `by task and by right or wrong from ${show.count(total)} in the records. Cascade ` +
       `${state.name}, τ = ${show.tau(tauNow())}.`;
     if (count.textContent !== text) count.textContent = text;
@@ -137,5 +137,5 @@ function browser() {
   const key = h("p", { class: "soft tokens" }, "Tokens by the small model's probability: ",
     ["0.9 or more", "below 0.9", "below 0.5", "below 0.1"]
       .flatMap((text, level) => [h("span", { class: `token t${level}` }, text), "  "]));
-  return h("div", {}, bar, count, key, extra.keys.map((made) => made()), list, more);
+  return h("div", {}, bar, count, key, extra.keys.map((build) => build()), list, more);
 }

@@ -238,13 +238,13 @@ function smallChart(describe, drawWith) {
 }
 
 function distributions() {
-  const wanted = `deferral score: ${data.score}`;
+  const title = `deferral score: ${data.score}`;
   const [scores, drawScores] = smallChart(() => {
     const c = cascadeNow();
     return `Histogram of scores of ${state.name}: of the right answers ` +
       `${show.count(c.right_deferred[state.point])} lie above τ, of the wrong ones ` +
       `${show.count(c.wrong_deferred[state.point])}.`;
-  }, (svg, size) => drawHistogram(svg, cascadeNow(), tauNow(), { ...size, title: wanted }));
+  }, (svg, size) => drawHistogram(svg, cascadeNow(), tauNow(), { ...size, title }));
   const [calibrated, drawCalibrated] = smallChart(() => {
     const { confidence, quality, count } = cascadeNow().reliability.before;
     return "Reliability: " + count.flatMap((n, i) => (n ? [`confidence ` +
