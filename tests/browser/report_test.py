@@ -381,7 +381,7 @@ def test_without_javascript_sentences_and_tables_are_there(report):
             "area",
             "to_english",
             "Definitions",
-            "schema version 1",
+            f"schema version {records.SCHEMA_VERSION}",
             "summary.md",
         ):
             assert needed in text
