@@ -10,12 +10,13 @@ import pytest
 import seqio
 from flax import linen as nn
 
-from cascade_jax.collection import answers, measuring
+from cascade_jax.collection import answers, live_answers, measuring
 from cascade_jax.collection import questions as questions_lib
 from cascade_jax.collection.questions import GREEDY, RANK, Questions
 from cascade_jax.data import pipeline
 from cascade_jax.models import flops
 from cascade_jax.models.t5 import T5, parameter_shapes
+from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs.saved_model import LoadedModel
 from cascade_jax.task_metrics import quality
@@ -214,6 +215,28 @@ def test_a_program_is_compiled_once_for_all_batches_and_models(mixture, model):
         scaled = jax.tree.map(lambda leaf, scale=scale: leaf * np.float32(scale), params)
         answers.answer(LoadedModel("tiny", module, scaled), questions, 2)
     assert traces == [(2, 12)]
+
+
+def test_every_model_computes_by_its_own_sharding_rules(mixture, model):
+    """Alone and in a live cascade, though all are of one config."""
+    seen = []
+
+    class SeeingT5(T5):
+        def encode(self, inputs, **kwargs):
+            seen.append(nn.get_logical_axis_rules())
+            return super().encode(inputs, **kwargs)
+
+    module = SeeingT5(model[0].config)
+    tables = [rules.table(rules.TABLES[name]) for name in ("fsdp", "tensor")]
+    models = [LoadedModel("tiny", module, model[1], table) for table in tables]
+    data = dataclasses.replace(DATA, batch_size=8)
+    questions = questions_of(mixture, GREEDY, data)
+    alone = [answers.answer(each, questions) for each in models]
+    assert seen == tables and alone[0].texts == alone[1].texts
+    seen.clear()
+    (live,) = live_answers.decode(models, questions, "log_prob", [-np.inf])  # the second model's
+    assert set(seen) == set(tables) and live.texts == alone[1].texts
+    assert live.is_deferred.sum(axis=1).tolist() == live.lengths.tolist()
 
 
 def test_a_batch_of_another_size_changes_nothing(mixture, model):
