@@ -38,7 +38,7 @@ def test_every_pair_has_its_commands():
 
 
 def test_the_families_are_those_supported():
-    table = PAGE.split("## What loads")[1].split("\n## ")[0]
+    table = PAGE.split("## Supported families")[1].split("\n## ")[0]
     cells = [row.split(" | ")[1] for row in re.findall(r"^\|.*\|$", table, re.M)[2:]]
     named = {name for cell in cells for name in cell.split(", ")}
     assert named == {*hf_families.FAMILIES, hf_families.GEMMA3_WITH_IMAGES}
