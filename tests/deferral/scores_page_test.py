@@ -11,6 +11,7 @@ import pytest
 
 from cascade_jax.cli import commands, gin_config
 from cascade_jax.deferral import routers, scores
+from cascade_jax.deferral.routers import kinds
 from tests.benchmarks import scores as made
 
 
