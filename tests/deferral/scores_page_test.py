@@ -11,7 +11,6 @@ import pytest
 
 from cascade_jax.cli import commands, gin_config
 from cascade_jax.deferral import routers, scores
-from cascade_jax.deferral.routers import kinds
 from tests.benchmarks import scores as made
 
 
