@@ -37,9 +37,21 @@ def read_objects(
                 ) from None
             except RecursionError:
                 raise error(f"{where}: nested too deeply to be read") from None
+            if rb"\ud" in line.lower() and _has_half_a_character(value):
+                raise error(
+                    f"{where}: holds half of a character, such as \\ud83d alone, which is no text"
+                )
             if not isinstance(value, dict):
                 raise error(f"{where}: is {shown(value)}; must be an object {{...}}")
             yield where, value
+
+
+def _has_half_a_character(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def shown(value: Any) -> str:

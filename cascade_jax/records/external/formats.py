@@ -140,8 +140,10 @@ def _vllm_place(line: Line, name: str, i: int, by_id: Any, token: Any):
         raise line.fail(f"{name}[{i}] has no log-prob of the chosen token {shown(token)}")
     top = sorted(((value, key) for key, value in entries.items()), key=lambda e: (-e[0], e[1]))
     chosen = chosen if isinstance(chosen, dict) else {}
-    rank = chosen.get("rank")
-    if type(rank) is int and rank > len(top):
+    rank = chosen.get("rank", 0)
+    if type(rank) not in (int, type(None)):
+        raise line.fail(f"{name}[{i}] has the rank {shown(rank)}; must be a whole number")
+    if (rank or 0) > len(top):
         top.pop()  # the chosen token stands beside the largest ones, not among them
     return entries[int(token)], chosen.get("decoded_token"), top
 
