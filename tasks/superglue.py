@@ -9,7 +9,7 @@ most 3,000 each; three more mixtures differ in their rates alone.
 from collections.abc import Callable, Mapping, Sequence
 
 from cascade_jax.data import sources
-from cascade_jax.task_metrics import answer_metrics, quality
+from cascade_jax.task_metrics import classes, quality, short_answers
 from tasks import superglue_preprocessors as preprocessors
 from tasks.registration import add_mixtures, add_task, references_as_target
 
@@ -74,8 +74,8 @@ def _add_multirc() -> str:
         "multirc",
         _source("multirc", fields | {"idx/question": int}),
         preprocessors.multirc(),
-        answer_metrics.BinaryF1(),
-        answer_metrics.group_exact_match,
+        classes.BinaryF1(),
+        classes.group_exact_match,
         postprocess_fn=preprocessors.with_question,
     )
 
@@ -86,7 +86,7 @@ def _add_record() -> str:
         "record",
         _source("record", fields),
         preprocessors.record(),
-        answer_metrics.squad,
+        short_answers.squad,
         postprocess_fn=references_as_target,
         kind="multiple_choice",
     )
@@ -107,9 +107,7 @@ _ENTAILMENT = ("entailment", "contradiction", "neutral")
 
 TASKS = (
     _add_labelled("boolq", ["passage", "question"], preprocessors.TRUE_FALSE),
-    _add_labelled(
-        "cb", ["hypothesis", "premise"], _ENTAILMENT, answer_metrics.MeanClassF1(_ENTAILMENT)
-    ),
+    _add_labelled("cb", ["hypothesis", "premise"], _ENTAILMENT, classes.MeanClassF1(_ENTAILMENT)),
     _add_labelled("copa", ["choice1", "choice2", "premise", "question"], ["choice1", "choice2"]),
     _add_multirc(),
     _add_record(),

@@ -162,7 +162,7 @@ class Records:
         return corpus.Statistics(metric, *counts)
 
     def take(self, rows: Int[np.ndarray, " rows"]) -> "Records":
-        """The given rows, in the given order."""
+        """These rows, in this order."""
         return dataclasses.replace(self, columns=self.columns.take(np.asarray(rows)))
 
 

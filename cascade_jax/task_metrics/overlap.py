@@ -98,8 +98,8 @@ class WordEditDistance:
             for references, prediction in quality.text_pairs(targets, predictions)
         ]
         figures = {"min": np.min, "max": np.max, "mean": np.mean, "median": np.median}
-        found = {f"{name}_edit": float(fn(distances)) for name, fn in figures.items()}
-        return found | {"sum_edit": float(np.sum(distances))}
+        values = {f"{name}_edit": float(fn(distances)) for name, fn in figures.items()}
+        return values | {"sum_edit": float(np.sum(distances))}
 
     def per_example(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         """Mean similarity, the most similar reference of each example."""

@@ -8,9 +8,10 @@ threshold. A metric of the whole list (`corpus_metric`) is not; it says what mea
 | where | metrics |
 |---|---|
 | here | accuracy, word F1, ROUGE-L of words split at white space, sentence chrF |
-| answer_metrics.py | F1 of classes, groups, Matthews, correlations, SQuAD, TriviaQA |
-| overlap_metrics.py | ROUGE, word edit distance |
-| translation_metrics.py | corpus BLEU and chrF, by statistics that add up |
+| classes.py | F1 of classes, groups, Matthews, correlations |
+| short_answers.py | SQuAD, TriviaQA |
+| overlap.py | ROUGE, word edit distance |
+| translation.py | corpus BLEU and chrF, by statistics that add up |
 """
 
 import functools
@@ -69,8 +70,8 @@ def text_pairs(targets: Sequence[Any], predictions: Sequence[Any]) -> list[tuple
         references, prediction = references_of(value_of(target)), value_of(prediction)
         for kind, text in [("prediction", prediction), *(("target", r) for r in references)]:
             if not isinstance(text, str):
-                found = f"{text!r} ({type(text).__name__})"
-                raise ValueError(f"{kind} of example {i} is {found}; must be text")
+                shown = f"{text!r} ({type(text).__name__})"
+                raise ValueError(f"{kind} of example {i} is {shown}; must be text")
         pairs.append((references, prediction))
     return pairs
 
@@ -80,7 +81,9 @@ def mean_of_best(
 ) -> float:
     """Mean over examples of the highest score_fn(reference, prediction); ValueError if not text."""
     pairs = text_pairs(targets, predictions)
-    return float(np.mean([max(score_fn(r, given) for r in wanted) for wanted, given in pairs]))
+    return float(
+        np.mean([max(score_fn(r, text) for r in references) for references, text in pairs])
+    )
 
 
 def corpus_metric(per_example: MetricFn) -> Callable[[MetricFn], MetricFn]:
@@ -124,8 +127,8 @@ def accuracy(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, fl
     """
     check_pairs(targets, predictions)
     is_right = [
-        any(_is_same(reference, value_of(given)) for reference in references_of(value_of(wanted)))
-        for wanted, given in zip(targets, predictions, strict=True)
+        any(_is_same(reference, value_of(answer)) for reference in references_of(value_of(target)))
+        for target, answer in zip(targets, predictions, strict=True)
     ]
     return {"accuracy": float(np.mean(is_right))}
 
@@ -176,7 +179,7 @@ def rouge_l(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, 
     """ROUGE-L F1 over lower-cased words split at white space, no stemming; best reference counts.
 
     Suits every language that has spaces; punctuation belongs to its word. For the figures that
-    papers on English print, with rouge-score's own words, see `overlap_metrics.Rouge`.
+    papers on English print, with rouge-score's own words, see `overlap.Rouge`.
 
     Example: target "a dog ran off", prediction "a cat ran": "a ran" is common, F1 = 2 * 2 / 7.
 
@@ -274,15 +277,15 @@ def split_figures(
 ) -> dict[str, float]:
     """All metrics of a task over all examples at once, in their own units.
 
-    Two metrics that give one name with different values are told apart by their place:
+    Two metrics that give one name with different values are numbered by their place:
     ``{"f1": 0.5, "f1_2": 0.4}``. What is no number is left out.
     """
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for place, metric_fn in enumerate(task_metric_fns, start=1):
         for name, value in metric_fn(targets, predictions).items():
             value = getattr(value, "value", value)
             if np.ndim(value) or not isinstance(value, int | float | np.number):
                 continue
-            is_new = found.get(name, value) == value
-            found[name if is_new else f"{name}_{place}"] = float(value)
-    return found
+            is_new = figures.get(name, value) == value
+            figures[name if is_new else f"{name}_{place}"] = float(value)
+    return figures

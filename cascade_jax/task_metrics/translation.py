@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import importlib.util
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
@@ -35,21 +35,6 @@ LANGUAGE_TOKENIZERS = {
     "ja": "ja-mecab",
     "zh": "zh",
 }  # fmt: skip
-
-
-@runtime_checkable
-class AdditiveMetric(Protocol):
-    """A corpus metric that is a function of summed per-example statistics."""
-
-    def statistics(
-        self, targets: Sequence[Any], predictions: Sequence[Any]
-    ) -> Int[np.ndarray, "N K"]:
-        """Counts of every example."""
-        ...
-
-    def score(self, summed: Int[np.ndarray, " K"]) -> float:
-        """The corpus figure in [0, 1] of the examples whose statistics were added."""
-        ...
 
 
 def tokenizer_of(language: str) -> str:
@@ -104,14 +89,14 @@ def _sacrebleu_bleu(tokenize: str, lowercase: bool):
 class Bleu:
     """Corpus BLEU-4 with sacrebleu's defaults (exponential smoothing), in [0, 1].
 
-    min(1, exp(1 - r / c)) * (p_1 p_2 p_3 p_4)^(1/4), with c words given, reference length r, and
-    p_n the share of given n-grams that the references have.
+    min(1, exp(1 - r / c)) * (p_1 p_2 p_3 p_4)^(1/4), with c words predicted, reference length r,
+    and p_n the share of predicted n-grams that the references have.
     A corpus metric; each example by itself has its sentence BLEU (orders that a short sentence
     cannot have are left out), whose mean is not corpus BLEU.
 
     Example: target "the cat sat on it", prediction "the cat sat on": all n-grams are right, one
     word is missing: exp(1 - 5 / 4) = 0.7788. Its statistics are 4, 5, then right n-grams 4, 3, 2,
-    1, then given n-grams 4, 3, 2, 1.
+    1, then predicted n-grams 4, 3, 2, 1.
 
     Attributes:
       tokenize: one of TOKENIZERS; "ja-mecab" needs the extra ``cascade-jax[ja]``.
@@ -156,7 +141,7 @@ class Bleu:
     def statistics(
         self, targets: Sequence[Any], predictions: Sequence[Any]
     ) -> Int[np.ndarray, "N 10"]:
-        """Per example: words given, words of the nearest reference, right and given n-grams.
+        """Per example: words of it and of the nearest reference, right and predicted n-grams.
 
         Args:
           targets: a text each, or a list of texts.
@@ -180,11 +165,11 @@ class Bleu:
         """
         import sacrebleu
 
-        given, wanted, *counts = _sum(summed, self.num_statistics)
-        found = sacrebleu.BLEU.compute_bleu(
-            counts[:4], counts[4:], given, wanted, smooth_method="exp"
+        predicted, reference, *counts = _sum(summed, self.num_statistics)
+        bleu = sacrebleu.BLEU.compute_bleu(
+            counts[:4], counts[4:], predicted, reference, smooth_method="exp"
         )
-        return min(found.score / 100.0, 1.0)
+        return min(bleu.score / 100.0, 1.0)
 
     def scores(self, summed: Real[np.ndarray, "*points 10"]) -> Float[np.ndarray, "*points"]:
         """`score` of many sums at once; they may be fractions, such as expected ones.
@@ -196,11 +181,11 @@ class Bleu:
           ValueError: not 10 numbers, or negative ones.
         """
         sums = _many(summed, self.num_statistics)
-        given, wanted, right, total = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:]
+        words, reference, right, total = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:]
         # Each order without a match counts as half, a quarter, an eighth of one (exponential).
         halvings = np.cumsum(right == 0, axis=-1)
         precision = _ratio(np.where(right > 0, right, 0.5**halvings), total)
-        brevity = np.exp(np.minimum(1.0 - wanted / np.maximum(given, 1e-300), 0.0))
+        brevity = np.exp(np.minimum(1.0 - reference / np.maximum(words, 1e-300), 0.0))
         is_zero = np.all(right == 0, axis=-1) | np.any(total == 0, axis=-1)
         log_mean = np.mean(np.log(np.where(precision > 0, precision, 1.0)), axis=-1)
         return np.where(is_zero, 0.0, np.minimum(brevity * np.exp(log_mean), 1.0))
@@ -222,8 +207,8 @@ class Chrf:
     A corpus metric; each example by itself has its sentence chrF, whose mean (`quality.chrf`) is
     not corpus chrF.
 
-    Example: target "abc", prediction "abd". Characters: 3 given, 3 wanted, 2 right; pairs 2, 2, 1;
-    triples 1, 1, 0: those nine numbers and nine zeros are its statistics; chrF =
+    Example: target "abc", prediction "abd". Characters: 3 predicted, 3 in the target, 2 right;
+    pairs 2, 2, 1; triples 1, 1, 0: those nine numbers and nine zeros are its statistics; chrF =
     (2/3 + 1/2 + 0) / 3 = 0.3889.
 
     Attributes:
@@ -260,7 +245,7 @@ class Chrf:
     def statistics(
         self, targets: Sequence[Any], predictions: Sequence[Any]
     ) -> Int[np.ndarray, "N K"]:
-        """Per example and n-gram order: given, wanted and right n-grams, of the best reference.
+        """Per example and n-gram order: n-grams predicted, in the best reference, and in both.
 
         Args:
           targets: a text each, or a list of texts.
@@ -288,8 +273,8 @@ class Chrf:
           ValueError: another number of them, fractions, or negative ones.
         """
         chrf = quality.sacrebleu_chrf(self.word_order)
-        found = chrf._compute_score_from_stats(_sum(summed, self.num_statistics))
-        return min(found.score / 100.0, 1.0)
+        score = chrf._compute_score_from_stats(_sum(summed, self.num_statistics)).score
+        return min(score / 100.0, 1.0)
 
     def scores(self, summed: Real[np.ndarray, "*points K"]) -> Float[np.ndarray, "*points"]:
         """`score` of many sums at once; they may be fractions, such as expected ones.
@@ -301,15 +286,15 @@ class Chrf:
           ValueError: not K numbers, or negative ones.
         """
         sums = _many(summed, self.num_statistics)
-        given, wanted, right = sums[..., 0::3], sums[..., 1::3], sums[..., 2::3]
+        predicted, reference, right = sums[..., 0::3], sums[..., 1::3], sums[..., 2::3]
         # Orders that no text is long enough for are left out.
-        is_there = (given > 0) & (wanted > 0)
+        is_there = (predicted > 0) & (reference > 0)
         orders = is_there.sum(axis=-1)
-        precision = _ratio(np.sum(_ratio(right, given) * is_there, axis=-1), orders)
-        recall = _ratio(np.sum(_ratio(right, wanted) * is_there, axis=-1), orders)
+        precision = _ratio(np.sum(_ratio(right, predicted) * is_there, axis=-1), orders)
+        recall = _ratio(np.sum(_ratio(right, reference) * is_there, axis=-1), orders)
         # F with recall counting double, so its square 4 times.
-        found = _ratio(5.0 * precision * recall, 4.0 * precision + recall)
-        return np.asarray(np.minimum(found, 1.0))
+        scores = _ratio(5.0 * precision * recall, 4.0 * precision + recall)
+        return np.asarray(np.minimum(scores, 1.0))
 
     def __call__(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         summed = self.statistics(targets, predictions).sum(axis=0)

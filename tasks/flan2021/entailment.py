@@ -4,7 +4,7 @@ Mind that the builders' label orders differ: of CB it is entailment, contradicti
 others with three classes entailment, neutral, contradiction; of WNLI not_entailment, entailment.
 """
 
-from cascade_jax.task_metrics import answer_metrics
+from cascade_jax.task_metrics import classes
 from tasks.flan2021.classes import NO_YES, YES_NO, class_task, same
 from tasks.flan2021.flan_task import FlanTask, capped, held_out, own_validation
 
@@ -56,7 +56,7 @@ def _mnli(kind: str) -> FlanTask:
 
 
 def _cb() -> FlanTask:
-    name, builder, mean_f1 = "cb", "super_glue/cb:1.0.2", answer_metrics.MeanClassF1(_CB)
+    name, builder, mean_f1 = "cb", "super_glue/cb:1.0.2", classes.MeanClassF1(_CB)
     return class_task(name, _CLUSTER, builder, _PAIR, _CB, held_out(50), 200, _prompts(), mean_f1)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from cascade_jax.data.sources import FieldType, ProblemOf
-from cascade_jax.task_metrics import answer_metrics, quality
+from cascade_jax.task_metrics import quality, short_answers
 from tasks.flan2021.flan_task import FlanTask, Prompt, Row, capped, held_out, own_validation
 from tasks.registration import MANUAL_FOLDER, references_as_target
 
@@ -358,7 +358,7 @@ def _record() -> FlanTask:
             "true.\n{options_}",
             "Report: {passage}\nWhich words make a highlight of it{begun}?\n{options_}",
         ),
-        answer_metrics.squad,
+        short_answers.squad,
         postprocess_fn=references_as_target,
         problem_of=_has_mark("query", "@placeholder"),
     )

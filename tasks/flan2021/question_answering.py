@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import tensorflow as tf
 
 from cascade_jax.data.sources import FieldType
-from cascade_jax.task_metrics import answer_metrics
+from cascade_jax.task_metrics import short_answers
 from tasks.flan2021.flan_task import FlanTask, Row, capped, held_out
 from tasks.flan2021.summarization import numbered
 from tasks.registration import references_as_target
@@ -103,7 +103,7 @@ def _task(
     fields: Mapping[str, FieldType],
     texts: Callable[[Row], Row],
     prompts: Sequence[str | tuple[str, str]],
-    metric_fn: Callable = answer_metrics.squad,
+    metric_fn: Callable = short_answers.squad,
     *,
     test: str = "validation",
     has_references: bool = True,
@@ -190,7 +190,7 @@ TASKS: tuple[FlanTask, ...] = (
             "A pub quiz asks: {question} What do you write down?",
             "Trivia: {question}\nReply as briefly as you can.",
         ],
-        answer_metrics.trivia_qa,
+        short_answers.trivia_qa,
         blank_texts=("answer/normalized_aliases",),
     ),
     _task(
@@ -204,7 +204,7 @@ TASKS: tuple[FlanTask, ...] = (
             "Somebody typed this into a search engine: {question}\nTell them in a few words.",
             "Query: {question}\nShort reply:",
         ],
-        answer_metrics.trivia_qa,
+        short_answers.trivia_qa,
     ),
     _task(
         "quac",
@@ -224,7 +224,7 @@ TASKS: tuple[FlanTask, ...] = (
             "{question}\n\nQuote the part of the following that tells. {context}\n{background}",
             "{title}: {background}\n\n{context}\n\nWhich words above answer this: {question}",
         ],
-        answer_metrics.trivia_qa,
+        short_answers.trivia_qa,
         has_references=False,
         blank_texts=("title", "background"),
     ),

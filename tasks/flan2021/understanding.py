@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from cascade_jax.task_metrics import answer_metrics
+from cascade_jax.task_metrics import classes
 from tasks.flan2021.classes import NO_YES, class_task, same, with_class
 from tasks.flan2021.flan_task import FlanTask, Row, capped, held_out, own_validation
 from tasks.superglue_preprocessors import with_question
@@ -110,7 +110,7 @@ def _paraphrase_prompts(first: str, second: str, what: str) -> tuple[str, ...]:
 
 
 _SENTENCES = ("sentence1", "sentence2")
-_YES_F1 = answer_metrics.BinaryF1(positive="yes", negative="no")
+_YES_F1 = classes.BinaryF1(positive="yes", negative="no")
 
 
 def _score_texts(row: Row) -> Row:
@@ -192,7 +192,7 @@ _PARAPHRASES = (
                 "One: {sentence1}\nOther: {sentence2}\nCloseness in meaning, 0 to 5:\n{options_}",
             )
         ],
-        metric_fns=[answer_metrics.pearson_corrcoef, answer_metrics.spearman_corrcoef],
+        metric_fns=[classes.pearson_corrcoef, classes.spearman_corrcoef],
         postprocess_fn=as_number,
         problem_of=_score_problem,
     ),
@@ -227,7 +227,7 @@ _PASSAGES = (
             "the text?\n{options_}",
         ),
         _YES_F1,
-        answer_metrics.group_exact_match,
+        classes.group_exact_match,
         fields={"paragraph": str, "question": str, "answer": str, "label": range(2)}
         | {"idx/question": int},
         texts=_multirc_texts,
@@ -319,7 +319,7 @@ _WORD_TASKS = (
             "Would a native speaker let this pass? {sentence}\n\n{options_}",
             "Judge how the sentence is built, not what it says.\n{sentence}\n{options_}",
         ),
-        answer_metrics.matthews_corrcoef,
+        classes.matthews_corrcoef,
     ),
     class_task(
         "wsc",

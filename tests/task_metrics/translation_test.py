@@ -12,7 +12,6 @@ from cascade_jax.task_metrics import quality
 from cascade_jax.task_metrics.translation import (
     LANGUAGE_TOKENIZERS,
     TOKENIZERS,
-    AdditiveMetric,
     Bleu,
     Chrf,
     tokenizer_of,
@@ -194,11 +193,6 @@ def test_a_perfect_answer_is_1_and_never_more():
     text = "the cat sat on it"
     assert Bleu()([text], [text]) == {"bleu": close(1)} and Bleu()([text], [text])["bleu"] <= 1
     assert Chrf()([text], [text])["corpus_chrf"] == close(1)
-
-
-def test_both_promise_statistics_and_plain_metrics_do_not():
-    assert isinstance(Bleu(), AdditiveMetric) and isinstance(Chrf(), AdditiveMetric)
-    assert not isinstance(quality.accuracy, AdditiveMetric)
 
 
 def test_every_language_has_the_tokenizer_that_sacrebleu_would_take():

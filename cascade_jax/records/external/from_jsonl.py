@@ -17,7 +17,7 @@ from cascade_jax.records.external.answers import model_columns
 from cascade_jax.records.external.formats import FORMATS
 from cascade_jax.records.external.join import Joined
 from cascade_jax.records.external.lines import ExchangeError, shown
-from cascade_jax.task_metrics import answer_metrics, corpus, quality
+from cascade_jax.task_metrics import corpus, quality, short_answers
 from cascade_jax.task_metrics.translation import Bleu, Chrf
 
 METRICS: dict[str, Callable] = {
@@ -25,8 +25,8 @@ METRICS: dict[str, Callable] = {
     "token_f1": quality.token_f1,
     "rouge_l": quality.rouge_l,
     "chrf": quality.chrf,
-    "squad": answer_metrics.squad,
-    "trivia_qa": answer_metrics.trivia_qa,
+    "squad": short_answers.squad,
+    "trivia_qa": short_answers.trivia_qa,
     "bleu": Bleu(),
     "corpus_chrf": Chrf(),
 }

@@ -8,7 +8,7 @@ import seqio
 import tasks.demo  # noqa: F401
 from cascade_jax.data import catalog, features, sources
 from cascade_jax.data.browse import tasks as browse
-from cascade_jax.task_metrics import answer_metrics, quality
+from cascade_jax.task_metrics import classes, quality
 from tests.support import fakes
 
 ROW = {"text": "a", "label": 0}
@@ -81,7 +81,7 @@ def test_metrics_are_named_whatever_they_are_made_of(register):
         return {}
 
     partial = functools.partial(functools.partial(own_metric))
-    metrics = [quality.accuracy, partial, answer_metrics.MeanClassF1(["a", "b"])]
+    metrics = [quality.accuracy, partial, classes.MeanClassF1(["a", "b"])]
     facts = browse.facts_of(register("browse_metrics_v1", jsonl_source(), metrics))
     assert facts.metrics == ("accuracy", "own_metric", "mean_class_f1")
 

@@ -1,17 +1,14 @@
-"""Metrics of classes, numbers and short answers: SuperGLUE, GLUE, SQuAD, TriviaQA.
+"""Metrics of classes, groups and numbers: SuperGLUE and GLUE.
 
 Every metric takes lists of targets and predictions, as a task's postprocessor gives them, and gives
-{name: value}. Means over examples (SQuAD, TriviaQA) are split between the models of a cascade as
-they are. The others are figures of the whole list only; their per-example quality is 0-1
-correctness (`quality.accuracy`), which is what the paper plots for every SuperGLUE task.
+{name: value}. They are figures of the whole list only; their per-example quality is 0-1 correctness
+(`quality.accuracy`), which is what the paper plots for every SuperGLUE task.
 
 Reference: Wang et al. 2019, "SuperGLUE", table 1; Wang et al. 2018, "GLUE", table 1.
 """
 
 import dataclasses
 import math
-import re
-import string
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -21,8 +18,6 @@ from jaxtyping import Float
 
 from cascade_jax.names import did_you_mean
 from cascade_jax.task_metrics import quality
-
-# ------------------------------------------------------------------ classes
 
 
 def _label(answer: Any) -> Hashable:
@@ -38,13 +33,10 @@ def _labels(
     targets: Sequence[Any], predictions: Sequence[Any]
 ) -> tuple[list[Hashable], list[Hashable]]:
     quality.check_pairs(targets, predictions)
-    wanted, given = (
-        [_label(answer) for answer in targets],
-        [_label(answer) for answer in predictions],
-    )
-    for target, prediction in zip(wanted, given, strict=True):
+    pair = [_label(answer) for answer in targets], [_label(answer) for answer in predictions]
+    for target, prediction in zip(*pair, strict=True):
         quality.check_same_kind(target, prediction)
-    return wanted, given
+    return pair
 
 
 def _check_classes(labels: Sequence[Hashable], classes: Sequence[Hashable]) -> None:
@@ -55,7 +47,10 @@ def _check_classes(labels: Sequence[Hashable], classes: Sequence[Hashable]) -> N
 
 
 def _class_f1(targets: Sequence, predictions: Sequence, name: Hashable) -> float:
-    """2 hits / (targets + predictions of the class); 0 where the class does not occur."""
+    """2 hits / (targets + predictions of the class); 0 where the class does not occur.
+
+    scikit-learn's takes a second to import and labels of one type only.
+    """
     hits = sum(t == p == name for t, p in zip(targets, predictions, strict=True))
     total = targets.count(name) + predictions.count(name)
     return 2.0 * hits / total if total else 0.0
@@ -84,9 +79,9 @@ class MeanClassF1:
             raise ValueError(f"classes are {self.classes!r}; must be two or more different ones")
 
     def __call__(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-        wanted, given = _labels(targets, predictions)
-        _check_classes(wanted, self.classes)
-        scores = [_class_f1(wanted, given, name) for name in self.classes]
+        targets, predictions = _labels(targets, predictions)
+        _check_classes(targets, self.classes)
+        scores = [_class_f1(targets, predictions, name) for name in self.classes]
         return {f"mean_{len(self.classes)}class_f1": float(np.mean(scores))}
 
     def per_example(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
@@ -120,12 +115,13 @@ class BinaryF1:
             raise ValueError(f"positive and negative are both {self.positive!r}; must differ")
 
     def __call__(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-        wanted, given = _labels(targets, predictions)
-        classes = (self.positive, self.negative)
-        _check_classes(wanted, classes)
+        targets, predictions = _labels(targets, predictions)
         other = {self.positive: self.negative, self.negative: self.positive}
-        given = [p if p in classes else other[t] for t, p in zip(wanted, given, strict=True)]
-        return {"f1": _class_f1(wanted, given, self.positive)}
+        _check_classes(targets, tuple(other))
+        predictions = [
+            p if p in other else other[t] for t, p in zip(targets, predictions, strict=True)
+        ]
+        return {"f1": _class_f1(targets, predictions, self.positive)}
 
     def per_example(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         """Accuracy."""
@@ -139,22 +135,21 @@ def matthews_corrcoef(targets: Sequence[Any], predictions: Sequence[Any]) -> dic
     With s examples, c right ones, and t_k targets and p_k predictions of class k:
     (c s - sum_k p_k t_k) / sqrt((s^2 - sum_k p_k^2) (s^2 - sum_k t_k^2)); 0 where all targets or
     all predictions are alike. A prediction that is no class is a class of its own.
-    A corpus metric; each example by itself has accuracy.
+    A corpus metric; each example by itself has accuracy. (scikit-learn's warns where one class is
+    left, and takes labels of one type only.)
 
     Example: targets 1, 1, 0, 0; predictions 1, 0, 0, 0: (3 * 4 - 8) / sqrt(6 * 8) = 0.577...
 
     Reference: Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation
     coefficient", equation 8; for two classes Matthews 1975.
     """
-    wanted, given = _labels(targets, predictions)
-    size = len(wanted)
-    right = sum(t == p for t, p in zip(wanted, given, strict=True))
-    t, p = Counter(wanted), Counter(given)
-    spread_t = size**2 - sum(count**2 for count in t.values())
-    spread_p = size**2 - sum(count**2 for count in p.values())
+    targets, predictions = _labels(targets, predictions)
+    size, hits = len(targets), sum(t == p for t, p in zip(targets, predictions, strict=True))
+    t, p = Counter(targets), Counter(predictions)
+    spread_t, spread_p = (size**2 - sum(n**2 for n in counts.values()) for counts in (t, p))
     if not spread_t or not spread_p:
         return {"matthews_corrcoef": 0.0}
-    covariance = right * size - sum(count * p[name] for name, count in t.items())
+    covariance = hits * size - sum(count * p[label] for label, count in t.items())
     return {"matthews_corrcoef": covariance / math.sqrt(spread_t * spread_p)}
 
 
@@ -183,9 +178,8 @@ def group_exact_match(targets: Sequence[Any], predictions: Sequence[Any]) -> dic
 
     Reference: Khashabi et al. 2018, "Looking Beyond the Surface" (MultiRC); Wang et al. 2019.
     """
-    wanted, given = _labels(targets, predictions)
     is_right: dict[Hashable, bool] = {}
-    for target, t, p in zip(targets, wanted, given, strict=True):
+    for target, t, p in zip(targets, *_labels(targets, predictions), strict=True):
         group = _group(target)
         is_right[group] = is_right.get(group, True) and t == p
     return {"exact_match": float(np.mean(list(is_right.values())))}
@@ -208,16 +202,10 @@ def _numbers(answers: Sequence[Any], kind: str) -> Float[np.ndarray, " N"]:
 def _pearson(first: Float[np.ndarray, " N"], second: Float[np.ndarray, " N"]) -> float:
     if (first == first[0]).all() or (second == second[0]).all():
         return 0.0
-    # Scaled first, so that squares neither overflow nor vanish.
+    # Scaled first, so that squares neither overflow nor vanish: SciPy's is wrong by 1e-4 at 1e-198.
     first, second = ((x - x.mean()) / np.abs(x - x.mean()).max() for x in (first, second))
     product = first @ second / math.sqrt((first @ first) * (second @ second))
     return float(np.clip(product, -1.0, 1.0))
-
-
-def _ranks(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-    """Places in sorted order from 1; equal values share the mean of their places."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2.0)[inverse]
 
 
 @quality.corpus_metric(quality.accuracy)
@@ -242,82 +230,8 @@ def spearman_corrcoef(targets: Sequence[Any], predictions: Sequence[Any]) -> dic
 
     Example: targets 1.0, 2.0, 3.0, predictions 1.0, 10.0, 100.0: 1.0.
     """
+    from scipy import stats
+
     quality.check_pairs(targets, predictions)
     pair = _numbers(targets, "target"), _numbers(predictions, "prediction")
-    return {"spearman_corrcoef": _pearson(*map(_ranks, pair))}
-
-
-# ------------------------------------------------------------------ short answers
-
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_SQUAD_MARKS = str.maketrans("", "", string.punctuation)
-_TRIVIA_QA_MARKS = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
-
-
-def _without_articles(text: str) -> str:
-    return " ".join(_ARTICLES.sub(" ", text).split())
-
-
-def normalize_squad(text: str) -> str:
-    """Lower case, no ASCII punctuation, no English articles, single spaces.
-
-    Example: "The  U.S. Army" -> "us army".
-
-    Reference: Rajpurkar et al. 2016, "SQuAD", section 6.1.
-    """
-    return _without_articles(text.lower().translate(_SQUAD_MARKS))
-
-
-def normalize_trivia_qa(text: str) -> str:
-    """As SQuAD, but punctuation, underscores and curved quotes become spaces.
-
-    Example: "The U.S._Army’s" -> "u s army s".
-
-    Reference: Joshi et al. 2017, "TriviaQA", section 6.1.
-    """
-    return _without_articles(text.lower().translate(_TRIVIA_QA_MARKS))
-
-
-def _em_and_f1(normalize, targets, predictions) -> dict[str, float]:
-    def exact(target: str, prediction: str) -> float:
-        return float(normalize(target) == normalize(prediction))
-
-    def f1(target: str, prediction: str) -> float:
-        return quality.bag_f1(normalize(target).split(), normalize(prediction).split())
-
-    return {
-        "em": quality.mean_of_best(exact, targets, predictions),
-        "f1": quality.mean_of_best(f1, targets, predictions),
-    }
-
-
-def squad(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Exact match and word F1 after SQuAD's normalisation, best reference each; ReCoRD's too.
-
-    Means over examples; exact match, the first, is the per-example quality. An answer of articles
-    and marks only is empty, and two empty ones agree in both figures (as in SQuAD 2.0).
-
-    Example: target ["The Nile", "Nile river"], prediction "river Nile": em 0, f1 1.
-
-    Args:
-      targets: a text or a list of texts each; ReCoRD: all answers of the query.
-      predictions: a text each.
-
-    Raises:
-      ValueError: unequal or empty lists, no reference, something that is not text.
-
-    Reference: Rajpurkar et al. 2016, section 6.1; Zhang et al. 2018, "ReCoRD", section 5.
-    """
-    return _em_and_f1(normalize_squad, targets, predictions)
-
-
-def trivia_qa(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Exact match and word F1 after TriviaQA's normalisation, best reference each.
-
-    Means over examples; exact match, the first, is the per-example quality.
-
-    Example: target ["Jaws_(film)", "jaws"], prediction "The Jaws!": em 1, f1 1.
-
-    Reference: Joshi et al. 2017, section 6.1.
-    """
-    return _em_and_f1(normalize_trivia_qa, targets, predictions)
+    return {"spearman_corrcoef": _pearson(*map(stats.rankdata, pair))}
