@@ -1,7 +1,8 @@
 """Unknown names: "did you mean ...?", and the nearest known ones."""
 
 import difflib
-from collections.abc import Iterable
+import fnmatch
+from collections.abc import Iterable, Sequence
 
 
 def did_you_mean(name: object, known: Iterable[str], cutoff: float = 0.6) -> str:
@@ -34,3 +35,19 @@ def nearest_names(
 ) -> list[str]:
     """At most `count` known names of at least a similarity, the most similar first."""
     return difflib.get_close_matches(str(name), list(known), count, cutoff)
+
+
+def matching_tasks(patterns: Iterable[str], tasks: Sequence[str]) -> list[str]:
+    """The tasks that match some pattern such as "wmt22_*", in their order.
+
+    Raises:
+      ValueError: a pattern that no task matches.
+    """
+    chosen = set()
+    for pattern in patterns:
+        matches = fnmatch.filter(tasks, pattern)
+        if not matches:
+            near = f"; nearest is {nearest(pattern, tasks)!r}" if tasks else ""
+            raise ValueError(f"no task matches {pattern!r}{near} of {len(tasks)} tasks")
+        chosen |= set(matches)
+    return [task for task in tasks if task in chosen]

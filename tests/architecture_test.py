@@ -59,6 +59,18 @@ def test_imports_go_down_only():
     assert not wrong
 
 
+def test_the_guarantees_could_be_published_alone():
+    wrong = []
+    for file in (PACKAGE / "deferral" / "guarantees").glob("*.py"):
+        for line, name in imports(file):
+            own = name.startswith(
+                ("cascade_jax.deferral.guarantees", "cascade_jax.deferral.policy")
+            )
+            if part_of(name) not in (None, "names", "json_file") and not own:
+                wrong.append(f"{file.relative_to(ROOT)}:{line} imports {name}")
+    assert not wrong
+
+
 def test_the_package_never_imports_the_tasks():
     wrong = [
         f"{file}:{line}"

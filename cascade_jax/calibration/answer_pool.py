@@ -1,7 +1,6 @@
 """Whole answers of a records table, kept or deferred by a score: no model is needed."""
 
 import dataclasses
-import fnmatch
 import os
 import pathlib
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from cascade_jax.deferral.guarantees import search, splits
 from cascade_jax.deferral.guarantees.certificate import DataIdentity, ModelIdentity
 from cascade_jax.deferral.policy import ANSWER, Thresholds, defers
 from cascade_jax.deferral.scores import Average, base
-from cascade_jax.names import did_you_mean
+from cascade_jax.names import matching_tasks
 
 QUALITY = "quality"  # the tasks' own, as records have it
 
@@ -67,19 +66,6 @@ def check_patterns(tasks: Sequence[str]) -> None:
     """Raises ValueError unless these are patterns of task names."""
     if isinstance(tasks, str) or not tasks or not all(isinstance(name, str) for name in tasks):
         raise ValueError(f"tasks are {tasks!r}; must be a list of names or patterns, e.g. ['*']")
-
-
-def matching(patterns: Sequence[str], tasks: Sequence[str]) -> list[str]:
-    """The tasks that fit a pattern.
-
-    Raises:
-      ValueError: a pattern that fits none (nearest names).
-    """
-    for pattern in patterns:
-        if not fnmatch.filter(tasks, pattern):
-            hint = did_you_mean(pattern, tasks)
-            raise ValueError(f"no task fits {pattern!r}{hint}; there are {', '.join(tasks)}")
-    return [task for task in tasks if any(fnmatch.fnmatch(task, pattern) for pattern in patterns)]
 
 
 class RecordsPool:
@@ -169,7 +155,7 @@ def _check_same(model: str, tables: Sequence[records.Records]) -> None:
 
 def _used(table: records.Records, patterns: Sequence[str], limit: int | None) -> records.Records:
     tasks = table.task.astype(str)
-    used = matching(patterns, list(dict.fromkeys(tasks.tolist())))
+    used = matching_tasks(patterns, list(dict.fromkeys(tasks.tolist())))
     rows = [np.flatnonzero(tasks == task)[:limit] for task in used]
     table = table.take(np.sort(np.concatenate(rows)))
     return table.take(splits.without_repetitions(table.inputs))

@@ -57,17 +57,17 @@ def calibrate(config: CalibrateConfig) -> Budget:
         facts = json_file.to_values(pool.models) | json_file.to_values(pool.data)
         facts |= {"score": pool.uncertainty, "count": len(pool.ids)}
         hosts.assert_equal_across_hosts("data or checkpoints", facts)
-        repeats, objective = [], config.counted
+        repeats: list[Repeat] = []
         shown = {"desc": "calibrates", "unit": "repeat", "disable": not hosts.is_first()}
         with tqdm.tqdm(total=config.repeats, **shown) as bar:
             for number in range(config.repeats):
                 watch.before("a repeat", may_compile=number == 0)  # models are loaded, too
-                repeats.append(_repeat(config, pool, number, objective))
+                repeats.append(_repeat(config, pool, number))
                 if number == 0 and hosts.is_first():
-                    _write_certificates(config, pool, repeats[0], objective)
+                    _write_certificates(config, pool, repeats[0])
                 bar.update()
         watch.before("a summary")
-        budget = summary.summarise(config, pool, repeats, objective)
+        budget = summary.summarise(config, pool, repeats)
         if hosts.is_first():
             budget.save(Path(config.output_dir) / "budget.json")
         hosts.barrier("budget.json", hosts.WORK_SECONDS)
@@ -84,10 +84,10 @@ def _splits(config: CalibrateConfig, pool: Pool, repeat: int) -> Splits:
     return drawn
 
 
-def _repeat(config: CalibrateConfig, pool: Pool, number: int, objective: str) -> Repeat:
+def _repeat(config: CalibrateConfig, pool: Pool, number: int) -> Repeat:
     drawn = _splits(config, pool, number)
-    searched = _search(config, pool, drawn.first, objective, number)
-    losses = functools.partial(_losses, config, pool, drawn, objective)
+    searched = _search(config, pool, drawn.first, number)
+    losses = functools.partial(_losses, config, pool, drawn)
     # From the safest: the order of a fixed sequence.
     safest = (lambda t: -sum(t)) if config.promise == COST else sum
     tried = sorted((trial.thresholds for trial in searched.trials), key=safest)
@@ -115,9 +115,7 @@ def _repeat(config: CalibrateConfig, pool: Pool, number: int, objective: str) ->
     return Repeat(drawn, searched, second.thresholds, chosen)
 
 
-def _search(
-    config: CalibrateConfig, pool: Pool, rows: np.ndarray, objective: str, repeat: int
-) -> search.Search:
+def _search(config: CalibrateConfig, pool: Pool, rows: np.ndarray, repeat: int) -> search.Search:
     """Evaluates thresholds on the first split."""
     values = pool.values(config.grid_size, rows)[:, None]
     if pool.thresholds > 1:
@@ -126,7 +124,7 @@ def _search(
     if config.search != GRID:
         most = min(config.iterations, len(values))
         searched = search.BayesianSearch(values, most, min(5, most), seed=config.seed + repeat)
-    run_search(searched, pool.evaluate, rows, objective)
+    run_search(searched, pool.evaluate, rows, config.counted)
     return searched
 
 
@@ -134,7 +132,6 @@ def _losses(
     config: CalibrateConfig,
     pool: Pool,
     drawn: Splits,
-    objective: str,
     name: str,
     thresholds: Sequence[Thresholds],
 ) -> CalibrationLosses:
@@ -142,12 +139,12 @@ def _losses(
     rows = getattr(drawn, name)
     evaluated = evaluate_all(pool.evaluate, thresholds, rows)
     cost = np.stack([answers.cost for answers in evaluated])
-    quality = np.stack([answers.quality[objective] for answers in evaluated])
+    quality = np.stack([answers.quality[config.counted] for answers in evaluated])
     losses = {}
     for risk in config.settings(config.alphas[0]).risks:
         if risk.lower < 0:
             always = pool.evaluate((-np.inf,) * pool.thresholds, rows)
-            losses[risk.name] = always.quality[objective] - quality
+            losses[risk.name] = always.quality[config.counted] - quality
         else:
             losses[risk.name] = cost
     goal = 1.0 - quality if config.promise == COST else cost
@@ -155,9 +152,7 @@ def _losses(
     return CalibrationLosses(name, thresholds, losses, goal, ids.tolist())
 
 
-def _write_certificates(
-    config: CalibrateConfig, pool: Pool, repeat: Repeat, objective: str
-) -> None:
+def _write_certificates(config: CalibrateConfig, pool: Pool, repeat: Repeat) -> None:
     """One for every alpha, of the first repeat."""
     ids, texts = np.asarray(pool.ids, object), np.asarray(pool.texts, object)
     parts = vars(repeat.splits).items()
@@ -166,9 +161,9 @@ def _write_certificates(
             calibration,
             level=config.level,
             score=pool.uncertainty,
-            objective=objective if config.promise == COST else "cost",
+            objective=config.counted if config.promise == COST else "cost",
             models=pool.models,
-            data=dataclasses.replace(pool.data, metric=objective),
+            data=dataclasses.replace(pool.data, metric=config.counted),
             splits={name: splits.fingerprint(ids[rows], texts[rows]) for name, rows in parts},
             block_length=-(-pool.max_length // pool.thresholds) if config.level == TOKEN else None,
             searched=ids[repeat.splits.first].tolist(),

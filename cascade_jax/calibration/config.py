@@ -24,8 +24,8 @@ class CalibrateConfig:
     """What is promised, on which examples, and how thresholds are searched and tested.
 
     Attributes:
-      live: models and examples of level "token".
-      records: the table of level "answer"; its file is by default the one that `collect` writes
+      live: models and examples for level "token".
+      records: the table for level "answer"; its file is by default the one that `collect` writes
         for the student and split of `live`.
       level: "token" or "answer": what is deferred.
       promise: "cost": the mean cost is at most alpha, with the best quality. "quality": answers are
@@ -33,18 +33,17 @@ class CalibrateConfig:
       alphas: the limits, a certificate each.
       delta: the chance that a promise does not hold, at most.
       quality_drop: with "cost": a second promise, as alpha is with "quality"; None for none.
-      objective: name of the metric that counts; None for the first.
+      objective: name of the metric to optimise, or not to lose; None for the first.
       search: "bayesian" or "grid": which thresholds are evaluated.
-      iterations: of the Bayesian search: at most so many answers are decoded of each example, on
-        average, as so many evaluations of all of them would.
+      iterations: of the Bayesian search: the most answers that are decoded per example, on average.
       grid_size: thresholds to choose among; with several blocks, of each.
       procedure, bound: see `deferral/guarantees/risks.py`.
       first_size, second_size: examples of the two calibration splits.
-      test_size: examples to look at the promise on; None for all that the calibration leaves.
-      repeats: so many times, each with splits of its own; the certificates are of the first.
+      test_size: examples to test the promise on; None for all that the calibration leaves.
+      repeats: number of calibrations, each with splits of its own; the first gives certificates.
       baselines: whether other cascades of the same cost are measured too.
       seed: of splits and search.
-      hang_seconds: a calibration without progress for so long is ended; None to wait for ever.
+      hang_seconds: a calibration without progress for this long is ended; None to wait for ever.
       output_dir: of certificates and budget.json; None for
         `<experiment_dir>/calibration/<student>`, with `_answers` for that level and `_quality` for
         that promise.
@@ -122,7 +121,7 @@ class CalibrateConfig:
 
     @property
     def counted(self) -> str:
-        """The metric that counts."""
+        """Name of the metric to optimise, or not to lose."""
         return self.objective or self.metrics[0]
 
     @property

@@ -57,18 +57,15 @@ class Repeat:
     calibrations: Mapping[float, Calibration]
 
 
-def summarise(
-    config: CalibrateConfig, pool: Pool, repeats: Sequence[Repeat], objective: str
-) -> Budget:
+def summarise(config: CalibrateConfig, pool: Pool, repeats: Sequence[Repeat]) -> Budget:
     """The content of budget.json.
 
     Args:
       config: the settings.
       pool: the calibration set.
       repeats: all calibrations; of the first, everything that was tried is listed.
-      objective: name of the metric that counts.
     """
-    others = _Baselines(config, pool, repeats, objective)
+    others = _Baselines(config, pool, repeats)
     shown = {"desc": "compares", "unit": "certificate", "disable": not hosts.is_first()}
     pairs = list(itertools.product(sorted(config.alphas), enumerate(repeats)))
     runs = [
@@ -87,7 +84,7 @@ def summarise(
         sizes={name: len(rows) for name, rows in vars(repeats[0].splits).items()},
         max_length=pool.max_length,
         metrics=tuple(pool.metrics),
-        objective=objective,
+        objective=config.counted,
         alphas=tuple(config.alphas),
         repeats=len(repeats),
         candidates=_candidates(pool, repeats[0]),
@@ -171,10 +168,8 @@ class _Baselines:
       never, always: each model alone.
     """
 
-    def __init__(
-        self, config: CalibrateConfig, pool: Pool, repeats: Sequence[Repeat], objective: str
-    ):
-        self._pool, self._objective = pool, objective
+    def __init__(self, config: CalibrateConfig, pool: Pool, repeats: Sequence[Repeat]):
+        self._pool, self._objective = pool, config.counted
         self._is_measured, self._promises_cost = config.baselines, config.promise == COST
         # Of all repeats' test splits, and of all examples where there is no other split.
         self._rows = np.arange(len(pool.ids)) if pool.test_rows is None else pool.test_rows

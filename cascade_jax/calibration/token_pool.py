@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cascade_jax import json_file
-from cascade_jax.calibration.answer_pool import check_patterns, matching
+from cascade_jax.calibration.answer_pool import check_patterns
 from cascade_jax.calibration.answer_store import AnswerStore, digest
 from cascade_jax.calibration.pool import CascadeAnswers
 from cascade_jax.collection import live_answers, measuring
@@ -21,7 +21,7 @@ from cascade_jax.deferral.guarantees import splits
 from cascade_jax.deferral.guarantees.certificate import DataIdentity
 from cascade_jax.deferral.policy import TOKEN, Thresholds, by_position
 from cascade_jax.inference.cascade.rules import ENTROPY, LOG_PROB, RANDOM, UNCERTAINTIES
-from cascade_jax.names import check_choice
+from cascade_jax.names import check_choice, matching_tasks
 from cascade_jax.parallel import hosts
 from cascade_jax.records.schema import GREEDY
 from cascade_jax.runs.saved_model import CascadeRuns, LoadedModel
@@ -296,7 +296,7 @@ def holding_range(
 def _examples(source: LiveSource, mixture: pipeline.OpenMixture, split: str) -> list:
     """The examples of a split without those whose text came before."""
     examples = []
-    for task in matching(source.tasks, list(mixture.tasks_with(split))):
+    for task in matching_tasks(source.tasks, list(mixture.tasks_with(split))):
         examples += pipeline.decode_examples(source.cascade.data, task, split, source.limit)
     kept = splits.without_repetitions([example.inputs_text for example in examples])
     if len(kept) < len(examples):

@@ -1,7 +1,6 @@
 """From aligned records to panels: the pool, every task, and groups of tasks."""
 
 import dataclasses
-import fnmatch
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ from cascade_jax.evaluation import reliability, split_figures, summaries
 from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.costs import CostModel
 from cascade_jax.evaluation.results import Evaluation, Panel, RecordsSource
-from cascade_jax.names import nearest
+from cascade_jax.names import matching_tasks
 from cascade_jax.records.table import Records
 
 AVAILABLE = "available"  # in place of several scores: all that the records hold enough for
@@ -108,19 +107,14 @@ def tasks_of_groups(
     Raises:
       ValueError: a pattern that no task matches.
     """
-    members = {}
+    by_group = {}
     for group, patterns in groups.items():
-        chosen = set()
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            matching = fnmatch.filter(tasks, pattern)
-            if not matching:
-                raise ValueError(
-                    f"group {group!r}: no task of the records matches {pattern!r}; nearest is "
-                    f"{nearest(pattern, tasks)!r} of {len(tasks)} tasks"
-                )
-            chosen |= set(matching)
-        members[group] = tuple(task for task in tasks if task in chosen)
-    return members
+        try:
+            patterns = [patterns] if isinstance(patterns, str) else patterns
+            by_group[group] = tuple(matching_tasks(patterns, tasks))
+        except ValueError as error:
+            raise ValueError(f"group {group!r}: {error}") from None
+    return by_group
 
 
 def evaluate_tables(

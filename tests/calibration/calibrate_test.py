@@ -278,7 +278,7 @@ REFUSED = {
     "binomial": ({"promise": "quality", "bound": "binomial"}, "is for losses of 0 or 1: a cost at"),
     "binomial tokens": ({"level": "token", "bound": "binomial"}, "is for losses of 0 or 1: a cost"),
     "task": (lambda table, _: {"records": answer_pool.RecordsSource(table, tasks=["esy"])},
-             "no task fits 'esy'; did you mean 'easy'"),
+             "no task matches 'esy'; nearest is 'easy' of 2 tasks"),
     "overlap": (overlapping, "share 1 of 100 examples: 'what is 899"),
     "learned": (learned, "the logistic router was fitted on these examples: 300 of 900"),
     "teacher": (of_another_teacher, "the teacher of the records to test on is .*b/3.*b/2"),

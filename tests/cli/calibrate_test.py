@@ -232,7 +232,7 @@ BAD = {
     "blocks": ("NUM_BLOCKS=9", "num_blocks is 9; must be 1 to target_length = 8"),
     "uncertainty": ("UNCERTAINTY='logprob'", "did you mean 'log_prob'"),
     "metric": ("LIVE_METRICS=['rouge']", "metric is 'rouge'; must be one of"),
-    "task": ("CALIBRATION_TASKS=['demo_lost_v1']", "did you mean 'demo_last_v1'"),
+    "task": ("CALIBRATION_TASKS=['demo_lost_v1']", "nearest is 'demo_last_v1' of "),
     "runs": ("CALIBRATED='xents'", "train that run first; did you mean 'xent'?"),
     "run": ("CALIBRATED='dist'", "dist holds no complete checkpoint"),
     "vocabulary": ("VOCABULARY='byte+100'", "vocabularies differ: its data has byte-359"),

@@ -98,7 +98,7 @@ def test_groups_are_pools_of_their_tasks(outcome):
 
 
 def test_a_group_without_a_task_names_the_nearest(files, tmp_path):
-    with pytest.raises(ValueError, match="group 'g': no task .* matches 'shrt'; nearest .*'short'"):
+    with pytest.raises(ValueError, match="group 'g': no task matches 'shrt'; nearest .*'short'"):
         evaluate_and_write(files, tmp_path / "o", groups={"g": ["shrt"]})
     assert not (tmp_path / "o").exists()
 
