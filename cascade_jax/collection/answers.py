@@ -58,7 +58,7 @@ def answer(
       embeddings: whether to add each input's mean-pooled hidden state.
 
     Raises:
-      ValueError: options of a row that can not be told apart, or a row without any (which).
+      ValueError: options of a row with the same ids, or a row without options; names the example.
     """
     examples = questions.examples
     names = ["tokens", "log_probs", "entropies", "texts", "flops", "seconds"]

@@ -212,7 +212,7 @@ def _figures(student: AnswerQuality, teacher: AnswerQuality) -> dict:
 
 
 class _Table:
-    """The records table of a student: where it is, what it must be of, and whether it is there."""
+    """The records table of a student: its file, its metadata, and whether it is complete."""
 
     def __init__(
         self,

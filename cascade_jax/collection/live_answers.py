@@ -36,7 +36,7 @@ class LiveAnswers:
 
 
 def joined(batches: Iterable[LiveAnswers]) -> LiveAnswers:
-    """One after the other."""
+    """Batches joined into one."""
     batches = list(batches)
     columns = {
         field.name: [getattr(batch, field.name) for batch in batches]
@@ -65,7 +65,7 @@ def decode(
       bar_stays: whether the bar stays when it is full.
 
     Raises:
-      ValueError: an uncertainty is NaN or infinite (of which example).
+      ValueError: an uncertainty is NaN or infinite; names the example.
     """
     fn = cascade_decode.make_cascade_decode_fn(
         *(ModelStepper(model.module, model.rules) for model in models),
@@ -95,7 +95,7 @@ def _answers(
     models: Sequence[LoadedModel],
     questions: Questions,
 ) -> LiveAnswers:
-    """Of a batch, whose first rows are the examples."""
+    """Answers of a batch, whose first rows are the examples."""
     count, examples = len(members), [questions.examples[row] for row in members]
     lengths = [input_length(example) for example in examples]
     lengths += lengths[-1:] * (len(made.lengths) - count)

@@ -23,26 +23,26 @@ class LivePolicy:
 
     certificate: Certificate | None
 
-    def _is_of(self, student: SavedModel) -> bool:
+    def _is_for(self, student: SavedModel) -> bool:
         policy = self.certificate
         return policy is not None and policy.models.get("student") == student.identity
 
     def metadata(self, student: SavedModel) -> dict[str, Any]:
-        """What the metadata of a student's records say of it; nothing if it is of another."""
-        if not self._is_of(student):
+        """The policy as metadata of a student's records; nothing if it is for another student."""
+        if not self._is_for(student):
             return {}
         return {POLICY: json_file.to_values(self.certificate)}
 
     def columns(
         self, student: SavedModel, teacher: SavedModel, questions: Questions
     ) -> dict[str, list]:
-        """The columns of records about what both models write together.
+        """The columns of records with the answers that both models write together.
 
         Args:
-          student, teacher: the models; nothing if the policy is of another student.
+          student, teacher: the models; no columns if the policy is for another student.
           questions: what is answered.
         """
-        if not self._is_of(student):
+        if not self._is_for(student):
             return {}
         mesh, mixture = questions.mesh, questions.mixture
         batches = live_answers.decode(
@@ -83,12 +83,12 @@ def load(
     vocabulary: str,
     data: pipeline.DataConfig,
 ) -> LivePolicy:
-    """Reads a certificate and checks that it is of these models.
+    """Reads a certificate and checks that it is for these models and data.
 
     Args:
       path: of the file; "" for no policy.
-      students: of which it must be one's.
-      teacher: of which it must be.
+      students: it must be for one of them.
+      teacher: it must be for this one.
       vocabulary: fingerprint of the vocabulary.
       data: tells the lengths at which inputs and answers are cut.
 

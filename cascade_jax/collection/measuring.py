@@ -56,7 +56,7 @@ def measure(texts: Sequence[str], questions: Questions) -> AnswerQuality:
       questions: what was answered.
 
     Raises:
-      ValueError: a metric that refuses the answers, or is outside [0, 1] for one (which task).
+      ValueError: a metric that refuses the answers, or is outside [0, 1] for one; names the task.
     """
     mixture, examples = questions.mixture, questions.examples
     predictions = _predictions(questions, texts)
@@ -93,7 +93,7 @@ def qualities(
       questions: what was answered.
 
     Raises:
-      ValueError: a metric that refuses an answer, or is outside [0, 1] for one (which task).
+      ValueError: a metric that refuses an answer, or is outside [0, 1] for one; names the task.
     """
     examples, predictions = questions.examples, _predictions(questions, texts)
     columns = {name: np.zeros(len(examples)) for name in metrics}

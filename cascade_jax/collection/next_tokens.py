@@ -1,4 +1,4 @@
-"""Next tokens under teacher forcing: each counted target token as a question of its own."""
+"""Next tokens under teacher forcing: each target token is a row of its own."""
 
 import dataclasses
 import functools
@@ -84,7 +84,7 @@ def answer(
       model: what answers.
       questions: the examples.
       top_k: so many of the largest log-probs at each token.
-      embeddings: whether to add hidden states.
+      embeddings: whether to add the hidden states.
     """
     targets = targets_of(questions)
     sharding = rules.batch_sharding(questions.mesh)

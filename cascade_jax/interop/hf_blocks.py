@@ -1,4 +1,4 @@
-"""Single parameters from tensors of transformers and back, never more than a block at a time."""
+"""Converts single parameters from and to tensors of transformers, a block at a time."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Which models of transformers are ours: `config.json` into our configs, and back.
+"""Supported model families of transformers: `config.json` to our configs, and back.
 
 A key that would change the computation is either carried over or refused. Keys that change nothing
 here (initial ranges, caches, training dropout of the attention weights) are not looked at.
@@ -163,7 +163,7 @@ def family_of(contents: Mapping[str, Any]) -> tuple[Family, Mapping[str, Any]]:
         if architectures and architectures != ["Gemma3ForConditionalGeneration"]:
             raise _unknown("architectures", architectures, ["Gemma3ForConditionalGeneration"])
         text = contents.get("text_config") or {}
-        # The tying is said outside, if at all.
+        # Tying is stated outside of text_config, if at all.
         outside = {k: contents[k] for k in ("tie_word_embeddings", "bos_token_id") if k in contents}
         return FAMILIES["gemma3_text"], {**outside, **text}
     if model_type is None:
@@ -232,7 +232,7 @@ def write_config(config: Config, prefer: str | None = None) -> dict[str, Any]:
     )
 
 
-# What a checkpoint for transformers does not speak of.
+# Not in a config for transformers.
 _OURS_ALONE = ("dtype", "remat", "scan_layers", "query_chunk")
 
 

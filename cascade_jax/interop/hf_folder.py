@@ -1,4 +1,4 @@
-"""What else is in a folder of transformers: the files of a tokenizer."""
+"""The tokenizer files of a folder of transformers."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ TOKENIZER_FILES = (
 
 
 def check_empty(folder: str | os.PathLike) -> None:
-    """Refuses to write over what is there.
+    """Refuses to overwrite existing files.
 
     Raises:
       ValueError: if the folder is not empty, or a file.

@@ -1,4 +1,4 @@
-"""What transformers calls our parameters, and how it lays them out."""
+"""Names and layouts of our parameters in transformers."""
 
 import dataclasses
 import re
@@ -109,7 +109,7 @@ def _layer(part: str, layer: int | None) -> int:
     return int(part.removeprefix("layers_")) if layer is None else layer
 
 
-# Tensors that some checkpoints have and no model needs.
+# Tensors that are in some checkpoints and that no model needs.
 _NEEDLESS = re.compile(
     r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
     r"|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"

@@ -1,4 +1,4 @@
-"""T5X's Adafactor and optax's: what each keeps of a parameter, from one to the other.
+"""Converts Adafactor statistics between T5X and optax.
 
 For layers that are kept apart the two keep the same numbers of the same shapes: both factor a
 matrix if its second longest side is at least `min_dim_size_to_factor`, keep the means over the

@@ -1,4 +1,4 @@
-"""T5X checkpoints in and out: parameters, the step, and what the optimizer keeps."""
+"""Reads and writes T5X checkpoints: parameters, step and optimizer statistics."""
 
 import dataclasses
 import os
@@ -126,7 +126,7 @@ def _step(path, stored) -> int:
 
 
 def _assemble(path, target, layout, config, shardings) -> PyTree:
-    """Reads parameters and brings them into the shape that the model wants."""
+    """Reads parameters into the model's structure."""
     placed = {} if shardings is None else flatten_dict(shardings)
     is_stacked = config is not None and config.scan_layers
     counts = t5x_layouts.layer_counts(target)
@@ -241,7 +241,7 @@ def save(
 
 
 def _apart(arrays: Mapping[Name, Any]) -> dict[Name, Any]:
-    """Parameters stacked on axis 0 as layers by themselves; others as they are."""
+    """Parameters with stacked layers (axis 0) split into one per layer."""
     apart = {}
     for name, array in arrays.items():
         if name[0] in t5x_layouts.STACKS and name[1] == "layers":

@@ -1,4 +1,4 @@
-"""Names of T5 parameters in T5X's two networks, and checks of a checkpoint against a model.
+"""Parameter names in T5X's two networks, and checks of a checkpoint against a model.
 
 T5X's minimal network keeps layers apart, `encoder/layers_0/mlp/wo/kernel`, and has one relative
 position bias for a stack, `encoder/relpos_bias/rel_embedding`; these are this project's names too.

@@ -1,4 +1,4 @@
-"""Where the arrays of a T5X checkpoint lie, in a local folder or a bucket, and how they are read.
+"""Storage of the arrays of a T5X checkpoint, in a local folder or a bucket.
 
 T5X has written two formats. The older one is an index, the msgpack file `checkpoint`, whose tree
 holds every array itself or the description of a Zarr array in a folder beside it, for example

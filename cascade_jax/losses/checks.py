@@ -1,4 +1,4 @@
-"""Refusals of arrays that do not fit each other, before anything is computed from them."""
+"""Checks that arrays fit each other, before anything is computed from them."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from cascade_jax.losses import teachers
 
 
 def check_tokens(shape: tuple[int, ...], targets, weights) -> None:
-    """Refuses targets or weights that are not one number for each token.
+    """Checks that targets and weights have one number per token.
 
     Args:
       shape: of the tokens, i.e. of the student's logits or hidden states without the last axis.
@@ -27,9 +27,9 @@ def check_tokens(shape: tuple[int, ...], targets, weights) -> None:
 
 
 def check_targets(targets, weights, num_ids: int) -> None:
-    """Refuses negative weights, and counted targets outside the vocabulary, where they are known.
+    """Checks that weights are not negative, and counted targets in the vocabulary.
 
-    Inside `jax.jit` they are not: there such a target makes the loss NaN.
+    Inside `jax.jit` values are not known: there such a target makes the loss NaN.
 
     Raises:
       ValueError: with their number and the first place.
@@ -55,7 +55,7 @@ def check_targets(targets, weights, num_ids: int) -> None:
 
 
 def check_floating(**arrays) -> None:
-    """Refuses arrays, given by name, that hold no real numbers.
+    """Checks that named arrays hold floating-point numbers.
 
     Raises:
       ValueError: naming the array and its dtype.
@@ -66,7 +66,7 @@ def check_floating(**arrays) -> None:
 
 
 def check_teacher(loss, teacher, student_shape: tuple[int, ...], weights) -> None:
-    """Refuses a teacher that does not fit the student, or knows less than the loss needs.
+    """Checks that a teacher fits the student and has what the loss needs.
 
     Args:
       loss: the variant.

@@ -23,12 +23,12 @@ class Columns:
     axis: str | None = None
 
     def ids(self, width: int) -> Int[Array, "1 width"]:
-        """Token ids of the columns here."""
+        """Token ids of this device's columns."""
         start = 0 if self.axis is None else jax.lax.axis_index(self.axis) * width
         return start + jnp.arange(width, dtype=jnp.int32)[None]
 
     def is_token(self, width: int) -> Bool[Array, "1 width"]:
-        """Which columns here are no padding."""
+        """Which of these columns are not padding."""
         return self.ids(width) < self.num_ids
 
     def floored(
@@ -80,7 +80,7 @@ class Columns:
         return 1 if self.axis is None else jax.lax.axis_size(self.axis)
 
     def _local(self, ids, width):
-        """Columns of the ids in this device's arrays (0 for others), and whether they are here."""
+        """Columns of the ids in this device's arrays (0 for others), and whether they are there."""
         local = ids if self.axis is None else ids - jax.lax.axis_index(self.axis) * width
         is_here = (local >= 0) & (local < width)
         return jnp.where(is_here, local, 0), is_here

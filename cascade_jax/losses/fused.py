@@ -60,7 +60,7 @@ class Layout:
             )
 
     def shards(self) -> tuple[int, int]:
-        """Into how many parts the tokens and the columns are split."""
+        """Number of parts of the tokens and of the columns."""
         return math.prod(self.mesh.shape[axis] for axis in self.data), self.mesh.shape[self.tensor]
 
     def split_axes(self) -> tuple[tuple[str, ...], str | None]:
@@ -130,7 +130,7 @@ def loss_sums(
 
 
 def _check(loss, hidden, unembedding, teacher, targets, weights, layout, chunk_tokens) -> None:
-    """Refuses arrays that do not fit each other or the mesh, and chunks of no tokens."""
+    """Checks that arrays fit each other and the mesh, and that chunks have tokens."""
     if not isinstance(chunk_tokens, numbers.Integral) or chunk_tokens < 1:
         raise ValueError(
             f"chunk_tokens {chunk_tokens!r} must be an integer of at least 1, or None for a default"
@@ -188,17 +188,17 @@ def _head(setup: _Setup, hidden, unembedding, constants):
 
 
 def _is_primal(leaf) -> bool:
-    """Whether it is an argument as `symbolic_zeros` gives it: a value, and is it differentiated."""
+    """Whether it is an argument in the form of `symbolic_zeros`: a value with `perturbed`."""
     return hasattr(leaf, "perturbed")
 
 
 def _forward(setup, hidden, unembedding, constants):
-    """`_head` and the gradients for what is differentiated."""
+    """`_head` and the gradients with respect to what is differentiated."""
     head_arrays = jax.tree.leaves(unembedding, is_leaf=_is_primal)
-    is_wanted = hidden.perturbed, any(leaf.perturbed for leaf in head_arrays)
+    perturbed = hidden.perturbed, any(leaf.perturbed for leaf in head_arrays)
     arguments = hidden, unembedding, constants
     values = jax.tree.map(lambda leaf: leaf.value, arguments, is_leaf=_is_primal)
-    loss_sum, terms, gradients = _run(setup, *values, is_wanted)
+    loss_sum, terms, gradients = _run(setup, *values, perturbed)
     return (loss_sum, terms), gradients
 
 
@@ -215,17 +215,17 @@ def _backward(setup, gradients, cotangents):
 _head.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _run(setup, hidden, unembedding, constants, is_wanted):
+def _run(setup, hidden, unembedding, constants, perturbed):
     """(loss sum, TokenTerms, gradients), the last (of hidden, of unembedding) or None for each."""
-    sweep = functools.partial(_sweep, setup, is_wanted)
+    sweep = functools.partial(_sweep, setup, perturbed)
     if setup.layout is not None:
-        sweep = _on_mesh(sweep, setup, hidden, unembedding, constants, is_wanted)
+        sweep = _on_mesh(sweep, setup, hidden, unembedding, constants, perturbed)
     terms, gradients = sweep(hidden, unembedding, constants)
     weights = constants[2].astype(jnp.float32)
     return jnp.sum(terms.loss * weights), terms, gradients
 
 
-def _on_mesh(sweep, setup, hidden, unembedding, constants, is_wanted):
+def _on_mesh(sweep, setup, hidden, unembedding, constants, perturbed):
     """`sweep` under `jax.shard_map`, every device with its tokens and its columns."""
     layout = setup.layout
     by_token = PartitionSpec(layout.data)
@@ -241,7 +241,7 @@ def _on_mesh(sweep, setup, hidden, unembedding, constants, is_wanted):
     if isinstance(teacher, teachers.TeacherHidden):
         teacher_specs = teachers.TeacherHidden(by_token, specs(teacher.unembedding))
     constant_specs = teacher_specs, by_token, by_token, None if step is None else PartitionSpec()
-    gradient_specs = by_token if is_wanted[0] else None, head_specs if is_wanted[1] else None
+    gradient_specs = by_token if perturbed[0] else None, head_specs if perturbed[1] else None
     return jax.shard_map(
         sweep,
         mesh=layout.mesh,
@@ -251,7 +251,7 @@ def _on_mesh(sweep, setup, hidden, unembedding, constants, is_wanted):
     )
 
 
-def _sweep(setup, is_wanted, hidden, unembedding, constants):
+def _sweep(setup, perturbed, hidden, unembedding, constants):
     """This device's part: a loop over chunks of its counted tokens. Returns (terms, gradients)."""
     teacher, targets, weights, step = constants
     data_axes, tensor_axis = ((), None) if setup.layout is None else setup.layout.split_axes()
@@ -283,7 +283,15 @@ def _sweep(setup, is_wanted, hidden, unembedding, constants):
         is_real = start + jnp.arange(size) < num_counted
         tokens = jax.tree.map(lambda x: _keep(x[rows], is_real), per_token)
         chunk_terms, gradient = _chunk(
-            setup, head, teacher_head, tokens, is_real, step, columns, num_counted, any(is_wanted)
+            setup,
+            head,
+            teacher_head,
+            tokens,
+            is_real,
+            step,
+            columns,
+            num_counted,
+            any(perturbed),
         )
         put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
         terms = jax.tree.map(put, terms, chunk_terms)
@@ -295,8 +303,8 @@ def _sweep(setup, is_wanted, hidden, unembedding, constants):
 
     first = (
         _no_terms(setup, teacher, slots),
-        jnp.zeros((slots, hidden.shape[-1]), jnp.float32) if is_wanted[0] else None,
-        jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), head) if is_wanted[1] else None,
+        jnp.zeros((slots, hidden.shape[-1]), jnp.float32) if perturbed[0] else None,
+        jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), head) if perturbed[1] else None,
     )
     with jax.named_scope(f"at_most_{slots // size}"):  # for whoever reads the compiled program
         terms, d_hidden, d_head = jax.lax.fori_loop(0, num_chunks, one_chunk, first)
@@ -324,7 +332,7 @@ def _is_hidden(teacher) -> bool:
 
 
 def _cast(head: Unembedding) -> Unembedding:
-    """With the kernel in the dtype of the product, once and not in every chunk."""
+    """The head with its kernel in the dtype of the product: cast once, not in every chunk."""
     return dataclasses.replace(head, kernel=head.kernel.astype(head.dtype))
 
 
@@ -357,7 +365,7 @@ def _chunk(setup, head, teacher_head, tokens, is_real, step, columns, num_counte
 
 
 def _d_hidden(head: Unembedding, gradient) -> Float[Array, "C D"]:
-    """Gradient for the hidden states, from the columns that are here."""
+    """Gradient for the hidden states, from this device's columns."""
     dims = (((1,), (0 if head.tied else 1,)), ((), ()))
     product = jax.lax.dot_general(
         gradient.astype(head.dtype), head.kernel, dims, preferred_element_type=jnp.float32
@@ -366,7 +374,7 @@ def _d_hidden(head: Unembedding, gradient) -> Float[Array, "C D"]:
 
 
 def _d_head(head: Unembedding, hidden, gradient) -> Unembedding:
-    """Gradient for kernel and bias, from the tokens that are here."""
+    """Gradient for kernel and bias, from this device's tokens."""
     pair: Any = head.scaled(hidden), gradient.astype(head.dtype)
     left, right = reversed(pair) if head.tied else pair
     kernel = jax.lax.dot_general(
@@ -377,7 +385,7 @@ def _d_head(head: Unembedding, hidden, gradient) -> Unembedding:
 
 
 def _no_terms(setup, teacher, slots) -> sums.TokenTerms:
-    """Terms of tokens that nothing is known of yet."""
+    """Terms before any token is computed."""
     shows_kl = teachers.shows_kl(teacher, setup.loss.teacher_need, setup.every_metric)
     number, flag = jnp.zeros((slots,), jnp.float32), jnp.zeros((slots,), bool)
     return sums.TokenTerms(

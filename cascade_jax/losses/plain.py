@@ -1,4 +1,4 @@
-"""The plain head, reference of `fused.py`: a loss from whole logits, its gradient left to JAX."""
+"""The plain head, reference of `fused.py`: a loss from whole logits, differentiated by JAX."""
 
 import jax
 import jax.numpy as jnp

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 @dataclasses.dataclass(frozen=True)
 class PiecewiseLinear:
-    """A number that goes in straight lines through given points, and stays at the last one.
+    """A piecewise linear schedule through some points, constant after the last one.
 
     Example: ``PiecewiseLinear(steps=(0, 1000), values=(1.0, 0.5))`` is 0.75 at step 500.
 
@@ -56,7 +56,7 @@ Scheduled = float | PiecewiseLinear
 
 
 def value_at(setting: Scheduled, step: Int[Array, ""] | None) -> float | Float[Array, ""]:
-    """A fixed setting as it is; a schedule's value at the step, which must then be given."""
+    """The value of a setting at a step; a fixed one needs no step."""
     if not isinstance(setting, PiecewiseLinear):
         return setting
     if step is None:

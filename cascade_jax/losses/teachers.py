@@ -1,4 +1,4 @@
-"""What a loss may know of the teacher on each token.
+"""The forms in which a loss gets the teacher's outputs.
 
 | given | serves |
 |---|---|
@@ -117,10 +117,10 @@ def verdict(
     targets: Int[Array, "*n"],
     compare_logits: Callable[[Array], tuple[Bool[Array, "*n"], Bool[Array, "*n"]]],
 ) -> tuple[Bool[Array, "*n"] | None, Bool[Array, "*n"] | bool]:
-    """Whether the teacher is right on each token, and whether what it says is NaN.
+    """Whether the teacher is right on each token, and whether its outputs are NaN.
 
     Args:
-      teacher: what is given; None is neither right nor wrong.
+      teacher: in any form; None is neither right nor wrong.
       targets: labels.
       compare_logits: computes both from logits, which each head has in its own form.
     """
@@ -139,7 +139,7 @@ def shows_kl(teacher: Teacher | None, need: str, every_metric: bool) -> bool:
     """Whether KL(p_L || p_S) is measured: its whole p_L is known, and used or asked for.
 
     Args:
-      teacher: what is given.
+      teacher: in any form.
       need: `teacher_need` of the loss. A loss that only needs the argmax is spared the teacher's
         softmax in training.
       every_metric: whether it is asked for anyway.

@@ -123,7 +123,7 @@ class Loss:
 
         Raises:
           ValueError: if shapes, dtypes or vocabularies do not fit, a counted target is outside the
-            vocabulary, or the variant needs more of the teacher than is given.
+            vocabulary, or the teacher's form lacks what the variant needs.
         """
         return plain.loss_sums(
             self, student_logits, teacher, targets, weights, step=step, every_metric=every_metric

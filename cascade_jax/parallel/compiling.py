@@ -1,4 +1,4 @@
-"""Compiling on all hosts before any of them computes."""
+"""Compiles on all hosts before any of them computes."""
 
 from collections.abc import Callable
 from typing import Any

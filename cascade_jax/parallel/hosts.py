@@ -36,7 +36,7 @@ _FAILED = "cascade_jax/failed"
 
 
 class HostsError(ValueError):
-    """The hosts can't meet, or differ."""
+    """The hosts can't connect, or differ."""
 
 
 class LostHostError(RuntimeError):
@@ -163,8 +163,8 @@ def initialize(where: Address | None = None, command: str = "cascade-jax") -> No
 
 
 def connected() -> bool:
-    """Whether this process is one of several that have met."""
-    return distributed.global_state.client is not None
+    """Whether this process is connected to others."""
+    return jax.distributed.is_initialized()
 
 
 def is_first() -> bool:
@@ -184,7 +184,7 @@ def process() -> int:
 
 
 def label() -> str:
-    """This process in words: `host 1 of 4 (its name)`."""
+    """This process for messages: `host 1 of 4 (its name)`."""
     state = distributed.global_state
     return f"host {state.process_id} of {state.num_processes} ({socket.gethostname()})"
 
@@ -281,7 +281,7 @@ def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]
 
 
 class StopSignal:
-    """Whether the run is asked to stop, answered alike on all hosts.
+    """Whether the run is asked to stop, with the same answer on all hosts.
 
     A host that gets SIGTERM (Cloud TPU and Kubernetes send it before they take a machine back,
     Slurm before the time is up) tells the others, and all stop after the same step.
@@ -345,7 +345,7 @@ def report_failure(message: str) -> None:
     try:
         _client().key_value_set(_FAILED, json.dumps([label(), message]))
     except RuntimeError:
-        pass  # another one was the first, or nobody is there any more
+        pass  # another one was the first, or all others are gone
 
 
 def end_now(status: int) -> None:

@@ -1,4 +1,4 @@
-"""Which mesh axes each logical axis is split over, and the shardings that follow.
+"""Sharding rules: the mesh axes that each logical axis is split over, and the shardings.
 
 A table of rules serves a model's parameters and its activations alike. Student and teacher may have
 different ones: a small student whole on every device, say, and its teacher split.
@@ -46,7 +46,8 @@ def table(rules: str | Table) -> Table:
         counting.
 
     Raises:
-      ValueError: for a name, a logical axis or a mesh axis that there is not, or one given twice.
+      ValueError: for an unknown name, logical axis or mesh axis, or a logical axis that is there
+        twice.
     """
     if isinstance(rules, str):
         if rules not in TABLES:
@@ -87,7 +88,7 @@ def _as_axes(places: str | Sequence[str] | None) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def applied(rules: str | Table = DEFAULT):
-    """Where models put their activations' and kernels' constraints by these rules."""
+    """A context in which models constrain activations and kernels by these rules."""
     with nn.logical_axis_rules(table(rules)):
         yield
 

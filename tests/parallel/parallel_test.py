@@ -36,7 +36,7 @@ def test_slices_are_the_outermost_axis():
     "sizes, message",
     [
         (dict(data=3, tensor=2), r"data=3, fsdp=1, tensor=2\) does not divide the 8 devices.* 6"),
-        (dict(data=16), "does not divide the 8 devices there are; it wants 16"),
+        (dict(data=16), "does not divide the 8 devices there are; it needs 16"),
         (dict(fsdp=3), "8 must be a multiple of dcn_data .* fsdp .* tensor, which is 3"),
     ],
 )
