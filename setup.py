@@ -45,6 +45,7 @@ setuptools.setup(
         "optax",
         "orbax-checkpoint",
         "pyarrow",
+        "rich",
         "rouge-score",
         "sacrebleu",
         "scikit-learn>=1.7",  # from there on its networks take weights of examples

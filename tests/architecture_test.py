@@ -83,7 +83,8 @@ def test_the_package_never_imports_the_tasks():
 
 @pytest.mark.parametrize(
     "library, home",
-    [("gin", "cascade_jax/cli/"), ("absl.flags", "cascade_jax/cli/"),
+    [("gin", "cascade_jax/cli/"), ("absl.flags", "-"),
+     ("argparse", ("cascade_jax/cli/", "tasks/wmt22_folder.py")),
      ("matplotlib", "cascade_jax/report/plots/"), ("t5x", "cascade_jax/interop/t5x.py"),
      ("torch", "-"), ("transformers", "-")],
 )  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cascade_jax.cli.flags import Flags, at_least, config_of, flag, one_of
+from cascade_jax.cli.flags import Flags, at_least, flag, one_of
 from cascade_jax.cli.import_checkpoint import TOKENIZER, progress
 
 HELP = """\
@@ -54,7 +54,7 @@ def flags() -> Flags:
 
 def parse(argv: Iterable[str]) -> ExportConfig:
     """The config of the arguments after the command's name; raises UsageError."""
-    return config_of(ExportConfig, flags().parse(argv))
+    return ExportConfig(**vars(flags().parse(argv)))
 
 
 def run(config: ExportConfig) -> None:

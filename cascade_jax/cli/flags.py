@@ -4,11 +4,10 @@ import argparse
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from cascade_jax.names import did_you_mean
 
-Config = TypeVar("Config")
 _REQUIRED = object()
 _FORMAT = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=26, width=100)
 
@@ -92,12 +91,6 @@ class Flags(argparse.ArgumentParser):
             known = self._option_string_actions
             self.error(f"there is no flag {name}{did_you_mean(name, known)}")
         return values
-
-
-def config_of(config_class: type[Config], values: argparse.Namespace, **more: Any) -> Config:
-    """A dataclass from the values of its flags, and of its fields that are not flags."""
-    names = [field.name for field in dataclasses.fields(config_class) if field.metadata]
-    return config_class(**{name: getattr(values, name) for name in names}, **more)
 
 
 def one_of(*names: str) -> Callable[[str], str]:

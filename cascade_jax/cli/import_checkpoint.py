@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cascade_jax.cli.flags import Flags, at_least, config_of, flag, one_of
+from cascade_jax.cli.flags import Flags, at_least, flag, one_of
 
 HELP = """\
 Makes a run folder of a public checkpoint: what a teacher_run or a student's start may name. Beside
@@ -76,7 +76,7 @@ def flags() -> Flags:
 
 def parse(argv: Iterable[str]) -> ImportConfig:
     """The config of the arguments after the command's name; raises UsageError."""
-    return config_of(ImportConfig, flags().parse(argv))
+    return ImportConfig(**vars(flags().parse(argv)))
 
 
 def run(config: ImportConfig) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade_jax.cli import gin_config
-from cascade_jax.cli.flags import Flags, UsageError, at_least, config_of, flag, one_of
+from cascade_jax.cli.flags import Flags, UsageError, at_least, flag, one_of
 
 HELP = """\
 Says before a TPU is booked whether a run fits and how fast it can be: compiles its real step with
@@ -67,7 +67,9 @@ def parse(argv: list[str]) -> PlanCommand:
         raise UsageError("--sweep is for --step=train")
     decoding = gin_config.build(collect.CONFIG, values) if values.step == "collect" else None
     config = gin_config.build(train.CONFIG, values)
-    return config_of(PlanCommand, values, config=config, collect=decoding)
+    own = [field.name for field in dataclasses.fields(PlanCommand) if field.metadata]
+    own = {name: getattr(values, name) for name in own}
+    return PlanCommand(config=config, collect=decoding, **own)
 
 
 def run(command: PlanCommand) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
-from cascade_jax.cli.flags import Flags, UsageError, config_of, flag
+from cascade_jax.cli.flags import Flags, UsageError, flag
 from cascade_jax.names import did_you_mean
 
 HELP = """\
@@ -127,12 +127,12 @@ def parse(argv: Iterable[str]):
     if verb not in verbs:
         hint = did_you_mean(verb, verbs)
         raise UsageError(f"{verb!r} is not one of {', '.join(verbs)}{hint}; see --help")
-    values = Flags(HELP).add(verbs[verb]).parse(rest)
+    values = vars(Flags(HELP).add(verbs[verb]).parse(rest))
     if verb == "to-jsonl":
-        return config_of(ToJsonlConfig, values)
+        return ToJsonlConfig(**values)
     from cascade_jax.records.external.from_jsonl import ExchangeConfig
 
-    return ExchangeConfig(**vars(values))
+    return ExchangeConfig(**values)
 
 
 def run(config) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cascade_jax.cli.flags import Flags, UsageError, arguments, at_least, config_of, flag, one_of
+from cascade_jax.cli.flags import Flags, UsageError, arguments, at_least, flag, one_of
 
 DEFAULT_IMPORTS = ("tasks.all",)
 _COLORED = "colours; auto: in a terminal, unless NO_COLOR is set"
@@ -82,7 +82,7 @@ def flags() -> Flags:
 
 def parse(argv: Iterable[str]) -> TasksConfig:
     """The config of the arguments after the command's name; raises UsageError."""
-    return config_of(TasksConfig, flags().parse(argv))
+    return TasksConfig(**vars(flags().parse(argv)))
 
 
 def run(config: TasksConfig) -> None:

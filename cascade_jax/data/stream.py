@@ -51,6 +51,7 @@ def training_batches(
     tasks = mixture.tasks_with(split)
     datasets = [_examples(tasks[name], config, split, shard, cached[name]) for name in rates]
     if isinstance(mixture.provider, seqio.Mixture):
+        # How the mixture draws, which seqio keeps in a private field.
         dataset = mixture.provider._sample_fn(datasets, list(rates.values()), config.seed)
     else:
         (dataset,) = datasets
