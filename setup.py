@@ -64,6 +64,7 @@ setuptools.setup(
         "test": [
             "beartype",
             "hypothesis",
+            "filelock",
             "pytest",
             "pytest-xdist",
             "ruff",

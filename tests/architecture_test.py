@@ -1,6 +1,7 @@
 """The rules of the design that a machine can check, from the syntax trees alone."""
 
 import ast
+import graphlib
 import re
 from pathlib import Path
 
@@ -69,6 +70,40 @@ def test_the_guarantees_could_be_published_alone():
             if part_of(name) not in (None, "names", "json_file") and not own:
                 wrong.append(f"{file.relative_to(ROOT)}:{line} imports {name}")
     assert not wrong
+
+
+def module_files() -> dict[str, Path]:
+    """The product's files by module name; a package is its `__init__`."""
+    names = {}
+    for file in PRODUCT_FILES:
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return names
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Imports inside functions and for type checkers alone count."""
+    files = module_files()
+    graph = {}
+    for module, file in files.items():
+        graph[module] = set()
+        for _, name in imports(file):
+            # `a.b.C` is of the module `a.b` where there is no module of the whole name.
+            imported = name if name in files else name.rpartition(".")[0]
+            if imported in files and imported != module:
+                graph[module].add(imported)
+    graphlib.TopologicalSorter(graph).prepare()  # CycleError names the files
+
+
+def test_no_room_holds_more_than_12_percent_of_the_lines():
+    """Of the lines of the package, the tasks and the launch scripts together."""
+    lines = {}
+    for file in [*PRODUCT_FILES, *(ROOT / "launch").rglob("*.py")]:
+        room = ".".join(file.relative_to(ROOT).with_suffix("").parts[:2])
+        lines[room] = lines.get(room, 0) + len(file.read_text().splitlines())
+    total = sum(lines.values())
+    large = {room: count for room, count in lines.items() if count > 0.12 * total}
+    assert not large, f"of {total} lines"
 
 
 def test_the_package_never_imports_the_tasks():

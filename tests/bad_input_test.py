@@ -22,29 +22,17 @@ from cascade_jax.cli.main import main
 from cascade_jax.runs import checkpoints
 from cascade_jax.training import experiment
 from cascade_jax.training import step as step_lib
-from tests.support import fakes, saved, tiny_demo
+from tests.support import fakes, pair, saved
+from tests.support.pair import output
 
-TINY = tiny_demo.gin_text(
-    """\
-MIXTURE = "demo_last_v1"
-BATCH_SIZE = 8
+MACROS = """\
 DECODE_BATCH_SIZE = 8
-TEACHER_STEPS = 6
-STUDENT_STEPS = 6
 COLLECT_SPLIT = "validation"
-CHECKPOINT_EVERY = 2
-WARMUP_STEPS = 1
-EVAL_BATCHES = 1
 COLLECT_LIMIT = 8
 BOOTSTRAP_SAMPLES = 5
-ONLY = ["teacher", "xent"]
-saved_model.CascadeRuns.students = ["xent"]
 evaluate.EvaluateConfig.names = ["xent"]
-""",
-    "from cascade_jax.runs import saved_model",
-    "from cascade_jax.evaluation import evaluate",
-    "from cascade_jax.training import experiment",
-)
+"""
+IMPORT = "from cascade_jax.evaluation import evaluate"
 LOCAL = "--gin_file=gin/experiments/local_multitask.gin"
 
 
@@ -54,24 +42,18 @@ pytestmark = pytest.mark.usefixtures("in_the_clone")
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """`--gin_file` of the demo with everything small."""
-    file = tmp_path_factory.mktemp("gin") / "tiny.gin"
-    file.write_text(TINY)
-    return f"--gin_file={file}"
+    return pair.write_gin(tmp_path_factory.mktemp("gin") / "tiny.gin", MACROS, IMPORT)
 
 
 @pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory, repository):
+def finished(tiny, trained_pair, tmp_path_factory, repository):
     """An output folder with a trained teacher and student and their records."""
-    folder = tmp_path_factory.mktemp("finished")
+    folder = tmp_path_factory.mktemp("finished") / "out"
+    shutil.copytree(trained_pair, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository)
-        for command in ("train", "collect"):
-            assert main([command, tiny, output(folder)]) == 0
+        assert main(["collect", tiny, output(folder)]) == 0
     return folder
-
-
-def output(folder: Path) -> str:
-    return f"--gin.OUTPUT_DIR='{folder}'"
 
 
 @pytest.fixture
@@ -104,9 +86,10 @@ def test_gin_names(refused, tiny, tmp_path):
     """Each in full in gin_test.py; here: the line and the status."""
     line = refused("train", tiny, "--gin.STUDENT_STEP=5")
     assert "unknown gin macro 'STUDENT_STEP'; did you mean 'STUDENT_STEPS'?" in line
-    file = tmp_path / "scope.gin"
-    file.write_text(TINY + "cat_dits/experiment.TrainRun.seed = 1\n")
-    line = refused("train", f"--gin_file={file}")
+    misspelt = "cat_dits/experiment.TrainRun.seed = 1\n"
+    experiment = "from cascade_jax.training import experiment"
+    file = pair.write_gin(tmp_path / "scope.gin", misspelt, experiment)
+    line = refused("train", file)
     assert "gin binding cat_dits/experiment.TrainRun.seed is set but nothing reads it" in line
     line = refused("vocab", LOCAL)
     assert "gin macro DATA_DIR has no value; give it: --gin.DATA_DIR=VALUE" in line

@@ -49,6 +49,16 @@ def repository() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session")
+def trained_pair(tmp_path_factory, repository) -> Path:
+    """The runs of tests/support/pair.py; copy them before you change them."""
+    from tests.support import pair
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)
+        return pair.made_once(tmp_path_factory, "trained_pair", pair.train)
+
+
 @pytest.fixture
 def in_the_clone(monkeypatch, repository):
     """The clone as current folder, where gin files are found; gin is empty again afterwards."""

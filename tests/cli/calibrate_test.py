@@ -18,20 +18,11 @@ from cascade_jax.cli import calibrate, gin_config
 from cascade_jax.cli.main import main
 from cascade_jax.deferral.guarantees import certificate, pareto, search
 from cascade_jax.parallel import hosts
-from tests.support import tiny_demo
+from tests.support import pair
+from tests.support.pair import output
 
-TINY = tiny_demo.gin_text(
-    """\
-MIXTURE = "demo_last_v1"
-BATCH_SIZE = 8
+MACROS = """\
 DECODE_BATCH_SIZE = 16
-TEACHER_STEPS = 6
-STUDENT_STEPS = 6
-CHECKPOINT_EVERY = 6
-WARMUP_STEPS = 1
-EVAL_BATCHES = 1
-ONLY = ["teacher", "xent"]
-saved_model.CascadeRuns.students = ["xent"]
 CALIBRATED = "xent"
 CALIBRATION_LIMIT = 120
 COLLECT_LIMIT = 20
@@ -44,9 +35,8 @@ SECOND_SIZE = 40
 ITERATIONS = 6
 GRID_SIZE = 9
 REPEATS = 2
-""",
-    "from cascade_jax.runs import saved_model",
-)
+saved_model.CascadeRuns.checkpoint = "last"
+"""
 
 
 pytestmark = pytest.mark.usefixtures("in_the_clone")
@@ -54,18 +44,12 @@ pytestmark = pytest.mark.usefixtures("in_the_clone")
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    file = tmp_path_factory.mktemp("gin") / "tiny.gin"
-    file.write_text(TINY)
-    return f"--gin_file={file}"
+    return pair.write_gin(tmp_path_factory.mktemp("gin") / "tiny.gin", MACROS)
 
 
 @pytest.fixture(scope="module")
-def trained(tiny, tmp_path_factory, repository):
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(repository)
-        assert main(["train", tiny, output(folder)]) == 0
-    return folder
+def trained(trained_pair, tmp_path_factory):
+    return shutil.copytree(trained_pair, tmp_path_factory.mktemp("trained") / "out")
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +58,6 @@ def calibrated(tiny, trained, repository):
         patch.chdir(repository)
         assert main(["calibrate", tiny, output(trained)]) == 0
     return trained / "calibration" / "xent"
-
-
-def output(folder: Path) -> str:
-    return f"--gin.OUTPUT_DIR='{folder}'"
 
 
 def pool_of(tiny: str, trained: Path, *bindings: str, **changes) -> token_pool.LivePool:

@@ -20,30 +20,24 @@ from cascade_jax.training import experiment
 from cascade_jax.training import run as one_run
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
-from tests.support import fakes, processes, saved
-
-STEPS, EVERY = 6, 2
-
+from tests.support import fakes, pair, saved
+from tests.support.pair import EVERY, STEPS
 
 pytestmark = pytest.mark.usefixtures("in_the_clone")
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, repository):
-    """A run of six steps with checkpoints 2, 4 and 6."""
-    folder = tmp_path_factory.mktemp("finished")
-    file = processes.write_gin(folder, "out", STEPS, EVERY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(repository)
-        assert main(["train", f"--gin_file={file}", "--gin.experiment.TrainRun.keep_last=3"]) == 0
-    return folder
-
-
 @pytest.fixture
-def copy(finished, tmp_path):
-    """A copy of it, and the command that goes on with it."""
-    shutil.copytree(finished / "out", tmp_path / "out")
-    return tmp_path / "out" / "teacher", processes.write_gin(tmp_path, "out", STEPS, EVERY)
+def copy(trained_pair, tmp_path):
+    """A copy of a run with checkpoints 2, 4 and 6, and the command that goes on with it."""
+    shutil.copytree(trained_pair / "teacher", tmp_path / "out" / "teacher")
+    return tmp_path / "out" / "teacher", write_gin(tmp_path)
+
+
+def write_gin(folder: Path) -> Path:
+    """A gin file whose one run goes to `<folder>/out/teacher`."""
+    file, more = folder / "out.gin", f'ONLY = "teacher"\nOUTPUT_DIR = "{folder}/out"\n'
+    pair.write_gin(file, more)
+    return file
 
 
 @pytest.fixture
@@ -58,12 +52,8 @@ def refused(capfd):
     return refused
 
 
-def same_end(run: Path, other: Path) -> None:
-    saved.assert_same_end(run, other, STEPS)
-
-
 @pytest.mark.parametrize("what", ["arrays", "data", "gone"])
-def test_a_checkpoint_that_is_cut_off(copy, refused, finished, what):
+def test_a_checkpoint_that_is_cut_off(copy, refused, trained_pair, what):
     run, file = copy
     shutil.rmtree(run / "checkpoints" / str(STEPS))
     last = run / "checkpoints" / str(STEPS - EVERY)
@@ -80,7 +70,7 @@ def test_a_checkpoint_that_is_cut_off(copy, refused, finished, what):
     # As the line says: that folder goes, and the one before it serves.
     shutil.rmtree(last)
     assert main(["train", f"--gin_file={file}"]) == 0
-    same_end(run, finished / "out" / "teacher")
+    saved.assert_same_end(run, trained_pair / "teacher", STEPS)
 
 
 # As root, gives up the right to write where the mode forbids it: `capset` without any rights.
@@ -126,7 +116,7 @@ def test_a_data_file_that_is_cut_in_half(refused, tmp_path):
     for split in ("train", "validation"):
         data = fakes.write_jsonl(tmp_path / "data", "glue__cola", split, rows)
     data = data.with_name("train.jsonl")
-    file = processes.write_gin(tmp_path, "out", STEPS, EVERY)
+    file = write_gin(tmp_path)
     first = "import dynamic_registration\n"
     file.write_text(file.read_text().replace(first, first + "import tasks.local_multitask\n"))
     argv = [
