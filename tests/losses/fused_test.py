@@ -285,17 +285,21 @@ def loss_of(problem, case="cat_dist_kept"):
     return loss_sum, (problem.hidden, problem.ours, problem.theirs, problem.their_map)
 
 
+# Of two programs, which XLA may fuse and so round in different ways.
+assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+
+
 def test_what_is_frozen_changes_no_other_gradient():
     loss_sum, arguments = loss_of(cases.Problem.draw(seed=9))
     both = jax.jit(jax.grad(loss_sum, (0, 1)))(*arguments)
     for i in (0, 1):
         alone = jax.jit(jax.grad(loss_sum, i))(*arguments)
-        jax.tree.map(np.testing.assert_array_equal, alone, both[i])
+        jax.tree.map(assert_close, alone, both[i])
     kernel_only = jax.jit(
         jax.grad(lambda kernel: loss_sum(
             arguments[0], arguments[1].replace(kernel=kernel), *arguments[2:]))
     )(arguments[1].kernel)  # fmt: skip
-    np.testing.assert_array_equal(kernel_only, both[1].kernel)
+    assert_close(kernel_only, both[1].kernel)
 
 
 def test_the_teacher_gets_exactly_no_gradient():
