@@ -54,19 +54,13 @@ def _in_this_process(command, folder):
     return printed.getvalue()
 
 
-@pytest.fixture(scope="module")
-def followed(tmp_path_factory):
-    """The user's folder after every step, and what the command `tasks` printed."""
-    folder = tmp_path_factory.mktemp("own")
-    shown = None
+def _write_files(folder):
+    """The page's files; the rows are what a shell writes."""
     for language, text in BLOCKS:
+        if language == "bash" and "cascade-jax" not in text:
+            _in_bash(text, folder)
         if named := re.match(r"# (my\w*\.\w+)\n", text):
             (folder / named[1]).write_text(text)
-        elif text.startswith("cascade-jax tasks "):
-            shown = _in_this_process(text, folder)
-        elif language == "bash":
-            _in_bash(text, folder)
-    return folder, shown
 
 
 def test_the_walk_through_is_short():
@@ -76,17 +70,22 @@ def test_the_walk_through_is_short():
     assert len(code) == 2 and len(lines) <= 20
 
 
-def test_the_page_shows_what_the_list_prints(followed):
-    _, shown = followed
+def test_the_page_shows_what_the_list_prints(tmp_path):
+    _write_files(tmp_path)
+    (command,) = [text for _, text in BLOCKS if text.startswith("cascade-jax tasks ")]
     (stated,) = [text for language, text in BLOCKS if not language and text[0] != "#"]
-    assert shown == stated
+    assert _in_this_process(command, tmp_path) == stated
 
 
-def test_the_run_leaves_two_trained_models(followed):
-    folder, _ = followed
+@pytest.mark.slow  # as README's commands, which docs_test.py builds and end_to_end_test.py runs
+def test_the_run_leaves_two_trained_models(tmp_path):
+    _write_files(tmp_path)
+    for language, text in BLOCKS:
+        if language == "bash" and re.search("cascade-jax (train|[$]command)", text):
+            _in_bash(text, tmp_path)
     for name in ("teacher", "cat_xent"):
-        assert (folder / "runs/my_colours" / name / "checkpoints/3").is_dir()
-    assert not list((folder / "runs/my_colours").glob("xent*"))
+        assert (tmp_path / "runs/my_colours" / name / "checkpoints/3").is_dir()
+    assert not list((tmp_path / "runs/my_colours").glob("xent*"))
 
 
 SHOWN = re.findall(r"```\n\$ cascade-jax (tasks demo[^\n]*)\n(.*?)```", PAGE, re.S)

@@ -133,6 +133,7 @@ pickle.dump(batches, open(output, "wb"))
 """
 
 
+@pytest.mark.slow  # tests/training/resume_test.py goes on in another process, too
 def test_a_new_process_restores_a_task_of_the_demo(tmp_path, repository):
     config = pipeline.DataConfig("demo_last_v1", 16, 8, 8, seed=1, cache_rows=0)
     iterator = pipeline.train_batches(config, _sharding())

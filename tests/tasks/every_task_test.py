@@ -72,6 +72,17 @@ EVERY_TASK = sorted(
 WITH_OPTIONS = ("classification", "multiple_choice")
 NOT_IN_TFDS = ("cascade_wmt22_", "cascade_mmlu_", "cascade_wikitext2_", "demo_", "local_tatoeba_")
 IN_TFDS = [name for name in EVERY_TASK if not name.startswith(NOT_IN_TFDS)]
+
+
+def one_of_each_kind(names):
+    """All names as parameters of a test; but for the first of each kind they are slow."""
+    kinds = set()
+    for name in names:
+        kind = catalog.card_of(name).kind
+        yield pytest.param(name, marks=[pytest.mark.slow] if kind in kinds else [])
+        kinds.add(kind)
+
+
 REAL_EXAMPLES = 50
 LENGTH = 256
 LENGTHS = features.sequence_length(LENGTH, LENGTH)
@@ -160,7 +171,7 @@ def _fitting(source, *arguments, **settings):
     return rows
 
 
-@pytest.mark.parametrize("name", IN_TFDS)
+@pytest.mark.parametrize("name", one_of_each_kind(IN_TFDS))
 def test_a_training_batch_of_mock_rows(monkeypatch, name):
     sources.set_data_dir(None)
     # Mock data has rows but no files.
@@ -191,6 +202,7 @@ def _perfect_answers(name, examples):
     return quality.per_example_quality(task.metric_fns, targets, answers)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY_TASK)
 def test_real_rows(data_folder, name):
     sources.set_data_dir(data_folder)

@@ -349,7 +349,7 @@ def test_a_saved_position_is_restored_here_and_in_a_new_process(
     state.write_bytes(saved)
     environment = {**os.environ, "PYTHONPATH": str(repository)}
     command = [sys.executable, "-c", _CHILD, str(state), str(output), chat, str(cache_rows)]
-    subprocess.run(command, check=True, env=environment, cwd=repository, timeout=120)
+    subprocess.run(command, check=True, env=environment, cwd=repository, timeout=600)
     np.testing.assert_equal(pickle.loads(output.read_bytes()), expected)
 
 
