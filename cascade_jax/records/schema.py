@@ -74,9 +74,9 @@ class Column:
         stands under this name in the object of its model.
       type: of Arrow.
       doc: what it holds.
-      owner: EXAMPLE, EVERY_MODEL, DEFERRING_MODEL (all but the last) or LIVE.
       shape: what a row holds, ONE value by default.
       check: which values are allowed; None for all.
+      owner: EXAMPLE, EVERY_MODEL, DEFERRING_MODEL (all but the last) or LIVE.
       is_required: whether every table has it. A required list other than the log-probs may be
         empty in all rows, if it is not known.
       needs: columns of the same owner without which it can not be there.
@@ -92,9 +92,9 @@ class Column:
     name: str
     type: pa.DataType
     doc: str
-    owner: str = EXAMPLE
     shape: str = ONE
     check: Check | None = None
+    owner: str = EXAMPLE
     is_required: bool = False
     needs: tuple[str, ...] = ()
     is_shared: bool = False
@@ -133,165 +133,68 @@ def innermost(kind: pa.DataType) -> pa.DataType:
 _TEXT, _INT, _FLOAT = pa.string(), pa.int32(), pa.float64()
 _TEXTS, _INTS, _FLOATS = pa.list_(_TEXT), pa.list_(_INT), pa.list_(pa.float32())
 _COUNTS = pa.list_(pa.int64())
-_at_once = functools.partial(Column, is_required=True, is_read_at_once=True)
-_model = functools.partial(Column, owner=EVERY_MODEL)
-_measure = functools.partial(_model, is_shared=True, is_read_at_once=True)
-_top = functools.partial(
-    Column, owner=DEFERRING_MODEL, shape=TOP_PER_TOKEN, collected="`TOP_K = 10`"
-)
-_sample = functools.partial(_model, collected="not yet")
 _LIVE_NAMES = ("answer", "tokens", "pieces", "is_deferred", "uncertainties", "quality", "flops")
+_example = functools.partial(Column, owner=EXAMPLE, is_required=True)
+_key = functools.partial(_example, is_read_at_once=True)
+_model = functools.partial(Column, owner=EVERY_MODEL)
+_needed = functools.partial(_model, is_required=True)
+_measure = functools.partial(_model, is_shared=True, is_read_at_once=True)
+_sample = functools.partial(_model, collected="not yet")
+_deferring = functools.partial(Column, owner=DEFERRING_MODEL)
+_top = functools.partial(_deferring, collected="`TOP_K = 10`")
 _live = functools.partial(Column, owner=LIVE, needs=_LIVE_NAMES, collected="`POLICY`")
 
+# fmt: off
 COLUMNS: tuple[Column, ...] = (
-    _at_once("mixture", _TEXT, "the mixture that the example is from"),
-    _at_once("task", _TEXT, "its task"),
-    _at_once("split", _TEXT, "its split"),
-    _at_once(
-        "example_id",
-        _TEXT,
-        "unique in the table; learned routers go by it, so it should differ between splits",
-    ),
-    Column("inputs", _TEXT, "the text given to the models", is_required=True),
-    Column("target", _TEXT, "the right answer", is_required=True),
-    _at_once("metric", _TEXT, "name of the per-example quality"),
-    _model("answer", _TEXT, "the answer; may be empty", is_required=True),
-    _model("tokens", _INTS, "its tokens", shape=PER_TOKEN, is_required=True),
-    _model(
-        "log_probs",
-        _FLOATS,
-        "log-prob of each token; the last model's may be empty",
-        shape=PER_TOKEN,
-        check=LOG_PROB,
-        is_required=True,
-        sets_lengths=True,
-    ),
-    _model(
-        "entropies",
-        _FLOATS,
-        "nats, of the whole distribution at each token",
-        shape=PER_TOKEN,
-        check=FINITE,
-        is_required=True,
-    ),
-    _model(
-        "quality",
-        _FLOAT,
-        "quality of the answer, higher is better",
-        check=IN_UNIT_INTERVAL,
-        is_required=True,
-        is_read_at_once=True,
-    ),
-    _model(
-        "flops_per_token",
-        _FLOAT,
-        "2 × parameters",
-        check=POSITIVE,
-        is_required=True,
-        is_read_at_once=True,
-    ),
-    _model(
-        "statistics",
-        _COUNTS,
-        "counts of a corpus metric, which add up over examples",
-        shape=COUNTS,
-        check=COUNT,
-        is_shared=True,
-        sets_lengths=True,
-        is_read_at_once=True,
-        collected="tasks with BLEU or chrF",
-        used_by="curves of corpus metrics",
-    ),
-    _top(
-        "top_log_probs",
-        _FLOATS,
-        "the K largest log-probs at each token, descending, end to end",
-        check=LOG_PROB,
-        used_by="scores of the largest probabilities",
-    ),
-    _top("top_ids", _INTS, "their ids", check=COUNT, needs=("top_log_probs",), used_by="nothing"),
-    _model(
-        "pieces",
-        _TEXTS,
-        "text of each token",
-        shape=PER_TOKEN,
-        used_by="the example browser's colours",
-    ),
-    Column(
-        "embedding",
-        _FLOATS,
-        "mean-pooled hidden state of the input",
-        owner=DEFERRING_MODEL,
-        shape=VECTOR,
-        check=FINITE,
-        collected="`EMBEDDINGS = True`",
-        used_by="routers that take it",
-    ),
-    _measure("input_tokens", _INT, "tokens read", check=NOT_NEGATIVE, used_by="prices"),
-    _measure(
-        "flops",
-        _FLOAT,
-        "FLOPs of the whole answer, reading and writing",
-        check=POSITIVE,
-        used_by="costs in real FLOPs",
-    ),
-    _measure(
-        "seconds",
-        _FLOAT,
-        "wall time of the answer",
-        check=NOT_NEGATIVE,
-        used_by="costs in seconds",
-    ),
-    _sample(
-        "sample_answers",
-        _TEXTS,
-        "more answers to the example, drawn at random",
-        shape=PER_SAMPLE,
-        sets_lengths=True,
-    ),
-    _sample(
-        "sample_log_probs",
-        pa.list_(_FLOATS),
-        "log-prob of each of their tokens",
-        shape=PER_SAMPLE_TOKEN,
-        check=LOG_PROB,
-        needs=("sample_answers",),
-        sets_lengths=True,
-    ),
-    _sample(
-        "sample_tokens",
-        pa.list_(_INTS),
-        "their tokens",
-        shape=PER_SAMPLE_TOKEN,
-        needs=("sample_log_probs",),
-    ),
+    _key("mixture", _TEXT, "the mixture that the example is from"),
+    _key("task", _TEXT, "its task"),
+    _key("split", _TEXT, "its split"),
+    _key("example_id", _TEXT, "unique in the table; learned routers go by it, so it should differ "
+         "between splits"),
+    _example("inputs", _TEXT, "the text given to the models"),
+    _example("target", _TEXT, "the right answer"),
+    _key("metric", _TEXT, "name of the per-example quality"),
+    _needed("answer", _TEXT, "the answer; may be empty"),
+    _needed("tokens", _INTS, "its tokens", PER_TOKEN),
+    _needed("log_probs", _FLOATS, "log-prob of each token; the last model's may be empty",
+            PER_TOKEN, LOG_PROB, sets_lengths=True),
+    _needed("entropies", _FLOATS, "nats, of the whole distribution at each token",
+            PER_TOKEN, FINITE),
+    _needed("quality", _FLOAT, "quality of the answer, higher is better", ONE, IN_UNIT_INTERVAL,
+            is_read_at_once=True),
+    _needed("flops_per_token", _FLOAT, "2 × parameters", ONE, POSITIVE, is_read_at_once=True),
+    _measure("statistics", _COUNTS, "counts of a corpus metric, which add up over examples",
+             COUNTS, COUNT, sets_lengths=True, collected="tasks with BLEU or chrF",
+             used_by="curves of corpus metrics"),
+    _top("top_log_probs", _FLOATS, "the K largest log-probs at each token, descending, end to end",
+         TOP_PER_TOKEN, LOG_PROB, used_by="scores of the largest probabilities"),
+    _top("top_ids", _INTS, "their ids", TOP_PER_TOKEN, COUNT, needs=("top_log_probs",)),
+    _model("pieces", _TEXTS, "text of each token", PER_TOKEN, used_by="the example browser"),
+    _deferring("embedding", _FLOATS, "mean-pooled hidden state of the input", VECTOR, FINITE,
+               collected="`EMBEDDINGS = True`", used_by="routers that take it"),
+    _measure("input_tokens", _INT, "tokens read", ONE, NOT_NEGATIVE, used_by="prices"),
+    _measure("flops", _FLOAT, "FLOPs of the whole answer, reading and writing", ONE, POSITIVE,
+             used_by="costs in real FLOPs"),
+    _measure("seconds", _FLOAT, "wall time of the answer", ONE, NOT_NEGATIVE,
+             used_by="costs in seconds"),
+    _sample("sample_answers", _TEXTS, "more answers to the example, drawn at random", PER_SAMPLE,
+            sets_lengths=True),
+    _sample("sample_log_probs", pa.list_(_FLOATS), "log-prob of each of their tokens",
+            PER_SAMPLE_TOKEN, LOG_PROB, needs=("sample_answers",), sets_lengths=True),
+    _sample("sample_tokens", pa.list_(_INTS), "their tokens", PER_SAMPLE_TOKEN,
+            needs=("sample_log_probs",)),
     _live("answer", _TEXT, "the answer, each token by one of the models"),
-    _live("tokens", _INTS, "its tokens", shape=PER_TOKEN, sets_lengths=True),
-    _live("pieces", _TEXTS, "text of each token", shape=PER_TOKEN),
-    _live(
-        "is_deferred",
-        pa.list_(pa.bool_()),
-        "whether a larger model wrote the token",
-        shape=PER_TOKEN,
-    ),
-    _live(
-        "uncertainties",
-        _FLOATS,
-        "how unsure the small model was of the token that it proposed there",
-        shape=PER_TOKEN,
-        check=UNCERTAINTY,
-    ),
-    _live("quality", _FLOAT, "by the row's metric", check=IN_UNIT_INTERVAL),
-    _live("flops", _FLOAT, "really spent on the answer, by all models", check=POSITIVE),
-    _live(
-        "statistics",
-        _COUNTS,
-        "like the models', and only beside theirs; may be left out",
-        shape=COUNTS,
-        check=COUNT,
-        is_shared=True,
-    ),
+    _live("tokens", _INTS, "its tokens", PER_TOKEN, sets_lengths=True),
+    _live("pieces", _TEXTS, "text of each token", PER_TOKEN),
+    _live("is_deferred", pa.list_(pa.bool_()), "whether a larger model wrote the token", PER_TOKEN),
+    _live("uncertainties", _FLOATS, "how unsure the small model was of the token it proposed there",
+          PER_TOKEN, UNCERTAINTY),
+    _live("quality", _FLOAT, "by the row's metric", ONE, IN_UNIT_INTERVAL),
+    _live("flops", _FLOAT, "really spent on the answer, by all models", ONE, POSITIVE),
+    _live("statistics", _COUNTS, "like the models', and only beside theirs", COUNTS, COUNT,
+          is_shared=True),
 )
+# fmt: on
 
 
 # ------------------------------------------------------------------ columns of a table

@@ -109,7 +109,7 @@ def test_missing_folders_and_splits_say_what_is_there(tmp_path):
     ("line", "said"),
     [
         ('{"text": "a", ', "train.jsonl:2: not a JSON object ("),
-        ("[1]", "train.jsonl:2: lacks field 'text'; the line has list"),
+        ("[1]", "train.jsonl:2: is [1]; must be an object"),
         ('{"text": "a"}', "train.jsonl:2: lacks field 'label'; the line has ['text']"),
         (
             '{"text": 7, "label": 1}',
