@@ -16,6 +16,7 @@ from cascade_jax.deferral.guarantees.certificate import DataIdentity, ModelIdent
 from cascade_jax.deferral.policy import ANSWER, Thresholds, defers
 from cascade_jax.deferral.scores import Average, base
 from cascade_jax.names import matching_tasks
+from cascade_jax.records.schema import PAIR
 
 QUALITY = "quality"  # the tasks' own, as records have it
 
@@ -80,7 +81,7 @@ class RecordsPool:
         tables = [_used(table, source.tasks, source.limit) for table in tables]
         for table in tables:
             _check_score(source.score, table)
-        for model in ("student", "teacher"):
+        for model in PAIR:
             _check_same(model, tables)
         self.name = tables[0].name
         self.uncertainty = base.name_of(source.score)
@@ -91,11 +92,11 @@ class RecordsPool:
         self._teacher = _joined(tables, "teacher_quality")
         self._flops = None
         if all(table.student_flops is not None for table in tables):
-            self._flops = [_joined(tables, f"{model}_flops") for model in ("student", "teacher")]
+            self._flops = [_joined(tables, f"{model}_flops") for model in PAIR]
         first = len(tables[0])
         self.test_rows = None if len(tables) == 1 else np.arange(first, len(self.ids))
         parts = [slice(None)] if self.test_rows is None else [slice(first), slice(first, None)]
-        self.models = {model: _identity(tables[0], model) for model in ("student", "teacher")}
+        self.models = {model: _identity(tables[0], model) for model in PAIR}
         self.data = DataIdentity(
             mixture=tables[0].metadata["mixture"],
             split=tables[0].metadata["split"],

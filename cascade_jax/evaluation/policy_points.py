@@ -27,7 +27,7 @@ from cascade_jax.evaluation import curves, live_cascades
 from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.costs import CostModel, Flops, Parameters
 from cascade_jax.evaluation.live_cascades import LiveCascade
-from cascade_jax.records.schema import POLICY
+from cascade_jax.records.schema import PAIR, POLICY
 from cascade_jax.records.table import Records
 
 
@@ -129,7 +129,7 @@ def points(
 
 def difference(certificate: Certificate, table: Records, score: DeferralScore) -> str:
     """Why a certificate is not of some records; "" if it may be."""
-    for role in ("student", "teacher"):
+    for role in PAIR:
         identity = certificate.models.get(role, ModelIdentity())
         if different := _other_model(role, identity, table.metadata):
             return different

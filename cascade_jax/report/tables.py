@@ -8,7 +8,7 @@ from cascade_jax.evaluation.comparison import Difference
 from cascade_jax.evaluation.costs import format_cost, short_label
 from cascade_jax.evaluation.results import Estimate, Evaluation, Panel, ScoreSummary
 from cascade_jax.evaluation.summaries import REFERENCE_RATES
-from cascade_jax.records.schema import CORPUS_METRICS, DECODING, FIGURES, POLICY
+from cascade_jax.records.schema import CORPUS_METRICS, DECODING, FIGURES, MODELS, POLICY
 from cascade_jax.report import headline
 from cascade_jax.report.numbers import cost_text, promise_text
 from cascade_jax.text_table import NOT_MEASURED, Cell, Column, Table, number, percent, signed
@@ -297,7 +297,7 @@ def figures(evaluation: Evaluation) -> Table:
 def sources(evaluation: Evaluation) -> Table:
     """What the records say of themselves."""
     # Three are shown by task, in the table of figures; a certificate is a file of its own.
-    skipped = {"name", "schema_version", CORPUS_METRICS, FIGURES, DECODING, POLICY}
+    skipped = {"name", "schema_version", MODELS, CORPUS_METRICS, FIGURES, DECODING, POLICY}
     keys = dict.fromkeys(
         key for s in evaluation.sources for key in s.metadata if key not in skipped
     )
