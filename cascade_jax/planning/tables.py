@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from cascade_jax.planning.planner import Plan
+from cascade_jax.text_table import columns
 
 _UNITS = {"student": "parameters of the student", "teacher": "parameters of the teacher",
           "base": "parameters of LoRA's base", "optimizer": "state of the optimizer",
@@ -35,8 +36,7 @@ def table(plan: Plan) -> str:
     rows += _held(plan)
     if plan.flops is not None:
         rows += _work(plan) + _bound(plan)
-    width = max(len(name) for name, _ in rows) + 2
-    return "\n".join(f"{name:<{width}}{value}".rstrip() for name, value in rows) + "\n"
+    return "\n".join(columns(rows)) + "\n"
 
 
 def _held(plan: Plan) -> list[tuple[str, str]]:
@@ -96,12 +96,7 @@ def ranking(plans: Sequence[Plan], failures: Sequence[tuple[str, str]] = ()) -> 
             "" if plan.seconds is None else f"{plan.seconds:.4g} s",
             plan.roofline.get("bound", ""),
         ))  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) + 2 for i in range(len(rows[0]))]
-    lines = [
-        "".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    lines += [f"left out: {name}: {reason}" for name, reason in failures]
+    lines = columns(rows) + [f"left out: {name}: {reason}" for name, reason in failures]
     return "\n".join(lines) + "\n"
 
 
