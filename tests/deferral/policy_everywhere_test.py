@@ -24,6 +24,7 @@ from cascade_jax.inference.cascade.rules import ThresholdRule
 from cascade_jax.report import examples
 from tests.support import certificates
 from tests.support.deferral import VALUES, above
+from tests.support.scripted import Scripted
 
 N = 6
 SCORES = st.lists(st.sampled_from(VALUES), min_size=N, max_size=N).map(np.array)
@@ -111,20 +112,6 @@ def test_all_of_them_defer_the_same_examples(
 
     rule = ThresholdRule(jnp.full((N, 1), threshold, jnp.float32), np.int32(0))
     same(jitted_rule(rule, jnp.asarray(scores, jnp.float32)), expected)
-
-
-@dataclasses.dataclass(frozen=True)
-class Scripted:
-    """A stepper whose parameters are its logits [B, L, V], whatever was written before."""
-
-    vocab_size: int = 3
-
-    def start(self, params, inputs, max_length):
-        return jnp.zeros(len(inputs), jnp.int32), ()
-
-    def step(self, params, state, tokens, where, logits_at):
-        place = jnp.clip(where.places.reshape(-1)[logits_at], 0, params.shape[1] - 1)
-        return params[jnp.arange(len(params)), place], state
 
 
 ROWS, LENGTH, BLOCKS, EOS = 8, 5, 2, 2

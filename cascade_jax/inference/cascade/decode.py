@@ -96,8 +96,8 @@ def make_cascade_decode_fn(
         token_j = small model's token if s_j <= threshold, else the large model's
 
     `thresholds` is one number, or one for each of some equal blocks of answer places; or such a row
-    for each input, [B N]. -inf gives the large model's own greedy answers, inf the small one's, and
-    then the large model does not even read the inputs. An uncertainty that is NaN defers.
+    for each input, [B N]; or a rule of `rules.py`. -inf gives the large model's own greedy answers,
+    inf the small one's: the large model does not even read the inputs. NaN uncertainties defer.
 
     It is compiled once for each shape of inputs, whatever the thresholds, eos_id, uncertainty and
     waiting_share.
@@ -129,9 +129,8 @@ def make_cascade_decode_fn(
     jitted = _jitted(setup)
 
     def arguments(student_params, teacher_params, inputs, thresholds):
-        limits = rules.thresholds_by_position(thresholds, len(inputs), max_length)
-        settings = _Settings(rules.ThresholdRule(limits, kind), *others)
-        return settings, student_params, teacher_params, inputs
+        rule = rules.as_rule(thresholds, kind, len(inputs), max_length)
+        return _Settings(rule, *others), student_params, teacher_params, inputs
 
     def cascade_decode_fn(student_params, teacher_params, inputs, thresholds):
         return jitted(*arguments(student_params, teacher_params, inputs, thresholds))
@@ -142,7 +141,7 @@ def make_cascade_decode_fn(
 
 @dataclasses.dataclass(frozen=True)
 class _Setup:
-    """What is compiled."""
+    """Static arguments: what is compiled."""
 
     student: Stepper
     teacher: Stepper
@@ -153,7 +152,7 @@ class _Setup:
 
 @flax.struct.dataclass
 class _Settings:
-    """What the compiled program is given beside parameters and inputs."""
+    """Traced arguments beside parameters and inputs."""
 
     rule: rules.DecodingRule
     eos_id: Int[Array, ""]

@@ -1,12 +1,13 @@
 """Decoding rules: what is measured at a token, and whether the large model writes it instead.
 
 `decode.py` asks a rule once for every proposed token. A rule is a pytree and an argument of the
-compiled program: a rule of the same kind with other values, thresholds say, compiles nothing. A new
-rule is a class here with the methods of `DecodingRule`.
+compiled program: a rule of the same class with other values, thresholds say, compiles nothing. A
+new rule is a class with the methods of `DecodingRule`; the decoding function takes one in place of
+thresholds.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -54,6 +55,7 @@ def propose(logits: Float[Array, "B V"], position: Int[Array, " B"]) -> Proposal
     )
 
 
+@runtime_checkable
 class DecodingRule(Protocol):
     """Who writes a token. All methods are traced."""
 
@@ -121,14 +123,25 @@ def uncertainty_index(uncertainty: str) -> Int[np.ndarray, ""]:
     return np.int32(UNCERTAINTIES.index(uncertainty))
 
 
-def thresholds_by_position(
-    thresholds: float | Sequence[float] | Float[Array, "..."], batch: int, max_length: int
-) -> Float[Array, "{batch} {max_length}"]:
-    """Thresholds of blocks of positions, for all rows or for each, as one for each position.
+def as_rule(
+    thresholds: "float | Sequence[float] | Float[Array, '...'] | DecodingRule",
+    kind: Int[np.ndarray, ""],
+    batch: int,
+    max_length: int,
+) -> DecodingRule:
+    """A `ThresholdRule` of thresholds; a rule as it is.
+
+    Args:
+      thresholds: one, or one for each block of positions; or such a row for each of the batch.
+      kind: index of the uncertainty.
+      batch: number of rows.
+      max_length: positions of an answer.
 
     Raises:
-      ValueError: NaN, or of another shape.
+      ValueError: a threshold is NaN, or the shape is another.
     """
+    if isinstance(thresholds, DecodingRule):
+        return thresholds
     if not isinstance(thresholds, jax.core.Tracer):
         thresholds = np.asarray(thresholds, np.float32)
         if np.isnan(thresholds).any():
@@ -140,4 +153,5 @@ def thresholds_by_position(
             f"1 to max_length = {max_length} blocks of answer places, or such a row for each of "
             f"the {batch} inputs"
         )
-    return jnp.broadcast_to(policy.by_position(rows, max_length), (batch, max_length))
+    by_position = policy.by_position(rows, max_length)
+    return ThresholdRule(jnp.broadcast_to(by_position, (batch, max_length)), kind)
