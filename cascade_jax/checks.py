@@ -1,19 +1,11 @@
-"""Checks of settings: each raises a ValueError that shows the value and what is allowed."""
+"""Checks of settings: each raises a ValueError with the value and what is allowed.
+
+Names out of a list of choices are checked by `names.check_choice`.
+"""
 
 import math
 import numbers
-from collections.abc import Collection
 from typing import Any
-
-from cascade_jax.names import did_you_mean
-
-
-def one_of(name: str, value: Any, choices: Collection[Any]) -> None:
-    """Refuses a value that is not among the choices; names the nearest one."""
-    if value not in choices:
-        hint = did_you_mean(value, map(str, choices))
-        listed = ", ".join(map(repr, choices))
-        raise ValueError(f"{name} is {value!r}; must be one of {listed}{hint}")
 
 
 def whole_number(name: str, value: Any, least: int, optional: bool = False) -> None:

@@ -7,7 +7,6 @@ from cascade_jax import checks
 
 
 def test_allowed_values_pass():
-    checks.one_of("head", "fused", ("fused", "plain"))
     checks.whole_number("steps", np.int64(1), 1)
     checks.whole_number("limit", None, 1, optional=True)
     checks.positive("rate", 0.5)
@@ -18,8 +17,6 @@ def test_allowed_values_pass():
 @pytest.mark.parametrize(
     "check, message",
     [
-        (lambda: checks.one_of("head", "fusd", ("fused", "plain")),
-         "head is 'fusd'; must be one of 'fused', 'plain'; did you mean 'fused'"),
         (lambda: checks.whole_number("steps", 0, 1), "is 0; must be an integer of at least 1$"),
         (lambda: checks.whole_number("steps", True, 0), "steps is True; must be an integer"),
         (lambda: checks.whole_number("k", 2.0, 1, True), "k is 2.0; .* at least 1, or None$"),
