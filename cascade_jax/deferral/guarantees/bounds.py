@@ -236,8 +236,8 @@ def check_level(delta: float) -> None:
     """Raises ValueError unless delta is a chance of error strictly between 0 and 1."""
     if not 0 < delta < 1:
         raise ValueError(
-            f"delta must be above 0 and below 1, got {delta}: it is the chance that what is "
-            "promised does not hold, 0.1 say"
+            f"delta must be above 0 and below 1, got {delta}: it is the chance that the "
+            "promise does not hold, 0.1 say"
         )
 
 
@@ -253,15 +253,15 @@ def check_limit(limit: float, lower: float, upper: float) -> None:
         )
 
 
-def check_losses(losses: Real[np.ndarray, "C n"], lower: float, upper: float, what: str) -> None:
+def check_losses(losses: Real[np.ndarray, "C n"], lower: float, upper: float, name: str) -> None:
     """Raises ValueError for no sequence, NaN, or a loss outside its range; the first is named."""
     if losses.shape[1] == 0:
-        raise ValueError(f"{what} has no example: nothing can be said of a risk without one")
+        raise ValueError(f"{name} has no example: nothing can be said of a risk without one")
     outside: Bool[np.ndarray, "C n"] = ~((losses >= lower) & (losses <= upper))
     if np.any(outside):
         row, column = np.argwhere(outside)[0]
         raise ValueError(
-            f"{what} of configuration {row} for example {column} is {losses[row, column]}, must be "
+            f"{name} of configuration {row} for example {column} is {losses[row, column]}, must be "
             f"in [{lower}, {upper}] ({int(outside.sum())} such)"
         )
 

@@ -80,19 +80,19 @@ class Certificate:
       score: name of the uncertainty or deferral score; higher = defer.
       thresholds: one, or one for each block of positions. Infinity never defers, minus infinity
         always does.
-      block_length: positions of a block, where there are several thresholds: of the longest, where
-        the places of an answer can't be divided evenly. Position j of L is of block ``j * K // L``.
+      block_length: positions of the longest block, where there are several thresholds. Position j
+        of L is of block ``j * K // L``.
       risks: with their limits.
       delta: the chance that the promise does not hold, at most.
       procedure, bound, tokens_per_sequence: see `risks.CalibrationSettings`.
-      objective: name of what was made small among the certified.
+      objective: name of the quantity that was minimised among the certified.
       num_first, num_second: examples of the calibration splits; 0 for no second.
-      candidates: all that was evaluated, with p-values and means.
+      candidates: all thresholds that were evaluated, with p-values and means.
       models: by role, "student" and "teacher".
-      data: the examples.
-      splits: name -> fingerprint, `splits.split_fingerprint`.
+      data: the examples it was made on.
+      splits: fingerprints by name, `splits.split_fingerprint`.
       seen: hashes of the ids of all calibration examples, sorted, `splits.id_hash`.
-      schema: of this file.
+      schema: version of the file.
     """
 
     promise: str

@@ -1,4 +1,4 @@
-"""What a deferral score is, and what all of ours check before they compute.
+"""The protocol of deferral scores, and the checks that all of ours make first.
 
 A score is any callable from `AnswerTokens` to float64 of shape [n], one value per example, higher =
 defer. A frozen dataclass is the usual form, so that its settings can be bound in a config. The unit
@@ -13,12 +13,12 @@ from jaxtyping import Float, Int
 
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 
-_WHAT = {"log_probs": "log-prob", "entropies": "entropy", "top_log_probs": "top log-prob"}
+_COLUMN_NAMES = {"log_probs": "log-prob", "entropies": "entropy", "top_log_probs": "top log-prob"}
 
 
 @runtime_checkable
 class DeferralScore(Protocol):
-    """What every deferral score looks like to its callers; ours have a text `name` besides."""
+    """Protocol of all deferral scores; ours have a text `name` besides."""
 
     def __call__(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]: ...
 
@@ -30,23 +30,17 @@ def name_of(score: DeferralScore) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A score of our own: checks what it reads, then computes.
+    """Base of our own scores: checks the answers, then computes.
 
     Attributes:
+      name: for tables and axes: "average", "quantile 0.4".
       column: the field of `AnswerTokens` that it reads.
+      least_k: number of the likeliest tokens' log-probs that it needs.
     """
 
+    name: ClassVar[str] = ""
     column: ClassVar[str] = "log_probs"
-
-    @property
-    def name(self) -> str:
-        """For tables and axes: "average", "quantile 0.4"."""
-        raise NotImplementedError
-
-    @property
-    def least_k(self) -> int:
-        """How many of the likeliest tokens' log-probs it needs."""
-        return 0
+    least_k: ClassVar[int] = 0
 
     def __call__(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
         """Scores every example.
@@ -58,21 +52,21 @@ class Score:
           float64; higher = more reason to defer.
 
         Raises:
-          ValueError: if the answers lack what is needed, an answer has no token, or a value is NaN
-            or infinite.
+          ValueError: if the answers lack a column, an answer has no token, or a value is NaN or
+            infinite.
         """
         lack = self.lack(answers)
         if lack:
             raise ValueError(lack)
         refuse_empty(answers)
         column = self.column_of(answers)
-        refuse_non_finite(answers, getattr(answers, column), _WHAT[column])
+        refuse_non_finite(answers, getattr(answers, column), _COLUMN_NAMES[column])
         if answers.num_examples == 0:
             return np.zeros(0)
         return self._values(answers)
 
     def column_of(self, answers: AnswerTokens) -> str:
-        """The field that is read of these answers."""
+        """The field of these answers that it reads."""
         return self.column
 
     def lack(self, answers: AnswerTokens) -> str:

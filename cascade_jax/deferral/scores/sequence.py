@@ -4,6 +4,7 @@ An answer's tokens are y_1..y_N with log-probs l_1..l_N in nats, of which the la
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -25,9 +26,7 @@ class Average(Score):
     Reference: Cascade-Aware Training of Language Models, equation 5 (the best in figure 6).
     """
 
-    @property
-    def name(self) -> str:
-        return "average"
+    name: ClassVar[str] = "average"
 
     def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
         return _negative_sums(answers) / answers.lengths
@@ -48,9 +47,7 @@ class Sum(Score):
     Uncertainty Estimation in Natural Language Generation (G-NLL).
     """
 
-    @property
-    def name(self) -> str:
-        return "sum"
+    name: ClassVar[str] = "sum"
 
     def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
         return _negative_sums(answers)
@@ -67,9 +64,7 @@ class Minimum(Score):
     Reference: CAT, figure 6 (minimum, ChowQuantile-0).
     """
 
-    @property
-    def name(self) -> str:
-        return "minimum"
+    name: ClassVar[str] = "minimum"
 
     def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
         smallest = np.minimum.reduceat(answers.log_probs, answers.offsets[:-1])
@@ -87,9 +82,7 @@ class Maximum(Score):
     Reference: CAT, figure 6 (maximum).
     """
 
-    @property
-    def name(self) -> str:
-        return "maximum"
+    name: ClassVar[str] = "maximum"
 
     def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
         largest = np.maximum.reduceat(answers.log_probs, answers.offsets[:-1])
@@ -139,9 +132,7 @@ class Perplexity(Score):
     Translation.
     """
 
-    @property
-    def name(self) -> str:
-        return "perplexity"
+    name: ClassVar[str] = "perplexity"
 
     def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
         average = _negative_sums(answers) / answers.lengths
@@ -166,9 +157,7 @@ class GeometricMean(Score):
     Reference: Park et al. 2025, Visualizing Uncertainty in Translation Tasks, metric 1.
     """
 
-    @property
-    def name(self) -> str:
-        return "geometric mean"
+    name: ClassVar[str] = "geometric mean"
 
     def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
         return -np.exp(-_negative_sums(answers) / answers.lengths)

@@ -30,9 +30,7 @@ class ArithmeticMean(Score):
     Reference: Park et al. 2025, Visualizing Uncertainty in Translation Tasks.
     """
 
-    @property
-    def name(self) -> str:
-        return "arithmetic mean"
+    name: ClassVar[str] = "arithmetic mean"
 
     def _values(self, answers: AnswerTokens) -> _Scores:
         return -_mean_probability(answers)
@@ -53,9 +51,7 @@ class MaxSoftmax(Score):
     Reference: Hendrycks and Gimpel 2017; Gatekeeper, equation 7, as a mean over tokens.
     """
 
-    @property
-    def name(self) -> str:
-        return "max-softmax"
+    name: ClassVar[str] = "max-softmax"
 
     def column_of(self, answers: AnswerTokens) -> str:
         return "top_log_probs" if answers.top_k else "log_probs"
@@ -85,9 +81,7 @@ class Kurtosis(Score):
     position's distribution, which is `TopKurtosis`.
     """
 
-    @property
-    def name(self) -> str:
-        return "kurtosis"
+    name: ClassVar[str] = "kurtosis"
 
     def _values(self, answers: AnswerTokens) -> _Scores:
         offsets, result = answers.offsets, np.empty(answers.num_examples)
@@ -178,11 +172,8 @@ class Entropy(Score):
     Reference: Gatekeeper, equation 8.
     """
 
+    name: ClassVar[str] = "entropy"
     column: ClassVar[str] = "entropies"
-
-    @property
-    def name(self) -> str:
-        return "entropy"
 
     def _values(self, answers: AnswerTokens) -> _Scores:
         return _mean(answers, lambda tokens: answers.entropies[tokens])
@@ -199,15 +190,9 @@ class Margin(Score):
     Reference: Scheffer et al. 2001, Active Hidden Markov Models (margin of the top two).
     """
 
+    name: ClassVar[str] = "margin"
     column: ClassVar[str] = "top_log_probs"
-
-    @property
-    def name(self) -> str:
-        return "margin"
-
-    @property
-    def least_k(self) -> int:
-        return 2
+    least_k: ClassVar[int] = 2
 
     def _values(self, answers: AnswerTokens) -> _Scores:
         top = answers.top_log_probs
