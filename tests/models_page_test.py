@@ -8,7 +8,14 @@ from pathlib import Path
 import gin
 import pytest
 
-from cascade_jax.cli import export_checkpoint, gin_config, import_checkpoint, model_gin, train
+from cascade_jax.cli import (
+    export_checkpoint,
+    flags,
+    gin_config,
+    import_checkpoint,
+    model_gin,
+    train,
+)
 from cascade_jax.interop import hf_families
 from cascade_jax.losses import variants
 from cascade_jax.models import lora
@@ -29,7 +36,7 @@ def commands(verb: str) -> list[list[str]]:
 
 def test_every_pair_has_its_commands():
     downloads = re.findall(r"^hf download (\S+) --local-dir (\S+)$", PAGE, re.M)
-    imported = [import_checkpoint.parse(arguments) for arguments in commands("import")]
+    imported = [flags.parse(import_checkpoint.FLAGS, arguments) for arguments in commands("import")]
     assert [config.path for config in imported] == [folder for _, folder in downloads]
     assert len({config.out for config in imported}) == len(imported)
     rows = PAGE.split("## Public pairs")[1].split("\n## ")[0]
@@ -69,7 +76,7 @@ def test_the_pair_of_the_page_builds_and_is_exported(in_folder):
     assert run.loss == variants.CATDist() and run.steps == 10000
     assert run.data.vocabulary.startswith("runs/gemma_270m/")
     (arguments,) = commands("export")
-    exported = export_checkpoint.parse(arguments)
+    exported = flags.parse(export_checkpoint.FLAGS, arguments)
     assert exported.run == f"{config.output_dir}/{run.name}"
     assert run.data.vocabulary == f"{exported.tokenizer}/tokenizer.json"
 

@@ -1,11 +1,11 @@
 """`cascade-jax compare`: what evaluate does, for tables and folders named on the command line."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cascade_jax.cli.flags import Flags, UsageError, arguments, at_least, comma_list, flag
+from cascade_jax.cli.flags import UsageError, arguments, at_least, comma_list, flag
 from cascade_jax.names import did_you_mean
 
 HELP = """\
@@ -57,22 +57,12 @@ class CompareConfig:
     )
     bootstrap: int = flag("N", "resamples for the intervals", 1000, type=at_least(1))
 
+    def __post_init__(self):
+        if not self.entries:
+            raise UsageError("nothing to compare: give records files or folders of experiments")
 
-def flags() -> Flags:
-    """The flags of compare."""
-    return Flags(HELP).add(CompareConfig)
 
-
-def parse(argv: Iterable[str]) -> CompareConfig:
-    """The config of the arguments after the command's name.
-
-    Raises:
-      UsageError: an unknown flag, a value that is not allowed, nothing to compare.
-    """
-    config = CompareConfig(**vars(flags().parse(argv)))
-    if not config.entries:
-        raise UsageError("nothing to compare: give records files or folders of experiments")
-    return config
+FLAGS = CompareConfig
 
 
 def run(config: CompareConfig) -> None:

@@ -1,10 +1,9 @@
 """`cascade-jax export`: a run's model as a folder of transformers or T5X."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cascade_jax.cli.flags import Flags, at_least, flag, one_of
+from cascade_jax.cli.flags import at_least, flag, one_of
 from cascade_jax.cli.import_checkpoint import TOKENIZER, progress
 
 HELP = """\
@@ -47,14 +46,7 @@ class ExportConfig:
     )
 
 
-def flags() -> Flags:
-    """The flags of the command."""
-    return Flags(HELP).add(ExportConfig)
-
-
-def parse(argv: Iterable[str]) -> ExportConfig:
-    """The config of the arguments after the command's name; raises UsageError."""
-    return ExportConfig(**vars(flags().parse(argv)))
+FLAGS = ExportConfig
 
 
 def run(config: ExportConfig) -> None:

@@ -4,10 +4,11 @@ import argparse
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from cascade_jax.names import did_you_mean
 
+Config = TypeVar("Config")
 _REQUIRED = object()
 _FORMAT = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=26, width=100)
 
@@ -91,6 +92,11 @@ class Flags(argparse.ArgumentParser):
             known = self._option_string_actions
             self.error(f"there is no flag {name}{did_you_mean(name, known)}")
         return values
+
+
+def parse(config_class: type[Config], argv: Iterable[str]) -> Config:
+    """A dataclass whose fields are all flags or arguments, from the command line."""
+    return config_class(**vars(Flags("").add(config_class).parse(argv)))
 
 
 def one_of(*names: str) -> Callable[[str], str]:

@@ -7,12 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cascade_jax.cli.flags import Flags, at_least, flag, one_of
+from cascade_jax.cli.flags import at_least, flag, one_of
 
 HELP = """\
 Makes a run folder of a public checkpoint: what a teacher_run or a student's start may name. Beside
@@ -69,14 +68,7 @@ class ImportConfig:
     )
 
 
-def flags() -> Flags:
-    """The flags of the command."""
-    return Flags(HELP).add(ImportConfig)
-
-
-def parse(argv: Iterable[str]) -> ImportConfig:
-    """The config of the arguments after the command's name; raises UsageError."""
-    return ImportConfig(**vars(flags().parse(argv)))
+FLAGS = ImportConfig
 
 
 def run(config: ImportConfig) -> None:

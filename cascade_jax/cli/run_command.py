@@ -11,7 +11,7 @@ import absl.logging
 import gin
 
 from cascade_jax.cli import gin_config, many_hosts
-from cascade_jax.cli.flags import Flags, flag
+from cascade_jax.cli.flags import Flags, flag, parse
 from cascade_jax.files import write_text
 
 
@@ -19,8 +19,8 @@ def run(command: ModuleType, argv: list[str]) -> int:
     """Parses the arguments of a command, builds its config and runs it.
 
     Args:
-      command: a module of this package with HELP, CONFIG and run; one with flags of its own has
-        HELP, flags, parse and run instead.
+      command: a module of this package with HELP and run; CONFIG, the root that gin files bind, or
+        FLAGS, a dataclass of flags, or functions flags and parse of its own.
       argv: the arguments after the command's name.
 
     Returns:
@@ -47,7 +47,10 @@ def flags_of(command: ModuleType) -> Flags:
     """The flags of a command, without those that all have."""
     if hasattr(command, "flags"):
         return command.flags()
-    flags = Flags(command.HELP).add(gin_config.GinFlags)
+    flags = Flags(command.HELP)
+    if hasattr(command, "FLAGS"):
+        return flags.add(command.FLAGS)
+    flags.add(gin_config.GinFlags)
     return flags.add(many_hosts.HostFlags) if _is_for_many_hosts(command) else flags
 
 
@@ -64,6 +67,8 @@ def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
         argv = [arg for arg in argv if arg != "--traceback"]
         if hasattr(command, "parse"):
             config = command.parse(argv)
+        elif hasattr(command, "FLAGS"):
+            config = parse(command.FLAGS, argv)
         else:
             values = flags_of(command).parse(gin_config.with_bindings(argv))
             config = gin_config.build(command.CONFIG, values)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cascade_jax.cli.flags import Flags, UsageError, arguments, at_least, flag, one_of
+from cascade_jax.cli.flags import UsageError, arguments, at_least, flag, one_of
 
 DEFAULT_IMPORTS = ("tasks.all",)
 _COLORED = "colours; auto: in a terminal, unless NO_COLOR is set"
@@ -75,14 +75,7 @@ class TasksConfig:
             raise UsageError("--suite and --mixtures list different things; give one of them")
 
 
-def flags() -> Flags:
-    """The flags of the command."""
-    return Flags(HELP).add(TasksConfig)
-
-
-def parse(argv: Iterable[str]) -> TasksConfig:
-    """The config of the arguments after the command's name; raises UsageError."""
-    return TasksConfig(**vars(flags().parse(argv)))
+FLAGS = TasksConfig
 
 
 def run(config: TasksConfig) -> None:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from cascade_jax.cli import compare, main
+from cascade_jax.cli import compare, flags, main
 from cascade_jax.deferral import scores
 from cascade_jax.evaluation import costs
 
@@ -20,7 +20,7 @@ def experiment(tmp_path):
 
 
 def files_of(*argv):
-    return compare.evaluate_config(compare.parse(map(str, argv))).records_files
+    return compare.evaluate_config(flags.parse(compare.FLAGS, map(str, argv))).records_files
 
 
 def test_a_folder_gives_its_tables(experiment):
@@ -75,7 +75,7 @@ def test_refusals_are_one_line_that_says_what_would_do(argv, message, experiment
     [("sum", scores.Sum()), ("quantile_0.3", scores.Quantile(0.3)), ("entropy", scores.Entropy())],
 )
 def test_scores_go_by_their_names(name, score):
-    config = compare.parse(["a.parquet", "--score", name, "--scores", "sum"])
+    config = flags.parse(compare.FLAGS, ["a.parquet", "--score", name, "--scores", "sum"])
     assert compare.evaluate_config(config).score == score
     assert compare.evaluate_config(config).scores == (scores.Sum(),)
 
@@ -85,4 +85,7 @@ def test_scores_go_by_their_names(name, score):
     [("flops", costs.Flops()), ("price=0.1,0.4,1,4", costs.Price(0.1, 0.4, 1.0, 4.0))],
 )
 def test_costs_go_by_their_names(name, cost):
-    assert compare.evaluate_config(compare.parse(["a.parquet", "--cost", name])).cost == cost
+    assert (
+        compare.evaluate_config(flags.parse(compare.FLAGS, ["a.parquet", "--cost", name])).cost
+        == cost
+    )

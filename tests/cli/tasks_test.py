@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import seqio
 
-from cascade_jax.cli import main, task_pages, tasks
+from cascade_jax.cli import flags, main, run_command, task_pages, tasks
 from cascade_jax.data import sources
 from cascade_jax.data.browse import rows as row_view
 from cascade_jax.data.browse import tasks as browse
@@ -64,12 +64,12 @@ def test_the_examples_of_the_help_parse_and_name_what_there_is():
     lines = re.findall(r"^  cascade-jax tasks(.*)$", tasks.HELP, re.M)
     assert len(lines) > 3
     for line in lines:
-        config = tasks.parse(line.split())
+        config = flags.parse(tasks.FLAGS, line.split())
         assert config.name is None or config.name in known
 
 
 def test_every_flag_is_in_the_help():
-    described = re.findall(r"^  --(\w+)\b.*\s\w+", tasks.flags().format_help(), re.M)
+    described = re.findall(r"^  --(\w+)\b.*\s\w+", run_command.flags_of(tasks).format_help(), re.M)
     fields = tasks.TasksConfig.__dataclass_fields__.keys() - {"names", "modules"}
     assert set(described) == fields | {"import"}
 

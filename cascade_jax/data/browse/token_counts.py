@@ -15,7 +15,7 @@ PERCENTILES = (50, 90, 95, 99, 100)
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Tokens of inputs or targets, row by row, and what a limit leaves of them.
+    """Numbers of tokens of inputs or targets, row by row, under a limit.
 
     Attributes:
       tokens: of each row before cutting, EOS included.
@@ -30,27 +30,24 @@ class TokenCounts:
         return int(np.percentile(self.tokens, percent, method="inverted_cdf"))
 
     @property
+    def kept(self) -> Int[np.ndarray, " rows"]:
+        """Tokens of each row after cutting."""
+        return self.tokens if self.limit is None else np.minimum(self.tokens, self.limit)
+
+    @property
     def rows_cut(self) -> int:
         """Number of rows that are longer than the limit."""
-        return 0 if self.limit is None else int((self.tokens > self.limit).sum())
+        return int((self.kept < self.tokens).sum())
 
     @property
     def tokens_lost(self) -> float:
-        """Part of all tokens that is cut off."""
-        if self.limit is None:
-            return 0.0
-        return float(np.maximum(self.tokens - self.limit, 0).sum() / max(self.tokens.sum(), 1))
+        """Share of all tokens that is cut off."""
+        return float((self.tokens - self.kept).sum() / max(self.tokens.sum(), 1))
 
     @property
     def only_eos(self) -> int:
-        """Number of rows that have EOS alone left, or had nothing else from the start."""
-        kept = self.tokens if self.limit is None else np.minimum(self.tokens, self.limit)
-        return int((kept <= 1).sum())
-
-    @property
-    def none_whole(self) -> bool:
-        """Whether the limit cuts every row."""
-        return self.rows_cut == len(self.tokens)
+        """Number of rows of which at most EOS is left."""
+        return int((self.kept <= 1).sum())
 
 
 def count_tokens(
@@ -88,8 +85,11 @@ def check_targets_fit(targets: Mapping[str, TokenCounts], seen: str = "every tar
     Raises:
       ValueError: names the first such task, and the length that its targets need.
     """
-    wrong = {name: counts for name, counts in targets.items() if counts.none_whole}
-    for name, counts in wrong.items():
+    wrong = {
+        name: counts for name, counts in targets.items() if counts.rows_cut == len(counts.tokens)
+    }
+    if wrong:
+        name, counts = next(iter(wrong.items()))
         others = f" (and of {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ValueError(
             f"target_length {counts.limit} cuts off {seen} of {name}{others}: no answer "
