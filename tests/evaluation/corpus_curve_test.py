@@ -10,9 +10,9 @@ from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.task_metrics import quality
 from cascade_jax.task_metrics.corpus import Statistics
 from cascade_jax.task_metrics.translation import Bleu, Chrf
+from tests.support.sentences import sentences, spoilt
 
 COSTS = (3.0, 20.0)
-WORDS = ["The", "cat", "sat,", "on", "it.", "U.S.", "3.5%", "(no)", "Cat", "ran"]
 CORPUS_FNS = {
     Bleu(): lambda answers, targets: sacrebleu.corpus_bleu(answers, [targets], force=True),
     Bleu("char"): lambda answers, targets: sacrebleu.corpus_bleu(
@@ -21,18 +21,6 @@ CORPUS_FNS = {
     Chrf(): lambda answers, targets: sacrebleu.corpus_chrf(answers, [targets]),
     Chrf(2): lambda answers, targets: sacrebleu.corpus_chrf(answers, [targets], word_order=2),
 }
-
-
-def sentences(rng, count):
-    return [" ".join(rng.choice(WORDS, rng.integers(1, 12))) for _ in range(count)]
-
-
-def spoilt(rng, targets, share):
-    """Answers that lose or change a share of the words."""
-    return [
-        " ".join(w if rng.random() > share else str(rng.choice(WORDS)) for w in text.split())
-        for text in targets
-    ]
 
 
 def made_up(n, seed=0, levels=None):

@@ -13,9 +13,9 @@ from cascade_jax.evaluation import summaries
 from cascade_jax.report.plots import curves
 from cascade_jax.task_metrics import corpus, quality
 from cascade_jax.task_metrics.translation import Bleu, Chrf
-from tests.evaluation.corpus_curve_test import sentences, spoilt
 from tests.report import markdown_test
 from tests.support.reports import evaluate_and_write
+from tests.support.sentences import sentences, spoilt
 
 N = 50
 

@@ -8,7 +8,7 @@ import pytest
 from cascade_jax import records
 from cascade_jax.evaluation import costs
 from cascade_jax.records.table import RecordsError
-from tests.evaluation import evaluate_test
+from tests.support import evaluated
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def table(tmp_path_factory):
         columns[f"student_{kind}"] = [[value] * length for length in (2, 1, 4)]
         columns[f"teacher_{kind}"] = [[value] * length for length in (1, 5, 2)]
     path = tmp_path_factory.mktemp("costs") / "a.parquet"
-    return records.read(evaluate_test.write(path, "a", n=3, changes=columns))
+    return records.read(evaluated.write(path, "a", n=3, changes=columns))
 
 
 class Changed(records.Records):
@@ -73,7 +73,7 @@ def test_bad_values_are_named(table):
 
 def test_a_large_model_whose_tokens_are_not_known_has_no_price(tmp_path):
     numbers = {f"{model}_input_tokens": [10, 20, 30] for model in ("student", "teacher")}
-    file = evaluate_test.write(tmp_path / "a", "a", n=3, changes=numbers)
+    file = evaluated.write(tmp_path / "a", "a", n=3, changes=numbers)
     with pytest.raises(RecordsError, match="teacher_tokens are empty"):
         costs.Price(1, 1, 1, 1)(records.read(file))
     assert costs.Price(1, 1, 1, 0)(records.read(file))[1].tolist() == [10, 20, 30]

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cascade_jax import records
 from cascade_jax.deferral.scores import AnswerTokens, Average, Sum
 from cascade_jax.evaluation import evaluate as evaluate_module
 from cascade_jax.evaluation.costs import Parameters, Price
@@ -18,9 +17,8 @@ from cascade_jax.evaluation.evaluate import EvaluateConfig, evaluate
 from cascade_jax.records.table import RecordsError
 from cascade_jax.report.metrics_json import to_json
 from cascade_jax.report.terminal import format_table
+from tests.support.evaluated import N, write
 from tests.support.reports import evaluate_and_write
-
-N = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,39 +30,6 @@ class _Named:
 
     def __call__(self, answers):
         return np.zeros(answers.num_examples)
-
-
-def write(path, name, seed=0, changes=None, metadata=None, n=N):
-    """Records of a student (by seed) beside one teacher, on two tasks of unequal size."""
-    rng, shared = np.random.default_rng(seed), np.random.default_rng(99)
-    student = (rng.random(n) < 0.5) * 1.0
-    task = np.where(np.arange(n) < n // 3, "short", "long/er task")
-    log_probs = [-rng.random(1 + i % 3) - (1 - student[i]) for i in range(n)]
-    columns = {
-        "mixture": ["demo"] * n,
-        "task": task,
-        "split": ["test"] * n,
-        "example_id": [f"{name}/test/{i}" for i, name in enumerate(task)],
-        "inputs": [f"question {i} <b>" for i in range(n)],
-        "target": ["yes"] * n,
-        "metric": ["exact_match"] * n,
-        "student_answer": ["yes" if right else "" for right in student],
-        "teacher_answer": ["yes"] * n,
-        "student_tokens": [np.ones(len(part), np.int32) for part in log_probs],
-        "student_log_probs": log_probs,
-        "student_entropies": [np.abs(part) for part in log_probs],
-        "teacher_tokens": [[]] * n,
-        "teacher_log_probs": [[]] * n,
-        "teacher_entropies": [[]] * n,
-        "student_quality": student,
-        "teacher_quality": (shared.random(n) < 0.9) * 1.0,
-        "student_flops_per_token": np.full(n, 2e6),
-        "teacher_flops_per_token": np.full(n, 1e7),
-        **(changes or {}),
-    }
-    metadata = {"name": name, "mixture": "demo", "split": "test", **(metadata or {})}
-    records.write(path, columns, metadata)
-    return str(path)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from cascade_jax.evaluation.evaluate import load
 from cascade_jax.records.table import RecordsError
 from cascade_jax.report import metrics_json
 from cascade_jax.report.terminal import format_table
-from tests.evaluation.evaluate_test import N, write
+from tests.support.evaluated import N, write
 from tests.support.reports import evaluate_and_write
 
 DRAWS, SEED = 20, 3

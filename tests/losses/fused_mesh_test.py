@@ -10,8 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cascade_jax.losses import fused, teachers
 from cascade_jax.parallel.mesh import MeshConfig
-from tests.losses.fused_test import compare, plain_head, value_and_gradients
 from tests.support import cases
+from tests.support.loss_heads import compare, plain_head, value_and_gradients
 
 MESHES = [(8, 1, 1), (2, 2, 2), (2, 1, 4), (1, 8, 1), (1, 1, 8)]
 HIDDEN_CASES = ("xent_smoothing_z", "cat_dist_kept", "dist_reverse_t2", "dist_jsd_t1.5",

@@ -9,8 +9,8 @@ import pytest
 
 from cascade_jax.losses import fused, teachers, variants
 from cascade_jax.unembedding import Unembedding
-from tests.losses.fused_test import fused_head, plain_head, value_and_gradients
 from tests.support import cases, oracle
+from tests.support.loss_heads import fused_head, plain_head, value_and_gradients
 
 HEADS = {"plain": plain_head, "fused": fused_head}
 VOCAB = 24

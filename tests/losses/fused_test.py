@@ -7,36 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cascade_jax.losses import fused, teachers
+from cascade_jax.losses import teachers
 from cascade_jax.unembedding import Unembedding
 from tests.support import cases, oracle
+from tests.support.loss_heads import compare, fused_head, plain_head, value_and_gradients
 
 FEW = ("cat_dist_kept", "gatekeeper_from_teacher")
 TOP_K_CASES = [
     *FEW, "dist_w.3_t.5_all", "dist_jsd_t1.5", "dist_forward_t3", "dist_reverse_t2", "cat_xent",
     "gatekeeper_teacher",
 ]  # fmt: skip
-
-
-def fused_head(case, hidden, ours, facts, targets, weights, **options):
-    return fused.loss_sums(cases.build(case), hidden, ours, facts, targets, weights, **options)
-
-
-def plain_head(case, hidden, ours, facts, targets, weights):
-    if isinstance(facts, teachers.TeacherHidden):
-        facts = facts.unembedding.logits(facts.hidden)
-    return cases.build(case)(ours.logits(hidden), facts, targets, weights)
-
-
-def value_and_gradients(head, case, trained, facts, targets, weights, **options):
-    """(LossSums, gradients of loss_sum for the hidden states and the map)."""
-
-    def value(trained):
-        sums = head(case, *trained, facts, targets, weights, **options)
-        return sums.loss_sum, sums
-
-    (_, sums), gradients = jax.value_and_grad(value, has_aux=True)(trained)
-    return sums, gradients
 
 
 @functools.partial(jax.jit, static_argnames=("head", "names", "chunk"))
@@ -64,22 +44,6 @@ def everything(problem, head=fused_head, chunk=13):
         head, tuple(cases.CASES), *problem.arrays, problem.top_k(), problem.argmax(),
         chunk=chunk if head is fused_head else None,
     )  # fmt: skip
-
-
-def compare(found, expected, what="", loss=1e-6, gradient=1e-5, may_vanish=False):
-    """`gradient` is relative to the largest entry of each array, which is not 0 by default."""
-    (sums, d), (other, d_other) = found, expected
-    np.testing.assert_allclose(sums.loss_sum, other.loss_sum, rtol=loss, err_msg=what)
-    np.testing.assert_allclose(sums.count, other.count, rtol=1e-6, err_msg=what)
-    assert sums.metrics.keys() == other.metrics.keys()
-    for name, ratio in sums.metrics.items():
-        close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
-        close(ratio.numerator, other.metrics[name].numerator, err_msg=f"{what} {name}")
-        close(ratio.denominator, other.metrics[name].denominator, err_msg=f"{what} {name}")
-    assert jax.tree.structure(d) == jax.tree.structure(d_other)
-    for a, b in zip(jax.tree.leaves(d), jax.tree.leaves(d_other), strict=True):
-        assert may_vanish or np.abs(b).max() > 0
-        np.testing.assert_allclose(a, b, rtol=0, atol=gradient * np.abs(b).max(), err_msg=what)
 
 
 def test_every_variant_is_the_plain_head():

@@ -9,8 +9,8 @@ import pytest
 
 from cascade_jax.losses import checks, teachers
 from cascade_jax.unembedding import Unembedding
-from tests.losses.fused_test import fused_head, plain_head
 from tests.support import cases
+from tests.support.loss_heads import fused_head, plain_head
 
 HEADS = {"plain": plain_head, "fused": fused_head}
 CASES = ("cat_xent", "dist", "gatekeeper_teacher")
