@@ -21,7 +21,7 @@ from cascade_jax.deferral.guarantees.splits import Splits
 from cascade_jax.deferral.policy import ANSWER, TOKEN, Thresholds
 from cascade_jax.parallel import hosts
 from cascade_jax.runs import identity
-from cascade_jax.runs.watch import Watch
+from cascade_jax.runs.watchdog import Watch
 
 _FIRST_TESTED = 8  # thresholds on the second split; tests stop at the first that fails
 
@@ -40,10 +40,10 @@ def calibrate(config: CalibrateConfig) -> Budget:
         sources raise; hosts that have different configs, code, data, checkpoints or answers.
       hosts.Stopped: asked to; what is decoded is kept.
     """
-    described = identity.of_config(config)
+    described = identity.config_identity(config)
     described.pop("records")  # a learned score holds arrays; models and data are compared below
     hosts.assert_equal_across_hosts("configs", described)
-    hosts.assert_equal_across_hosts("versions of the code", identity.of_code())
+    hosts.assert_equal_across_hosts("versions of the code", identity.code_identity())
     for alpha in config.alphas:
         try:
             config.settings(alpha).check_enough(config.second_size, config.num_candidates, "second")

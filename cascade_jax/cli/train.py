@@ -17,13 +17,13 @@ MANY_HOSTS = True
 
 def check(config) -> None:
     """Refuses an impossible config before anything is written."""
-    from cascade_jax.training import experiment
+    from cascade_jax.training import train
 
-    experiment.check(config)
+    train.check(config)
 
 
 def run(config) -> None:
     """Runs the command on its built config."""
-    from cascade_jax.training import experiment
+    from cascade_jax.training import train
 
-    experiment.train(config)
+    train.train(config)

@@ -29,8 +29,7 @@ from cascade_jax.records.schema import (
 )
 from cascade_jax.runs import checkpoints, identity
 from cascade_jax.runs.saved_model import CascadeRuns, SavedModel
-from cascade_jax.runs.watch import Watch
-from cascade_jax.runs.watchdog import check_hang_seconds
+from cascade_jax.runs.watchdog import Watch, check_hang_seconds
 from cascade_jax.task_metrics import corpus
 
 
@@ -98,8 +97,8 @@ def collect(config: CollectConfig) -> list[Path]:
       ImportError: a metric of a task needs an extra that is not installed.
       hosts.Stopped: asked to; the tables that are complete stay.
     """
-    hosts.assert_equal_across_hosts("configs", identity.of_config(config))
-    hosts.assert_equal_across_hosts("versions of the code", identity.of_code())
+    hosts.assert_equal_across_hosts("configs", identity.config_identity(config))
+    hosts.assert_equal_across_hosts("versions of the code", identity.code_identity())
     cascades, mixture, mesh = config.cascade.open()
     students, teacher = [models[0] for models in cascades], cascades[0][-1]
     for student in students:

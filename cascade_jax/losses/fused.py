@@ -28,6 +28,10 @@ from cascade_jax.losses.columns import Columns
 from cascade_jax.losses.variants import Loss
 from cascade_jax.unembedding import Unembedding
 
+# Begins the name of a scope around a loop whose length depends on the data; the most times that it
+# runs follows. `cascade-jax plan` finds it in the compiled program.
+LOOP_LIMIT = "at_most_"
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -306,7 +310,7 @@ def _sweep(setup, perturbed, hidden, unembedding, constants):
         jnp.zeros((slots, hidden.shape[-1]), jnp.float32) if perturbed[0] else None,
         jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), head) if perturbed[1] else None,
     )
-    with jax.named_scope(f"at_most_{slots // size}"):  # for whoever reads the compiled program
+    with jax.named_scope(f"{LOOP_LIMIT}{slots // size}"):
         terms, d_hidden, d_head = jax.lax.fori_loop(0, num_chunks, one_chunk, first)
 
     ############################ Back in order, added up once ############################

@@ -83,6 +83,16 @@ def logits(
     return _apply(model, params, batch, dropout_key, "__call__")
 
 
+def hidden_and_unembedding(
+    model: Model,
+    params: Mapping[str, Any],
+    batch: Batch | DecoderBatch,
+    dropout_key: PRNGKeyArray | None = None,
+) -> tuple[Float[Array, "B L D"], Unembedding]:
+    """As `hidden`, and the map that makes logits of these states."""
+    return hidden(model, params, batch, dropout_key), unembedding(model.config, params)
+
+
 def check_reads(config: ModelConfig, architecture: str, pack: bool) -> None:
     """Refuses a model that cannot read the rows that a data config makes.
 

@@ -7,7 +7,7 @@ layers are stacked.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -136,20 +136,3 @@ class Lora:
             return {**base, _KERNEL: base[_KERNEL] + self.alpha / self.rank * delta}
         merged = {name: self.merge(base[name], inner) for name, inner in adapters.items()}
         return {**base, **merged}
-
-    def adapted(self, loss_fn: Callable) -> Callable:
-        """A function of (adapters, (base, frozen), …), from one of (parameters, frozen, …).
-
-        The gradient with respect to its first argument is that of the adapters alone; nothing is
-        computed for other kernels of the base. Kernels are merged once a call, and not
-        `x·kernel + (x·lora_a)·lora_b` at each use, so that the models know nothing of adapters.
-        That takes `2 · rank · in · out` FLOPs a target, as much as `rank` tokens take, and memory
-        for a copy of the targets and for the gradient of that copy. With all kernels as targets a
-        step has the matmuls of full training.
-        """
-
-        def call(adapters, base_and_frozen, *arguments, **settings):
-            base, frozen = base_and_frozen
-            return loss_fn(self.merge(base, adapters), frozen, *arguments, **settings)
-
-        return call

@@ -24,9 +24,8 @@ from cascade_jax.models import families
 from cascade_jax.parallel import rules
 from cascade_jax.runs import state as state_lib
 from cascade_jax.teacher_cache import batches
-from cascade_jax.training import programs
-from cascade_jax.training import step as step_lib
 from cascade_jax.training.experiment import TrainRun
+from cascade_jax.training.programs import Programs
 
 # Where T5 and its kin have it; one id is as good as another for what a step costs.
 _EOS = 1
@@ -172,28 +171,20 @@ def train_step(run: TrainRun, mesh: Mesh) -> Step:
     Raises:
       ValueError: the batch or a parameter does not divide over the mesh; names it.
     """
-    programs.check_batch_size(run, mesh)
-    student, optimizer = families.build(run.model), run.optimizer.build()
-    abstract = state_lib.abstract_state(student, optimizer, mesh, run.lora, run.rules)
-    parts = {"student": abstract.params, "optimizer": abstract.opt_state}
-    frozen = None
-    if run.live_teacher is not None:
-        teacher = families.build(run.live_teacher)
-        loaded = state_lib.abstract_parameters(teacher, mesh, table=run.teacher_rules)
-        frozen = state_lib.frozen(teacher, loaded)
-        parts["teacher"] = frozen
-    if run.lora is not None:
-        parts["base"] = state_lib.abstract_parameters(student, mesh, table=run.rules)
-        frozen = parts["base"], frozen
-    step = programs.train_step(run, programs.loss_fn(run, mesh), abstract, mesh)
+    programs = Programs(run, mesh)
+    programs.check()
+    state, frozen = programs.abstract_state, programs.abstract_frozen
+    parts = {"student": state.params, "optimizer": state.opt_state}
+    parts |= {} if frozen.teacher is None else {"teacher": frozen.teacher}
+    parts |= {} if frozen.base is None else {"base": frozen.base}
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=rules.replicated(mesh))
     parts["batch"] = abstract_batch(run, mesh)
     if run.teacher_cache is not None:
         facts = batches.fact_shapes(run, rules.batch_sharding(mesh))
-        parts["batch"] = step_lib.TaughtBatch(parts["batch"], facts)
-    arguments = (abstract, frozen, parts["batch"], key)
-    return Step(f"train {run.name}", step.jitted, arguments, parts, mesh)
+        parts["batch"] = batches.CachedTeacherBatch(parts["batch"], facts)
+    arguments = (state, frozen, parts["batch"], key)
+    return Step(f"train {run.name}", programs.train_step.jitted, arguments, parts, mesh)
 
 
 def collect_steps(config: CollectConfig, run: TrainRun, mesh: Mesh) -> list[Step]:

@@ -2,7 +2,7 @@
 
 XLA's own cost analysis counts a loop's body once. Here a body counts as often as it runs: that is
 known from the loop's condition (a counter against a constant), or, where the number depends on the
-data, from the longest it may run, which the code says in a name: `jax.named_scope("at_most_12")`.
+data, from the name of a scope around the loop, which gives its limit (`losses.fused.LOOP_LIMIT`).
 """
 
 import collections
@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from cascade_jax.losses.fused import LOOP_LIMIT
 from cascade_jax.parallel.mesh import DCN_DATA
 from cascade_jax.planning import between_slices, matmuls, replica_groups
 from cascade_jax.planning.hlo_text import Computation, Instruction, Program, Shape
@@ -197,8 +198,8 @@ class _Walk:
         found = _counted(self.program, loop, computation)
         if found is not None:
             return found
-        if said := re.findall(r"at_most_(\d+)", loop.op_name):
-            return int(said[-1])
+        if limits := re.findall(rf"{LOOP_LIMIT}(\d+)", loop.op_name):
+            return int(limits[-1])
         if self.longest_loop is None:
             self.totals.unknown_loops.append(loop.op_name or loop.name)
             return 1

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import re
 
+from cascade_jax.losses.fused import LOOP_LIMIT
 from cascade_jax.planning.hlo_text import Computation, Instruction, Program, Shape
 
 _SAME = ("bitcast", "opt-barrier", "while", "tuple", "get-tuple-element")
@@ -20,7 +21,7 @@ _UNNAMED = ("copy", "copy-start", "copy-done", "bitcast", "get-tuple-element")
 # What stands in JAX's names but says nothing of the model.
 _NOISE = re.compile(
     r"(jit|jvp|transpose|vmap)\(.*\)|while|body|cond|closed_call|checkpoint|shard_map|remat\w*"
-    r"|at_most_\d+"
+    rf"|{LOOP_LIMIT}\d+"
 )
 
 

@@ -11,7 +11,6 @@ from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.planning import compiled, planner
 from cascade_jax.planning.separate_process import apart
 from cascade_jax.planning.topology import Topology
-from cascade_jax.training import programs
 from cascade_jax.training.experiment import TrainRun
 
 MICROBATCHES = (1, 2, 4)
@@ -108,7 +107,7 @@ def likely(
 
 def _rows(run: TrainRun, shape, microbatches: int) -> float:
     """Rows that a chip computes at once, of the model of which these are more."""
-    over = [dict(rules.table(each)).get(axes.BATCH) or () for each in programs.tables(run)]
+    over = [dict(rules.table(each)).get(axes.BATCH) or () for each in run.rule_tables]
     shards = [math.prod(shape[axis] for axis in each) for each in over]
     return run.data.batch_size / microbatches / min(shards)
 

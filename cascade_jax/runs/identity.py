@@ -1,4 +1,4 @@
-"""What all hosts of a run must have alike: the config and the code."""
+"""The identity of a command's config and code, which must be the same on all hosts."""
 
 import hashlib
 import platform
@@ -14,7 +14,7 @@ _PLACES = ("data_dir", "vocabulary", "cache_dir", "compilation_cache", "teacher_
 _LIBRARIES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow")
 
 
-def of_config(config: Any) -> dict[str, Any]:
+def config_identity(config: Any) -> dict[str, Any]:
     """A command's config as JSON values, but for places that may differ by host.
 
     What lies in these places is compared by its fingerprints, once it is read.
@@ -30,25 +30,25 @@ def _without_places(value: Any) -> Any:
     return {key: _without_places(item) for key, item in value.items() if key not in _PLACES}
 
 
-def of_code() -> dict[str, Any]:
+def code_identity() -> dict[str, Any]:
     """Versions of Python and the libraries, and a hash of every file of cascade_jax and the tasks.
 
     The tasks are those modules named `tasks` or `tasks.…` that have been imported.
     """
-    found = {"python": platform.python_version(), "cascade_jax": cascade_jax.__version__}
+    versions = {"python": platform.python_version(), "cascade_jax": cascade_jax.__version__}
     for library in _LIBRARIES:
         try:
-            found[library] = metadata.version(library)
+            versions[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
-            found[library] = None
+            versions[library] = None
     root = Path(cascade_jax.__file__).parent
     for file in sorted(root.rglob("*.py")):
-        found[f"cascade_jax/{file.relative_to(root)}"] = _hash(file)
+        versions[f"cascade_jax/{file.relative_to(root)}"] = _hash(file)
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if name.partition(".")[0] == "tasks" and file:
-            found[name] = _hash(Path(file))
-    return found
+            versions[name] = _hash(Path(file))
+    return versions
 
 
 def _hash(file: Path) -> str:

@@ -124,6 +124,41 @@ def first_parameters(
     return _first(start, folder, step, model, mesh, table)
 
 
+def load_teacher(
+    name: str,
+    teacher: families.Model,
+    folder: Path,
+    choice: str,
+    mesh: Mesh,
+    fingerprint: str,
+    table: str | rules.Table = rules.DEFAULT,
+) -> PyTree:
+    """The parameters of a teacher, which are never updated, in the dtype that it computes in.
+
+    Args:
+      name: of the run that needs it, for messages.
+      teacher: its module.
+      folder: its run's folder.
+      choice: "best" or "last" of its checkpoints.
+      mesh: the device mesh.
+      fingerprint: of the vocabulary of the data.
+      table: how it is split over the mesh.
+
+    Raises:
+      ValueError: it is not there, not at its end, or another model or vocabulary.
+    """
+    if not checkpoints.has_checkpoint(folder):
+        raise checkpoints.CheckpointError(
+            f"run {name!r} needs its teacher in {folder}, which is not trained yet; train it first"
+        )
+    run_folder.check_same_vocabulary(name, fingerprint, folder)
+    checkpoints.check_finished(name, folder)
+    step = checkpoints.chosen_step(folder, choice)
+    check(name, folder, step, teacher.config, mesh)
+    loaded = load(folder, step, teacher.config, mesh, table)
+    return state_lib.in_compute_dtype(teacher, loaded)
+
+
 def saved_at(folder: Path, choice: str) -> int | None:
     """When the chosen checkpoint was completed; None for a run that is still to be trained."""
     if not checkpoints.has_checkpoint(folder):

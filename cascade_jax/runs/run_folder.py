@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,15 @@ from cascade_jax.runs import checkpoints
 # Settings that may change between two starts of one run: they change neither its parameters, but
 # for rounding and the steps that are still to come, nor which of its checkpoints is the best.
 # (Which checkpoint the base is stands under base_saved.)
-_FREE = (
+_IGNORED_WHEN_COMPARING = (
     *("log_every", "eval_every", "keep_last", "base_folder"),
     *("hang_seconds", "profile_steps", "rules", "teacher_rules", "skip_bad_batches"),
     "teacher_cache",  # a place; its fingerprint is compared
 )
-_FREE_DATA = (
-    "data_dir",
-    "vocabulary",
-    "cache_dir",
-)  # places; fingerprints of what is there are compared
+# Places; fingerprints of what is there are compared.
+_DATA_PLACES = ("data_dir", "vocabulary", "cache_dir")
 # A model is the same one under these.
-_FREE_MODEL = ("dropout_rate", "dtype", "remat", "scan_layers", "query_chunk")
+_IGNORED_MODEL_FIELDS = ("dropout_rate", "dtype", "remat", "scan_layers", "query_chunk")
 _IMPORTED = "imported"
 
 
@@ -116,18 +113,21 @@ def claim(folder: Path, config: dict) -> None:
 
 
 def _fixed(config: dict) -> dict:
-    kept = {key: value for key, value in config.items() if key not in _FREE}
-    kept["data"] = {k: v for k, v in config["data"].items() if k not in _FREE_DATA}
-    return kept
+    data = _without(config["data"], _DATA_PLACES)
+    return _without(config, _IGNORED_WHEN_COMPARING) | {"data": data}
+
+
+def _without(fields: Mapping[str, Any], ignored: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key not in ignored}
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
-        found = []
+        differences = []
         for key in sorted(before.keys() | now.keys()):
             inner = f"{name}.{key}" if name else key
-            found += _differences(before.get(key), now.get(key), inner)
-        return found
+            differences += _differences(before.get(key), now.get(key), inner)
+        return differences
     return [] if before == now else [f"{name} was {before!r} and is now {now!r}"]
 
 
@@ -156,9 +156,8 @@ def check_same_model(name: str, model: Any, folder: Path) -> None:
     Raises:
       ValueError: naming each setting that differs, other than dropout, dtype and layout.
     """
-    before, now = checkpoints.config_of(folder)["model"], describe(model)
-    kept = [{k: v for k, v in each.items() if k not in _FREE_MODEL} for each in (before, now)]
-    differences = _differences(*kept)
+    both = checkpoints.config_of(folder)["model"], describe(model)
+    differences = _differences(*(_without(fields, _IGNORED_MODEL_FIELDS) for fields in both))
     if differences:
         raise ValueError(
             f"{name!r}: {folder} was trained with another model: {'; '.join(differences)}"

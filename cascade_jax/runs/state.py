@@ -28,6 +28,19 @@ class TrainState:
     opt_state: PyTree
 
 
+@flax.struct.dataclass
+class Frozen:
+    """Parameters that a run's steps read and never change; None for those that it does not have.
+
+    Attributes:
+      base: with LoRA, those of the model that is adapted.
+      teacher: those of the teacher that runs beside the student.
+    """
+
+    base: PyTree
+    teacher: PyTree
+
+
 def abstract_parameters(
     model: families.Model,
     mesh: Mesh,
@@ -49,8 +62,8 @@ def abstract_parameters(
     return jax.tree.map(_with_sharding, nn.unbox(boxes), shardings)
 
 
-def frozen(model: families.Model, params: PyTree) -> PyTree:
-    """Parameters that are only read, each in the dtype in which the model computes with it.
+def in_compute_dtype(model: families.Model, params: PyTree) -> PyTree:
+    """Parameters of a frozen model, each in the dtype in which the model computes with it.
 
     The same figures bit for bit, and for a model that computes in bfloat16 half the memory: it
     would make the same copies of its kernels in every step.

@@ -1,4 +1,7 @@
-"""Ends a run that makes no progress, since a host may hang and the others would wait for ever."""
+"""Graceful stop and hang detection for long commands.
+
+A command without progress is ended, since a host may hang and the others would wait for ever.
+"""
 
 import faulthandler
 import sys
@@ -10,7 +13,7 @@ from pathlib import Path
 from cascade_jax.parallel import hosts
 
 COMPILE_FACTOR = 10
-_TELL_SECONDS = 5.0
+_REPORT_SECONDS = 5.0
 
 
 def check_hang_seconds(value: float | None, where: str = "") -> None:
@@ -96,4 +99,53 @@ class Watchdog:
         # A host that hangs may be the one that would pass the message on.
         teller = threading.Thread(target=hosts.report_failure, args=(message,), daemon=True)
         teller.start()
-        teller.join(_TELL_SECONDS)
+        teller.join(_REPORT_SECONDS)
+
+
+class Watch:
+    """Use as a context, and call `before` equally often on all hosts.
+
+    Args:
+      command: its name, for messages.
+      hang_seconds: see `Watchdog`.
+      folder: of what is made.
+      kept: says what is complete so far.
+      going_on: says what the same command goes on with.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        hang_seconds: float | None,
+        folder: str,
+        kept: Callable[[], str],
+        going_on: str,
+    ):
+        self._kept, self._going_on = kept, going_on
+        self._stop = hosts.StopSignal()
+        self._watchdog = Watchdog(command, "", hang_seconds, Path(folder), kept)
+
+    def __enter__(self) -> "Watch":
+        self._stop.__enter__()
+        self._watchdog.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._watchdog.__exit__(*error)
+        self._stop.__exit__(*error)
+
+    def progress(self, next_thing: str) -> None:
+        """See Watchdog."""
+        self._watchdog.progress(next_thing)
+
+    def before(self, next_thing: str, may_compile: bool = False) -> None:
+        """Raises hosts.Stopped if the command is asked to stop."""
+        self._watchdog.progress(next_thing, may_compile=may_compile)
+        if self._stop.asked():
+            raise hosts.Stopped(
+                f"asked to stop; {self._kept()}. The same command goes on with {self._going_on}"
+            )
+
+    def before_batch(self, is_first: bool) -> None:
+        """See `answers.Questions`."""
+        self.before("a batch", may_compile=is_first)

@@ -1,4 +1,4 @@
-"""Batches with what a teacher cache knows of them, looked up ahead while a step runs."""
+"""Joins batches with cached teacher outputs, which are looked up ahead while a step runs."""
 
 import collections
 import io
@@ -8,26 +8,43 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any
 
+import flax.struct
 import jax
 import numpy as np
+from jax.sharding import Mesh, Sharding
 
+from cascade_jax.batch import Batch, DecoderBatch
 from cascade_jax.data import example_keys, pipeline, placement
 from cascade_jax.losses import teachers
 from cascade_jax.parallel import rules
 from cascade_jax.teacher_cache import identity
 from cascade_jax.teacher_cache.format import MORE_NEED, Holding, TokenFacts
+from cascade_jax.teacher_cache.identity import CacheUser
 from cascade_jax.teacher_cache.shards import FINGERPRINT, CacheReader, TeacherCacheError, read_json
-from cascade_jax.training.step import TaughtBatch
 
+Facts = teachers.TeacherArgmax | teachers.TeacherTopK
 _AHEAD = 2  # batches that are read and looked up while steps run
 _PENDING = "pending.npz"  # in a saved position: rows that were read ahead
 
 
+@flax.struct.dataclass
+class CachedTeacherBatch:
+    """A batch with cached outputs of a teacher, which then need not be there.
+
+    Attributes:
+      batch: the tokens.
+      teacher: facts, their first axis that of the batch.
+    """
+
+    batch: Batch | DecoderBatch
+    teacher: Facts
+
+
 class Lookup:
-    """What a cache knows of a host's rows.
+    """Looks up the cached teacher outputs of a host's rows.
 
     Args:
-      run: a TrainRun with a `teacher_cache`.
+      run: with a `teacher_cache`.
       mixture: its mixture, for messages.
       holding: what the cache holds.
 
@@ -35,14 +52,14 @@ class Lookup:
       TeacherCacheError: the cache is damaged.
     """
 
-    def __init__(self, run: Any, mixture: pipeline.OpenMixture, holding: Holding):
+    def __init__(self, run: CacheUser, mixture: pipeline.OpenMixture, holding: Holding):
         self._run, self._mixture, self._holding = run, mixture, holding
         self._folder = Path(run.teacher_cache)
         remedy = f"make it again: {identity.command(self._folder)}"
         self._reader = CacheReader(self._folder, holding, remedy)
-        self._wants_top_k = _wants_top_k(run)
+        self._needs_top_k = _needs_top_k(run)
 
-    def __call__(self, rows: Mapping[str, np.ndarray], split: str) -> Any:
+    def __call__(self, rows: Mapping[str, np.ndarray], split: str) -> Facts:
         """Facts of `losses/teachers.py`, as NumPy arrays [rows, length, …].
 
         Raises:
@@ -50,8 +67,8 @@ class Lookup:
         """
         architecture = self._run.data.architecture
         examples = list(example_keys.examples_of(rows, architecture))
-        found = self._reader.find([example.key for example in examples])
-        for example, facts in zip(examples, found, strict=True):
+        facts_of_examples = self._reader.find([example.key for example in examples])
+        for example, facts in zip(examples, facts_of_examples, strict=True):
             if facts is None or len(facts.label_is_best) != len(example.places):
                 raise TeacherCacheError(
                     f"run {self._run.name!r}: teacher cache {self._folder} does not have an example"
@@ -62,24 +79,24 @@ class Lookup:
         shape = self._shape(rows)
         row = np.repeat([e.row for e in examples], [len(e.places) for e in examples]).astype(int)
         place = np.concatenate([np.zeros(0, int), *(e.places for e in examples)])
-        return self._spread(found, (row, place), shape)
+        return self._spread(facts_of_examples, (row, place), shape)
 
     def _shape(self, rows: Mapping[str, np.ndarray]) -> tuple[int, int]:
         return len(next(iter(rows.values()))), _length(self._run.data)
 
-    def _spread(self, found: list[TokenFacts], where: tuple, shape: tuple[int, int]) -> Any:
+    def _spread(self, examples: list[TokenFacts], where: tuple, shape: tuple[int, int]) -> Facts:
         """The facts of all examples at their places, 0 elsewhere."""
         holding = self._holding
 
         def spread(name: str, dtype: Any, *more: int) -> np.ndarray:
             array = np.zeros((*shape, *more), dtype)
-            if found:
-                values = np.concatenate([getattr(facts, name) for facts in found])
+            if examples:
+                values = np.concatenate([getattr(facts, name) for facts in examples])
                 array[where] = values if name in _AS_THEY_ARE else holding.unrounded(values)
             return array
 
         is_correct = spread("label_is_best", bool)
-        if not self._wants_top_k:
+        if not self._needs_top_k:
             return teachers.TeacherArgmax(is_correct)
         return teachers.TeacherTopK(
             spread("log_probs", np.float32, holding.top_k),
@@ -92,7 +109,7 @@ class Lookup:
 _AS_THEY_ARE = ("label_is_best", "ids")
 
 
-def _wants_top_k(run: Any) -> bool:
+def _needs_top_k(run: CacheUser) -> bool:
     return run.loss.teacher_need in MORE_NEED
 
 
@@ -105,11 +122,11 @@ def _id_dtype(holding: Holding) -> Any:
     return np.uint16 if holding.vocab_size <= 1 << 16 else np.int32
 
 
-def fact_shapes(run: Any, sharding) -> Any:
+def fact_shapes(run: CacheUser, sharding: Sharding) -> Facts:
     """Shapes of the facts that come with a batch of a run, without its data.
 
     Args:
-      run: a TrainRun with a `teacher_cache`.
+      run: with a `teacher_cache`.
       sharding: of a batch.
 
     Raises:
@@ -121,16 +138,16 @@ def fact_shapes(run: Any, sharding) -> Any:
     def array(dtype: Any, *more: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((*rows, *more), dtype, sharding=sharding)
 
-    if not _wants_top_k(run):
+    if not _needs_top_k(run):
         return teachers.TeacherArgmax(array(bool))
-    found = read_json(Path(run.teacher_cache), FINGERPRINT)
-    if found is None:
+    fingerprint = read_json(Path(run.teacher_cache), FINGERPRINT)
+    if fingerprint is None:
         raise TeacherCacheError(
             f"run {run.name!r}: there is no teacher cache in {run.teacher_cache}, and how much it "
             f"holds of a token is not known without it; make it: "
             f"{identity.command(Path(run.teacher_cache))}"
         )
-    holding = Holding(**found["holding"])
+    holding = Holding(**fingerprint["holding"])
     return teachers.TeacherTopK(
         array(np.float32, holding.top_k),
         array(_id_dtype(holding), holding.top_k),
@@ -139,7 +156,7 @@ def fact_shapes(run: Any, sharding) -> Any:
     )
 
 
-def _to_global(facts: Any, sharding, batch_size: int) -> Any:
+def _to_global(facts: Facts, sharding: Sharding, batch_size: int) -> Facts:
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(
             sharding, array, (batch_size, *array.shape[1:])
@@ -148,14 +165,14 @@ def _to_global(facts: Any, sharding, batch_size: int) -> Any:
     )
 
 
-class TaughtBatches:
-    """As `pipeline.BatchIterator`, of TaughtBatch.
+class CachedTeacherBatches:
+    """As `pipeline.BatchIterator`, of CachedTeacherBatch.
 
     A thread reads batches and looks their examples up ahead of the steps. A saved position holds
     the rows of those that were read and not yet given out, so that it is that of the next step.
     """
 
-    def __init__(self, run: Any, lookup: Lookup, sharding):
+    def __init__(self, run: CacheUser, lookup: Lookup, sharding: Sharding):
         """Opens the mixture; see `pipeline.train_batches`."""
         data = run.data
         shard = pipeline.host_shard(sharding, data.batch_size, data.row_length)
@@ -165,10 +182,10 @@ class TaughtBatches:
         self._ahead: collections.deque = collections.deque()
         self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix="teacher_cache")
 
-    def __iter__(self) -> "TaughtBatches":
+    def __iter__(self) -> "CachedTeacherBatches":
         return self
 
-    def __next__(self) -> TaughtBatch:
+    def __next__(self) -> CachedTeacherBatch:
         while len(self._ahead) <= _AHEAD:
             self._ahead.append(self._thread.submit(self._prepare))
         _, own, facts, error = self._ahead.popleft().result()
@@ -177,7 +194,7 @@ class TaughtBatches:
         batch = placement.to_global_batch(
             own, self._sharding, self._data.batch_size, self._data.architecture
         )
-        return TaughtBatch(batch, _to_global(facts, self._sharding, self._data.batch_size))
+        return CachedTeacherBatch(batch, _to_global(facts, self._sharding, self._data.batch_size))
 
     def _prepare(self) -> tuple:
         """(rows as read, this host's rows, their facts, what went wrong)."""
@@ -218,20 +235,22 @@ class TaughtBatches:
         self._again.extend(batches[number] for number in sorted(batches))
 
 
-def held_out(run: Any, lookup: Lookup, sharding) -> Iterator[TaughtBatch]:
-    """The held-out batches of a TrainRun, as `pipeline.eval_batches` gives them."""
+def held_out(run: CacheUser, lookup: Lookup, sharding: Sharding) -> Iterator[CachedTeacherBatch]:
+    """The held-out batches of a run, as `pipeline.eval_batches` gives them."""
     data = run.data
     max_rows = run.eval_batches * data.batch_size
     for rows in pipeline.rows_once(data, sharding, run.eval_split, max_rows):
         facts = lookup(rows, run.eval_split)
         batch = placement.to_global_batch(rows, sharding, data.batch_size, data.architecture)
-        yield TaughtBatch(batch, _to_global(facts, sharding, data.batch_size))
+        yield CachedTeacherBatch(batch, _to_global(facts, sharding, data.batch_size))
 
 
-def open_batches(run: Any, mixture: pipeline.OpenMixture, mesh):
+def open_batches(
+    run: CacheUser, mixture: pipeline.OpenMixture, mesh: Mesh
+) -> tuple[CachedTeacherBatches, list[CachedTeacherBatch]]:
     """Training batches from the first on, and the held-out batches, of a run that was checked."""
     holding = Holding(**read_json(Path(run.teacher_cache), FINGERPRINT)["holding"])
     lookup, sharding = Lookup(run, mixture, holding), rules.batch_sharding(mesh)
-    batches = TaughtBatches(run, lookup, sharding)
+    batches = CachedTeacherBatches(run, lookup, sharding)
     evaluated = [] if run.eval_split is None else list(held_out(run, lookup, sharding))
     return batches, evaluated

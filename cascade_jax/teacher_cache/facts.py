@@ -12,8 +12,8 @@ from cascade_jax.batch import Batch, DecoderBatch
 from cascade_jax.losses import terms
 from cascade_jax.models import families
 from cascade_jax.parallel import rules
+from cascade_jax.parallel.compiling import under_mesh
 from cascade_jax.teacher_cache.format import Holding
-from cascade_jax.training import step as step_lib
 
 _LOGITS_AT_ONCE = 1 << 25  # per shard of the batch: 128 MiB
 
@@ -42,7 +42,7 @@ def make_facts_fn(
 
     def facts_fn(params, batch):
         with rules.applied(table):
-            hidden, unembedding = step_lib.hidden(teacher, params, batch)
+            hidden, unembedding = families.hidden_and_unembedding(teacher, params, batch)
         rows, length = batch.targets.shape
         places = max(1, shards * logits_at_once // (rows * vocab_size))
         parts = -(-length // places)
@@ -58,7 +58,7 @@ def make_facts_fn(
             lambda x: jnp.swapaxes(x, 0, 1).reshape(rows, -1, *x.shape[3:])[:, :length], found
         )
 
-    return step_lib.under(mesh, jax.jit(facts_fn, out_shardings=rules.batch_sharding(mesh)))
+    return under_mesh(mesh, jax.jit(facts_fn, out_shardings=rules.batch_sharding(mesh)))
 
 
 def _facts(

@@ -1,16 +1,17 @@
-"""What a teacher cache is of, and whether that is what a run would see."""
+"""The identity of a teacher cache: which teacher, which data; compared with those of a run."""
 
 import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import seqio
 
 import cascade_jax
 from cascade_jax.data import example_keys, features, pipeline
+from cascade_jax.losses import variants
 from cascade_jax.models import families
 from cascade_jax.parallel import hosts
 from cascade_jax.runs import checkpoints, parameters, run_folder
@@ -18,10 +19,24 @@ from cascade_jax.teacher_cache.format import Holding
 from cascade_jax.teacher_cache.shards import COMPLETE, FINGERPRINT, TeacherCacheError, read_json
 
 FORMAT = 1  # of the files
-# A teacher says the same under these.
-_FREE_MODEL = ("dropout_rate", "remat", "scan_layers", "query_chunk")
+# A teacher's outputs do not depend on these.
+_IGNORED_MODEL_FIELDS = ("dropout_rate", "remat", "scan_layers", "query_chunk")
 _SAMPLE = 8  # examples of each task that must be the same at the start
-_TOLD = ("teacher.folder", "teacher.parameters", "version")  # not compared
+_NOT_COMPARED = ("teacher.folder", "teacher.parameters", "version")
+
+
+class CacheUser(Protocol):
+    """What is needed of a run that reads a teacher cache; a TrainRun has it, see there."""
+
+    name: str
+    data: pipeline.DataConfig
+    loss: variants.Loss
+    teacher: families.ModelConfig
+    teacher_run: str
+    teacher_checkpoint: str
+    teacher_cache: str
+    eval_split: str | None
+    eval_batches: int
 
 
 def command(folder: str | Path, top_k: int | None = None) -> str:
@@ -44,22 +59,22 @@ def making_flags(there: Mapping[str, Any]) -> str:
     )
 
 
-def of_teacher(teacher: families.ModelConfig, folder: Path, checkpoint: str) -> dict[str, Any]:
-    """A teacher; step and time are None where its run is not there.
+def teacher_identity(config: families.ModelConfig, folder: Path, choice: str) -> dict[str, Any]:
+    """A teacher's model and checkpoint; step and time are None where its run is not there.
 
     Args:
-      teacher: its config.
+      config: of its model.
       folder: of its run.
-      checkpoint: "best" or "last".
+      choice: "best" or "last" of its checkpoints.
     """
-    model = run_folder.describe(teacher)
-    saved_at = parameters.saved_at(folder, checkpoint)
-    step = None if saved_at is None else checkpoints.chosen_step(folder, checkpoint)
-    kept = {key: value for key, value in model.items() if key not in _FREE_MODEL}
+    saved_at = parameters.saved_at(folder, choice)
+    step = None if saved_at is None else checkpoints.chosen_step(folder, choice)
+    model = run_folder.describe(config)
+    kept = {key: value for key, value in model.items() if key not in _IGNORED_MODEL_FIELDS}
     return {"folder": str(folder.absolute()), "model": kept, "step": step, "saved_at": saved_at}
 
 
-def of_data(
+def data_identity(
     data: pipeline.DataConfig, mixture: pipeline.OpenMixture, splits: Sequence[str]
 ) -> dict[str, Any]:
     """The examples that a run reads of these splits, the first of which is trained on.
@@ -70,8 +85,8 @@ def of_data(
     first = {}
     for name, task in mixture.tasks_with(splits[0]).items():
         first[name] = _first(task, data, splits[0], seed=0)
-        is_told = features.parameters_of(task.preprocessors) & {"seed", "seeds"}
-        if is_told or _first(task, data, splits[0], seed=1) != first[name]:
+        takes_seed = features.parameters_of(task.preprocessors) & {"seed", "seeds"}
+        if takes_seed or _first(task, data, splits[0], seed=1) != first[name]:
             raise TeacherCacheError(
                 f"task {name!r} of mixture {mixture.name!r} makes other examples of its rows each "
                 "time around, by a random seed; no cache can hold them. Train with the teacher "
@@ -91,15 +106,15 @@ def _first(task: seqio.Task, data: pipeline.DataConfig, split: str, seed: int) -
     trim = features.sequence_length(data.input_length, data.target_length)
     rows = task.get_dataset(trim, split=split, shuffle=False, seed=seed, try_in_mem_cache=False)
     rows = features.converter(architecture=data.architecture)(rows.take(_SAMPLE), trim)
-    found = hashlib.sha256()
+    examples_hash = hashlib.sha256()
     for batch in rows.batch(_SAMPLE).as_numpy_iterator():
         for example in example_keys.examples_of(batch, data.architecture):
-            found.update(example.key)
-    return found.hexdigest()[:16]
+            examples_hash.update(example.key)
+    return examples_hash.hexdigest()[:16]
 
 
-def of_making(holding: Mapping[str, Any], **others: Any) -> dict[str, Any]:
-    """What a cache holds and how it is divided, beside what it is of."""
+def making_identity(holding: Mapping[str, Any], **others: Any) -> dict[str, Any]:
+    """What a cache holds, how it is divided into shards, and more."""
     return {"format": FORMAT, "version": cascade_jax.__version__, "holding": dict(holding)} | others
 
 
@@ -112,7 +127,7 @@ def digest(fingerprint: Mapping[str, Any]) -> str:
 def _compared(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     # Through JSON, as what was read from a file has gone.
     facts = hosts.flat(json.loads(json.dumps(fingerprint)))
-    return {key: value for key, value in facts.items() if key not in _TOLD}
+    return {key: value for key, value in facts.items() if key not in _NOT_COMPARED}
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -125,11 +140,11 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def check_run(run: Any, output_dir: Path, mixture: pipeline.OpenMixture) -> dict[str, Any]:
+def check_run(run: CacheUser, output_dir: Path, mixture: pipeline.OpenMixture) -> dict[str, Any]:
     """Refuses a cache that is not of a run's teacher and data, or holds too little for its loss.
 
     Args:
-      run: a TrainRun with a `teacher_cache`.
+      run: with a `teacher_cache`.
       output_dir: where runs are by name.
       mixture: that of the run.
 
@@ -144,29 +159,29 @@ def check_run(run: Any, output_dir: Path, mixture: pipeline.OpenMixture) -> dict
     there = read_json(folder, FINGERPRINT)
     if there is None:
         raise TeacherCacheError(f"{label} is not there; make it: {command(folder)}")
-    splits = ["train", *{run.eval_split} - {None, "train"}]
     teacher_folder = run_folder.resolve(output_dir, run.teacher_run)
+    splits = ["train", *{run.eval_split} - {None, "train"}]
     here = {
         "format": FORMAT,
-        "teacher": of_teacher(run.teacher, teacher_folder, run.teacher_checkpoint),
-        "data": of_data(run.data, mixture, splits),
+        "teacher": teacher_identity(run.teacher, teacher_folder, run.teacher_checkpoint),
+        "data": data_identity(run.data, mixture, splits),
     }
-    of_run = {key: there[key] for key in here if key in there}
+    compared = {key: there[key] for key in here if key in there}
     if here["teacher"]["saved_at"] is None:  # its run is elsewhere; the cache knows which it was
         here["teacher"] |= {key: there["teacher"][key] for key in ("step", "saved_at")}
-    missing = sorted(set(splits) - set(of_run.get("data", {}).get("rows", splits)))
+    missing = sorted(set(splits) - set(compared.get("data", {}).get("rows", splits)))
     if missing:
         raise TeacherCacheError(
             f"{label} holds nothing of split {missing[0]!r}; make one that does: {command(folder)}"
         )
-    if "data" in of_run:  # splits that this run does not read
-        rows = {split: of_run["data"]["rows"][split] for split in splits}
-        of_run["data"] = of_run["data"] | {"rows": rows}
-    found = differences(of_run, here)
-    if found:
-        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    if "data" in compared:  # splits that this run does not read
+        rows = {split: compared["data"]["rows"][split] for split in splits}
+        compared["data"] = compared["data"] | {"rows": rows}
+    different = differences(compared, here)
+    if different:
+        more = f"; and {len(different) - 3} more" if len(different) > 3 else ""
         raise TeacherCacheError(
-            f"{label} is that of another run: {'; '.join(found[:3])}{more}. Name this run's "
+            f"{label} is that of another run: {'; '.join(different[:3])}{more}. Name this run's "
             "TEACHER_CACHE, or make it in another folder: " + command(f"{folder}_2")
         )
     _check_holds(run, label, there)
@@ -177,7 +192,7 @@ def check_run(run: Any, output_dir: Path, mixture: pipeline.OpenMixture) -> dict
     return there
 
 
-def _check_holds(run: Any, label: str, there: Mapping[str, Any]) -> None:
+def _check_holds(run: CacheUser, label: str, there: Mapping[str, Any]) -> None:
     folder = Path(run.teacher_cache)
     lacking = Holding(**there["holding"]).lacks(run.loss.teacher_need)
     if lacking is not None:

@@ -52,7 +52,7 @@ class CacheConfig:
       cascade: the teacher's run, the mesh, and the data as in training, which may pack: the cache
         is of single examples. The students are not read.
       top_k, dtype, label_log_probs: what is kept beside whether the teacher is right: see
-        `teacher_cache_format.Holding`.
+        `teacher_cache/format.py`.
       eval_split: the held-out split; None for none.
       eval_batches: of it, so many batches of `data.batch_size` are kept, as training takes them.
       batch_size: rows that the teacher reads at once; None for that of `data`.
@@ -93,11 +93,6 @@ class CacheConfig:
         return self.cascade.data
 
     @property
-    def name(self) -> str:
-        """In messages."""
-        return NAME
-
-    @property
     def run_folders(self) -> list[str]:
         """Where the config is written to."""
         return [self.folder]
@@ -129,8 +124,8 @@ def check(config: CacheConfig) -> None:
       ValueError: if mesh, batch or vocabulary does not fit, a task has no fixed examples, the
         folder holds another cache, or hosts have different configs or code.
     """
-    hosts.assert_equal_across_hosts("configs", identity_lib.of_config(config))
-    hosts.assert_equal_across_hosts("versions of the code", identity_lib.of_code())
+    hosts.assert_equal_across_hosts("configs", identity_lib.config_identity(config))
+    hosts.assert_equal_across_hosts("versions of the code", identity_lib.code_identity())
     _opened(config, config.cascade.mesh.build())
 
 
@@ -148,26 +143,26 @@ def _opened(
     checkpoints.check_finished(NAME, teacher.folder)
     teacher.check(mesh)
     splits = [split for split in config.splits() if split != "train"]
-    wanted = cache_identity.of_making(
+    fingerprint = cache_identity.making_identity(
         dataclasses.asdict(holding),
-        teacher=cache_identity.of_teacher(teacher.config, teacher.folder, cascade.checkpoint),
-        data=cache_identity.of_data(config.data, mixture, ["train", *splits]),
+        teacher=cache_identity.teacher_identity(teacher.config, teacher.folder, cascade.checkpoint),
+        data=cache_identity.data_identity(config.data, mixture, ["train", *splits]),
         eval_rows=0 if config.eval_split is None else config._eval_rows,
         batch_size=config.rows_at_once,
         shard_rows=config.shard_rows,
     )
     there = read_json(Path(config.folder), FINGERPRINT)
-    found = cache_identity.differences(there, wanted) if there is not None else []
-    if found:
-        begun = wanted | {key: there.get(key) for key in ("holding", "batch_size", "shard_rows")}
+    differences = cache_identity.differences(there, fingerprint) if there is not None else []
+    if differences:
+        same_division = {key: there.get(key) for key in ("holding", "batch_size", "shard_rows")}
         go_on = ""
-        if not cache_identity.differences(there, begun):
+        if not cache_identity.differences(there, fingerprint | same_division):
             go_on = f", or give what it was begun with: {cache_identity.making_flags(there)}"
         raise TeacherCacheError(
-            f"{config.folder} holds another teacher cache: {'; '.join(found[:3])}. Choose another "
-            f"folder (TEACHER_CACHE), or delete it{go_on}"
+            f"{config.folder} holds another teacher cache: {'; '.join(differences[:3])}. "
+            f"Choose another folder (TEACHER_CACHE), or delete it{go_on}"
         )
-    return teacher, mixture, wanted
+    return teacher, mixture, fingerprint
 
 
 def make(config: CacheConfig, mesh: Mesh | None = None) -> None:
@@ -218,7 +213,7 @@ class _Maker:
         """Does what is missing, then writes that it is complete."""
         config, folder = self._config, self._folder
         teacher = families.build(self._teacher.config)
-        params = state_lib.frozen(teacher, self._teacher.load(self._mesh).params)
+        params = state_lib.in_compute_dtype(teacher, self._teacher.load(self._mesh).params)
         self._claim(teacher_facts.digest(params))
         facts_fn = teacher_facts.make_facts_fn(
             teacher, self._holding, self._mesh, self._teacher.rules
@@ -262,21 +257,21 @@ class _Maker:
                     found[name] = facts
         return found
 
-    def _claim(self, parameters: str) -> None:
+    def _claim(self, digest: str) -> None:
         """Writes the fingerprint; refuses a teacher of other parameters than the shards there."""
         there = read_json(self._folder, FINGERPRINT)
         before = there and there["teacher"]["parameters"]
-        if before not in (None, parameters):
+        if before not in (None, digest):
             raise TeacherCacheError(
                 f"{self._folder} holds another teacher cache: teacher.parameters is {before!r} "
-                f"there and {parameters!r} here. Choose another folder (TEACHER_CACHE), or delete "
+                f"there and {digest!r} here. Choose another folder (TEACHER_CACHE), or delete "
                 "it"
             )
         if hosts.is_first():
             (self._folder / COMPLETE).unlink(missing_ok=True)
             for file in self._folder.glob(".*.tmp"):  # of one that was killed
                 file.unlink(missing_ok=True)
-            teacher = self._fingerprint["teacher"] | {"parameters": parameters}
+            teacher = self._fingerprint["teacher"] | {"parameters": digest}
             fingerprint = self._fingerprint | {"teacher": teacher}
             files.write_text(self._folder / FINGERPRINT, json.dumps(fingerprint, indent=2) + "\n")
         hosts.barrier("the teacher cache's folder")

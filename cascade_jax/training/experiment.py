@@ -1,32 +1,19 @@
-"""Training runs: what one is made of, and the loop.
-
-`train(config)` does the runs of an experiment in order, a teacher first and then its students, say.
-Started again with the same config it skips what is finished and goes on where it was interrupted.
-"""
+"""What a training experiment is made of: its runs, each with models, data, loss and optimizer."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
 from cascade_jax.data import pipeline
 from cascade_jax.losses import variants
 from cascade_jax.models import families, pair
 from cascade_jax.models.lora import Lora
-from cascade_jax.parallel import hosts
 from cascade_jax.parallel import rules as rules_lib
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.runs import identity
 from cascade_jax.runs import start as start_lib
 from cascade_jax.runs.watchdog import check_hang_seconds
-from cascade_jax.training import run as one_run
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
-from cascade_jax.training.run import train_one
-from cascade_jax.training.step_loop import NonFiniteLossError
-
-__all__ = ["NonFiniteLossError", "TrainConfig", "TrainRun", "check", "train", "train_one"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +145,11 @@ class TrainRun:
         """The teacher, if it is to run beside the student."""
         return self.teacher if self.teacher_cache is None else None
 
+    @property
+    def rule_tables(self) -> list[str | rules_lib.Table]:
+        """How the models that the run holds are split: the student, and a live teacher."""
+        return [self.rules] if self.live_teacher is None else [self.rules, self.teacher_rules]
+
     def _check_care(self):
         skips, profile = self.skip_bad_batches, self.profile_steps
         if skips is not None and (type(skips) is not int or skips < 1):
@@ -220,33 +212,3 @@ class TrainConfig:
     def selected(self) -> list[TrainRun]:
         """The runs to do."""
         return [run for run in self.runs if run.name in self._wanted()]
-
-
-def check(config: TrainConfig) -> None:
-    """Refuses what can be refused of any selected run before the first starts; writes nothing.
-
-    Raises:
-      ValueError: if the mesh, batch, vocabulary or a run folder does not fit, or hosts have
-        different configs or code.
-    """
-    hosts.assert_equal_across_hosts("configs", identity.of_config(config))
-    hosts.assert_equal_across_hosts("versions of the code", identity.of_code())
-    mesh = config.mesh.build()
-    for run in config.selected():
-        one_run.check(run, Path(config.output_dir), mesh)
-
-
-def train(config: TrainConfig) -> None:
-    """Does the selected runs in order; finished ones are skipped.
-
-    Raises:
-      ValueError: if the mesh, batch, vocabulary, run folder or a checkpoint does not fit, or hosts
-        have different data.
-      NonFiniteLossError, hosts.Stopped: see `train_one`.
-    """
-    if config.compilation_cache is not None:
-        jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
-    mesh = config.mesh.build()
-    with hosts.StopSignal() as stop:
-        for run in config.selected():
-            train_one(run, Path(config.output_dir), mesh, stop)

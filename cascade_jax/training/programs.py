@@ -1,64 +1,132 @@
 """The programs of a run: what `cascade-jax train` runs is what `cascade-jax plan` compiles."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
+import optax
 from jax.sharding import Mesh
-from jaxtyping import PyTree
+from jaxtyping import PRNGKeyArray
 
 from cascade_jax.models import families
+from cascade_jax.models.lora import Lora
 from cascade_jax.parallel import rules
+from cascade_jax.runs import state as state_lib
+from cascade_jax.runs.state import Frozen, TrainState
 from cascade_jax.training import skipping
 from cascade_jax.training import step as step_lib
-
-if TYPE_CHECKING:
-    from cascade_jax.training.experiment import TrainRun
+from cascade_jax.training.experiment import TrainRun
 
 
-def tables(run: "TrainRun") -> list[rules.Table]:
-    """How the models that a run holds are split: the student, and the teacher if it is there."""
-    return [run.rules, *[run.teacher_rules] * (run.live_teacher is not None)]
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """The models, the optimizer and the jitted functions of a run on a mesh, each built once."""
+
+    run: TrainRun
+    mesh: Mesh
+
+    @functools.cached_property
+    def student(self) -> families.Model:
+        """The model that is trained."""
+        return families.build(self.run.model)
+
+    @functools.cached_property
+    def teacher(self) -> families.Model | None:
+        """The teacher, if it runs beside the student."""
+        return None if self.run.live_teacher is None else families.build(self.run.live_teacher)
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The run's optimizer, which skips bad batches if the run does."""
+        optimizer = self.run.optimizer.build()
+        return skipping.skip_non_finite(optimizer) if self.run.skip_bad_batches else optimizer
+
+    def check(self) -> None:
+        """Refuses a batch or a parameter that does not divide over the mesh.
+
+        Raises:
+          ValueError: names the run or the parameter, and what does not divide.
+        """
+        run = self.run
+        size = run.data.batch_size // run.microbatches
+        label = "batch_size" if run.microbatches == 1 else "batch_size / microbatches"
+        rules.check_batch_size(f"run {run.name!r}: {label}", size, self.mesh, *run.rule_tables)
+        _ = self.abstract_state, self.abstract_frozen  # each refuses its parameters
+
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state."""
+        run = self.run
+        return state_lib.abstract_state(
+            self.student, self.optimizer, self.mesh, run.lora, run.rules
+        )
+
+    @functools.cached_property
+    def abstract_frozen(self) -> Frozen:
+        """Shapes, dtypes and shardings of the parameters that are only read."""
+        run, mesh, base, teacher = self.run, self.mesh, None, None
+        if self.teacher is not None:
+            loaded = state_lib.abstract_parameters(self.teacher, mesh, table=run.teacher_rules)
+            teacher = state_lib.in_compute_dtype(self.teacher, loaded)
+        if run.lora is not None:
+            base = state_lib.abstract_parameters(self.student, mesh, table=run.rules)
+        return Frozen(base, teacher)
+
+    def initialize(self, key: PRNGKeyArray) -> TrainState:
+        """A fresh state, each parameter created where it will live."""
+        return state_lib.initialize(
+            self.student, self.optimizer, key, self.abstract_state, self.run.lora
+        )
+
+    @functools.cached_property
+    def loss_fn(self) -> Callable:
+        """`step.make_loss_fn` of the run, as a function of (trained parameters, Frozen, …)."""
+        run = self.run
+        loss_fn = step_lib.make_loss_fn(
+            self.student, self.teacher, run.loss, head=run.head, mesh=self.mesh,
+            chunk_tokens=run.chunk_tokens, student_rules=run.rules,
+            teacher_rules=run.teacher_rules,
+        )  # fmt: skip
+        return reading_frozen(loss_fn, run.lora)
+
+    @functools.cached_property
+    def train_step(self) -> Callable[..., tuple[TrainState, step_lib.StepMetrics]]:
+        """See `step.make_train_step`."""
+        return step_lib.make_train_step(
+            self.loss_fn,
+            self.optimizer,
+            self.run.optimizer.learning_rate_schedule(),
+            jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state),
+            self.mesh,
+            self.run.microbatches,
+        )
+
+    @functools.cached_property
+    def eval_step(self) -> Callable[..., step_lib.StepMetrics]:
+        """See `step.make_eval_step`."""
+        return step_lib.make_eval_step(self.loss_fn, self.mesh)
+
+    @functools.cached_property
+    def parameter_norm(self) -> Callable:
+        """The norm of all parameters, to see whether they are finite."""
+        return jax.jit(optax.tree.norm, out_shardings=rules.replicated(self.mesh))
 
 
-def check_batch_size(run: "TrainRun", mesh: Mesh) -> None:
-    """Refuses a batch that does not divide over the mesh.
+def reading_frozen(loss_fn: Callable, lora: Lora | None = None) -> Callable:
+    """A function of (trained parameters, Frozen, …), from one of (parameters, teacher's, …).
 
-    Raises:
-      ValueError: names the run, and what does not divide.
+    With LoRA the trained parameters are the adapters, and so is the gradient: nothing is computed
+    for other kernels of the base. Kernels are merged once a call, and not
+    `x·kernel + (x·lora_a)·lora_b` at each use, so that the models know nothing of adapters. That
+    takes `2 · rank · in · out` FLOPs a target, as much as `rank` tokens take, and memory for a copy
+    of the targets and for the gradient of that copy. With all kernels as targets a step has the
+    matmuls of full training.
     """
-    size = run.data.batch_size // run.microbatches
-    label = "batch_size" if run.microbatches == 1 else "batch_size / microbatches"
-    rules.check_batch_size(f"run {run.name!r}: {label}", size, mesh, *tables(run))
 
+    def call(params, frozen, *arguments, **settings):
+        if lora is not None:
+            params = lora.merge(frozen.base, params)
+        return loss_fn(params, frozen.teacher, *arguments, **settings)
 
-def loss_fn(run: "TrainRun", mesh: Mesh) -> Callable:
-    """`step.make_loss_fn` of a run; with LoRA it takes adapters, and the base among the frozen."""
-    teacher = None if run.live_teacher is None else families.build(run.live_teacher)
-    found = step_lib.make_loss_fn(
-        families.build(run.model), teacher, run.loss, head=run.head, mesh=mesh,
-        chunk_tokens=run.chunk_tokens, student_rules=run.rules, teacher_rules=run.teacher_rules,
-    )  # fmt: skip
-    return found if run.lora is None else run.lora.adapted(found)
-
-
-def train_step(run: "TrainRun", loss_fn: Callable, abstract: PyTree, mesh: Mesh) -> Callable:
-    """`step.make_train_step` of a run.
-
-    Args:
-      run: whose optimizer and microbatches.
-      loss_fn: see above.
-      abstract: the state's shapes with shardings.
-      mesh: the device mesh.
-    """
-    optimizer = run.optimizer.build()
-    if run.skip_bad_batches:
-        optimizer = skipping.skip_non_finite(optimizer)
-    return step_lib.make_train_step(
-        loss_fn,
-        optimizer,
-        run.optimizer.learning_rate_schedule(),
-        jax.tree.map(lambda leaf: leaf.sharding, abstract),
-        mesh,
-        run.microbatches,
-    )
+    return call

@@ -1,33 +1,30 @@
-"""One training run: what it reads, where it starts, and its steps."""
+"""One training run: what it reads, where it starts, and its steps; see `training/train.py`."""
 
 import contextlib
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.sharding import Mesh
 
 from cascade_jax.data import pipeline
-from cascade_jax.models import families
 from cascade_jax.parallel import hosts, rules
 from cascade_jax.runs import checkpoints, parameters, run_folder
-from cascade_jax.runs import state as state_lib
 from cascade_jax.runs.folder_lock import FolderLock
-from cascade_jax.teacher_cache import batches as taught_batches
-from cascade_jax.teacher_cache import identity as teacher_cache_identity
-from cascade_jax.training import programs
+from cascade_jax.runs.state import Frozen, TrainState
+from cascade_jax.teacher_cache import batches as cached_batches
+from cascade_jax.teacher_cache import identity as cache_identity
+from cascade_jax.training.experiment import TrainRun
+from cascade_jax.training.programs import Programs
 from cascade_jax.training.step_loop import StepLoop
 
-if TYPE_CHECKING:
-    from cascade_jax.training.experiment import TrainRun
-
-_READ = (
+_READ_BY_ALL_HOSTS = (
     *("vocabulary_fingerprint", "data_fingerprints"),
     *("teacher_saved", "teacher_cache_fingerprint"),
 )
 
 
-def check(run: "TrainRun", output_dir: Path, mesh: Mesh) -> tuple[pipeline.OpenMixture, dict]:
+def check(run: TrainRun, output_dir: Path, mesh: Mesh) -> tuple[pipeline.OpenMixture, dict]:
     """Refuses what can be refused before anything is written.
 
     Returns:
@@ -36,10 +33,12 @@ def check(run: "TrainRun", output_dir: Path, mesh: Mesh) -> tuple[pipeline.OpenM
     Raises:
       ValueError: if the mesh, batch, vocabulary or run folder does not fit.
     """
-    programs.check_batch_size(run, mesh)
-    state_lib.abstract_parameters(families.build(run.model), mesh, run.lora, run.rules)
-    if run.live_teacher is not None:
-        state_lib.abstract_parameters(families.build(run.teacher), mesh, table=run.teacher_rules)
+    return _check(Programs(run, mesh), output_dir)
+
+
+def _check(programs: Programs, output_dir: Path) -> tuple[pipeline.OpenMixture, dict]:
+    programs.check()
+    run = programs.run
     mixture = pipeline.open_mixture(run.data)
     run_folder.check_vocabulary(run.name, run.model.vocab_size, mixture)
     splits = {"train", run.eval_split} - {None}
@@ -50,9 +49,9 @@ def check(run: "TrainRun", output_dir: Path, mesh: Mesh) -> tuple[pipeline.OpenM
         "teacher_cache_fingerprint": None,
     }
     if run.teacher_cache is not None:
-        cached = teacher_cache_identity.check_run(run, output_dir, mixture)
+        cached = cache_identity.check_run(run, output_dir, mixture)
         identity["teacher_saved"] = cached["teacher"]["saved_at"]
-        identity["teacher_cache_fingerprint"] = teacher_cache_identity.digest(cached)
+        identity["teacher_cache_fingerprint"] = cache_identity.digest(cached)
     elif run.teacher is not None:
         teacher = run_folder.resolve(output_dir, run.teacher_run)
         identity["teacher_saved"] = parameters.saved_at(teacher, run.teacher_checkpoint)
@@ -62,8 +61,8 @@ def check(run: "TrainRun", output_dir: Path, mesh: Mesh) -> tuple[pipeline.OpenM
 
 
 def train_one(
-    run: "TrainRun", output_dir: Path, mesh: Mesh, stop: hosts.StopSignal | None = None
-) -> state_lib.TrainState:
+    run: TrainRun, output_dir: Path, mesh: Mesh, stop: hosts.StopSignal | None = None
+) -> TrainState:
     """Trains one model to the end, from the newest complete checkpoint if there is one.
 
     Args:
@@ -81,50 +80,40 @@ def train_one(
       NonFiniteLossError: names the steps; the last good checkpoint stays.
       hosts.Stopped: asked to; what was done is saved.
     """
-    ############################ The run folder ############################
-    folder = output_dir / run.name
-    mixture, config = check(run, output_dir, mesh)
-    hosts.assert_equal_across_hosts(
-        f"data or teachers of run {run.name!r}", {key: config[key] for key in _READ}
-    )
-    with FolderLock(folder, hosts.is_first()) as lock:
-        return _train(run, output_dir, mesh, stop or hosts.StopSignal(), lock, mixture, config)
-
-
-def _train(run, output_dir, mesh, stop, lock, mixture, config) -> state_lib.TrainState:
-    """`train_one` in a folder that is ours."""
-    folder = output_dir / run.name
-
-    ############################ Start or resume ############################
-    student = families.build(run.model)
-    abstract = state_lib.abstract_state(student, run.optimizer.build(), mesh, run.lora, run.rules)
+    ############################ 2, 3. Checks, the folder's lock ############################
+    folder, programs = output_dir / run.name, Programs(run, mesh)
+    mixture, config = _check(programs, output_dir)
+    identity = {key: config[key] for key in _READ_BY_ALL_HOSTS}
+    hosts.assert_equal_across_hosts(f"data or teachers of run {run.name!r}", identity)
+    start_parameters = functools.partial(
+        parameters.first_parameters, run.start, name=run.name, model=run.model, mesh=mesh,
+        output_dir=output_dir, fingerprint=mixture.fingerprint, table=run.rules,
+    )  # fmt: skip
     parameter_key, dropout_key = jax.random.split(jax.random.key(run.seed))
-    where = run.name, run.model, output_dir, mesh, mixture.fingerprint, run.rules
-    store = checkpoints.CheckpointStore(folder, run.keep_last, run.keep_best)
-    with contextlib.closing(store):
-        first_step = store.last_step() or 0
+    with (
+        FolderLock(folder, hosts.is_first()) as lock,
+        contextlib.closing(
+            checkpoints.CheckpointStore(folder, run.keep_last, run.keep_best)
+        ) as store,
+    ):
+        ############################ 4. The state ############################
+        first_step, position = store.last_step() or 0, None
         if first_step:
-            state, position = store.restore(
-                first_step, abstract, run.data.hosts_read == pipeline.ALL_ROWS
-            )
+            has_one_position = run.data.hosts_read == pipeline.ALL_ROWS
+            state, position = store.restore(first_step, programs.abstract_state, has_one_position)
         else:
-            optimizer = run.optimizer.build()
-            state = state_lib.initialize(student, optimizer, parameter_key, abstract, run.lora)
-            position = None
+            state = programs.initialize(parameter_key)
             if run.start is not None and run.lora is None:
-                state = state.replace(params=parameters.first_parameters(run.start, *where))
+                state = state.replace(params=start_parameters())
         if first_step >= run.steps:
             hosts.print_once(f"{run.name}: already trained to step {first_step}, nothing to do")
             return state
         if first_step:
             hosts.print_once(f"{run.name}: resuming from step {first_step} of {run.steps}")
-
-        ############################ Teacher, data, steps ############################
-        frozen = None
-        if run.live_teacher is not None:
-            _, frozen = load_teacher(run, output_dir, mesh, mixture.fingerprint)
-        if run.lora is not None:
-            frozen = parameters.first_parameters(run.start, *where, is_base=True), frozen
+        ############################ 5. Teacher, LoRA's base ############################
+        teacher = _load_teacher(programs, output_dir, mixture.fingerprint)
+        frozen = Frozen(start_parameters(is_base=True) if run.lora else None, teacher)
+        ############################ 6. Data ############################
         batches, held_out = _open_data(run, mesh, mixture)
         if position is not None:
             try:
@@ -134,14 +123,28 @@ def _train(run, output_dir, mesh, stop, lock, mixture, config) -> state_lib.Trai
                 raise checkpoints.CheckpointError(f"{place}: {error}") from error
         if hosts.is_first():  # all of it fits: a refused start leaves no config.json
             run_folder.claim(folder, config)
-        loop = StepLoop(run, folder, config, store, frozen, dropout_key, stop, lock)
-        return loop.run(state, first_step, batches, held_out, abstract, mesh)
+        ############################ 7. Steps ############################
+        stop = stop or hosts.StopSignal()
+        loop = StepLoop(programs, folder, config, store, frozen, dropout_key, stop, lock)
+        return loop.run(state, first_step, batches, held_out)
 
 
-def _open_data(run: "TrainRun", mesh: Mesh, mixture: pipeline.OpenMixture):
+def _load_teacher(programs: Programs, output_dir: Path, fingerprint: str):
+    """The parameters of a live teacher; None if there is none."""
+    run = programs.run
+    if programs.teacher is None:
+        return None
+    folder = run_folder.resolve(output_dir, run.teacher_run)
+    return parameters.load_teacher(
+        run.name, programs.teacher, folder, run.teacher_checkpoint, programs.mesh, fingerprint,
+        run.teacher_rules,
+    )  # fmt: skip
+
+
+def _open_data(run: TrainRun, mesh: Mesh, mixture: pipeline.OpenMixture):
     """Training batches from the first on, and the held-out batches."""
     if run.teacher_cache is not None:
-        return taught_batches.open_batches(run, mixture, mesh)
+        return cached_batches.open_batches(run, mixture, mesh)
     sharding = rules.batch_sharding(mesh)
     batches = pipeline.train_batches(run.data, sharding)
     if run.eval_split is None:
@@ -149,30 +152,3 @@ def _open_data(run: "TrainRun", mesh: Mesh, mixture: pipeline.OpenMixture):
     return batches, list(
         pipeline.eval_batches(run.data, sharding, run.eval_split, run.eval_batches)
     )
-
-
-def load_teacher(run: Any, output_dir: Path, mesh: Mesh, fingerprint: str):
-    """The teacher and its parameters; they are never updated.
-
-    Args:
-      run: a TrainRun, or another config with `name` and the same settings of a teacher.
-      output_dir: where runs are by name.
-      mesh: the device mesh.
-      fingerprint: of the vocabulary of the data.
-
-    Raises:
-      ValueError: it is not there, not at its end, or another model or vocabulary.
-    """
-    teacher = families.build(run.teacher)
-    folder = run_folder.resolve(output_dir, run.teacher_run)
-    if not checkpoints.has_checkpoint(folder):
-        raise checkpoints.CheckpointError(
-            f"run {run.name!r} needs its teacher in {folder}, which is not trained yet; train it "
-            "first"
-        )
-    run_folder.check_same_vocabulary(run.name, fingerprint, folder)
-    checkpoints.check_finished(run.name, folder)
-    step = checkpoints.chosen_step(folder, run.teacher_checkpoint)
-    parameters.check(run.name, folder, step, run.teacher, mesh)
-    loaded = parameters.load(folder, step, run.teacher, mesh, run.teacher_rules)
-    return teacher, state_lib.frozen(teacher, loaded)

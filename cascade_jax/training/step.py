@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,37 +12,14 @@ from cascade_jax import metrics, numerics
 from cascade_jax.batch import Batch, DecoderBatch
 from cascade_jax.losses import fused, sums, teachers, variants
 from cascade_jax.models import families
-from cascade_jax.parallel import hosts, rules
 from cascade_jax.parallel import mesh as mesh_lib
-from cascade_jax.parallel.compiling import compile_together
+from cascade_jax.parallel import rules
+from cascade_jax.parallel.compiling import under_mesh
 from cascade_jax.runs.state import TrainState
+from cascade_jax.teacher_cache.batches import CachedTeacherBatch
 
 StepMetrics = dict[str, metrics.Ratio]
 HEADS = ("fused", "plain")
-
-
-@flax.struct.dataclass
-class TaughtBatch:
-    """A batch with what a teacher says of it, which then need not be there.
-
-    Attributes:
-      batch: the tokens.
-      teacher: facts, their first axis that of the batch.
-    """
-
-    batch: Batch | DecoderBatch
-    teacher: teachers.TeacherArgmax | teachers.TeacherTopK
-
-
-def hidden(
-    model: families.Model,
-    params: PyTree,
-    batch: Batch | DecoderBatch,
-    dropout_key: PRNGKeyArray | None = None,
-):
-    """Hidden states [B, L, D] that the logits are made of, and the map that makes them."""
-    states = families.hidden(model, params, batch, dropout_key)
-    return states, families.unembedding(model.config, params)
 
 
 def make_loss_fn(
@@ -71,21 +47,23 @@ def make_loss_fn(
     Returns:
       A function (student_params, teacher_params, batch, dropout_key=None, step=None,
       every_metric=False) -> LossSums. `step` is for schedules of the loss. Without a teacher, the
-      batch may be a TaughtBatch.
+      batch may be a CachedTeacherBatch.
     """
     if head not in HEADS:
         raise ValueError(f"head {head!r} is not one of {list(HEADS)}")
     layout = None if mesh is None else fused.Layout(mesh, mesh_lib.BATCH_AXES, mesh_lib.TENSOR)
 
+    run_model = families.hidden_and_unembedding if head == "fused" else families.logits
+
     def forward(table, *arguments):
         with rules.applied(table):
-            return (hidden if head == "fused" else families.logits)(*arguments)
+            return run_model(*arguments)
 
     def loss_fn(
         student_params, teacher_params, batch, dropout_key=None, step=None, every_metric=False
     ) -> sums.LossSums:
         facts = None
-        if isinstance(batch, TaughtBatch):
+        if isinstance(batch, CachedTeacherBatch):
             batch, facts = batch.batch, batch.teacher
         ours = forward(student_rules, student, student_params, batch, dropout_key)
         theirs = None
@@ -125,36 +103,37 @@ def make_train_step(
         loss *sums* are added and divided by the total count once.
 
     Returns:
-      A function (state, teacher_params, batch, key) -> (new state, metrics). The dropout of step
-      i comes from `fold_in(key, i)` alone, so a resumed run repeats it.
+      A function (state, frozen, batch, key) -> (new state, metrics), where `frozen` is the second
+      argument of `loss_fn`. The dropout of step i comes from `fold_in(key, i)` alone, so a resumed
+      run repeats it.
     """
 
-    def train_step(state: TrainState, teacher_params: PyTree, batch: Batch | DecoderBatch, key):
+    def train_step(state: TrainState, frozen: PyTree, batch: Batch | DecoderBatch, key):
         step_key = jax.random.fold_in(key, state.step)
 
         def value(params, part, part_key):
-            found = loss_fn(params, teacher_params, part, part_key, state.step)
-            return found.loss_sum, found
+            losses = loss_fn(params, frozen, part, part_key, state.step)
+            return losses.loss_sum, losses
 
         def grad_fn(params, part, part_key):
-            grads, found = jax.grad(value, has_aux=True)(params, part, part_key)
+            grads, losses = jax.grad(value, has_aux=True)(params, part, part_key)
             # As the parameters are, before they are added up: no device holds all of them.
-            return jax.lax.with_sharding_constraint(grads, state_shardings.params), found
+            return jax.lax.with_sharding_constraint(grads, state_shardings.params), losses
 
         if microbatches == 1:
-            grad_sums, found = grad_fn(state.params, batch, step_key)
+            grad_sums, losses = grad_fn(state.params, batch, step_key)
         else:
-            grad_sums, found = accumulate(
+            grad_sums, losses = accumulate(
                 grad_fn, state.params, batch, step_key, microbatches, mesh
             )
-        grads = jax.tree.map(lambda g: numerics.safe_ratio(g, found.count), grad_sums)
+        grads = jax.tree.map(lambda g: numerics.safe_ratio(g, losses.count), grad_sums)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         new_state = TrainState(
             state.step + 1, optax.apply_updates(state.params, updates), opt_state
         )
         one = jnp.ones(())
-        tokens = found.metrics[metrics.CROSS_ENTROPY].denominator
-        report = found.metrics | {
+        tokens = losses.metrics[metrics.CROSS_ENTROPY].denominator
+        report = losses.metrics | {
             metrics.GRADIENT_NORM: metrics.Ratio(optax.tree.norm(grads), one),
             metrics.LEARNING_RATE: metrics.Ratio(jnp.asarray(learning_rate(state.step)), one),
             metrics.TARGET_TOKENS: metrics.Ratio(tokens, one),
@@ -163,7 +142,7 @@ def make_train_step(
 
     everywhere = rules.replicated(mesh)
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(state_shardings, everywhere))
-    return under(mesh, jitted)
+    return under_mesh(mesh, jitted)
 
 
 def accumulate(
@@ -189,8 +168,8 @@ def accumulate(
 
     def add(total, part_and_index):
         part, index = part_and_index
-        found = grad_fn(params, part, jax.random.fold_in(key, index))
-        return jax.tree.map(jnp.add, total, found), None
+        part_sums = grad_fn(params, part, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, part_sums), None
 
     def zeros_like(shape):
         return jnp.zeros(shape.shape, shape.dtype)
@@ -202,30 +181,12 @@ def accumulate(
 
 
 def make_eval_step(loss_fn: Callable, mesh: Mesh) -> Callable[..., StepMetrics]:
-    """Builds the jitted (student_params, teacher_params, batch, step) -> metrics, all of them.
+    """Builds the jitted (params, frozen, batch, step) -> metrics, all of them.
 
     There is no dropout. `step` is for schedules of the loss.
     """
 
-    def eval_step(student_params, teacher_params, batch, step):
-        found = loss_fn(student_params, teacher_params, batch, step=step, every_metric=True)
-        return found.metrics
+    def eval_step(params, frozen, batch, step):
+        return loss_fn(params, frozen, batch, step=step, every_metric=True).metrics
 
-    return under(mesh, jax.jit(eval_step, out_shardings=rules.replicated(mesh)))
-
-
-def under(mesh: Mesh, fn: Callable) -> Callable:
-    """Calls `fn` where the models' constraints see the mesh; its attribute `jitted` is `fn`."""
-
-    is_compiled = False
-
-    def call(*args):
-        nonlocal is_compiled
-        with jax.set_mesh(mesh):
-            if not is_compiled and hosts.connected():
-                compile_together(fn, *args)
-            is_compiled = True
-            return fn(*args)
-
-    call.jitted = fn
-    return call
+    return under_mesh(mesh, jax.jit(eval_step, out_shardings=rules.replicated(mesh)))

@@ -4,22 +4,20 @@ import contextlib
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 import jax
-import optax
-from jax.sharding import Mesh
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from cascade_jax import metrics
-from cascade_jax.parallel import hosts, rules
+from cascade_jax.parallel import hosts
 from cascade_jax.runs import checkpoints
 from cascade_jax.runs.folder_lock import FolderLock
+from cascade_jax.runs.state import Frozen, TrainState
 from cascade_jax.runs.watchdog import Watchdog
-from cascade_jax.training import programs, reporting, skipping, utilisation
-from cascade_jax.training import step as step_lib
+from cascade_jax.training import reporting, skipping, utilisation
 from cascade_jax.training.clock import CHECKPOINT, DATA, EVALUATION, STEP
 from cascade_jax.training.profiling import Profiler
+from cascade_jax.training.programs import Programs
 
 _QUEUED = 3
 
@@ -33,41 +31,40 @@ class StepLoop:
     """The loop of one run, with what stays the same through it.
 
     Attributes:
-      run_config: the TrainRun.
+      programs: of the run.
       folder: the run's folder.
       config: its config as JSON values, saved with every checkpoint.
       store: its checkpoints.
-      frozen: the teacher's parameters; with LoRA, those of the base and of the teacher.
+      frozen: the parameters that are only read.
       dropout_key: of all steps.
       stop: asks whether to stop.
       lock: of the folder.
     """
 
-    run_config: Any
+    programs: Programs
     folder: Path
     config: dict
     store: checkpoints.CheckpointStore
-    frozen: PyTree
+    frozen: Frozen
     dropout_key: PRNGKeyArray
     stop: hosts.StopSignal
     lock: FolderLock
 
-    def run(self, state, first_step: int, batches, held_out, abstract, mesh: Mesh):
+    def run(self, state: TrainState, first_step: int, batches, held_out) -> TrainState:
         """Steps from `first_step` to the end, with logs, evaluations and checkpoints when due.
 
         Raises:
           NonFiniteLossError: names the steps; the last good checkpoint stays.
           hosts.Stopped: asked to; what was done is saved.
         """
-        run = self.run_config
-        train_step, eval_step, parameter_norm = self._programs(abstract, mesh)
+        run, train_step = self.programs.run, self.programs.train_step
         reporter = reporting.Reporter(
             self.folder,
             run.name,
             first_step,
             run.steps,
             utilisation.step_flops(run),
-            utilisation.peak_flops(mesh.devices.flat),
+            utilisation.peak_flops(self.programs.mesh.devices.flat),
         )
         self._clock = reporter.clock
         self._skipped = skipping.SkippedSteps(self.folder, first_step, hosts.is_first())
@@ -80,31 +77,31 @@ class StepLoop:
         with contextlib.closing(reporter), watchdog, profiler:
             while step < run.steps:
                 if self.stop.asked():
-                    self._save_and_stop(step, first_step, state, batches, parameter_norm, reporter)
+                    self._save_and_stop(step, first_step, state, batches, reporter)
                 step += 1
                 ############################ One step ############################
                 profiler.before(step)
                 with self._clock.part(DATA):
                     batch = next(batches)
                 with self._clock.part(STEP):
-                    state, found = train_step(state, self.frozen, batch, self.dropout_key)
-                    self._recent.append(found)
+                    state, report = train_step(state, self.frozen, batch, self.dropout_key)
+                    self._recent.append(report)
                     # A few steps are queued; the next batches are read and sent meanwhile.
                     if step == first_step + 1 or len(self._recent) >= _QUEUED:
                         jax.block_until_ready(self._recent[-_QUEUED:][0])
                 self._clock.step_done(is_first=step == first_step + 1)
                 watchdog.progress(f"step {step + 1}")
-                profiler.after(step, found)
+                profiler.after(step, report)
                 reporter.advance()
                 ############################ Logs, checkpoint ############################
                 saves = step == run.steps or step % run.checkpoint_every == 0
                 if saves or step % run.log_every == 0:
                     self._log(step, reporter)
                 if saves:
-                    self._check_parameters(step, parameter_norm(state.params))
+                    self._check_parameters(step, state)
                 measured = None
                 if held_out and (saves or step % run.eval_every == 0):
-                    measured = self._evaluate(step, state, held_out, eval_step, reporter, watchdog)
+                    measured = self._evaluate(step, state, held_out, reporter, watchdog)
                 if saves:
                     watchdog.progress(f"the checkpoint of step {step}")
                     self._save(step, state, batches, measured)
@@ -112,55 +109,47 @@ class StepLoop:
             self.store.wait()
         return state
 
-    def _programs(self, abstract: PyTree, mesh: Mesh):
-        """The jitted step, evaluation step and norm of the parameters."""
-        run = self.run_config
-        loss_fn = programs.loss_fn(run, mesh)
-        train_step = programs.train_step(run, loss_fn, abstract, mesh)
-        norm = jax.jit(optax.tree.norm, out_shardings=rules.replicated(mesh))
-        return train_step, step_lib.make_eval_step(loss_fn, mesh), norm
-
     def _log(self, step: int, reporter: reporting.Reporter) -> None:
         """Reports the steps since the last time, if they are finite."""
         with self._clock.part(STEP):
-            found = jax.device_get(self._recent)  # waits for the steps that are queued
-        first, self._recent = step - len(found) + 1, []
-        if self.run_config.skip_bad_batches:
-            found = self._skip(first, found)
-        if found:
-            merged = reporting.merge(found)
+            reports = jax.device_get(self._recent)  # waits for the steps that are queued
+        first, self._recent = step - len(reports) + 1, []
+        if self.programs.run.skip_bad_batches:
+            reports = self._skip(first, reports)
+        if reports:
+            merged = reporting.merge(reports)
             self._check_finite(first, step, _must_be_finite(merged))
-            reporter.train(step, len(found), merged)
+            reporter.train(step, len(reports), merged)
 
-    def _skip(self, first: int, found: list) -> list:
-        """What the steps other than the skipped ones gave; the skipped ones are written down."""
-        bad = [first + i for i, one in enumerate(found) if not skipping.is_finite(one)]
+    def _skip(self, first: int, reports: list) -> list:
+        """The reports of steps that were not skipped; the skipped steps are written down."""
+        bad = [first + i for i, report in enumerate(reports) if not skipping.is_finite(report)]
         if not bad:
-            return found
+            return reports
         self._skipped.add(bad)
-        count, limit = len(self._skipped.steps), self.run_config.skip_bad_batches
-        where = f"run {self.run_config.name!r}: loss or gradient not finite"
+        count, limit = len(self._skipped.steps), self.programs.run.skip_bad_batches
+        where = f"run {self.programs.run.name!r}: loss or gradient not finite"
         if count > limit:
             raise NonFiniteLossError(
                 f"{where} in {count} steps ({_listed(self._skipped.steps)}), and skip_bad_batches "
                 f"is {limit}; {self._kept()}. Lower the learning rate, or raise warmup_steps"
             )
         hosts.print_once(f"{where} in step {_listed(bad)}: skipped ({count} of at most {limit})")
-        return [one for one in found if skipping.is_finite(one)]
+        return [report for report in reports if skipping.is_finite(report)]
 
-    def _evaluate(self, step, state, held_out, eval_step, reporter, watchdog):
+    def _evaluate(self, step, state, held_out, reporter, watchdog):
         """Figures on the held-out batches."""
-        split = self.run_config.eval_split
+        split = self.programs.run.eval_split
         # A run that is ended while this compiles, before its checkpoint, would be at every start.
         watchdog.progress(f"the evaluation after step {step}", may_compile=not self._has_evaluated)
         self._has_evaluated = True
         with self._clock.part(EVALUATION):
-            found = []
+            reports, eval_step = [], self.programs.eval_step
             for batch in held_out:
-                found.append(eval_step(state.params, self.frozen, batch, state.step))
-                jax.block_until_ready(found[-_QUEUED:][0])
+                reports.append(eval_step(state.params, self.frozen, batch, state.step))
+                jax.block_until_ready(reports[-_QUEUED:][0])
                 watchdog.progress(f"the evaluation after step {step}")
-            measured = reporting.merge(found)
+            measured = reporting.merge(reports)
         label = f"{metrics.CROSS_ENTROPY} of split {split!r}"
         # It is missing when no held-out token counts: nothing then says it went wrong.
         if metrics.CROSS_ENTROPY in measured:
@@ -173,28 +162,30 @@ class StepLoop:
             self.lock.check()
             self.store.save(step, state, batches.get_state(), self.config, measured)
 
-    def _save_and_stop(self, step, first_step, state, batches, parameter_norm, reporter):
+    def _save_and_stop(self, step, first_step, state, batches, reporter):
         """Saves what is not saved yet, without an evaluation, and ends the run."""
-        if step > first_step and step % self.run_config.checkpoint_every:
+        if step > first_step and step % self.programs.run.checkpoint_every:
             self._log(step, reporter)
-            self._check_parameters(step, parameter_norm(state.params))
+            self._check_parameters(step, state)
             self._save(step, state, batches, None)
         self.store.wait()
         raise hosts.Stopped(
-            f"run {self.run_config.name!r}: asked to stop; saved at step {step} of "
-            f"{self.run_config.steps}. The same command goes on from there"
+            f"run {self.programs.run.name!r}: asked to stop; saved at step {step} of "
+            f"{self.programs.run.steps}. The same command goes on from there"
         )
 
-    def _check_parameters(self, step: int, norm: jax.Array) -> None:
+    def _check_parameters(self, step: int, state: TrainState) -> None:
         # The loss was that of the parameters before the update; those after it are saved.
         # (Parameters that overflow when squared have no finite loss either.)
+        norm = self.programs.parameter_norm(state.params)
         self._check_finite(step, step, {"norm of the parameters": float(norm)})
 
     def _check_finite(self, first: int, last: int, figures: dict[str, float]) -> None:
+        name = self.programs.run.name
         for key, value in figures.items():
             if not math.isfinite(value):
                 raise NonFiniteLossError(
-                    f"run {self.run_config.name!r}: {key} is {value} somewhere in steps {first} to "
+                    f"run {name!r}: {key} is {value} somewhere in steps {first} to "
                     f"{last}; {self._kept()}. Lower the learning rate, or raise warmup_steps"
                 )
 

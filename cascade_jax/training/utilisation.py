@@ -1,12 +1,12 @@
 """Model FLOPs of a step, and what the chips could do: together the model FLOPs utilisation."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
 from cascade_jax.chips import CHIPS
 from cascade_jax.models import flops
+from cascade_jax.training.experiment import TrainRun
 
 # JAX's device_kind -> the name in the table of chips.
 _NAMES = {
@@ -20,17 +20,17 @@ _NAMES = {
 }
 
 
-def step_flops(run: Any) -> int:
-    """Model FLOPs of one step of a TrainRun: the student's training, the teacher's forward pass.
+def step_flops(run: TrainRun) -> int:
+    """Model FLOPs of one step: the student's training, the teacher's forward pass.
 
     Whole rows count, as they are computed; what is computed again in the backward pass does not.
     """
     data = run.data
     lengths = data.input_length, data.target_length
-    found = flops.training_flops(run.model, *lengths)
+    example = flops.training_flops(run.model, *lengths)
     if run.live_teacher is not None:
-        found += flops.forward_flops(run.live_teacher, *lengths)
-    return data.batch_size * found
+        example += flops.forward_flops(run.live_teacher, *lengths)
+    return data.batch_size * example
 
 
 def peak_flops(devices: Sequence[jax.Device]) -> float | None:

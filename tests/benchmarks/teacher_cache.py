@@ -36,6 +36,7 @@ from cascade_jax.models import families  # noqa: E402
 from cascade_jax.models.config import T5Config  # noqa: E402
 from cascade_jax.parallel.mesh import MeshConfig  # noqa: E402
 from cascade_jax.runs import state as state_lib  # noqa: E402
+from cascade_jax.teacher_cache import batches  # noqa: E402
 from cascade_jax.teacher_cache import shards as shards_lib  # noqa: E402
 from cascade_jax.teacher_cache.format import FLOORS, Holding, TokenFacts  # noqa: E402
 from cascade_jax.training import step as step_lib  # noqa: E402
@@ -78,7 +79,7 @@ def steps(args) -> None:
     mesh = MeshConfig().build(jax.devices()[:1])
     small, base = models(args)
     student, teacher = families.build(small), families.build(base)
-    frozen = state_lib.frozen(teacher, families.initialize(teacher, jax.random.key(1)))
+    frozen = state_lib.in_compute_dtype(teacher, families.initialize(teacher, jax.random.key(1)))
     batch, optimizer = jax.device_put(batch_of(args)), Adafactor(learning_rate=1e-3)
     rows = {}
     for loss, k in ((variants.CATXent(), 0), (variants.CATDist(), K)):
@@ -95,7 +96,7 @@ def steps(args) -> None:
                 jax.tree.map(lambda leaf: leaf.sharding, abstract),
                 mesh,
             )
-            given = step_lib.TaughtBatch(batch, facts_like(args, k)) if is_cached else batch
+            given = batches.CachedTeacherBatch(batch, facts_like(args, k)) if is_cached else batch
             held = None if is_cached else frozen
             with jax.set_mesh(mesh):
                 compiled = step.jitted.lower(abstract, held, given, jax.random.key(0)).compile()

@@ -18,6 +18,8 @@ from cascade_jax.models.config import DecoderConfig
 from cascade_jax.models.lora import Lora
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.runs.state import Frozen
+from cascade_jax.training import programs
 from tests.support import fakes
 
 T5 = fakes.t5_config(num_encoder_layers=2, num_decoder_layers=2)
@@ -98,12 +100,14 @@ def test_the_gradient_is_the_chain_rules_and_of_adapters_only(name):
     adapters, rng = _trained(lora, model), np.random.default_rng(3)
     weights = rng.normal(size=(4, 8, fakes.VOCAB_SIZE)).astype(np.float32)
     loss = functools.partial(_loss, model)
-    adapted = lora.adapted(loss)
-    found = jax.jit(jax.grad(adapted))(adapters, (_base(model), weights), BATCH)
+    adapted, frozen = programs.reading_frozen(loss, lora), Frozen(_base(model), weights)
+    found = jax.jit(jax.grad(adapted))(adapters, frozen, BATCH)
     assert jax.tree.structure(found) == jax.tree.structure(adapters)
     merged = lora.merge(_base(model), adapters)
     np.testing.assert_allclose(
-        adapted(adapters, (_base(model), weights), BATCH), loss(merged, weights, BATCH), rtol=1e-5
+        adapted(adapters, frozen, BATCH),
+        loss(merged, weights, BATCH),
+        rtol=1e-5,
     )
     of_kernels = flatten_dict(jax.jit(jax.grad(loss))(merged, weights, BATCH))
     flat = flatten_dict(adapters)

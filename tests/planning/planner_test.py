@@ -81,7 +81,7 @@ def test_parameter_and_optimizer_bytes_are_those_of_real_arrays(mesh, table):
     loaded = jax.tree.map(
         lambda each: jnp.zeros(each.shape, each.dtype, device=each.sharding), shapes
     )
-    frozen = state_lib.frozen(teacher, loaded)
+    frozen = state_lib.in_compute_dtype(teacher, loaded)
 
     def on_device(tree, device):
         return sum(

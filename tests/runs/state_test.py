@@ -27,7 +27,7 @@ def config_of(family, **changes):
 def test_a_frozen_model_gives_the_same_logits(family, tied_logits):
     model = families.build(config_of(family, dtype="bfloat16", tied_logits=tied_logits))
     params = families.initialize(model, jax.random.key(0))
-    frozen = state_lib.frozen(model, params)
+    frozen = state_lib.in_compute_dtype(model, params)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(frozen))
     assert size < 0.8 * sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     batch = fakes.ragged_batch(4)
@@ -44,7 +44,7 @@ def test_a_frozen_model_gives_the_same_logits(family, tied_logits):
 def test_a_model_that_computes_in_float32_stays_as_it_is(family):
     model = families.build(config_of(family))
     params = families.initialize(model, jax.random.key(0))
-    frozen = state_lib.frozen(model, params)
+    frozen = state_lib.in_compute_dtype(model, params)
     jax.tree.map(np.testing.assert_array_equal, frozen, params)
     assert {leaf.dtype for leaf in jax.tree.leaves(frozen)} == {jnp.dtype("float32")}
 
@@ -60,5 +60,5 @@ def test_shapes_are_frozen_as_arrays_are():
         assert (shape.shape, shape.dtype) == (array.shape, array.dtype)
         assert array.sharding.is_equivalent_to(shape.sharding, array.ndim)
 
-    shapes = state_lib.frozen(model, abstract)
-    jax.tree.map(same, shapes, state_lib.frozen(model, params))
+    shapes = state_lib.in_compute_dtype(model, abstract)
+    jax.tree.map(same, shapes, state_lib.in_compute_dtype(model, params))

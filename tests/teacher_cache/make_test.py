@@ -31,6 +31,7 @@ from cascade_jax.teacher_cache.format import Holding
 from cascade_jax.training import experiment
 from cascade_jax.training import run as one_run
 from cascade_jax.training.optimizers import Adafactor
+from cascade_jax.training.run import train_one
 from tests.support import fakes, saved
 
 VOCAB = 384
@@ -109,11 +110,11 @@ def folder(task, mesh, tmp_path_factory):
         "teacher", variants.Xent(), model=TEACHER, teacher=None, teacher_run=None,
         steps=20, optimizer=learning, microbatches=1, checkpoint_every=20,
     )  # fmt: skip
-    experiment.train_one(teacher, folder, mesh)
+    train_one(teacher, folder, mesh)
     for name, changes in FOLDERS.items():
         make.make(cache_config(folder, name, **changes), mesh)
-    experiment.train_one(run_config("cat_xent", variants.CATXent()), folder, mesh)
-    experiment.train_one(run_config("cat_dist", variants.CATDist()), folder, mesh)
+    train_one(run_config("cat_xent", variants.CATXent()), folder, mesh)
+    train_one(run_config("cat_dist", variants.CATDist()), folder, mesh)
     return folder
 
 
@@ -121,7 +122,7 @@ def without_teacher(monkeypatch):
     def load(*args):
         raise AssertionError("the teacher was loaded")
 
-    monkeypatch.setattr(one_run, "load_teacher", load)
+    monkeypatch.setattr(parameters, "load_teacher", load)
     monkeypatch.setattr(parameters, "load", load)
 
 
@@ -150,7 +151,7 @@ def train_beside_no_teacher(folder, cache, loss, mesh, to: Path) -> None:
     shutil.copytree(folder / "teacher", to / "teacher")
     with pytest.MonkeyPatch.context() as patch:
         without_teacher(patch)
-        experiment.train_one(cached(folder, cache, "run", loss), to, mesh)
+        train_one(cached(folder, cache, "run", loss), to, mesh)
 
 
 @pytest.fixture(scope="module")
@@ -200,11 +201,11 @@ def test_a_run_that_is_stopped_goes_on_bitwise(folder, mesh, from_bits, tmp_path
     shutil.copytree(folder / "teacher", tmp_path / "teacher")
     run = cached(folder, "bits", "run", variants.CATXent())
     with pytest.raises(hosts.Stopped):
-        experiment.train_one(run, tmp_path, mesh, Stop())
+        train_one(run, tmp_path, mesh, Stop())
     assert checkpoints.chosen_step(tmp_path / "run", "last") == 2
     # The teacher itself is gone meanwhile: the cache knows which it was.
     shutil.rmtree(tmp_path / "teacher")
-    experiment.train_one(run, tmp_path, mesh)
+    train_one(run, tmp_path, mesh)
     saved.assert_same_end(tmp_path / "run", from_bits, STEPS)
 
 
@@ -256,7 +257,7 @@ def test_facts_are_those_of_whole_logits(folder, mesh, cache, pack):
     run = dataclasses.replace(cached(folder, cache, "run", variants.CATDist()), data=data)
     holding = Holding(VOCAB, **FOLDERS[cache])
     lookup = taught_batches.Lookup(run, pipeline.open_mixture(data), holding)
-    lookup._wants_top_k = holding.top_k > 0
+    lookup._needs_top_k = holding.top_k > 0
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     given = pipeline.HostBatches(data, "train", pipeline.host_shard(one, 16, data.row_length))
     rows = next(given)

@@ -22,6 +22,7 @@ from cascade_jax.runs.saved_model import CascadeRuns
 from cascade_jax.training import experiment
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
+from cascade_jax.training.run import train_one
 from tests.support import fakes
 
 LARGE = DecoderConfig(
@@ -52,7 +53,7 @@ def folder(tmp_path_factory):
     """A teacher, a student from its layers under CAT-Dist, and both run on (data 4, model 2)."""
     folder = tmp_path_factory.mktemp("runs")
     mesh = MESH.build()
-    experiment.train_one(_run("teacher", LARGE), folder, mesh)
+    train_one(_run("teacher", LARGE), folder, mesh)
     alike = dataclasses.replace(SMALL, attention_kinds=LARGE.attention_kinds)
     student = _run(
         "student",
@@ -62,7 +63,7 @@ def folder(tmp_path_factory):
         teacher_run="teacher",
         start=start.FromLayers("teacher", LARGE, layers=[2]),
     )
-    experiment.train_one(student, folder, mesh)
+    train_one(student, folder, mesh)
     return folder
 
 
@@ -123,7 +124,7 @@ def test_a_run_starts_from_another_run(folder, tmp_path):
         "more", LARGE, start=start.FromRun(str(folder / "teacher")), steps=1, eval_split=None
     )
     quiet = dataclasses.replace(run, optimizer=Adafactor(learning_rate=1e-9, warmup_steps=0))
-    state = experiment.train_one(quiet, tmp_path, MESH.build())
+    state = train_one(quiet, tmp_path, MESH.build())
     expected = _saved(folder, "teacher", LARGE)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.params, expected
@@ -171,7 +172,7 @@ def test_fused_and_plain_heads_agree_for_every_kind_of_pair(name):
 
 def test_packed_decoder_rows_train(tmp_path):
     data = dataclasses.replace(DATA, architecture="prefix_lm", pack=True)
-    state = experiment.train_one(_run("packed", SMALL, data=data), tmp_path, MESH.build())
+    state = train_one(_run("packed", SMALL, data=data), tmp_path, MESH.build())
     assert int(state.step) == 3
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params)))
 
@@ -202,4 +203,4 @@ def test_a_start_that_does_not_fit_is_refused_when_the_run_is_made(tmp_path):
     with pytest.raises(
         checkpoints.CheckpointError, match="no checkpoint; train or import it first"
     ):
-        experiment.train_one(missing, tmp_path, MESH.build())
+        train_one(missing, tmp_path, MESH.build())

@@ -14,12 +14,14 @@ import seqio
 import tensorflow as tf
 
 from cascade_jax.cli.main import main
+from cascade_jax.data import pipeline
 from cascade_jax.losses.variants import Xent
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.training import experiment
-from cascade_jax.training import run as one_run
+from cascade_jax.runs.folder_lock import FolderLock
+from cascade_jax.training import experiment, step_loop
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
+from cascade_jax.training.run import train_one
 from tests.support import fakes, pair, saved
 from tests.support.pair import EVERY, STEPS
 
@@ -106,7 +108,7 @@ def test_a_folder_that_is_read_only(copy, repository, which):
 
 def test_a_folder_that_another_run_writes_to(copy, refused):
     run, file = copy
-    with one_run.FolderLock(run):
+    with FolderLock(run):
         line = refused(f"--gin_file={file}")
     assert f"run folder {run} is being written to by process {os.getpid()} on " in line
 
@@ -142,7 +144,7 @@ def train_run(mixture: str, **more) -> experiment.TrainRun:
     return experiment.TrainRun(
         name="run",
         model=fakes.t5_config(vocab_size=384),
-        data=experiment.pipeline.DataConfig(mixture, 12, 8, batch_size=8, cache_rows=0),
+        data=pipeline.DataConfig(mixture, 12, 8, batch_size=8, cache_rows=0),
         loss=Xent(),
         optimizer=Adafactor(0.1),
         eval_split=None,
@@ -178,12 +180,12 @@ def test_a_record_with_a_flipped_bit(records, tmp_path):
     file, name = records
     mesh = MeshConfig().build()
     whole = file.read_bytes()
-    experiment.train_one(train_run(name, steps=2), tmp_path, mesh)
+    train_one(train_run(name, steps=2), tmp_path, mesh)
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 4
     file.write_bytes(flipped)
     with pytest.raises(ValueError, match="can't be read: .*corrupted record") as raised:
-        experiment.train_one(train_run(name, steps=2), tmp_path / "other", mesh)
+        train_one(train_run(name, steps=2), tmp_path / "other", mesh)
     assert name in str(raised.value)
     assert saved.steps(tmp_path / "run" / "checkpoints") == [2]
 
@@ -211,7 +213,7 @@ def test_bad_batches_are_skipped_up_to_a_number(records, tmp_path, monkeypatch, 
     with monkeypatch.context() as patch:
         poison(patch, {3, 6})
         run = train_run(name, skip_bad_batches=2, log_every=4)
-        state = experiment.train_one(run, tmp_path, mesh)
+        state = train_one(run, tmp_path, mesh)
         assert "loss or gradient not finite in step 3: skipped (1 of at most 2)" in (
             capfd.readouterr().out
         )
@@ -222,16 +224,16 @@ def test_bad_batches_are_skipped_up_to_a_number(records, tmp_path, monkeypatch, 
         assert "NaN" not in lines
         run = train_run(name, skip_bad_batches=1)
         with pytest.raises(
-            experiment.NonFiniteLossError, match="in 2 steps .3, 6.*is 1; the checkpoint"
+            step_loop.NonFiniteLossError, match="in 2 steps .3, 6.*is 1; the checkpoint"
         ):
-            experiment.train_one(run, tmp_path / "other", mesh)
+            train_one(run, tmp_path / "other", mesh)
         # More may be left out by the next start.
-        later = experiment.train_one(train_run(name, skip_bad_batches=2), tmp_path / "other", mesh)
+        later = train_one(train_run(name, skip_bad_batches=2), tmp_path / "other", mesh)
         for mine, theirs in zip(*map(jax.tree.leaves, (later, state)), strict=True):
             np.testing.assert_array_equal(mine, theirs)
     # Without bad batches the guard changes nothing but the order in which XLA rounds.
-    guarded = experiment.train_one(train_run(name, skip_bad_batches=1), tmp_path / "a", mesh)
-    plain = experiment.train_one(train_run(name), tmp_path / "b", mesh)
+    guarded = train_one(train_run(name, skip_bad_batches=1), tmp_path / "a", mesh)
+    plain = train_one(train_run(name), tmp_path / "b", mesh)
     for mine, theirs in zip(*map(jax.tree.leaves, (guarded.params, plain.params)), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
 
@@ -239,7 +241,7 @@ def test_bad_batches_are_skipped_up_to_a_number(records, tmp_path, monkeypatch, 
 def test_a_profile_of_some_steps(records, tmp_path):
     _, name = records
     run = train_run(name, profile_steps=(2, 3))
-    experiment.train_one(run, tmp_path, MeshConfig().build())
+    train_one(run, tmp_path, MeshConfig().build())
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
 
 

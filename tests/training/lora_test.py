@@ -28,9 +28,10 @@ from cascade_jax.runs import checkpoints, run_folder, start
 from cascade_jax.runs import parameters as saved
 from cascade_jax.runs import state as state_lib
 from cascade_jax.runs.saved_model import CascadeRuns
-from cascade_jax.training import experiment
+from cascade_jax.training import experiment, programs
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
+from cascade_jax.training.run import train_one
 from tests.support import fakes
 
 DATA = pipeline.DataConfig("demo_reverse_v1", input_length=20, target_length=8, batch_size=8)
@@ -93,7 +94,7 @@ class Trained:
 def trained(request, tmp_path_factory):
     folder, model = tmp_path_factory.mktemp("runs"), MODELS[request.param]
     base = _make_base(folder / "base", model)
-    experiment.train_one(_run("lora", model), folder, _mesh())
+    train_one(_run("lora", model), folder, _mesh())
     return Trained(folder, model, base, PARAMETERS[request.param])
 
 
@@ -166,7 +167,7 @@ def test_a_run_that_was_interrupted_ends_bitwise_the_same(trained, tmp_path):
     # All of it elsewhere: what is named and not a path is found beside the run.
     shutil.copytree(trained.folder, tmp_path / "moved")
     shutil.rmtree(tmp_path / "moved" / "lora" / "checkpoints" / "4")
-    experiment.train_one(_run("lora", trained.model), tmp_path / "moved", _mesh())
+    train_one(_run("lora", trained.model), tmp_path / "moved", _mesh())
     found = _arrays(tmp_path / "moved" / "lora" / "checkpoints" / "4")
     expected = _arrays(trained.folder / "lora" / "checkpoints" / "4")
     assert found.keys() == expected.keys()
@@ -223,7 +224,7 @@ def test_runs_go_on_from_a_lora_run(trained):
     more = _run("more", trained.model, start=start.FromRun("lora", checkpoint="last"),
                 lora=Lora(rank=1, targets=("query",), alpha=3.0), steps=1, eval_split=None,
                 teacher_run="lora")  # fmt: skip
-    experiment.train_one(more, trained.folder, _mesh())
+    train_one(more, trained.folder, _mesh())
     arrays = _arrays(trained.folder / "more" / "checkpoints" / "1")
     for name, a in arrays.items():
         if name.startswith("params.") and name.endswith(".lora_a"):
@@ -238,7 +239,7 @@ def test_a_base_made_of_a_deeper_models_layers(tmp_path):
     begin = start.FromLayers("base", of, layers=[1], encoder_layers=[1])
     run = _run("lora", model, start=begin, teacher=None, teacher_run=None, loss=variants.Xent(),
                steps=1, eval_split=None)  # fmt: skip
-    experiment.train_one(run, tmp_path, _mesh())
+    train_one(run, tmp_path, _mesh())
     base = {
         **deep,
         "encoder": {k.replace("layers_1", "layers_0"): v for k, v in deep["encoder"].items()
@@ -281,7 +282,7 @@ def test_a_base_that_is_not_what_it_was_is_refused(trained, change, tmp_path, ca
         saved.load(lora, 4, copy.model, _mesh())
     shutil.rmtree(lora / "checkpoints" / "4")  # it would go on
     with pytest.raises(checkpoints.CheckpointError, match=message):
-        experiment.train_one(_run("lora", copy.model), copy.folder, _mesh())
+        train_one(_run("lora", copy.model), copy.folder, _mesh())
     flags = [f"--run={lora}", f"--out={tmp_path}/served"]
     assert main.main(["export", "--to=hf", *flags]) == 2
     assert "holds LoRA adapters only" in capsys.readouterr().err
@@ -308,7 +309,7 @@ def test_a_base_that_is_still_in_training_is_refused(tmp_path):
     config.write_text(config.read_text().replace('"steps": 0', '"steps": 9'))
     run = _run("lora", T5, teacher=None, teacher_run=None, loss=variants.Xent())
     with pytest.raises(checkpoints.CheckpointError, match="its base in .*base is at step 0 of 9"):
-        experiment.train_one(run, tmp_path, _mesh())
+        train_one(run, tmp_path, _mesh())
     assert not (tmp_path / "lora" / "config.json").exists()
 
 
@@ -326,7 +327,7 @@ def _update(shape, microbatches=1):
     )
     loss_fn = step_lib.make_loss_fn(student, student, variants.Dist(), mesh=mesh)
     train_step = step_lib.make_train_step(
-        LORA.adapted(loss_fn),
+        programs.reading_frozen(loss_fn, LORA),
         optimizer,
         OPTIMIZER.learning_rate_schedule(),
         jax.tree.map(lambda leaf: leaf.sharding, abstract),
@@ -336,7 +337,7 @@ def _update(shape, microbatches=1):
     before = jax.device_get(state.params)
     batch = jax.device_put(fakes.ragged_batch(16), rules.batch_sharding(mesh))
     for _ in range(2):
-        state, report = train_step(state, (base, teacher), batch, jax.random.key(2))
+        state, report = train_step(state, state_lib.Frozen(base, teacher), batch, jax.random.key(2))
     return before, jax.device_get(state.params), {k: float(r.value()) for k, r in report.items()}
 
 

@@ -12,6 +12,7 @@ from cascade_jax.training import experiment, step_loop
 from cascade_jax.training import run as one_run
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
+from cascade_jax.training.run import train_one
 from tests.support import fakes
 
 STEPS, LOG_EVERY, AHEAD = 17, 6, 2
@@ -75,7 +76,7 @@ def test_the_host_waits_for_a_step_only_where_it_logs(events, tmp_path):
         log_every=LOG_EVERY,
         checkpoint_every=STEPS,
     )
-    experiment.train_one(run, tmp_path, MeshConfig().build())
+    train_one(run, tmp_path, MeshConfig().build())
     started = events[events.index(("given", 1)) :]
     # Results come to the host at the log interval and at the end, and there they do.
     assert {step for what, step in started if what == "read"} == {6, 12, 17}
@@ -112,7 +113,7 @@ def test_a_first_evaluation_may_compile(tmp_path, monkeypatch):
         eval_batches=1,
         eval_every=2,
     )
-    experiment.train_one(run, tmp_path, MeshConfig().build())
+    train_one(run, tmp_path, MeshConfig().build())
     compiles = [next_thing for next_thing, may_compile in told if may_compile]
     assert compiles == ["the first step", "the evaluation after step 2"]
     assert ("the evaluation after step 4", False) in told
