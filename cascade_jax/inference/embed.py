@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, Int
 from cascade_jax import numerics
 from cascade_jax.batch import PAD_ID
 from cascade_jax.models import families
-from cascade_jax.models.t5 import T5
 
 
 @functools.lru_cache(maxsize=32)
@@ -34,15 +33,7 @@ def make_embed_fn(
     @jax.jit
     def embed_fn(params, inputs):
         is_token = (inputs != PAD_ID)[:, :, None]
-        if isinstance(model, T5):
-            hidden = model.apply({"params": params}, inputs, method="encode")
-        else:
-            tokens = jnp.pad(inputs, ((0, 0), (1, 0)))  # the start, then the input
-            places = jnp.arange(tokens.shape[1])[None, :]
-            is_prefix = places <= jnp.sum(inputs != PAD_ID, axis=1)[:, None]
-            hidden = model.apply(
-                {"params": params}, tokens, is_prefix=is_prefix.astype(jnp.int32), method="hidden"
-            )[:, 1:]
+        hidden = model.apply({"params": params}, inputs, method="encode")
         hidden = jnp.where(is_token, hidden.astype(jnp.float32), 0.0)
         counts = jnp.sum(is_token, axis=1, dtype=jnp.float32)  # [B, 1]
         return numerics.safe_ratio(jnp.sum(hidden, axis=1), counts)

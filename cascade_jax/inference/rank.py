@@ -11,10 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cascade_jax import numerics
-from cascade_jax.batch import PAD_ID, Batch
+from cascade_jax.batch import PAD_ID
 from cascade_jax.inference import generate
 from cascade_jax.models import families
-from cascade_jax.models.t5 import T5
 from cascade_jax.names import nearest
 
 NORMALIZATIONS = ("sum", "mean")
@@ -110,14 +109,12 @@ def make_rank_fn(
 
 def _by_option(model, variables, inputs, options):
     """Log-probs of the options' tokens and entropies, both [K B L], and hidden states [K B L D]."""
-    if isinstance(model, T5):
+    encoded = None
+    if model.reads_input_once:
         encoded = model.apply(variables, inputs, method="encode")
 
-    def hidden_of(option):
-        if isinstance(model, T5):
-            return model.apply(variables, encoded, inputs, _shifted(option), method="decode")
-        row = Batch(inputs, _shifted(option), option, jnp.ones(option.shape))
-        return families.hidden(model, variables["params"], row)
+    def hidden_after(option):
+        return model.apply(variables, encoded, inputs, option, method="hidden_after")
 
     def measure(option_and_hidden):
         option, hidden = option_and_hidden
@@ -127,7 +124,7 @@ def _by_option(model, variables, inputs, options):
 
     by_option = jnp.swapaxes(options, 0, 1)
     at_once = min(_OPTIONS_AT_ONCE, len(by_option))
-    hidden = jax.lax.map(hidden_of, by_option, batch_size=at_once)
+    hidden = jax.lax.map(hidden_after, by_option, batch_size=at_once)
     # One option at a time: whole distributions are the largest arrays here by far.
     return *jax.lax.map(measure, (by_option, hidden)), hidden
 
@@ -141,10 +138,6 @@ def _with_top(model, variables, options, hidden, ranking, top_k):
     return ranking.replace(
         top_log_probs=jnp.where(is_token, log_probs, 0.0), top_ids=jnp.where(is_token, ids, 0)
     )
-
-
-def _shifted(targets):
-    return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
 
 
 def _ranking(options, log_probs, entropies, normalize):

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 
 from cascade_jax.interop.t5x_storage import Name, StoredArray
 from cascade_jax.models.config import T5Config
-from cascade_jax.models.t5 import parameter_shapes
+from cascade_jax.models.families import parameter_shapes
 from cascade_jax.names import nearest_names
 
 UNROLLED, SCANNED = "unrolled", "scanned"

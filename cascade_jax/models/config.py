@@ -22,27 +22,51 @@ _SIZES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class T5Config:
-    """An encoder-decoder of the T5 family; T5 1.1 is ("gelu", "linear") with untied logits.
+class ModelConfig:
+    """What the configs of all families have; each family's own config derives from it.
 
     Attributes:
       vocab_size: number of token ids, id 0 being padding.
       embed_dim: width of the residual stream.
-      num_heads, head_dim: attention heads and the size of each, whatever embed_dim is.
-      mlp_dim: hidden size of the MLP.
-      num_encoder_layers, num_decoder_layers: layers of each stack.
-      mlp_activations: one name for a plain MLP; several are multiplied elementwise (gated).
       dropout_rate: in [0, 1); used only where a call says `deterministic=False`.
-      tied_logits: project to the vocabulary with the embedding (T5X calls it logits_via_embedding).
+      tied_logits: whether the embedding projects to the vocabulary, too.
       dtype: of the computation; parameters are float32 always.
       remat: what the backward pass recomputes: "none" (nothing), "full" (each whole layer) or
         "dots" (all but the outputs of the weight matmuls).
       scan_layers: one compiled layer over stacked parameters instead of a copy for each layer.
+      query_chunk: attention of longer rows goes over the queries in blocks of so many.
+    """
+
+    vocab_size: int
+    embed_dim: int
+    dropout_rate: float
+    tied_logits: bool
+    dtype: str
+    remat: str
+    scan_layers: bool
+    query_chunk: int
+
+    def _check_switches(self) -> None:
+        _check_name("dtype", self.dtype, DTYPE_NAMES)
+        _check_name("remat", self.remat, REMAT_NAMES)
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise ValueError(f"dropout_rate = {self.dropout_rate!r}: expected 0 <= rate < 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config(ModelConfig):
+    """An encoder-decoder of the T5 family; T5 1.1 is ("gelu", "linear") with untied logits.
+
+    Attributes:
+      num_heads, head_dim: attention heads and the size of each, whatever embed_dim is.
+      mlp_dim: hidden size of the MLP.
+      num_encoder_layers, num_decoder_layers: layers of each stack.
+      mlp_activations: one name for a plain MLP; several are multiplied elementwise (gated).
+      tied_logits: as in `ModelConfig`; T5X calls it logits_via_embedding.
       relative_buckets, relative_max_distance: of the relative position bias; all distances from
         relative_max_distance on share the last bucket.
-      query_chunk: attention of longer rows goes over the queries in blocks of so many, and the
-        backward pass computes their weights anew.
+
+    The others are those of `ModelConfig`.
 
     Raises:
       ValueError: if a value is outside what its line above allows.
@@ -68,19 +92,8 @@ class T5Config:
     def __post_init__(self):
         for name in (*_SIZES, "query_chunk"):
             _check_size(name, getattr(self, name))
-        if isinstance(self.mlp_activations, str) or not self.mlp_activations:
-            raise ValueError(
-                f"mlp_activations = {self.mlp_activations!r}: expected a tuple of one or more "
-                f"names out of {', '.join(ACTIVATION_NAMES)}"
-            )
-        # A tuple, so that the config can be hashed whatever sequence a config file gave.
-        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
-        for activation in self.mlp_activations:
-            _check_name("mlp_activations", activation, ACTIVATION_NAMES)
-        _check_name("dtype", self.dtype, DTYPE_NAMES)
-        _check_name("remat", self.remat, REMAT_NAMES)
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f"dropout_rate = {self.dropout_rate!r}: expected 0 <= rate < 1")
+        _set_names(self, "mlp_activations", ACTIVATION_NAMES)
+        self._check_switches()
         if self.relative_buckets % 2 or self.relative_buckets < 4:
             raise ValueError(
                 f"relative_buckets = {self.relative_buckets}: expected an even number from 4 on "
@@ -105,6 +118,19 @@ def _check_name(field: str, value: object, allowed: Sequence[str]) -> None:
     raise ValueError(
         f"{field} = {value!r}: expected one of {', '.join(allowed)}; nearest is {near!r}"
     )
+
+
+def _set_names(config: ModelConfig, field: str, allowed: Sequence[str]) -> None:
+    """Makes a tuple of names, so that the config can be hashed whatever sequence was given."""
+    value = getattr(config, field)
+    if isinstance(value, str) or not value:
+        raise ValueError(
+            f"{field} = {value!r}: expected a tuple of one or more names out of "
+            f"{', '.join(allowed)}"
+        )
+    for name in value:
+        _check_name(field, name, allowed)
+    object.__setattr__(config, field, tuple(value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,12 +168,10 @@ ATTENTION_KINDS = ("full", "sliding")
 
 
 @dataclasses.dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(ModelConfig):
     """A decoder-only Transformer of the Gemma, Llama and Qwen kind.
 
     Attributes:
-      vocab_size: number of token ids, id 0 being padding.
-      embed_dim: width of the residual stream.
       num_layers: layers.
       num_heads, num_kv_heads, head_dim: query heads, the key and value heads that they share in
         equal groups, and the size of each.
@@ -166,14 +190,12 @@ class DecoderConfig:
       sliding_rope_theta: of the sliding layers, unscaled; None for the same as the others.
       attention_soft_cap, logit_soft_cap: c of `c * tanh(x / c)` (Gemma 2); None for no cap.
       scaled_embedding: embeddings are multiplied by sqrt(embed_dim) (Gemma).
-      tied_logits: project to the vocabulary with the embedding.
       bidirectional_prefix: positions of the input see each other both ways (prefix-LM); False is
         causal throughout, as these families were trained.
       bos_id: what stands at the start of every example in place of `DecoderBatch`'s 0.
       dropout_rate: of every block's output, in [0, 1).
-      query_chunk: attention goes over the queries in blocks of so many, so that its memory grows
-        with the length and not with its square.
-      dtype, remat, scan_layers: as in `T5Config`.
+
+    The others are those of `ModelConfig`.
 
     Raises:
       ValueError: if a value is outside what its line above allows.
@@ -214,17 +236,9 @@ class DecoderConfig:
     def __post_init__(self):
         for name in (*_DECODER_SIZES, "query_chunk"):
             _check_size(name, getattr(self, name))
-        for name in ("mlp_activations", "attention_kinds"):
-            # Tuples, so that the config can be hashed whatever sequence a config file gave.
-            object.__setattr__(self, name, _names(name, getattr(self, name)))
-        for activation in self.mlp_activations:
-            _check_name("mlp_activations", activation, ACTIVATION_NAMES)
-        for kind in self.attention_kinds:
-            _check_name("attention_kinds", kind, ATTENTION_KINDS)
-        _check_name("dtype", self.dtype, DTYPE_NAMES)
-        _check_name("remat", self.remat, REMAT_NAMES)
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f"dropout_rate = {self.dropout_rate!r}: expected 0 <= rate < 1")
+        _set_names(self, "mlp_activations", ACTIVATION_NAMES)
+        _set_names(self, "attention_kinds", ATTENTION_KINDS)
+        self._check_switches()
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads = {self.num_heads}: expected a multiple of num_kv_heads = "
@@ -265,9 +279,3 @@ class DecoderConfig:
 _DECODER_SIZES = (
     "vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
 )  # fmt: skip
-
-
-def _names(field: str, value: object) -> tuple[str, ...]:
-    if isinstance(value, str) or not value:
-        raise ValueError(f"{field} = {value!r}: expected a tuple of one or more names")
-    return tuple(value)

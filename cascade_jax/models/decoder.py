@@ -14,13 +14,19 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from cascade_jax import axes
-from cascade_jax.batch import PAD_ID
+from cascade_jax.batch import PAD_ID, PREFIX_LM, Batch, DecoderBatch
+from cascade_jax.models import layer_flops
 from cascade_jax.models.attention import GroupedAttention, Kind, Places, kind_of
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.models.layers import MLP, Dense, RMSNorm, residual_constraint
 from cascade_jax.models.ragged import Ragged
 from cascade_jax.models.stack import layer_stack, run_layers
 from cascade_jax.unembedding import Unembedding
+
+_PACKED = (
+    "a decoder-only model cannot read packed encoder-decoder rows; set DataConfig.pack to False, "
+    'or its architecture to "prefix_lm"'
+)
 
 
 class Layer(nn.Module):
@@ -101,21 +107,10 @@ class Decoder(nn.Module):
     def __call__(
         self,
         tokens: Int[Array, "B L"],
-        *,
-        is_prefix: Int[Array, "B L"] | None = None,
-        segment_ids: Int[Array, "B L"] | None = None,
-        positions: Int[Array, "B L"] | None = None,
-        deterministic: bool = True,
+        **settings: Any,
     ) -> Float[Array, "B L V"]:
-        """Logits of every next token, in float32; arguments as in `DecoderBatch`."""
-        hidden = self.hidden(
-            tokens,
-            is_prefix=is_prefix,
-            segment_ids=segment_ids,
-            positions=positions,
-            deterministic=deterministic,
-        )
-        return self.unembed(hidden)
+        """Logits of every next token, in float32; arguments as in `hidden`."""
+        return self.unembed(self.hidden(tokens, **settings))
 
     def hidden(
         self,
@@ -126,7 +121,7 @@ class Decoder(nn.Module):
         positions: Int[Array, "B L"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "B L D"]:
-        """What `unembed` turns into logits; arguments as in `__call__`.
+        """What `unembed` turns into logits; arguments as in `DecoderBatch`.
 
         Raises:
           ValueError: if only one of segment_ids and positions is given.
@@ -141,6 +136,25 @@ class Decoder(nn.Module):
             both_ways = is_prefix.astype(bool)
         places = Places(positions, segment_ids, both_ways, jnp.ones(tokens.shape, bool))
         return self._run(tokens, places, places, None, deterministic)
+
+    def encode(self, inputs: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+        """Hidden states of the input's tokens, read as a prompt."""
+        tokens = jnp.pad(inputs, ((0, 0), (1, 0)))  # the start, then the input
+        places = jnp.arange(tokens.shape[1])[None, :]
+        is_prefix = places <= jnp.sum(inputs != PAD_ID, axis=1)[:, None]
+        return self.hidden(tokens, is_prefix=is_prefix.astype(jnp.int32))[:, 1:]
+
+    def hidden_after(
+        self, encoded: None, inputs: Int[Array, "B S"], targets: Int[Array, "B L"]
+    ) -> Float[Array, "B L D"]:
+        """Hidden states that predict each target after the inputs."""
+        del encoded  # input and target are one row
+        shifted = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
+        arguments, settings, places = self.reading(
+            Batch(inputs, shifted, targets, jnp.ones(targets.shape))
+        )
+        states = self.hidden(*arguments, **settings)
+        return jnp.take_along_axis(states, places[:, :, None], axis=1)
 
     def unembed(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Projects hidden states to float32 logits."""
@@ -215,7 +229,7 @@ class Decoder(nn.Module):
         tokens: Int[Array, "P K"],
         inputs: Int[Array, "B S"],
         where: Ragged,
-        wanted: Int[Array, " B"],
+        logits_at: Int[Array, " B"],
     ) -> Float[Array, "B V"]:
         """Logits after some more tokens of every row; apply with the cache, `mutable=["cache"]`.
 
@@ -225,7 +239,7 @@ class Decoder(nn.Module):
           tokens: of place 0 what `start_decoding` gave, then the tokens chosen.
           inputs: as given to `start_decoding`.
           where: the tokens stand.
-          wanted: index, among the P * K tokens, of that whose logits each row asks for.
+          logits_at: index, among the P * K tokens, of the one after which each row's logits are.
         """
         lengths = self.get_variable("cache", "lengths")
         first = inputs.shape[1] + 1  # place of the first answer token in the cache
@@ -246,7 +260,7 @@ class Decoder(nn.Module):
             jnp.ones(places.shape, bool),
         )
         hidden = self._run(tokens, query, key, where, True)
-        return self.unembed(hidden.reshape(-1, 1, hidden.shape[-1])[wanted])[:, 0]
+        return self.unembed(hidden.reshape(-1, 1, hidden.shape[-1])[logits_at])[:, 0]
 
     def _run(self, tokens, query_places, key_places, slot, deterministic):
         """Hidden states of tokens; `slot` is where they go in the cache, if there is one."""
@@ -258,22 +272,106 @@ class Decoder(nn.Module):
         x = run_layers(self.layers, x, *arguments, own=kinds)
         return self.final_norm(x)
 
+    # What follows needs no parameters; see `families.Family`.
 
-def parameter_shapes(config: DecoderConfig) -> dict[str, Any]:
-    """Shapes, dtypes and logical axes of all parameters; see `t5.parameter_shapes`."""
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    return jax.eval_shape(Decoder(config).init, jax.random.key(0), tokens)["params"]
+    reads_input_once = False
+
+    @nn.nowrap
+    def example_arguments(self) -> tuple:
+        """Arguments of `init`."""
+        return (jnp.zeros((1, 1), jnp.int32),)
+
+    @nn.nowrap
+    def stacks(self) -> dict[str, int]:
+        """Layers of the one stack, which stands at the top of the parameter tree."""
+        return {"": self.config.num_layers}
+
+    @nn.nowrap
+    def check_reads(self, architecture: str, pack: bool) -> None:
+        """Refuses packed encoder-decoder rows."""
+        if pack and architecture != PREFIX_LM:
+            raise ValueError(_PACKED)
+
+    @nn.nowrap
+    def reading(
+        self, batch: Batch | DecoderBatch
+    ) -> tuple[tuple, dict[str, Any], Int[Array, "B L"] | None]:
+        """The arguments of `hidden` that read a batch, and where its targets are predicted."""
+        rows, places = batch, None
+        if isinstance(batch, Batch):
+            if batch.input_segment_ids is not None:
+                raise ValueError(_PACKED)
+            rows, places = joined_rows(batch), _target_places(batch)
+        settings = {name: getattr(rows, name) for name in ("is_prefix", "segment_ids", "positions")}
+        return (rows.tokens,), settings, places
+
+    @nn.nowrap
+    def unembedding(self, params: Mapping[str, Any]) -> Unembedding:
+        """The map from `hidden` to the logits of `unembed`."""
+        is_tied, cap = self.config.tied_logits, self.config.logit_soft_cap
+        name = ("token_embedder", "embedding") if is_tied else ("logits_dense", "kernel")
+        return Unembedding(params[name[0]][name[1]], tied=is_tied, soft_cap=cap)
+
+    @nn.nowrap
+    def _token_flops(self, queries: int, keys: int) -> int:
+        """All layers, without the logits; windows only mask."""
+        layer = layer_flops.self_attention(self.config, queries, keys)
+        return self.config.num_layers * (layer + queries * layer_flops.mlp(self.config))
+
+    @nn.nowrap
+    def prefill_flops(self, input_length: int) -> int:
+        """Reading an input."""
+        return self._token_flops(input_length, input_length)
+
+    @nn.nowrap
+    def forward_flops(self, input_length: int, target_length: int) -> int:
+        """Reading input and target as one row, and predicting all target tokens."""
+        length = input_length + target_length
+        logits = target_length * layer_flops.logits(self.config)
+        return self._token_flops(length, length) + logits
+
+    @nn.nowrap
+    def decode_flops(self, input_length: int, position: int) -> int:
+        """One more answer token with a cache."""
+        keys = input_length + position + 1
+        return self._token_flops(1, keys) + layer_flops.logits(self.config)
 
 
-def unembedding(config: DecoderConfig, params: Mapping[str, Any]) -> Unembedding:
-    """The map from `hidden` to logits, for a head that makes them in parts.
+def joined_rows(batch: Batch) -> DecoderBatch:
+    """Each row's input and, right after it, its target, in rows of S + L places.
+
+    Example: inputs "7 8 0" and targets "5 6 1 0": ``tokens = [0 7 8 5 6 1 0]``,
+    ``targets = [7 8 5 6 1 0 0]``, ``weights = [0 0 1 1 1 0 0]``,
+    ``is_prefix = [1 1 1 0 0 0 0]``.
 
     Args:
-      config: of the model.
-      params: its parameters, without boxes.
+      batch: unpacked, its inputs padded at the end.
     """
-    if config.tied_logits:
-        kernel = params["token_embedder"]["embedding"]
-    else:
-        kernel = params["logits_dense"]["kernel"]
-    return Unembedding(kernel, tied=config.tied_logits, soft_cap=config.logit_soft_cap)
+    width = batch.inputs.shape[1] + batch.targets.shape[1]
+    lengths = _input_lengths(batch)[:, None]
+    place = jnp.broadcast_to(jnp.arange(width), (batch.inputs.shape[0], width))
+
+    def take(array: Array, index: Int[Array, "B W"]) -> Array:
+        """array[row, index], and 0 outside of it."""
+        inside = (index >= 0) & (index < array.shape[1])
+        values = jnp.take_along_axis(array, jnp.where(inside, index, 0), axis=1)
+        return jnp.where(inside, values, jnp.zeros_like(values))
+
+    is_input = place < lengths
+    targets = jnp.where(is_input, take(batch.inputs, place), take(batch.targets, place - lengths))
+    weights = jnp.where(is_input, 0.0, take(batch.weights, place - lengths))
+    return DecoderBatch(
+        tokens=jnp.pad(targets[:, :-1], ((0, 0), (1, 0))),
+        targets=targets,
+        weights=weights,
+        is_prefix=(place <= lengths).astype(jnp.int32),
+    )
+
+
+def _input_lengths(batch: Batch) -> Int[Array, " B"]:
+    return jnp.sum(batch.inputs != PAD_ID, axis=1)
+
+
+def _target_places(batch: Batch) -> Int[Array, "B L"]:
+    """Where in `joined_rows` stands what predicts each target."""
+    return _input_lengths(batch)[:, None] + jnp.arange(batch.targets.shape[1])[None]

@@ -1,4 +1,4 @@
-"""One way to use encoder-decoder and decoder-only models: build, initialise, run on a batch.
+"""One way to use models of every family: build, initialise, run on a batch.
 
 A decoder-only model reads rows of its own form (`DecoderBatch`), and an encoder-decoder's `Batch`
 too: then each row is its input followed by its target, and what comes back stands at the target's
@@ -7,28 +7,98 @@ other, as long as they share one vocabulary.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from cascade_jax.batch import PAD_ID, PREFIX_LM, Batch, DecoderBatch
+from cascade_jax.batch import Batch, DecoderBatch
 from cascade_jax.models import decoder, t5
-from cascade_jax.models.config import DecoderConfig, T5Config
+from cascade_jax.models.config import DecoderConfig, ModelConfig, T5Config
+from cascade_jax.models.ragged import Ragged
 from cascade_jax.unembedding import Unembedding
 
-ModelConfig = T5Config | DecoderConfig
-Model = t5.T5 | decoder.Decoder
-_FOR_DECODERS = (
-    "an encoder-decoder model cannot read rows made for decoder-only models; set "
-    'DataConfig.architecture to "encoder_decoder"'
-)
-_PACKED = (
-    "a decoder-only model cannot read packed encoder-decoder rows; set DataConfig.pack to False, "
-    'or its architecture to "prefix_lm"'
-)
-_MODULES = {T5Config: t5, DecoderConfig: decoder}
+
+class Family(Protocol):
+    """What a family of models offers: its Flax module, an instance of which is one model.
+
+    To add a family, write its config (derived from `ModelConfig`) and its module in one file of
+    `models/`, and add both to FAMILIES. `hidden`, `unembed`, `encode`, `hidden_after` and the three
+    of decoding run inside of `apply`; the others need no parameters (`nn.nowrap`).
+
+    Attributes:
+      config: of the model.
+      reads_input_once: whether `hidden_after` takes what `encode` gives, so that an input is read
+        once for all of its targets; it gets None otherwise.
+    """
+
+    config: ModelConfig
+    reads_input_once: bool
+
+    def hidden(self, *arguments: Any, deterministic: bool = True, **settings: Any):
+        """Hidden states [B L D] that predict targets; what `reading` gives are its arguments."""
+
+    def unembed(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        """Logits of hidden states, float32."""
+
+    def encode(self, inputs: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+        """Hidden states of the input's tokens."""
+
+    def hidden_after(
+        self, encoded: Any, inputs: Int[Array, "B S"], targets: Int[Array, "B L"]
+    ) -> Float[Array, "B L D"]:
+        """Hidden states that predict each target after the inputs."""
+
+    def start_decoding(self, inputs: Int[Array, "B S"], max_length: int) -> Int[Array, " B"]:
+        """Reads the inputs into a new cache; the first token to give to `decode_step`."""
+
+    def decode_step(
+        self, tokens: Int[Array, "B 1"], inputs: Int[Array, "B S"]
+    ) -> Float[Array, "B 1 V"]:
+        """Logits after one more token of every row."""
+
+    def decode_ragged(
+        self,
+        tokens: Int[Array, "P K"],
+        inputs: Int[Array, "B S"],
+        where: Ragged,
+        logits_at: Int[Array, " B"],
+    ) -> Float[Array, "B V"]:
+        """Logits after some more tokens of every row."""
+
+    def example_arguments(self) -> tuple:
+        """Arguments of `init`."""
+
+    def stacks(self) -> dict[str, int]:
+        """Layers of each stack by its name in the parameter tree, "" for its top."""
+
+    def check_reads(self, architecture: str, pack: bool) -> None:
+        """Raises ValueError for rows that it cannot read, saying which setting to change."""
+
+    def reading(self, batch: Any) -> tuple[tuple, dict[str, Any], Int[Array, "B L"] | None]:
+        """Arguments and keywords of `hidden`, and where in its result targets are predicted.
+
+        None for the places says that they are predicted in their order. Raises ValueError for a
+        batch that it cannot read.
+        """
+
+    def unembedding(self, params: Mapping[str, Any]) -> Unembedding:
+        """The map from `hidden` to logits, for a head that makes them in parts."""
+
+    def prefill_flops(self, input_length: int) -> int:
+        """FLOPs of reading an input."""
+
+    def forward_flops(self, input_length: int, target_length: int) -> int:
+        """FLOPs of reading one example and predicting all its target tokens."""
+
+    def decode_flops(self, input_length: int, position: int) -> int:
+        """FLOPs of one more answer token with a cache, after `position` others."""
+
+
+Model = Family
+FAMILIES: dict[type[ModelConfig], type[Family]] = {T5Config: t5.T5, DecoderConfig: decoder.Decoder}
 
 
 def build(config: ModelConfig) -> Model:
@@ -37,25 +107,36 @@ def build(config: ModelConfig) -> Model:
     Raises:
       ValueError: no config of a model.
     """
-    _module(config)
-    return t5.T5(config) if isinstance(config, T5Config) else decoder.Decoder(config)
+    if type(config) not in FAMILIES:
+        kinds = " or a ".join(kind.__name__ for kind in FAMILIES)
+        raise ValueError(f"{config!r} is no model; expected a {kinds}")
+    return FAMILIES[type(config)](config)
+
+
+def is_model(value: Any) -> bool:
+    """Whether a value is a module of one of the families."""
+    return type(value) in FAMILIES.values()
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, Any]:
-    """Shapes, dtypes and logical axes of all parameters; see `t5.parameter_shapes`."""
-    return _module(config).parameter_shapes(config)
+    """Shapes, dtypes and logical axes of all parameters, without computing any.
+
+    Returns:
+      The parameter tree with `nn.LogicallyPartitioned` boxes of `jax.ShapeDtypeStruct`, as
+      `nn.get_partition_spec` reads it.
+    """
+    model = build(config)
+    return jax.eval_shape(model.init, jax.random.key(0), *model.example_arguments())["params"]
 
 
 def unembedding(config: ModelConfig, params: Mapping[str, Any]) -> Unembedding:
     """The map from hidden states to logits, for a head that makes them in parts."""
-    return _module(config).unembedding(config, params)
+    return build(config).unembedding(params)
 
 
 def initialize(model: Model, key: PRNGKeyArray) -> dict[str, Any]:
     """Fresh parameters, without boxes."""
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    arguments = (tokens, tokens) if isinstance(model, t5.T5) else (tokens,)
-    return nn.unbox(model.init(key, *arguments)["params"])
+    return nn.unbox(model.init(key, *model.example_arguments())["params"])
 
 
 def hidden(
@@ -70,17 +151,16 @@ def hidden(
       ValueError: an encoder-decoder for a DecoderBatch, or a decoder for packed encoder-decoder
         rows.
     """
-    return _apply(model, params, batch, dropout_key, "hidden")
-
-
-def logits(
-    model: Model,
-    params: Mapping[str, Any],
-    batch: Batch | DecoderBatch,
-    dropout_key: PRNGKeyArray | None = None,
-) -> Float[Array, "B L V"]:
-    """Teacher-forced logits; otherwise as `hidden`."""
-    return _apply(model, params, batch, dropout_key, "__call__")
+    arguments, settings, places = model.reading(batch)
+    states = model.apply(
+        {"params": params},
+        *arguments,
+        **settings,
+        method="hidden",
+        deterministic=dropout_key is None,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+    )
+    return states if places is None else jnp.take_along_axis(states, places[:, :, None], axis=1)
 
 
 def hidden_and_unembedding(
@@ -90,7 +170,18 @@ def hidden_and_unembedding(
     dropout_key: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, "B L D"], Unembedding]:
     """As `hidden`, and the map that makes logits of these states."""
-    return hidden(model, params, batch, dropout_key), unembedding(model.config, params)
+    return hidden(model, params, batch, dropout_key), model.unembedding(params)
+
+
+def logits(
+    model: Model,
+    params: Mapping[str, Any],
+    batch: Batch | DecoderBatch,
+    dropout_key: PRNGKeyArray | None = None,
+) -> Float[Array, "B L V"]:
+    """Teacher-forced logits; otherwise as `hidden`."""
+    states = hidden(model, params, batch, dropout_key)
+    return model.apply({"params": params}, states, method="unembed")
 
 
 def check_reads(config: ModelConfig, architecture: str, pack: bool) -> None:
@@ -103,98 +194,7 @@ def check_reads(config: ModelConfig, architecture: str, pack: bool) -> None:
     Raises:
       ValueError: says which of the two to change.
     """
-    for_decoders = architecture == PREFIX_LM
-    if isinstance(config, T5Config) and for_decoders:
-        raise ValueError(_FOR_DECODERS)
-    if isinstance(config, DecoderConfig) and pack and not for_decoders:
-        raise ValueError(_PACKED)
-
-
-def _module(config: ModelConfig):
-    for kind, module in _MODULES.items():
-        if isinstance(config, kind):
-            return module
-    raise ValueError(f"{config!r} is no model; expected a T5Config or a DecoderConfig")
-
-
-def _apply(model, params, batch, dropout_key, method):
-    settings = {
-        "deterministic": dropout_key is None,
-        "rngs": None if dropout_key is None else {"dropout": dropout_key},
-    }
-    if isinstance(model, t5.T5):
-        if isinstance(batch, DecoderBatch):
-            raise ValueError(_FOR_DECODERS)
-        return model.apply(
-            {"params": params},
-            batch.inputs,
-            batch.decoder_inputs,
-            input_segment_ids=batch.input_segment_ids,
-            target_segment_ids=batch.target_segment_ids,
-            method=method,
-            **settings,
-        )
-    if isinstance(batch, DecoderBatch):
-        return _run_rows(model, params, batch, method, settings)
-    if batch.input_segment_ids is not None:
-        raise ValueError(_PACKED)
-    found = _run_rows(model, params, joined_rows(batch), "hidden", settings)
-    found = jnp.take_along_axis(found, _target_places(batch)[:, :, None], axis=1)
-    if method == "hidden":
-        return found
-    return model.apply({"params": params}, found, method="unembed")
-
-
-def _run_rows(model, params, rows, method, settings):
-    return model.apply(
-        {"params": params},
-        rows.tokens,
-        is_prefix=rows.is_prefix,
-        segment_ids=rows.segment_ids,
-        positions=rows.positions,
-        method=method,
-        **settings,
-    )
-
-
-def joined_rows(batch: Batch) -> DecoderBatch:
-    """Each row's input and, right after it, its target, in rows of S + L places.
-
-    Example: inputs "7 8 0" and targets "5 6 1 0": ``tokens = [0 7 8 5 6 1 0]``,
-    ``targets = [7 8 5 6 1 0 0]``, ``weights = [0 0 1 1 1 0 0]``,
-    ``is_prefix = [1 1 1 0 0 0 0]``.
-
-    Args:
-      batch: unpacked, its inputs padded at the end.
-    """
-    width = batch.inputs.shape[1] + batch.targets.shape[1]
-    lengths = _input_lengths(batch)[:, None]
-    place = jnp.broadcast_to(jnp.arange(width), (batch.inputs.shape[0], width))
-
-    def of(array: Array, index: Int[Array, "B W"]) -> Array:
-        """array[row, index], and 0 outside of it."""
-        inside = (index >= 0) & (index < array.shape[1])
-        found = jnp.take_along_axis(array, jnp.where(inside, index, 0), axis=1)
-        return jnp.where(inside, found, jnp.zeros_like(found))
-
-    is_input = place < lengths
-    targets = jnp.where(is_input, of(batch.inputs, place), of(batch.targets, place - lengths))
-    weights = jnp.where(is_input, 0.0, of(batch.weights, place - lengths))
-    return DecoderBatch(
-        tokens=jnp.pad(targets[:, :-1], ((0, 0), (1, 0))),
-        targets=targets,
-        weights=weights,
-        is_prefix=(place <= lengths).astype(jnp.int32),
-    )
-
-
-def _input_lengths(batch: Batch) -> Int[Array, " B"]:
-    return jnp.sum(batch.inputs != PAD_ID, axis=1)
-
-
-def _target_places(batch: Batch) -> Int[Array, "B L"]:
-    """Where in `joined_rows` stands what predicts each target."""
-    return _input_lengths(batch)[:, None] + jnp.arange(batch.targets.shape[1])[None]
+    build(config).check_reads(architecture, pack)
 
 
 def start_decoding(

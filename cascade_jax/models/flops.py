@@ -1,15 +1,7 @@
 """What a token costs: the papers' one number, and matmuls counted in closed form.
 
-A multiply and an add are two FLOPs. Norms, softmax, activations and dropout are left out: they are
-below one per cent of a model of ordinary width. With D the width, H heads (G of keys and values) of
-size K, M the MLP's hidden size with g gates, V the vocabulary, a layer has per token
-
-    attention   2 D K (H + 2 G + H)      queries, keys, values, output
-    scores      4 H K T                  against T keys, and the weighted sum of T values
-    MLP         2 D M (g + 1)
-
-and the logits take 2 D V. In a T5's cross-attention, queries and output are per target token, keys
-and values per input token, once. The embedding is a look-up and takes none.
+The forms of a family are methods of its module (`families.Family`), made of those in
+`layer_flops.py`.
 """
 
 import dataclasses
@@ -20,8 +12,8 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from cascade_jax.models.config import DecoderConfig, T5Config
-from cascade_jax.models.families import ModelConfig, parameter_shapes
+from cascade_jax.models import layer_flops
+from cascade_jax.models.families import ModelConfig, build, parameter_shapes
 
 
 def parameter_count(params: Mapping[str, Any]) -> int:
@@ -38,8 +30,7 @@ def flops_per_token(model: ModelConfig | Mapping[str, Any]) -> int:
     Args:
       model: the config of a model, or its parameters (arrays or shapes).
     """
-    is_config = isinstance(model, T5Config | DecoderConfig)
-    params = parameter_shapes(model) if is_config else model
+    params = model if isinstance(model, Mapping) else parameter_shapes(model)
     return 2 * parameter_count(params)
 
 
@@ -75,17 +66,7 @@ def forward_flops(config: ModelConfig, input_length: int, target_length: int) ->
       config: of the model.
       input_length, target_length: tokens.
     """
-    if isinstance(config, DecoderConfig):
-        length = input_length + target_length
-        return _decoder_tokens(config, length, length) + target_length * _logits(config)
-    decoder = config.num_decoder_layers * target_length * _mlp(config)
-    decoder += config.num_decoder_layers * _self_attention(config, target_length, target_length)
-    return (
-        prefill_flops(config, input_length)
-        + decoder
-        + config.num_decoder_layers * _cross_attention(config, target_length, input_length)
-        + target_length * _logits(config)
-    )
+    return build(config).forward_flops(input_length, target_length)
 
 
 def training_flops(config: ModelConfig, input_length: int, target_length: int) -> int:
@@ -95,11 +76,7 @@ def training_flops(config: ModelConfig, input_length: int, target_length: int) -
 
 def prefill_flops(config: ModelConfig, input_length: int) -> int:
     """FLOPs of reading an input: a T5's encoder, and the keys and values that its decoder needs."""
-    if isinstance(config, DecoderConfig):
-        return _decoder_tokens(config, input_length, input_length)
-    layer = _self_attention(config, input_length, input_length) + input_length * _mlp(config)
-    cross = 2 * config.embed_dim * config.head_dim * 2 * config.num_heads
-    return config.num_encoder_layers * layer + config.num_decoder_layers * input_length * cross
+    return build(config).prefill_flops(input_length)
 
 
 def decode_flops(config: ModelConfig, input_length: int, position: int) -> int:
@@ -110,12 +87,7 @@ def decode_flops(config: ModelConfig, input_length: int, position: int) -> int:
       input_length: tokens of the input.
       position: answer tokens before this one.
     """
-    if isinstance(config, DecoderConfig):
-        keys = input_length + position + 1
-        return _decoder_tokens(config, 1, keys) + _logits(config)
-    layer = _self_attention(config, 1, position + 1) + _mlp(config)
-    layer += _cross_attention(config, 1, input_length)
-    return config.num_decoder_layers * layer + _logits(config)
+    return build(config).decode_flops(input_length, position)
 
 
 def answer_flops(config: ModelConfig, input_length: int, answer_length: int) -> int:
@@ -126,12 +98,12 @@ def answer_flops(config: ModelConfig, input_length: int, answer_length: int) -> 
       input_length: tokens of the input.
       answer_length: tokens of the answer, the end of sequence included.
     """
-    found = prefill_flops(config, input_length)
+    whole = prefill_flops(config, input_length)
     if answer_length:
         # A token more costs the same everywhere, so the mean is that of the first and the last.
         ends = [decode_flops(config, input_length, place) for place in (0, answer_length - 1)]
-        found += answer_length * sum(ends) // 2
-    return found
+        whole += answer_length * sum(ends) // 2
+    return whole
 
 
 def live_flops(config: ModelConfig, input_length: int, answer_length: int, num_logits: int) -> int:
@@ -147,7 +119,7 @@ def live_flops(config: ModelConfig, input_length: int, answer_length: int, num_l
       num_logits: tokens after which logits were made.
     """
     whole = answer_flops(config, input_length, answer_length)
-    return whole - (answer_length - num_logits) * _logits(config)
+    return whole - (answer_length - num_logits) * layer_flops.logits(config)
 
 
 def ranking_flops(config: ModelConfig, input_length: int, option_lengths: Sequence[int]) -> int:
@@ -161,32 +133,6 @@ def ranking_flops(config: ModelConfig, input_length: int, option_lengths: Sequen
       option_lengths: tokens of each option, the end of sequence included.
     """
     whole = sum(forward_flops(config, input_length, length) for length in option_lengths)
-    if isinstance(config, DecoderConfig):
+    if not build(config).reads_input_once:
         return whole
     return whole - (len(option_lengths) - 1) * prefill_flops(config, input_length)
-
-
-def _logits(config) -> int:
-    return 2 * config.embed_dim * config.vocab_size
-
-
-def _mlp(config) -> int:
-    return 2 * config.embed_dim * config.mlp_dim * (len(config.mlp_activations) + 1)
-
-
-def _self_attention(config, queries: int, keys: int) -> int:
-    """Of one layer; keys and values are made for the queries' tokens alone, the rest is cached."""
-    shared = getattr(config, "num_kv_heads", config.num_heads)
-    projections = 2 * config.embed_dim * config.head_dim * 2 * (config.num_heads + shared)
-    return queries * (projections + 4 * config.num_heads * config.head_dim * keys)
-
-
-def _cross_attention(config: T5Config, queries: int, keys: int) -> int:
-    """Of one layer, without the keys and values, which are made once for an input."""
-    width = config.num_heads * config.head_dim
-    return queries * (2 * config.embed_dim * 2 * width + 4 * width * keys)
-
-
-def _decoder_tokens(config: DecoderConfig, queries: int, keys: int) -> int:
-    """All layers of a decoder-only model, without the logits; windows only mask."""
-    return config.num_layers * (_self_attention(config, queries, keys) + queries * _mlp(config))

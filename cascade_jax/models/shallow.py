@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cascade_jax.models.config import DecoderConfig, T5Config
-from cascade_jax.models.families import ModelConfig
+from cascade_jax.models.config import DecoderConfig
+from cascade_jax.models.families import ModelConfig, build
 
 # What a deeper model may have otherwise: these change neither names nor shapes nor meaning.
-_FREE = ("dropout_rate", "dtype", "remat", "scan_layers", "query_chunk")
+_IGNORED = ("dropout_rate", "dtype", "remat", "scan_layers", "query_chunk")
 # Compared layer by layer.
 _BY_LAYER = ("num_layers", "num_encoder_layers", "num_decoder_layers", "attention_kinds")
 
@@ -42,7 +42,7 @@ def check_alike(shallow: ModelConfig, deep: ModelConfig) -> None:
     if type(shallow) is not type(deep):
         kinds = f"{type(shallow).__name__} and {type(deep).__name__}"
         raise ValueError(f"layers of one model go into another of its kind only, not {kinds}")
-    names = [f.name for f in dataclasses.fields(shallow) if f.name not in (*_FREE, *_BY_LAYER)]
+    names = [f.name for f in dataclasses.fields(shallow) if f.name not in (*_IGNORED, *_BY_LAYER)]
     different = [
         f"{name} is {getattr(shallow, name)!r} and not {getattr(deep, name)!r}"
         for name in names
@@ -74,21 +74,21 @@ def choose_layers(
         not of the deep one, or of another kind of attention than in their new place.
     """
     check_alike(shallow, deep)
-    if isinstance(shallow, DecoderConfig):
-        if encoder_layers is not None:
-            raise ValueError("encoder_layers is given, but a decoder-only model has no encoder")
-        chosen = _check("layers", layers, shallow.num_layers, deep.num_layers)
-        _check_kinds(chosen, shallow, deep)
-        return _choose(params, chosen, deep, shallow)
-    assert isinstance(shallow, T5Config) and isinstance(deep, T5Config)
-    counts = shallow.num_encoder_layers, deep.num_encoder_layers
-    encoder = _check("encoder_layers", encoder_layers, *counts)
-    decoder = _check("layers", layers, shallow.num_decoder_layers, deep.num_decoder_layers)
-    return {
-        **params,
-        "encoder": _choose(params["encoder"], encoder, deep, shallow),
-        "decoder": _choose(params["decoder"], decoder, deep, shallow),
-    }
+    depths, deep_depths = build(shallow).stacks(), build(deep).stacks()
+    if encoder_layers is not None and "encoder" not in depths:
+        raise ValueError("encoder_layers is given, but a decoder-only model has no encoder")
+    result = dict(params)
+    for stack, depth in depths.items():
+        name, asked = "layers", layers
+        if stack == "encoder":
+            name, asked = "encoder_layers", encoder_layers
+        chosen = _check(name, asked, depth, deep_depths[stack])
+        if hasattr(shallow, "attention_kind"):
+            _check_kinds(chosen, shallow, deep)
+        if not stack:
+            return _choose(result, chosen, deep, shallow)
+        result[stack] = _choose(params[stack], chosen, deep, shallow)
+    return result
 
 
 def _check(name: str, layers: Sequence[int] | None, count: int, of: int) -> tuple[int, ...]:

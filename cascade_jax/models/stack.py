@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cascade_jax import axes
-from cascade_jax.models.config import DecoderConfig, T5Config
+from cascade_jax.models.config import ModelConfig
 
 _REMAT_POLICIES = {
     "full": None,
@@ -18,7 +18,7 @@ _REMAT_POLICIES = {
 
 def layer_stack(
     layer: type[nn.Module],
-    config: T5Config | DecoderConfig,
+    config: ModelConfig,
     num_layers: int,
     num_arguments: int,
     *,

@@ -8,150 +8,23 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from cascade_jax import axes
-from cascade_jax.batch import PAD_ID
+from cascade_jax.batch import PAD_ID, PREFIX_LM, Batch, DecoderBatch
+from cascade_jax.models import layer_flops
 from cascade_jax.models.config import T5Config
-from cascade_jax.models.layers import (
-    MLP,
-    Attention,
-    Dense,
-    Embed,
-    RelativePositionBias,
-    RMSNorm,
-    residual_constraint,
-)
+from cascade_jax.models.layers import Embed
 from cascade_jax.models.ragged import Ragged, causal_mask
-from cascade_jax.models.stack import layer_stack, run_layers
+from cascade_jax.models.t5_stacks import Decoder, Encoder
 from cascade_jax.unembedding import Unembedding
 
-
-class EncoderLayer(nn.Module):
-    """Self-attention and MLP, each as `x + dropout(block(norm(x)))`."""
-
-    config: T5Config
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B S D"],
-        mask: Bool[Array, "B 1 S S"],
-        bias: Float[Array, "1 H S S"],
-        deterministic: bool,
-    ) -> tuple[Float[Array, "B S D"], None]:
-        """Returns the new residual stream, and None as `nn.scan` wants a second output."""
-        config = self.config
-        dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
-        y = RMSNorm(config.dtype, name="pre_attention_layer_norm")(x)
-        y = Attention(config, name="attention")(y, y, mask, bias, None, deterministic)
-        x = x + dropout(y, deterministic=deterministic)
-        y = RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x)
-        y = MLP(config, name="mlp")(y, deterministic)
-        return residual_constraint(x + dropout(y, deterministic=deterministic)), None
-
-
-class DecoderLayer(nn.Module):
-    """Self-attention, attention to the encoder and MLP, each as `x + dropout(block(norm(x)))`."""
-
-    config: T5Config
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B L D"],
-        encoded: Float[Array, "B S D"] | None,
-        self_mask: Bool[Array, "#B 1 L T"],
-        cross_mask: Bool[Array, "B 1 #L S"],
-        bias: Float[Array, "#B H L T"],
-        position: Int[Array, ""] | Ragged | None,
-        deterministic: bool,
-    ) -> tuple[Float[Array, "B L D"], None]:
-        """Returns the new residual stream, and None as `nn.scan` wants a second output."""
-        config = self.config
-        dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
-        y = RMSNorm(config.dtype, name="pre_self_attention_layer_norm")(x)
-        attention = Attention(config, name="self_attention")
-        y = attention(y, y, self_mask, bias, position, deterministic)
-        x = x + dropout(y, deterministic=deterministic)
-        y = RMSNorm(config.dtype, name="pre_cross_attention_layer_norm")(x)
-        attention = Attention(config, name="encoder_decoder_attention")
-        y = attention(y, encoded, cross_mask, None, position, deterministic)
-        x = x + dropout(y, deterministic=deterministic)
-        y = RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x)
-        y = MLP(config, name="mlp")(y, deterministic)
-        return residual_constraint(x + dropout(y, deterministic=deterministic)), None
-
-
-class Encoder(nn.Module):
-    """The encoder's stack, from embedded inputs to its final norm."""
-
-    config: T5Config
-
-    def setup(self):
-        config = self.config
-        self.relpos_bias = RelativePositionBias(config, bidirectional=True)
-        self.layers = layer_stack(EncoderLayer, config, config.num_encoder_layers, 3)
-        self.encoder_norm = RMSNorm(config.dtype)
-        self.input_dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
-        self.output_dropout = nn.Dropout(config.dropout_rate)
-
-    def __call__(
-        self, x: Float[Array, "B S D"], mask: Bool[Array, "B 1 S S"], deterministic: bool
-    ) -> Float[Array, "B S D"]:
-        """Runs the stack; mask is True where a query may look at a key."""
-        positions = jnp.arange(x.shape[1])
-        bias = self.relpos_bias(positions, positions)
-        x = self.input_dropout(x, deterministic=deterministic)
-        x = run_layers(self.layers, x, mask, bias, deterministic)
-        return self.output_dropout(self.encoder_norm(x), deterministic=deterministic)
-
-
-class Decoder(nn.Module):
-    """The decoder's stack, from embedded inputs to its final norm, and the untied projection."""
-
-    config: T5Config
-
-    def setup(self):
-        config = self.config
-        self.relpos_bias = RelativePositionBias(config, bidirectional=False)
-        self.layers = layer_stack(DecoderLayer, config, config.num_decoder_layers, 6)
-        self.decoder_norm = RMSNorm(config.dtype)
-        self.input_dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
-        self.output_dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
-        if not config.tied_logits:
-            # float32 whatever the compute dtype: the loss is sensitive to the logits' rounding.
-            self.logits_dense = Dense(config.vocab_size, (axes.EMBED, axes.VOCAB), "float32")
-
-    def __call__(
-        self,
-        x: Float[Array, "B L D"],
-        encoded: Float[Array, "B S D"] | None,
-        self_mask: Bool[Array, "#B 1 L T"],
-        cross_mask: Bool[Array, "B 1 #L S"],
-        position: Int[Array, ""] | Ragged | None,
-        deterministic: bool,
-    ) -> Float[Array, "B L D"]:
-        """`position` says where x stands when decoding with a cache, and is None otherwise."""
-        keys = jnp.arange(self_mask.shape[-1])
-        if isinstance(position, Ragged):
-            places = position.places_by_row
-            bias = self.relpos_bias(places.reshape(-1), keys)[0]  # [H, B * W, T]
-            bias = bias.reshape(-1, *places.shape, keys.size).swapaxes(0, 1)
-        else:
-            bias = self.relpos_bias(keys if position is None else position[None], keys)
-        x = self.input_dropout(x, deterministic=deterministic)
-        x = run_layers(
-            self.layers, x, encoded, self_mask, cross_mask, bias, position, deterministic
-        )
-        return self.output_dropout(self.decoder_norm(x), deterministic=deterministic)
-
-    def unembed(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
-        """Projects to float32 logits; only where they are not tied to the embedding."""
-        return self.logits_dense(hidden)
+_FOR_DECODERS = (
+    "an encoder-decoder model cannot read rows made for decoder-only models; set "
+    'DataConfig.architecture to "encoder_decoder"'
+)
 
 
 class T5(nn.Module):
@@ -175,12 +48,21 @@ class T5(nn.Module):
         self,
         inputs: Int[Array, "B S"],
         decoder_inputs: Int[Array, "B L"],
+        **settings: Any,
+    ) -> Float[Array, "B L V"]:
+        """Logits of every next token, in float32; arguments as in `hidden`."""
+        return self.unembed(self.hidden(inputs, decoder_inputs, **settings))
+
+    def hidden(
+        self,
+        inputs: Int[Array, "B S"],
+        decoder_inputs: Int[Array, "B L"],
         *,
         input_segment_ids: Int[Array, "B S"] | None = None,
         target_segment_ids: Int[Array, "B L"] | None = None,
         deterministic: bool = True,
-    ) -> Float[Array, "B L V"]:
-        """Logits of every next token, in float32.
+    ) -> Float[Array, "B L D"]:
+        """What `unembed` turns into logits.
 
         Args:
           inputs: encoder tokens, 0 for padding.
@@ -192,25 +74,6 @@ class T5(nn.Module):
         Raises:
           ValueError: if only one of the two segment ids is given.
         """
-        hidden = self.hidden(
-            inputs,
-            decoder_inputs,
-            input_segment_ids=input_segment_ids,
-            target_segment_ids=target_segment_ids,
-            deterministic=deterministic,
-        )
-        return self.unembed(hidden)
-
-    def hidden(
-        self,
-        inputs: Int[Array, "B S"],
-        decoder_inputs: Int[Array, "B L"],
-        *,
-        input_segment_ids: Int[Array, "B S"] | None = None,
-        target_segment_ids: Int[Array, "B L"] | None = None,
-        deterministic: bool = True,
-    ) -> Float[Array, "B L D"]:
-        """What `unembed` turns into logits; arguments as in `__call__`."""
         if (input_segment_ids is None) != (target_segment_ids is None):
             raise ValueError("give input_segment_ids and target_segment_ids together, or neither")
         encoded = self.encode(
@@ -247,6 +110,15 @@ class T5(nn.Module):
         x = self.token_embedder(decoder_inputs)
         return self.decoder(x, encoded, self_mask, cross_mask, None, deterministic)
 
+    def hidden_after(
+        self,
+        encoded: Float[Array, "B S D"],
+        inputs: Int[Array, "B S"],
+        targets: Int[Array, "B L"],
+    ) -> Float[Array, "B L D"]:
+        """Hidden states that predict each target, from what `encode` made of the inputs."""
+        return self.decode(encoded, inputs, jnp.pad(targets[:, :-1], ((0, 0), (1, 0))))
+
     def unembed(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Projects the decoder's hidden states to float32 logits."""
         embed = self.token_embedder
@@ -260,7 +132,7 @@ class T5(nn.Module):
         input_segment_ids: Int[Array, "B S"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "B S D"]:
-        """The encoder's output; arguments as in `__call__`."""
+        """The encoder's output; arguments as in `hidden`."""
         is_token = inputs != PAD_ID
         mask = (is_token[:, None, :] & is_token[:, :, None])[:, None]
         if input_segment_ids is not None:
@@ -312,7 +184,7 @@ class T5(nn.Module):
         tokens: Int[Array, "P K"],
         inputs: Int[Array, "B S"],
         where: Ragged,
-        wanted: Int[Array, " B"],
+        logits_at: Int[Array, " B"],
     ) -> Float[Array, "B V"]:
         """Logits after some more tokens of every row; apply with the cache, `mutable=["cache"]`.
 
@@ -322,12 +194,12 @@ class T5(nn.Module):
           tokens: decoder inputs: 0 at place 0, then the tokens chosen.
           inputs: the encoder's tokens, which say what is padding.
           where: the tokens stand.
-          wanted: index, among the P * K tokens, of that whose logits each row asks for.
+          logits_at: index, among the P * K tokens, of the one after which each row's logits are.
         """
         cross_mask = (inputs != PAD_ID)[:, None, None, :]
         x = self.token_embedder(tokens)
         hidden = self.decoder(x, None, causal_mask(where), cross_mask, where, True)
-        return self.unembed(hidden.reshape(-1, 1, hidden.shape[-1])[wanted])[:, 0]
+        return self.unembed(hidden.reshape(-1, 1, hidden.shape[-1])[logits_at])[:, 0]
 
     def _decode(self, tokens, encoded, inputs, position, readable):
         """Hidden state of one token; readable [max_length] marks the cached positions it sees."""
@@ -336,56 +208,75 @@ class T5(nn.Module):
         x = self.token_embedder(tokens)
         return self.decoder(x, encoded, self_mask, cross_mask, position, True)
 
+    # What follows needs no parameters; see `families.Family`.
+
+    reads_input_once = True
+
+    @nn.nowrap
+    def example_arguments(self) -> tuple:
+        """Arguments of `init`."""
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        return tokens, tokens
+
+    @nn.nowrap
+    def stacks(self) -> dict[str, int]:
+        """Layers of the stacks, by their name in the parameter tree."""
+        config = self.config
+        return {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}
+
+    @nn.nowrap
+    def check_reads(self, architecture: str, pack: bool) -> None:
+        """Refuses rows made for decoder-only models."""
+        if architecture == PREFIX_LM:
+            raise ValueError(_FOR_DECODERS)
+
+    @nn.nowrap
+    def reading(self, batch: Batch | DecoderBatch) -> tuple[tuple, dict[str, Any], None]:
+        """The arguments of `hidden` that read a batch."""
+        if isinstance(batch, DecoderBatch):
+            raise ValueError(_FOR_DECODERS)
+        segments = {
+            "input_segment_ids": batch.input_segment_ids,
+            "target_segment_ids": batch.target_segment_ids,
+        }
+        return (batch.inputs, batch.decoder_inputs), segments, None
+
+    @nn.nowrap
+    def unembedding(self, params: Mapping[str, Any]) -> Unembedding:
+        """The map from `hidden` to the logits of `unembed`."""
+        if self.config.tied_logits:
+            scale = 1.0 / math.sqrt(self.config.embed_dim)
+            return Unembedding(params["token_embedder"]["embedding"], tied=True, scale=scale)
+        return Unembedding(params["decoder"]["logits_dense"]["kernel"])
+
+    @nn.nowrap
+    def prefill_flops(self, input_length: int) -> int:
+        """The encoder, and the keys and values that the decoder needs of its output."""
+        config = self.config
+        layer = layer_flops.self_attention(config, input_length, input_length)
+        layer += input_length * layer_flops.mlp(config)
+        cross = 2 * config.embed_dim * config.head_dim * 2 * config.num_heads
+        return config.num_encoder_layers * layer + config.num_decoder_layers * input_length * cross
+
+    @nn.nowrap
+    def forward_flops(self, input_length: int, target_length: int) -> int:
+        """Reading an input and predicting all target tokens."""
+        config = self.config
+        layer = target_length * layer_flops.mlp(config)
+        layer += layer_flops.self_attention(config, target_length, target_length)
+        layer += layer_flops.cross_attention(config, target_length, input_length)
+        decoder = config.num_decoder_layers * layer + target_length * layer_flops.logits(config)
+        return self.prefill_flops(input_length) + decoder
+
+    @nn.nowrap
+    def decode_flops(self, input_length: int, position: int) -> int:
+        """One more answer token with a cache."""
+        config = self.config
+        layer = layer_flops.self_attention(config, 1, position + 1) + layer_flops.mlp(config)
+        layer += layer_flops.cross_attention(config, 1, input_length)
+        return config.num_decoder_layers * layer + layer_flops.logits(config)
+
 
 def _same_segment(query_ids, key_ids):
     """[B Q], [B T] -> [B 1 Q T]: True where both positions belong to the same example."""
     return (query_ids[:, :, None] == key_ids[:, None, :])[:, None]
-
-
-def parameter_shapes(config: T5Config) -> dict[str, Any]:
-    """Shapes, dtypes and logical axes of all parameters, without computing any.
-
-    Returns:
-      The parameter tree with `nn.LogicallyPartitioned` boxes of `jax.ShapeDtypeStruct`, as
-      `nn.get_partition_spec` reads it.
-    """
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    return jax.eval_shape(T5(config).init, jax.random.key(0), tokens, tokens)["params"]
-
-
-def unembedding(config: T5Config, params: Mapping[str, Any]) -> Unembedding:
-    """The map from `hidden` to the logits of `unembed`, for a head that makes them in parts.
-
-    Args:
-      config: of the model.
-      params: its parameters, without boxes.
-    """
-    if config.tied_logits:
-        scale = 1.0 / math.sqrt(config.embed_dim)
-        return Unembedding(params["token_embedder"]["embedding"], tied=True, scale=scale)
-    return Unembedding(params["decoder"]["logits_dense"]["kernel"])
-
-
-def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of unrolled layers as a model with `scan_layers=True` wants them (no boxes)."""
-    return {name: _stack(tree) if "layers_0" in tree else tree for name, tree in params.items()}
-
-
-def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `stack_layers`."""
-    return {name: _unstack(tree) if "layers" in tree else tree for name, tree in params.items()}
-
-
-def _stack(tree):
-    names = [f"layers_{i}" for i in range(sum(name.startswith("layers_") for name in tree))]
-    rest = {name: value for name, value in tree.items() if name not in names}
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(tree[name] for name in names))
-    return {**rest, "layers": stacked}
-
-
-def _unstack(tree):
-    rest = {name: value for name, value in tree.items() if name != "layers"}
-    count = jax.tree.leaves(tree["layers"])[0].shape[0]
-    for i in range(count):
-        rest[f"layers_{i}"] = jax.tree.map(lambda leaf, i=i: leaf[i], tree["layers"])
-    return rest

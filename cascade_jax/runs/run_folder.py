@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cascade_jax import files
 from cascade_jax.models import families
-from cascade_jax.models.config import DecoderConfig, RopeScaling, T5Config
 from cascade_jax.runs import checkpoints
 
 # Settings that may change between two starts of one run: they change neither its parameters, but
@@ -38,15 +38,17 @@ def describe(value: Any) -> Any:
 
 def model_of(config: Mapping[str, Any]) -> families.ModelConfig:
     """The model's config out of a run's config.json: the inverse of `describe`."""
-    return _built(config["model"])
+    families_by_name = {kind.__name__: kind for kind in families.FAMILIES}
+    # The classes of a config's own values stand beside it.
+    classes = vars(sys.modules[families_by_name[config["model"]["type"]].__module__])
 
+    def built(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        fields = {key: built(item) for key, item in value.items() if key != "type"}
+        return classes[value["type"]](**fields)
 
-def _built(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    kinds = {kind.__name__: kind for kind in (T5Config, DecoderConfig, RopeScaling)}
-    kind = kinds[value["type"]]
-    return kind(**{key: _built(item) for key, item in value.items() if key != "type"})
+    return built(config["model"])
 
 
 def write_imported(

@@ -111,7 +111,7 @@ class TrainRun:
                 f"run {self.name!r}: batch_size {self.data.batch_size} does not divide by "
                 f"microbatches {self.microbatches}"
             )
-        for model in (self.model, self.teacher):
+        for model in filter(None, (self.model, self.teacher)):
             families.check_reads(model, self.data.architecture, self.data.pack)
         if self.start is not None:
             self.start.check(self.model)

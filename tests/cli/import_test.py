@@ -11,10 +11,11 @@ from flax import linen as nn
 from cascade_jax import records
 from cascade_jax.cli import export_checkpoint, gin_config, import_checkpoint, main
 from cascade_jax.interop import hf, t5x_checkpoints
-from cascade_jax.models import families, t5
+from cascade_jax.models import families
 from cascade_jax.models.config import DecoderConfig, RopeScaling, T5Config
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import checkpoints, run_folder, state
+from tests.support import layers
 
 T5 = T5Config(384, 8, 2, 4, 12, 1, 1, tied_logits=True, dropout_rate=0.0)
 DECODER = DecoderConfig(
@@ -70,7 +71,7 @@ def test_from_a_checkpoint_of_t5x_to_a_run_and_back(scan, tmp_path, capsys):
     mesh = MeshConfig(data=1).build(jax.devices()[:1])
     abstract = state.abstract_parameters(families.build(model), mesh)
     found = checkpoints.load_parameters(tmp_path / "run", 0, abstract)
-    assert_same(t5.unstack_layers(found) if scan else found, params)
+    assert_same(layers.unstack_layers(found) if scan else found, params)
     argv = ["export", "--to=t5x", f"--run={tmp_path}/run", f"--out={tmp_path}/out"]
     assert main.main(argv) == 0, capsys.readouterr().err
     (folder,) = (tmp_path / "out").iterdir()

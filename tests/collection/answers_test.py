@@ -15,7 +15,8 @@ from cascade_jax.collection import questions as questions_lib
 from cascade_jax.collection.questions import GREEDY, RANK, Questions
 from cascade_jax.data import pipeline
 from cascade_jax.models import flops
-from cascade_jax.models.t5 import T5, parameter_shapes
+from cascade_jax.models.families import parameter_shapes
+from cascade_jax.models.t5 import T5
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs.saved_model import LoadedModel

@@ -11,7 +11,9 @@ from flax import linen as nn
 
 from cascade_jax.inference.generate import generate, make_generate_fn
 from cascade_jax.models.config import T5Config
-from cascade_jax.models.t5 import T5, parameter_shapes, stack_layers
+from cascade_jax.models.families import parameter_shapes
+from cascade_jax.models.t5 import T5
+from tests.support.layers import stack_layers
 
 CONFIG = T5Config(
     vocab_size=13,

@@ -11,10 +11,12 @@ from flax import linen as nn
 
 from cascade_jax.inference.generate import generate
 from cascade_jax.inference.rank import make_rank_fn, option_batch
-from cascade_jax.models.t5 import T5, parameter_shapes, stack_layers
+from cascade_jax.models.families import parameter_shapes
+from cascade_jax.models.t5 import T5
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from tests.support import fakes
+from tests.support.layers import stack_layers
 
 CONFIG = fakes.t5_config(num_decoder_layers=2, vocab_size=24, relative_buckets=4)
 EOS = 1

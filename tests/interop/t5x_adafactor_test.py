@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cascade_jax.interop import t5x_adafactor
-from cascade_jax.models import t5
+from cascade_jax.models import families
 from cascade_jax.models.config import T5Config
 
 CONFIG = T5Config(11, 8, 2, 4, 12, 2, 2)
@@ -25,7 +25,7 @@ OPTIMIZER = optax.adafactor(schedule, min_dim_size_to_factor=8)
 
 def random_tree(seed, config=CONFIG):
     rng = np.random.default_rng(seed)
-    shapes = nn.meta.unbox(t5.parameter_shapes(config))
+    shapes = nn.meta.unbox(families.parameter_shapes(config))
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
 
 

@@ -19,8 +19,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cascade_jax.interop import t5x_checkpoints
-from cascade_jax.models import t5
+from cascade_jax.models import families, t5
 from cascade_jax.models.config import T5Config
+from tests.support import layers
 
 _DEFAULT_DATA = pathlib.Path(__file__).parents[2].parent / "shared" / "data"
 _DATA = pathlib.Path(os.environ.get("CASCADE_JAX_TEST_DATA", _DEFAULT_DATA))
@@ -112,7 +113,7 @@ def test_the_model_is_recognised_from_a_checkpoint():
 
 def random_parameters(config=CONFIG):
     rng = np.random.default_rng(0)
-    shapes = nn.meta.unbox(t5.parameter_shapes(config))
+    shapes = nn.meta.unbox(families.parameter_shapes(config))
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
 
 
@@ -215,11 +216,11 @@ def test_parameters_are_put_on_the_devices_as_asked(tmp_path):
     assert_same(jax.device_get(found), params)
     # Under the checkpoint's own names, each shard read by itself.
     apart = dataclasses.replace(config, scan_layers=False)
-    shapes = nn.meta.unbox(t5.parameter_shapes(apart))
+    shapes = nn.meta.unbox(families.parameter_shapes(apart))
     shardings = jax.tree.map(lambda a: split if a.shape[1:2] == (8,) else whole, shapes)
     found = t5x_checkpoints.load_named(out, shapes, shardings, "bfloat16")
     assert jax.tree.map(lambda a: a.sharding, found) == shardings
-    rounded = jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16), t5.unstack_layers(params))
+    rounded = jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16), layers.unstack_layers(params))
     assert_same(jax.device_get(found), jax.device_get(rounded))
 
 
@@ -291,7 +292,7 @@ def test_all_parameters_that_do_not_fit_are_named(tmp_path):
         CONFIG, mlp_activations=("relu", "linear"), embed_dim=5, tied_logits=False
     )
     message = error(out, gated)
-    shapes = flat(nn.meta.unbox(t5.parameter_shapes(gated)))
+    shapes = flat(nn.meta.unbox(families.parameter_shapes(gated)))
     has = flat(random_parameters())
     assert len(shapes.keys() - has.keys()) == 11 and len(has.keys() - shapes.keys()) == 5
     assert "11 missing: " in message and "5 that the model lacks: " in message

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cascade_jax.models import attention, decoder
+from cascade_jax.models import attention, decoder, families
 from cascade_jax.models.config import DecoderConfig, RopeScaling
 
 PLAIN = DecoderConfig(
@@ -49,7 +49,9 @@ IS_PREFIX = (np.arange(11) < np.array([[4], [6]])).astype(int)
 def _params(config):
     """Random parameters, biases and norms too, of a model without scanned layers."""
     rng = np.random.default_rng(1)
-    shapes = nn.meta.unbox(decoder.parameter_shapes(dataclasses.replace(config, scan_layers=False)))
+    shapes = nn.meta.unbox(
+        families.parameter_shapes(dataclasses.replace(config, scan_layers=False))
+    )
     return jax.tree.map(
         lambda leaf: (rng.normal(size=leaf.shape) / np.sqrt(leaf.shape[0])).astype(np.float32),
         shapes,
@@ -248,7 +250,7 @@ def test_unembedding_makes_the_logits_of_hidden_states():
         model = decoder.Decoder(config)
         hidden = model.apply({"params": params}, TOKENS, method="hidden")
         expected = _forward(config)({"params": params}, TOKENS)
-        found = decoder.unembedding(config, params).logits(hidden)
+        found = families.unembedding(config, params).logits(hidden)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 

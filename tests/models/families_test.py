@@ -39,7 +39,7 @@ def _row(targets):
 
 
 def test_rows_hold_the_input_and_then_the_target():
-    rows = families.joined_rows(BATCH)
+    rows = decoder.joined_rows(BATCH)
     assert rows.tokens.tolist() == [[0, 7, 8, 9, 1, 5, 6], [0, 4, 1, 3, 1, 0, 0]]
     assert rows.targets.tolist() == [[7, 8, 9, 1, 5, 6, 1], [4, 1, 3, 1, 0, 0, 0]]
     assert rows.weights.tolist() == [[0, 0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0, 0]]
@@ -50,7 +50,7 @@ def test_rows_hold_the_input_and_then_the_target():
 def test_a_decoder_predicts_the_same_from_either_form_of_a_batch(both_ways):
     config = dataclasses.replace(DECODER, bidirectional_prefix=both_ways)
     model, params = families.build(config), _params(DECODER)
-    whole = families.logits(model, params, families.joined_rows(BATCH))
+    whole = families.logits(model, params, decoder.joined_rows(BATCH))
     found = families.logits(model, params, BATCH)
     assert found.shape == (2, 3, 20)
     np.testing.assert_allclose(found[0], whole[0, 4:], rtol=1e-5, atol=1e-6)
@@ -112,7 +112,7 @@ def test_a_pair_may_be_of_both_kinds_with_one_vocabulary():
 
 
 def test_rows_that_a_model_cannot_read_are_refused():
-    rows = families.joined_rows(BATCH)
+    rows = decoder.joined_rows(BATCH)
     assert isinstance(rows, DecoderBatch)
     with pytest.raises(ValueError, match='set DataConfig.architecture to "encoder_decoder"'):
         families.logits(families.build(T5), _params(T5), rows)
@@ -124,7 +124,7 @@ def test_rows_that_a_model_cannot_read_are_refused():
 
 
 def test_parameters_are_counted_for_both_kinds():
-    shapes = decoder.parameter_shapes(DECODER)
+    shapes = families.parameter_shapes(DECODER)
     attention = 8 * (8 + 4 + 4) + 8 * 8
     layer = attention + 3 * 8 * 8 + 2 * 8
     assert flops.parameter_count(shapes) == 20 * 8 + 2 * layer + 8

@@ -11,9 +11,9 @@ from cascade_jax.batch import Batch
 from cascade_jax.inference import rank
 from cascade_jax.models import families, flops
 from cascade_jax.models.config import DecoderConfig, T5Config
+from cascade_jax.models.families import parameter_shapes
 from cascade_jax.models.flops import flops_per_token, parameter_count
 from cascade_jax.models.ragged import Ragged
-from cascade_jax.models.t5 import parameter_shapes
 
 CONFIG = T5Config(
     vocab_size=31,

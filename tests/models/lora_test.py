@@ -13,14 +13,14 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax.sharding import PartitionSpec
 
-from cascade_jax.models import families, t5
+from cascade_jax.models import families
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.models.lora import Lora
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs.state import Frozen
 from cascade_jax.training import programs
-from tests.support import fakes
+from tests.support import fakes, layers
 
 T5 = fakes.t5_config(num_encoder_layers=2, num_decoder_layers=2)
 DECODER = DecoderConfig(
@@ -230,4 +230,4 @@ def test_a_list_of_targets_is_the_same_as_a_tuple():
 
 
 def test_stacking_in_this_file_is_that_of_the_model():
-    jax.tree.map(np.testing.assert_array_equal, _stacked(_base(T5)), t5.stack_layers(_base(T5)))
+    jax.tree.map(np.testing.assert_array_equal, _stacked(_base(T5)), layers.stack_layers(_base(T5)))

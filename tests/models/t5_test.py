@@ -14,7 +14,9 @@ from jax.sharding import PartitionSpec
 
 from cascade_jax import axes
 from cascade_jax.models.config import T5Config
-from cascade_jax.models.t5 import T5, parameter_shapes, stack_layers, unembedding, unstack_layers
+from cascade_jax.models.families import parameter_shapes, unembedding
+from cascade_jax.models.t5 import T5
+from tests.support.layers import stack_layers, unstack_layers
 
 CONFIG = T5Config(
     vocab_size=19,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cascade_jax import axes
-from cascade_jax.models import t5
+from cascade_jax.models import families
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from tests.support import fakes
@@ -88,13 +88,13 @@ def test_rows_need_not_divide_by_the_tensor_axis_where_no_model_wants_it():
     ],
 )
 def test_a_parameter_that_a_mesh_axis_does_not_divide_is_named(sizes, changes, message):
-    boxes = t5.parameter_shapes(fakes.t5_config(**changes))
+    boxes = families.parameter_shapes(fakes.t5_config(**changes))
     with pytest.raises(ValueError, match=message):
         rules.parameter_shardings(boxes, MeshConfig(*sizes).build())
 
 
 def test_two_axes_of_a_parameter_on_one_mesh_axis_are_refused():
-    boxes = t5.parameter_shapes(fakes.t5_config())
+    boxes = families.parameter_shapes(fakes.t5_config())
     table = [(axes.BATCH, ("data", "fsdp")), (axes.EMBED, "tensor"), (axes.MLP, "tensor")]
     message = r"mlp/w.*'(mlp|embed)' and its axis '(mlp|embed)' are both .*mesh axis 'tensor'"
     with pytest.raises(ValueError, match=message):
@@ -117,7 +117,7 @@ def test_rules_that_name_nothing_are_refused(table, message):
 
 
 def specs(table, sizes=(2, 2, 2), **changes):
-    boxes = t5.parameter_shapes(fakes.t5_config(**changes))
+    boxes = families.parameter_shapes(fakes.t5_config(**changes))
     shardings = rules.parameter_shardings(boxes, MeshConfig(*sizes).build(), table)
     return {
         "/".join(key.key for key in path): tuple(sharding.spec)

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from jaxtyping import Array, Float, Int
 
-from cascade_jax.models import decoder, families, t5
+from cascade_jax.models import families
 from cascade_jax.models.ragged import Ragged
 from cascade_jax.parallel import rules as rules_lib
 
@@ -97,7 +97,7 @@ def stepper_of(model: families.Model | Stepper) -> Stepper:
     Raises:
       ValueError: for anything else.
     """
-    if isinstance(model, t5.T5 | decoder.Decoder):
+    if families.is_model(model):
         return ModelStepper(model)
     if not all(hasattr(model, name) for name in ("vocab_size", "start", "step")):
         raise ValueError(

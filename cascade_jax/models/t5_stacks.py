@@ -1,0 +1,142 @@
+"""The layers and the two stacks of a T5."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from cascade_jax import axes
+from cascade_jax.models.config import T5Config
+from cascade_jax.models.layers import (
+    MLP,
+    Attention,
+    Dense,
+    RelativePositionBias,
+    RMSNorm,
+    residual_constraint,
+)
+from cascade_jax.models.ragged import Ragged
+from cascade_jax.models.stack import layer_stack, run_layers
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and MLP, each as `x + dropout(block(norm(x)))`."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B S D"],
+        mask: Bool[Array, "B 1 S S"],
+        bias: Float[Array, "1 H S S"],
+        deterministic: bool,
+    ) -> tuple[Float[Array, "B S D"], None]:
+        """Returns the new residual stream, and None as `nn.scan` wants a second output."""
+        config = self.config
+        dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+        y = RMSNorm(config.dtype, name="pre_attention_layer_norm")(x)
+        y = Attention(config, name="attention")(y, y, mask, bias, None, deterministic)
+        x = x + dropout(y, deterministic=deterministic)
+        y = RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x)
+        y = MLP(config, name="mlp")(y, deterministic)
+        return residual_constraint(x + dropout(y, deterministic=deterministic)), None
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention to the encoder and MLP, each as `x + dropout(block(norm(x)))`."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        encoded: Float[Array, "B S D"] | None,
+        self_mask: Bool[Array, "#B 1 L T"],
+        cross_mask: Bool[Array, "B 1 #L S"],
+        bias: Float[Array, "#B H L T"],
+        position: Int[Array, ""] | Ragged | None,
+        deterministic: bool,
+    ) -> tuple[Float[Array, "B L D"], None]:
+        """Returns the new residual stream, and None as `nn.scan` wants a second output."""
+        config = self.config
+        dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+        y = RMSNorm(config.dtype, name="pre_self_attention_layer_norm")(x)
+        attention = Attention(config, name="self_attention")
+        y = attention(y, y, self_mask, bias, position, deterministic)
+        x = x + dropout(y, deterministic=deterministic)
+        y = RMSNorm(config.dtype, name="pre_cross_attention_layer_norm")(x)
+        attention = Attention(config, name="encoder_decoder_attention")
+        y = attention(y, encoded, cross_mask, None, position, deterministic)
+        x = x + dropout(y, deterministic=deterministic)
+        y = RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x)
+        y = MLP(config, name="mlp")(y, deterministic)
+        return residual_constraint(x + dropout(y, deterministic=deterministic)), None
+
+
+class Encoder(nn.Module):
+    """The encoder's stack, from embedded inputs to its final norm."""
+
+    config: T5Config
+
+    def setup(self):
+        config = self.config
+        self.relpos_bias = RelativePositionBias(config, bidirectional=True)
+        self.layers = layer_stack(EncoderLayer, config, config.num_encoder_layers, 3)
+        self.encoder_norm = RMSNorm(config.dtype)
+        self.input_dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+        self.output_dropout = nn.Dropout(config.dropout_rate)
+
+    def __call__(
+        self, x: Float[Array, "B S D"], mask: Bool[Array, "B 1 S S"], deterministic: bool
+    ) -> Float[Array, "B S D"]:
+        """Runs the stack; mask is True where a query may look at a key."""
+        positions = jnp.arange(x.shape[1])
+        bias = self.relpos_bias(positions, positions)
+        x = self.input_dropout(x, deterministic=deterministic)
+        x = run_layers(self.layers, x, mask, bias, deterministic)
+        return self.output_dropout(self.encoder_norm(x), deterministic=deterministic)
+
+
+class Decoder(nn.Module):
+    """The decoder's stack, from embedded inputs to its final norm, and the untied projection."""
+
+    config: T5Config
+
+    def setup(self):
+        config = self.config
+        self.relpos_bias = RelativePositionBias(config, bidirectional=False)
+        self.layers = layer_stack(DecoderLayer, config, config.num_decoder_layers, 6)
+        self.decoder_norm = RMSNorm(config.dtype)
+        self.input_dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+        self.output_dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+        if not config.tied_logits:
+            # float32 whatever the compute dtype: the loss is sensitive to the logits' rounding.
+            self.logits_dense = Dense(config.vocab_size, (axes.EMBED, axes.VOCAB), "float32")
+
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        encoded: Float[Array, "B S D"] | None,
+        self_mask: Bool[Array, "#B 1 L T"],
+        cross_mask: Bool[Array, "B 1 #L S"],
+        position: Int[Array, ""] | Ragged | None,
+        deterministic: bool,
+    ) -> Float[Array, "B L D"]:
+        """`position` says where x stands when decoding with a cache, and is None otherwise."""
+        keys = jnp.arange(self_mask.shape[-1])
+        if isinstance(position, Ragged):
+            places = position.places_by_row
+            bias = self.relpos_bias(places.reshape(-1), keys)[0]  # [H, B * W, T]
+            bias = bias.reshape(-1, *places.shape, keys.size).swapaxes(0, 1)
+        else:
+            bias = self.relpos_bias(keys if position is None else position[None], keys)
+        x = self.input_dropout(x, deterministic=deterministic)
+        x = run_layers(
+            self.layers, x, encoded, self_mask, cross_mask, bias, position, deterministic
+        )
+        return self.output_dropout(self.decoder_norm(x), deterministic=deterministic)
+
+    def unembed(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        """Projects to float32 logits; only where they are not tied to the embedding."""
+        return self.logits_dense(hidden)
