@@ -83,19 +83,14 @@ def train_one(
     ############################ 2, 3. Checks, the folder's lock ############################
     folder, programs = output_dir / run.name, Programs(run, mesh)
     mixture, config = _check(programs, output_dir)
-    identity = {key: config[key] for key in _READ_BY_ALL_HOSTS}
-    hosts.assert_equal_across_hosts(f"data or teachers of run {run.name!r}", identity)
+    read = {key: config[key] for key in _READ_BY_ALL_HOSTS}
+    hosts.assert_equal_across_hosts(f"data or teachers of run {run.name!r}", read)
     start_parameters = functools.partial(
         parameters.first_parameters, run.start, name=run.name, model=run.model, mesh=mesh,
         output_dir=output_dir, fingerprint=mixture.fingerprint, table=run.rules,
     )  # fmt: skip
     parameter_key, dropout_key = jax.random.split(jax.random.key(run.seed))
-    with (
-        FolderLock(folder, hosts.is_first()) as lock,
-        contextlib.closing(
-            checkpoints.CheckpointStore(folder, run.keep_last, run.keep_best)
-        ) as store,
-    ):
+    with FolderLock(folder, hosts.is_first()) as lock, _store(folder, run) as store:
         ############################ 4. The state ############################
         first_step, position = store.last_step() or 0, None
         if first_step:
@@ -116,17 +111,17 @@ def train_one(
         ############################ 6. Data ############################
         batches, held_out = _open_data(run, mesh, mixture)
         if position is not None:
-            try:
-                batches.set_state(position)
-            except ValueError as error:
-                place = f"checkpoint {store.folder / str(first_step)}"
-                raise checkpoints.CheckpointError(f"{place}: {error}") from error
+            _go_to(position, batches, store.folder / str(first_step))
         if hosts.is_first():  # all of it fits: a refused start leaves no config.json
             run_folder.claim(folder, config)
         ############################ 7. Steps ############################
         stop = stop or hosts.StopSignal()
         loop = StepLoop(programs, folder, config, store, frozen, dropout_key, stop, lock)
         return loop.run(state, first_step, batches, held_out)
+
+
+def _store(folder: Path, run: TrainRun) -> contextlib.closing[checkpoints.CheckpointStore]:
+    return contextlib.closing(checkpoints.CheckpointStore(folder, run.keep_last, run.keep_best))
 
 
 def _load_teacher(programs: Programs, output_dir: Path, fingerprint: str):
@@ -139,6 +134,14 @@ def _load_teacher(programs: Programs, output_dir: Path, fingerprint: str):
         run.name, programs.teacher, folder, run.teacher_checkpoint, programs.mesh, fingerprint,
         run.teacher_rules,
     )  # fmt: skip
+
+
+def _go_to(position: bytes, batches: pipeline.BatchIterator, checkpoint: Path) -> None:
+    """Moves the training batches to the position that a checkpoint holds."""
+    try:
+        batches.set_state(position)
+    except ValueError as error:
+        raise checkpoints.CheckpointError(f"checkpoint {checkpoint}: {error}") from error
 
 
 def _open_data(run: TrainRun, mesh: Mesh, mixture: pipeline.OpenMixture):
