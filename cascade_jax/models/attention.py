@@ -47,16 +47,10 @@ def is_visible(query: Places, key: Places, window: Int[Array, ""]) -> Bool[Array
     prefix, if both are of it), and not from `window` or more positions after it.
     """
 
-    def of_query(name):
-        return getattr(query, name)[:, :, None]
-
-    def of_key(name):
-        return getattr(key, name)[:, None, :]
-
-    distance = of_query("positions") - of_key("positions")
-    in_order = (distance >= 0) | (of_query("is_prefix") & of_key("is_prefix"))
-    same = of_query("segments") == of_key("segments")
-    return of_key("is_readable") & same & in_order & (distance < window)
+    distance = query.positions[:, :, None] - key.positions[:, None, :]
+    in_order = (distance >= 0) | (query.is_prefix[:, :, None] & key.is_prefix[:, None, :])
+    same = query.segments[:, :, None] == key.segments[:, None, :]
+    return key.is_readable[:, None, :] & same & in_order & (distance < window)
 
 
 def frequencies(
@@ -68,16 +62,16 @@ def frequencies(
     Chen et al. 2023, "Extending Context Window of Large Language Models via Position
     Interpolation".
     """
-    found = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    plain = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     if scaling is None:
-        return found
-    stretched = found / scaling.factor
+        return plain
+    stretched = plain / scaling.factor
     if scaling.kind == "linear":
         return stretched
-    turns = scaling.original_length * found / (2 * math.pi)  # in the original context
+    turns = scaling.original_length * plain / (2 * math.pi)  # in the original context
     low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
     kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
-    return kept * found + (1.0 - kept) * stretched
+    return kept * plain + (1.0 - kept) * stretched
 
 
 def rotate(
@@ -122,8 +116,8 @@ def attend(
         visible = is_visible(places, key_places, window)[:, None, None]
         weights = jax.nn.softmax(jnp.where(visible, logits, _MASKED), axis=-1)
         weights = jnp.where(visible, weights, 0.0).astype(value.dtype)
-        found = jnp.einsum("bghqt,bgkt->bqghk", weights, value)
-        return found.reshape(batch, -1, heads, size)
+        answers = jnp.einsum("bghqt,bgkt->bqghk", weights, value)
+        return answers.reshape(batch, -1, heads, size)
 
     return over_queries(block, chunk, (query, 1), (query_places, 1))
 
@@ -186,7 +180,7 @@ class GroupedAttention(nn.Module):
             value = self._cached("cached_value", value, slot, length)
         if isinstance(slot, Ragged):
             query, query_places = jax.tree.map(slot.by_row, (query, query_places))
-        found = attend(
+        answers = attend(
             query,
             key,
             value,
@@ -198,8 +192,8 @@ class GroupedAttention(nn.Module):
             chunk=config.query_chunk,
         )
         if isinstance(slot, Ragged):
-            found = slot.by_token(found)
-        joined = found.reshape(*found.shape[:2], config.num_heads * config.head_dim)
+            answers = slot.by_token(answers)
+        joined = answers.reshape(*answers.shape[:2], config.num_heads * config.head_dim)
         return Dense(
             x.shape[-1],
             (axes.JOINED_HEADS, axes.EMBED),

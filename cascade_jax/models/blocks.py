@@ -17,7 +17,7 @@ def over_queries(
     The backward pass then computes the weights of a block anew.
 
     Args:
-      attend: gives the answers of the queries that it is given.
+      attend: the attention of some of the queries.
       chunk: how many queries at a time.
       *parts: what differs from query to query, and on which axis of its arrays the queries are.
 
@@ -37,6 +37,6 @@ def over_queries(
     blocks = tuple(
         jax.tree.map(lambda x, axis=axis: cut(x, axis), arrays) for arrays, axis in parts
     )
-    found = jax.lax.map(lambda block: jax.checkpoint(attend)(*block), blocks)
-    found = found.swapaxes(0, 1)
-    return found.reshape(len(found), count * chunk, *found.shape[3:])[:, :length]
+    answers = jax.lax.map(lambda block: jax.checkpoint(attend)(*block), blocks)
+    answers = answers.swapaxes(0, 1)
+    return answers.reshape(len(answers), count * chunk, *answers.shape[3:])[:, :length]

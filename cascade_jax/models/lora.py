@@ -83,7 +83,7 @@ class Lora:
                 raise ValueError(
                     f"LoRA's target {target!r} is not in the model{hint}; it has {there}"
                 )
-        found = {}
+        shapes = {}
         for path, box in kernels.items():
             if path[-2] not in self.targets:
                 continue
@@ -100,8 +100,8 @@ class Lora:
             }
             for name, (shape, names) in sides.items():
                 leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
-                found[(*path[:-1], name)] = nn.LogicallyPartitioned(leaf, names)
-        return traverse_util.unflatten_dict(found)
+                shapes[(*path[:-1], name)] = nn.LogicallyPartitioned(leaf, names)
+        return traverse_util.unflatten_dict(shapes)
 
     def initialize(self, boxed_shapes: Mapping[str, Any], key: PRNGKeyArray) -> dict[str, Any]:
         """Fresh adapters, without boxes: with them the model is its base, bit for bit.

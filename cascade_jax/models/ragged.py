@@ -1,4 +1,4 @@
-"""Answer tokens that a model reads into its cache: of each row so many, from a place of its own."""
+"""Ragged KV-cache writes: per-row token counts and positions."""
 
 import flax.struct
 import jax
@@ -38,7 +38,7 @@ class Ragged:
     length: int = flax.struct.field(pytree_node=False)
 
     @classmethod
-    def of_rows(
+    def padded(
         cls, starts: Int[Array, " B"], counts: Int[Array, " B"], *, width: int, length: int
     ) -> "Ragged":
         """Room for `width` tokens of each row."""
@@ -72,8 +72,8 @@ class Ragged:
         if self.width is not None:
             return jnp.arange(self.number)
         ends = jnp.cumsum(self.counts)
-        found = jnp.sum(jnp.arange(self.number)[:, None] >= ends[None], axis=1)
-        return jnp.minimum(found, len(self.counts) - 1)
+        rows = jnp.sum(jnp.arange(self.number)[:, None] >= ends[None], axis=1)
+        return jnp.minimum(rows, len(self.counts) - 1)
 
     @property
     def places(self) -> Int[Array, "P K"]:

@@ -22,10 +22,11 @@ def exchange(each: Instruction, operand: float, slices: int) -> tuple[str, float
     Returns:
       None for what is no such transfer; of each pair the `send` counts.
     """
-    found = re.search(r'_xla_megascale_transfer_type="(\w+)"', each.attributes)
-    if each.opcode != "send" or not found:
+    transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', each.attributes)
+    if each.opcode != "send" or not transfer:
         return None
-    kind = "collective-permute" if found[1] == _PERMUTE else found[1].lower().replace("_", "-")
+    name = transfer[1]
+    kind = "collective-permute" if name == _PERMUTE else name.lower().replace("_", "-")
     others = slices - 1
     part = {"all-reduce": 2 * others / slices, "all-gather": others, "collective-permute": 1}
     return kind, operand * part.get(kind, others / slices)

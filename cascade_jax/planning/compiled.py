@@ -1,6 +1,6 @@
 """The real steps of a run, compiled ahead of time for devices that need not be there.
 
-Nothing is read: no data, vocabulary or checkpoint. What a step is given are shapes on a mesh.
+Nothing is read: no data, vocabulary or checkpoint. The arguments of a step are shapes on a mesh.
 """
 
 import contextlib
@@ -123,19 +123,19 @@ def _options(mesh: Mesh) -> dict[str, Any] | None:
 
 
 def _refusal(text: str, arguments: float) -> tuple[str, float | None]:
-    """The compiler's words in a line, and the bytes that it wanted.
+    """The compiler's message in one line, and the bytes that the program needs.
 
     It names all that a program takes, or its temporaries alone.
     """
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     size = r"([\d.]+)([KMGT])"
-    found = re.search(rf"[Uu]sed {size} of ([\d.]+[KMGT])", text)
+    total = re.search(rf"[Uu]sed {size} of ([\d.]+[KMGT])", text)
     temporaries = re.search(rf"\({size}\) exceeds available HBM \(([\d.]+[KMGT])\)", text)
-    if not (found or temporaries):
+    if not (total or temporaries):
         return text.strip().partition("\n")[0], None
-    match = found or temporaries
-    wanted = float(match[1]) * units[match[2]] + (0.0 if found else arguments)
-    return f"the compiler wants {wanted / 1e9:.1f} GB of {match[3]}iB a chip", wanted
+    match = total or temporaries
+    needed = float(match[1]) * units[match[2]] + (0.0 if total else arguments)
+    return f"the compiler wants {needed / 1e9:.1f} GB of {match[3]}iB a chip", needed
 
 
 def bytes_per_device(tree: PyTree) -> float:

@@ -61,14 +61,14 @@ class Instruction:
 
     def called(self, key: str) -> str | None:
         """The computation under an attribute such as "body" or "calls"."""
-        found = re.search(rf"\b{key}=%?([\w.\-]+)", self.attributes)
-        return found[1] if found else None
+        match = re.search(rf"\b{key}=%?([\w.\-]+)", self.attributes)
+        return match[1] if match else None
 
     @property
     def op_name(self) -> str:
         """The path of JAX's names, or nothing."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
+        match = re.search(r'op_name="([^"]*)"', self.attributes)
+        return match[1] if match else ""
 
     @property
     def bytes(self) -> float:
@@ -119,13 +119,13 @@ def parse(text: str) -> Program:
             current = computations[opened[2]] = Computation(opened[2], {})
             entry = opened[2] if opened[1] else entry
             continue
-        found = re.match(r"\s+(ROOT )?%?([\w.\-]+) = (.*)", line)
-        if not found or current is None:
+        match = re.match(r"\s+(ROOT )?%?([\w.\-]+) = (.*)", line)
+        if not match or current is None:
             continue
-        instruction = _instruction(found[2], found[3])
-        current.instructions[found[2]] = instruction
-        if found[1]:
-            current.root = found[2]
+        instruction = _instruction(match[2], match[3])
+        current.instructions[match[2]] = instruction
+        if match[1]:
+            current.root = match[2]
     if entry is None:
         raise ValueError("this is no text of a compiled program: it has no ENTRY")
     return Program(computations, entry)
@@ -153,9 +153,9 @@ def _closing(text: str, start: int) -> int:
 
 
 def _shapes(text: str) -> tuple[Shape, ...]:
-    found = []
+    shapes = []
     for dtype, dims, layout in _ARRAY.findall(text):
         space = re.search(r"S\((\d+)\)", layout)
         sizes = tuple(int(size.lstrip("<=")) for size in dims.split(",") if size)
-        found.append(Shape(dtype, sizes, int(space[1]) if space else 0))
-    return tuple(found)
+        shapes.append(Shape(dtype, sizes, int(space[1]) if space else 0))
+    return tuple(shapes)

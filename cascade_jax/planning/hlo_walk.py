@@ -66,8 +66,8 @@ class Totals:
 
     def exchanges(self) -> list[Collective]:
         """The collectives, the largest first."""
-        found = [Collective(*key, *values) for key, values in self.collectives.items()]
-        return sorted(found, key=lambda each: -each.bytes)
+        collectives = [Collective(*key, *values) for key, values in self.collectives.items()]
+        return sorted(collectives, key=lambda each: -each.bytes)
 
 
 def walk(program: Program, mesh: Mapping[str, int], longest_loop: int | None = None) -> Totals:
@@ -128,13 +128,13 @@ class _Walk:
         names = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", each.attributes)
         if listed := re.search(r"branch_computations=\{([^}]*)\}", each.attributes):
             names += [name.strip().lstrip("%") for name in listed[1].split(",")]
-        found = []
+        costs = []
         for name in names:
             walked = _Walk(self.program, self.mesh, self.longest_loop, Totals())
             walked.computation(name, 1, set(steps))
-            found.append((walked.totals.flops, walked.totals.bytes, name))
-        if found:
-            self.computation(max(found)[2], times, steps)
+            costs.append((walked.totals.flops, walked.totals.bytes, name))
+        if costs:
+            self.computation(max(costs)[2], times, steps)
 
     def _collective(self, kind, each, computation, times, steps) -> None:
         if steps is not None:
@@ -160,17 +160,17 @@ class _Walk:
             "collective-broadcast": operands,
         }.get(kind, operands * (size - 1) / size)
         if size > 1 and sent:
-            found = self.totals.collectives[kind, axes]
-            found[0] += times
-            found[1] += times * sent
+            total = self.totals.collectives[kind, axes]
+            total[0] += times
+            total[1] += times * sent
 
     def _between_slices(self, each: Instruction, computation: Computation, times: float) -> None:
         operand = computation.instructions[each.operands[0]].bytes
-        found = between_slices.exchange(each, operand, self.mesh[DCN_DATA])
-        if found is not None:
-            total = self.totals.collectives[found[0], (DCN_DATA,)]
+        exchange = between_slices.exchange(each, operand, self.mesh[DCN_DATA])
+        if exchange is not None:
+            total = self.totals.collectives[exchange[0], (DCN_DATA,)]
             total[0] += times
-            total[1] += times * found[1]
+            total[1] += times * exchange[1]
 
     def _moved(self, each: Instruction, computation: Computation) -> float:
         """Bytes that an instruction reads and writes in the large memory."""
@@ -195,9 +195,9 @@ class _Walk:
         known = re.search(r'known_trip_count"?:?\s*=?\{"n":"(\d+)"\}', loop.attributes)
         if known:
             return int(known[1])
-        found = _counted(self.program, loop, computation)
-        if found is not None:
-            return found
+        count = _counted(self.program, loop, computation)
+        if count is not None:
+            return count
         if limits := re.findall(rf"{LOOP_LIMIT}(\d+)", loop.op_name):
             return int(limits[-1])
         if self.longest_loop is None:
@@ -227,10 +227,10 @@ def _read(body: Computation, place: int, source: Instruction) -> float:
 
 def _users(body: Computation, each: Instruction) -> list[tuple[Instruction, str]]:
     """Who reads a result, directly or through views of it; each with the name that it reads."""
-    found = []
+    readers = []
     for user in body.users(each.name):
-        found += _users(body, user) if user.opcode == "bitcast" else [(user, each.name)]
-    return found
+        readers += _users(body, user) if user.opcode == "bitcast" else [(user, each.name)]
+    return readers
 
 
 def _is_updated(user: Instruction, name: str) -> bool:
@@ -263,12 +263,12 @@ def _counted(program: Program, loop: Instruction, computation: Computation) -> f
     test = condition.instructions.get(condition.root)
     if test is not None and test.opcode == "fusion":
         inner = program.computations[test.called("calls")]
-        given = [condition.instructions[name] for name in test.operands]
+        arguments = [condition.instructions[name] for name in test.operands]
         test = inner.instructions[inner.root]
         sides = []
         for name in test.operands if test.opcode == "compare" else ():
             side = inner.instructions[name]
-            sides.append(given[int(side.literal)] if side.opcode == "parameter" else side)
+            sides.append(arguments[int(side.literal)] if side.opcode == "parameter" else side)
     elif test is not None and test.opcode == "compare":
         sides = [condition.instructions[name] for name in test.operands]
     else:
@@ -287,8 +287,8 @@ def _counted(program: Program, loop: Instruction, computation: Computation) -> f
 
 
 def _index(side: Instruction) -> int | None:
-    found = re.search(r"index=(\d+)", side.attributes)
-    return int(found[1]) if side.opcode == "get-tuple-element" and found else None
+    match = re.search(r"index=(\d+)", side.attributes)
+    return int(match[1]) if side.opcode == "get-tuple-element" and match else None
 
 
 def _value(side, condition, loop, computation, program) -> int | None:

@@ -53,13 +53,13 @@ class _Buffer:
 
 def most_held(program: Program) -> tuple[Held, ...]:
     """The arrays of the moment at which their sum is the largest, the largest first."""
-    found = collections.defaultdict(list)
+    buffers = collections.defaultdict(list)
     for buffer in _peak(program, program.entry)[1]:
         dims = ",".join(map(str, buffer.shape.dims))
-        found[f"{buffer.shape.dtype}[{dims}]", _part(buffer)].append(buffer)
+        buffers[f"{buffer.shape.dtype}[{dims}]", _part(buffer)].append(buffer)
     held = [
         Held(sum(each.shape.bytes for each in same), len(same), array, part)
-        for (array, part), same in found.items()
+        for (array, part), same in buffers.items()
     ]
     return tuple(sorted(held, key=lambda each: (-each.bytes, each.array, each.made_by)))
 
@@ -136,37 +136,38 @@ def _holdings(program: Program, computation: Computation) -> dict[str, list[_Buf
     """By instruction, the buffers of the arrays in its result; None for one that counts nothing."""
     holds: dict[str, list[_Buffer | None]] = {}
     for each in computation:
-        given = [buffer for name in each.operands for buffer in holds[name]]
+        inputs = [buffer for name in each.operands for buffer in holds[name]]
         fresh = functools.partial(_Buffer, maker=each, home=computation)
         if each.opcode in _NOTHING:
-            found = [None] * len(each.shapes)
+            outputs = [None] * len(each.shapes)
         elif each.opcode == "get-tuple-element":
             place = int(re.search(r"index=(\d+)", each.attributes)[1])
             whole = computation.instructions[each.operands[0]]
-            is_flat = len(given) == len(whole.shapes)
-            found = given[place : place + 1] if is_flat and len(each.shapes) == 1 else given
+            is_flat = len(inputs) == len(whole.shapes)
+            outputs = inputs[place : place + 1] if is_flat and len(each.shapes) == 1 else inputs
         elif each.opcode in _SAME:
-            found = given
+            outputs = inputs
         elif each.opcode in ("dynamic-update-slice", "send"):
-            found = holds[each.operands[0]]
+            outputs = holds[each.operands[0]]
         elif each.opcode.endswith("-done") or each.name.startswith("async-collective-done"):
-            given = [buffer for buffer in given if buffer is not None]
-            found = [buffer for buffer in given if buffer.shape.dims == each.shapes[0].dims]
-            found = [buffer for buffer in found if "-start" in buffer.maker.name][:1] or found[:1]
+            inputs = [buffer for buffer in inputs if buffer is not None]
+            outputs = [buffer for buffer in inputs if buffer.shape.dims == each.shapes[0].dims]
+            started = [buffer for buffer in outputs if "-start" in buffer.maker.name]
+            outputs = (started or outputs)[:1]
         elif each.opcode.endswith("-start"):
             sizes = [computation.instructions[name].shapes for name in each.operands]
             known = [shape for shapes in sizes for shape in shapes]
             made = [fresh(s) for s in each.shapes if s not in known and s.bytes > 8]
-            found = [*given, *made]
+            outputs = [*inputs, *made]
         elif each.opcode == "fusion":
-            found = [
+            outputs = [
                 holds[name] if name is not None else [fresh(shape)]
                 for name, shape in zip(_updated(program, each), each.shapes, strict=True)
             ]
-            found = [buffer for buffers in found for buffer in buffers]
+            outputs = [buffer for buffers in outputs for buffer in buffers]
         else:
-            found = [fresh(shape) for shape in each.shapes]
-        holds[each.name] = found
+            outputs = [fresh(shape) for shape in each.shapes]
+        holds[each.name] = outputs
     return holds
 
 
@@ -177,17 +178,17 @@ def _updated(program: Program, fusion: Instruction) -> list[str | None]:
     parts = (
         [body.instructions[name] for name in root.operands] if root.opcode == "tuple" else [root]
     )
-    found: list[str | None] = [None] * len(fusion.shapes)
-    for place, part in enumerate(parts if len(parts) == len(found) else ()):
+    changed: list[str | None] = [None] * len(fusion.shapes)
+    for place, part in enumerate(parts if len(parts) == len(changed) else ()):
         update = _behind_views(body, part)
         if update.opcode == "dynamic-update-slice":
             old = _behind_views(body, body.instructions[update.operands[0]])
             if old.opcode == "parameter":
-                found[place] = fusion.operands[int(old.literal)]
-    said = re.search(r"output_to_operand_aliasing=\{(.*?)\)\}", fusion.attributes)
-    for place, operand in re.findall(r"\{(\d*)\}: \((\d+), \{\}", said[1] if said else ""):
-        found[int(place or 0)] = fusion.operands[int(operand)]
-    return found
+                changed[place] = fusion.operands[int(old.literal)]
+    aliases = re.search(r"output_to_operand_aliasing=\{(.*?)\)\}", fusion.attributes)
+    for place, operand in re.findall(r"\{(\d*)\}: \((\d+), \{\}", aliases[1] if aliases else ""):
+        changed[int(place or 0)] = fusion.operands[int(operand)]
+    return changed
 
 
 def _behind_views(body: Computation, each: Instruction) -> Instruction:

@@ -16,8 +16,8 @@ def flops(each: Instruction, computation: Computation) -> float:
     """
     left = computation.instructions[each.operands[0]].shapes[0].dims
     if each.opcode == "dot":
-        found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", each.attributes)
-        summed = [int(axis) for axis in found[1].split(",") if axis] if found else []
+        match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", each.attributes)
+        summed = [int(axis) for axis in match[1].split(",") if axis] if match else []
         return 2.0 * each.shapes[0].elements * math.prod(left[axis] for axis in summed)
     right = computation.instructions[each.operands[1]].shapes[0].dims
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", each.attributes)

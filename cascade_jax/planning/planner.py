@@ -23,7 +23,7 @@ class Plan:
     Attributes:
       step: e.g. "train cat_dist".
       topology, mesh: as names and sizes.
-      split: rules, microbatches and rematerialisation, as given.
+      split: rules, microbatches and rematerialisation, as configured.
       parts: bytes that stay in memory: student, optimizer, teacher, batch.
       temporaries: bytes of activations, gradients and gathered weights at their most.
       program: bytes of the program itself.

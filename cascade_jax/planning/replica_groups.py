@@ -18,22 +18,22 @@ def group(attributes: str) -> np.ndarray | None:
     Returns:
       None where nothing is said.
     """
-    if found := re.search(r"source_target_pairs=\{([\d,{}]*)\}", attributes):
-        pairs = [pair.split(",") for pair in re.findall(r"[\d,]+(?=\})", found[1])]
+    if match := re.search(r"source_target_pairs=\{([\d,{}]*)\}", attributes):
+        pairs = [pair.split(",") for pair in re.findall(r"[\d,]+(?=\})", match[1])]
         moving = [pair for pair in pairs if pair[0] != pair[1]] or pairs
         return np.array(moving[0], int)
-    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
-        return np.array(found[1].split(","), int)
+    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return np.array(match[1].split(","), int)
     pattern = r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
-    if found := re.search(pattern, attributes):
-        shape, sizes = (np.array(found[i].split(","), int) for i in (1, 2))
+    if match := re.search(pattern, attributes):
+        shape, sizes = (np.array(match[i].split(","), int) for i in (1, 2))
         ids = np.arange(sizes.prod()).reshape(sizes)
-        if found[3]:
-            ids = ids.transpose([int(axis) for axis in found[3].split(",")])
+        if match[3]:
+            ids = ids.transpose([int(axis) for axis in match[3].split(",")])
         return ids.reshape(shape)[0]
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
-        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", found[1])}
-        inside = re.findall(r"'([^']+)'", found[2])
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", match[1])}
+        inside = re.findall(r"'([^']+)'", match[2])
         ids = np.arange(np.prod(list(sizes.values()))).reshape(list(sizes.values()))
         return ids[tuple(slice(None) if name in inside else 0 for name in sizes)].reshape(-1)
     return None

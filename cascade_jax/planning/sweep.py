@@ -28,23 +28,23 @@ class Candidate:
     def __str__(self):
         return f"{self.mesh}, microbatches {self.microbatches}, remat {self.remat}"
 
-    def of(self, run: TrainRun) -> TrainRun:
-        """The run so split."""
+    def applied_to(self, run: TrainRun) -> TrainRun:
+        """The run, split in this way."""
         model = dataclasses.replace(run.model, remat=self.remat)
         return dataclasses.replace(run, model=model, microbatches=self.microbatches)
 
 
 def meshes(num_chips: int, dcn_data: int = 1, most_tensor: int = 8) -> list[MeshConfig]:
     """Meshes of a slice in powers of two: all on one axis, and both ways to share two."""
-    found = []
+    shapes = []
     powers = [1 << i for i in range(num_chips.bit_length()) if num_chips % (1 << i) == 0]
     for tensor in powers:
         rest = num_chips // tensor
         if tensor > most_tensor:
             continue
         for data in {1, rest}:
-            found.append(MeshConfig(data, rest // data, tensor, dcn_data))
-    return sorted(set(found), key=lambda mesh: (mesh.tensor, mesh.data))
+            shapes.append(MeshConfig(data, rest // data, tensor, dcn_data))
+    return sorted(set(shapes), key=lambda mesh: (mesh.tensor, mesh.data))
 
 
 def candidates(
@@ -53,8 +53,8 @@ def candidates(
     """What a sweep tries: every mesh with the run's own settings first, then other settings.
 
     Args:
-      run: as given.
-      mesh: as given; the number of slices stays.
+      run: the run as configured.
+      mesh: the mesh as configured; the number of slices stays.
       topology: of one slice.
       limit: at most so many.
     """
@@ -76,8 +76,8 @@ def likely(
     is taken to grow with the rows that a chip computes at once.
 
     Args:
-      run, mesh, topology: as given to `planner.plan_train`.
-      plan: what that gave.
+      run, mesh, topology: arguments of `planner.plan_train`.
+      plan: its result.
 
     Returns:
       The first candidate that fits by this estimate, or the smallest, and its bytes; None if it is
@@ -97,11 +97,11 @@ def likely(
             rows = _rows(run, built.shape, microbatches)
             if rows != int(rows):
                 continue
-            found = Candidate(each, microbatches, run.model.remat), parts + rest * rows / own
-            if found[1] <= plan.memory:
-                return found
-            if best is None or found[1] < best[1]:
-                best = found
+            candidate = Candidate(each, microbatches, run.model.remat), parts + rest * rows / own
+            if candidate[1] <= plan.memory:
+                return candidate
+            if best is None or candidate[1] < best[1]:
+                best = candidate
     return best if best is not None and best[1] < peak else None
 
 
@@ -126,20 +126,20 @@ def sweep(
     Returns:
       The plans, and (candidate, reason) of what does not divide or could not be compiled.
     """
-    found, failures = [], []
+    plans, failures = [], []
     for candidate in candidates(run, mesh, topology, limit):
         say(f"compiling {candidate}")
         try:
             if run.data.batch_size % candidate.microbatches:
                 raise ValueError(f"batch_size {run.data.batch_size} does not divide")
-            arguments = candidate.of(run), candidate.mesh, topology
+            arguments = candidate.applied_to(run), candidate.mesh, topology
             if topology.kind == "cpu":
-                found.append(planner.plan_train(*arguments))
+                plans.append(planner.plan_train(*arguments))
             else:
-                found.append(apart(planner.plan_train, *arguments))
+                plans.append(apart(planner.plan_train, *arguments))
         except ValueError as error:
             failures.append((str(candidate), str(error)))
-    return sorted(found, key=_rank), failures
+    return sorted(plans, key=_rank), failures
 
 
 def _rank(plan: planner.Plan) -> tuple:

@@ -78,13 +78,13 @@ class Topology:
         if num_slices > 1:
             settings["num_slices"] = num_slices
         try:
-            found = topologies.get_topology_desc(
+            devices = topologies.get_topology_desc(
                 platform="tpu", topology_name=str(self), **settings
             ).devices
         except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
             line = str(error).strip().partition("\n")[0]
             raise TopologyError(f"the TPU compiler does not take {self}: {line}") from error
-        return list(found)
+        return list(devices)
 
 
 def _cpu_devices(count: int) -> list[jax.Device]:
@@ -93,13 +93,13 @@ def _cpu_devices(count: int) -> list[jax.Device]:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:
         pass  # they are there already
-    found = jax.devices("cpu")
-    if len(found) < count:
+    devices = jax.devices("cpu")
+    if len(devices) < count:
         raise TopologyError(
-            f"cpu:{count} needs {count} CPU devices and this process has {len(found)}; set "
+            f"cpu:{count} needs {count} CPU devices and this process has {len(devices)}; set "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={count}"
         )
-    return found[:count]
+    return devices[:count]
 
 
 def names() -> list[str]:
@@ -113,9 +113,9 @@ def parse(name: str) -> Topology:
     Raises:
       TopologyError: lists those that there are.
     """
-    if found := re.fullmatch(r"cpu[:-](\d+)", name):
-        if int(found[1]) > 0:
-            return Topology("cpu", (int(found[1]),))
+    if match := re.fullmatch(r"cpu[:-](\d+)", name):
+        if int(match[1]) > 0:
+            return Topology("cpu", (int(match[1]),))
     known = {each: each for each in names()}
     for each in names():
         kind, _, shape = each.partition(":")

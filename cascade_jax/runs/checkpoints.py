@@ -40,13 +40,13 @@ class _IteratorStateHandler(ocp.CheckpointHandler):
     def restore(self, directory, args=None):
         file = self._file(directory)
         if not file.exists():
-            found = sorted(path.name for path in directory.glob("process_*"))
-            if not found or args is None or not args.is_same_for_all:
+            others = sorted(path.name for path in directory.glob("process_*"))
+            if not others or args is None or not args.is_same_for_all:
                 raise CheckpointError(
-                    f"{directory} holds no data-iterator state for {file.name}; it has {found}. "
+                    f"{directory} holds no data-iterator state for {file.name}; it has {others}. "
                     "Resume with the number of processes that wrote it"
                 )
-            file = directory / found[0]
+            file = directory / others[0]
         return file.read_bytes()
 
 
@@ -253,16 +253,16 @@ def save_parameters(run_folder: str | Path, params: PyTree, config: dict) -> Non
         raise _write_error(folder, error) from error
 
 
-def check_shapes(where, stored: dict[str, tuple], wanted: dict[str, tuple]) -> None:
+def check_shapes(where, stored: dict[str, tuple], expected: dict[str, tuple]) -> None:
     """Compares parameter names and shapes of a checkpoint with those of the model.
 
     Raises:
       CheckpointError: naming the first parameter that is missing, left over or of another shape.
     """
-    for name in sorted(wanted.keys() | stored.keys()):
-        if stored.get(name) != wanted.get(name):
+    for name in sorted(expected.keys() | stored.keys()):
+        if stored.get(name) != expected.get(name):
             has = f"shape {stored[name]}" if name in stored else "no such parameter"
-            needs = f"shape {wanted[name]}" if name in wanted else "none of that name"
+            needs = f"shape {expected[name]}" if name in expected else "none of that name"
             raise CheckpointError(
                 f"checkpoint {where} does not fit the model: parameter {name}: the checkpoint has "
                 f"{has}, the model has {needs}"
@@ -378,8 +378,8 @@ def _complete_steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
 
-def _best_metric(found: dict[str, float]) -> float:
-    return found.get(BEST_METRIC, 0.0)  # missing where no held-out token counted
+def _best_metric(figures: dict[str, float]) -> float:
+    return figures.get(BEST_METRIC, 0.0)  # missing where no held-out token counted
 
 
 def _by_name(tree) -> dict[str, tuple]:

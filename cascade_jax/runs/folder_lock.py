@@ -53,15 +53,15 @@ class FolderLock:
     def __enter__(self) -> "FolderLock":
         if not self._is_mine:
             return self
-        found = self._read()
-        if found is not None and not self._is_stale(found):
+        owner = self._read()
+        if owner is not None and not self._is_stale(owner):
             raise FolderInUseError(
                 f"run folder {self._file.parent} is being written to by process "
-                f"{found['process']} on {found['host']}; wait for it or end it, or choose another "
+                f"{owner['process']} on {owner['host']}; wait for it or end it, or choose another "
                 f"output folder or run name (its lock is {self._file.name})"
             )
         self._write()
-        time.sleep(0.05)  # of two that found the same stale lock, the last to write has it
+        time.sleep(0.05)  # of two that saw the same stale lock, the last to write has it
         self.check()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -83,23 +83,23 @@ class FolderLock:
         """
         if not self._is_mine or self._is_ours():
             return
-        found = self._read() or {"process": "?", "host": "another host"}
+        owner = self._read() or {"process": "?", "host": "another host"}
         raise FolderInUseError(
-            f"run folder {self._file.parent} was taken over by process {found['process']} on "
-            f"{found['host']}; this run ends without writing to it"
+            f"run folder {self._file.parent} was taken over by process {owner['process']} on "
+            f"{owner['host']}; this run ends without writing to it"
         )
 
     def _is_ours(self) -> bool:
-        found = self._read()
-        return found is not None and found["token"] == self._owner["token"]
+        owner = self._read()
+        return owner is not None and owner["token"] == self._owner["token"]
 
     def _read(self) -> dict | None:
         try:
-            found = json.loads(self._file.read_text())
+            content = json.loads(self._file.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-        is_lock = isinstance(found, dict) and self._owner.keys() <= found.keys()
-        return found if is_lock else None
+        is_lock = isinstance(content, dict) and self._owner.keys() <= content.keys()
+        return content if is_lock else None
 
     def _write(self) -> None:
         files.write_text(self._file, json.dumps(self._owner | {"beats": self._beats}) + "\n")
@@ -114,11 +114,11 @@ class FolderLock:
             except OSError:  # full disk: the run itself will say so
                 continue
 
-    def _is_stale(self, found: dict) -> bool:
-        if found["host"] == self._owner["host"]:
-            return _started(found["process"]) != found["started"]
+    def _is_stale(self, owner: dict) -> bool:
+        if owner["host"] == self._owner["host"]:
+            return _started(owner["process"]) != owner["started"]
         print(
-            f"{self._file} is of process {found['process']} on {found['host']}: waiting up to "
+            f"{self._file} is of process {owner['process']} on {owner['host']}: waiting up to "
             f"{WAIT_SECONDS:.0f} seconds to see whether it lives",
             flush=True,
         )
@@ -128,7 +128,7 @@ class FolderLock:
             now = self._read()
             if now is None:
                 return True
-            if now != found:
+            if now != owner:
                 return False
         return True
 

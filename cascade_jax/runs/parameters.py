@@ -190,14 +190,14 @@ def base_identity(name: str, start: start_lib.Start, output_dir: Path) -> dict[s
 
 
 def _lora_of(config: dict) -> Lora | None:
-    given = dict(config.get("lora") or {})
-    return Lora(**{key: given[key] for key in given if key != "type"}) if given else None
+    fields = dict(config.get("lora") or {})
+    return Lora(**{key: fields[key] for key in fields if key != "type"}) if fields else None
 
 
 def _first(start, folder: Path, step: int, model, mesh: Mesh, table) -> PyTree:
-    found = start.fit(load(folder, step, start.source(model), mesh, table), model)
-    wanted = state_lib.abstract_parameters(families.build(model), mesh, table=table)
-    return jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), found, wanted)
+    params = start.fit(load(folder, step, start.source(model), mesh, table), model)
+    abstract = state_lib.abstract_parameters(families.build(model), mesh, table=table)
+    return jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), params, abstract)
 
 
 def _base(folder: Path, config: dict) -> Path:

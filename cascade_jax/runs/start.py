@@ -89,8 +89,8 @@ Start = FromRun | FromLayers
 def described(config: Mapping[str, Any]) -> Start:
     """What a run started from, out of its config.json."""
     kinds = {kind.__name__: kind for kind in (FromRun, FromLayers)}
-    given = dict(config["start"])
-    kind = kinds[given.pop("type")]
+    fields = dict(config["start"])
+    kind = kinds[fields.pop("type")]
     if kind is FromLayers:
-        given["model"] = run_folder.model_of(given)
-    return kind(**given)
+        fields["model"] = run_folder.model_of(fields)
+    return kind(**fields)

@@ -1,4 +1,4 @@
-"""The teacher's part of a step by itself: what it says of every target token, as facts."""
+"""The teacher's part of a step by itself: its outputs for every target token, as facts."""
 
 import hashlib
 from collections.abc import Callable
@@ -53,9 +53,9 @@ def make_facts_fn(
             return _facts(unembedding.logits(states), targets, holding)
 
         cut = _cut(hidden, places, parts), _cut(batch.targets, places, parts)
-        found = jax.lax.map(measure, cut)
+        facts = jax.lax.map(measure, cut)
         return jax.tree.map(
-            lambda x: jnp.swapaxes(x, 0, 1).reshape(rows, -1, *x.shape[3:])[:, :length], found
+            lambda x: jnp.swapaxes(x, 0, 1).reshape(rows, -1, *x.shape[3:])[:, :length], facts
         )
 
     return under_mesh(mesh, jax.jit(facts_fn, out_shardings=rules.batch_sharding(mesh)))
@@ -64,17 +64,17 @@ def make_facts_fn(
 def _facts(
     logits: Float[Array, "B P V"], targets: Int[Array, "B P"], holding: Holding
 ) -> dict[str, Array]:
-    found = {
+    facts = {
         "label_is_best": terms.is_correct(logits, targets),
         "label_log_probs": -terms.cross_entropy(logits, targets),
     }
     if holding.top_k:
         ids = jax.lax.top_k(logits, holding.top_k)[1]
         log_probs = terms.top_k_log_probs(logits, ids)
-        found |= {"ids": ids, "log_probs": log_probs[..., : holding.top_k]}
+        facts |= {"ids": ids, "log_probs": log_probs[..., : holding.top_k]}
         if holding.has_tail:
-            found["log_tail"] = log_probs[..., -1]
-    return found
+            facts["log_tail"] = log_probs[..., -1]
+    return facts
 
 
 def _cut(array: Array, places: int, parts: int) -> Array:
@@ -108,10 +108,10 @@ def digest(params: PyTree) -> str:
         return jnp.sum(bits, dtype=jnp.uint32), jnp.sum(mixed, dtype=jnp.uint32)
 
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
-    of_all = jax.jit(lambda leaves: list(map(sums, leaves)))
-    found = jax.device_get(of_all([leaf for _, leaf in flat]))
+    sums_of_leaves = jax.jit(lambda leaves: list(map(sums, leaves)))
+    all_sums = jax.device_get(sums_of_leaves([leaf for _, leaf in flat]))
     text = [
         ["/".join(str(key.key) for key in path), leaf.shape, str(leaf.dtype), *map(int, pair)]
-        for (path, leaf), pair in zip(flat, found, strict=True)
+        for (path, leaf), pair in zip(flat, all_sums, strict=True)
     ]
     return hashlib.sha256(repr(text).encode()).hexdigest()[:16]

@@ -50,12 +50,8 @@ class TokenFacts:
     log_tail: Float[np.ndarray, " T"] | None = None
 
     def __getitem__(self, tokens) -> "TokenFacts":
-        return TokenFacts(
-            *(
-                None if (found := getattr(self, field.name)) is None else found[tokens]
-                for field in dataclasses.fields(self)
-            )
-        )
+        columns = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return TokenFacts(*(None if column is None else column[tokens] for column in columns))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,24 +119,24 @@ class Holding:
     def encode(self, facts: TokenFacts) -> bytes:
         """Facts of consecutive tokens as bytes."""
         tokens = len(facts.label_is_best)
-        found = [np.packbits(facts.label_is_best).tobytes()]
+        parts = [np.packbits(facts.label_is_best).tobytes()]
         for name, (kind, _) in self._parts(tokens).items():
             values = getattr(facts, name)
             codes = values if name == "ids" else self._rounded(values)
-            found.append(np.ascontiguousarray(codes).astype(kind).tobytes())
-        return b"".join(found)
+            parts.append(np.ascontiguousarray(codes).astype(kind).tobytes())
+        return b"".join(parts)
 
     def decode(self, record: bytes, tokens: int) -> TokenFacts:
         """The inverse of `encode`, up to the rounding; log-probs stay codes until `unrounded`."""
         bits = np.frombuffer(record, np.uint8, -(-tokens // 8))
-        found = {"label_is_best": np.unpackbits(bits, count=tokens).astype(bool)}
+        columns = {"label_is_best": np.unpackbits(bits, count=tokens).astype(bool)}
         start = len(bits)
         for name, (kind, count) in self._parts(tokens).items():
             values = np.frombuffer(record, kind, count, offset=start)
             wide = name in ("ids", "log_probs")
-            found[name] = values.reshape(tokens, self.top_k) if wide else values
+            columns[name] = values.reshape(tokens, self.top_k) if wide else values
             start += values.nbytes
-        return TokenFacts(**found)
+        return TokenFacts(**columns)
 
     def unrounded(self, codes: np.ndarray) -> Float[np.ndarray, "..."]:
         """Log-probs, float32, of what `decode` gives."""

@@ -240,7 +240,7 @@ class _Maker:
           TeacherCacheError: not all that the hosts wrote is here.
         """
         shards = shards_in(self._folder, cache_identity.digest(self._fingerprint))
-        found = {}
+        whole_shards = {}
         for split, count in self._num_groups.items():
             whole = _whole_groups(shards, split)
             missing = [group for group in range(count) if group not in whole]
@@ -254,8 +254,8 @@ class _Maker:
             for name, facts in shards.items():
                 shard = Shard.of(name)
                 if shard.split == split and whole.get(shard.group) == shard.parts:
-                    found[name] = facts
-        return found
+                    whole_shards[name] = facts
+        return whole_shards
 
     def _claim(self, digest: str) -> None:
         """Writes the fingerprint; refuses a teacher of other parameters than the shards there."""
@@ -287,8 +287,8 @@ class _Maker:
                 collections.deque(members, maxlen=0)
                 continue
             with ShardWriter(self._folder, shard, self._holding, fingerprint) as writer:
-                for _, rows, found in members:
-                    for example in self._examples(rows, found, split):
+                for _, rows, facts in members:
+                    for example in self._examples(rows, facts, split):
                         writer.add(*example)
             self._done.add(shard.name)
 
@@ -325,10 +325,10 @@ class _Maker:
                     yield number // size, rows, facts_of(batch)
 
     def _examples(
-        self, rows: Mapping[str, np.ndarray], found: Mapping[str, jax.Array], split: str
+        self, rows: Mapping[str, np.ndarray], arrays: Mapping[str, jax.Array], split: str
     ) -> Iterator[tuple[bytes, TokenFacts, np.ndarray]]:
         """Key, facts and labels' log-probs of each example of a batch."""
-        facts = {name: teacher_facts.own_rows(array) for name, array in found.items()}
+        facts = {name: teacher_facts.own_rows(array) for name, array in arrays.items()}
         for example in example_keys.examples_of(rows, self._config.data.architecture):
             here = {name: array[example.row, example.places] for name, array in facts.items()}
             log_probs = here["label_log_probs"]
@@ -354,8 +354,8 @@ def _one_behind(items: Iterator) -> Iterator:
 def _whole_groups(names: Iterable[str], split: str) -> dict[int, int]:
     """The groups of a split whose parts are all there, and how many parts each has."""
     shards = [shard for shard in map(Shard.of, names) if shard.split == split]
-    found = collections.Counter((shard.group, shard.parts) for shard in shards)
-    return {group: parts for (group, parts), count in found.items() if count == parts}
+    num_parts = collections.Counter((shard.group, shard.parts) for shard in shards)
+    return {group: parts for (group, parts), count in num_parts.items() if count == parts}
 
 
 def _total(shards: Mapping[str, Mapping[str, Any]], split: str) -> dict[str, Any]:

@@ -169,7 +169,7 @@ class ShardWriter:
 
 def shards_in(folder: Path, fingerprint: str) -> dict[str, dict]:
     """The whole shards of a folder by name, with the facts of each; those of another cache not."""
-    found = {}
+    shards = {}
     for file in sorted(folder.glob(f"*{_INDEX}")):
         name = file.name.removesuffix(_INDEX)
         try:
@@ -180,8 +180,8 @@ def shards_in(folder: Path, fingerprint: str) -> dict[str, dict]:
             continue  # made anew
         if facts["fingerprint"] == fingerprint and facts["bytes"] == size:
             facts["index_bytes"] = file.stat().st_size
-            found[name] = facts
-    return found
+            shards[name] = facts
+    return shards
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any] | None:
@@ -228,7 +228,7 @@ class CacheReader:
     def _index(self, name: str, size: int):
         place = self._folder / f"{name}{_RECORDS}"
         try:
-            found = place.stat().st_size
+            num_bytes = place.stat().st_size
             index_file = self._folder / f"{name}{_INDEX}"
             with index_file.open("rb") as opened, np.load(opened, allow_pickle=False) as index:
                 arrays = index["keys"], index["tokens"], index["first"]
@@ -239,8 +239,8 @@ class CacheReader:
             ) from None
         except _NOT_WHOLE as error:
             raise self._damaged(f"{name}{_INDEX}", error) from None
-        if found != size:
-            raise self._damaged(place.name, f"it has {found} bytes and should have {size}")
+        if num_bytes != size:
+            raise self._damaged(place.name, f"it has {num_bytes} bytes and should have {size}")
         return arrays
 
     def _damaged(self, name: str, why: Any) -> TeacherCacheError:
@@ -250,10 +250,10 @@ class CacheReader:
 
     def find(self, keys: Sequence[bytes]) -> list[TokenFacts | None]:
         """The facts of examples by their keys; None for one that is not there."""
-        wanted = np.frombuffer(b"".join(keys), ">u8").reshape(-1, 2).astype(np.uint64)
-        places = np.searchsorted(self._keys[:, 0], wanted[:, 0])
+        numbers = np.frombuffer(b"".join(keys), ">u8").reshape(-1, 2).astype(np.uint64)
+        places = np.searchsorted(self._keys[:, 0], numbers[:, 0])
         rows = []
-        for place, key in zip(places.tolist(), wanted, strict=True):
+        for place, key in zip(places.tolist(), numbers, strict=True):
             while place < len(self._keys) and self._keys[place, 0] == key[0]:
                 if self._keys[place, 1] == key[1]:
                     break
@@ -270,14 +270,14 @@ class CacheReader:
         by_shard: dict[int, list[int]] = {}
         for shard, record in tokens:
             by_shard.setdefault(shard, []).append(record)
-        found = {}
+        facts = {}
         for shard, records in by_shard.items():
             for record, data in zip(records, self._records(shard, records), strict=True):
                 count = tokens[shard, record]
                 if len(data) != self._holding.num_bytes(count):
                     raise self._damaged(f"{self._names[shard]}{_RECORDS}", "a record's length")
-                found[shard, record] = self._holding.decode(data, count)
-        return found
+                facts[shard, record] = self._holding.decode(data, count)
+        return facts
 
     def _records(self, shard: int, records: list[int]) -> Iterable[bytes]:
         from array_record.python import array_record_module

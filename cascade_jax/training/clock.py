@@ -52,13 +52,13 @@ class Clock:
         steps, self._steps = self._steps, 0
         data, step = parts.get(DATA, 0.0), parts.get(STEP, 0.0)
         self._productive += data + step
-        found = {
+        figures = {
             metrics.EVALUATION_SECONDS: parts.get(EVALUATION, 0.0),
             metrics.CHECKPOINT_SECONDS: parts.get(CHECKPOINT, 0.0),
             metrics.PRODUCTIVE_SECONDS: self._productive,
             metrics.GOODPUT: self._productive / max(time.time() - self._started, 1e-9),
         }
         if steps:
-            found[metrics.STEP_SECONDS] = (data + step) / steps
-            found[metrics.DATA_WAIT_SECONDS] = data / steps
-        return found
+            figures[metrics.STEP_SECONDS] = (data + step) / steps
+            figures[metrics.DATA_WAIT_SECONDS] = data / steps
+        return figures

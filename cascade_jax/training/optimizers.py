@@ -23,8 +23,8 @@ class Adafactor:
       weight_decay: decoupled, per step, not scaled by the learning rate (optax's convention).
       decay_rate: exponent of the second-moment decay (0.8 in the Adafactor paper).
       min_dim_size_to_factor: a matrix is factored only if both sides are at least this.
-      multiply_by_parameter_scale: False makes the updates absolute, as wanted by LoRA, of which one
-        factor starts at 0.
+      multiply_by_parameter_scale: False makes the updates absolute, as LoRA needs, since one of its
+        factors starts at 0.
     """
 
     learning_rate: float

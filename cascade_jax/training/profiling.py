@@ -21,8 +21,8 @@ class Profiler:
     """
 
     def __init__(self, steps: Sequence[int] | None, folder: Path, first_step: int):
-        wanted = steps is not None and steps[1] > first_step and hosts.is_first()
-        self._steps = (max(steps[0], first_step + 1), steps[1]) if wanted else None
+        records = steps is not None and steps[1] > first_step and hosts.is_first()
+        self._steps = (max(steps[0], first_step + 1), steps[1]) if records else None
         self._folder = folder / "profile"
         self._is_on = False
 
@@ -35,10 +35,10 @@ class Profiler:
             jax.profiler.start_trace(str(self._folder))
             self._is_on = True
 
-    def after(self, step: int, found: Any) -> None:
-        """Step `step` was given to the devices; `found` is ready when it is done."""
+    def after(self, step: int, report: Any) -> None:
+        """Step `step` was sent to the devices; `report` is ready when it is done."""
         if self._is_on and step == self._steps[1]:
-            jax.block_until_ready(found)
+            jax.block_until_ready(report)
             self.__exit__()
 
     def __exit__(self, *error) -> None:

@@ -18,15 +18,15 @@ from cascade_jax.parallel import hosts
 from cascade_jax.training.clock import Clock
 
 
-def merge(found: list[dict[str, metrics.Ratio]]) -> dict[str, float]:
+def merge(reports: list[dict[str, metrics.Ratio]]) -> dict[str, float]:
     """Merges the metrics of several steps on the host: one float each, sums divided once.
 
     A metric that nothing was counted for is left out; perplexity is added.
     """
-    found = jax.device_get(found)
+    reports = jax.device_get(reports)
     merged = {}
-    for one in found:
-        for name, ratio in one.items():
+    for report in reports:
+        for name, ratio in report.items():
             merged[name] = merged[name].merge(ratio) if name in merged else ratio
     values = {
         name: float(ratio.value()) for name, ratio in merged.items() if ratio.denominator != 0
@@ -55,8 +55,8 @@ class _TensorBoard:
         self._file.write_event(event_pb2.Event(wall_time=time.time(), **content))
         self._file.flush()
 
-    def scalars(self, step: int, found: dict[str, float]) -> None:
-        values = [summary_pb2.Summary.Value(tag=k, simple_value=v) for k, v in found.items()]
+    def scalars(self, step: int, figures: dict[str, float]) -> None:
+        values = [summary_pb2.Summary.Value(tag=k, simple_value=v) for k, v in figures.items()]
         self._add(step=step, summary=summary_pb2.Summary(value=values))
 
     def close(self) -> None:
@@ -115,18 +115,18 @@ class Reporter:
         if self._writes:
             self._bar.update()
 
-    def train(self, step: int, steps: int, found: dict[str, float]) -> None:
+    def train(self, step: int, steps: int, figures: dict[str, float]) -> None:
         """Reports figures of the last `steps` training steps."""
         now = time.monotonic()
-        tokens = found[metrics.TARGET_TOKENS] * steps
-        found = found | {metrics.TOKENS_PER_SECOND: tokens / max(now - self._time, 1e-9)}
-        found |= self._with_flops(self.clock.take())
+        tokens = figures[metrics.TARGET_TOKENS] * steps
+        figures = figures | {metrics.TOKENS_PER_SECOND: tokens / max(now - self._time, 1e-9)}
+        figures |= self._with_flops(self.clock.take())
         self._time = now
-        self._write(step, "train", found)
+        self._write(step, "train", figures)
         if self._writes:
             # A figure is missing where no token was counted.
             shown = {"loss": metrics.LOSS, "token accuracy": metrics.STUDENT_ACCURACY}
-            texts = [f"{text} {found[key]:.3f}" for text, key in shown.items() if key in found]
+            texts = [f"{text} {figures[key]:.3f}" for text, key in shown.items() if key in figures]
             self._bar.set_postfix_str(", ".join(texts), refresh=False)
 
     def _with_flops(self, times: dict[str, float]) -> dict[str, float]:
@@ -139,17 +139,17 @@ class Reporter:
                 times[metrics.MODEL_FLOPS_UTILISATION] = rate / peak
         return times
 
-    def held_out(self, step: int, split: str, found: dict[str, float]) -> None:
+    def held_out(self, step: int, split: str, figures: dict[str, float]) -> None:
         """Reports figures on a held-out split; the time it took is not charged to training."""
         self._time = time.monotonic()
-        self._write(step, split, found)
+        self._write(step, split, figures)
 
-    def _write(self, step: int, split: str, found: dict[str, float]) -> None:
+    def _write(self, step: int, split: str, figures: dict[str, float]) -> None:
         if not self._writes:
             return
         with self._file.open("a") as file:
-            file.write(json.dumps({"step": step, "split": split} | found) + "\n")
-        self._tensorboard.scalars(step, {f"{split}/{name}": v for name, v in found.items()})
+            file.write(json.dumps({"step": step, "split": split} | figures) + "\n")
+        self._tensorboard.scalars(step, {f"{split}/{name}": v for name, v in figures.items()})
 
     def close(self) -> None:
         if self._writes:
@@ -164,12 +164,12 @@ def _drop_lines_after(file: Path, step: int) -> float:
     kept, productive = [], 0.0
     for line in file.read_text().splitlines():
         try:
-            found = json.loads(line)
+            figures = json.loads(line)
         except json.JSONDecodeError:
             continue  # the line that was being written when the run was killed
-        if found["step"] <= step:
+        if figures["step"] <= step:
             kept.append(line + "\n")
-            productive = found.get(metrics.PRODUCTIVE_SECONDS, productive)
+            productive = figures.get(metrics.PRODUCTIVE_SECONDS, productive)
     files.write_text(file, "".join(kept))
     return productive
 

@@ -31,9 +31,9 @@ def skip_non_finite(optimizer: optax.GradientTransformation) -> optax.GradientTr
     return optax.GradientTransformation(optimizer.init, update)
 
 
-def is_finite(found: dict[str, metrics.Ratio]) -> bool:
+def is_finite(report: dict[str, metrics.Ratio]) -> bool:
     """Whether a step's loss and gradient (on the host) are finite; without a loss they are."""
-    ratios = [found[key] for key in (metrics.LOSS, metrics.GRADIENT_NORM) if key in found]
+    ratios = [report[key] for key in (metrics.LOSS, metrics.GRADIENT_NORM) if key in report]
     return all(math.isfinite(float(ratio.numerator)) for ratio in ratios)
 
 

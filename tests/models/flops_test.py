@@ -150,7 +150,7 @@ def test_flops_of_live_decoding_are_the_matmuls_of_its_steps(name):
     inputs = jnp.ones((BATCH, INPUTS), jnp.int32)
     _, cache = families.start_decoding(model, params, inputs, places)
     ones = jnp.ones((BATCH,), jnp.int32)
-    where = Ragged.of_rows(ones, ones * width, width=width, length=places)
+    where = Ragged.padded(ones, ones * width, width=width, length=places)
 
     def step(params, cache, tokens):
         return model.apply(

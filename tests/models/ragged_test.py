@@ -18,7 +18,7 @@ def made(number, width=7):
     """By rows of 6 for None, else packed into so many."""
     starts, counts = jnp.asarray(STARTS), jnp.asarray(COUNTS)
     if number is None:
-        return Ragged.of_rows(starts, counts, width=6, length=LENGTH)
+        return Ragged.padded(starts, counts, width=6, length=LENGTH)
     return Ragged.packed(starts, counts, number=number, row_width=width, length=LENGTH)
 
 
@@ -82,7 +82,7 @@ def test_a_cache_gets_the_new_keys_and_keeps_the_others(before, number):
 def test_one_token_a_row_is_put_where_it_belongs(packed):
     counts = jnp.array([1, 0, 1, 1, 0])
     make, size = (
-        (Ragged.packed, {"number": 5, "row_width": 2}) if packed else (Ragged.of_rows, {"width": 1})
+        (Ragged.packed, {"number": 5, "row_width": 2}) if packed else (Ragged.padded, {"width": 1})
     )
     ragged = make(jnp.asarray(STARTS), counts, length=LENGTH, **size)
     cache, new = np.zeros((5, 1, 1, LENGTH)), np.arange(1.0, 6).reshape(5, 1, 1, 1)

@@ -59,7 +59,7 @@ class Chunk:
         if self.is_packed:
             size = {"number": self.size, "row_width": self.width}
             return Ragged.packed(starts, counts, **size, length=length)
-        return Ragged.of_rows(starts, counts, width=self.width, length=length)
+        return Ragged.padded(starts, counts, width=self.width, length=length)
 
 
 def chunks(rows: int, length: int, is_packed: bool, least: int) -> list[Chunk]:

@@ -258,7 +258,7 @@ def _propose(setup, settings, params, state):
     is_active = ~(state.has_ended | state.is_waiting)
     answers, batch = state.answers, len(state.last)
     position = answers.lengths
-    where = Ragged.of_rows(position, is_active.astype(jnp.int32), width=1, length=setup.max_length)
+    where = Ragged.padded(position, is_active.astype(jnp.int32), width=1, length=setup.max_length)
     logits, student = setup.student.step(
         params, state.student, state.last[:, None], where, jnp.arange(batch)
     )
