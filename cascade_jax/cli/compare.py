@@ -1,12 +1,10 @@
 """`cascade-jax compare`: what evaluate does, for tables and folders named on the command line."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cascade_jax.cli.flags import UsageError, arguments, at_least, comma_list, flag
-from cascade_jax.names import did_you_mean
+from cascade_jax.names import check_choice
 
 HELP = """\
 Lays cascades side by side that were collected on the same examples with the same large model:
@@ -108,10 +106,9 @@ def _records_files(config: CompareConfig) -> list[str]:
             continue
         before = f"{Path(entry).resolve().name}:" if len(folders) > 1 else ""
         tables = _tables(Path(entry), config.split)
-        names = config.names or tables
-        files += [
-            f"{before}{name}={_pick(tables, name, f'{entry} has no table')}" for name in names
-        ]
+        for name in config.names or tables:
+            check_choice(f"a table of {entry}", name, tables)
+            files.append(f"{before}{name}={tables[name]}")
     return files
 
 
@@ -126,7 +123,9 @@ def _tables(folder: Path, split: str | None) -> dict[str, Path]:
         raise FileNotFoundError(f"{records}: no records; `cascade-jax collect` writes them")
     if split is None and len(splits) > 1:
         raise ValueError(f"{records} has the splits {', '.join(splits)}; give --split")
-    return _tables(_pick(splits, split or next(iter(splits)), f"{records} has no split"), None)
+    split = split or next(iter(splits))
+    check_choice(f"the split of {records}", split, splits)
+    return _tables(splits[split], None)
 
 
 def _score(name: str):
@@ -140,7 +139,8 @@ def _score(name: str):
     if kind == "quantile":
         return scores.Quantile(float(level))
     known = {score.name.replace(" ", "_"): score for score in scores.ALL}
-    return _pick(known, name, "there is no such file, and no score")
+    check_choice("a score that is no file", name, known)
+    return known[name]
 
 
 def _cost(name: str):
@@ -154,11 +154,5 @@ def _cost(name: str):
             raise ValueError(f"--cost {name}: expected four prices, as in --cost price=0.1,0.4,1,4")
         return costs.Price(*map(float, numbers))
     known = {"parameters": costs.Parameters, "flops": costs.Flops, "latency": costs.Latency}
-    return _pick(known | {"price=IN,OUT,IN,OUT": None}, name, "no cost")()
-
-
-def _pick(known: Mapping[str, Any], name: str, refusal: str) -> Any:
-    if name not in known:
-        hint = did_you_mean(name, known)
-        raise ValueError(f"{refusal} {name!r}{hint} (there are: {', '.join(known)})")
-    return known[name]
+    check_choice("cost", name, [*known, "price=IN,OUT,IN,OUT"])
+    return known[name]()

@@ -53,10 +53,13 @@ def test_two_folders_keep_tables_of_one_name_apart(experiment, tmp_path):
     [
         ((), "nothing to compare"),
         (("{demo}",), "has the splits test, validation; give --split"),
-        (("{demo}", "--split", "tset"), "no split 'tset'.*did you mean 'test'"),
-        (("{demo}", "--split", "test", "--names", "xnet"), "no table 'xnet'.*'xent'"),
-        (("{demo}", "--split", "test", "--score", "avrage"), "no score 'avrage'.*'average'"),
-        (("{demo}", "--split", "test", "--cost", "flop"), "no cost 'flop'.*'flops'"),
+        (
+            ("{demo}", "--split", "tset"),
+            "is 'tset'.*did you mean 'test'",
+        ),
+        (("{demo}", "--split", "test", "--names", "xnet"), "is 'xnet'.*did you mean 'xent'"),
+        (("{demo}", "--split", "test", "--score", "avrage"), "is 'avrage'.*did you mean 'average'"),
+        (("{demo}", "--split", "test", "--cost", "flop"), "cost is 'flop'.*did you mean 'flops'"),
         (("{demo}", "--split", "test", "--cost", "price=1,2"), "expected four prices"),
         (("{demo}", "--split", "test", "--cost", "price"), "expected four prices"),
         (("none.parquet",), "none.parquet: no such records file"),
