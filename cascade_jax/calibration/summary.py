@@ -33,7 +33,7 @@ from cascade_jax.deferral.guarantees.learn_then_test import Calibration
 from cascade_jax.deferral.guarantees.splits import Splits
 from cascade_jax.deferral.policy import TOKEN, Thresholds
 from cascade_jax.parallel import hosts
-from cascade_jax.text_table import columns
+from cascade_jax.text_table import NOT_MEASURED, Column, Table
 
 _ORACLE_THRESHOLDS = 25  # of those that were tried, evenly spread
 # Of the random baseline, as far up as costs go; the ends are the two models alone.
@@ -220,21 +220,20 @@ def _by_position(pool: Pool, repeat: Repeat, alpha: float) -> tuple[float, ...]:
     return tuple(float(d / n) if n else math.nan for d, n in zip(deferred, counts, strict=True))
 
 
-def format_table(budget: Budget) -> str:
+def table(budget: Budget) -> Table:
     """By alpha: how often it was certified and kept, what it cost, and what else that buys."""
-    metric, by_chance = budget.objective, f"random_{budget.level}s"
-    names = [by_chance, "whole_answers", "oracle"]
-    rows = [["alpha", "certified", "kept", "cost", metric, *(n.replace("_", " ") for n in names)]]
-    for at in budget.over_alphas():
-        runs = [run for run in budget.runs if run.alpha == at.alpha]
+    metric, rows, certified, kept = budget.objective, budget.over_alphas(), [], []
+    for row in rows:
+        runs = [run for run in budget.runs if run.alpha == row.alpha]
         tested = [run for run in runs if run.test is not None]
-        row = [f"{at.alpha:g}", f"{sum(run.certified for run in runs)} of {budget.repeats}"]
-        row.append(f"{sum(map(budget.is_within, tested))} of {len(tested)}" if tested else "–")
-        means = [at.cost.mean, at.quality[metric].mean]
-        means += [at.baselines.get(name, {}).get(metric, math.nan) for name in names]
-        rows.append(row + ["–" if math.isnan(mean) else f"{mean:.4f}" for mean in means])
-    lines = columns(rows, right=range(len(rows[0])))
-    lines.insert(1, "-" * len(lines[0]))
+        certified.append(f"{sum(run.certified for run in runs)} of {budget.repeats}")
+        within = sum(map(budget.is_within, tested))
+        kept.append(f"{within} of {len(tested)}" if tested else NOT_MEASURED)
+    means = {"cost": [row.cost.mean for row in rows]}
+    means[metric] = [row.quality[metric].mean for row in rows]
+    for name in (f"random_{budget.level}s", "whole_answers", "oracle"):
+        values = [row.baselines.get(name, {}).get(metric, math.nan) for row in rows]
+        means[name.replace("_", " ")] = values
     alone = " and ".join(
         f"{end.quality[metric]:.4f} at cost {end.cost:.3f} ({size} model alone)"
         for size, end in (("small", budget.ends.student), ("large", budget.ends.teacher))
@@ -245,4 +244,6 @@ def format_table(budget: Budget) -> str:
         f"of {sizes['first']} and {sizes['second']} examples, tested on {sizes['test']}; delta = "
         f"{budget.delta:g}"
     )
-    return "\n".join([title, "", *lines])
+    texts = {"alpha": [f"{row.alpha:g}" for row in rows], "certified": certified, "kept": kept}
+    columns = [Column(head, cells, "{:.4f}".format) for head, cells in (texts | means).items()]
+    return Table(title, columns)

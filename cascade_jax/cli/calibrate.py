@@ -17,6 +17,7 @@ MANY_HOSTS = True
 
 def run(config) -> None:
     """Runs the command on its built config."""
+    from cascade_jax import text_table
     from cascade_jax.calibration import calibrate, summary
     from cascade_jax.parallel import hosts
     from cascade_jax.report.plots import budget as plots
@@ -25,4 +26,5 @@ def run(config) -> None:
     if hosts.is_first():
         plots.write_pictures(budget, config.output_dir)
     paths = [calibrate.certificate_path(config.output_dir, alpha) for alpha in budget.alphas]
-    hosts.print_once("\n".join(["", summary.format_table(budget), "", *map(str, paths)]))
+    table = text_table.as_text(summary.table(budget), rule=True)
+    hosts.print_once("\n".join(["", table, "", *map(str, paths)]))

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from cascade_jax import json_file, records
+from cascade_jax import json_file, records, text_table
 from cascade_jax.calibration import answer_pool, calibrate, summary, token_pool
 from cascade_jax.data import pipeline
 from cascade_jax.deferral import routers
@@ -156,7 +156,7 @@ def test_two_limits_at_once_and_what_no_policy_keeps(table, tmp_path):
     assert wide["certified"] and wide["test"]["worse"] <= 0.15 and wide["test"]["cost"] <= 0.9
     assert not tight["certified"]
     assert tight["thresholds"] is None and tight["test"] is None and tight["baselines"] is None
-    assert "–" in summary.format_table(budget)
+    assert "–" in text_table.as_text(summary.table(budget))
 
 
 @pytest.mark.parametrize("procedure", ["fixed_sequence", "holm", "bonferroni"])
