@@ -35,7 +35,7 @@ def _count(text: str) -> float:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FromJsonlFlags:
-    """The values of from-jsonl's flags: the fields of an `ExchangeConfig`."""
+    """The values of from-jsonl's flags: the fields of a `FromJsonlConfig`."""
 
     student: str = flag(
         "FILE",
@@ -117,7 +117,7 @@ def parse(argv: Iterable[str]):
     """The config of the arguments after the command's name.
 
     Returns:
-      An `ExchangeConfig`, or a `ToJsonlConfig`.
+      A `FromJsonlConfig`, or a `ToJsonlConfig`.
 
     Raises:
       ValueError: an unknown verb or flag, a value that is not allowed, a flag that is missing.
@@ -130,9 +130,9 @@ def parse(argv: Iterable[str]):
     values = vars(Flags(HELP).add(verbs[verb]).parse(rest))
     if verb == "to-jsonl":
         return ToJsonlConfig(**values)
-    from cascade_jax.records.external.from_jsonl import ExchangeConfig
+    from cascade_jax.records.external.from_jsonl import FromJsonlConfig
 
-    return ExchangeConfig(**values)
+    return FromJsonlConfig(**values)
 
 
 def run(config) -> None:

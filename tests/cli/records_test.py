@@ -37,7 +37,7 @@ def from_table(folder, *changes, more=()):
 def test_the_help_names_every_flag_with_an_example():
     text = command.flags().format_help()
     flags = re.findall(r"^  --(\w+)", text, re.M)
-    assert set(flags) == {*from_jsonl.ExchangeConfig.__dataclass_fields__, "records"}
+    assert set(flags) == {*from_jsonl.FromJsonlConfig.__dataclass_fields__, "records"}
     for described in re.split(r"^  --", text, flags=re.M)[1:]:
         assert re.search(r"e\.g\.\s+--", described), described
     for name in from_jsonl.METRICS:
@@ -49,9 +49,9 @@ def test_the_examples_of_the_help_parse():
     examples = [shlex.split(line) for line in lines if line.startswith("  cascade-jax")]
     configs = [command.parse(argv[2:]) for argv in examples]
     assert [type(config).__name__ for config in configs] == [
-        "ExchangeConfig",
+        "FromJsonlConfig",
         "ToJsonlConfig",
-        "ExchangeConfig",
+        "FromJsonlConfig",
     ]
     assert configs[0].student_parameters == 1e9 and configs[0].teacher_parameters == 70e9
 

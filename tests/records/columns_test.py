@@ -12,7 +12,7 @@ from cascade_jax.evaluation import curves
 from cascade_jax.records import columns as columns_lib
 from cascade_jax.records import schema
 from cascade_jax.records.external import from_jsonl, to_jsonl
-from cascade_jax.records.external.lines import ExchangeError
+from cascade_jax.records.external.lines import LineError
 from cascade_jax.records.table import RecordsError
 from tests.records import records_cascade_test, records_optional_test, table_test, votes_score
 from tests.support.reports import evaluate_and_write
@@ -43,7 +43,7 @@ OWN = (
 def exchanged(path):
     """Records of a file after a way through JSONL, beside the file."""
     to_jsonl.to_jsonl(path, f"{path}.jsonl")
-    from_jsonl.from_jsonl(from_jsonl.ExchangeConfig(f"{path}.jsonl", f"{path}.again"))
+    from_jsonl.from_jsonl(from_jsonl.FromJsonlConfig(f"{path}.jsonl", f"{path}.again"))
     first, second = pq.read_table(path), pq.read_table(f"{path}.again")
     assert set(first.column_names) == set(second.column_names)
     for name in first.column_names:
@@ -102,10 +102,10 @@ def test_values_of_a_new_column_are_checked(tmp_path, rows):
     to_jsonl.to_jsonl(tmp_path / "a", tmp_path / "a.jsonl")
     text = (tmp_path / "a.jsonl").read_text()
     (tmp_path / "a.jsonl").write_text(text.replace('"votes": 0.5', '"votes": "most"'))
-    with pytest.raises(ExchangeError, match=r'a.jsonl:4, student .*: votes is "most"; must be a n'):
-        from_jsonl.from_jsonl(from_jsonl.ExchangeConfig(f"{tmp_path}/a.jsonl", f"{tmp_path}/b"))
+    with pytest.raises(LineError, match=r'a.jsonl:4, student .*: votes is "most"; must be a n'):
+        from_jsonl.from_jsonl(from_jsonl.FromJsonlConfig(f"{tmp_path}/a.jsonl", f"{tmp_path}/b"))
     (tmp_path / "a.jsonl").write_text(text.replace('"votes": 0.5, ', ""))
-    made = from_jsonl.from_jsonl(from_jsonl.ExchangeConfig(f"{tmp_path}/a.jsonl", f"{tmp_path}/b"))
+    made = from_jsonl.from_jsonl(from_jsonl.FromJsonlConfig(f"{tmp_path}/a.jsonl", f"{tmp_path}/b"))
     assert made.left_out == {"student_votes": 1}
     assert records.read(tmp_path / "b").student_votes is None
 

@@ -120,7 +120,7 @@ def test_they_come_back_from_a_plain_table_as_they_were(tmp_path, statistics):
     metadata = {"corpus_metrics": {"t1": corpus.describe(Chrf())}} if statistics else {}
     write(tmp_path / "a", rows=make_rows(statistics=statistics), **metadata)
     assert to_jsonl.to_jsonl(tmp_path / "a", tmp_path / "a.jsonl") == 6
-    config = from_jsonl.ExchangeConfig(str(tmp_path / "a.jsonl"), str(tmp_path / "b"))
+    config = from_jsonl.FromJsonlConfig(str(tmp_path / "a.jsonl"), str(tmp_path / "b"))
     from_jsonl.from_jsonl(config)
     before, after = pq.read_table(tmp_path / "a"), pq.read_table(tmp_path / "b")
     for name in before.column_names:
@@ -135,7 +135,7 @@ def test_a_metric_measures_the_cascade_anew(tmp_path):
     write(tmp_path / "a", rows=rows)
     to_jsonl.to_jsonl(tmp_path / "a", tmp_path / "a.jsonl")
     for metric in ("accuracy", "corpus_chrf"):
-        config = from_jsonl.ExchangeConfig(
+        config = from_jsonl.FromJsonlConfig(
             str(tmp_path / "a.jsonl"), str(tmp_path / metric), metric=metric
         )
         from_jsonl.from_jsonl(config)
@@ -153,14 +153,12 @@ def test_a_cascade_that_only_some_lines_have_is_left_out_and_said(tmp_path):
     to_jsonl.to_jsonl(tmp_path / "a", tmp_path / "a.jsonl")
     text = (tmp_path / "a.jsonl").read_text().replace('"cascade":', '"other":', 1)
     (tmp_path / "a.jsonl").write_text(text)
-    config = from_jsonl.ExchangeConfig(str(tmp_path / "a.jsonl"), str(tmp_path / "b"))
+    config = from_jsonl.FromJsonlConfig(str(tmp_path / "a.jsonl"), str(tmp_path / "b"))
     left_out = from_jsonl.from_jsonl(config).left_out
     assert {name: left_out[f"cascade_{name}"] for name in COLUMNS} == dict.fromkeys(COLUMNS, 1)
     assert records.read(tmp_path / "b").cascade_answer is None
     (tmp_path / "a.jsonl").write_text(text.replace('"cascade": {', '"cascade": 3, "more": {', 1))
-    with pytest.raises(
-        from_jsonl.ExchangeError, match=r"a.jsonl:3: cascade is 3; must be an object"
-    ):
+    with pytest.raises(from_jsonl.LineError, match=r"a.jsonl:3: cascade is 3; must be an object"):
         from_jsonl.from_jsonl(config)
 
 

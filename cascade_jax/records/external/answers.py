@@ -61,7 +61,7 @@ def checked(line: Line, example_id: str, values: Mapping[str, Any]) -> ModelAnsw
     """An answer of the plain table's fields.
 
     Raises:
-      ExchangeError: which field has what, and what is allowed.
+      LineError: which field has what, and what is allowed.
     """
     line = Line(f"{line.where} (id {example_id!r})", {**line.row, **values})
     if not isinstance(values.get("answer"), str):
@@ -84,7 +84,7 @@ def parsed(line: Line, columns: Mapping[str, Column], lengths: str) -> dict[str,
       lengths: name of the column that says how many tokens the answer has.
 
     Raises:
-      ExchangeError: which field has what, and what is allowed.
+      LineError: which field has what, and what is allowed.
     """
     values = {
         name: _PARSERS[column.shape](line, column, value)

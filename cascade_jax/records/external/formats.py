@@ -16,7 +16,7 @@ def recognised(line: Line, models: Iterable[str]) -> str:
     """The format of a line; in that of a table, answers of the models stand under their names.
 
     Raises:
-      ExchangeError: it looks like none of them.
+      LineError: it looks like none of them.
     """
     row = line.row
     if "choices" in row or "response" in row:
@@ -36,7 +36,7 @@ def answer_of(line: Line, form: str) -> ModelAnswer:
     """A line that holds one model's answer.
 
     Raises:
-      ExchangeError: a field that is missing or has a value that is not allowed.
+      LineError: a field that is missing or has a value that is not allowed.
     """
     fields: dict[str, Callable[[Line], Mapping[str, Any]]] = {
         OPENAI: _openai,

@@ -16,7 +16,7 @@ from cascade_jax.records.external import join
 from cascade_jax.records.external.answers import model_columns
 from cascade_jax.records.external.formats import FORMATS
 from cascade_jax.records.external.join import Joined
-from cascade_jax.records.external.lines import ExchangeError, shown
+from cascade_jax.records.external.lines import LineError, shown
 from cascade_jax.task_metrics import corpus, quality, short_answers
 from cascade_jax.task_metrics.translation import Bleu, Chrf
 
@@ -35,7 +35,7 @@ SEVERAL_TARGETS = "has_several_targets"  # in the metadata: the column holds the
 
 
 @dataclasses.dataclass(frozen=True)
-class ExchangeConfig:
+class FromJsonlConfig:
     """What `from_jsonl` reads and writes; see docs/records.md.
 
     Attributes:
@@ -93,12 +93,12 @@ class ImportSummary:
     left_out: Mapping[str, int]
 
 
-def from_jsonl(config: ExchangeConfig) -> ImportSummary:
+def from_jsonl(config: FromJsonlConfig) -> ImportSummary:
     """Writes records of answers that are there as JSONL.
 
     Raises:
       FileNotFoundError: a file is not there.
-      ExchangeError: a line that can not be used (file, line, value, what is allowed), ids that do
+      LineError: a line that can not be used (file, line, value, what is allowed), ids that do
         not join, an answer without tokens, no target or quality.
       RecordsError: what `table.write` refuses.
     """
@@ -112,7 +112,7 @@ def from_jsonl(config: ExchangeConfig) -> ImportSummary:
     }
     for key in ("name", "mixture", "split"):
         if not metadata.get(key):
-            raise ExchangeError(f"no {key} is given; --{key} says it")
+            raise LineError(f"no {key} is given; --{key} says it")
     if dropped:
         metadata["dropped_empty"] = len(dropped)
         metadata.pop(schema.FIGURES, None)  # those of a table are of all its examples
@@ -150,12 +150,12 @@ def _without_empty(joined: Joined, empty: str) -> list[str]:
                 del by_id[example_id]
         dropped += ids
     if not joined.ids:
-        raise ExchangeError("no example is left: all answers of the student are empty")
+        raise LineError("no example is left: all answers of the student are empty")
     return dropped
 
 
 def _columns_about(
-    config: ExchangeConfig, joined: Joined, metadata: dict[str, Any]
+    config: FromJsonlConfig, joined: Joined, metadata: dict[str, Any]
 ) -> dict[str, list]:
     about = [joined.about[example_id] for example_id in joined.ids]
     defaults = {
@@ -179,12 +179,12 @@ def _columns_about(
 
 
 def _qualities(
-    config: ExchangeConfig, joined: Joined, columns: Mapping, metadata: dict[str, Any]
+    config: FromJsonlConfig, joined: Joined, columns: Mapping, metadata: dict[str, Any]
 ) -> dict[str, Any]:
     """Quality of all models' answers, and what else the metric gives."""
     if config.metric in METRICS:
         if metadata.get(SEVERAL_TARGETS) and not config.targets and _are_texts(joined):
-            raise ExchangeError(
+            raise LineError(
                 f"--metric {config.metric}: some rows had several targets, of which records keep "
                 "one text; give them anew with --targets"
             )
@@ -283,7 +283,7 @@ def _required(
 
 
 def _with_optional(
-    config: ExchangeConfig, joined: Joined, columns: Mapping[str, Any], metadata: Mapping[str, Any]
+    config: FromJsonlConfig, joined: Joined, columns: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """All columns, with the optional ones that every line has; how many lines lack the others.
 
@@ -311,7 +311,7 @@ def _with_optional(
     return dict(columns), left_out
 
 
-def _stated(config: ExchangeConfig, joined: Joined, field: schema.Field) -> list[Any]:
+def _stated(config: FromJsonlConfig, joined: Joined, field: schema.Field) -> list[Any]:
     """A column as the lines have it, with None where they do not."""
     name = field.column.name
     if field.owner == schema.EXAMPLE:

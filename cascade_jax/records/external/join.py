@@ -8,7 +8,7 @@ from cascade_jax.records import metadata as records_metadata
 from cascade_jax.records import schema
 from cascade_jax.records.external.answers import ModelAnswer, checked, columns_about, parsed
 from cascade_jax.records.external.formats import METADATA, TABLE, answer_of, recognised
-from cascade_jax.records.external.lines import ExchangeError, Line, read_lines, shown
+from cascade_jax.records.external.lines import Line, LineError, read_lines, shown
 
 _LISTED = 5  # ids in a message
 
@@ -44,21 +44,21 @@ def read(student: str, teacher: str | None, targets: str | None, form: str | Non
     """Reads and joins files of answers and targets.
 
     Args:
-      student, teacher, targets, form: see `from_jsonl.ExchangeConfig`.
+      student, teacher, targets, form: see `from_jsonl.FromJsonlConfig`.
 
     Raises:
       FileNotFoundError: a file is not there.
-      ExchangeError: a line that can not be used, or ids that do not join (which).
+      LineError: a line that can not be used, or ids that do not join (which).
     """
     joined = Joined({model: {} for model in schema.PAIR}, {}, {}, {})
     _read_answers(student, 0, form, joined)
     last = joined.models[-1]
     if teacher is not None:
         if joined.answers[last]:
-            raise ExchangeError(f"{student} holds the {last}'s answers too: leave --teacher out")
+            raise LineError(f"{student} holds the {last}'s answers too: leave --teacher out")
         _read_answers(teacher, -1, form, joined)
     elif not joined.answers[last]:
-        raise ExchangeError(
+        raise LineError(
             f"{student} holds answers of one model; --teacher names the file of the other's"
         )
     ids = joined.answers[joined.models[0]]
@@ -117,7 +117,7 @@ def _read_answers(path: str, number: int, form: str | None, joined: Joined) -> N
             about = joined.about.setdefault(answer.example_id, {})
             joined.about[answer.example_id] = _about(line) | about
     if not joined.answers[joined.models[number]]:
-        raise ExchangeError(f"{path}: holds no answer; must have one a line")
+        raise LineError(f"{path}: holds no answer; must have one a line")
 
 
 def _take_metadata(line: Line, joined: Joined) -> None:
@@ -165,4 +165,4 @@ def _list_missing(needed: Collection[str], present: Collection[str], file: str) 
             "; no id joins: a service gives each answer an id of its own, so both files need the "
             "same custom_id or example_id"
         )
-    raise ExchangeError(f"{file}: lacks {len(missing):,} ids: {shown_ids}{more}{hint}")
+    raise LineError(f"{file}: lacks {len(missing):,} ids: {shown_ids}{more}{hint}")

@@ -11,7 +11,7 @@ from cascade_jax.jsonl import shown
 _IDS = ("example_id", "custom_id", "id", "request_id")  # the first that a line has
 
 
-class ExchangeError(ValueError):
+class LineError(ValueError):
     """A line that can not be used: file, line, what is there and what is allowed."""
 
 
@@ -27,9 +27,9 @@ class Line:
     where: str
     row: Mapping[str, Any]
 
-    def fail(self, problem: str) -> ExchangeError:
+    def fail(self, problem: str) -> LineError:
         """An error about it, to raise."""
-        return ExchangeError(f"{self.where}: {problem}")
+        return LineError(f"{self.where}: {problem}")
 
     def get(self, path: str, kind: type | tuple[type, ...], what: str) -> Any:
         """The value at a path such as "choices/0/message/content", which must be of a kind."""
@@ -59,9 +59,9 @@ def read_lines(path: str | Path) -> Iterator[Line]:
 
     Raises:
       FileNotFoundError: no such file.
-      ExchangeError: a line that is no JSON object.
+      LineError: a line that is no JSON object.
     """
-    return (Line(where, row) for where, row in jsonl.read_objects(path, ExchangeError))
+    return (Line(where, row) for where, row in jsonl.read_objects(path, LineError))
 
 
 def step(value: Any, key: str) -> Any:

@@ -9,8 +9,8 @@ import pytest
 
 from cascade_jax import records
 from cascade_jax.records.external import from_jsonl, to_jsonl
-from cascade_jax.records.external.from_jsonl import ExchangeConfig
-from cascade_jax.records.external.lines import ExchangeError
+from cascade_jax.records.external.from_jsonl import FromJsonlConfig
+from cascade_jax.records.external.lines import LineError
 from cascade_jax.task_metrics import quality
 from cascade_jax.task_metrics.translation import Bleu
 from tests.records import records_statistics_test, table_test
@@ -154,7 +154,7 @@ def config(folder, given=None, **settings):
         "teacher_parameters": 5e6,
     }
     given = files(folder) if given is None else given
-    return ExchangeConfig(**given, output=str(folder / "r.parquet"), **(defaults | settings))
+    return FromJsonlConfig(**given, output=str(folder / "r.parquet"), **(defaults | settings))
 
 
 def convert(folder, given=None, **settings):
@@ -312,7 +312,7 @@ def test_records_come_back_from_a_plain_table_as_they_were(tmp_path, has_all):
     metadata = {**table_test.METADATA, **(described | {"top_k": 3} if has_all else {})}
     records.write(tmp_path / "a", full_rows() if has_all else table_test.make_rows(8), metadata)
     assert to_jsonl.to_jsonl(tmp_path / "a", tmp_path / "a.jsonl") == 8
-    from_jsonl.from_jsonl(ExchangeConfig(str(tmp_path / "a.jsonl"), str(tmp_path / "b")))
+    from_jsonl.from_jsonl(FromJsonlConfig(str(tmp_path / "a.jsonl"), str(tmp_path / "b")))
     first, second = (pq.read_table(tmp_path / name) for name in "ab")
     assert set(first.column_names) == set(second.column_names)
     for name in first.column_names:
@@ -328,8 +328,8 @@ def test_several_targets_do_not_come_back_as_one(tmp_path):
         float(bool(i % 3)) for i in range(N)
     ]
     to_jsonl.to_jsonl(tmp_path / "r.parquet", tmp_path / "back.jsonl")
-    again = ExchangeConfig(str(tmp_path / "back.jsonl"), str(tmp_path / "c"), metric="accuracy")
-    with pytest.raises(ExchangeError, match="several targets.* give them anew with --targets"):
+    again = FromJsonlConfig(str(tmp_path / "back.jsonl"), str(tmp_path / "c"), metric="accuracy")
+    with pytest.raises(LineError, match="several targets.* give them anew with --targets"):
         from_jsonl.from_jsonl(again)
     targets = [{"id": f"q{i}", "target": lines[i]["target"]} for i in range(N)]
     file = write(tmp_path / "targets.jsonl", targets)
@@ -363,7 +363,7 @@ def test_empty_answers_are_refused_or_dropped(tmp_path):
 
     given = files(tmp_path, changes=[change])
     message = r"student.jsonl:4 \(id 'q3'\): has an empty answer.* \(2 such\).*--empty drop"
-    with pytest.raises(ExchangeError, match=message):
+    with pytest.raises(LineError, match=message):
         convert(tmp_path, given)
     made = from_jsonl.from_jsonl(config(tmp_path, given, empty="drop"))
     read = records.read(tmp_path / "r.parquet")
@@ -417,7 +417,7 @@ def drop(i):
 )
 def test_lines_that_are_refused(tmp_path, change, message):
     given = files(tmp_path, changes=[change])
-    with pytest.raises(ExchangeError, match=message):
+    with pytest.raises(LineError, match=message):
         convert(tmp_path, given)
     assert not (tmp_path / "r.parquet").exists()
 
@@ -442,7 +442,7 @@ def in_output(i, **changes):
 )
 def test_outputs_of_vllm_that_are_refused(tmp_path, change, message):
     given = files(tmp_path, "vllm", changes=[change])
-    with pytest.raises(ExchangeError, match=message):
+    with pytest.raises(LineError, match=message):
         convert(tmp_path, given)
 
 
@@ -487,7 +487,7 @@ def test_outputs_of_vllm_that_are_refused(tmp_path, change, message):
 )
 def test_files_that_are_refused(tmp_path, text, message):
     (tmp_path / "a.jsonl").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ExchangeError, match=message):
+    with pytest.raises(LineError, match=message):
         convert(tmp_path, {"student": str(tmp_path / "a.jsonl")})
 
 
@@ -495,18 +495,18 @@ def test_what_is_missing_beside_the_answers(tmp_path):
     given = files(tmp_path)
     with pytest.raises(FileNotFoundError, match="gone.jsonl: no such file"):
         convert(tmp_path, given | {"student": str(tmp_path / "gone.jsonl")})
-    with pytest.raises(ExchangeError, match="has no target to compare with"):
+    with pytest.raises(LineError, match="has no target to compare with"):
         convert(tmp_path, given | {"targets": None})
-    with pytest.raises(ExchangeError, match="no split is given; --split says it"):
+    with pytest.raises(LineError, match="no split is given; --split says it"):
         convert(tmp_path, given, split=None)
-    with pytest.raises(ExchangeError, match="the teacher's cost is not known: give --teacher_para"):
+    with pytest.raises(LineError, match="the teacher's cost is not known: give --teacher_para"):
         convert(tmp_path, given, teacher_parameters=None)
-    with pytest.raises(ExchangeError, match=r"student's acuracy is null; .*mean 'accuracy'\?"):
+    with pytest.raises(LineError, match=r"student's acuracy is null; .*mean 'accuracy'\?"):
         convert(tmp_path, given, metric="acuracy")
-    with pytest.raises(ExchangeError, match="student's quality is null; must be a number in"):
+    with pytest.raises(LineError, match="student's quality is null; must be a number in"):
         convert(tmp_path, given, metric=None)
     write(tmp_path / "few.jsonl", [{"id": f"q{i}", "target": "x"} for i in range(3)])
-    with pytest.raises(ExchangeError, match="lacks 9 ids: 'q3', 'q4', 'q5', 'q6', 'q7' and 4 more"):
+    with pytest.raises(LineError, match="lacks 9 ids: 'q3', 'q4', 'q5', 'q6', 'q7' and 4 more"):
         convert(tmp_path, given | {"targets": str(tmp_path / "few.jsonl")})
     with pytest.raises(ValueError, match="format is 'vlm'; .*did you mean 'vllm'"):
         config(tmp_path, given, format="vlm")
@@ -521,7 +521,7 @@ def test_ids_of_a_service_join_nothing_and_the_message_says_so(tmp_path):
         for line in lines:
             del line["custom_id"]
         given[model] = write(tmp_path / f"{model}.jsonl", lines)
-    with pytest.raises(ExchangeError, match="lacks 12 ids: 'chatcmpl-.*need the same custom_id"):
+    with pytest.raises(LineError, match="lacks 12 ids: 'chatcmpl-.*need the same custom_id"):
         convert(tmp_path, given)
 
 
@@ -546,6 +546,6 @@ def test_figures_of_a_table_go_when_examples_are_dropped(tmp_path):
         (tmp_path / "t").write_text("\n".join(map(json.dumps, lines)))
         file = tmp_path / "made"
         from_jsonl.from_jsonl(
-            from_jsonl.ExchangeConfig(str(tmp_path / "t"), str(file), empty="drop")
+            from_jsonl.FromJsonlConfig(str(tmp_path / "t"), str(file), empty="drop")
         )
         assert ("figures" in records.read(file).metadata) == (not dropped)
