@@ -21,6 +21,7 @@ from cascade_jax.interop.hf_keys import UnsupportedError
 from cascade_jax.interop.safetensors_io import StoredTensor
 from cascade_jax.models import families
 from cascade_jax.models.config import DecoderConfig
+from cascade_jax.names import check_choice
 from cascade_jax.parallel import rules
 
 # Of config.json, what the vocabulary or its users decide and no parameter depends on.
@@ -214,8 +215,7 @@ def save(
       ValueError: if the folder is not empty, or for another dtype.
     """
     folder = Path(folder)
-    if dtype not in safetensors_io.DTYPES:
-        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(safetensors_io.DTYPES)}")
+    check_choice("dtype", dtype, safetensors_io.DTYPES)
     _check_id("pad_id", pad_id, config.vocab_size)
     hf_folder.check_empty(folder)
     written = _config_json(config, pad_id, tokenizer_from)

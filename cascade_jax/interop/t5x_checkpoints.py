@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from cascade_jax.interop import t5x_layouts, t5x_storage
 from cascade_jax.interop.t5x_storage import Name, StoredArray
 from cascade_jax.models.config import T5Config
-from cascade_jax.names import nearest
+from cascade_jax.names import check_choice
 
 _PARAMETERS: Name = ("target",)
 _STATISTICS: Name = ("state", "param_states")
@@ -222,8 +222,8 @@ def save(
       ValueError: if the folder is there already, the parameters (all that are wrong are named) or
         the statistics are not the model's, or for an unknown layout or dtype.
     """
-    _check_name("layout", layout, t5x_layouts.LAYOUTS)
-    _check_name("dtype", dtype, DTYPES)
+    check_choice("layout", layout, t5x_layouts.LAYOUTS)
+    check_choice("dtype", dtype, DTYPES)
     arrays = _apart(flatten_dict(nn.meta.unbox(params)))
     shapes = {name: tuple(array.shape) for name, array in arrays.items()}
     t5x_layouts.check_shapes("the model to save", shapes, t5x_layouts.model_shapes(config))
@@ -250,9 +250,3 @@ def _apart(arrays: Mapping[Name, Any]) -> dict[Name, Any]:
         else:
             apart[name] = array
     return apart
-
-
-def _check_name(field: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        near = nearest(value, allowed)
-        raise ValueError(f"{field} {value!r} is not one of {list(allowed)}; nearest is {near!r}")

@@ -12,6 +12,8 @@ Example: six tokens, S and L say whose argmax is the label.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from cascade_jax.names import check_choice
+
 RULES = ("either", "teacher", "student")
 
 
@@ -28,6 +30,7 @@ def token_mask(
     Raises:
       ValueError: for another rule.
     """
+    check_choice("alpha rule", rule, RULES)
     match rule:
         case "either":
             kept = student_is_correct | teacher_is_correct
@@ -35,6 +38,4 @@ def token_mask(
             kept = teacher_is_correct
         case "student":
             kept = student_is_correct
-        case _:
-            raise ValueError(f"alpha rule {rule!r} is not one of {list(RULES)}")
     return kept.astype(jnp.float32)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cascade_jax.losses import alpha, plain, schedules, teachers
 from cascade_jax.losses.schedules import Scheduled
 from cascade_jax.losses.sums import LossSums
-from cascade_jax.names import nearest
+from cascade_jax.names import check_choice
 
 NORMALIZERS = ("tokens", "kept")
 DIVERGENCES = ("cross_entropy", "forward_kl", "reverse_kl", "jensen_shannon")
@@ -57,7 +57,7 @@ class Loss:
     labels: ClassVar[str] = "data"  # what the hard label is; Gatekeeper has a choice
 
     def __post_init__(self):
-        _check_name("normalizer", self.normalizer, NORMALIZERS)
+        check_choice("normalizer", self.normalizer, NORMALIZERS)
         schedules.check_fixed("label_smoothing", self.label_smoothing)
         schedules.check_range("label_smoothing", self.label_smoothing, 0.0, 1.0)
         if self.label_smoothing == 1.0:
@@ -161,7 +161,7 @@ class Dist(Loss):
         super().__post_init__()
         schedules.check_range("label_weight", self.label_weight, 0.0, 1.0)
         schedules.check_range("temperature", self.temperature, 0.0, float("inf"), open_low=True)
-        _check_name("divergence", self.divergence, DIVERGENCES)
+        check_choice("divergence", self.divergence, DIVERGENCES)
         if not isinstance(self.beta, int | float) or not 0.0 < self.beta < 1.0:
             raise ValueError(
                 f"beta {self.beta!r} is not in (0, 1); its ends are divergence='forward_kl' and "
@@ -247,8 +247,8 @@ class Gatekeeper(Loss):
     def __post_init__(self):
         super().__post_init__()
         schedules.check_range("correct_weight", self.correct_weight, 0.0, 1.0)
-        _check_name("direction", self.direction, DIRECTIONS)
-        _check_name("labels", self.labels, LABELS)
+        check_choice("direction", self.direction, DIRECTIONS)
+        check_choice("labels", self.labels, LABELS)
 
     @property
     def teacher_need(self) -> str:
@@ -259,9 +259,3 @@ class Gatekeeper(Loss):
         right = student_ok.astype(jnp.float32)
         kept = self.kept(student_ok, teacher_ok)
         return Coefficients(kept, right * a, uniform=(1.0 - right) * (1.0 - a))
-
-
-def _check_name(field: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        near = nearest(value, allowed)
-        raise ValueError(f"{field} {value!r} is not one of {list(allowed)}; did you mean {near!r}?")

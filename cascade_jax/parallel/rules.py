@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cascade_jax import axes
-from cascade_jax.names import did_you_mean
+from cascade_jax.names import check_choice
 from cascade_jax.parallel import mesh as mesh_lib
 
 Table = Sequence[tuple[str, str | Sequence[str] | None]]
@@ -50,9 +50,7 @@ def table(rules: str | Table) -> Table:
         twice.
     """
     if isinstance(rules, str):
-        if rules not in TABLES:
-            hint = did_you_mean(rules, TABLES)
-            raise ValueError(f"sharding rules {rules!r} are not one of {list(TABLES)}{hint}")
+        check_choice("the table of sharding rules", rules, TABLES)
         return TABLES[rules]
     try:
         checked = tuple((logical, _as_axes(places)) for logical, places in rules)
@@ -63,20 +61,11 @@ def table(rules: str | Table) -> Table:
         ) from None
     names = [logical for logical, _ in checked]
     for logical, places in checked:
-        if logical not in axes.ALL:
-            hint = did_you_mean(str(logical), axes.ALL)
-            raise ValueError(
-                f"sharding rules: {logical!r} is not a logical axis{hint}; there are {axes.ALL}"
-            )
+        check_choice("a logical axis of the sharding rules", logical, axes.ALL)
         if names.count(logical) > 1:
             raise ValueError(f"sharding rules: {logical!r} is there twice")
         for place in places:
-            if place not in mesh_lib.AXES:
-                hint = did_you_mean(str(place), mesh_lib.AXES)
-                raise ValueError(
-                    f"sharding rules: {place!r} of {logical!r} is not a mesh axis{hint}; there are "
-                    f"{mesh_lib.AXES}"
-                )
+            check_choice(f"a mesh axis of {logical!r} in the sharding rules", place, mesh_lib.AXES)
     return checked
 
 

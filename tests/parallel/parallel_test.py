@@ -104,9 +104,9 @@ def test_two_axes_of_a_parameter_on_one_mesh_axis_are_refused():
 @pytest.mark.parametrize(
     "table, message",
     [
-        ("fdsp", "'fdsp' are not one of .*did you mean 'fsdp'"),
-        ([("embd", "fsdp")], "'embd' is not a logical axis; did you mean 'embed'"),
-        ([("embed", "fdsp")], "'fdsp' of 'embed' is not a mesh axis; did you mean 'fsdp'"),
+        ("fdsp", "sharding rules is 'fdsp'; must be one of .*did you mean 'fsdp'"),
+        ([("embd", "fsdp")], "a logical axis .* is 'embd'; must be one of .*did you mean 'embed'"),
+        ([("embed", "fdsp")], "a mesh axis of 'embed' .* is 'fdsp'; .*did you mean 'fsdp'"),
         ([("embed", "fsdp"), ("embed", None)], "'embed' is there twice"),
         ([("embed",)], "pairs of a logical axis and a mesh axis"),
     ],
