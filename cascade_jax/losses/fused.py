@@ -287,15 +287,7 @@ def _sweep(setup, perturbed, hidden, unembedding, constants):
         is_real = start + jnp.arange(size) < num_counted
         tokens = jax.tree.map(lambda x: _keep(x[rows], is_real), per_token)
         chunk_terms, gradient = _chunk(
-            setup,
-            head,
-            teacher_head,
-            tokens,
-            is_real,
-            step,
-            columns,
-            num_counted,
-            any(perturbed),
+            setup, head, teacher_head, tokens, is_real, step, columns, num_counted, any(perturbed)
         )
         put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
         terms = jax.tree.map(put, terms, chunk_terms)
