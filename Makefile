@@ -22,8 +22,8 @@ demo: $(STAMP)
 	$(RUN) evaluate $(DEMO)
 	@echo "Open runs/demo/report/report.html"
 
-# A file's tests stay in one process, so that what they share is made once.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# A file's tests stay in one process, so that what they share is made once; long files come first.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
 	$(PYTEST)

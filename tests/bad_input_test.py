@@ -36,7 +36,7 @@ IMPORT = "from cascade_jax.evaluation import evaluate"
 LOCAL = "--gin_file=gin/experiments/local_multitask.gin"
 
 
-pytestmark = pytest.mark.usefixtures("in_the_clone")
+pytestmark = [pytest.mark.medium, pytest.mark.usefixtures("in_the_clone")]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Settings of every test: 8 virtual CPU devices, cheap compiling, strict shapes."""
 
 import os
+import resource
 import tempfile
 from pathlib import Path
 
@@ -76,3 +77,23 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}; name one in CASCADE_JAX_TEST_DATA")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with medium or slow tests first, so that no worker ends with a long one."""
+    long_files = {item.path for item in items if item.get_closest_marker("medium")}
+    items.sort(key=lambda item: item.path not in long_files)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_is_given_back():
+    """Drops compiled programs, which JAX keeps, after a file that leaves more than 2 GB."""
+    yield
+    if memory() > 2e9:
+        jax.clear_caches()
+
+
+def memory() -> int:
+    """Bytes of memory that this process has now; 0 where Linux's /proc is missing."""
+    file = Path("/proc/self/statm")
+    return int(file.read_text().split()[1]) * resource.getpagesize() if file.exists() else 0

@@ -16,6 +16,8 @@ from cascade_jax import metrics, records
 from cascade_jax.cli.main import main
 from tests.support import fakes, tiny_demo
 
+pytestmark = pytest.mark.medium
+
 STUDENTS = ("xent", "dist", "cat_xent", "cat_dist")
 STEPS = 6
 

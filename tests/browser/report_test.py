@@ -30,9 +30,13 @@ from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
 CHROMIUM = os.environ.get("CASCADE_JAX_CHROMIUM") or shutil.which("chromium")
 DRIVER = os.environ.get("CASCADE_JAX_CHROMEDRIVER") or shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no Chromium with its driver: apt-get install chromium-driver"
-)
+pytestmark = [
+    pytest.mark.medium,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER),
+        reason="no Chromium with its driver: apt-get install chromium-driver",
+    ),
+]
 SCALES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 

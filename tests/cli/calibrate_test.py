@@ -39,7 +39,7 @@ saved_model.CascadeRuns.checkpoint = "last"
 """
 
 
-pytestmark = pytest.mark.usefixtures("in_the_clone")
+pytestmark = [pytest.mark.medium, pytest.mark.usefixtures("in_the_clone")]
 
 
 @pytest.fixture(scope="module")

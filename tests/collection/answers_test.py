@@ -24,6 +24,8 @@ from cascade_jax.task_metrics import quality
 from cascade_jax.task_metrics.translation import Bleu, Chrf
 from tests.support import fakes
 
+pytestmark = pytest.mark.medium
+
 TASKS = {
     "answers_test_colour_v1": (
         ["which red", "which blue", "which none"],

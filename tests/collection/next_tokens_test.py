@@ -21,6 +21,8 @@ from cascade_jax.runs.saved_model import CascadeRuns, LoadedModel
 from tasks import denoising
 from tests.support import fakes
 
+pytestmark = pytest.mark.medium
+
 SAY, SPANS = "next_tokens_test_say_v1", "next_tokens_test_spans_v1"
 TEXTS = ["a very long answer", "b", "", "five six seven", "c d"]
 DATA = pipeline.DataConfig(

@@ -12,6 +12,8 @@ from cascade_jax.models import families
 from cascade_jax.models.config import DecoderConfig
 from tests.support import fakes
 
+pytestmark = pytest.mark.medium
+
 DECODER = DecoderConfig(
     vocab_size=64, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=24
 )

@@ -15,6 +15,8 @@ from cascade_jax.models.families import parameter_shapes
 from cascade_jax.models.t5 import T5
 from tests.support.layers import stack_layers
 
+pytestmark = pytest.mark.medium
+
 CONFIG = T5Config(
     vocab_size=13,
     embed_dim=8,

@@ -18,6 +18,8 @@ from cascade_jax.parallel.mesh import MeshConfig
 from tests.support import fakes
 from tests.support.layers import stack_layers
 
+pytestmark = pytest.mark.medium
+
 CONFIG = fakes.t5_config(num_decoder_layers=2, vocab_size=24, relative_buckets=4)
 EOS = 1
 LENGTH = 6

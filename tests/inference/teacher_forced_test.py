@@ -14,6 +14,8 @@ from cascade_jax.models import families
 from cascade_jax.models.config import DecoderConfig
 from tests.support import fakes
 
+pytestmark = pytest.mark.medium
+
 VOCAB, TOP_K = 24, 5
 DECODER = dict(
     vocab_size=VOCAB, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,

@@ -11,6 +11,8 @@ from cascade_jax.interop.hf_keys import UnsupportedError
 from cascade_jax.models import families
 from cascade_jax.models.config import DecoderConfig, RopeScaling, T5Config
 
+pytestmark = pytest.mark.medium
+
 GEMMA_3_270M = {
     "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text",
     "attention_bias": False, "attention_dropout": 0.0, "attn_logit_softcapping": None,

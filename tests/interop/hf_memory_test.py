@@ -15,6 +15,8 @@ from cascade_jax.interop import hf_names
 from cascade_jax.models import families
 from cascade_jax.models.config import DecoderConfig
 
+pytestmark = pytest.mark.medium
+
 CONFIG = DecoderConfig(32000, 2048, 15, 16, 8, 128, 5632, bos_id=1)
 _CODE = """
 import re, sys

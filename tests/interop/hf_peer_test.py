@@ -14,6 +14,8 @@ from cascade_jax.models import families, t5
 from tests.support import hf_models
 from tests.support.hf_models import CASES, DECODERS, ENCODER_DECODERS, safetensors_torch, torch
 
+pytestmark = pytest.mark.medium
+
 WIDTH = 12
 LENGTHS = (12, 7, 4)  # of the rows; the first is full
 

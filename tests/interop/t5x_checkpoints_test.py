@@ -23,6 +23,8 @@ from cascade_jax.models import families, t5
 from cascade_jax.models.config import T5Config
 from tests.support import layers
 
+pytestmark = pytest.mark.medium
+
 _DEFAULT_DATA = pathlib.Path(__file__).parents[2].parent / "shared" / "data"
 _DATA = pathlib.Path(os.environ.get("CASCADE_JAX_TEST_DATA", _DEFAULT_DATA))
 FIXTURE = _DATA.parent / "fixtures" / "t5x_tiny"

@@ -32,9 +32,12 @@ from tests.support import fakes
 
 NEEDED = ("t5x", "airio", "jestimator", "clu", "fiddle", "grain")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-pytestmark = pytest.mark.skipif(
-    bool(MISSING), reason=f"T5X can't be imported (no {', '.join(MISSING)}); see docs/t5x.md"
-)
+pytestmark = [
+    pytest.mark.medium,
+    pytest.mark.skipif(
+        bool(MISSING), reason=f"T5X can't be imported (no {', '.join(MISSING)}); see docs/t5x.md"
+    ),
+]
 ROOT = pathlib.Path(__file__).parents[2]
 # As in gin/t5x.
 STEPS, TEACHER_STEPS, BATCH_SIZE, LEARNING_RATE = 20, 100, 32, 0.02

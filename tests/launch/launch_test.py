@@ -13,6 +13,8 @@ import pytest
 from tests.support import processes
 from tests.support.launch_programs import Programs
 
+pytestmark = pytest.mark.medium
+
 TPU = ("--name=pod", "--zone=us-west4-a")
 GKE = ("--cluster=mine", "--name=job", "--type=v5litepod-32", "--image=registry/image")
 SCRIPTS = {

@@ -13,6 +13,8 @@ from cascade_jax.parallel.mesh import MeshConfig
 from tests.support import cases
 from tests.support.loss_heads import compare, plain_head, value_and_gradients
 
+pytestmark = pytest.mark.medium
+
 MESHES = [(8, 1, 1), (2, 2, 2), (2, 1, 4), (1, 8, 1), (1, 1, 8)]
 HIDDEN_CASES = ("xent_smoothing_z", "cat_dist_kept", "dist_reverse_t2", "dist_jsd_t1.5",
                 "cat_xent_kept_z", "gatekeeper", "gatekeeper_from_teacher",

@@ -12,6 +12,8 @@ from cascade_jax.unembedding import Unembedding
 from tests.support import cases, oracle
 from tests.support.loss_heads import fused_head, plain_head, value_and_gradients
 
+pytestmark = pytest.mark.medium
+
 HEADS = {"plain": plain_head, "fused": fused_head}
 VOCAB = 24
 # Whatever the logits' level: no z-loss, and temperatures that divide them without rounding.

@@ -11,6 +11,8 @@ import pytest
 from cascade_jax.losses import fused, teachers, variants
 from cascade_jax.unembedding import Unembedding
 
+pytestmark = pytest.mark.medium
+
 # Sizes whose products do not coincide, with more tokens than either width.
 TOKENS, CHUNK, WIDTH, THEIR_WIDTH, VOCAB = 96, 8, 12, 20, 131
 ARRAY = re.compile(r"\b(?:pred|[suf]\d+|bf16)\[([\d,]+)\]")

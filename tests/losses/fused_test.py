@@ -12,6 +12,8 @@ from cascade_jax.unembedding import Unembedding
 from tests.support import cases, oracle
 from tests.support.loss_heads import compare, fused_head, plain_head, value_and_gradients
 
+pytestmark = pytest.mark.medium
+
 FEW = ("cat_dist_kept", "gatekeeper_from_teacher")
 TOP_K_CASES = [
     *FEW, "dist_w.3_t.5_all", "dist_jsd_t1.5", "dist_forward_t3", "dist_reverse_t2", "cat_xent",

@@ -12,6 +12,8 @@ from cascade_jax.unembedding import Unembedding
 from tests.support import cases
 from tests.support.loss_heads import fused_head, plain_head
 
+pytestmark = pytest.mark.medium
+
 HEADS = {"plain": plain_head, "fused": fused_head}
 CASES = ("cat_xent", "dist", "gatekeeper_teacher")
 TOKENS = 6

@@ -15,6 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cascade_jax.losses import variants
 from tests.benchmarks import collectives, heads
 
+pytestmark = pytest.mark.medium
+
 CAT_DIST = variants.CATDist()
 
 

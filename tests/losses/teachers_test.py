@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from cascade_jax.losses import teachers, terms, variants
 from tests.support import cases
 
+pytestmark = pytest.mark.medium
+
 VOCAB = 7
 
 

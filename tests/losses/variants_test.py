@@ -14,6 +14,8 @@ from cascade_jax import metrics
 from cascade_jax.losses import teachers, variants
 from tests.support import cases, oracle
 
+pytestmark = pytest.mark.medium
+
 ROWS, LENGTH, VOCAB, TOP = 3, 5, 7, 3
 
 

@@ -12,6 +12,8 @@ from flax import linen as nn
 from cascade_jax.models import attention, decoder, families
 from cascade_jax.models.config import DecoderConfig, RopeScaling
 
+pytestmark = pytest.mark.medium
+
 PLAIN = DecoderConfig(
     vocab_size=40, embed_dim=16, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=24
 )

@@ -13,6 +13,8 @@ from cascade_jax.inference import generate, rank
 from cascade_jax.models import decoder, families, flops, pair
 from cascade_jax.models.config import DecoderConfig, T5Config
 
+pytestmark = pytest.mark.medium
+
 DECODER = DecoderConfig(
     vocab_size=20, embed_dim=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=8
 )

@@ -22,6 +22,8 @@ from cascade_jax.runs.state import Frozen
 from cascade_jax.training import programs
 from tests.support import fakes, layers
 
+pytestmark = pytest.mark.medium
+
 T5 = fakes.t5_config(num_encoder_layers=2, num_decoder_layers=2)
 DECODER = DecoderConfig(
     vocab_size=fakes.VOCAB_SIZE, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,

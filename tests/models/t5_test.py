@@ -18,6 +18,8 @@ from cascade_jax.models.families import parameter_shapes, unembedding
 from cascade_jax.models.t5 import T5
 from tests.support.layers import stack_layers, unstack_layers
 
+pytestmark = pytest.mark.medium
+
 CONFIG = T5Config(
     vocab_size=19,
     embed_dim=8,

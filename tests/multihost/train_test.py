@@ -19,6 +19,8 @@ from cascade_jax.cli.main import main
 from cascade_jax.parallel import hosts
 from tests.support import processes, saved
 
+pytestmark = pytest.mark.medium
+
 STEPS, EVERY = 6, 3
 
 

@@ -10,6 +10,8 @@ from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from tests.support import fakes
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.mark.parametrize(
     "config, sizes",

@@ -20,6 +20,8 @@ from cascade_jax.runs.saved_model import CascadeRuns
 from cascade_jax.training.experiment import TrainConfig
 from tests.support import tiny_runs
 
+pytestmark = pytest.mark.medium
+
 CPU = topology.parse("cpu:8")
 MESHES = {
     "slices": MeshConfig(4, dcn_data=2),

@@ -11,6 +11,8 @@ from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import state as state_lib
 from tests.support import fakes
 
+pytestmark = pytest.mark.medium
+
 DECODER = DecoderConfig(
     vocab_size=64, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4, mlp_dim=32
 )  # fmt: skip

@@ -5,8 +5,12 @@ import sys
 import threading
 from types import SimpleNamespace
 
+import pytest
+
 from cascade_jax.runs import watchdog as watchdog_lib
 from cascade_jax.runs.watchdog import Watchdog
+
+pytestmark = pytest.mark.medium
 
 CODE = """
 import sys, time

@@ -34,6 +34,8 @@ from cascade_jax.training.optimizers import Adafactor
 from cascade_jax.training.run import train_one
 from tests.support import fakes, saved
 
+pytestmark = pytest.mark.medium
+
 VOCAB = 384
 STEPS = 8
 DATA = pipeline.DataConfig("cached_v1", 12, 8, batch_size=16, cache_rows=0)

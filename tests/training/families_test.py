@@ -25,6 +25,8 @@ from cascade_jax.training.optimizers import Adafactor
 from cascade_jax.training.run import train_one
 from tests.support import fakes
 
+pytestmark = pytest.mark.medium
+
 LARGE = DecoderConfig(
     vocab_size=264, embed_dim=16, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8,
     mlp_dim=16, sliding_window=6, attention_kinds=("sliding", "full"), logit_soft_cap=20.0,

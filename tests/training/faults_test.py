@@ -25,7 +25,7 @@ from cascade_jax.training.run import train_one
 from tests.support import fakes, pair, saved
 from tests.support.pair import EVERY, STEPS
 
-pytestmark = pytest.mark.usefixtures("in_the_clone")
+pytestmark = [pytest.mark.medium, pytest.mark.usefixtures("in_the_clone")]
 
 
 @pytest.fixture

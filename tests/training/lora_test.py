@@ -34,6 +34,8 @@ from cascade_jax.training.optimizers import Adafactor
 from cascade_jax.training.run import train_one
 from tests.support import fakes
 
+pytestmark = pytest.mark.medium
+
 DATA = pipeline.DataConfig("demo_reverse_v1", input_length=20, target_length=8, batch_size=8)
 MESH = MeshConfig(data=4, tensor=2)
 T5 = T5Config(264, 8, 2, 4, 12, 1, 1, tied_logits=True, dropout_rate=0.1)

@@ -20,6 +20,8 @@ import pytest
 from cascade_jax.cli.main import main
 from tests.support import saved, tiny_demo
 
+pytestmark = pytest.mark.medium
+
 ROOT = Path(__file__).parents[2]
 GIN = tiny_demo.gin_text(
     """\

@@ -15,6 +15,8 @@ from cascade_jax.training.optimizers import Adafactor
 from cascade_jax.training.run import train_one
 from tests.support import fakes
 
+pytestmark = pytest.mark.medium
+
 STEPS, LOG_EVERY, AHEAD = 17, 6, 2
 
 

@@ -17,6 +17,8 @@ from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
 from tests.support import fakes
 
+pytestmark = pytest.mark.medium
+
 STUDENT = fakes.t5_config(16)
 TEACHER = fakes.t5_config(32)
 OPTIMIZER = Adafactor(learning_rate=1e-2)

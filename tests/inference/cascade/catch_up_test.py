@@ -6,6 +6,8 @@ import pytest
 
 from cascade_jax.inference.cascade import catch_up
 
+pytestmark = pytest.mark.medium
+
 
 def read(chunks, starts, counts, length):
     """Places of each row in the order in which they are read, and the chunks taken."""

@@ -21,6 +21,8 @@ from cascade_jax.models.config import DecoderConfig, T5Config
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 
+pytestmark = pytest.mark.medium
+
 VOCAB_SIZE, ROWS, MAX_LENGTH = 32, 16, 12
 T5 = T5Config(
     vocab_size=VOCAB_SIZE,

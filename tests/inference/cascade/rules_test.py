@@ -4,9 +4,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cascade_jax.inference.cascade.decode import make_cascade_decode_fn
 from tests.support.scripted import Scripted
+
+pytestmark = pytest.mark.medium
 
 ROWS, LENGTH = 3, 6
 
