@@ -74,7 +74,8 @@ def test_the_tour_runs_and_prints_what_it_says(page, heading):
 @pytest.mark.parametrize("page", ["docs/guarantees.md", "docs/evaluate.md"])
 def test_the_example_of_a_page_runs_and_prints_what_it_says(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+    (block,) = [block for block in blocks if "\nprint(" in block]  # others read files
     exec(compile(block, page, "exec"), {})
     promised = re.findall(r"^print\(.*\)  # (.+)$", block, re.M)
     assert promised and capsys.readouterr().out.splitlines() == promised

@@ -1,5 +1,6 @@
 """The output of `cascade-jax tasks`: lists, rows as the model gets them, lengths."""
 
+import math
 import os
 import sys
 import unicodedata
@@ -101,8 +102,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.10g}"
+def _number(value: float, form: str = ",.10g") -> str:
+    return "-" if math.isnan(value) else f"{value:{form}}"
 
 
 def _mixture_table() -> str:
@@ -110,15 +111,14 @@ def _mixture_table() -> str:
     rows = [(m.name, str(len(m.rates)), _number(m.total)) for m in mixtures]
     lines = columns([("mixture", "tasks", "sum of rates"), *rows], right=(1, 2))
     lines += ["", _count(len(mixtures), "mixture")]
-    if any(mixture.total is None for mixture in mixtures):
+    if any(math.isnan(mixture.total) for mixture in mixtures):
         lines[-1] += "; - where a rate is a number of rows that is unknown"
     return "\n".join(lines)
 
 
 def _mixture_page(mixture: browse.MixtureFacts, paint: Paint) -> str:
     shares = mixture.shares()
-    percent = {n: "-" if share is None else f"{share:.2%}" for n, share in shares.items()}
-    rows = [(name, _number(rate), percent[name]) for name, rate in mixture.rates.items()]
+    rows = [(n, _number(rate), _number(shares[n], ".2%")) for n, rate in mixture.rates.items()]
     lines = [f"  {line}" for line in columns([("task", "rate", "share"), *rows], right=(1, 2))]
     title = f"{mixture.name}: {_count(len(rows), 'task')}, sum of rates {_number(mixture.total)}"
     return "\n".join([paint("bold", title), *lines])

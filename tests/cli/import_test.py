@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from cascade_jax import records
-from cascade_jax.cli import export_checkpoint, gin_config, import_checkpoint, main
+from cascade_jax.cli import export_checkpoint, flags, gin_config, import_checkpoint, main
 from cascade_jax.interop import hf, t5x_checkpoints
 from cascade_jax.models import families
 from cascade_jax.models.config import DecoderConfig, RopeScaling, T5Config
@@ -214,7 +214,7 @@ def test_the_examples_of_both_helps_parse():
         assert examples
         for program, command, *argv in examples:
             assert (program, command) == ("cascade-jax", name)
-            assert Path(module.parse(argv).out).parts
+            assert Path(flags.parse(module.FLAGS, argv).out).parts
 
 
 def test_tokenizer_files_travel_along(tmp_path, capsys):

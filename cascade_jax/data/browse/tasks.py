@@ -1,6 +1,7 @@
 """Registered tasks and mixtures, and whether their data is on this machine; downloads nothing."""
 
 import functools
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,23 +133,20 @@ class MixtureFacts:
 
     Attributes:
       name: of the seqio mixture.
-      rates: task name -> rate; None where the rate is a number of rows that is unknown.
+      rates: task name -> rate; NaN where the rate is a number of rows that is unknown.
     """
 
     name: str
-    rates: Mapping[str, float | None]
+    rates: Mapping[str, float]
 
     @property
-    def total(self) -> float | None:
-        """Sum of the rates; None if one is not known."""
-        if any(rate is None for rate in self.rates.values()):
-            return None
-        return float(sum(self.rates.values()))
+    def total(self) -> float:
+        """Sum of the rates; NaN if one is unknown."""
+        return sum(self.rates.values())
 
-    def shares(self) -> dict[str, float | None]:
-        """Task name -> part of the rows that are drawn from it."""
-        total = self.total
-        return {name: rate / total if total else None for name, rate in self.rates.items()}
+    def shares(self) -> dict[str, float]:
+        """Task name -> share of the rows that are drawn from it."""
+        return {name: rate / self.total for name, rate in self.rates.items()}
 
 
 def mixture_facts(mixture: seqio.Mixture) -> MixtureFacts:
@@ -163,8 +161,8 @@ def list_mixtures() -> list[MixtureFacts]:
     return [mixture_facts(seqio.MixtureRegistry.get(name)) for name in names]
 
 
-def _rate(mixture: seqio.Mixture, task: seqio.Task) -> float | None:
+def _rate(mixture: seqio.Mixture, task: seqio.Task) -> float:
     try:
         return float(mixture.get_rate(task))
     except (LookupError, ValueError, OSError, TypeError):
-        return None  # TFDS knows no sizes of data that is not prepared
+        return math.nan  # TFDS knows no sizes of data that is not prepared

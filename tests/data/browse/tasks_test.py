@@ -1,6 +1,7 @@
 """What is listed of tasks and mixtures, and whether their data is here."""
 
 import functools
+import math
 
 import pytest
 import seqio
@@ -137,8 +138,9 @@ def test_a_mixture_has_rates_and_shares(register, tmp_path):
     rates = [("browse_one_v1", rows), ("demo_add_v1", 3.0), ("demo_last_v1", 2.0)]
     mixture = register.mixture("browse_mixture_v1", rates)
     facts = browse.mixture_facts(mixture)
-    assert facts.rates == {"browse_one_v1": None, "demo_add_v1": 3.0, "demo_last_v1": 2.0}
-    assert facts.total is None and set(facts.shares().values()) == {None}
+    assert list(facts.rates) == ["browse_one_v1", "demo_add_v1", "demo_last_v1"]
+    assert list(facts.rates.values())[1:] == [3.0, 2.0] and math.isnan(facts.rates["browse_one_v1"])
+    assert math.isnan(facts.total) and all(map(math.isnan, facts.shares().values()))
     sources.set_data_dir(tmp_path)
     fakes.write_jsonl(tmp_path, "browse_rows", "train", [ROW] * 5)
     facts = browse.mixture_facts(mixture)
