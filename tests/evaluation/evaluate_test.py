@@ -108,7 +108,7 @@ def test_what_is_undefined_is_null_in_the_json(tmp_path):
     )
     summary = written["pooled"]["cascades"]["a"]["summary"]
     assert summary["s_d_ideal"] == {"value": None, "low": None, "high": None}
-    assert written["pooled"]["cascades"]["a"]["curve"]["thresholds"][0] is None
+    assert written["pooled"]["cascades"]["a"]["curve"]["thresholds"][-1] is None
 
 
 def test_long_curves_are_thinned(tmp_path):
