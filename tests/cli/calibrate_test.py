@@ -124,10 +124,9 @@ def policy(tiny, trained, calibrated, repository, tmp_path_factory):
         pool = pool_of(tiny, trained)
         scores = pool.evaluate((np.inf,), np.arange(len(pool.ids))).score
     some = [float(np.median(scores))]
-    for candidate in found["candidates"]:
-        if candidate["thresholds"] == found["thresholds"]:
-            candidate["thresholds"] = some
-    found["thresholds"] = some
+    # Whatever was certified of models that were trained for a few steps only.
+    found["candidates"][0] |= {"thresholds": some, "is_accepted": True}
+    found |= {"thresholds": some, "status": certificate.CERTIFIED}
     file = tmp_path_factory.mktemp("policy") / "certificate.json"
     file.write_text(json.dumps(found))
     with pytest.MonkeyPatch.context() as patch:
