@@ -21,23 +21,13 @@ GONE = ("SUSPENDED", "SUSPENDING", "FAILED", "")
 
 def queued(flags, verb: str, *more: str) -> list[str]:
     """A `gcloud compute tpus queued-resources` command."""
-    return [
-        *(
-            "gcloud",
-            "compute",
-            "tpus",
-            "queued-resources",
-            verb,
-            flags.name,
-            f"--zone={flags.zone}",
-        ),
-        *([f"--project={flags.project}"] if flags.project else []),
-        *more,
-    ]
+    words = ["gcloud", "compute", "tpus", "queued-resources", verb, flags.name]
+    project = [f"--project={flags.project}"] if flags.project else []
+    return [*words, f"--zone={flags.zone}", *project, *more]
 
 
 def state(flags) -> str:
-    """Such as WAITING_FOR_RESOURCES or ACTIVE; empty if there is no such resource."""
+    """For example WAITING_FOR_RESOURCES or ACTIVE; empty if the resource does not exist."""
     return starting.output(queued(flags, "describe", "--format=value(state.state)"))
 
 
@@ -67,7 +57,7 @@ def attempt(flags) -> int:
         *(["--spot"] if flags.spot else []),
     )
     before = "" if flags.dry_run else state(flags)
-    if before in GONE and before:  # of an earlier start
+    if before in GONE and before:  # from an earlier start
         starting.run(queued(flags, "delete", "--force", "--quiet"), flags.dry_run)
     if before in GONE:
         status = starting.run(create, flags.dry_run)
