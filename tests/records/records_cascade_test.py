@@ -148,6 +148,17 @@ def test_a_metric_measures_the_cascade_anew(tmp_path):
     np.testing.assert_array_equal(read.cascade_statistics.reshape(6, -1), wanted)
 
 
+def test_a_field_of_the_lines_is_the_quality_of_the_cascade_too(tmp_path):
+    write(tmp_path / "a")
+    to_jsonl.to_jsonl(tmp_path / "a", tmp_path / "a.jsonl")
+    text = (tmp_path / "a.jsonl").read_text()
+    (tmp_path / "a.jsonl").write_text(text.replace('"quality":', '"judged": 0.75, "quality":'))
+    config = from_jsonl.FromJsonlConfig(f"{tmp_path}/a.jsonl", f"{tmp_path}/b", metric="judged")
+    assert not from_jsonl.from_jsonl(config).left_out
+    read = records.read(tmp_path / "b")
+    assert set(read.cascade_quality) == set(read.student_quality) == {0.75}
+
+
 def test_a_cascade_that_only_some_lines_have_is_left_out_and_said(tmp_path):
     write(tmp_path / "a")
     to_jsonl.to_jsonl(tmp_path / "a", tmp_path / "a.jsonl")

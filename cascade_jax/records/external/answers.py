@@ -71,8 +71,13 @@ def checked(line: Line, example_id: str, values: Mapping[str, Any]) -> ModelAnsw
         example_id,
         Line(line.where, {}),  # what it holds would take many times the memory of all the rest
         parsed(line, model_columns(), "log_probs"),
-        {k: v for k, v in line.row.items() if type(v) in (int, float)},
+        numbers_of(line.row),
     )
+
+
+def numbers_of(row: Mapping[str, Any]) -> dict[str, int | float]:
+    """The fields that hold a number."""
+    return {name: value for name, value in row.items() if type(value) in (int, float)}
 
 
 def parsed(line: Line, columns: Mapping[str, Column], lengths: str) -> dict[str, Any]:

@@ -324,10 +324,10 @@ def _stated(config: FromJsonlConfig, joined: Joined, field: schema.Field) -> lis
     values = [answer.values.get(name) for answer in answers]
     if field.column.shape != schema.PER_TOKEN or all(value is None for value in values):
         return values
-    return [
-        value if len(answer.log_probs) else []
-        for value, answer in zip(values, answers, strict=True)
-    ]
+    lengths = [len(answer.log_probs) for answer in answers]
+    if not any(lengths):
+        return [None] * len(values)
+    return [value if length else [] for value, length in zip(values, lengths, strict=True)]
 
 
 def _live(joined: Joined) -> list[Mapping[str, Any]]:

@@ -6,7 +6,13 @@ from typing import Any
 
 from cascade_jax.records import metadata as records_metadata
 from cascade_jax.records import schema
-from cascade_jax.records.external.answers import ModelAnswer, checked, columns_about, parsed
+from cascade_jax.records.external.answers import (
+    ModelAnswer,
+    checked,
+    columns_about,
+    numbers_of,
+    parsed,
+)
 from cascade_jax.records.external.formats import METADATA, TABLE, answer_of, recognised
 from cascade_jax.records.external.lines import Line, LineError, read_lines, shown
 
@@ -143,7 +149,8 @@ def _about(line: Line) -> dict[str, Any]:
     if line.row.get(schema.LIVE) is not None:
         live = line.get(schema.LIVE, dict, "an object, what a live cascade wrote")
         where = f"{line.where}, {schema.LIVE}"
-        about[schema.LIVE] = parsed(Line(where, live), columns_about(schema.LIVE), "tokens")
+        columns = columns_about(schema.LIVE)
+        about[schema.LIVE] = numbers_of(live) | parsed(Line(where, live), columns, "tokens")
     target = line.row.get("target")
     if target is not None:
         texts = target if isinstance(target, list) else [target]
