@@ -276,7 +276,7 @@ def test_the_head_and_its_chunks_reach_every_run():
 
 
 def test_an_unknown_head_is_refused():
-    with pytest.raises(ValueError, match="head is 'plian'; must be one of .*'fused', 'plain'"):
+    with pytest.raises(ValueError, match="head is 'plian'; must be one of fused, plain"):
         gin_config.parse(train.CONFIG, [DEMO, "--gin.HEAD='plian'"])
 
 

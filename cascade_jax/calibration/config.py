@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cascade_jax import checks
 from cascade_jax.calibration.answer_pool import RecordsSource
 from cascade_jax.calibration.pool import Pool
 from cascade_jax.calibration.token_pool import LiveSource
@@ -12,7 +13,6 @@ from cascade_jax.deferral.guarantees.budget_file import COST, PROMISES, QUALITY
 from cascade_jax.deferral.guarantees.risks import CalibrationSettings, Risk
 from cascade_jax.deferral.policy import LEVELS, TOKEN
 from cascade_jax.names import check_choice
-from cascade_jax.runs.watchdog import check_hang_seconds
 
 BAYESIAN, GRID = "bayesian", "grid"
 SEARCHES = (BAYESIAN, GRID)
@@ -93,7 +93,7 @@ class CalibrateConfig:
                 f"the bound {self.bound!r} is for losses of 0 or 1: a cost at level 'answer'; give "
                 f"{bounds.WSR!r} or {bounds.HOEFFDING_BENTKUS!r}"
             )
-        check_hang_seconds(self.hang_seconds)
+        checks.positive("hang_seconds", self.hang_seconds, optional=True)
         alphas = self.alphas
         is_list = not isinstance(alphas, int | float | str) and len(alphas) > 0
         if not is_list or len({*alphas}) < len(alphas) or any(isinstance(a, str) for a in alphas):

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cascade_jax import records
+from cascade_jax import checks, records
 from cascade_jax.collection import answers as answers_lib
 from cascade_jax.collection import live_policy as policy_lib
 from cascade_jax.collection import measuring, next_tokens
@@ -29,7 +29,7 @@ from cascade_jax.records.schema import (
 )
 from cascade_jax.runs import checkpoints, identity
 from cascade_jax.runs.saved_model import CascadeRuns, SavedModel
-from cascade_jax.runs.watchdog import Watch, check_hang_seconds
+from cascade_jax.runs.watchdog import Watch
 from cascade_jax.task_metrics import corpus
 
 
@@ -69,7 +69,7 @@ class CollectConfig:
             raise ValueError(f"top_k is {self.top_k!r}; must be an integer of at least 0 (none)")
         if self.policy and self.decoding != GREEDY:
             raise ValueError(f"a policy needs decoding {GREEDY!r}, got {self.decoding!r}")
-        check_hang_seconds(self.hang_seconds)
+        checks.positive("hang_seconds", self.hang_seconds, optional=True)
 
     @property
     def data(self) -> pipeline.DataConfig:

@@ -16,16 +16,6 @@ COMPILE_FACTOR = 10
 _REPORT_SECONDS = 5.0
 
 
-def check_hang_seconds(value: float | None, where: str = "") -> None:
-    """Refuses what can't be a Watchdog's seconds; `where` begins the message.
-
-    Raises:
-      ValueError: neither None nor above 0.
-    """
-    if value is not None and not (isinstance(value, int | float) and value > 0):
-        raise ValueError(f"{where}hang_seconds is {value!r}; must be above 0, or None")
-
-
 class Watchdog:
     """A thread that ends the process when `progress` is not called for too long.
 

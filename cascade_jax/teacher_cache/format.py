@@ -86,11 +86,6 @@ class Holding:
         return 0 < self.top_k < self.vocab_size
 
     @property
-    def largest_error(self) -> float:
-        """Of a log-prob above the floor, in nats."""
-        return self._step / 2 if FLOORS[self.dtype] else 0.0
-
-    @property
     def _step(self) -> float:
         return FLOORS[self.dtype] / np.iinfo(self.dtype).max
 

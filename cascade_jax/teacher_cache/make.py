@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
-from cascade_jax import files
+from cascade_jax import checks, files
 from cascade_jax.data import example_keys, pipeline, placement
 from cascade_jax.models import families
 from cascade_jax.parallel import hosts, rules
@@ -26,7 +26,7 @@ from cascade_jax.runs import identity as identity_lib
 from cascade_jax.runs import state as state_lib
 from cascade_jax.runs.folder_lock import FolderLock
 from cascade_jax.runs.saved_model import CascadeRuns, SavedModel
-from cascade_jax.runs.watchdog import Watchdog, check_hang_seconds
+from cascade_jax.runs.watchdog import Watchdog
 from cascade_jax.teacher_cache import facts as teacher_facts
 from cascade_jax.teacher_cache import identity as cache_identity
 from cascade_jax.teacher_cache.format import Holding, TokenFacts
@@ -78,10 +78,8 @@ class CacheConfig:
                 "--gin.TEACHER_CACHE=\"'runs/demo/teacher_cache'\""
             )
         for field in ("eval_batches", "shard_rows", "batch_size"):
-            value = getattr(self, field)
-            if (type(value) is not int or value < 1) and (field, value) != ("batch_size", None):
-                raise ValueError(f"{field} is {value!r}; must be an integer of at least 1")
-        check_hang_seconds(self.hang_seconds)
+            checks.whole_number(field, getattr(self, field), 1, optional=field == "batch_size")
+        checks.positive("hang_seconds", self.hang_seconds, optional=True)
 
     def holding(self, vocab_size: int) -> Holding:
         """What is kept of a teacher with so many ids."""

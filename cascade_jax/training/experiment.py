@@ -4,14 +4,15 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from cascade_jax import checks
 from cascade_jax.data import pipeline
 from cascade_jax.losses import variants
 from cascade_jax.models import families, pair
 from cascade_jax.models.lora import Lora
+from cascade_jax.names import check_choice
 from cascade_jax.parallel import rules as rules_lib
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import start as start_lib
-from cascade_jax.runs.watchdog import check_hang_seconds
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
 
@@ -85,25 +86,15 @@ class TrainRun:
     def __post_init__(self):
         for field in ("rules", "teacher_rules"):
             rules_lib.table(getattr(self, field))
+        label = f"run {self.name!r}: "
         counts = ("steps", "microbatches", "eval_batches", "log_every", "eval_every")
         for field in (*counts, "checkpoint_every", "keep_last"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"run {self.name!r}: {field} is {value!r}; must be an integer of at least 1"
-                )
-        self._check_care()
-        if self.head not in step_lib.HEADS:
-            raise ValueError(
-                f"run {self.name!r}: head is {self.head!r}; must be one of {list(step_lib.HEADS)}"
-            )
-        if self.chunk_tokens is not None and (
-            not isinstance(self.chunk_tokens, int) or self.chunk_tokens < 1
-        ):
-            raise ValueError(
-                f"run {self.name!r}: chunk_tokens is {self.chunk_tokens!r}; must be an integer of "
-                "at least 1, or None"
-            )
+            checks.whole_number(label + field, getattr(self, field), 1)
+        for field in ("chunk_tokens", "skip_bad_batches"):
+            checks.whole_number(label + field, getattr(self, field), 1, optional=True)
+        checks.positive(f"{label}hang_seconds", self.hang_seconds, optional=True)
+        self._check_profile_steps()
+        check_choice(f"{label}head", self.head, step_lib.HEADS)
         if not self.name or "/" in self.name:
             raise ValueError(f"run name {self.name!r} must be one folder name")
         if self.data.batch_size % self.microbatches:
@@ -150,23 +141,16 @@ class TrainRun:
         """How the models that the run holds are split: the student, and a live teacher."""
         return [self.rules] if self.live_teacher is None else [self.rules, self.teacher_rules]
 
-    def _check_care(self):
-        skips, profile = self.skip_bad_batches, self.profile_steps
-        if skips is not None and (type(skips) is not int or skips < 1):
-            raise ValueError(
-                f"run {self.name!r}: skip_bad_batches is {skips!r}; must be an integer of at least "
-                "1, or None"
-            )
-        check_hang_seconds(self.hang_seconds, f"run {self.name!r}: ")
-        if profile is not None:
-            is_pair = isinstance(profile, list | tuple) and len(profile) == 2
-            if not (
-                is_pair and all(type(n) is int for n in profile) and 1 <= profile[0] <= profile[1]
-            ):
-                raise ValueError(
-                    f"run {self.name!r}: profile_steps is {profile!r}; must be (first, last), "
-                    "steps counted from 1, or None"
-                )
+    def _check_profile_steps(self) -> None:
+        steps = self.profile_steps
+        is_pair = isinstance(steps, list | tuple) and len(steps) == 2
+        is_pair = is_pair and all(type(step) is int for step in steps)
+        checks.require(
+            steps is None or (is_pair and 1 <= steps[0] <= steps[1]),
+            f"run {self.name!r}: profile_steps",
+            steps,
+            "(first, last), steps counted from 1, or None",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

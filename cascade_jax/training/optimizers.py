@@ -1,10 +1,12 @@
 """Optimizers by name of the papers, built from optax."""
 
 import dataclasses
-import math
 
 import jax.numpy as jnp
 import optax
+
+from cascade_jax import checks
+from cascade_jax.names import check_choice
 
 SCHEDULES = ("constant", "linear", "cosine", "inverse_square_root")
 
@@ -37,15 +39,10 @@ class Adafactor:
     multiply_by_parameter_scale: bool = True
 
     def __post_init__(self):
-        rate, warmup, decay = self.learning_rate, self.warmup_steps, self.decay_steps
-        if not isinstance(rate, int | float) or not 0 < rate < math.inf:
-            raise ValueError(f"learning_rate is {rate!r}; must be a number above 0")
-        if not isinstance(warmup, int) or warmup < 0:
-            raise ValueError(f"warmup_steps is {warmup!r}; must be an integer of at least 0")
-        if decay is not None and not isinstance(decay, int):
-            raise ValueError(f"decay_steps is {decay!r}; must be None or an integer")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule {self.schedule!r} is not one of {list(SCHEDULES)}")
+        checks.positive("learning_rate", self.learning_rate)
+        checks.whole_number("warmup_steps", self.warmup_steps, 0)
+        checks.whole_number("decay_steps", self.decay_steps, 1, optional=True)
+        check_choice("schedule", self.schedule, SCHEDULES)
         decays = self.schedule in ("linear", "cosine")
         if decays and (self.decay_steps is None or self.decay_steps <= self.warmup_steps):
             raise ValueError(

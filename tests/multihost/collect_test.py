@@ -91,7 +91,9 @@ def test_records_of_other_decodings_and_meshes(trained, tmp_path, decoding, mesh
 def test_a_hang_of_no_seconds_is_refused():
     data = pipeline.DataConfig("any_v1", 16, 8, batch_size=8)
     cascade = CascadeRuns("out", ["a"], ["teacher"], data)
-    with pytest.raises(ValueError, match=r"^hang_seconds is 0\.0; must be above 0, or None"):
+    with pytest.raises(
+        ValueError, match=r"^hang_seconds is 0\.0; must be a number above 0, or None"
+    ):
         CollectConfig(cascade, hang_seconds=0.0)
 
 

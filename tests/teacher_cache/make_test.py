@@ -277,7 +277,7 @@ def test_facts_are_those_of_whole_logits(folder, mesh, cache, pack):
         assert not facts.is_correct[~counted].any()
         return
     np.testing.assert_array_equal(np.asarray(facts.label_is_best)[counted], is_best[counted])
-    error = holding.largest_error + 1e-5
+    error = {"float32": 0.0, "uint16": 0.00025, "uint8": 0.032}[holding.dtype] + 1e-5
     ids = facts.ids[counted].astype(int)
     assert len(set(ids[0])) == holding.top_k
     at_ids = np.take_along_axis(log_p[counted], ids, -1)
@@ -502,7 +502,7 @@ def test_a_cache_without_a_teacher_is_refused():
         ({"folder": None}, "folder of the teacher cache is None; give it, e.g. --gin.TEACHER_CACH"),
         ({"shard_rows": 0}, "shard_rows is 0; must be an integer of at least 1"),
         ({"batch_size": True}, "batch_size is True"),
-        ({"hang_seconds": 0}, "hang_seconds is 0; must be above 0, or None"),
+        ({"hang_seconds": 0}, "hang_seconds is 0; must be a number above 0, or None"),
     ],
 )
 def test_a_config_that_cannot_work_is_refused(tmp_path, changes, message):

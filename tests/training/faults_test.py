@@ -249,7 +249,7 @@ def test_a_profile_of_some_steps(records, tmp_path):
     "setting, said",
     [
         ({"skip_bad_batches": 0}, "skip_bad_batches is 0; must be an integer of at least 1"),
-        ({"hang_seconds": 0}, "hang_seconds is 0; must be above 0"),
+        ({"hang_seconds": 0}, "hang_seconds is 0; must be a number above 0"),
         ({"profile_steps": (3, 2)}, r"profile_steps is \(3, 2\); must be \(first, last\)"),
         ({"profile_steps": 3}, r"profile_steps is 3; must be \(first, last\)"),
     ],

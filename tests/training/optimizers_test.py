@@ -126,8 +126,8 @@ def test_the_decay_rate_is_handed_on():
         ({"learning_rate": "0.1"}, "learning_rate is '0.1'"),
         ({"warmup_steps": -1}, "warmup_steps is -1; must be an integer of at least 0"),
         ({"warmup_steps": 1.5}, "warmup_steps is 1.5"),
-        ({"decay_steps": 10.0}, "decay_steps is 10.0; must be None or an integer"),
-        ({"schedule": "cosin"}, f"schedule 'cosin' is not one of {list(SCHEDULES)}"),
+        ({"decay_steps": 10.0}, "decay_steps is 10.0; must be an integer of at least 1, or None"),
+        ({"schedule": "cosin"}, f"schedule is 'cosin'; must be one of {', '.join(SCHEDULES)}"),
         ({"schedule": "linear"}, "'linear' needs decay_steps above warmup_steps (0)"),
         (
             {"schedule": "cosine", "warmup_steps": 9, "decay_steps": 9},
