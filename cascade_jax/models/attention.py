@@ -25,13 +25,13 @@ _MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
 
 @flax.struct.dataclass
 class Places:
-    """Where tokens stand, as far as attention has to know.
+    """Positions of tokens, as far as attention needs them.
 
     Attributes:
       positions: inside the example, from 0.
       segments: number of the example in a packed row; all alike in a row of one example.
       is_prefix: True for tokens that see each other both ways.
-      is_readable: False for a key that nobody may see, such as an empty place of a cache.
+      is_readable: False for a key that no query may see, such as an empty place of a cache.
     """
 
     positions: Int[Array, "B T"]
@@ -124,7 +124,7 @@ def attend(
 
 @flax.struct.dataclass
 class Kind:
-    """What differs between layers of kind "full" and "sliding", as arrays that a scan can stack."""
+    """The settings by which "full" and "sliding" layers differ, as arrays that a scan can stack."""
 
     window: Int[Array, "..."]
     freqs: Float[Array, "... half"]

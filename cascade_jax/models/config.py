@@ -121,7 +121,7 @@ def _check_name(field: str, value: object, allowed: Sequence[str]) -> None:
 
 
 def _set_names(config: ModelConfig, field: str, allowed: Sequence[str]) -> None:
-    """Makes a tuple of names, so that the config can be hashed whatever sequence was given."""
+    """Makes a tuple of names, so that the config can be hashed whatever sequence it was."""
     value = getattr(config, field)
     if isinstance(value, str) or not value:
         raise ValueError(

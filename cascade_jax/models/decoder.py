@@ -165,16 +165,9 @@ class Decoder(nn.Module):
         return nn.with_logical_constraint(logits, (axes.BATCH, axes.LENGTH, axes.VOCAB))
 
     def start_decoding(self, inputs: Int[Array, "B S"], max_length: int) -> Int[Array, " B"]:
-        """Reads the inputs into a new cache: apply with `mutable=["cache"]`.
+        """Reads the inputs into a new cache; the first token is the last of each row's inputs.
 
         The cache has a place for the start and each input token, then `max_length` for the answer.
-
-        Args:
-          inputs: tokens, 0 for padding, which stands at the end only.
-          max_length: the most tokens that an answer may have.
-
-        Returns:
-          The first token to give to `decode_step`: the last of each row's inputs.
         """
         batch, size = inputs.shape
         tokens = jnp.pad(inputs, ((0, 0), (1, 0)))  # the start, then the inputs
@@ -196,12 +189,7 @@ class Decoder(nn.Module):
     def decode_step(
         self, tokens: Int[Array, "B 1"], inputs: Int[Array, "B S"]
     ) -> Float[Array, "B 1 V"]:
-        """Logits after one more token; apply with the cache and `mutable=["cache"]`.
-
-        Args:
-          tokens: what `start_decoding` gave, then the tokens chosen.
-          inputs: as given to `start_decoding`.
-        """
+        """Logits after one more token of every row."""
         step = self.get_variable("cache", "step")
         lengths = self.get_variable("cache", "lengths")
         is_readable = self.get_variable("cache", "is_readable")
@@ -231,16 +219,7 @@ class Decoder(nn.Module):
         where: Ragged,
         logits_at: Int[Array, " B"],
     ) -> Float[Array, "B V"]:
-        """Logits after some more tokens of every row; apply with the cache, `mutable=["cache"]`.
-
-        Not to be mixed with `decode_step` on one cache: here the caller keeps count of the places.
-
-        Args:
-          tokens: of place 0 what `start_decoding` gave, then the tokens chosen.
-          inputs: as given to `start_decoding`.
-          where: the tokens stand.
-          logits_at: index, among the P * K tokens, of the one after which each row's logits are.
-        """
+        """Logits after some more tokens of every row."""
         lengths = self.get_variable("cache", "lengths")
         first = inputs.shape[1] + 1  # place of the first answer token in the cache
         order = jnp.broadcast_to(

@@ -22,7 +22,7 @@ from cascade_jax.unembedding import Unembedding
 
 
 class Family(Protocol):
-    """What a family of models offers: its Flax module, an instance of which is one model.
+    """What a family of models offers: the members of its Flax module. An instance is one model.
 
     To add a family, write its config (derived from `ModelConfig`) and its module in one file of
     `models/`, and add both to FAMILIES. `hidden`, `unembed`, `encode`, `hidden_after` and the three
@@ -52,12 +52,24 @@ class Family(Protocol):
         """Hidden states that predict each target after the inputs."""
 
     def start_decoding(self, inputs: Int[Array, "B S"], max_length: int) -> Int[Array, " B"]:
-        """Reads the inputs into a new cache; the first token to give to `decode_step`."""
+        """Creates the collection "cache"; returns each row's first token for `decode_step`.
+
+        This and the next two are applied with `mutable=["cache"]`.
+
+        Args:
+          inputs: tokens, 0 for padding, which stands at the end only.
+          max_length: the most tokens that an answer may have.
+        """
 
     def decode_step(
         self, tokens: Int[Array, "B 1"], inputs: Int[Array, "B S"]
     ) -> Float[Array, "B 1 V"]:
-        """Logits after one more token of every row."""
+        """Logits after one more token of every row: the first one, then the tokens chosen.
+
+        Args:
+          tokens: one of each row.
+          inputs: the argument of `start_decoding`.
+        """
 
     def decode_ragged(
         self,
@@ -66,7 +78,16 @@ class Family(Protocol):
         where: Ragged,
         logits_at: Int[Array, " B"],
     ) -> Float[Array, "B V"]:
-        """Logits after some more tokens of every row."""
+        """Logits after some more tokens of every row.
+
+        Not to be mixed with `decode_step` on one cache: here the caller counts the places.
+
+        Args:
+          tokens: at place 0 the first token, then the tokens chosen.
+          inputs: the argument of `start_decoding`.
+          where: places of the tokens.
+          logits_at: index, among the P * K tokens, of the one after which each row's logits are.
+        """
 
     def example_arguments(self) -> tuple:
         """Arguments of `init`."""

@@ -59,12 +59,7 @@ def parameters(config: ModelConfig) -> Parameters:
 def forward_flops(config: ModelConfig, input_length: int, target_length: int) -> int:
     """FLOPs of reading one example and predicting all its target tokens (training, scoring).
 
-    Attention is counted over whole rows, masked or not, as it is computed. A decoder-only model
-    reads input and target as one row.
-
-    Args:
-      config: of the model.
-      input_length, target_length: tokens.
+    Attention is counted over whole rows, masked or not, as it is computed.
     """
     return build(config).forward_flops(input_length, target_length)
 
@@ -75,29 +70,17 @@ def training_flops(config: ModelConfig, input_length: int, target_length: int) -
 
 
 def prefill_flops(config: ModelConfig, input_length: int) -> int:
-    """FLOPs of reading an input: a T5's encoder, and the keys and values that its decoder needs."""
+    """FLOPs of reading an input."""
     return build(config).prefill_flops(input_length)
 
 
 def decode_flops(config: ModelConfig, input_length: int, position: int) -> int:
-    """FLOPs of one more answer token with a cache.
-
-    Args:
-      config: of the model.
-      input_length: tokens of the input.
-      position: answer tokens before this one.
-    """
+    """FLOPs of one more answer token with a cache, after `position` others."""
     return build(config).decode_flops(input_length, position)
 
 
 def answer_flops(config: ModelConfig, input_length: int, answer_length: int) -> int:
-    """FLOPs of a whole answer: reading the input, then one token after another.
-
-    Args:
-      config: of the model.
-      input_length: tokens of the input.
-      answer_length: tokens of the answer, the end of sequence included.
-    """
+    """FLOPs of a whole answer: reading the input, then token after token, end of sequence too."""
     whole = prefill_flops(config, input_length)
     if answer_length:
         # A token more costs the same everywhere, so the mean is that of the first and the last.
@@ -123,14 +106,9 @@ def live_flops(config: ModelConfig, input_length: int, answer_length: int, num_l
 
 
 def ranking_flops(config: ModelConfig, input_length: int, option_lengths: Sequence[int]) -> int:
-    """FLOPs of scoring every option of a row.
+    """FLOPs of scoring every option of a row, each with its end of sequence.
 
     An encoder-decoder reads the input once, a decoder-only model with each option.
-
-    Args:
-      config: of the model.
-      input_length: tokens of the input.
-      option_lengths: tokens of each option, the end of sequence included.
     """
     whole = sum(forward_flops(config, input_length, length) for length in option_lengths)
     if not build(config).reads_input_once:

@@ -314,7 +314,7 @@ class Attention(nn.Module):
 
 
 def _attend(query, key, value, mask, bias, chunk):
-    """What the queries [B Q H K] find."""
+    """Attention output of the queries [B Q H K]."""
     # A mask or bias may be one for all queries; else it is cut as they are.
     own = {
         name: (x, 2)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.models.families import ModelConfig, build
 
-# What a deeper model may have otherwise: these change neither names nor shapes nor meaning.
+# May differ: these change neither names nor shapes nor meaning of parameters.
 _IGNORED = ("dropout_rate", "dtype", "remat", "scan_layers", "query_chunk")
 # Compared layer by layer.
 _BY_LAYER = ("num_layers", "num_encoder_layers", "num_decoder_layers", "attention_kinds")
@@ -103,7 +103,7 @@ def _check(name: str, layers: Sequence[int] | None, count: int, of: int) -> tupl
 
 
 def _check_kinds(chosen: Sequence[int], shallow: DecoderConfig, deep: DecoderConfig) -> None:
-    """A layer that learned with a window, or other rotary positions, is no use without them."""
+    """Refuses a layer in a place with another window or other rotary positions than its own."""
     kinds = tuple(deep.attention_kind(layer) for layer in chosen)
     places = tuple(shallow.attention_kind(place) for place in range(len(chosen)))
     if kinds != places:

@@ -55,12 +55,12 @@ def layer_stack(
 
 
 def run_layers(layers: Any, x: Any, *arguments: Any, own: Sequence[Any] | None = None) -> Any:
-    """What comes out of the last layer.
+    """Runs the layers one after the other; returns the last one's output.
 
     Args:
       layers: from `layer_stack`.
-      x: what goes into the first.
-      arguments: of every layer.
+      x: input of the first.
+      arguments: other arguments of every layer.
       own: with `has_own`, the argument of each layer that stands before them.
     """
     if not isinstance(layers, list | tuple):

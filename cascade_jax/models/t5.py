@@ -140,21 +140,17 @@ class T5(nn.Module):
         return self.encoder(self.token_embedder(inputs), mask, deterministic)
 
     def start_decoding(self, inputs: Int[Array, "B S"], max_length: int) -> Int[Array, " B"]:
-        """Encodes the inputs and creates the cache: apply with `mutable=["cache"]`.
-
-        Returns:
-          The first token to give to `decode_step`, 0 for every row.
-        """
+        """Encodes the inputs and creates the cache; the first token of every row is 0."""
         self.init_cache(self.encode(inputs), inputs, max_length)
         return jnp.zeros((inputs.shape[0],), jnp.int32)
 
     def init_cache(
         self, encoded: Float[Array, "B S D"], inputs: Int[Array, "B S"], max_length: int
     ) -> None:
-        """Creates the collection "cache" for `decode_step`: apply with `mutable=["cache"]`.
+        """Creates the cache.
 
-        It holds room for the decoder's keys and values of `max_length` tokens, the keys and values
-        of the encoder's output, and the position of the next token.
+        It has room for the decoder's keys and values of `max_length` tokens, the keys and values of
+        the encoder's output, and the position of the next token.
         """
         start = jnp.zeros((), jnp.int32)
         readable = jnp.zeros((max_length,), bool)
@@ -165,12 +161,7 @@ class T5(nn.Module):
     def decode_step(
         self, tokens: Int[Array, "B 1"], inputs: Int[Array, "B S"]
     ) -> Float[Array, "B 1 V"]:
-        """Logits after one more decoder input; apply with the cache and `mutable=["cache"]`.
-
-        Args:
-          tokens: decoder input of the cache's next position: 0 first, then the tokens chosen.
-          inputs: the encoder's tokens, which say what is padding.
-        """
+        """Logits after one more decoder input; `inputs` tells what is padding."""
         position = self.get_variable("cache", "position")
         readable = self.get_variable("cache", "readable")
         readable = readable | (jnp.arange(readable.size) == position)
@@ -186,16 +177,7 @@ class T5(nn.Module):
         where: Ragged,
         logits_at: Int[Array, " B"],
     ) -> Float[Array, "B V"]:
-        """Logits after some more tokens of every row; apply with the cache, `mutable=["cache"]`.
-
-        Not to be mixed with `decode_step` on one cache: here the caller keeps count of the places.
-
-        Args:
-          tokens: decoder inputs: 0 at place 0, then the tokens chosen.
-          inputs: the encoder's tokens, which say what is padding.
-          where: the tokens stand.
-          logits_at: index, among the P * K tokens, of the one after which each row's logits are.
-        """
+        """Logits after some more tokens of every row."""
         cross_mask = (inputs != PAD_ID)[:, None, None, :]
         x = self.token_embedder(tokens)
         hidden = self.decoder(x, None, causal_mask(where), cross_mask, where, True)

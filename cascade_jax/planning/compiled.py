@@ -74,7 +74,7 @@ class Step:
       arguments: shapes with shardings.
       parts: by name, trees of the arrays that stay in memory from step to step.
       mesh: what it is compiled for.
-      context: what else is to be entered around it.
+      context: another context to compile it in.
     """
 
     name: str

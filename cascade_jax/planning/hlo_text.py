@@ -31,7 +31,7 @@ class Shape:
 
     @property
     def elements(self) -> int:
-        """Numbers in it."""
+        """Number of elements."""
         return math.prod(self.dims)
 
     @property
@@ -66,13 +66,13 @@ class Instruction:
 
     @property
     def op_name(self) -> str:
-        """The path of JAX's names, or nothing."""
+        """The path of JAX's names, "" if there is none."""
         match = re.search(r'op_name="([^"]*)"', self.attributes)
         return match[1] if match else ""
 
     @property
     def bytes(self) -> float:
-        """Of the result."""
+        """Bytes of the result."""
         return sum(shape.bytes for shape in self.shapes)
 
 
@@ -88,11 +88,11 @@ class Computation:
         return iter(self.instructions.values())
 
     def users(self, name: str) -> list[Instruction]:
-        """Instructions that read the result of one."""
+        """The instructions that read an instruction's result."""
         return [each for each in self if name in each.operands]
 
     def parameter(self, number: int) -> Instruction | None:
-        """The parameter of a number."""
+        """The parameter with this number."""
         for each in self:
             if each.opcode == "parameter" and each.literal == str(number):
                 return each

@@ -1,4 +1,4 @@
-"""What a compiled program does in one run: FLOPs, bytes and collectives, loops counted in full.
+"""FLOPs, bytes and collectives of one run of a compiled program, with loops counted in full.
 
 XLA's own cost analysis counts a loop's body once. Here a body counts as often as it runs: that is
 known from the loop's condition (a counter against a constant), or, where the number depends on the
@@ -48,7 +48,7 @@ class Collective:
 
 @dataclasses.dataclass
 class Totals:
-    """Of one device in one run of the program.
+    """The work of one device in one run of the program.
 
     Attributes:
       flops: of matmuls and convolutions; a multiply and an add are two.
@@ -71,7 +71,7 @@ class Totals:
 
 
 def walk(program: Program, mesh: Mapping[str, int], longest_loop: int | None = None) -> Totals:
-    """Adds up a program.
+    """Adds up the work of a program.
 
     Args:
       program: from `hlo_text.parse`.
@@ -92,7 +92,7 @@ class _Walk:
     totals: Totals
 
     def computation(self, name: str, times: float, steps: set, inside: bool = False) -> None:
-        """Adds a computation that runs so often.
+        """Adds a computation that runs `times` times.
 
         Args:
           name: of the computation.

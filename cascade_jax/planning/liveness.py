@@ -1,4 +1,4 @@
-"""What a compiled program holds in a chip's large memory when it holds the most.
+"""The arrays in a chip's large memory at the moment when a compiled program holds the most.
 
 The instructions of a scheduled program stand in the order in which they run, so an array lives from
 the line that makes it to the last that reads it. What shares the memory of another array (views,
@@ -108,7 +108,7 @@ def _peak(program: Program, name: str) -> tuple[float, list[_Buffer]]:
 
 
 def _leave(alive: dict[_Buffer, float], last: dict[_Buffer, int], place: int) -> float:
-    """Takes out what is not read after this place; returns its bytes."""
+    """Removes the buffers that are not read after this place; returns their bytes."""
     leaving = [buffer for buffer in alive if last.get(buffer, place) <= place]
     return sum(alive.pop(buffer) for buffer in leaving)
 

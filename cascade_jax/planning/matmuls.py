@@ -8,7 +8,7 @@ from cascade_jax.planning.hlo_text import Computation, Instruction
 
 
 def flops(each: Instruction, computation: Computation) -> float:
-    """Of a matmul or a convolution.
+    """FLOPs of a matmul or a convolution.
 
     A TPU's matmuls are convolutions, their batch axes written as windows that fit in one place
     only: positions of a window over padding, or between the numbers of a spread input, count for

@@ -1,4 +1,4 @@
-"""What a run needs of each chip, whether it fits, and how fast it can be at best."""
+"""The memory and time that a run needs on each chip, and whether it fits."""
 
 import dataclasses
 from typing import Any
@@ -18,7 +18,7 @@ _MOST_HELD = 12  # kinds of arrays that a plan names
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is known of one step; bytes, FLOPs and seconds are of one chip unless said otherwise.
+    """The plan of one step; bytes, FLOPs and seconds are per chip unless noted otherwise.
 
     Attributes:
       step: e.g. "train cat_dist".

@@ -16,7 +16,7 @@ def group(attributes: str) -> np.ndarray | None:
       attributes: of the instruction.
 
     Returns:
-      None where nothing is said.
+      None if the attributes name no group.
     """
     if match := re.search(r"source_target_pairs=\{([\d,{}]*)\}", attributes):
         pairs = [pair.split(",") for pair in re.findall(r"[\d,]+(?=\})", match[1])]

@@ -30,12 +30,12 @@ class Roofline:
 
     @property
     def seconds(self) -> float:
-        """The longest of them: no step is faster."""
+        """The longest of the four; no step is faster."""
         return max(dataclasses.astuple(self))
 
     @property
     def bound(self) -> str:
-        """Its name."""
+        """The name of the longest."""
         return max(dataclasses.asdict(self).items(), key=lambda pair: pair[1])[0]
 
 
@@ -63,6 +63,6 @@ def recomputed_flops(run: TrainRun) -> float:
 
 
 def answer_flops(model: ModelConfig, input_length: int, answer_length: int) -> float:
-    """Of one whole answer in a batch: every token is held against all places of the cache."""
+    """FLOPs of one answer in a batch: every token attends to all places of the cache."""
     token = flops.decode_flops(model, input_length, answer_length - 1)
     return float(flops.prefill_flops(model, input_length) + answer_length * token)

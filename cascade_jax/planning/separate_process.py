@@ -1,4 +1,4 @@
-"""A function in a process of its own, whose end does not end ours."""
+"""Runs a function in a separate process, whose crash does not end this one."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def apart(fn: Callable, *arguments: Any) -> Any:
-    """What `fn` gives in a process of its own; JAX must not have started in this one.
+    """Runs `fn` in a separate process and returns its result; JAX must not have started yet.
 
     Raises:
       ValueError: it raised one, or its process ended without a word.

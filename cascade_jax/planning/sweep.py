@@ -50,7 +50,7 @@ def meshes(num_chips: int, dcn_data: int = 1, most_tensor: int = 8) -> list[Mesh
 def candidates(
     run: TrainRun, mesh: MeshConfig, topology: Topology, limit: int | None = None
 ) -> Iterator[Candidate]:
-    """What a sweep tries: every mesh with the run's own settings first, then other settings.
+    """The splits that a sweep tries: every mesh with the run's own settings, then other settings.
 
     Args:
       run: the run as configured.
@@ -70,7 +70,7 @@ def candidates(
 def likely(
     run: TrainRun, mesh: MeshConfig, topology: Topology, plan: planner.Plan
 ) -> tuple[Candidate, float] | None:
-    """What a sweep would find for a run that does not fit, without compiling anything.
+    """A split that is likely to fit a run that does not, without compiling anything.
 
     Parameters and optimizer of the other meshes are known exactly. What else the plan's peak holds
     is taken to grow with the rows that a chip computes at once.
@@ -106,7 +106,7 @@ def likely(
 
 
 def _rows(run: TrainRun, shape, microbatches: int) -> float:
-    """Rows that a chip computes at once, of the model of which these are more."""
+    """Rows that a chip computes at once, for the model that has more of them."""
     over = [dict(rules.table(each)).get(axes.BATCH) or () for each in run.rule_tables]
     shards = [math.prod(shape[axis] for axis in each) for each in over]
     return run.data.batch_size / microbatches / min(shards)

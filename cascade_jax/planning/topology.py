@@ -25,7 +25,7 @@ _ENVIRONMENT = {
 
 
 class TopologyError(ValueError):
-    """There is no such slice, or no compiler for it."""
+    """The slice does not exist, or there is no compiler for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +45,16 @@ class Topology:
 
     @property
     def num_chips(self) -> int:
-        """Of one slice."""
+        """Chips of one slice."""
         return math.prod(self.shape)
 
     @property
     def chip(self) -> Chip:
-        """Its rates."""
+        """Memory and rates of a chip."""
         return CHIPS[self.kind]
 
     def devices(self, num_slices: int = 1) -> list[jax.Device]:
-        """Devices to build a mesh on; those of a TPU can be compiled for and not run on.
+        """Devices to build a mesh on; those of a TPU can be compiled for, but not run on.
 
         Raises:
           TopologyError: libtpu is not installed, or this process has too few CPU devices.

@@ -29,7 +29,7 @@ class CheckpointError(ValueError):
 
 
 class _IteratorStateHandler(ocp.CheckpointHandler):
-    """Each process writes its own bytes; it reads those, or any where they are good for all."""
+    """Each process saves its own bytes; it reads those, or any others if all are equivalent."""
 
     def _file(self, directory) -> str:
         return directory / f"process_{jax.process_index()}_of_{jax.process_count()}"
@@ -175,7 +175,7 @@ class CheckpointStore:
         return restored["state"], restored["data"]
 
     def _read_error(self, step: int, error: Exception) -> CheckpointError:
-        """What to raise for a complete checkpoint that can't be read: cut off, say."""
+        """The error for a complete checkpoint that can't be read, e.g. truncated."""
         older = [other for other in _complete_steps(self.folder) if other < step]
         way = (
             f"delete that folder and start the same command again: it goes on from step {older[-1]}"
@@ -206,7 +206,7 @@ class CheckpointStore:
 
 
 def _write_error(folder: Path, error: Exception) -> CheckpointError:
-    """What to raise for a checkpoint in this folder that could not be written."""
+    """The error for a checkpoint in this folder that could not be written."""
     steps = _complete_steps(folder)
     newest = f"step {steps[-1]} is complete and stays" if steps else "there is none before it"
     reason = _without_internals(error)
@@ -316,7 +316,7 @@ def _state_folder(run_folder: str | Path, step: int) -> Path:
 
 
 def chosen_step(run_folder: str | Path, choice: str) -> int:
-    """The step that a choice names in a run.
+    """The step of a run's best or last checkpoint.
 
     Args:
       run_folder: the folder of a training run.

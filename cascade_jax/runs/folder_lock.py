@@ -1,4 +1,4 @@
-"""One run at a time writes to a folder: a lock file that tells whether its owner lives."""
+"""A lock file with a heartbeat, so that one run at a time writes to a folder."""
 
 import json
 import os
@@ -24,8 +24,8 @@ class FolderLock:
     """The right to write to a run's folder.
 
     `<folder>/lock.json` holds host, process and a counter that its owner raises every BEAT_SECONDS.
-    A lock of this host whose process is gone is taken over at once; one of another host when its
-    counter stands still for WAIT_SECONDS (clocks of hosts are not compared).
+    A lock of this host whose process has ended is taken over at once; one of another host when its
+    counter has not changed for WAIT_SECONDS (clocks of hosts are not compared).
 
     Use as a context.
 
@@ -118,8 +118,8 @@ class FolderLock:
         if owner["host"] == self._owner["host"]:
             return _started(owner["process"]) != owner["started"]
         print(
-            f"{self._file} is of process {owner['process']} on {owner['host']}: waiting up to "
-            f"{WAIT_SECONDS:.0f} seconds to see whether it lives",
+            f"{self._file} is held by process {owner['process']} on {owner['host']}: waiting up to "
+            f"{WAIT_SECONDS:.0f} seconds to see whether it is alive",
             flush=True,
         )
         end = time.monotonic() + WAIT_SECONDS

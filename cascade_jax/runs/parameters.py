@@ -1,7 +1,7 @@
 """Parameters of a run, out of its checkpoints; of a LoRA run with its adapters merged.
 
-A LoRA run saves its adapters alone. Its config.json says of what base: `start` and `lora` as they
-were given, `base_folder` as a place to look at too, and `base_saved`, which of the base's
+A LoRA run saves its adapters alone. Its config.json says of what base: `start` and `lora` as
+configured, `base_folder` as a place to look at too, and `base_saved`, which of the base's
 checkpoints it was. The base may itself be a LoRA run.
 """
 

@@ -1,4 +1,4 @@
-"""The folder of a run: its config.json, and the checks that keep two runs from mixing."""
+"""The folder of a run: its config.json, and checks that it belongs to the run at hand."""
 
 import dataclasses
 import json
@@ -134,7 +134,7 @@ def _differences(before: Any, now: Any, name: str = "") -> list[str]:
 
 
 def resolve(output_dir: Path, run: str) -> Path:
-    """The folder of a run given by its name in `output_dir` or by its path."""
+    """The folder of a run named by its name in `output_dir` or by its path."""
     return Path(run) if "/" in run else output_dir / run
 
 

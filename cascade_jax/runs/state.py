@@ -134,7 +134,7 @@ def initialize(
 
     Args:
       model: the student.
-      optimizer, lora: as given to `abstract_state`.
+      optimizer, lora: the arguments of `abstract_state`.
       key: PRNG key of the initial parameters.
       abstract: from `abstract_state`.
     """

@@ -23,11 +23,11 @@ class Watchdog:
 
     Args:
       command: `train`, say, for the message.
-      what: hangs, with a colon and a space at its end; may be empty.
-      seconds: the longest time between two calls; None for no watch. What may compile, as the
-        first thing does, may take COMPILE_FACTOR times as long.
+      what: the start of messages, with a colon and a space at its end; may be empty.
+      seconds: the longest time between two calls; None for no limit. Work that may compile, as the
+        first does, may take COMPILE_FACTOR times as long.
       folder: the stacks of all Python threads go to `hang_<process>.txt` in it.
-      kept: says what is saved so far.
+      kept: returns a text that says what is saved so far.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Watchdog:
         self._done.set()
 
     def progress(self, next_thing: str, may_compile: bool = False) -> None:
-        """Something was done; `next_thing` comes next, and may take longer if it may compile."""
+        """Restarts the time limit for `next_thing`, which may take longer if it may compile."""
         factor = COMPILE_FACTOR if may_compile else 1
         # One assignment: the thread must not see the new limit with the old time.
         self._next = next_thing, factor * (self._seconds or 0.0), time.monotonic()
@@ -71,7 +71,7 @@ class Watchdog:
                     hosts.end_now(hosts.LOST_STATUS)
 
     def _end(self, doing: str, waited: float) -> None:
-        """Says so, here and to the other hosts."""
+        """Reports the hang here and to the other hosts."""
         stacks = self._folder / f"hang_{hosts.process()}.txt"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -93,14 +93,16 @@ class Watchdog:
 
 
 class Watch:
-    """Use as a context, and call `before` equally often on all hosts.
+    """Ends a command that is asked to stop, or that makes no progress.
+
+    Use as a context, and call `before` equally often on all hosts.
 
     Args:
       command: its name, for messages.
       hang_seconds: see `Watchdog`.
-      folder: of what is made.
-      kept: says what is complete so far.
-      going_on: says what the same command goes on with.
+      folder: the output folder, for the stacks of a hang.
+      kept: returns a text that says what is complete so far.
+      going_on: what the same command would continue with, for the message.
     """
 
     def __init__(
@@ -125,11 +127,11 @@ class Watch:
         self._stop.__exit__(*error)
 
     def progress(self, next_thing: str) -> None:
-        """See Watchdog."""
+        """As `Watchdog.progress`."""
         self._watchdog.progress(next_thing)
 
     def before(self, next_thing: str, may_compile: bool = False) -> None:
-        """Raises hosts.Stopped if the command is asked to stop."""
+        """Restarts the time limit; raises hosts.Stopped if the command is asked to stop."""
         self._watchdog.progress(next_thing, may_compile=may_compile)
         if self._stop.asked():
             raise hosts.Stopped(

@@ -114,7 +114,7 @@ def _needs_top_k(run: CacheUser) -> bool:
 
 
 def _length(data: pipeline.DataConfig) -> int:
-    """Places of a row that facts are of; more where inputs and targets stand in one row."""
+    """Positions of a row that have facts; more where inputs and targets share a row."""
     return data.target_length if data.row_length == data.input_length else data.row_length
 
 
@@ -169,7 +169,7 @@ class CachedTeacherBatches:
     """As `pipeline.BatchIterator`, of CachedTeacherBatch.
 
     A thread reads batches and looks their examples up ahead of the steps. A saved position holds
-    the rows of those that were read and not yet given out, so that it is that of the next step.
+    the rows of those that were read and not yet returned, so that it is that of the next step.
     """
 
     def __init__(self, run: CacheUser, lookup: Lookup, sharding: Sharding):
@@ -207,7 +207,7 @@ class CachedTeacherBatches:
             return rows, own, None, error
 
     def get_state(self) -> bytes:
-        """The position after the batches given out so far."""
+        """The position after the batches returned so far."""
         waiting = [future.result()[0] for future in self._ahead]
         waiting = [rows for rows in [*waiting, *self._again] if rows is not None]
         arrays = {f"{i}/{name}": a for i, rows in enumerate(waiting) for name, a in rows.items()}

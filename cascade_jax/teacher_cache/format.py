@@ -1,4 +1,4 @@
-"""What a teacher cache holds of a target token, and how that is written as bytes.
+"""The facts that a teacher cache holds for each target token, and their encoding as bytes.
 
 | of each target token | bytes |
 |---|---|
@@ -34,7 +34,7 @@ MORE_NEED = {  # of a loss, see `variants.Loss.teacher_need`
 
 @dataclasses.dataclass(frozen=True)
 class TokenFacts:
-    """What is known of the teacher on T target tokens; what is not held is None.
+    """A teacher's outputs for T target tokens; None for those that the cache does not hold.
 
     Attributes:
       label_is_best: whether no token has a larger teacher logit than the label.
@@ -56,7 +56,7 @@ class TokenFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Holding:
-    """What a cache holds.
+    """Which facts a cache holds, and in which dtype.
 
     Attributes:
       vocab_size: number of token ids of the teacher.
@@ -82,7 +82,7 @@ class Holding:
 
     @property
     def has_tail(self) -> bool:
-        """Whether the k leave tokens out."""
+        """Whether there are tokens besides the top k."""
         return 0 < self.top_k < self.vocab_size
 
     @property
@@ -90,7 +90,7 @@ class Holding:
         return FLOORS[self.dtype] / np.iinfo(self.dtype).max
 
     def lacks(self, need: str) -> str | None:
-        """What a loss of this `teacher_need` would miss, in words; None if nothing."""
+        """What a loss with this `teacher_need` lacks, in words; None if nothing."""
         return MORE_NEED.get(need) if self.top_k == 0 else None
 
     def num_bytes(self, tokens: int) -> int:

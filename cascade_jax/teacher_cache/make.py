@@ -1,4 +1,4 @@
-"""Runs a teacher once over a mixture and keeps what it says of every target token.
+"""Runs a teacher once over a mixture and saves its outputs for every target token.
 
 Training then looks it up (`teacher_cache/batches.py`) and needs no teacher. The training split is
 read once in file order, whole; of the held-out split the examples that training evaluates on.
@@ -45,10 +45,10 @@ NAME = "cache-teacher"
 
 @dataclasses.dataclass(frozen=True)
 class CacheConfig:
-    """Which teacher says what of which examples.
+    """Which teacher to run, on which examples, and which of its outputs to save.
 
     Attributes:
-      folder: of the cache; the same that training is given.
+      folder: of the cache; training's `teacher_cache`.
       cascade: the teacher's run, the mesh, and the data as in training, which may pack: the cache
         is of single examples. The students are not read.
       top_k, dtype, label_log_probs: what is kept beside whether the teacher is right: see
@@ -82,7 +82,7 @@ class CacheConfig:
         checks.positive("hang_seconds", self.hang_seconds, optional=True)
 
     def holding(self, vocab_size: int) -> Holding:
-        """What is kept of a teacher with so many ids."""
+        """The facts to save for a teacher with so many ids."""
         return Holding(vocab_size, self.top_k, self.dtype, self.label_log_probs)
 
     @property
@@ -340,7 +340,7 @@ class _Maker:
 
 
 def _one_behind(items: Iterator) -> Iterator:
-    """The same items, each given out when the next has been made."""
+    """The same items, each yielded once the next has been made."""
     before = []
     for item in items:
         before.append(item)

@@ -1,6 +1,6 @@
 """The files of a teacher cache: written shard by shard, read by the keys of examples.
 
-    fingerprint.json            what it is of, written first
+    fingerprint.json            identity of teacher and data, written first
     train-00000-0-of-1.array_record   facts of examples, several in a record
     train-00000-0-of-1.index.npz      their keys and numbers of tokens; a shard without is not there
     complete.json               the shards and their sizes, written last
@@ -33,7 +33,7 @@ _NOT_WHOLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 class TeacherCacheError(ValueError):
-    """A teacher cache is not there, not whole, or not that of this run."""
+    """A teacher cache is missing, incomplete, or not that of this run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +222,7 @@ class CacheReader:
 
     @property
     def num_examples(self) -> int:
-        """Keys, those that stand in several shards counted for each."""
+        """Number of keys; one that is in several shards counts for each."""
         return len(self._keys)
 
     def _index(self, name: str, size: int):

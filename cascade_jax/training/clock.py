@@ -1,4 +1,4 @@
-"""Where a run's time goes: steps, waiting for data, evaluation, checkpoints; goodput."""
+"""Times a run's parts (steps, waiting for data, evaluation, checkpoints) and its goodput."""
 
 import contextlib
 import time
@@ -10,7 +10,7 @@ DATA, STEP, EVALUATION, CHECKPOINT = "data", "step", "evaluation", "checkpoint"
 
 
 class Clock:
-    """Seconds of each part since the last `take`.
+    """Measures the seconds of each part since the last `take`.
 
     Goodput is the share of the time since the run's very first start (its machines may have been
     away in between) that went into steps which count: neither start-up, compiling, evaluation and
@@ -43,7 +43,7 @@ class Clock:
             self._parts, self._steps = {}, 0
 
     def take(self) -> dict[str, float]:
-        """Figures of the steps since the last call.
+        """Metrics of the steps since the last call.
 
         Returns:
           Seconds a step for data and step, seconds in all for the other two, and goodput.

@@ -1,4 +1,4 @@
-"""Where a run's figures go: metrics.jsonl, TensorBoard and a progress bar."""
+"""Reports a run's metrics: metrics.jsonl, TensorBoard and a progress bar."""
 
 import contextlib
 import json
@@ -65,7 +65,7 @@ class _TensorBoard:
 
 
 class Reporter:
-    """Writes figures of one run; only process 0 writes.
+    """Writes the metrics of one run; only process 0 writes.
 
     A line of metrics.jsonl is `{"step": 200, "split": "train", "loss": ...}`. When a run resumes
     from step s, lines after s are dropped, since those steps run again. `starts.jsonl` has a line
@@ -76,8 +76,8 @@ class Reporter:
       name: label of the progress bar.
       first_step: the step that the run starts or resumes from.
       last_step: the step at which it ends.
-      step_flops: model FLOPs of a step; 0 leaves out what is made of it.
-      peak_flops: what all devices can do in a second; None where that is not known.
+      step_flops: model FLOPs of a step; 0 leaves out the metrics that need them.
+      peak_flops: peak FLOPs a second of all devices together; None if unknown.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Reporter:
             self._bar.update()
 
     def train(self, step: int, steps: int, figures: dict[str, float]) -> None:
-        """Reports figures of the last `steps` training steps."""
+        """Reports the metrics of the last `steps` training steps."""
         now = time.monotonic()
         tokens = figures[metrics.TARGET_TOKENS] * steps
         figures = figures | {metrics.TOKENS_PER_SECOND: tokens / max(now - self._time, 1e-9)}
@@ -140,7 +140,7 @@ class Reporter:
         return times
 
     def held_out(self, step: int, split: str, figures: dict[str, float]) -> None:
-        """Reports figures on a held-out split; the time it took is not charged to training."""
+        """Reports metrics on a held-out split; its time does not count as training."""
         self._time = time.monotonic()
         self._write(step, split, figures)
 
@@ -158,7 +158,7 @@ class Reporter:
 
 
 def _drop_lines_after(file: Path, step: int) -> float:
-    """Returns the productive seconds that the last line which stays gives."""
+    """Returns the productive seconds of the last line that stays."""
     if not file.exists():
         return 0.0
     kept, productive = [], 0.0
@@ -175,7 +175,7 @@ def _drop_lines_after(file: Path, step: int) -> float:
 
 
 def _write_start(run_folder: Path, step: int) -> float:
-    """Writes down a start; returns when the run was started for the first time."""
+    """Adds a line to starts.jsonl; returns the time of the run's first start."""
     file = run_folder / "starts.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
     now = {

@@ -1,4 +1,4 @@
-"""Batches whose gradient is not finite, skipped and written down instead of ending the run."""
+"""Skips batches whose gradient is not finite and records them, instead of ending the run."""
 
 import json
 import math
@@ -14,12 +14,14 @@ _NAME = "skipped.jsonl"
 
 
 def skip_non_finite(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimizer, which leaves parameters and statistics alone if a gradient is not finite.
+    """Wraps an optimizer: a gradient that is not finite changes no parameter and no statistic.
 
     The run is then where it would be had it gone back before that batch and left it out; only the
     step counts, so that data order and dropout stay those of the step. The optimizer's own count,
     which its learning rate follows, does not go on.
     """
+    # Not optax.apply_if_finite: its state adds counters, so older checkpoints would not fit, and it
+    # applies non-finite updates after a number of them in a row.
 
     def update(grads, state, params=None):
         is_good = jnp.isfinite(optax.tree.norm(grads))
@@ -57,7 +59,7 @@ class SkippedSteps:
             self._write()
 
     def add(self, steps: list[int]) -> None:
-        """Writes down more of them."""
+        """Adds steps and rewrites the file."""
         self.steps += steps
         self._write()
 

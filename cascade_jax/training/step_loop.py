@@ -28,17 +28,17 @@ class NonFiniteLossError(FloatingPointError):
 
 @dataclasses.dataclass
 class StepLoop:
-    """The loop of one run, with what stays the same through it.
+    """The loop over the steps of one run.
 
     Attributes:
-      programs: of the run.
+      programs: the run's jitted functions.
       folder: the run's folder.
       config: its config as JSON values, saved with every checkpoint.
       store: its checkpoints.
       frozen: the parameters that are only read.
-      dropout_key: of all steps.
-      stop: asks whether to stop.
-      lock: of the folder.
+      dropout_key: the key that each step's own is derived from.
+      stop: says whether the run was asked to stop.
+      lock: the folder's lock, checked before each save.
     """
 
     programs: Programs
@@ -203,7 +203,7 @@ def _listed(steps: list[int]) -> str:
 
 
 def _must_be_finite(merged: dict[str, float]) -> dict[str, float]:
-    """The figures that show whether a step went well.
+    """The metrics that must be finite after a good step.
 
     Where no token was counted or kept there is no loss, and the gradient is 0.
     """

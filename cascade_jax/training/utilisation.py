@@ -1,4 +1,4 @@
-"""Model FLOPs of a step, and what the chips could do: together the model FLOPs utilisation."""
+"""Model FLOPs of a step and the peak FLOPs of the chips, for the model FLOPs utilisation."""
 
 from collections.abc import Sequence
 
@@ -34,6 +34,6 @@ def step_flops(run: TrainRun) -> int:
 
 
 def peak_flops(devices: Sequence[jax.Device]) -> float | None:
-    """What the devices can do in a second, in bf16; None where one is not in the table."""
+    """Peak bf16 FLOPs a second of all devices; None if one is not in the table of chips."""
     names = [_NAMES.get(device.device_kind) for device in devices]
     return None if None in names else sum(CHIPS[name].flops for name in names)

@@ -258,7 +258,7 @@ def test_what_a_sweep_would_suggest_is_known_without_compiling():
     candidate, size = sweep.likely(tiny_runs.run(), MESHES["all"], CPU, less)
     assert size <= less.memory and str(candidate.mesh) != "mesh (data=2, fsdp=2, tensor=2)"
     built = candidate.mesh.build()
-    parts = compiled.train_step(candidate.of(tiny_runs.run()), built).part_bytes()
+    parts = compiled.train_step(candidate.applied_to(tiny_runs.run()), built).part_bytes()
     assert size > sum(parts.values())
     none = dataclasses.replace(found, memory=1.0, peak=1.0, parts={})
     assert sweep.likely(tiny_runs.run(), MESHES["all"], CPU, none) is None
