@@ -137,7 +137,7 @@ class AnswerStore:
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """Of arrays' bytes, to compare between hosts."""
+    """Hash of arrays, to compare between hosts."""
     hashed = hashlib.sha256()
     for array in arrays:
         hashed.update(np.ascontiguousarray(array).tobytes())

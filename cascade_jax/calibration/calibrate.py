@@ -153,7 +153,7 @@ def _losses(
 
 
 def _write_certificates(config: CalibrateConfig, pool: Pool, repeat: Repeat) -> None:
-    """One for every alpha, of the first repeat."""
+    """Writes a certificate for every alpha, from the first repeat."""
     ids, texts = np.asarray(pool.ids, object), np.asarray(pool.texts, object)
     parts = vars(repeat.splits).items()
     for alpha, calibration in repeat.calibrations.items():

@@ -21,7 +21,7 @@ MOST_CANDIDATES = 4096
 
 @dataclasses.dataclass(frozen=True)
 class CalibrateConfig:
-    """What is promised, on which examples, and how thresholds are searched and tested.
+    """The promise, its examples, and how thresholds are searched and tested.
 
     Attributes:
       live: models and examples for level "token".

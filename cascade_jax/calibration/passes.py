@@ -71,7 +71,7 @@ class Passes:
 def evaluate_all(
     evaluate: Evaluate, candidates: Sequence[Thresholds], rows: Int[np.ndarray, " R"]
 ) -> list[CascadeAnswers]:
-    """Some examples at all candidates, whole batches at a time and nothing twice."""
+    """Answers to some examples at all candidates, none decoded twice."""
     passes, left = Passes(evaluate, candidates, rows), dict.fromkeys(range(len(candidates)))
     while left:
         for index in passes.run(next(iter(left))):

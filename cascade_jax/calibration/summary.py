@@ -1,4 +1,4 @@
-"""The results of a calibration: what each repeat promised, and what it came to on the test split.
+"""The results of a calibration: the promise of each repeat, and its result on the test split.
 
 Beside each promise stand three cascades of the same cost on the same examples. The costs that they
 reach are measured after the fact, which no user could: they say what a promise is worth, not what
@@ -95,7 +95,7 @@ def summarise(config: CalibrateConfig, pool: Pool, repeats: Sequence[Repeat]) ->
 
 
 def _candidates(pool: Pool, repeat: Repeat) -> tuple[TriedThresholds, ...]:
-    """All that was evaluated, in the order of the search."""
+    """The evaluated thresholds, in the order of the search."""
     splits, volumes = repeat.splits, repeat.searched.hypervolumes()
     unknown = baselines.point(math.nan, dict.fromkeys(pool.metrics, math.nan))
     tested, candidates, spent = set(repeat.tested), [], 0.0
@@ -120,7 +120,7 @@ def _candidates(pool: Pool, repeat: Repeat) -> tuple[TriedThresholds, ...]:
 
 
 def _run(pool: Pool, repeat: Repeat, number: int, alpha: float, others: "_Baselines") -> Run:
-    """The promise of one calibration at one alpha, and what it came to."""
+    """The promise of one calibration at one alpha, and its result on the test split."""
     calibration, splits = repeat.calibrations[alpha], repeat.splits
     index = {trial.thresholds: i for i, trial in enumerate(repeat.searched.trials)}
     place = [index[candidate.thresholds] for candidate in calibration.candidates]
@@ -149,7 +149,7 @@ def _run(pool: Pool, repeat: Repeat, number: int, alpha: float, others: "_Baseli
 
 
 def _p_values(calibration: Calibration, place: Sequence[int], count: int) -> PValues:
-    """By candidate, in the order of the search."""
+    """P-values of the candidates, in the order of the search."""
     first, second = [math.nan] * count, [math.nan] * count
     has_two = calibration.settings.procedure == risks.PARETO_TESTING
     for i, candidate in zip(place, calibration.candidates, strict=True):
@@ -162,7 +162,7 @@ def _p_values(calibration: Calibration, place: Sequence[int], count: int) -> PVa
 
 
 class _Baselines:
-    """Other cascades on the examples that are tested on.
+    """Other cascades on the test examples.
 
     Attributes:
       never, always: each model alone.

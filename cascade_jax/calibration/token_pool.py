@@ -154,7 +154,7 @@ class LivePool:
         return self._evaluate(RANDOM, (1.0 - share,) * self.thresholds, rows)
 
     def values(self, count: int, rows: Int[np.ndarray, " R"]) -> Float[np.ndarray, " count"]:
-        """The same for all data: evenly spread probabilities of the student's token, say.
+        """Thresholds of evenly spread probabilities (or entropies), the same for all data.
 
         So every repeat searches among the same thresholds, and decodes none that another has.
         """
@@ -207,7 +207,7 @@ class LivePool:
         rows: Int[np.ndarray, " R"],
         label: str,
     ) -> Iterator[tuple[Int[np.ndarray, " P"], CascadeAnswers]]:
-        """Some rows after the other, and their answers."""
+        """Decodes some rows at a time, and yields them with their answers."""
         hosts.assert_equal_across_hosts(
             "answers to decode", {"of": digest(rows), "at": digest(thresholds)}
         )

@@ -111,7 +111,7 @@ class Policy:
 
     @property
     def thresholds(self) -> Thresholds:
-        """Those of the only stage.
+        """Thresholds of the only stage.
 
         Raises:
           ValueError: there are several stages.

@@ -28,7 +28,7 @@ _ROUNDING = 1e-9
 
 
 class IndependentTokensWarning(UserWarning):
-    """The paper's bound was asked for, which needs independent tokens."""
+    """The paper's bound is valid for independent tokens only."""
 
 
 def p_values(
@@ -192,7 +192,7 @@ def smallest_n(
     upper: float = 1.0,
     tokens_per_sequence: int | None = None,
 ) -> int:
-    """How many sequences it takes at least: with fewer, even losses of `lower` give p > delta.
+    """The fewest sequences to certify anything: with fewer, losses of `lower` give p > delta.
 
     Args:
       limit, delta, bound, lower, upper, tokens_per_sequence: as of `p_values`; delta is the level
@@ -224,7 +224,7 @@ def _flips(limit: float, delta: float) -> int:
 
 
 def checked_tokens(tokens_per_sequence: int | None) -> int:
-    """What `paper` needs to know; raises ValueError without it."""
+    """The number of tokens for `paper`; raises ValueError without one."""
     if tokens_per_sequence is None or tokens_per_sequence < 1:
         raise ValueError(
             f"the bound {PAPER!r} needs tokens_per_sequence, at least 1, got {tokens_per_sequence}"

@@ -257,20 +257,20 @@ class Budget:
 
     @property
     def cost_label(self) -> str:
-        """What a cost is, in words."""
+        """Meaning of a cost in words."""
         if self.level == TOKEN:
             return f"deferred tokens, share of {self.max_length}"
         return "deferred answers, share of all"
 
     @property
     def risk_label(self) -> str:
-        """What α limits, in words."""
+        """The quantity that α limits, in words."""
         if self.promise == COST:
             return f"mean cost ({self.cost_label})"
         return f"mean {self.objective} lost against the large model"
 
     def risk_of(self, point: Point) -> float:
-        """What α limits."""
+        """The quantity that α limits."""
         return point.cost if self.promise == COST else point.worse
 
     def is_within(self, run: Run) -> bool:
@@ -282,7 +282,7 @@ class Budget:
 
     @property
     def uncertainty_label(self) -> str:
-        """What is compared with a threshold, in words."""
+        """Name of the uncertainty in words."""
         return uncertainty_label(self.uncertainty)
 
     @property
@@ -291,7 +291,7 @@ class Budget:
         return tuple(dict.fromkeys(name for run in self.runs for name in run.baselines or ()))
 
     def over_alphas(self) -> tuple[AtAlpha, ...]:
-        """Every α with the spread over its repeats."""
+        """Figures of every α over its repeats."""
         return tuple(self._at(alpha) for alpha in self.alphas)
 
     def _at(self, alpha: float) -> AtAlpha:
@@ -318,7 +318,7 @@ class Budget:
 
 
 def uncertainty_label(name: str) -> str:
-    """An uncertainty of tokens in words."""
+    """Name of an uncertainty of tokens in words."""
     return _UNCERTAINTIES.get(name, name.replace("_", " "))
 
 

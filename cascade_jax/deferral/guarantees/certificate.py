@@ -1,4 +1,4 @@
-"""The certificate of a policy: what is promised of it, and everything that the promise rests on.
+"""The certificate of a policy: its promise, and everything that the promise rests on.
 
 A JSON file (`json_file`). A field that is missing, unknown or of another type is refused by its
 name, so that no promise is read as another.
@@ -26,7 +26,7 @@ STATUSES = (CERTIFIED, FALLBACK, NOTHING)
 
 @dataclasses.dataclass(frozen=True)
 class ModelIdentity:
-    """Which checkpoint a model is; None for what is not known.
+    """The checkpoint of a model; None where not known.
 
     Attributes:
       run: name of the run.
@@ -47,7 +47,7 @@ class ModelIdentity:
 
 @dataclasses.dataclass(frozen=True)
 class DataIdentity:
-    """Which examples a certificate was made on, and how they were cut; None for what is not known.
+    """The examples that a certificate was made on, and how they were cut; None where not known.
 
     Attributes:
       mixture, split, test_split: names.
@@ -180,7 +180,7 @@ def from_calibration(
     block_length: int | None = None,
     searched: Iterable[str] = (),
 ) -> Certificate:
-    """The certificate of a calibration's choice.
+    """The certificate of the thresholds that a calibration chose.
 
     Args:
       calibration: by `learn_then_test.calibrate`.
@@ -217,7 +217,7 @@ def from_calibration(
 
 
 def promise(settings: risks.CalibrationSettings, status: str) -> str:
-    """What a certificate promises, in words."""
+    """The promise of a certificate in words."""
     kept = " and ".join(f"mean {risk.name} ≤ {risk.limit:g}" for risk in settings.risks)
     if status == CERTIFIED:
         sure = f"with a chance of at least {1 - settings.delta:g} over the calibration examples"

@@ -1,4 +1,4 @@
-"""Which null hypotheses to reject, so that with confidence 1 - δ none of them is true.
+"""Multiple testing: rejects null hypotheses so that with confidence 1 - δ none of them is true.
 
 The chance of one or more wrong rejections (the family-wise error) is at most δ, however the
 p-values depend on each other. A hypothesis here is "this configuration breaks a limit": what is
@@ -56,7 +56,7 @@ def fixed_sequence(p: _P, delta: float, order: Sequence[int]) -> _Rejected:
 
 
 def _leading(passes: Bool[np.ndarray, " n"]) -> int:
-    """How many are true before the first that is not."""
+    """Number of true values before the first false one."""
     return len(passes) if np.all(passes) else int(np.argmin(passes))
 
 

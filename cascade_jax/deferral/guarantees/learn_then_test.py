@@ -1,4 +1,4 @@
-"""Learn then test: which thresholds keep all limits, with confidence 1 - δ, and the best of them.
+"""Learn then test: thresholds that keep all limits with confidence 1 - δ, and the best of them.
 
 Every configuration (a threshold, or one for each block of positions) has a null hypothesis: "its
 mean risk reaches a limit" (`risks`). The accepted configurations are those whose null is
@@ -137,7 +137,7 @@ def propose(settings: CalibrationSettings, first: CalibrationLosses) -> Proposal
 
 
 def next_to_test(proposal: Proposal, second: CalibrationLosses | None) -> Thresholds | None:
-    """The thresholds that the second split has still to be measured at; None if it is done.
+    """The next thresholds to measure on the second split; None when it is done.
 
     Args:
       proposal: from the first split.

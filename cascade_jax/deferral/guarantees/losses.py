@@ -60,12 +60,12 @@ class CalibrationLosses:
 
     @property
     def num_configurations(self) -> int:
-        """C."""
+        """Number of configurations, C."""
         return len(self.thresholds)
 
     @property
     def num_examples(self) -> int:
-        """n."""
+        """Number of examples, n."""
         return len(self.example_ids)
 
     def row_of(self, thresholds: Thresholds) -> int | None:
@@ -73,7 +73,7 @@ class CalibrationLosses:
         return self.thresholds.index(thresholds) if thresholds in self.thresholds else None
 
     def losses_of(self, risk: str, lower: float, upper: float) -> Real[np.ndarray, "C n"]:
-        """The losses of a risk, of which all must be in its range.
+        """The losses of a risk, checked to be in its range.
 
         Raises:
           ValueError: no such risk was measured, or a loss is NaN or outside (the first is named).
@@ -89,11 +89,11 @@ class CalibrationLosses:
         return losses
 
     def mean_objective(self) -> Float[np.ndarray, " C"]:
-        """Of each configuration."""
+        """Mean objective of each configuration."""
         return np.mean(self.objective, axis=1, dtype=np.float64)
 
     def joined(self, other: "CalibrationLosses") -> "CalibrationLosses":
-        """Both splits' examples as one, this one's first.
+        """The examples of both splits together, this split's first.
 
         Raises:
           ValueError: other thresholds or risks than these.

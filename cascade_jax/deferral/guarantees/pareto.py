@@ -1,4 +1,4 @@
-"""Pareto fronts, and in two objectives hypervolumes; every objective is to be small.
+"""Pareto fronts, and hypervolumes of two objectives; all objectives are minimised.
 
 The hypervolume of points is the area that they dominate below a reference point, the worst that
 counts. Points that are not below it in both objectives add nothing.
@@ -55,7 +55,7 @@ def hypervolume(points: Real[np.ndarray, "N 2"], reference: Reference) -> float:
 def improvement(
     candidates: Real[np.ndarray, "M 2"], points: Real[np.ndarray, "N 2"], reference: Reference
 ) -> Float[np.ndarray, " M"]:
-    """What each candidate alone would add to the hypervolume of the points.
+    """Hypervolume that each candidate alone would add to that of the points.
 
     Reference: Budget-Constrained Learning to Defer for Autoregressive Models, equation 2.
     """
@@ -70,7 +70,7 @@ def improvement(
 def _staircase(
     points: Real[np.ndarray, "N 2"], reference: Reference
 ) -> tuple[Float[np.ndarray, " edges"], Float[np.ndarray, " steps"]]:
-    """What is dominated at each first objective: the second from `heights[i]`, between edges."""
+    """The dominated region: second objectives from `heights[i]` up, between edges of the first."""
     points = np.asarray(points, np.float64)
     points = points[np.all(points < reference, axis=1)]
     front = points[non_dominated(points)]

@@ -95,12 +95,12 @@ class CalibrationSettings:
         check_choice("procedure", self.procedure, PROCEDURES)
 
     def first_level(self, num_configurations: int) -> float:
-        """What the smallest p-value must not exceed for anything to be accepted."""
+        """The level of the smallest p-value, above which nothing is accepted."""
         corrected = self.procedure in (HOLM, BONFERRONI)
         return self.delta / num_configurations if corrected else self.delta
 
     def check_enough(self, num_examples: int, num_configurations: int, split: str) -> None:
-        """Refuses a split on which nothing could be accepted, to be asked before decoding it.
+        """Refuses a split too small for anything to be accepted; call it before decoding.
 
         Args:
           num_examples: of the split that is tested on: the second of Pareto testing, or all.
@@ -124,7 +124,7 @@ class CalibrationSettings:
                 )
 
     def fallback(self) -> str:
-        """The policy that trivially keeps every limit; "none" where there is no such."""
+        """The policy that trivially keeps every limit; "none" if there is none."""
         fallbacks = {risk.fallback for risk in self.risks}
         return fallbacks.pop() if len(fallbacks) == 1 else NO_FALLBACK
 

@@ -1,4 +1,4 @@
-"""Which thresholds to try: a whole grid, or by Bayesian optimisation.
+"""Search for thresholds: a whole grid, or Bayesian optimisation.
 
 Ask and tell: a search proposes thresholds, and gets the two objectives measured there (mean cost
 and one minus mean quality, say; both are to be small).
@@ -163,7 +163,7 @@ class Search(abc.ABC):
         return float(sum(trial.cost for trial in self.trials))
 
     def objectives(self) -> Float[np.ndarray, "T 2"]:
-        """Of all trials."""
+        """Objectives of all trials."""
         return np.array([trial.objectives for trial in self.trials]).reshape(-1, 2)
 
     def front(self) -> list[Trial]:
@@ -176,7 +176,7 @@ class Search(abc.ABC):
     def hypervolumes(
         self, reference: Float[np.ndarray, "2"] | None = None
     ) -> Float[np.ndarray, " T"]:
-        """After each trial, of all so far.
+        """Hypervolume of the trials so far, after each trial.
 
         Args:
           reference: the worst that counts; None = `pareto.reference_point` of all trials.
@@ -323,7 +323,7 @@ def posterior_mean(
     queries: Float[np.ndarray, "M D"],
     seed: int = 0,
 ) -> Float[np.ndarray, " M"]:
-    """Of a Gaussian process with a Matérn kernel (ν = 2.5) and noise, fitted by its likelihood.
+    """Posterior mean of a Gaussian process (Matérn, ν = 2.5, and noise), fitted by its likelihood.
 
     Args:
       places: what was evaluated, in [0, 1].

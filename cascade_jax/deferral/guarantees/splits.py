@@ -18,7 +18,7 @@ _LETTERS = 48  # of a text in a message
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Splits:
-    """Rows of a pool.
+    """Rows of a pool in each split.
 
     Attributes:
       first: on which thresholds are searched and put in order.

@@ -1,4 +1,4 @@
-"""What a router has learned, as arrays: NumPy predicts, a file holds them, and no pickle is needed.
+"""Fitted models as arrays: NumPy predicts, files hold them, and no pickle is needed.
 
 scikit-learn fits; its objects could only be stored by pickle, which runs whatever a file says. The
 arrays of a linear model, a network or trees are few, and predicting with them is short. Predictions
@@ -36,12 +36,12 @@ class Linear:
         return (features - self.mean) / self.scale @ self.weights + self.bias
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What a file holds."""
+        """Arrays for a file."""
         return {key: np.asarray(value) for key, value in vars(self).items()}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Linear":
-        """The model of a file's arrays."""
+        """The model from the arrays of a file."""
         names = ("mean", "scale", "weights")
         return cls(**{name: arrays[name] for name in names}, bias=float(arrays["bias"]))
 
@@ -69,14 +69,14 @@ class Network:
         return values[:, 0].astype(np.float64)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What a file holds."""
+        """Arrays for a file."""
         layers = {f"weight_{i}": weight for i, weight in enumerate(self.weights)}
         layers |= {f"bias_{i}": bias for i, bias in enumerate(self.biases)}
         return {"mean": self.mean, "scale": self.scale, **layers}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Network":
-        """The model of a file's arrays."""
+        """The model from the arrays of a file."""
         layers = range(sum(name.startswith("weight_") for name in arrays))
         return cls(
             mean=arrays["mean"],
@@ -131,12 +131,12 @@ class Trees:
         return result
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What a file holds."""
+        """Arrays for a file."""
         return {key: np.asarray(value) for key, value in vars(self).items()}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Trees":
-        """The model of a file's arrays."""
+        """The model from the arrays of a file."""
         scalars = {
             "baseline": float(arrays["baseline"]),
             "num_features": int(arrays["num_features"]),

@@ -1,4 +1,4 @@
-"""A learned router: a score, the arrays it learned, and the data that it must not be judged on."""
+"""A fitted router: a deferral score, its arrays, and the data it must not be evaluated on."""
 
 import dataclasses
 import os
@@ -27,7 +27,7 @@ _FACTS = ("name", "target", "split", "fingerprint", "num_examples", "library", "
 
 @dataclasses.dataclass(frozen=True)
 class _Header:
-    """A router's file beside its arrays."""
+    """The part of a router's file beside its arrays."""
 
     format: int
     name: str
@@ -46,7 +46,7 @@ class _Header:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FittedRouter:
-    """A score that was learned: see `routers` for what it predicts.
+    """A learned score; `routers` describes its targets.
 
     Attributes:
       name: for tables and axes: "logistic router".
@@ -208,7 +208,7 @@ def targets(
     teacher_quality: Real[np.ndarray, " examples"],
     target: str,
 ) -> Float[np.ndarray, " examples"]:
-    """What is learned, in [0, 1]: ``1 - s``, or ``(1 + t - s) / 2``.
+    """Training targets in [0, 1]: ``1 - s``, or ``(1 + t - s) / 2``.
 
     Cross-entropy against it has its least value at its mean given the features, so the score orders
     examples by the expected loss of the small model's answer, or by the expected gain of deferring.
@@ -224,7 +224,7 @@ def targets(
 def target_value(
     log_odds: Float[np.ndarray, " examples"], target: str
 ) -> Float[np.ndarray, " examples"]:
-    """The expected loss, or gain, that log-odds of `targets` stand for."""
+    """The expected loss, or gain, from predicted log-odds of `targets`."""
     # The logistic function of x is (1 + tanh(x / 2)) / 2; this form overflows nowhere.
     gain = np.tanh(log_odds / 2)
     return gain if target == TEACHER_GAIN else (1.0 + gain) / 2

@@ -152,7 +152,7 @@ class EdgeRouter(Router):
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A router from a file, as a score that a config can bind.
+    """A router from a file, as a score for a config.
 
     Example, in gin: ``SCORE = @routers.Saved()`` and ``routers.Saved.path = 'runs/router.npz'``.
 
@@ -169,7 +169,7 @@ class Saved:
 
     @property
     def name(self) -> str:
-        """That of the router."""
+        """Name of the router."""
         return self.router.name
 
     def __call__(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:

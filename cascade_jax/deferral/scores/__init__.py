@@ -74,5 +74,5 @@ ALL: tuple[Score, ...] = (
 
 
 def available(answers: AnswerTokens) -> list[Score]:
-    """Those of `ALL` that the answers hold enough for, in that order."""
+    """The scores of `ALL` whose columns the answers have, in that order."""
     return [score for score in ALL if not score.lack(answers)]

@@ -115,5 +115,5 @@ def refuse_non_finite(answers: AnswerTokens, values: Float[np.ndarray, "..."], n
 
 
 def lengths_of(answers: AnswerTokens, rows: slice) -> Int[np.ndarray, " rows"]:
-    """Tokens of each answer in a range of them."""
+    """Number of tokens of each answer in a range of rows."""
     return np.diff(answers.offsets[rows.start : rows.stop + 1])
