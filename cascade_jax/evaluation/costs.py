@@ -1,4 +1,4 @@
-"""What an answer costs: by parameters, by real FLOPs, by measured time, or by a price per token.
+"""Cost of an answer: by parameters, FLOPs, measured time, or a price per token.
 
 A cost model is any callable from `Records` to the costs of both models' answers, with a `label` for
 axes and a `unit`. The cascade pays the small model always and the large one where it defers:
@@ -7,7 +7,7 @@ axes and a `unit`. The cascade pays the small model always and the large one whe
 
 import dataclasses
 import math
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -25,7 +25,7 @@ Costs = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
 
 @runtime_checkable
 class CostModel(Protocol):
-    """What every cost model looks like to its callers.
+    """The protocol of cost models.
 
     Attributes:
       label: of an axis, begins with the unit: ``FLOPs per example``.
@@ -50,15 +50,8 @@ class Parameters:
     Reference: Cascade-Aware Training of Language Models, equation 6 and its experiments.
     """
 
-    @property
-    def label(self) -> str:
-        """Of an axis."""
-        return "FLOPs per token (2 × parameters)"
-
-    @property
-    def unit(self) -> str:
-        """FLOPs."""
-        return "FLOPs"
+    label: ClassVar[str] = "FLOPs per token (2 × parameters)"
+    unit: ClassVar[str] = "FLOPs"
 
     def __call__(self, records: Records) -> Costs:
         """Costs of the small and of the large model.
@@ -88,15 +81,8 @@ class Flops:
     closed forms of models/flops.py.
     """
 
-    @property
-    def label(self) -> str:
-        """Of an axis."""
-        return "FLOPs per example (prefill and decoding)"
-
-    @property
-    def unit(self) -> str:
-        """FLOPs."""
-        return "FLOPs"
+    label: ClassVar[str] = "FLOPs per example (prefill and decoding)"
+    unit: ClassVar[str] = "FLOPs"
 
     def __call__(self, records: Records) -> Costs:
         """Costs of both answers to each example.
@@ -115,15 +101,8 @@ class Latency:
     rows, so at the batch size that collect had, on its machine.
     """
 
-    @property
-    def label(self) -> str:
-        """Of an axis."""
-        return "s per example (measured while collecting)"
-
-    @property
-    def unit(self) -> str:
-        """Seconds."""
-        return "s"
+    label: ClassVar[str] = "s per example (measured while collecting)"
+    unit: ClassVar[str] = "s"
 
     def __call__(self, records: Records) -> Costs:
         """Costs of both answers to each example.
@@ -136,7 +115,7 @@ class Latency:
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-    """What a provider asks for tokens read and written by both models.
+    """Price of the tokens that both models read and write.
 
     ``C = input_price * tokens in + output_price * tokens out``. Prices are per million tokens, so
     the sum is the price of a million such answers.

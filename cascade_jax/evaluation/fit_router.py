@@ -1,4 +1,4 @@
-"""From the records of a calibration split to a fitted router, and what it may be worth."""
+"""Fits a router on the records of a calibration split and cross-validates it."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ from cascade_jax.evaluation import curves, separation
 
 @dataclasses.dataclass(frozen=True)
 class FitRouterConfig:
-    """What to fit on what, and where to save it.
+    """The records, the router to fit on them, and the file to save it in.
 
     Attributes:
       records_file: of a split that is not evaluated: "test" splits are refused by their name.
@@ -44,7 +44,7 @@ class FitRouterConfig:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RouterRun:
-    """A fitted router, and the figures of it and of the scores that need no fitting.
+    """A fitted router, with figures of it and of the scores that need no fitting.
 
     Attributes:
       router: fitted on all examples.

@@ -1,4 +1,4 @@
-"""Whether confidence means what it says: reliability, ECE, and temperature scaling.
+"""Calibration of confidence: reliability, ECE and temperature scaling.
 
 The confidence of an answer is the geometric mean of its tokens' probabilities, whatever score
 defers: ``c = exp(mean_i log p_i)``, in (0, 1].

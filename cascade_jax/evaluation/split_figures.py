@@ -1,4 +1,4 @@
-"""Every metric of every task over the whole split: what papers print in their tables."""
+"""Every metric of every task over the whole split, as in the tables of papers."""
 
 import math
 from collections.abc import Mapping
@@ -89,7 +89,7 @@ def _number(value: float | int | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def say_more(evaluation: Evaluation) -> bool:
+def is_informative(evaluation: Evaluation) -> bool:
     """Whether they hold more than each task's per-example quality of greedy answers.
 
     That alone stands in the table of tasks already.

@@ -1,4 +1,4 @@
-"""Summaries of cascades laid side by side: one Panel per mixture or task, one row per cascade."""
+"""Summaries of cascades side by side: one Panel per mixture or task, one row per cascade."""
 
 from collections.abc import Mapping, Sequence
 
@@ -31,7 +31,7 @@ Scores = Mapping[str, Real[np.ndarray, " n"]]
 
 
 def references(cascades: Mapping[str, Cascade]) -> References:
-    """The reference points that all given cascades are read off at."""
+    """The reference points at which all cascades are read."""
     students, teachers = zip(*(cascade.ends() for cascade in cascades.values()), strict=True)
     best_student, teacher = max(students), max(teachers)
     most_expensive, teacher_cost = map(

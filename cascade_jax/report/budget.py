@@ -1,4 +1,4 @@
-"""Sections of a report about budgets: what was promised and kept, and what live cascades wrote."""
+"""Sections of a report on budgets, certified policies and live cascades."""
 
 import math
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ SEARCH_PICTURES = {
 
 
 def policies(evaluation: Evaluation) -> list[str]:
-    """A box for each certified policy: what it promises, and what it comes to here."""
+    """A box for each certified policy: its promise, and its result on these records."""
     return [_policy(evaluation, name, point) for name, point in evaluation.points.items()]
 
 
@@ -202,7 +202,7 @@ def threshold_text(thresholds: tuple[float, ...]) -> str:
 
 
 def page_points(evaluation: Evaluation) -> dict:
-    """What the chart of the pool marks; empty without a policy."""
+    """Points marked on the pooled chart; empty without a policy."""
     points = [
         {
             "name": name,
@@ -216,7 +216,7 @@ def page_points(evaluation: Evaluation) -> dict:
 
 
 def page_data(evaluation: Evaluation) -> dict:
-    """What the page draws of budgets and live cascades; empty without either."""
+    """Data of the charts of budgets and live cascades; empty without either."""
     data: dict = {}
     if evaluation.budget is not None:
         data["budget"] = _budget_data(evaluation.budget)

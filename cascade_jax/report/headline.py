@@ -52,7 +52,7 @@ def best(panel: Panel) -> str:
 
 
 def choose(panel: Panel, name: str | None = None) -> Choice:
-    """The smallest share deferred that some threshold gives and that reaches the 99 %.
+    """The smallest deferral rate of a threshold that reaches 99 % of the large model's quality.
 
     The next point of metrics.json takes its place, so that it can be found there and on the page,
     unless ties leave none near.

@@ -19,7 +19,7 @@ from cascade_jax.text_table import Table, as_html, number, percent
 
 _PAGE = pathlib.Path(__file__).parent / "assets"
 _SCRIPTS = ("dom.js", "charts.js", "explore.js", "examples.js", "report.js")
-_BUDGET_SCRIPT, _BUDGET_STYLE = "budget.js", "budget.css"  # where there is something for them
+_BUDGET_SCRIPT, _BUDGET_STYLE = "budget.js", "budget.css"  # of pages with budgets
 
 
 def render(evaluation: Evaluation, images: Mapping[str, bytes]) -> str:
@@ -75,7 +75,7 @@ def _sections(evaluation: Evaluation, images: Mapping[str, bytes]) -> list[str]:
         parts += [as_html(tables.tasks(evaluation))]
         parts += [f'<p class="soft">{escaped(note)}.</p>' for note in evaluation.notes]
     parts += ['<h2 id="examples">Examples</h2>', '<div id="browser"></div>']
-    if split_figures.say_more(evaluation):
+    if split_figures.is_informative(evaluation):
         parts += ['<h2 id="figures">Figures of the whole split</h2>']
         parts += [f'<p class="soft">{words.FIGURES_CAPTION}</p>']
         parts += [as_html(tables.figures(evaluation), "figures")]
@@ -104,7 +104,7 @@ def has_budget(evaluation: Evaluation) -> bool:
 
 
 def _budget_sections(evaluation: Evaluation, images: Mapping[str, bytes]) -> list[str]:
-    """A calibration and live cascades, where there are such."""
+    """Sections on a calibration and on live cascades, if present."""
     parts: list[str] = []
     if evaluation.budget is not None:
         parts += budget.budget(evaluation.budget)
@@ -199,5 +199,5 @@ def _script(has_budget: bool) -> str:
 
 
 def _hash(text: str) -> str:
-    """What a Content-Security-Policy calls an element's text."""
+    """The hash of an element's text, as a Content-Security-Policy names it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

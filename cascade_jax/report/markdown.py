@@ -34,7 +34,7 @@ def render(evaluation: Evaluation) -> str:
         "curve"
     )
     parts.append(as_markdown(tables.alone_and_area(title, "task", evaluation.tasks)))
-    if split_figures.say_more(evaluation):
+    if split_figures.is_informative(evaluation):
         parts.append(as_markdown(tables.figures(evaluation)))
     parts += [f"{note}." for note in evaluation.notes]
     return "\n\n".join(parts) + "\n"

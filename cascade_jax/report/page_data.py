@@ -1,4 +1,4 @@
-"""What the interactive page of a report is drawn from: JSON values, the curve points included."""
+"""The data of a report's interactive page, as JSON values."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -145,7 +145,7 @@ def _lines_around(panel: Panel, name: str) -> dict[str, Any]:
         "oracle": oracle.quality,
         "oracle_cost": oracle.cost,
     }
-    if np.array_equal(oracle.cost, curve.cost):  # so it is unless costs differ by example
+    if np.array_equal(oracle.cost, curve.cost):  # unless costs differ by example
         del lines["oracle_cost"]
     return _rounded(lines)
 

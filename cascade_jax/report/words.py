@@ -1,4 +1,4 @@
-"""The words on a report that every report shares."""
+"""Fixed texts of a report: captions and definitions."""
 
 NOSCRIPT = (
     '<noscript><p class="soft">Curves and examples on this page need JavaScript. summary.md and '
