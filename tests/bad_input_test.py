@@ -194,13 +194,13 @@ def test_a_teacher_of_another_vocabulary_of_the_same_size(refused, tiny, tmp_pat
     assert "vocabularies differ" in line
 
 
-def test_a_mesh_that_does_not_divide(refused, tiny):
+def test_a_mesh_that_does_not_divide(refused, tiny, finished):
     line = refused("train", tiny, "--gin.mesh.MeshConfig.data=3")
     assert "mesh (data=3, fsdp=1, tensor=1) does not divide the 8 devices there are" in line
     line = refused("train", tiny, "--gin.BATCH_SIZE=12")
     assert "run 'teacher': batch_size 12 does not divide by the 8 shards" in line
     assert "allowed are multiples of 8" in line
-    line = refused("collect", tiny, "--gin.DECODE_BATCH_SIZE=12")
+    line = refused("collect", tiny, output(finished), "--gin.DECODE_BATCH_SIZE=12")
     assert "batch_size 12 does not divide by the 8 shards" in line
 
 

@@ -19,17 +19,15 @@ STUDENT_STEPS = {STEPS}
 CHECKPOINT_EVERY = {EVERY}
 WARMUP_STEPS = 1
 EVAL_BATCHES = 1
-LOG_EVERY = 1
 ONLY = ["teacher", "xent"]
 saved_model.CascadeRuns.students = ["xent"]
 """
-LARGE = tiny_demo.LARGE | dict(dropout_rate=0.1)  # so that a resumed run draws the same
 
 
 def write_gin(file: Path, macros: str = "", *imports: str) -> str:
     """Writes the pair's gin file with other lines added; returns its flag."""
     imports = "from cascade_jax.runs import saved_model", *imports
-    file.write_text(tiny_demo.gin_text(MACROS + macros, *imports, large=LARGE))
+    file.write_text(tiny_demo.gin_text(MACROS + macros, *imports))
     return f"--gin_file={file}"
 
 
