@@ -20,8 +20,8 @@ import pytest
 
 from cascade_jax.cli.main import main
 from cascade_jax.runs import checkpoints
-from cascade_jax.training import experiment
 from cascade_jax.training import step as step_lib
+from cascade_jax.training import train as training
 from tests.support import fakes, pair, saved
 from tests.support.pair import output
 
@@ -113,7 +113,7 @@ def test_programming_errors_keep_their_traceback(tiny, tmp_path, monkeypatch):
     def broken(config):
         raise TypeError("a bug")
 
-    monkeypatch.setattr(experiment, "train", broken)
+    monkeypatch.setattr(training, "train", broken)
     with pytest.raises(TypeError, match="a bug"):
         main(["train", tiny, output(tmp_path)])
 
