@@ -81,7 +81,7 @@ def _fits(value: Any, kind: FieldType) -> bool:
 
 
 def _is_blank(value: Any) -> bool:
-    """Whether it is a text without a word, or a list that is empty or holds one."""
+    """Whether it is a blank text, or a list that is empty or holds one."""
     if isinstance(value, list):
         return not value or any(map(_is_blank, value))
     return isinstance(value, str) and not value.strip()
@@ -116,7 +116,7 @@ def read_jsonl(
       fields: path of each field to read ("label", "choices/text") and its type: str, int, float,
         bool, list[str], list[int], or range(n) for a class label.
       blank_texts: whether a text may be blank, and a list empty; or the fields where that may be.
-      problem_of: what is wrong with a row whose fields are right each by itself; None if nothing.
+      problem_of: describes what is wrong with a row of valid fields; None if nothing is.
 
     Returns:
       One dictionary a line, keyed by the field paths.

@@ -1,6 +1,6 @@
 """From a mixture's name to batches of global arrays, for training (restorable) and evaluation.
 
-This module also gives out the names of `mixtures` and `examples`, so that a caller needs only it.
+This module re-exports the names of `mixtures` and `examples`, so that callers import only it.
 """
 
 import hashlib
@@ -53,9 +53,9 @@ for _kind in ("GPU", "TPU"):
 class HostBatches:
     """One host's rows of endless training batches; its position can be saved and restored exactly.
 
-    With `hosts_read="all_rows"` the rows of all hosts, one below the other, do not depend on how
-    many hosts there are, and a state saved by any of them is good for each, and for another number
-    of hosts. With "own_rows" every host has a state of its own.
+    With `hosts_read="all_rows"` the concatenated rows of all hosts do not depend on the number of
+    hosts, and a state saved by any of them serves all, also another number of them. With "own_rows"
+    every host has a state of its own.
     """
 
     def __init__(self, config: DataConfig, split: str, shard: seqio.ShardInfo):
@@ -89,7 +89,7 @@ class HostBatches:
         return self.own_rows(self.read())
 
     def own_rows(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """This host's rows of what `read` gives."""
+        """This host's rows of a batch from `read`."""
         return {name: rows[self._rows] for name, rows in batch.items()}
 
     def read(self) -> dict[str, np.ndarray]:
@@ -115,7 +115,7 @@ class HostBatches:
         return packed.getvalue()
 
     def set_state(self, state: bytes) -> None:
-        """Goes to a saved position.
+        """Moves to a saved position.
 
         Raises:
           ValueError: not a state, or one of another data config or vocabulary or, where every host
@@ -145,7 +145,7 @@ def _digest(names) -> str:
 def _signature(
     mixture: OpenMixture, config: DataConfig, split: str, shard: seqio.ShardInfo
 ) -> dict[str, Any]:
-    """What has to be the same for a saved position to mean the same rows."""
+    """Everything that must be equal for a saved position to mean the same rows."""
     names = (
         "mixture",
         "input_length",
@@ -172,7 +172,7 @@ class BatchIterator:
     """`HostBatches` as global arrays.
 
     Every process has a state: save each under its process index. After `set_state` in a new
-    process, the batches are bit for bit those that the saved iterator would have given.
+    process, the batches are bit for bit those of the saved iterator.
     """
 
     def __init__(self, host_batches: HostBatches, sharding, config: DataConfig):

@@ -63,12 +63,12 @@ def to_global_batch(
 
 
 def fill_rows(array: np.ndarray, rows: int) -> np.ndarray:
-    """The array with rows of 0 put below, `rows` in all."""
+    """The array padded with rows of 0 to `rows`."""
     return np.pad(array, ((0, rows - len(array)), (0, 0)))
 
 
 def is_first_holder(sharding: jax.sharding.Sharding, batch_size: int) -> bool:
-    """Whether no process of a lower number holds the same rows of a batch as this one."""
+    """Whether no process with a lower index holds the same rows of a batch."""
     rows_of: dict[int, set[int]] = {}
     for device, index in sharding.devices_indices_map((batch_size, 1)).items():
         start = (index[0].start if index else None) or 0

@@ -13,8 +13,8 @@ _SLICE = re.compile(r"(?P<split>[^\[\]:+%]+)(?:\[(?P<start>-?\d+)?:(?P<stop>-?\d
 class SplitSlice:
     """Part of a split.
 
-    Unlike TFDS, which refuses a number beyond the end of a split, a slice is cut off there as
-    Python's are: a local file may be smaller than the data set that it stands for.
+    Unlike in TFDS, numbers beyond the end of a split are allowed, as in Python: a local file may be
+    smaller than the TFDS data set.
 
     Example: of 250 rows, "train[-600:-100]" is the first 150.
 
@@ -57,8 +57,8 @@ def parse_slice(text: str) -> SplitSlice:
 def rows_of(split: str, splits: Mapping[str, SplitSlice], size: int) -> Sequence[int]:
     """Numbers of the rows of a task's split, among all `size` rows of the file it comes from.
 
-    What another split of the task holds out of the same file is never in "train". At the sizes that
-    FLAN's slices were made for they are disjoint in any case; in a small file they need not be.
+    Rows of the same file that another split holds out are never in "train". FLAN's slices are
+    disjoint at their intended sizes, but in a small file they may overlap.
 
     Example: of 250 rows, with "train[:200]" for "train" and "train[-100:]" for "validation", the
     first 150 are left for "train".
@@ -84,7 +84,7 @@ def rows_of(split: str, splits: Mapping[str, SplitSlice], size: int) -> Sequence
 
 
 def as_ranges(rows: Sequence[int]) -> str:
-    """Ascending numbers in short, [0, 1, 2, 5] as "0:3,5:6"."""
+    """Ascending numbers as ranges: [0, 1, 2, 5] -> "0:3,5:6"."""
     starts = [row for i, row in enumerate(rows) if i == 0 or rows[i - 1] != row - 1]
     stops = [row + 1 for i, row in enumerate(rows) if i == len(rows) - 1 or rows[i + 1] != row + 1]
     return ",".join(f"{start}:{stop}" for start, stop in zip(starts, stops, strict=True))

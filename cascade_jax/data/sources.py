@@ -55,8 +55,8 @@ _DTYPES = {
 def set_data_dir(path: str | os.PathLike | None) -> None:
     """Sets the folder that every `TfdsOrJsonlSource` of this process reads from.
 
-    The folder is looked at only when a data set is opened, so that it may be set after the tasks
-    have been registered, and need not exist for tasks that are never opened.
+    The folder is read only when a data set is opened, so it may be set after the tasks have been
+    registered, and need not exist for tasks that are never opened.
 
     Args:
       path: folder of JSONL files, or None (or "") for TFDS.
@@ -112,7 +112,7 @@ class RowsSource(seqio.DataSource):
         )
 
     def fingerprint(self, split: str) -> str:
-        """A text that two sets of rows share exactly if they are the same rows in one order."""
+        """A text that is equal exactly for the same rows in the same order."""
         text = json.dumps(self.rows(split), sort_keys=True)
         return f"rows-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -171,8 +171,8 @@ class GeneratedSource(RowsSource):
 class TfdsOrJsonlSource(RowsSource):
     """Rows of `<data folder>/<name>/<split>.jsonl` while a data folder is set, else of TFDS.
 
-    A split may be a slice of a file, in TFDS's notation (`slices.SplitSlice`). What another split
-    holds out of the same file is never in "train" (`slices.rows_of`).
+    A split may be a slice of a file, in TFDS's notation (`slices.SplitSlice`). Rows that another
+    split holds out of the same file are never in "train" (`slices.rows_of`).
 
     Example: ``TfdsOrJsonlSource("imdb_reviews:1.0.0", {"text": str, "label": range(2)},
     splits={"train": "train[:-200]", "validation": "train[-200:]", "test": "test"})`` serves the
@@ -249,7 +249,7 @@ class TfdsOrJsonlSource(RowsSource):
         return [every[number] for number in self._row_numbers(split, len(every))]
 
     def fingerprint(self, split: str) -> str:
-        """The file's hash and which rows of it, or the TFDS builder with its version and split."""
+        """The file's hash and the rows used, or the TFDS builder with its version and split."""
         if _data_dir is None:
             return f"tfds-{self.tfds_name}-{self._tfds_splits[split]}"
         path = self._split_file(split)
@@ -326,7 +326,7 @@ class TfdsOrJsonlSource(RowsSource):
 
     @contextlib.contextmanager
     def _in_tfds(self):
-        """Says what to do where TFDS has no such data set, or cannot download it."""
+        """Explains what to do where TFDS lacks the data set, or cannot download it."""
         folder = f"a data folder (DATA_DIR) that holds {self.name.replace('/', '__')}/<split>.jsonl"
         message = f"{self.name} is not in TFDS: set {folder}"
         if not self.is_in_tfds:

@@ -1,18 +1,17 @@
 """Small tasks, tokenised once: ids in memory and, optionally, in a folder.
 
-It keeps the whole token ids, before they are cut to a length, in the order of the source's
-rows. Batches are those that the task would give without: rows are shuffled as a whole under the
-seed, the shuffle buffer draws numbers of examples in place of examples (so that saved states stay
-small), and the last preprocessor cuts and ends each example when it is drawn.
+The cache holds uncut token ids in the order of the source's rows. Batches are the same as without
+it: rows are shuffled as a whole by the seed, the shuffle buffer holds example numbers in place of
+examples (so that saved states stay small), and each example is cut and ended when it is drawn.
 
-A task is kept if
+A task is cached if
 
 - it ends in the steps of `features.tokenizing()`, and no step before takes a seed or a length;
-- each row becomes examples by itself, and always the same (looked at on the first rows);
-- its source says how many rows it has and has a `fingerprint(split)`.
+- each row becomes examples by itself, and always the same (checked on the first rows);
+- its source knows its number of rows and has a `fingerprint(split)`.
 
-Any other is read anew each time around, as if there were no cache. The order of a source that does
-not shuffle its rows as a whole (TFDS) is another, and a better one, with the cache.
+Any other is read anew in each epoch. A source that does not shuffle its rows as a whole (TFDS) is
+shuffled better with the cache, and so in another order.
 """
 
 import hashlib
@@ -34,12 +33,12 @@ from cascade_jax.data import features
 from cascade_jax.data.vocabulary import load
 
 FORMAT = 1  # of the files
-CHECKED_ROWS = 32  # made anew each time, to see that the ids are still those that the task gives
+CHECKED_ROWS = 32  # tokenised at every start, to check that the cached ids are up to date
 _CHUNK = 1024
 _PATIENCE_SECONDS = 3  # before a progress bar shows
 _NAMES = (features.INPUTS, features.TARGETS)
 
-# By key, the preprocessors that made the ids, and these.
+# By key: the preprocessors that made the ids, and the ids.
 _in_memory: dict[str, tuple[list, "CachedTokens | None"]] = {}
 
 
@@ -81,7 +80,7 @@ class CachedTokens:
     def dataset(
         self, task: seqio.Task, lengths: Mapping[str, int], seed: int, shard: seqio.ShardInfo
     ) -> tf.data.Dataset:
-        """The examples, endless and shuffled, as `task.get_dataset` would give them."""
+        """The examples, endless and shuffled, as from `task.get_dataset`."""
         held = {
             name: (tf.constant(self.values[name]), tf.constant(self.splits[name]))
             for name in _NAMES
@@ -173,7 +172,7 @@ def _applied(task: seqio.Task, steps: int, seed: int | None = None) -> Callable:
 
 
 def _row_by_row(rows: tf.data.Dataset, apply: Callable) -> tf.data.Dataset:
-    """(number of the row, example), every row preprocessed as a data set of its own."""
+    """(row number, example), with every row preprocessed as a data set of its own."""
 
     def examples(number: tf.Tensor, row: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
         return apply(tf.data.Dataset.from_tensors(row)).map(lambda example: (number, example))
@@ -206,7 +205,7 @@ def _make(task: seqio.Task, name: str, split: str, num_rows: int) -> CachedToken
     examples = len(ids[_NAMES[0]][1]) - 1
     row_of_example = np.arange(examples)
     if examples != num_rows or [row for row, _ in head] != list(range(len(head))):
-        # Some rows gave none or several; texts alone say which.
+        # Some rows became no example or several; tokenising is not needed to see which.
         numbered = _row_by_row(rows, _applied(task, steps - 1)).map(lambda row, _: row)
         row_of_example = np.fromiter(numbered.as_numpy_iterator(), np.int64)
     if len(row_of_example) != examples:
@@ -224,7 +223,7 @@ def _smallest(ids: np.ndarray) -> np.ndarray:
 
 
 def _is_up_to_date(tokens: CachedTokens, task: seqio.Task, split: str) -> bool:
-    """Whether rows of all of the split still give these ids: those of a changed prompt do not."""
+    """Whether rows spread over the split still give these ids; a changed prompt does not."""
     num_rows = len(tokens.row_splits) - 1
     # Files of TFDS would have to be read to their end.
     is_in_memory = task.source.supports_arbitrary_sharding
@@ -293,7 +292,7 @@ def _write(path: Path, key: str, tokens: CachedTokens) -> None:
 
 
 def _read(path: Path, key: str) -> CachedTokens | None:
-    """What a file holds; None if it is not there, is damaged or is of something else."""
+    """The tokens in a file; None if it is missing, damaged or has another key."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             if str(archive["key"]) != key:

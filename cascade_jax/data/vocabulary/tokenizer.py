@@ -19,8 +19,8 @@ from cascade_jax.data.vocabulary.tokenizer_json import TokenizerFile
 def _end_data_sets_at_exit() -> None:
     """Ends every data set before Python does.
 
-    One that reads ahead would otherwise wait for Python to tokenise a text, and Python, on its way
-    out, for the data set to end: for ever.
+    A data set that reads ahead would otherwise deadlock with the exiting interpreter: each waits
+    for the other.
     """
 
     def end() -> None:
@@ -88,12 +88,12 @@ class TokenizerJsonVocabulary(seqio.Vocabulary):
 
     @property
     def bos_id(self) -> int | None:
-        """Id that the model was trained to see at the start; None if there is none."""
+        """Id at the start of the model's training sequences, or None."""
         return None if self._special.bos is None else self._exchange(self._special.bos)
 
     @property
     def unk_id(self) -> int | None:
-        """Id of what cannot be spelt; None also where that token has another meaning too."""
+        """Id of text that cannot be spelt; None also if that token has another meaning too."""
         special = self._special
         if special.unk in (None, special.eos, special.bos, special.pad):
             return None

@@ -27,7 +27,7 @@ _NUMBERING_FILES = ("generation_config.json", "config.json")
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """What special tokens a tokenizer has, by its own ids.
+    """The special tokens of a tokenizer, by its own ids.
 
     Attributes:
       eos: ends a sequence.
@@ -70,7 +70,7 @@ def split_spec(spec: str) -> tuple[Path, dict[str, str]]:
     """ "a/tokenizer.json?eos=</s>" -> (a/tokenizer.json, {"eos": "</s>"}).
 
     Raises:
-      ValueError: for an option that there is not, or one without a value.
+      ValueError: for an unknown option, or one without a value.
     """
     name, rest = _split(spec)
     options = {}
@@ -93,7 +93,7 @@ def _split(spec: str) -> tuple[str, str | None]:
 
 
 class TokenizerFile:
-    """A tokenizer.json, without what adds special tokens to a text, cuts it or fills it up.
+    """A tokenizer.json, without the steps that add special tokens, truncate or pad.
 
     Attributes:
       spec: as given.
@@ -134,7 +134,7 @@ class TokenizerFile:
         model = {
             key: value
             for key, value in self._data["model"].items()
-            if not (value is None or value is False or value == "")  # what is so by default
+            if not (value is None or value is False or value == "")  # defaults
         }
         if "merges" in model:
             model["merges"] = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
@@ -160,7 +160,7 @@ class TokenizerFile:
                 f"'{self.path}?eos=...'; special tokens: {self._some_special()}"
             )
         for key, value in named.items():
-            # Padding that the model lacks is chosen anew; that is not so for what users name.
+            # Padding that the model lacks is chosen anew, unless the user has named it.
             if value is not None and not 0 <= value < size and not self._may_choose(key):
                 raise ValueError(
                     f"vocabulary {self.spec!r} has {key} id {value}; must be 0 to {size - 1}"
@@ -178,7 +178,7 @@ class TokenizerFile:
 
     @functools.cached_property
     def _end_ids(self) -> list[int]:
-        """What ends a sequence by the files that number tokens: chat models have several."""
+        """End-of-sequence ids by the files that number tokens; chat models have several."""
         for file in _NUMBERING_FILES:
             eos = self._settings[file].get("eos_token_id")
             if eos is not None:
@@ -259,7 +259,7 @@ class TokenizerFile:
 
 
 def _read(spec: str, path: Path) -> dict[str, Any]:
-    """The file's values; what differs from text to text or adds to it is gone."""
+    """The file's values, without the steps that add to a text or vary from text to text."""
     if path.is_dir():
         raise FileNotFoundError(f"vocabulary {spec!r} is a folder; give its tokenizer.json")
     if not path.is_file():
