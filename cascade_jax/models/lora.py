@@ -16,7 +16,7 @@ from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import PRNGKeyArray
 
-from cascade_jax import axes
+from cascade_jax import axes, checks
 from cascade_jax.models import families
 from cascade_jax.names import did_you_mean
 
@@ -43,11 +43,8 @@ class Lora:
     alpha: float = 16.0
 
     def __post_init__(self):
-        if type(self.rank) is not int or self.rank < 1:
-            raise ValueError(f"LoRA's rank is {self.rank!r}; must be an integer of at least 1")
-        is_number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
-        if not is_number or not 0 < self.alpha < math.inf:
-            raise ValueError(f"LoRA's alpha is {self.alpha!r}; must be a number above 0")
+        checks.whole_number("LoRA's rank", self.rank, 1)
+        checks.positive("LoRA's alpha", self.alpha)
         names = self.targets
         if isinstance(names, str) or not names or not all(isinstance(name, str) for name in names):
             raise ValueError(

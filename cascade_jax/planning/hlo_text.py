@@ -65,6 +65,14 @@ class Instruction:
         return match[1] if match else None
 
     @property
+    def branches(self) -> list[str]:
+        """The computations that a conditional chooses from."""
+        names = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", self.attributes)
+        if listed := re.search(r"branch_computations=\{([^}]*)\}", self.attributes):
+            names += [name.strip().lstrip("%") for name in listed[1].split(",")]
+        return names
+
+    @property
     def op_name(self) -> str:
         """The path of JAX's names, "" if there is none."""
         match = re.search(r'op_name="([^"]*)"', self.attributes)

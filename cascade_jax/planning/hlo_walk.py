@@ -125,11 +125,8 @@ class _Walk:
 
     def _branches(self, each: Instruction, times: float, steps: set[str]) -> None:
         """The costliest branch."""
-        names = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", each.attributes)
-        if listed := re.search(r"branch_computations=\{([^}]*)\}", each.attributes):
-            names += [name.strip().lstrip("%") for name in listed[1].split(",")]
         costs = []
-        for name in names:
+        for name in each.branches:
             walked = _Walk(self.program, self.mesh, self.longest_loop, Totals())
             walked.computation(name, 1, set(steps))
             costs.append((walked.totals.flops, walked.totals.bytes, name))

@@ -125,10 +125,7 @@ def _called(each: Instruction) -> list[str]:
     if each.opcode in ("call", "async-start"):
         return [each.called("to_apply") or each.called("calls")]
     if each.opcode == "conditional":
-        names = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", each.attributes)
-        if listed := re.search(r"branch_computations=\{([^}]*)\}", each.attributes):
-            names += [name.strip().lstrip("%") for name in listed[1].split(",")]
-        return names
+        return each.branches
     return []
 
 
