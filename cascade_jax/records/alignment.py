@@ -1,4 +1,4 @@
-"""Which records tables can be compared, and their rows in one order."""
+"""Checks that records tables can be compared, and brings their rows into one order."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from cascade_jax.records.table import Records, RecordsError
 
 
 def check_comparable(records: Sequence[Records]) -> None:
-    """Refuses records that can not be laid side by side: a curve would then compare unlike things.
+    """Refuses records that can not be compared.
 
     All must have the schema version, mixture, split and examples (with inputs, target and metric)
     of the first. The larger models' quality and cost must be the same too: they are the other end

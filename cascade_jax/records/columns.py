@@ -1,4 +1,4 @@
-"""From an Arrow table or a Parquet file to NumPy arrays, a column at a time, with every check.
+"""Reads columns of an Arrow table or a Parquet file as NumPy arrays, and checks them.
 
 A column is read and checked when it is first asked for, in pieces of a few thousand rows, so that
 a table of a million rows takes the memory of the columns in use and little more.
@@ -19,7 +19,7 @@ from cascade_jax.records.schema import Field, RecordsError
 
 _ROWS = 1 << 14  # of a table at once
 _VALUES = 1 << 22  # checked at once
-_UNSHARED = ("example_id", "inputs")  # texts that hardly come twice
+_UNSHARED = ("example_id", "inputs")  # texts that hardly occur twice
 
 
 def offsets_of(lengths: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n_plus_1"]:
@@ -145,7 +145,7 @@ class Columns:
         return texts
 
     def _parts(self, field: Field) -> Iterator[tuple[list[np.ndarray], pa.Array]]:
-        """(lengths of lists at each depth, their values end to end), part after part."""
+        """Yields (lengths of the lists at each depth, their values end to end) of each part."""
         for chunk in self._chunks(field):
             lengths = []
             while pa.types.is_list(chunk.type):

@@ -1,4 +1,4 @@
-"""Corpus metrics that records describe: how `evaluate`, which sees no task, rebuilds a task's own.
+"""Corpus metrics as JSON descriptions, from which `evaluate`, which sees no task, rebuilds them.
 
 Collect writes `describe(Bleu("zh"))` into the metadata of records, and each row's statistics beside
 it; whoever has answers of another system can write the same:
@@ -40,7 +40,7 @@ class Statistics:
 
 
 def first_of(metric_fns: Sequence[Any]) -> CorpusMetric | None:
-    """The first of a task's metrics that can be described; None where there is none."""
+    """The first of a task's metrics that can be described, or None."""
     return next((fn for fn in metric_fns if type(fn) in CLASSES.values()), None)
 
 

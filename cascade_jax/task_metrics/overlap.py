@@ -1,4 +1,4 @@
-"""How much of a written answer's words are the reference's: ROUGE and word edit distance."""
+"""Word overlap with the reference: ROUGE and word edit distance."""
 
 import dataclasses
 import functools
@@ -73,7 +73,7 @@ class WordEditDistance:
     distance 2 of 5, similarity 0.6.
 
     Attributes:
-      lowercase: whether case is no matter. False measures restored case too.
+      lowercase: whether case is ignored. False measures restored case too.
 
     Reference: Levenshtein 1966, over words.
     """

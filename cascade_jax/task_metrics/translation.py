@@ -100,7 +100,7 @@ class Bleu:
 
     Attributes:
       tokenize: one of TOKENIZERS; "ja-mecab" needs the extra ``cascade-jax[ja]``.
-      lowercase: whether case is no matter.
+      lowercase: whether case is ignored.
 
     Reference: Papineni et al. 2002, "BLEU"; Post 2018, "A Call for Clarity in Reporting BLEU".
     """

@@ -36,7 +36,7 @@ class ModelAnswer:
     """One model's answer to one example.
 
     Attributes:
-      example_id, line: which, and where it is from.
+      example_id, line: the example, and where the answer stands.
       values: what is known of it, by column.
       numbers: all fields that hold one, such as quality, input_tokens or one of the user's own.
     """

@@ -123,7 +123,7 @@ def _vllm(line: Line) -> dict[str, Any]:
 
 
 def _vllm_place(line: Line, name: str, i: int, by_id: Any, token: Any):
-    """The log-prob of the chosen token, its text, and the largest ones with their ids."""
+    """(log-prob of the chosen token, its text, the largest log-probs with their ids)."""
     if not isinstance(by_id, dict):
         raise line.fail(f"{name}[{i}] is {shown(by_id)}; must be log-probs by token id")
     entries = {}

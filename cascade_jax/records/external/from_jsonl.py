@@ -1,6 +1,6 @@
-"""Records of answers that other systems wrote as JSONL, and records as a plain table of JSONL.
+"""Imports answers that other systems wrote as JSONL into records.
 
-Answers of the student, of the teacher, and targets are joined by id; see docs/records.md.
+Answers of the models and targets are joined by id; see docs/records.md.
 """
 
 import dataclasses
@@ -94,7 +94,7 @@ class ImportSummary:
 
 
 def from_jsonl(config: FromJsonlConfig) -> ImportSummary:
-    """Writes records of answers that are there as JSONL.
+    """Writes records of answers that are given as JSONL.
 
     Raises:
       FileNotFoundError: a file is not there.

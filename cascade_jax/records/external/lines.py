@@ -1,4 +1,4 @@
-"""Lines of JSONL files, and what to say about one that will not do."""
+"""Lines of JSONL files, and errors that name file, line and value."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -41,7 +41,7 @@ class Line:
         return value
 
     def example_id(self) -> str:
-        """What lines of several files are joined by."""
+        """The id that joins lines of several files."""
         name = next((name for name in _IDS if self.row.get(name) is not None), None)
         if name is None:
             raise self.fail(
@@ -55,7 +55,7 @@ class Line:
 
 
 def read_lines(path: str | Path) -> Iterator[Line]:
-    """The objects of a JSONL file; blank lines are passed over.
+    """The objects of a JSONL file; blank lines are skipped.
 
     Raises:
       FileNotFoundError: no such file.
