@@ -93,10 +93,13 @@ def quality(panel: Panel) -> Table:
 
 
 def cost(panel: Panel) -> Table:
-    """Costs of the reference qualities, and how much of the room the score wins."""
+    """Costs of the reference qualities, and the share of the possible gain that is reached."""
     columns = _summary(panel)
     shown = [column for key in ("cascade", "costs", "s_d", "better") for column in columns[key]]
-    return Table("Cost, and how much of what can be won the score wins", shown)
+    return Table(
+        "Cost of reaching a quality, and the share of the possible gain that the score reaches",
+        shown,
+    )
 
 
 _SEPARATION = {

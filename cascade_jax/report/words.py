@@ -29,8 +29,8 @@ Meant for 0/1 quality.</dd>
 <dt>Oracle</dt><dd>The best order there is on these answers: largest gain first. It lies above ideal
 where the small model is right and the large one wrong.</dd>
 <dt>Area</dt><dd>Mean quality over all deferral rates from 0 to 1.</dd>
-<dt>s<sub>d</sub></dt><dd>Share of the room between random and ideal (or oracle) that the score
-wins: 0 is random. Against ideal it can exceed 1, against the oracle it can not.</dd>
+<dt>s<sub>d</sub></dt><dd>Share of the gap between random and ideal (or oracle) that the score
+closes: 0 is random. Against ideal it can exceed 1, against the oracle it can not.</dd>
 <dt>Cost at a quality</dt><dd>Least cost that reaches it. The qualities are the same for all rows:
 halfway from the best small model to the large one, and 99 % of the large one's.</dd>
 <dt>Corpus metric</dt><dd>BLEU and chrF are no means over examples. Their counts of n-grams add up,
