@@ -98,7 +98,7 @@ def test_gin_names(refused, tiny, tmp_path):
 @pytest.mark.parametrize(
     "binding, said",
     [
-        ("STUDENT_STEPS=1e1", "decay_steps is 10.0; must be None or an integer"),
+        ("STUDENT_STEPS=1e1", "decay_steps is 10.0; must be an integer of at least 1, or None"),
         ("experiment.TrainRun.log_every=2.5", "log_every is 2.5; must be an integer of at least 1"),
         ("STUDENT_LEARNING_RATE='x'", "learning_rate is 'x'; must be a number above 0"),
         ("OUTPUT_DIR=5", "output_dir is 5; must be the path of a folder"),

@@ -20,10 +20,12 @@ os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")]).s
 # XLA sizes its thread pool by this. Collectives of 8 devices on 2 cores can otherwise wait for each
 # other until the rendezvous times out and ends the process.
 os.environ.setdefault("NPROC", "64")
+# Two workers on two cores: a pool of threads in each would wait for the other's.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests start processes of their own that compile the same steps.
 _CACHE = Path(tempfile.gettempdir()) / f"cascade_jax_test_cache_{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

@@ -121,6 +121,7 @@ def _config(name):
     return pipeline.DataConfig(name, 512, 64, batch_size=2, shuffle_buffer=4)
 
 
+@pytest.mark.slow  # every_task_test.py makes a batch of each kind of task
 def test_every_task_and_mixture_makes_a_training_batch_of_tfds_rows(monkeypatch):
     sources.set_data_dir(None)
     # Mock data has rows but no files.

@@ -122,17 +122,26 @@ def one_device():
     return found
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (4, 1, 2), (1, 8, 1), (1, 1, 8)])
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+# (8, 1, 1) is what the tests of commands train on, and (4, 1, 2) stands below.
+@pytest.mark.parametrize(
+    "shape", [(2, 2, 2), (1, 8, 1), slow((8, 1, 1)), slow((4, 1, 2)), slow((1, 1, 8))]
+)
 def test_every_mesh_gives_the_update_of_one_device(shape, one_device):
     assert_same_update(update(MeshConfig(*shape)), one_device)
 
 
-@pytest.mark.parametrize("tables", [("replicated", "fsdp_tensor"), ("fsdp", "tensor")], ids=str)
+@pytest.mark.parametrize(
+    "tables", [("replicated", "fsdp_tensor"), slow(("fsdp", "tensor"))], ids=str
+)
 def test_models_that_are_split_in_different_ways_give_the_update_of_one_device(tables, one_device):
     assert_same_update(update(MeshConfig(2, 2, 2), tables=tables), one_device)
 
 
-@pytest.mark.parametrize("tied_logits", [False, True])
+@pytest.mark.parametrize("tied_logits", [False, slow(True)])
 def test_the_fused_head_gives_the_update_of_the_plain_head(tied_logits):
     student = dataclasses.replace(STUDENT, tied_logits=tied_logits)
     # The teacher's KL is a metric that the plain head has at no cost, so both have it here.
