@@ -13,7 +13,7 @@ from cascade_jax.evaluation import summaries
 from cascade_jax.report.plots import curves
 from cascade_jax.task_metrics import corpus, quality
 from cascade_jax.task_metrics.translation import Bleu, Chrf
-from tests.report import markdown_test
+from tests.support import markdown_tables
 from tests.support.reports import evaluate_and_write
 from tests.support.sentences import sentences, spoilt
 
@@ -179,7 +179,7 @@ def test_the_page_and_the_tables_show_them(outcome):
     assert shown in text and "rank classification" in text
     # What is shown by task is no column of the table of sources.
     assert "'class'" not in page and "corpus metrics</th>" not in page
-    *_, tasks, figures = markdown_test.tables((folder / "summary.md").read_text())
+    *_, tasks, figures = markdown_tables.tables((folder / "summary.md").read_text())
     assert tasks[2][:2] == ["to_english", "BLEU (corpus)"]
     assert figures[2][:3] == ["to_english", "bleu", "greedy"] and figures[2][-1] == shown
     assert figures[2][3:6] == [

@@ -8,13 +8,13 @@ import pytest
 from cascade_jax.evaluation import live_cascades
 from cascade_jax.task_metrics import corpus
 from cascade_jax.task_metrics.translation import Chrf
-from tests.records import records_cascade_test, table_test
+from tests.support import records_cascade, records_table
 
 
 def test_figures_are_those_of_a_loop(tmp_path):
-    rows = records_cascade_test.make_rows(9)
+    rows = records_cascade.make_rows(9)
     policy = {"thresholds": ["inf", 0.25, "-inf"], "score": "entropy"}
-    read = records_cascade_test.write(tmp_path / "a", rows=rows, policy=policy, target_length=7)
+    read = records_cascade.write(tmp_path / "a", rows=rows, policy=policy, target_length=7)
     found = live_cascades.from_records(read)
     shares, by_position = [], {}
     for row in rows:
@@ -33,9 +33,9 @@ def test_figures_are_those_of_a_loop(tmp_path):
 
 
 def test_tasks_have_their_own_metric(tmp_path):
-    rows = records_cascade_test.make_rows(8, statistics=True)
+    rows = records_cascade.make_rows(8, statistics=True)
     described = {"t1": corpus.describe(Chrf())}
-    read = records_cascade_test.write(tmp_path / "a", rows=rows, corpus_metrics=described)
+    read = records_cascade.write(tmp_path / "a", rows=rows, corpus_metrics=described)
     found = live_cascades.from_records(read)
     by_task = {task: [row for row in rows if row["task"] == task] for task in ("t0", "t1")}
     wanted = np.mean([row["cascade_quality"] for row in by_task["t0"]])
@@ -48,7 +48,7 @@ def test_tasks_have_their_own_metric(tmp_path):
         assert found.task_share[task] == pytest.approx(np.mean(flags))
     for row in rows:
         del row["cascade_statistics"]
-    read = records_cascade_test.write(tmp_path / "b", rows=rows, corpus_metrics=described)
+    read = records_cascade.write(tmp_path / "b", rows=rows, corpus_metrics=described)
     found = live_cascades.from_records(read)
     assert math.isnan(found.task_quality["t1"]) and found.task_quality["t0"] == wanted
 
@@ -56,18 +56,18 @@ def test_tasks_have_their_own_metric(tmp_path):
 @pytest.mark.parametrize("length", [None, 3, "7", 0, True])
 def test_without_a_length_that_fits_the_longest_answer_is_taken(tmp_path, length):
     more = {} if length is None else {"target_length": length}
-    read = records_cascade_test.write(tmp_path / "a", policy={}, **more)
+    read = records_cascade.write(tmp_path / "a", policy={}, **more)
     found = live_cascades.from_records(read)
     assert found.max_length == 4 and not found.is_length_stated
-    deferred = sum(sum(row["cascade_is_deferred"]) for row in records_cascade_test.make_rows())
+    deferred = sum(sum(row["cascade_is_deferred"]) for row in records_cascade.make_rows())
     assert found.cost == pytest.approx(deferred / (6 * 4)) and found.thresholds == ()
 
 
 def test_answers_without_a_token_and_records_without_a_cascade(tmp_path):
-    rows = records_cascade_test.make_rows()
+    rows = records_cascade.make_rows()
     for row in rows:
         for name in ("tokens", "pieces", "is_deferred", "uncertainties"):
             row[f"cascade_{name}"] = []
-    found = live_cascades.from_records(records_cascade_test.write(tmp_path / "a", rows=rows))
+    found = live_cascades.from_records(records_cascade.write(tmp_path / "a", rows=rows))
     assert found.cost == found.token_share == 0 and len(found.by_position) == 0
-    assert live_cascades.from_records(table_test.write(tmp_path / "b")) is None
+    assert live_cascades.from_records(records_table.write(tmp_path / "b")) is None

@@ -14,7 +14,8 @@ from cascade_jax.records import schema
 from cascade_jax.records.external import from_jsonl, to_jsonl
 from cascade_jax.records.external.lines import LineError
 from cascade_jax.records.table import RecordsError
-from tests.records import records_cascade_test, records_optional_test, table_test, votes_score
+from tests.records import votes_score
+from tests.support import records_cascade, records_optional, records_table
 from tests.support.reports import evaluate_and_write
 
 METADATA = {"name": "small", "mixture": "m", "split": "test"}
@@ -58,7 +59,7 @@ def rows(monkeypatch):
     """Rows with columns of a user's own, each declared by one row of COLUMNS."""
     monkeypatch.setattr(schema, "COLUMNS", schema.COLUMNS + OWN)
     rng = np.random.default_rng(0)
-    rows = table_test.make_rows(12)
+    rows = records_table.make_rows(12)
     for row in rows:
         count = len(row["student_tokens"])
         row["student_votes"] = float(rng.random())
@@ -119,7 +120,7 @@ def three_rows():
     """Rows of three models with every optional column that each may have."""
     names = {"student": ("small", "medium"), "teacher": ("large",)}
     made = []
-    for row in records_optional_test.make_rows(6):
+    for row in records_optional.make_rows(6):
         changed = {}
         for name, value in row.items():
             model, _, kind = name.partition("_")
@@ -165,10 +166,10 @@ def test_every_larger_model_must_be_the_same_to_be_compared(tmp_path):
 def test_two_models_of_any_name_are_a_student_and_a_teacher(tmp_path):
     rows = [
         {k.replace("student_", "gemma_1b_").replace("teacher_", "gemma_27b_"): v}
-        for row in table_test.make_rows(8)
+        for row in records_table.make_rows(8)
         for k, v in row.items()
     ]
-    size = len(table_test.make_rows(1)[0])
+    size = len(records_table.make_rows(1)[0])
     rows = [
         {k: v for part in rows[i : i + size] for k, v in part.items()}
         for i in range(0, len(rows), size)
@@ -188,7 +189,7 @@ def test_two_models_of_any_name_are_a_student_and_a_teacher(tmp_path):
 )
 def test_names_of_models_that_are_refused(tmp_path, models):
     with pytest.raises(RecordsError, match="models is .*; must be two or more different names"):
-        records.write(tmp_path / "a", table_test.make_rows(), {**METADATA, "models": models})
+        records.write(tmp_path / "a", records_table.make_rows(), {**METADATA, "models": models})
 
 
 def test_models_that_make_two_columns_one_are_refused(tmp_path):
@@ -202,7 +203,7 @@ def test_models_that_make_two_columns_one_are_refused(tmp_path):
 def sampled_rows():
     """Rows with none, one or more samples for each model, some of them without a token."""
     rng = np.random.default_rng(3)
-    rows = table_test.make_rows(6)
+    rows = records_table.make_rows(6)
     for i, row in enumerate(rows):
         for model, count in (("student", i % 4), ("teacher", 2)):
             lengths = rng.integers(0, 4, count)
@@ -237,7 +238,7 @@ def test_samples_of_each_example_are_written_read_taken_and_exchanged(
                         assert [values[tokens[s] : tokens[s + 1]].tolist() for s in of_row] == (
                             rows[row][f"{model}_sample_{kind}"]
                         )
-    assert table_test.write(tmp_path / "b").student_sample_offsets is None
+    assert records_table.write(tmp_path / "b").student_sample_offsets is None
 
 
 @pytest.mark.parametrize(
@@ -285,8 +286,8 @@ def test_sampled_tokens_need_their_log_probs_and_those_the_answers(tmp_path):
 
 
 def test_files_of_schema_1_are_read_as_they_were(tmp_path):
-    rows = records_cascade_test.make_rows()
-    for row, more in zip(rows, records_optional_test.make_rows(), strict=True):
+    rows = records_cascade.make_rows()
+    for row, more in zip(rows, records_optional.make_rows(), strict=True):
         row |= {name: value for name, value in more.items() if name not in row}
     metadata = {**METADATA, "top_k": 3, "schema_version": 1}
     table = pa.Table.from_pylist(rows, schema=SCHEMA_1)
@@ -295,8 +296,8 @@ def test_files_of_schema_1_are_read_as_they_were(tmp_path):
     )
     read = records.read(tmp_path / "old")
     assert read.models == schema.PAIR and read.metadata["schema_version"] == 2
-    records_optional_test.assert_holds(read, rows)
-    records_cascade_test.assert_holds(read, rows)
+    records_optional.assert_holds(read, rows)
+    records_cascade.assert_holds(read, rows)
     records.write(tmp_path / "new", rows, metadata)
     assert pq.read_table(tmp_path / "new").select(table.column_names).equals(table)
     records.align([read, records.read(tmp_path / "new")])

@@ -11,50 +11,8 @@ from cascade_jax.records.external import from_jsonl, to_jsonl
 from cascade_jax.records.table import RecordsError
 from cascade_jax.task_metrics import corpus
 from cascade_jax.task_metrics.translation import Chrf
-from tests.records import table_test
-
-COLUMNS = ("answer", "tokens", "pieces", "is_deferred", "uncertainties", "quality", "flops")
-PER_TOKEN = ("tokens", "is_deferred", "uncertainties")
-POLICY = {"level": "token", "thresholds": [0.5], "alpha": 0.2}
-
-
-def make_rows(n=6, statistics=False):
-    """Rows with answers of a live cascade, one of them without a token."""
-    rng = np.random.default_rng(n)
-    rows = table_test.make_rows(n)
-    for i, row in enumerate(rows):
-        count = (2 * i) % 5
-        row["cascade_answer"] = f"mixed é{i}" if count else ""
-        row["cascade_tokens"] = rng.integers(0, 99, count).tolist()
-        row["cascade_pieces"] = [f"▁é{i}.{k}" for k in range(count)]
-        row["cascade_is_deferred"] = (rng.random(count) < 0.5).tolist()
-        row["cascade_uncertainties"] = rng.exponential(size=count).astype(np.float32).tolist()
-        row["cascade_quality"] = i / 10
-        row["cascade_flops"] = 1e9 + i
-        if statistics:
-            counts = [[], [], []]
-            if row["task"] == "t1":
-                counts = Chrf().statistics(["a text"] * 3, ["a te", f"ext {i}", "a tex"]).tolist()
-            for model, of_model in zip(("student", "teacher", "cascade"), counts, strict=True):
-                row[f"{model}_statistics"] = of_model
-    return rows
-
-
-def write(path, changes=None, rows=None, **metadata):
-    rows = make_rows() if rows is None else rows
-    return table_test.write(path, changes, rows, **{"policy": POLICY, **metadata})
-
-
-def assert_holds(read, rows):
-    offsets = read.cascade_offsets
-    assert len(offsets) == len(rows) + 1
-    for i, row in enumerate(rows):
-        span = slice(offsets[i], offsets[i + 1])
-        for name in PER_TOKEN:
-            assert getattr(read, f"cascade_{name}")[span].tolist() == row[f"cascade_{name}"]
-        assert read.pieces("cascade", i) == row["cascade_pieces"]
-        for name in ("answer", "quality", "flops"):
-            assert getattr(read, f"cascade_{name}")[i] == row[f"cascade_{name}"]
+from tests.support import records_table
+from tests.support.records_cascade import COLUMNS, POLICY, assert_holds, make_rows, write
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 100])
@@ -90,7 +48,7 @@ def test_columns_and_rows_write_the_same_file_with_the_types_of_the_docs(tmp_pat
 
 
 def test_a_table_without_them_has_none(tmp_path):
-    read = table_test.write(tmp_path / "a")
+    read = records_table.write(tmp_path / "a")
     taken = read.take(np.array([1, 0]))
     for table in (read, taken):
         for name in (*COLUMNS, "offsets", "statistics"):

@@ -8,49 +8,15 @@ import pytest
 from cascade_jax import records
 from cascade_jax.records import columns
 from cascade_jax.records.table import RecordsError
-from tests.records import table_test
+from tests.support import records_table
+from tests.support.records_optional import TOP_K, assert_holds, make_rows
 
-TOP_K, WIDTH = 3, 5
 OPTIONAL = ("top_log_probs", "top_ids", "embedding", "input_tokens", "flops", "seconds")
-
-
-def make_rows(n=6):
-    """Rows with every optional column but statistics."""
-    rng = np.random.default_rng(n)
-    rows = table_test.make_rows(n)
-    for i, row in enumerate(rows):
-        count = len(row["student_tokens"])
-        top = -np.sort(rng.exponential(size=(count, TOP_K)), axis=1).astype(np.float32)
-        row["student_top_log_probs"] = top.ravel().tolist()
-        row["student_top_ids"] = rng.integers(0, 99, count * TOP_K).tolist()
-        row["student_embedding"] = rng.normal(size=WIDTH).astype(np.float32).tolist()
-        for model in ("student", "teacher"):
-            row[f"{model}_pieces"] = [f"▁é{i}.{k}" for k in range(len(row[f"{model}_tokens"]))]
-            row[f"{model}_input_tokens"] = i
-            row[f"{model}_flops"] = 1e9 + i
-            row[f"{model}_seconds"] = i / 7
-    return rows
 
 
 def write(path, changes=None, rows=None, **metadata):
     rows = make_rows() if rows is None else rows
-    return table_test.write(path, changes, rows, **{"top_k": TOP_K, **metadata})
-
-
-def assert_holds(read, rows):
-    """Every value of the rows, and none more."""
-    offsets = read.student_offsets
-    assert len(read) == len(rows) and read.student_top_log_probs.shape == (offsets[-1], TOP_K)
-    for i, row in enumerate(rows):
-        span = slice(offsets[i], offsets[i + 1])
-        for name in ("top_log_probs", "top_ids"):
-            of_row = getattr(read, f"student_{name}")[span]
-            assert of_row.ravel().tolist() == row[f"student_{name}"]
-        assert read.student_embedding[i].tolist() == row["student_embedding"]
-        for model in ("student", "teacher"):
-            assert read.pieces(model, i) == row[f"{model}_pieces"]
-            for name in ("input_tokens", "flops", "seconds"):
-                assert getattr(read, f"{model}_{name}")[i] == row[f"{model}_{name}"]
+    return records_table.write(path, changes, rows, **{"top_k": TOP_K, **metadata})
 
 
 def test_round_trip(tmp_path):
@@ -87,12 +53,12 @@ def test_scores_get_what_is_there(tmp_path):
     read = write(tmp_path / "a")
     np.testing.assert_array_equal(read.student.top_log_probs, read.student_top_log_probs)
     np.testing.assert_array_equal(read.student.embeddings, read.student_embedding)
-    bare = table_test.write(tmp_path / "b").student
+    bare = records_table.write(tmp_path / "b").student
     assert bare.top_log_probs is None and bare.embeddings is None and bare.entropies is not None
 
 
 def test_what_is_not_there_is_none(tmp_path):
-    read = table_test.write(tmp_path / "a")
+    read = records_table.write(tmp_path / "a")
     names = [f"student_{name}" for name in OPTIONAL]
     names += [f"teacher_{name}" for name in ("input_tokens", "flops", "seconds")]
     for table in (read, read.take(np.array([1, 0]))):
@@ -218,7 +184,7 @@ def test_a_bad_column_of_another_program_is_refused_when_it_is_used(tmp_path):
         at = table.schema.get_field_index("student_top_log_probs")
         return table.set_column(at, "student_top_log_probs", bad)
 
-    table_test.rewrite(tmp_path / "a", change_table=change)
+    records_table.rewrite(tmp_path / "a", change_table=change)
     read = records.read(tmp_path / "a")
     with pytest.raises(RecordsError, match="a: student_top_log_probs of example .* the largest"):
         _ = read.student

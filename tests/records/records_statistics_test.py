@@ -11,26 +11,8 @@ from cascade_jax import records
 from cascade_jax.records.table import RecordsError
 from cascade_jax.task_metrics import corpus
 from cascade_jax.task_metrics.translation import Bleu, Chrf
-from tests.records import table_test
-
-DESCRIBED = {"t1": corpus.describe(Chrf())}
-
-
-def make_rows(n=6):
-    """Every second row is of task t1, whose corpus metric is chrF."""
-    rows = table_test.make_rows(n)
-    for i, row in enumerate(rows):
-        counts = [[], []]
-        if row["task"] == "t1":
-            counts = Chrf().statistics(["a text"] * 2, ["a te", f"ext {i}"]).tolist()
-        row["student_statistics"], row["teacher_statistics"] = counts
-    return rows
-
-
-def write(path, changes=None, rows=None, **metadata):
-    rows = make_rows() if rows is None else rows
-    metadata = {"corpus_metrics": DESCRIBED, **metadata}
-    return table_test.write(path, changes, rows, **metadata)
+from tests.support import records_table
+from tests.support.records_statistics import make_rows, write
 
 
 def test_round_trip(tmp_path):
@@ -51,7 +33,7 @@ def test_columns_and_rows_write_the_same_file(tmp_path):
 
 
 def test_a_table_without_them_is_what_it_was(tmp_path):
-    read = table_test.write(tmp_path / "a")
+    read = records_table.write(tmp_path / "a")
     assert set(pq.read_schema(tmp_path / "a").names) == set(records.SCHEMA.names)
     assert read.statistics("t1") is read.student_statistics is None
     assert read.take(np.array([2, 1])).statistics_offsets is None
@@ -110,7 +92,7 @@ def test_values_that_are_refused(tmp_path, changes, message):
 
 def test_a_metric_without_statistics_and_one_column_alone_are_refused(tmp_path):
     with pytest.raises(RecordsError, match="has 0 statistics, must have 18"):
-        write(tmp_path / "a", rows=table_test.make_rows())
+        write(tmp_path / "a", rows=records_table.make_rows())
     rows = make_rows()
     for row in rows:
         del row["teacher_statistics"]
@@ -140,7 +122,7 @@ def test_metadata_that_are_refused_written_or_read(tmp_path, metadata, message):
     with pytest.raises(RecordsError, match=message):
         write(tmp_path / "a", **metadata)
     write(tmp_path / "a")
-    table_test.rewrite(tmp_path / "a", metadata)
+    records_table.rewrite(tmp_path / "a", metadata)
     with pytest.raises(RecordsError, match=message):
         records.read(tmp_path / "a")
 
@@ -174,5 +156,5 @@ def test_what_can_not_be_compared(tmp_path):
         records.check_comparable([first, ranked])
     # Records that do not say, or have none, are not held against each other.
     records.check_comparable([first, write(tmp_path / "e", name="other")])
-    bare = table_test.write(tmp_path / "f", rows=table_test.make_rows(6), name="other")
+    bare = records_table.write(tmp_path / "f", rows=records_table.make_rows(6), name="other")
     records.check_comparable([first, bare])

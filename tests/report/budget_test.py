@@ -15,9 +15,8 @@ from cascade_jax.evaluation.live_cascades import LiveCascade
 from cascade_jax.evaluation.results import RecordsSource
 from cascade_jax.report import budget as report_budget
 from cascade_jax.report import examples, html_page, metrics_json
-from tests.report import html_page_test
-from tests.report.html_page_test import IMAGES, _evaluation, _Page
 from tests.support import student_records, synthetic_budget
+from tests.support.report_page import IMAGES, PNG, Page, small_evaluation
 
 LIVE = LiveCascade(
     40,
@@ -34,7 +33,7 @@ LIVE = LiveCascade(
     {"t1": 0.5},
     {"t1": 0.25},
 )
-PNGS = {name: html_page_test.PNG for name in ("budget", "budget_thresholds", "live_positions")}
+PNGS = {name: PNG for name in ("budget", "budget_thresholds", "live_positions")}
 
 
 def point(**changes):
@@ -54,7 +53,7 @@ def point(**changes):
 def evaluation(**changes):
     budget = budget_file.from_values(synthetic_budget.make())
     found = {"budget": budget, "live": {"cat": LIVE}, "points": {"cat": point()}}
-    return dataclasses.replace(_evaluation(), **(found | changes))
+    return dataclasses.replace(small_evaluation(), **(found | changes))
 
 
 def cells(page, caption):
@@ -74,7 +73,7 @@ def test_the_papers_bound_is_shown_with_its_condition():
 
 def test_every_row_of_the_budget_says_what_was_promised_and_measured():
     page = html_page.render(evaluation(), {**IMAGES, **PNGS})
-    assert _Page(page).open == []
+    assert Page(page).open == []
     head, *rows = cells(page, "Test splits")
     assert len(rows) == 4 and head[:2] == ["budget α", "promised mean cost"]
     made = synthetic_budget.make()
@@ -130,7 +129,7 @@ def test_a_page_without_any_of_them_has_no_word_of_them(tmp_path):
     page = html_page.render(bare, IMAGES)
     for word in ("budget", "by-large", "policy broken", "positions", "certif"):
         assert word not in page.replace("Content-Security-Policy", "")
-    assert page == html_page.render(_evaluation(), IMAGES)
+    assert page == html_page.render(small_evaluation(), IMAGES)
     written = metrics_json.to_json(bare)
     assert "live" not in written and "policy" not in written
     assert report_budget.page_data(bare) == report_budget.page_points(bare) == {}

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import html.parser
 import json
 import math
 import re
@@ -15,62 +14,12 @@ from cascade_jax.evaluation import costs, summaries
 from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.costs import Latency, Price
 from cascade_jax.evaluation.evaluate import EvaluateConfig, evaluate
-from cascade_jax.evaluation.results import Evaluation, RecordsSource
 from cascade_jax.report import html_page, numbers
 from tests.support import student_records
+from tests.support.report_page import IMAGES, PNG, Page, small_evaluation
 
 EVIL = "<script>alert('x')</script>&\""
-PNG = b"\x89PNG not really"
 NAMESPACE = "http://www.w3.org/2000/svg"  # a name, which nobody fetches
-
-
-def _evaluation(names=("xent", "cat"), tasks=("t1", "t2"), teacher=None):
-    def panel(title, n):
-        cascades = {}
-        for seed, name in enumerate(names):
-            rng = np.random.default_rng(seed)
-            student = (rng.random(n) < 0.5) * 1.0
-            good = np.ones(n) if teacher is None else np.full(n, teacher)
-            cascades[name] = Cascade(rng.normal(size=n) - student, student, good, 2e6, 1e7)
-        return summaries.compare(title, "exact_match", cascades, bootstrap_samples=20)
-
-    return Evaluation(
-        pooled=panel("demo", 40),
-        tasks={task: panel(task, 20) for task in tasks},
-        sources=tuple(
-            RecordsSource(
-                name, f"runs/{name}.parquet", {"split": "test", "student_parameters": 1234567}
-            )
-            for name in names
-        ),
-        score="Average()",
-        bootstrap_samples=20,
-        seed=0,
-    )
-
-
-IMAGES = {"curve": PNG, "scores": PNG}
-
-
-class _Page(html.parser.HTMLParser):
-    """Collects tags with their attributes, texts, and tags left open."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.tags, self.texts, self.open = [], [], []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +33,7 @@ def live(tmp_path_factory):
 
 def check_page(page):
     """Every tag is closed, and nothing in it is an address outside."""
-    parsed = _Page(page)
+    parsed = Page(page)
     assert parsed.open == []
     names = {tag for tag, _ in parsed.tags}
     assert not names & {"link", "iframe", "object", "embed", "base", "form"}
@@ -99,12 +48,12 @@ def check_page(page):
 
 def test_nothing_is_fetched_and_every_tag_is_closed(live):
     check_page(live)
-    parsed = check_page(html_page.render(_evaluation(), IMAGES))
+    parsed = check_page(html_page.render(small_evaluation(), IMAGES))
     assert "script" not in {tag for tag, _ in parsed.tags}
 
 
 def test_the_policy_allows_this_style_and_this_script_alone(live):
-    parsed = _Page(live)
+    parsed = Page(live)
     (policy,) = [a["content"] for tag, a in parsed.tags if "http-equiv" in a]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules["default-src"] == "'none'" and rules["img-src"] == "data:"
@@ -134,7 +83,7 @@ def test_the_script_builds_text_nodes_only():
 
 
 def test_a_picture_that_the_script_does_not_draw_is_inside(live):
-    sources = [attributes["src"] for tag, attributes in _Page(live).tags if tag == "img"]
+    sources = [attributes["src"] for tag, attributes in Page(live).tags if tag == "img"]
     assert [base64.b64decode(source.partition(",")[2]) for source in sources] == [PNG]
 
 
@@ -144,9 +93,9 @@ def test_without_javascript_the_page_says_where_the_rest_is(live):
 
 
 def test_every_text_is_escaped():
-    evaluation = _evaluation((EVIL, "cat"), tasks=(EVIL, "t2"))
+    evaluation = small_evaluation((EVIL, "cat"), tasks=(EVIL, "t2"))
     page = html_page.render(evaluation, IMAGES)
-    parsed = _Page(page)
+    parsed = Page(page)
     assert "script" not in {tag for tag, _ in parsed.tags}
     assert "<script" not in page
     # As text it is there, whole: the names in tables and headings.
@@ -154,8 +103,8 @@ def test_every_text_is_escaped():
 
 
 def test_every_figure_of_the_summary_is_in_the_table():
-    evaluation = _evaluation()
-    text = " ".join(_Page(html_page.render(evaluation, IMAGES)).texts)
+    evaluation = small_evaluation()
+    text = " ".join(Page(html_page.render(evaluation, IMAGES)).texts)
     for summary in evaluation.pooled.summaries.values():
         values = [summary.student_quality, summary.area, summary.s_d_ideal, summary.s_d_oracle]
         assert f"{summary.separation.auroc:.3f}" in text
@@ -172,13 +121,13 @@ def test_every_figure_of_the_summary_is_in_the_table():
 
 
 def test_undefined_figures_are_a_dash_and_open_intervals_say_so():
-    text = " ".join(_Page(html_page.render(_evaluation(teacher=0.0), IMAGES)).texts)
+    text = " ".join(Page(html_page.render(small_evaluation(teacher=0.0), IMAGES)).texts)
     assert "–" in text and "nan" not in text.lower().split() and " inf" not in text
 
 
 def test_one_task_has_no_part_per_task():
     images = {"curve": PNG}
-    page = html_page.render(_evaluation(("one",), tasks=("t1",)), images)
+    page = html_page.render(small_evaluation(("one",), tasks=("t1",)), images)
     assert "Per task" not in page and "Where the quality comes from" not in page
 
 

@@ -8,6 +8,7 @@ from cascade_jax.evaluation.comparison import Difference
 from cascade_jax.evaluation.results import Evaluation
 from cascade_jax.report import markdown
 from cascade_jax.report import tables as tables_lib
+from tests.support.markdown_tables import tables
 
 
 def evaluation():
@@ -21,17 +22,6 @@ def evaluation():
 
     tasks = {"t1": panel("t1", 20), "t2": panel("t2", 20)}
     return Evaluation(panel("mix", 40), tasks, (), "Average()", 20, 0)
-
-
-def tables(text):
-    """Lists of rows, each a list of cells, of every table in a Markdown text."""
-    found = [[]]
-    for line in text.splitlines():
-        if line.startswith("|"):
-            found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
-        elif found[-1]:
-            found.append([])
-    return [table for table in found if table]
 
 
 def test_tables_whose_cells_are_the_figures():

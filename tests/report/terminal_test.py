@@ -3,14 +3,14 @@
 from cascade_jax import records
 from cascade_jax.deferral import scores
 from cascade_jax.report import terminal
-from tests.records import table_test
+from tests.support import records_table
 from tests.support.reports import evaluate_and_write
 
 
 def test_scores_and_differences_are_those_of_the_evaluation(tmp_path):
     for name in ("first", "second"):
         path = tmp_path / f"{name}.parquet"
-        records.write(path, table_test.make_rows(8), {**table_test.METADATA, "name": name})
+        records.write(path, records_table.make_rows(8), {**records_table.METADATA, "name": name})
     found = evaluate_and_write(
         sorted(tmp_path.glob("*.parquet")), tmp_path, bootstrap_samples=20, scores=[scores.Sum()]
     )

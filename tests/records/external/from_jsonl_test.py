@@ -13,7 +13,7 @@ from cascade_jax.records.external.from_jsonl import FromJsonlConfig
 from cascade_jax.records.external.lines import LineError
 from cascade_jax.task_metrics import quality
 from cascade_jax.task_metrics.translation import Bleu
-from tests.records import records_statistics_test, table_test
+from tests.support import records_statistics, records_table
 from tests.support.reports import evaluate_and_write
 
 RNG = np.random.default_rng(0)
@@ -284,7 +284,7 @@ def test_a_corpus_metric_brings_its_counts(tmp_path):
 
 def full_rows():
     """Rows with everything that records can hold."""
-    rows = records_statistics_test.make_rows(8)
+    rows = records_statistics.make_rows(8)
     for i, row in enumerate(rows):
         count = len(row["student_tokens"])
         row["student_log_probs"] = (-RNG.exponential(size=count)).astype(np.float32).tolist()
@@ -308,9 +308,9 @@ def full_rows():
 
 @pytest.mark.parametrize("has_all", [True, False])
 def test_records_come_back_from_a_plain_table_as_they_were(tmp_path, has_all):
-    described = {"corpus_metrics": records_statistics_test.DESCRIBED}
-    metadata = {**table_test.METADATA, **(described | {"top_k": 3} if has_all else {})}
-    records.write(tmp_path / "a", full_rows() if has_all else table_test.make_rows(8), metadata)
+    described = {"corpus_metrics": records_statistics.DESCRIBED}
+    metadata = {**records_table.METADATA, **(described | {"top_k": 3} if has_all else {})}
+    records.write(tmp_path / "a", full_rows() if has_all else records_table.make_rows(8), metadata)
     assert to_jsonl.to_jsonl(tmp_path / "a", tmp_path / "a.jsonl") == 8
     from_jsonl.from_jsonl(FromJsonlConfig(str(tmp_path / "a.jsonl"), str(tmp_path / "b")))
     first, second = (pq.read_table(tmp_path / name) for name in "ab")
