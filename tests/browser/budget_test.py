@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 
 from cascade_jax import records
-from tests.browser import report_test
-from tests.support import certificates, student_records, synthetic_budget
+from tests.support import certificates, chromium, student_records, synthetic_budget
 from tests.support.reports import evaluate_and_write
 
-By, Select, WebDriverWait = report_test.By, report_test.Select, report_test.WebDriverWait
-pytestmark = report_test.pytestmark
-browser = report_test.browser
+By, Select, WebDriverWait = chromium.By, chromium.Select, chromium.WebDriverWait
+pytestmark = chromium.NEEDED
 LIMITS = {"deferred tokens / 20": 0.2, certificates.LOSS: 0.01}
 
 
@@ -109,20 +107,20 @@ def test_the_point_of_the_policy_is_marked(page, report):
     box = page.find_element(By.CSS_SELECTOR, "section.policy")
     assert "✓ mean deferred tokens / 20 promised ≤ 0.2" in box.text
     assert "✗ mean loss of quality" in box.text and "broken" in box.get_attribute("class")
-    report_test.choose(page, "Across", "share deferred")  # of examples: it has none
+    chromium.choose(page, "Across", "share deferred")  # of examples: it has none
     assert not page.find_elements(By.CSS_SELECTOR, "#curve .point")
 
 
 def tokens_of(page, number):
     page.find_element(By.ID, "search").clear()
     page.find_element(By.ID, "search").send_keys(f"question {number} ")
-    WebDriverWait(page, 5).until(lambda _: len(report_test.cards(page)) == 1)
-    return report_test.cards(page)[0].find_elements(By.CSS_SELECTOR, "ruby[class*=by-]")
+    WebDriverWait(page, 5).until(lambda _: len(chromium.cards(page)) == 1)
+    return chromium.cards(page)[0].find_elements(By.CSS_SELECTOR, "ruby[class*=by-]")
 
 
 def test_tokens_are_coloured_by_who_wrote_them(page, report):
     table = report[1]
-    report_test.choose(page, "Cascade", "cat")
+    chromium.choose(page, "Cascade", "cat")
     for row in (5, 9):
         found = tokens_of(page, row)
         span = slice(table.cascade_offsets[row], table.cascade_offsets[row + 1])
@@ -140,12 +138,12 @@ def test_tokens_are_coloured_by_who_wrote_them(page, report):
     assert not ruby.is_displayed()
     numbers.click()
     assert ruby.is_displayed()
-    report_test.choose(page, "Cascade", "xent")
+    chromium.choose(page, "Cascade", "xent")
     assert tokens_of(page, 5) == []  # it has not run live
 
 
 def test_whatever_takes_keys_has_a_name_and_every_table_heads(page):
-    report_test.test_whatever_takes_keys_has_a_name_and_every_table_heads(page)
+    chromium.assert_keys_and_tables_are_named(page)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -171,11 +169,11 @@ def test_text_on_the_large_models_colour_stands_out(page, scheme):
 
 
 def test_nothing_sticks_out_of_a_phone(page):
-    report_test.test_nothing_sticks_out_of_a_phone(page)
+    chromium.assert_fits_a_phone(page)
 
 
 def test_without_javascript_tables_stand_there(report):
-    browser = report_test.start(javascript=False)
+    browser = chromium.start(javascript=False)
     try:
         browser.get((report[0] / "report.html").as_uri())
         text = browser.find_element(By.TAG_NAME, "main").text

@@ -11,13 +11,12 @@ import pytest
 
 from cascade_jax import records
 from cascade_jax.deferral.scores import Sum
-from tests.browser import report_test
+from tests.support import chromium
 from tests.support.deferral import THIRD, TINY, above
 from tests.support.reports import evaluate_and_write
 
-By, Keys, WebDriverWait = report_test.By, report_test.Keys, report_test.WebDriverWait
-pytestmark = report_test.pytestmark
-browser = report_test.browser
+By, Keys, WebDriverWait = chromium.By, chromium.Keys, chromium.WebDriverWait
+pytestmark = chromium.NEEDED
 
 # Log-probs of answers. The score is minus their sum in float64: of two tokens it may be equal to
 # that of one token only as float32.

@@ -6,10 +6,7 @@ CASCADE_JAX_CHROMIUM and CASCADE_JAX_CHROMEDRIVER; skipped without.
 
 import json
 import math
-import os
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -17,40 +14,13 @@ import pytest
 from cascade_jax import records
 from cascade_jax.deferral import policy
 from cascade_jax.deferral.scores import Average
-from tests.support import student_records
+from tests.support import chromium, student_records
 from tests.support.reports import evaluate_and_write
 
-selenium = pytest.importorskip("selenium", reason="no selenium: pip install '.[browser]'")
-
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
-
-CHROMIUM = os.environ.get("CASCADE_JAX_CHROMIUM") or shutil.which("chromium")
-DRIVER = os.environ.get("CASCADE_JAX_CHROMEDRIVER") or shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.medium,
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER),
-        reason="no Chromium with its driver: apt-get install chromium-driver",
-    ),
-]
+By, Keys, WebDriverWait = chromium.By, chromium.Keys, chromium.WebDriverWait
+start, choose, cards = chromium.start, chromium.choose, chromium.cards
+pytestmark = chromium.NEEDED
 SCALES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
-
-
-def start(*, javascript=True, width=1280):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
-        options.add_argument(f"--{argument}")
-    options.add_argument(f"--window-size={width},1000")
-    if not javascript:
-        key = "profile.managed_default_content_settings.javascript"
-        options.add_experimental_option("prefs", {key: 2})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    return webdriver.Chrome(options, Service(DRIVER, log_output=subprocess.DEVNULL))
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +34,6 @@ def report(tmp_path_factory):
     groups = {"exact": ["yes_no", "add", "copy"]}
     evaluate_and_write(files, folder / "report", bootstrap_samples=20, groups=groups)
     return folder / "report", {records.read(file).name: records.read(file) for file in files}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    driver = start()
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture
@@ -94,11 +57,6 @@ def number(text):
     found = re.match(r"([\d,]+)(\.\d+)?", text)
     digits = len(found[2] or ".") - 1
     return float(found[0].replace(",", "")), 0.5 * 10**-digits + 1e-9
-
-
-def choose(page, label, text):
-    (select,) = page.find_elements(By.XPATH, f"//label[span='{label}']/select")
-    Select(select).select_by_visible_text(text)
 
 
 def check_figures(page, curve, i):
@@ -240,17 +198,13 @@ def test_the_chart_takes_keys_and_the_pointer(page, written):
     assert int(chart.get_attribute("aria-valuenow")) == before + 1
     assert page.find_element(By.ID, "tau").get_attribute("value") == str(before + 1)
     choose(page, "Across", "share deferred")
-    webdriver.ActionChains(page).move_to_element(chart).perform()
+    chromium.webdriver.ActionChains(page).move_to_element(chart).perform()
     tip = page.find_element(By.CSS_SELECTOR, ".tip").text
     # The pointer is in the middle of the picture, which is near the middle of the axis.
     shares = [float(share) for share in re.findall(r"([\d.]+) %", tip)]
     assert len(shares) == 2 and all(45 < share < 60 for share in shares)
     for name in ("xent", "cat"):
         assert name in tip
-
-
-def cards(page):
-    return page.find_elements(By.CSS_SELECTOR, ".card")
 
 
 def test_filters_leave_what_they_say(page, report):
@@ -320,21 +274,6 @@ def test_tokens_have_their_probability_and_a_thicker_line_the_less_likely(page, 
     assert list(widths.values()) == sorted(set(widths.values())) and len(widths) == 4
 
 
-def test_whatever_takes_keys_has_a_name_and_every_table_heads(page):
-    selector = "button, select, input, [tabindex], [role=img], summary"
-    named = [
-        (element.tag_name, element.accessible_name)
-        for element in page.find_elements(By.CSS_SELECTOR, selector)
-        if element.is_displayed()
-    ]
-    assert len(named) > 15
-    assert [tag for tag, name in named if not name.strip()] == []
-    for table in page.find_elements(By.CSS_SELECTOR, "main table"):
-        if table.is_displayed():
-            assert table.find_elements(By.CSS_SELECTOR, "th[scope=col]")
-            assert table.find_elements(By.CSS_SELECTOR, "caption")
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out(page, scheme):
     """Contrast of at least 4.5 : 1, by WCAG's formula, and of 3 : 1 for lines of charts."""
@@ -364,15 +303,12 @@ def test_text_stands_out(page, scheme):
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
+def test_whatever_takes_keys_has_a_name_and_every_table_heads(page):
+    chromium.assert_keys_and_tables_are_named(page)
+
+
 def test_nothing_sticks_out_of_a_phone(page):
-    page.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": True},
-    )
-    page.refresh()
-    widths = "return [document.documentElement.scrollWidth, window.innerWidth]"
-    assert page.execute_script(widths) == [420, 420]
-    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    chromium.assert_fits_a_phone(page)
 
 
 def test_without_javascript_sentences_and_tables_are_there(report):
