@@ -31,8 +31,9 @@ test: $(STAMP)
 test-fast: $(STAMP)
 	$(PYTEST) -m "not medium and not slow"
 
+# One after the other: some are hosts that wait for each other only so long.
 test-slow: $(STAMP)
-	$(PYTEST) -m slow
+	$(BIN)/python -m pytest -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -18,20 +18,19 @@ from pathlib import Path
 from cascade_jax.runs.watchdog import Watchdog
 
 def waiting_for_a_host():
-    time.sleep(60)
+    time.sleep(600)
 
 kept = "the checkpoint of step 40 stays"
-with Watchdog("train", "run 'xent': ", 0.5, Path(sys.argv[1]), lambda: kept) as watchdog:
+with Watchdog("train", "run 'xent': ", 2.0, Path(sys.argv[1]), lambda: kept) as watchdog:
     for step in range(3):
         watchdog.progress(f"step {step + 41}")
-        time.sleep(0.2)
     waiting_for_a_host()
 """
 
 
 def test_a_run_that_hangs(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", CODE, str(tmp_path)], capture_output=True, text=True, timeout=50
+        [sys.executable, "-c", CODE, str(tmp_path)], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 76, done.stderr
     line = done.stderr.splitlines()[-1]
@@ -44,7 +43,7 @@ def test_a_run_that_hangs(tmp_path):
 def test_a_run_that_hangs_ends_also_where_nothing_can_be_said(tmp_path):
     code = CODE.replace("lambda: kept", "lambda: 1 / 0")
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL, timeout=50
+        [sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL, timeout=600
     )
     assert done.returncode == 76
 
