@@ -24,29 +24,45 @@ def evaluation():
     return Evaluation(panel("mix", 40), tasks, (), "Average()", 20, 0)
 
 
+def rows_by_name(table):
+    """{first cell: {column: cell}} of a table, whose second line is a rule."""
+    header, _, *rows = table
+    return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+
+
 def test_tables_whose_cells_are_the_figures():
-    found = evaluation()
-    summary, separation, comparisons, curve, tasks = tables(markdown.render(found))
-    for table in (summary, separation, comparisons, curve, tasks):
-        assert len({len(row) for row in table}) == 1
-    assert [row[0] for row in summary[2:]] == ["xent", "cat"]
-    alone = found.pooled.summaries["cat"].student_quality
-    assert summary[3][1] == f"{alone.value:.3f} [{alone.low:.3f}, {alone.high:.3f}]"
-    assert summary[2][6] == "–" and summary[3][6][0] in "+-"
-    read = curves.quality_at_rate(found.pooled.curves["xent"], 0.3)
-    assert curve[2][4] == f"{float(read):.3f}"
-    assert curve[0][4] == "30 %" and curve[2][11] == "1.000"
-    assert [row[0] for row in tasks[2:]] == ["t1", "t2"]
-    told = found.pooled.summaries["cat"].separation
-    values = [told.auroc, told.auprc, told.error_share, told.prr, told.prr_half, told.pearson]
-    assert separation[3][1:7] == [f"{value:.3f}" for value in values]
-    assert separation[3][-1] == "–"  # no confidence, no ECE
-    area = found.pooled.comparisons["cat"].area
+    made = evaluation()
+    summary, separation, comparisons, curve, tasks = map(
+        rows_by_name, tables(markdown.render(made))
+    )
+    cat = made.pooled.summaries["cat"]
+    assert list(summary) == ["xent", "cat"]
+    alone = cat.student_quality
+    assert summary["cat"]["small model"] == (
+        f"{alone.value:.3f} [{alone.low:.3f}, {alone.high:.3f}]"
+    )
+    assert summary["xent"]["area − first"] == "–" and summary["cat"]["area − first"][0] in "+-"
+    read = curves.quality_at_rate(made.pooled.curves["xent"], 0.3)
+    assert curve["xent"]["30 %"] == f"{float(read):.3f}"
+    assert curve["xent"]["100 %"] == "1.000"
+    columns = {
+        "AUROC": "auroc",
+        "AUPRC": "auprc",
+        "share of errors": "error_share",
+        "PRR": "prr",
+        "PRR to 50 %": "prr_half",
+        "Pearson": "pearson",
+    }
+    for column, figure in columns.items():
+        assert separation["cat"][column] == f"{getattr(cat.separation, figure):.3f}", column
+    assert separation["cat"]["ECE scaled"] == "–"  # no confidence, no ECE
+    area = made.pooled.comparisons["cat"].area
     cell = f"{area.value:+.3f} [{area.low:+.3f}, {area.high:+.3f}], p {area.p_value:.3f}"
-    assert [row[0] for row in comparisons[2:]] == ["cat"] and comparisons[2][-1] == cell
-    assert comparisons[0][4] == "at 4.5 MFLOPs per token"
-    area = found.tasks["t2"].summaries["cat"].area.value
-    assert tasks[3][5].endswith(f"/ {area:.3f}")
+    assert list(comparisons) == ["cat"] and comparisons["cat"]["area"] == cell
+    assert "at 4.5 MFLOPs per token" in comparisons["cat"]
+    assert list(tasks) == ["t1", "t2"]
+    area = made.tasks["t2"].summaries["cat"].area.value
+    assert tasks["t2"]["cat"].endswith(f"/ {area:.3f}")
 
 
 def test_a_p_value_is_never_nought():
