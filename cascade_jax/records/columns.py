@@ -4,7 +4,9 @@ A column is read and checked when it is first asked for, in pieces of a few thou
 a table of a million rows takes the memory of the columns in use and little more.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import collections
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -71,16 +73,10 @@ class Columns:
         column = field.column
         if field.name not in self.names:
             self._made |= dict.fromkeys((name, field.name))
-        elif column.shape == schema.VECTOR:
-            self._made[name] = self._vectors(field)
-        elif not field.offsets:
-            self._made[name] = self._texts(name) if column.is_text else self._numbers(field)
-        elif column.shape == schema.PER_TOKEN and column.is_text:
-            self._made[name] = self._kept_lists(field)
-        elif self.setter_of(field.offsets[-1]) is field:
+        elif column.shape != schema.ONE:
             self._make_lists(field)
         else:
-            self._made[name] = self._fitting_lists(field)
+            self._made[name] = self._texts(name) if column.is_text else self._read(field)[1]
         self._check(field)
 
     def setter_of(self, offsets: str) -> Field:
@@ -125,10 +121,6 @@ class Columns:
                 f"{self._source}: column {name!r} is {chunk.type}, must be {kind}"
             ) from None
 
-    def _numbers(self, field: Field) -> np.ndarray:
-        parts = [chunk.to_numpy(zero_copy_only=False) for chunk in self._chunks(field)]
-        return np.concatenate([np.zeros(0, field.column.dtype), *parts])
-
     def _texts(self, name: str) -> np.ndarray:
         """Python strings; rows with the same text share one."""
         texts, start, shared = np.empty(self.num_rows, object), 0, {}
@@ -144,81 +136,58 @@ class Columns:
             start += len(chunk)
         return texts
 
-    def _parts(self, field: Field) -> Iterator[tuple[list[np.ndarray], pa.Array]]:
-        """Yields (lengths of the lists at each depth, their values end to end) of each part."""
+    def _read(self, field: Field) -> tuple[list[np.ndarray], np.ndarray | pa.ChunkedArray]:
+        """(lengths of the lists at each depth, the values end to end) of a column.
+
+        Texts of tokens stay in Arrow: as Python strings they would take many times the memory.
+        """
+        column = field.column
+        lengths = [[np.zeros(0, np.int64)] for _ in range(column.depth)]
+        values, texts = np.zeros(0, column.dtype), []
         for chunk in self._chunks(field):
-            lengths = []
-            while pa.types.is_list(chunk.type):
-                lengths.append(pc.list_value_length(chunk).to_numpy())
+            for lengths_at_depth in lengths:
+                lengths_at_depth.append(pc.list_value_length(chunk).to_numpy())
                 chunk = pc.list_flatten(chunk)
                 if chunk.null_count:
                     raise RecordsError(f"{self._source}: lists of column {field.name!r} hold nulls")
-            yield lengths, chunk
+            if column.is_text and column.shape == schema.PER_TOKEN:
+                texts.append(chunk)
+            else:
+                end = len(values)
+                values.resize(end + len(chunk), refcheck=False)  # in place, not a second copy
+                values[end:] = chunk.to_numpy(zero_copy_only=False)
+        if texts:
+            values = pa.chunked_array(texts)
+        return [np.concatenate(parts) for parts in lengths], values
 
     def _make_lists(self, field: Field) -> None:
-        """Values, and the offsets that nothing else says."""
-        parts = [(lengths, chunk) for lengths, chunk in self._parts(field)]
-        depth = len(field.offsets)
-        lengths = [
-            np.concatenate([np.zeros(0, np.int64), *(of_part[level] for of_part, _ in parts)])
-            for level in range(depth)
-        ]
-        if depth > 1:
-            self._check_lengths(field, 0, lengths[0], np.diff(self[field.offsets[0]]))
-        values = [chunk.to_numpy(zero_copy_only=False) for _, chunk in parts]
-        self._made[field.offsets[-1]] = offsets_of(lengths[-1])
-        self._made[field.name] = np.concatenate([np.zeros(0, field.column.dtype), *values])
-
-    def _fitting_lists(self, field: Field) -> np.ndarray | None:
-        """Values of lists that must be as long as those of another column."""
-        top_k = self._metadata[schema.TOP_K] if field.column.shape == schema.TOP_PER_TOKEN else 1
-        values = self._fitting(field, [np.diff(self[name]) for name in field.offsets], top_k)
-        if values is None and not field.column.is_required:
-            raise RecordsError(
-                f"{self._source}: column {field.name!r} is empty; leave it out where nothing is "
-                "known"
-            )
-        is_top = field.column.shape == schema.TOP_PER_TOKEN
-        return values.reshape(-1, top_k) if is_top else values
-
-    def _fitting(
-        self, field: Field, expected: list[Int[np.ndarray, " _"]], times: int = 1
-    ) -> np.ndarray | None:
-        """Values of lists of these lengths; None if all of them are empty and should not be."""
-        values, end = np.empty(int(np.sum(expected[-1])) * times, field.column.dtype), 0
-        lengths = [[np.zeros(0, np.int64)] for _ in expected]
-        for part_lengths, part in self._parts(field):
-            for of_level, of_part in zip(lengths, part_lengths, strict=True):
-                of_level.append(of_part)
-            if end + len(part) <= len(values):
-                values[end : end + len(part)] = part.to_numpy(zero_copy_only=False)
-            end += len(part)
-        if end == 0 and len(values):
-            return None
-        for level, (of_level, right) in enumerate(zip(lengths, expected, strict=True)):
-            self._check_lengths(field, level, np.concatenate(of_level), right, times)
-        return values
-
-    def _kept_lists(self, field: Field) -> pa.ChunkedArray:
-        """Kept as Arrow lists: as Python strings they would take many times the memory."""
-        chunks = list(self._chunks(field))
-        lengths = [np.zeros(0, np.int64)]
-        for chunk in chunks:
-            lengths.append(pc.list_value_length(chunk).to_numpy())
-            if pc.list_flatten(chunk).null_count:
-                raise RecordsError(f"{self._source}: lists of column {field.name!r} hold nulls")
-        self._check_lengths(field, 0, np.concatenate(lengths), np.diff(self[field.offsets[0]]))
-        return pa.chunked_array(chunks, type=field.column.type)
-
-    def _vectors(self, field: Field) -> np.ndarray:
-        width = None
-        for (lengths,), _ in self._parts(field):
-            width = int(lengths[0]) if len(lengths) else None
-            break
-        values = self._fitting(field, [np.full(self.num_rows, width or 1)])
-        if values is None:
-            raise RecordsError(f"{self._source}: column {field.name!r} holds empty lists")
-        return values.reshape(self.num_rows, width or 1)
+        """Makes the values of lists, and the offsets if no other column sets them."""
+        shape, offsets = field.column.shape, field.offsets
+        sets_offsets = bool(offsets) and self.setter_of(offsets[-1]) is field
+        lengths, values = self._read(field)
+        expected = [np.diff(self[name]) for name in offsets[: len(offsets) - sets_offsets]]
+        width = 1
+        if shape == schema.TOP_PER_TOKEN:
+            width = self._metadata[schema.TOP_K]
+        elif shape == schema.VECTOR:
+            expected = [np.ones(self.num_rows, np.int64)]
+            width = int(lengths[0][0]) if self.num_rows else 1
+            if not width:
+                raise RecordsError(f"{self._source}: column {field.name!r} holds empty lists")
+        if not sets_offsets and not len(values) and np.any(expected[-1]):
+            if not field.column.is_required:
+                raise RecordsError(
+                    f"{self._source}: column {field.name!r} is empty; leave it out where nothing "
+                    "is known"
+                )
+            self._made[field.name] = None
+            return
+        for level, lengths_expected in enumerate(expected):
+            self._check_lengths(field, level, lengths[level], lengths_expected, width)
+        if sets_offsets:
+            self._made[offsets[-1]] = offsets_of(lengths[-1])
+        is_wide = shape in (schema.TOP_PER_TOKEN, schema.VECTOR)
+        self._made[field.name] = values.reshape(-1, width) if is_wide else values
 
     # --------------------------------------------------------------- checking
 
@@ -228,20 +197,19 @@ class Columns:
         level: int,
         lengths: Int[np.ndarray, " n"],
         expected: Int[np.ndarray, " n"],
-        times: int = 1,
+        width: int,
     ) -> None:
-        """Refuses lists of other lengths; level 1 for those in lists."""
-        if np.array_equal(lengths, expected * times):
+        """Refuses lists of another length than `expected` times `width`; level 1: inner lists."""
+        if np.array_equal(lengths, expected * width):
             return
-        row = int(np.flatnonzero(lengths != expected * times)[0])
-        what = f"that of row 0 has {expected[row]}"
+        row = int(np.flatnonzero(lengths != expected * width)[0])
+        must = f"that of row 0 has {width}"
         if field.offsets:
-            what = f"{self.setter_of(field.offsets[level]).name!r} has {expected[row]}"
-        if times != 1:
-            what += f" and {schema.TOP_K} is {times}"
+            must = f"{self.setter_of(field.offsets[level]).name!r} has {expected[row]}"
+            must += f" and {schema.TOP_K} is {width}" * (width != 1)
         raise RecordsError(
             f"{self._source}: {field.name!r} of {('row', 'sample')[level]} {row} has "
-            f"{lengths[row]} values, {what}"
+            f"{lengths[row]} values, {must}"
         )
 
     def _check_statistics(self) -> None:
@@ -267,41 +235,28 @@ class Columns:
 
     def _check(self, field: Field) -> None:
         """Refuses values that a column must not hold."""
-        if self._made[field.name] is None:
+        values, column = self._made[field.name], field.column
+        if values is None:
             return
-        if field.name == "example_id":
-            self._check_unique()
-        check = field.column.check
-        if check is not None:
-            self._refuse(field, lambda values: ~check.is_allowed(values), check.allowed)
-        if field.column.shape == schema.TOP_PER_TOKEN and check is schema.LOG_PROB:
-            self._refuse(
-                field,
-                lambda v: np.pad(np.diff(v, axis=1) > 0, ((0, 0), (1, 0))),
-                "at most the one before it: a token's go down from the largest",
-            )
-
-    def _check_unique(self) -> None:
-        ids = self._made["example_id"]
-        seen: set[str] = set()
-        if len(set(ids)) != len(ids):
-            twice = next(i for i in ids if i in seen or seen.add(i))
+        if field.name == "example_id" and len(set(values)) != len(values):
+            twice = collections.Counter(values).most_common(1)[0][0]
             raise RecordsError(
                 f"{self._source}: example_id {twice!r} comes twice, every id must be unique"
             )
+        if column.check is not None:
+            self._refuse(field, column.check)
+        if column.is_falling:
+            self._refuse(field, schema.FALLING)
 
-    def _refuse(
-        self, field: Field, is_bad: Callable[[np.ndarray], np.ndarray], allowed: str
-    ) -> None:
-        """Refuses a column with a bad value."""
+    def _refuse(self, field: Field, check: schema.Check) -> None:
+        """Refuses a column with a value that a check does not allow."""
         values, count, first = self._made[field.name], 0, None
         step = max(_VALUES // max(values[:1].size, 1), 1)
         for start in range(0, len(values), step):
-            bad = is_bad(values[start : start + step])
-            count += int(np.count_nonzero(bad))
+            bad = np.argwhere(~check.is_allowed(values[start : start + step]))
+            count += len(bad)
             if first is None and count:
-                place = tuple(int(axis[0]) for axis in np.nonzero(bad))
-                first = (place[0] + start, *place[1:])
+                first = (int(bad[0, 0]) + start, *bad[0, 1:])
         if first is None:
             return
         row = first[0]
@@ -309,7 +264,7 @@ class Columns:
             row = int(np.searchsorted(self[name], row, "right")) - 1
         raise RecordsError(
             f"{self._source}: {field.name} of example {self['example_id'][row]!r} (row {row}) is "
-            f"{values[first]}, must be {allowed} ({count} such)"
+            f"{values[first]}, must be {check.allowed} ({count} such)"
         )
 
 
@@ -352,25 +307,26 @@ class Rows:
         Lists of lists and lists of texts are Python's. None if the table has no such column.
         """
         field, values = self.fields[name], self._columns[name]
-        place = row if self._rows is None else int(self._rows[row])
-        if values is None or not field.offsets:
-            return None if values is None else values[place]
-        if isinstance(values, pa.ChunkedArray):
-            return values[place].as_py()
+        if values is None:
+            return None
+        start = row if self._rows is None else int(self._rows[row])
+        if not field.offsets:
+            return values[start]
         spans = [self._columns[offsets] for offsets in field.offsets]
-        start, stop = spans[0][place : place + 2]
-        if len(spans) == 1:
-            return values[start:stop]
-        ends = spans[1][start : stop + 1]
-        return [values[begin:end] for begin, end in zip(ends[:-1], ends[1:], strict=True)]
+        start, stop = spans[0][start : start + 2]
+        if len(spans) == 2:
+            ends = spans[1][start : stop + 1]
+            return [values[begin:end] for begin, end in itertools.pairwise(ends)]
+        is_arrow = isinstance(values, pa.ChunkedArray)
+        return values[start:stop].to_pylist() if is_arrow else values[start:stop]
 
     def _taken(self, name: str) -> Shaped[np.ndarray, "..."] | None:
         whole, rows = self._columns[name], self._rows
         if whole is None:
             return None
-        if isinstance(whole, pa.ChunkedArray):
-            return whole.take(rows)
         field = self.fields.get(name)
         for offsets in (field or self._columns.setter_of(name)).offsets:
             taken, rows = places_of(self._columns[offsets], rows)
-        return whole[rows] if field else taken
+        if field is None:
+            return taken
+        return whole.take(rows) if isinstance(whole, pa.ChunkedArray) else whole[rows]

@@ -63,6 +63,10 @@ UNCERTAINTY = Check(lambda v: np.isfinite(v) & (v >= -_ROUNDING), "finite and 0 
 POSITIVE = Check(lambda v: np.isfinite(v) & (v > 0), "finite and positive")
 COUNT = Check(lambda v: v >= 0, "0 or more")
 IN_UNIT_INTERVAL = Check(lambda v: (v >= 0) & (v <= 1), "in [0, 1]")
+FALLING = Check(  # of rows
+    lambda v: np.pad(~(np.diff(v, axis=1) > 0), ((0, 0), (1, 0)), constant_values=True),
+    "at most the one before it: a token's go down from the largest",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: quick keys of caches
@@ -110,6 +114,11 @@ class Column:
         return innermost(self.type)
 
     @functools.cached_property
+    def depth(self) -> int:
+        """0 for values, 1 for lists, 2 for lists of lists."""
+        return str(self.type).count("list<")
+
+    @functools.cached_property
     def dtype(self) -> np.dtype:
         """Of its values as NumPy array."""
         return np.dtype(self.value_type.to_pandas_dtype())
@@ -120,9 +129,9 @@ class Column:
         return pa.types.is_string(self.value_type)
 
     @functools.cached_property
-    def is_integer(self) -> bool:
-        """Whether its values are whole numbers."""
-        return pa.types.is_integer(self.value_type)
+    def is_falling(self) -> bool:
+        """Whether the values of each token must go down."""
+        return self.shape == TOP_PER_TOKEN and self.check is LOG_PROB
 
 
 def innermost(kind: pa.DataType) -> pa.DataType:

@@ -2,12 +2,10 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Float, Shaped
 
 from cascade_jax.names import did_you_mean
@@ -93,13 +91,12 @@ def parsed(line: Line, columns: Mapping[str, Column], lengths: str) -> dict[str,
     """
     values = {
         name: _PARSERS[column.shape](line, column, value)
-        for name, column in columns.items()
-        if (value := line.row.get(name)) is not None
+        for name, value in line.row.items()
+        if value is not None and (column := columns.get(name)) is not None
     }
     count = len(values.get(lengths, ()))
     for name, value in values.items():
-        is_per_token = columns[name].shape in (schema.PER_TOKEN, schema.TOP_PER_TOKEN)
-        if is_per_token and len(value) != count:
+        if columns[name].shape in _TOKEN_SHAPES and len(value) != count:
             raise line.fail(f"{name} has {len(value)} values, {lengths} {count}")
     for name, other in (("top_ids", "top_log_probs"), ("sample_tokens", "sample_log_probs")):
         if name in values:
@@ -110,54 +107,54 @@ def parsed(line: Line, columns: Mapping[str, Column], lengths: str) -> dict[str,
     return values
 
 
-def _one(line: Line, column: Column, value: Any) -> Any:
-    name = column.name
+_TOKEN_SHAPES = (schema.PER_TOKEN, schema.TOP_PER_TOKEN)
+
+
+@functools.cache
+def _kinds(column: Column) -> tuple[frozenset[type], str, str]:
+    """Types of a column's values in Python, and words for one value and for several."""
     if column.is_text:
-        return line.get(name, str, "a text")
-    if column.value_type == pa.bool_():
-        if not isinstance(value, bool):
-            raise line.fail(f"{name} is {shown(value)}; must be true or false")
+        return frozenset({str}), "a text", "texts"
+    if column.dtype == bool:
+        return frozenset({bool}), "true or false", "true and false"
+    if column.dtype.kind == "i":
+        return frozenset({int}), "a whole number", "whole numbers"
+    return frozenset({int, float}), "a number", "numbers"
+
+
+def _one(line: Line, column: Column, value: Any) -> Any:
+    name, (types, what, _) = column.name, _kinds(column)
+    if type(value) not in types:
+        raise line.fail(f"{name} is {shown(value)}; must be {what}")
+    if column.dtype.kind not in "if":
         return value
-    kinds, what = (int, float), "a number"
-    if column.is_integer:
-        kinds, what = int, "a whole number"
-    value = line.get(name, kinds, what)
     # A quality on another scale may stand there unused, beside the metric that is asked for.
-    check = schema.NOT_NEGATIVE if name == "quality" else column.check
+    check = schema.NOT_NEGATIVE if name == "quality" else column.check or schema.FINITE
     try:
         number = float(value)
     except OverflowError:
         raise line.fail(f"{name} is {shown(value)}; too large a number") from None
-    if not math.isfinite(number) or check is not None and not check.is_allowed(number):
-        allowed = check.allowed if check is not None else schema.FINITE.allowed
-        raise line.fail(f"{name} is {value}; must be {allowed}")
+    if not check.is_allowed(number):
+        raise line.fail(f"{name} is {value}; must be {check.allowed}")
     return value
 
 
 def _list(line: Line, column: Column, values: Any, name: str = "") -> np.ndarray | list[str]:
-    name = name or column.name
-    if column.is_text:
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise line.fail(f"{name} is {shown(values)}; must be a list of texts")
-        return values
-    kinds, what = {int, float}, "numbers"
-    if column.is_integer:
-        kinds, what = {int}, "whole numbers"
-    elif column.value_type == pa.bool_():
-        kinds, what = {bool}, "true and false"
+    name, (types, _, what) = name or column.name, _kinds(column)
     if not isinstance(values, list):
         raise line.fail(f"{name} is {shown(values)}; must be a list of {what}")
-    if not set(map(type, values)) <= kinds:
-        i = next(i for i, value in enumerate(values) if type(value) not in kinds)
+    if not types.issuperset(map(type, values)):
+        i = next(i for i, value in enumerate(values) if type(value) not in types)
         raise line.fail(f"{name}[{i}] is {shown(values[i])}; must be one of a list of {what}")
+    if column.is_text:
+        return values
     try:
         array = np.array(values, column.dtype)
     except OverflowError:
         raise line.fail(f"{name} holds a number that is too large for {column.dtype}") from None
-    if column.check is not None:
-        bad = np.flatnonzero(~column.check.is_allowed(array))
-        if len(bad):
-            raise line.fail(f"{name}[{bad[0]}] is {values[bad[0]]}; must be {column.check.allowed}")
+    if column.check is not None and not (is_allowed := column.check.is_allowed(array)).all():
+        i = int(np.argmin(is_allowed))
+        raise line.fail(f"{name}[{i}] is {values[i]}; must be {column.check.allowed}")
     return array
 
 
@@ -170,7 +167,7 @@ def _lists(line: Line, column: Column, values: Any) -> list[Shaped[np.ndarray, "
     flat = _list(line, column, [v for inner in values for v in inner], f"{name} end to end")
     sizes = np.array([len(inner) for inner in values], np.int64)
     ends = np.cumsum(sizes)
-    if is_top and column.check is schema.LOG_PROB:
+    if column.is_falling:
         is_rise = np.zeros(len(flat) + 1, bool)
         is_rise[1:-1] = flat[1:] > flat[:-1]
         is_rise[ends] = False  # from one token to the next it may

@@ -137,13 +137,11 @@ def _take_metadata(line: Line, joined: Joined) -> None:
         joined.answers = {model: {} for model in models}
 
 
-_PARSED_APART = ("example_id", "target")
-
-
 def _about(line: Line) -> dict[str, Any]:
     """Task, inputs, target and the live cascade's answer that a line brings."""
-    columns = columns_about(schema.EXAMPLE).items()
-    about = parsed(line, {k: c for k, c in columns if k not in _PARSED_APART}, "")
+    # The id and the target may be of other types than their columns.
+    row = {k: v for k, v in line.row.items() if k not in ("example_id", "target")}
+    about = parsed(Line(line.where, row), columns_about(schema.EXAMPLE), "")
     if "inputs" not in about and isinstance(line.row.get("prompt"), str):
         about["inputs"] = line.row["prompt"]
     if line.row.get(schema.LIVE) is not None:

@@ -403,7 +403,7 @@ def drop(i):
         (in_content(2, 1, logprob=0.8), r"log_probs\[1\] is 0.8; .* at most 0, the natural log"),
         (in_content(0, 0, logprob=None), r":1 \(id 'q0'\): log_probs\[0\] is null; must be one of"),
         (in_content(0, 0, logprob="-1"), r'log_probs\[0\] is "-1"'),
-        (in_content(0, 0, token=None), r"pieces is \[null.*must be a list of texts"),
+        (in_content(0, 0, token=None), r"pieces\[0\] is null; must be one of a list of texts"),
         (in_line(1, choices=[]), ":2: choices has 0 answers; must have one"),
         (in_line(1, custom_id=["q1"]), r':2: custom_id is \["q1"\]; must be a text or a whole num'),
         (in_line(1, custom_id="q0"), "student.jsonl:2: id 'q0' came before, in .*student.jsonl:1"),
