@@ -113,11 +113,11 @@ def test_knowing_whether_the_argmax_was_the_label_is_enough(case):
     loss = cases.build(case)
     (value, sums), gradient = run(loss, student, facts, targets, weights)
     (expected, full), expected_gradient = run(loss, student, teacher, targets, weights)
-    assert value == pytest.approx(expected, rel=1e-6)
+    assert value == pytest.approx(float(expected), rel=1e-6)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
     assert set(full.metrics) - set(sums.metrics) == {"teacher_kl"}
     for name, ratio in sums.metrics.items():
-        assert ratio.value() == pytest.approx(full.metrics[name].value(), rel=1e-6), name
+        assert ratio.value() == pytest.approx(float(full.metrics[name].value()), rel=1e-6), name
 
 
 def test_a_harmless_top_k_takes_the_place_of_padding():

@@ -188,7 +188,7 @@ def test_with_all_the_weight_on_the_label_dist_is_xent():
     options = dict(label_smoothing=0.1, z_loss=0.01)
     ours = value_and_gradient(variants.Dist(label_weight=1.0, temperature=3.0, **options), *batch)
     xent = value_and_gradient(variants.Xent(**options), *batch)
-    assert ours[0].loss_sum == pytest.approx(xent[0].loss_sum, rel=1e-6)
+    assert ours[0].loss_sum == pytest.approx(float(xent[0].loss_sum), rel=1e-6)
     np.testing.assert_allclose(ours[1], xent[1], rtol=1e-5, atol=1e-7)
     half, _ = value_and_gradient(variants.Dist(**options), *batch)
     assert half.loss_sum != xent[0].loss_sum
@@ -217,7 +217,7 @@ def test_when_all_are_kept_cat_dist_is_dist(name):
     targets = teacher.argmax(-1).astype(np.int32)
     ours = value_and_gradient(getattr(variants, name)(), student, teacher, targets, weights)
     dist = value_and_gradient(variants.Dist(), student, teacher, targets, weights)
-    assert ours[0].loss_sum == pytest.approx(dist[0].loss_sum, rel=1e-6)
+    assert ours[0].loss_sum == pytest.approx(float(dist[0].loss_sum), rel=1e-6)
     np.testing.assert_allclose(ours[1], dist[1], rtol=1e-5, atol=1e-7)
 
 
