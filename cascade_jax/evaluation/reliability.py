@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 from jaxtyping import Float, Int, Real
-from scipy.special import expit, logit
 
 from cascade_jax.deferral.scores import AnswerTokens
 
@@ -38,7 +37,7 @@ class Reliability:
     def ece(self) -> float:
         """Expected calibration error, ``sum_b n_b / n * |quality_b - confidence_b|``.
 
-        Reference: Guo et al. 2017, On ConfidenceCalibration of Modern Neural Networks, equation 3.
+        Reference: Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3.
         """
         gaps = np.abs(self.quality - self.confidence)
         return float(np.nansum(gaps * self.count) / np.sum(self.count))
@@ -81,7 +80,7 @@ def reliability(
 ) -> Reliability:
     """Mean confidence and mean quality of every bin; a bin has its lower edge, the last both.
 
-    Reference: Guo et al. 2017, On ConfidenceCalibration of Modern Neural Networks, section 2.
+    Reference: Guo et al. 2017, On Calibration of Modern Neural Networks, section 2.
     """
     at = np.minimum((np.asarray(confidence) * bins).astype(np.int64), bins - 1)
     count = np.bincount(at, minlength=bins)
@@ -101,7 +100,7 @@ def calibration(
     seed, and used on the other, and the other way about. Quality may be graded; it then takes the
     place of 0 and 1.
 
-    Reference: Guo et al. 2017, On ConfidenceCalibration of Modern Neural Networks, section 4.2.
+    Reference: Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
     """
     confidence = np.asarray(confidence, np.float64)
     quality = np.asarray(quality, np.float64)
@@ -137,7 +136,7 @@ def temperature(confidence: Real[np.ndarray, " n"], quality: Real[np.ndarray, " 
     z, q = _logit(confidence), np.asarray(quality, np.float64)
 
     def slopes(inverse: float) -> tuple[float, float]:
-        p = expit(inverse * z)
+        p = _sigmoid(inverse * z)
         return float(np.mean(z * (p - q))), float(np.mean(z * z * p * (1 - p)))
 
     low, high = _LEAST, _MOST
@@ -160,8 +159,14 @@ def temperature(confidence: Real[np.ndarray, " n"], quality: Real[np.ndarray, " 
 
 def scale(confidence: Real[np.ndarray, " n"], temperature: float) -> Float[np.ndarray, " n"]:
     """``sigmoid(logit(c) / T)``; confidences within 1e-6 of 0 or 1 count as that far from it."""
-    return expit(_logit(confidence) / temperature)
+    return _sigmoid(_logit(confidence) / temperature)
 
 
 def _logit(confidence: Real[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    return logit(np.clip(np.asarray(confidence, np.float64), _EDGE, 1 - _EDGE))
+    c = np.clip(np.asarray(confidence, np.float64), _EDGE, 1 - _EDGE)
+    return np.log(c) - np.log1p(-c)
+
+
+def _sigmoid(z: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    small = np.exp(-np.abs(z))  # SciPy's expit differs in the last digit
+    return np.where(z >= 0, 1.0, small) / (1 + small)
