@@ -16,7 +16,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float, Int, Real, UInt8
 
+from cascade_jax import checks
 from cascade_jax.evaluation import curves
+from cascade_jax.evaluation.cascades import Cascade, gain_of
+from cascade_jax.names import check_choice
 
 CONFIDENCE = 0.95
 # Draws held at a time, one byte each; bounds memory, not the result.
@@ -62,32 +65,9 @@ class Resamples:
 
     def deferral_performance(self, best: str) -> Float[np.ndarray, " B"]:
         """s_d of each resample, under the "ideal" line or the "oracle"; NaN where undefined."""
-        if best not in ("ideal", "oracle"):
-            raise ValueError(f"best must be 'ideal' or 'oracle', got {best!r}")
-        best_areas = self.ideal_area if best == "ideal" else self.oracle_area
-        triples = zip(self.area, self.random_area, best_areas, strict=True)
+        check_choice("best", best, ("ideal", "oracle"))
+        triples = zip(self.area, self.random_area, getattr(self, f"{best}_area"), strict=True)
         return np.array([curves.deferral_performance(*triple) for triple in triples])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sample:
-    """One cascade's n examples, as resampling takes them: K additive numbers of each answer.
-
-    Attributes:
-      student: of the small model's answers: the quality (K = 1), or counts of a corpus metric.
-      difference: the large model's minus these.
-      scores_fn: corpus figures of sums; None for the mean of K = 1.
-      gain: of deferring each example, in the whole sample: the oracle's order.
-      scores: deferral scores, each resampled by itself, by the same draws.
-      costs: of both models, for all examples or for each.
-    """
-
-    student: Float[np.ndarray, "n K"]
-    difference: Float[np.ndarray, "n K"]
-    scores_fn: curves.ScoresFn | None
-    gain: Float[np.ndarray, " n"]
-    scores: Sequence[Real[np.ndarray, " n"]]
-    costs: tuple[curves.Cost, curves.Cost] = (1.0, 1.0)
 
 
 def interval(
@@ -146,7 +126,7 @@ def draws(n: int, samples: int, seed: int) -> Iterator[UInt8[np.ndarray, "n B"]]
 
 
 def resample_all(
-    cascades: Sequence[Sample],
+    cascades: Sequence[tuple[Cascade, Sequence[Real[np.ndarray, " n"]]]],
     *,
     rates: tuple[float, ...] = (),
     costs: tuple[float, ...] = (),
@@ -157,7 +137,7 @@ def resample_all(
     """Draws examples with replacement and reads the statistics off each resample's curves.
 
     Args:
-      cascades: of the same n examples.
+      cascades: each with the deferral scores whose curves are resampled; of the same n examples.
       rates: deferral rates to give the quality at.
       costs: costs to give the quality at.
       qualities: qualities to give the smallest deferral rate and cost for.
@@ -167,14 +147,16 @@ def resample_all(
     Returns:
       For each cascade, resamples for each of its scores.
     """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
-    readers = [_Reader(cascade, rates, costs, qualities) for cascade in cascades]
-    pieces: list[list[list[Resamples]]] = [[] for _ in cascades]
-    for counts in draws(len(cascades[0].gain), samples, seed):
-        for read, reader in zip(pieces, readers, strict=True):
-            read.append(reader.read(counts))
-    return [tuple(map(_joined, zip(*read, strict=True))) for read in pieces]
+    checks.whole_number("samples", samples, 1)
+    readers = [_Reader(*pair, rates, costs, qualities) for pair in cascades]
+    pieces = [
+        [reader.read(counts) for reader in readers]
+        for counts in draws(len(cascades[0][0].score), samples, seed)
+    ]
+    return [
+        tuple(map(_joined, zip(*of_cascade, strict=True)))
+        for of_cascade in zip(*pieces, strict=True)
+    ]
 
 
 def _joined(pieces: Sequence[Resamples]) -> Resamples:
@@ -185,21 +167,20 @@ def _joined(pieces: Sequence[Resamples]) -> Resamples:
 class _Reader:
     """Orders of one cascade, its scores' and the oracle's, and what is read off along them."""
 
-    def __init__(self, sample: Sample, rates, costs, qualities):
-        self.sample, self.rates, self.at_costs, self.qualities = sample, rates, costs, qualities
-        nodes = _NODES if sample.scores_fn is None else _CORPUS_NODES
-        orders = map(curves.deferral_order, (sample.gain, *sample.scores))
+    def __init__(self, cascade: Cascade, scores, rates, costs, qualities):
+        self.rates, self.at_costs, self.qualities = rates, costs, qualities
+        student, teacher, self.scores_fn = cascade.additive()
+        self.difference, self.costs = teacher - student, cascade.costs
+        self.num_statistics = student.shape[1]
+        nodes = _NODES if self.scores_fn is None else _CORPUS_NODES
+        orders = map(curves.deferral_order, (gain_of(cascade), *scores))
         self.orders = [(order, _thinned(ends, nodes)) for order, ends in orders]
-        n, k = sample.student.shape
         # What is summed along an order: draws, gains, and the teacher's costs if they differ.
-        columns = [np.ones((n, 1)), sample.difference]
-        student_cost, teacher_cost = sample.costs
-        if not curves.is_one_cost(teacher_cost):
-            columns.append(np.asarray(teacher_cost, np.float64)[:, None])
-        self.columns, self.num_statistics = np.hstack(columns), k
-        self.totals = sample.student
-        if not curves.is_one_cost(student_cost):
-            self.totals = np.hstack([self.totals, np.asarray(student_cost, np.float64)[:, None]])
+        columns, totals = [np.ones((len(student), 1)), self.difference], [student]
+        for column, cost in zip((totals, columns), self.costs, strict=True):
+            if not curves.is_one_cost(cost):
+                column.append(np.asarray(cost, np.float64)[:, None])
+        self.columns, self.totals = np.hstack(columns), np.hstack(totals)
 
     def read(self, counts: UInt8[np.ndarray, "n B"]) -> list[Resamples]:
         """Resamples of each score, by some of the draws."""
@@ -228,14 +209,14 @@ class _Reader:
 
     def _curves(self, counts, total, order, nodes) -> tuple[np.ndarray, ...]:
         """Rates, qualities and costs [B, nodes] between which each resample's curve is straight."""
-        n, k, sample = len(order), self.num_statistics, self.sample
+        n, k = len(order), self.num_statistics
         sums = _summed(counts, self.columns, order, nodes)
         rate = sums[..., 0] / n
-        if sample.scores_fn is None:
+        if self.scores_fn is None:
             quality = (total[:, 0] + sums[..., 1]) / n
         else:
-            quality = sample.scores_fn(total[:, :k] + sums[..., 1 : k + 1])
-        student, teacher = sample.costs
+            quality = self.scores_fn(total[:, :k] + sums[..., 1 : k + 1])
+        student, teacher = self.costs
         student = total[:, k] / n if total.shape[1] > k else curves.mean_cost(student)
         is_one = sums.shape[2] == k + 1
         teacher = curves.mean_cost(teacher) * rate if is_one else sums[..., k + 1] / n
@@ -243,16 +224,13 @@ class _Reader:
 
     def _line_areas(self, ends, counts, total) -> dict[str, np.ndarray]:
         """Areas under the random and the ideal line of each resample."""
-        sample, k = self.sample, self.num_statistics
-        if sample.scores_fn is None:
-            pairs = list(zip(*ends, strict=True))
+        if self.scores_fn is None:
             return {
-                "random_area": np.array([curves.random_area(*pair) for pair in pairs]),
-                "ideal_area": np.array([curves.ideal_area(*pair) for pair in pairs]),
+                "random_area": curves.random_area(*ends),
+                "ideal_area": curves.ideal_area(*ends),
             }
-        gained = _total(counts, sample.difference)
-        base = total[:, :k]
-        random = curves.corpus_random(_RANDOM_RATES, base, base + gained, sample.scores_fn)
+        gained, base = _total(counts, self.difference), total[:, : self.num_statistics]
+        random = curves.corpus_random(_RANDOM_RATES, base, base + gained, self.scores_fn)
         return {
             "random_area": np.trapezoid(random, _RANDOM_RATES, axis=1),
             "ideal_area": np.full(len(base), np.nan),
@@ -330,10 +308,8 @@ def _first_reaching(
         at = np.argmax(reached, axis=1)
         before = np.maximum(at - 1, 0)
         rise = quality[rows, at] - quality[rows, before]
-        share = np.where(
-            rise > 0, (target - quality[rows, before]) / np.where(rise > 0, rise, 1.0), 0.0
-        )
-        share = np.clip(share, 0, 1)
+        missing = target - quality[rows, before]
+        share = np.clip(np.where(rise > 0, missing / np.where(rise > 0, rise, 1.0), 0.0), 0, 1)
         for result, values in ((rates, rate), (costs, cost)):
             read = values[rows, before] + share * (values[rows, at] - values[rows, before])
             result[:, column] = np.where(reached.any(axis=1), read, np.inf)

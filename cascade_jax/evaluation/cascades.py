@@ -2,12 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Real
 
-from cascade_jax.evaluation import bootstrap, curves
+from cascade_jax.evaluation import curves
 from cascade_jax.task_metrics import corpus
 
 
@@ -59,6 +58,20 @@ class Cascade:
         sums = np.stack([counts.student.sum(axis=0), counts.teacher.sum(axis=0)])
         student, teacher = counts.metric.scores(sums)
         return float(student), float(teacher)
+
+    def additive(
+        self,
+    ) -> tuple[Float[np.ndarray, "n K"], Float[np.ndarray, "n K"], curves.ScoresFn | None]:
+        """Numbers of both models' answers that are added up, and corpus figures of their sums.
+
+        Counts of the corpus metric; or the quality alone, K = 1, whose mean needs no function.
+        """
+        if self.statistics is None:
+            pair, scores_fn = (self.student_quality[:, None], self.teacher_quality[:, None]), None
+        else:
+            counts = self.statistics
+            pair, scores_fn = (counts.student, counts.teacher), counts.metric.scores
+        return *(values.astype(np.float64) for values in pair), scores_fn
 
     def take(self, rows: np.ndarray) -> "Cascade":
         """The cascade on some of its examples."""
@@ -119,37 +132,10 @@ def lines_of(cascade: Cascade) -> Lines:
     counts = cascade.statistics
     if counts is None:
         ends = curve.student_quality, curve.teacher_quality
-        return Lines(
-            curve=curve,
-            oracle=oracle,
-            random=curves.random_quality(curve.rate, *ends),
-            random_area=curves.random_area(*ends),
-            ideal_area=curves.ideal_area(*ends),
-        )
-    sums = counts.student.sum(axis=0), counts.teacher.sum(axis=0)
-    random = curves.corpus_random(curve.rate, *sums, counts.metric.scores)
-    return Lines(
-        curve=curve,
-        oracle=oracle,
-        random=random,
-        random_area=float(np.trapezoid(random, curve.rate)),
-        ideal_area=math.nan,
-    )
-
-
-def to_resample(cascade: Cascade, *more_scores: Real[np.ndarray, " n"]) -> bootstrap.Sample:
-    """The cascade as input of the bootstrap, with its own score first and then the others."""
-    counts, scores_fn = cascade.statistics, None
-    student = np.asarray(cascade.student_quality, np.float64)[:, None]
-    teacher = np.asarray(cascade.teacher_quality, np.float64)[:, None]
-    if counts is not None:
-        student, teacher = counts.student.astype(np.float64), counts.teacher.astype(np.float64)
-        scores_fn: Callable = counts.metric.scores
-    return bootstrap.Sample(
-        student=student,
-        difference=teacher - student,
-        scores_fn=scores_fn,
-        gain=gain_of(cascade),
-        scores=(cascade.score, *more_scores),
-        costs=cascade.costs,
-    )
+        random = curves.random_quality(curve.rate, *ends)
+        areas = curves.random_area(*ends), curves.ideal_area(*ends)
+    else:
+        sums = counts.student.sum(axis=0), counts.teacher.sum(axis=0)
+        random = curves.corpus_random(curve.rate, *sums, counts.metric.scores)
+        areas = float(np.trapezoid(random, curve.rate)), math.nan
+    return Lines(curve, oracle, random, *areas)

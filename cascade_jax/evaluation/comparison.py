@@ -59,25 +59,19 @@ def compare_resamples(
     """
     first, other = resamples
 
+    def drawn(field):
+        return None if first is None else (getattr(other, field) - getattr(first, field)).T
+
     def differences(read, points, field) -> tuple[Difference, ...]:
-        return tuple(
-            _difference(
-                read(pair[1], point) - read(pair[0], point),
-                None
-                if first is None
-                else getattr(other, field)[:, i] - getattr(first, field)[:, i],
-            )
-            for i, point in enumerate(points)
-        )
+        values = [read(pair[1], point) - read(pair[0], point) for point in points]
+        resampled = [None] * len(points) if first is None else drawn(field)
+        return tuple(map(_difference, values, resampled))
 
     return Comparison(
         first=first_name,
         at_rate=differences(curves.quality_at_rate, rates, "quality_at_rate"),
         at_cost=differences(curves.quality_at_cost, costs, "quality_at_cost"),
-        area=_difference(
-            curves.area(pair[1]) - curves.area(pair[0]),
-            None if first is None else other.area - first.area,
-        ),
+        area=_difference(curves.area(pair[1]) - curves.area(pair[0]), drawn("area")),
     )
 
 

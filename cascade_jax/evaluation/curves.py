@@ -20,6 +20,7 @@ _NO_DIFFERENCE = 1e-12
 ScoresFn = Callable[[np.ndarray], np.ndarray]
 # Of one model: the same for all examples, or one for each.
 Cost = float | int | Real[np.ndarray, " n"]
+Means = float | Float[np.ndarray, " B"]  # of one sample, or of each resample
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -296,12 +297,12 @@ def ideal_quality(
     return student_quality + np.minimum(rate / error, 1.0) * (teacher_quality - student_quality)
 
 
-def random_area(student_quality: float, teacher_quality: float) -> float:
+def random_area(student_quality: Means, teacher_quality: Means) -> Means:
     """Area under `random_quality` over rates 0 to 1."""
     return (student_quality + teacher_quality) / 2
 
 
-def ideal_area(student_quality: float, teacher_quality: float) -> float:
+def ideal_area(student_quality: Means, teacher_quality: Means) -> Means:
     """Area under `ideal_quality` over rates 0 to 1: a trapezoid up to 1 - p_s, then level."""
     error = 1.0 - student_quality
     return error * (student_quality + teacher_quality) / 2 + (1.0 - error) * teacher_quality

@@ -11,8 +11,6 @@ from jaxtyping import Float, Int
 from cascade_jax.records.schema import POLICY
 from cascade_jax.records.table import Records
 
-_INFINITE = {"inf": math.inf, "-inf": -math.inf}
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LiveCascade:
@@ -104,5 +102,4 @@ def _quality_of(records: Records, task: str) -> float:
 
 def thresholds_of(policy: Mapping[str, Any]) -> tuple[float, ...]:
     """Thresholds of a certificate that is JSON, infinite ones as texts; () if it has none."""
-    values = policy.get("thresholds") or ()
-    return tuple(_INFINITE[v] if v in _INFINITE else float(v) for v in values)
+    return tuple(map(float, policy.get("thresholds") or ()))

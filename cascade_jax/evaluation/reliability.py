@@ -48,16 +48,17 @@ class ConfidenceCalibration:
     """Reliability of a confidence as it is, and after temperature scaling.
 
     Attributes:
-      ece, ece_scaled: NaN where all answers have one quality: no temperature fits them.
+      ece, ece_scaled: expected calibration errors before and after; NaN where all answers have one
+        quality: no temperature fits them.
       temperatures: fitted on one half, used on the other; above 1 = the confidence was too extreme.
-      before, after: what the two errors are read off.
+      reliability, reliability_scaled: what the two errors are read off; None where undefined.
     """
 
-    ece: float
-    ece_scaled: float
-    temperatures: tuple[float, float]
-    before: Reliability
-    after: Reliability | None
+    ece: float = math.nan
+    ece_scaled: float = math.nan
+    temperatures: tuple[float, float] = (math.nan, math.nan)
+    reliability: Reliability | None = None
+    reliability_scaled: Reliability | None = None
 
 
 def confidence_of(answers: AnswerTokens) -> Float[np.ndarray, " n"]:
@@ -105,9 +106,8 @@ def calibration(
     confidence = np.asarray(confidence, np.float64)
     quality = np.asarray(quality, np.float64)
     before = reliability(confidence, quality)
-    undefined = ConfidenceCalibration(math.nan, math.nan, (math.nan, math.nan), before, None)
     if len(quality) == 0 or np.all(quality == quality[0]):
-        return undefined
+        return ConfidenceCalibration(reliability=before)
     is_first = np.zeros(len(quality), bool)
     is_first[: len(quality) // 2] = True
     is_first = np.random.default_rng(_SEED).permutation(is_first)
@@ -116,7 +116,7 @@ def calibration(
         fitted.append(temperature(confidence[half], quality[half]))
         scaled[~half] = scale(confidence[~half], fitted[-1])
     if any(map(math.isnan, fitted)):
-        return dataclasses.replace(undefined, ece=before.ece)
+        return ConfidenceCalibration(before.ece, reliability=before)
     after = reliability(scaled, quality)
     return ConfidenceCalibration(before.ece, after.ece, tuple(fitted), before, after)
 

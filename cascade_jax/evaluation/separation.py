@@ -17,22 +17,17 @@ from cascade_jax.evaluation.reliability import Reliability, calibration
 _NO_DIFFERENCE = 1e-12
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Separation:
-    """How well errors are told from right answers; NaN = undefined.
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """How well one score tells errors from right answers; NaN = undefined.
 
     Attributes:
-      auroc: chance that an error has a higher score than a right answer; NaN, as the next and the
-        overlap, for graded quality or without both kinds.
+      auroc: chance that an error has a higher score than a right answer; NaN, as the next, for
+        graded quality or without both kinds.
       auprc: average precision of finding the errors by the score.
       prr: prediction rejection ratio; 1 = as good as rejecting the worst first, 0 = at random.
       prr_half: the same where at most half is rejected.
       pearson, spearman: correlation of score and quality; a good score is near -1.
-      overlap: s_o of the confidences of right and wrong answers; 0 = apart, 1 = alike.
-      ece, ece_scaled: expected calibration error of the confidence, and of it with a temperature.
-      temperatures: of the two halves.
-      reliability, reliability_scaled: what the two errors are read off; None where undefined.
-      error_share: share of answers that are wrong, the AUPRC of a random score.
     """
 
     auroc: float = math.nan
@@ -41,6 +36,19 @@ class Separation:
     prr_half: float = math.nan
     pearson: float = math.nan
     spearman: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Separation(Ranking):
+    """How well a score tells errors, and a confidence the truth; NaN = undefined.
+
+    Attributes:
+      overlap: s_o of the confidences of right and wrong answers; 0 = apart, 1 = alike; NaN for
+        graded quality or without both kinds.
+      ece, ece_scaled, temperatures, reliability, reliability_scaled: see `ConfidenceCalibration`.
+      error_share: share of answers that are wrong, the AUPRC of a random score.
+    """
+
     overlap: float = math.nan
     ece: float = math.nan
     ece_scaled: float = math.nan
@@ -50,37 +58,17 @@ class Separation:
     error_share: float = math.nan
 
 
-@dataclasses.dataclass(frozen=True)
-class Ranking:
-    """How well one score tells errors; see `Separation`."""
-
-    auroc: float
-    auprc: float
-    prr: float
-    prr_half: float
-    pearson: float
-    spearman: float
-
-
 def separation(cascade: Cascade) -> Separation:
     """All figures of one cascade."""
-    quality = cascade.student_quality
-    figures = dataclasses.asdict(ranking(cascade.score, quality, cascade.is_binary))
+    quality, confidence = cascade.student_quality, cascade.confidence
+    figures = vars(ranking(cascade.score, quality, cascade.is_binary))
     if cascade.is_binary:
-        figures["error_share"] = float(np.mean(quality == 0))
-    if cascade.confidence is None:
+        figures = {**figures, "error_share": float(np.mean(quality == 0))}
+    if confidence is None:
         return Separation(**figures)
-    calibrated = calibration(cascade.confidence, quality)
     if cascade.is_binary:
-        figures["overlap"] = overlap(cascade.confidence, quality == 1)
-    return Separation(
-        **figures,
-        ece=calibrated.ece,
-        ece_scaled=calibrated.ece_scaled,
-        temperatures=calibrated.temperatures,
-        reliability=calibrated.before,
-        reliability_scaled=calibrated.after,
-    )
+        figures["overlap"] = overlap(confidence, quality == 1)
+    return Separation(**figures, **vars(calibration(confidence, quality)))
 
 
 def ranking(

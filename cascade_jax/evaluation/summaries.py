@@ -6,13 +6,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from cascade_jax.evaluation import bootstrap, curves
-from cascade_jax.evaluation.cascades import (
-    Cascade,
-    Lines,
-    curve_of,
-    lines_of,
-    to_resample,
-)
+from cascade_jax.evaluation.cascades import Cascade, Lines, curve_of, lines_of
 from cascade_jax.evaluation.comparison import Comparison, compare_resamples
 from cascade_jax.evaluation.costs import CostModel, Parameters
 from cascade_jax.evaluation.results import (
@@ -57,8 +51,7 @@ def compare(
     """Curves and summaries of cascades on one set of examples.
 
     Args:
-      title: mixture, group or task.
-      metric: name of the per-example quality, or of the corpus metric.
+      title, metric: see `Panel`.
       cascades: by name; rows of all stand for the same examples in the same order.
       bootstrap_samples: resamples for the intervals, the same draws for every cascade; 0 = none.
       seed: of the draws.
@@ -76,19 +69,28 @@ def compare(
         raise ValueError("cascades side by side need statistics all of them, or none")
     points = references(cascades)
     more = {name: dict((scores or {}).get(name, {})) for name in cascades}
-    resampled = _resample(cascades, more, points, bootstrap_samples, seed)
-    lines, summaries, comparisons, of_scores = {}, {}, {}, {}
+    orders = [(cascade, (cascade.score, *more[n].values())) for n, cascade in cascades.items()]
+    resampled = [[None] * len(several) for _, several in orders]
+    if bootstrap_samples:
+        resampled = bootstrap.resample_all(
+            orders,
+            rates=points.rates,
+            costs=points.costs,
+            qualities=tuple(points.qualities.values()),
+            samples=bootstrap_samples,
+            seed=seed,
+        )
+    lines, summaries, comparisons, by_score = {}, {}, {}, {}
     first = next(iter(cascades))
-    for name, cascade in cascades.items():
-        lines[name], resamples = lines_of(cascade), resampled[name]
-        pair = lines[first].curve, lines[name].curve
-        both = resampled[first][0], resamples[0]
+    for (name, cascade), resamples in zip(cascades.items(), resampled, strict=True):
+        lines[name] = lines_of(cascade)
+        pair, both = (lines[first].curve, lines[name].curve), (resampled[0][0], resamples[0])
         comparison = compare_resamples(first, pair, both, points.rates, points.costs)
         summaries[name] = _summarize(cascade, lines[name], points, resamples[0], comparison)
         if name != first:
             comparisons[name] = comparison
         if more[name]:
-            of_scores[name] = _scores(cascade, lines[name], more[name], resamples[1:])
+            by_score[name] = _scores(cascade, lines[name], more[name], resamples[1:])
     return Panel(
         title=title,
         metric=metric,
@@ -101,32 +103,8 @@ def compare(
         cost_label=cost.label,
         cost_unit=cost.unit,
         comparisons=comparisons,
-        scores=of_scores,
+        scores=by_score,
     )
-
-
-_Resampled = Sequence[bootstrap.Resamples | None]
-
-
-def _resample(
-    cascades: Mapping[str, Cascade],
-    more: Mapping[str, Scores],
-    points: References,
-    samples: int,
-    seed: int,
-) -> dict[str, _Resampled]:
-    """By cascade, resamples for its own score and then for the others; None without."""
-    if samples == 0:
-        return {name: [None] * (1 + len(more[name])) for name in cascades}
-    resamples = bootstrap.resample_all(
-        [to_resample(cascade, *more[name].values()) for name, cascade in cascades.items()],
-        rates=points.rates,
-        costs=points.costs,
-        qualities=tuple(points.qualities.values()),
-        samples=samples,
-        seed=seed,
-    )
-    return dict(zip(cascades, resamples, strict=True))
 
 
 def _estimate(value: float, values: Float[np.ndarray, " B"] | None) -> Estimate:
@@ -187,14 +165,17 @@ def _areas(
 
 
 def _scores(
-    cascade: Cascade, lines: Lines, scores: Scores, resamples: _Resampled
+    cascade: Cascade,
+    lines: Lines,
+    scores: Scores,
+    resamples: Sequence[bootstrap.Resamples | None],
 ) -> dict[str, ScoreSummary]:
     """The cascade by each of several scores."""
     summaries = {}
-    for (name, score), of_score in zip(scores.items(), resamples, strict=True):
+    for (name, score), score_resamples in zip(scores.items(), resamples, strict=True):
         curve = curve_of(cascade, score)
         summaries[name] = ScoreSummary(
-            **_areas(curve, lines, of_score),
+            **_areas(curve, lines, score_resamples),
             ranking=ranking(score, cascade.student_quality, cascade.is_binary),
             curve=curve.thin(_SCORE_POINTS),
         )

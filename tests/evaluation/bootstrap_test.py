@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cascade_jax.evaluation import bootstrap, curves
+from cascade_jax.evaluation.cascades import Cascade
 
 
 def _cascade(n, seed=0, levels=None):
@@ -19,9 +20,8 @@ def _cascade(n, seed=0, levels=None):
 
 def _resample(score, student, teacher, **settings):
     """Resamples of one score, by means of quality."""
-    gain = teacher - student
-    sample = bootstrap.Sample(student[:, None], gain[:, None], None, gain, (score,))
-    ((resamples,),) = bootstrap.resample_all([sample], **settings)
+    cascade = Cascade(score, student, teacher, 1.0, 1.0)
+    ((resamples,),) = bootstrap.resample_all([(cascade, (score,))], **settings)
     return resamples
 
 
@@ -119,9 +119,9 @@ def test_an_undefined_resample_makes_the_interval_undefined():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="samples is 0; must be an integer of at least 1"):
         _resample(*_cascade(3), samples=0)
-    with pytest.raises(ValueError, match="best must be 'ideal' or 'oracle', got 'idal'"):
+    with pytest.raises(ValueError, match="best is 'idal'; must be one of ideal, oracle; did"):
         _resample(*_cascade(3), samples=1).deferral_performance("idal")
 
 
@@ -129,11 +129,9 @@ def test_costs_of_single_examples_are_resampled_with_them():
     score, student, teacher = _cascade(20, levels=2)
     rng = np.random.default_rng(0)
     costs = rng.random(20) + 0.5, rng.random(20) + 2.0
-    sample = bootstrap.Sample(
-        student[:, None], (teacher - student)[:, None], None, teacher - student, (score,), costs
-    )
+    cascade = Cascade(score, student, teacher, *costs)
     settings = {"costs": (2.0, 3.0), "qualities": (0.6, 0.99), "samples": 25, "seed": 4}
-    ((got,),) = bootstrap.resample_all([sample], **settings)
+    ((got,),) = bootstrap.resample_all([(cascade, (score,))], **settings)
     draws = np.random.default_rng(4)
     for b in range(25):
         rows = draws.integers(20, size=20, dtype=np.int32)
@@ -175,11 +173,9 @@ def test_fewer_nodes_change_little_and_nothing_at_the_ends(monkeypatch):
 def test_several_scores_and_cascades_share_the_draws():
     score, student, teacher = _cascade(40)
     other = np.random.default_rng(1).normal(size=40)
-    gain = teacher - student
-    sample = bootstrap.Sample(student[:, None], gain[:, None], None, gain, (score, other))
+    cascade = Cascade(score, student, teacher, 1.0, 1.0)
     both, (alone,) = bootstrap.resample_all(
-        [sample, bootstrap.Sample(student[:, None], gain[:, None], None, gain, (other,))],
-        samples=15,
+        [(cascade, (score, other)), (cascade, (other,))], samples=15
     )
     for field in vars(alone):
         np.testing.assert_array_equal(getattr(both[1], field), getattr(alone, field))

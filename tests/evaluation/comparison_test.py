@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cascade_jax.evaluation import bootstrap, comparison, curves, summaries
-from cascade_jax.evaluation.cascades import Cascade, curve_of, to_resample
+from cascade_jax.evaluation.cascades import Cascade, curve_of
 
 COSTS = (1.0, 4.0)
 
@@ -14,7 +14,7 @@ COSTS = (1.0, 4.0)
 def compare_pair(first, other, *, rates=(), costs=(), bootstrap_samples=1000, seed=0):
     """Is `other` better than `first`, at these deferral rates, at these costs, in area?"""
     resamples = bootstrap.resample_all(
-        [to_resample(first), to_resample(other)],
+        [(first, (first.score,)), (other, (other.score,))],
         rates=rates,
         costs=costs,
         samples=bootstrap_samples,

@@ -147,7 +147,7 @@ def test_refusals(score, counts, message):
 
 
 def _resample(cascade, **settings):
-    ((resamples,),) = bootstrap.resample_all([cascades.to_resample(cascade)], **settings)
+    ((resamples,),) = bootstrap.resample_all([(cascade, (cascade.score,))], **settings)
     return resamples
 
 

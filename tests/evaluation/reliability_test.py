@@ -70,7 +70,7 @@ def test_scaling_mends_a_confidence_that_is_too_extreme():
     found = reliability.calibration(confidence, quality)
     assert found.ece > 0.1 and found.ece_scaled < 0.03
     assert all(2.5 < t < 3.5 for t in found.temperatures)
-    assert found.before.count.sum() == found.after.count.sum() == len(quality)
+    assert found.reliability.count.sum() == found.reliability_scaled.count.sum() == len(quality)
 
 
 def test_each_half_is_scaled_by_the_others_temperature():
@@ -100,11 +100,15 @@ def test_any_answers_can_be_judged(answers):
     confidence, quality = answers
     found = reliability.calibration(confidence, quality)
     if np.ptp(quality) == 0:
-        assert math.isnan(found.ece) and math.isnan(found.ece_scaled) and found.after is None
+        assert (
+            math.isnan(found.ece)
+            and math.isnan(found.ece_scaled)
+            and found.reliability_scaled is None
+        )
     else:
         assert 0 <= found.ece <= 1
         assert math.isnan(found.ece_scaled) == any(map(math.isnan, found.temperatures))
-        assert found.after is None or 0 <= found.ece_scaled <= 1
+        assert found.reliability_scaled is None or 0 <= found.ece_scaled <= 1
 
 
 def test_the_confidence_is_the_geometric_mean_of_the_tokens():
