@@ -11,7 +11,7 @@ there and straight between.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, Real, UInt8
@@ -130,7 +130,7 @@ def resample_all(
     *,
     rates: tuple[float, ...] = (),
     costs: tuple[float, ...] = (),
-    qualities: tuple[float, ...] = (),
+    qualities: Collection[float] = (),
     samples: int = 1000,
     seed: int = 0,
 ) -> list[tuple[Resamples, ...]]:
@@ -295,7 +295,7 @@ def _first_reaching(
     rate: Float[np.ndarray, "B nodes"],
     quality: Float[np.ndarray, "B nodes"],
     cost: Float[np.ndarray, "B nodes"],
-    targets: tuple[float, ...],
+    targets: Collection[float],
 ) -> tuple[Float[np.ndarray, "B targets"], Float[np.ndarray, "B targets"]]:
     """Smallest rate with at least each target quality, and its cost, linear between nodes.
 

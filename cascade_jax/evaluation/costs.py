@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from cascade_jax import checks
 from cascade_jax.records.schema import PAIR
 from cascade_jax.records.table import Records, RecordsError
 from cascade_jax.text_table import number
@@ -26,6 +27,10 @@ Costs = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
 @runtime_checkable
 class CostModel(Protocol):
     """The protocol of cost models.
+
+    Called with records, a model returns the costs of both models' answers to each example, and
+    raises RecordsError for a missing column, a value that is negative or not finite, or parameters
+    that vary between rows.
 
     Attributes:
       label: of an axis, begins with the unit: ``FLOPs per example``.
@@ -54,11 +59,6 @@ class Parameters:
     unit: ClassVar[str] = "FLOPs"
 
     def __call__(self, records: Records) -> Costs:
-        """Costs of the small and of the large model.
-
-        Raises:
-          RecordsError: if a model's cost varies between rows.
-        """
         costs = []
         for model in PAIR:
             column = f"{model}_flops_per_token"
@@ -73,8 +73,17 @@ class Parameters:
         return tuple(costs)
 
 
+class _PerAnswer:
+    """Costs that the records hold for every answer, in a column of each model."""
+
+    column: ClassVar[str]
+
+    def __call__(self, records: Records) -> Costs:
+        return tuple(_column(records, f"{model}_{self.column}") for model in PAIR)
+
+
 @dataclasses.dataclass(frozen=True)
-class Flops:
+class Flops(_PerAnswer):
     """FLOPs of each whole answer: prefill of the input and decoding of what was written.
 
     From the columns student_flops and teacher_flops, which `cascade-jax collect` fills by the
@@ -83,18 +92,11 @@ class Flops:
 
     label: ClassVar[str] = "FLOPs per example (prefill and decoding)"
     unit: ClassVar[str] = "FLOPs"
-
-    def __call__(self, records: Records) -> Costs:
-        """Costs of both answers to each example.
-
-        Raises:
-          RecordsError: if a column is missing, or a value is negative or not finite.
-        """
-        return tuple(_column(records, f"{model}_flops") for model in PAIR)
+    column: ClassVar[str] = "flops"
 
 
 @dataclasses.dataclass(frozen=True)
-class Latency:
+class Latency(_PerAnswer):
     """Seconds that each answer took, the two models one after the other.
 
     From the columns student_seconds and teacher_seconds: wall time of decoding a batch over its
@@ -103,14 +105,7 @@ class Latency:
 
     label: ClassVar[str] = "s per example (measured while collecting)"
     unit: ClassVar[str] = "s"
-
-    def __call__(self, records: Records) -> Costs:
-        """Costs of both answers to each example.
-
-        Raises:
-          RecordsError: if a column is missing, or a value is negative or not finite.
-        """
-        return tuple(_column(records, f"{model}_seconds") for model in PAIR)
+    column: ClassVar[str] = "seconds"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,27 +132,19 @@ class Price:
     def __post_init__(self):
         for field in dataclasses.fields(self)[:4]:
             value = getattr(self, field.name)
-            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
-                raise ValueError(f"{field.name} must be a price of 0 or more, got {value!r}")
-        if not self.currency:
-            raise ValueError("currency must be a text such as 'USD', got ''")
+            is_price = isinstance(value, int | float) and 0 <= value < math.inf
+            checks.require(is_price, field.name, value, "a price of 0 or more")
+        checks.require(bool(self.currency), "currency", self.currency, "a text such as 'USD'")
 
     @property
     def label(self) -> str:
-        """Of an axis."""
         return f"{self.currency} per million examples (price of tokens)"
 
     @property
     def unit(self) -> str:
-        """The currency."""
         return self.currency
 
     def __call__(self, records: Records) -> Costs:
-        """Costs of both answers to each example.
-
-        Raises:
-          RecordsError: if the numbers of tokens are not in the records.
-        """
         costs = []
         for model in PAIR:
             tokens_in = _column(records, f"{model}_input_tokens")

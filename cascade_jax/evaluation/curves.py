@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
+from cascade_jax import checks
 from cascade_jax.deferral import policy
 
 # Below this a difference between two mean qualities is rounding, and ratios of it mean nothing.
@@ -64,8 +65,7 @@ class Curve:
 
     def thin(self, max_points: int) -> "Curve":
         """At most `max_points` points at even distances, both ends among them."""
-        if max_points < 2:
-            raise ValueError(f"max_points must be at least 2 (both ends), got {max_points}")
+        checks.whole_number("max_points", max_points, 2)
         last = len(self.rate) - 1
         kept = np.unique(np.round(np.linspace(0, last, min(max_points, last + 1))).astype(int))
         fields = dataclasses.fields(self)
@@ -118,9 +118,6 @@ def deferral_curve(
       student_quality, teacher_quality: per-example quality of both answers, higher is better.
       student_cost, teacher_cost: of each model's answers, 0 or more.
 
-    Returns:
-      n + 1 points, from no example deferred to all.
-
     Raises:
       ValueError: if there is no example, a score or quality is not finite, or lengths differ.
 
@@ -128,7 +125,8 @@ def deferral_curve(
     """
     order, ends = deferral_order(score)
     n = len(order)
-    costs = _checked_costs(student_cost, teacher_cost, n)
+    costs = student_cost, teacher_cost
+    _check_costs(*costs, n)
     for name, values in (("student", student_quality), ("teacher", teacher_quality)):
         if len(values) != n:
             raise ValueError(f"{n} scores, but {len(values)} values of {name} quality")
@@ -171,13 +169,12 @@ def _axes(
     return {"rate": rate, "cost": cost, "thresholds": thresholds, "is_realised": is_realised}
 
 
-def _checked_costs(student: Cost, teacher: Cost, n: int) -> tuple[Cost, Cost]:
+def _check_costs(student: Cost, teacher: Cost, n: int) -> None:
     for name, cost in (("student", student), ("teacher", teacher)):
         if np.ndim(cost) and len(cost) != n:
             raise ValueError(f"{n} scores, but {len(cost)} values of {name} cost")
         if not (np.all(np.isfinite(cost)) and np.all(np.asarray(cost) >= 0)):
             raise ValueError(f"{name} cost must be finite and 0 or more")
-    return student, teacher
 
 
 def is_one_cost(cost: Cost) -> bool:
@@ -206,20 +203,16 @@ def corpus_curve(
     not quite the expectation over their orders.
 
     Args:
-      score: one per example, higher = defer first.
+      score, student_cost, teacher_cost: as in `deferral_curve`.
       student_statistics, teacher_statistics: additive counts of both answers.
       scores_fn: corpus figures of sums [points, K].
-      student_cost, teacher_cost: of each model's answers, 0 or more.
-
-    Returns:
-      n + 1 points, from no example deferred to all.
 
     Raises:
       ValueError: if there is no example, a score is not finite, or lengths differ.
     """
     order, ends = deferral_order(score)
     n = len(order)
-    costs = _checked_costs(student_cost, teacher_cost, n)
+    _check_costs(student_cost, teacher_cost, n)
     for name, counts in (("student", student_statistics), ("teacher", teacher_statistics)):
         if len(counts) != n:
             raise ValueError(f"{n} scores, but {len(counts)} rows of {name} statistics")
@@ -231,7 +224,7 @@ def corpus_curve(
         quality=np.interp(np.arange(n + 1), nodes, at_nodes),
         a1=np.full(n + 1, np.nan),
         a2=np.full(n + 1, np.nan),
-        **_axes(score, order, ends, costs),
+        **_axes(score, order, ends, (student_cost, teacher_cost)),
     )
 
 
@@ -332,16 +325,14 @@ def deferral_performance(area: float, random_area: float, best_area: float) -> f
 
 def quality_at_rate(curve: Curve, rate: float) -> float:
     """Quality at a deferral rate in [0, 1], linear between two points."""
-    if not 0 <= rate <= 1:
-        raise ValueError(f"a deferral rate lies in [0, 1], got {rate}")
+    checks.require(0 <= rate <= 1, "rate", rate, "in [0, 1]")
     return float(np.interp(rate, curve.rate, curve.quality))
 
 
 def quality_at_cost(curve: Curve, cost: float) -> float:
     """Quality when at most `cost` is spent on average, deferring as much as that allows.
 
-    Returns:
-      NaN below the small model's cost; above the cost of deferring all, the quality of that.
+    NaN below the small model's cost; above the cost of deferring all, the quality of that.
     """
     if cost < curve.cost[0]:
         return math.nan
@@ -349,11 +340,7 @@ def quality_at_cost(curve: Curve, cost: float) -> float:
 
 
 def rate_at_quality(curve: Curve, quality: float) -> float:
-    """Smallest deferral rate whose quality is at least `quality`, linear between two points.
-
-    Returns:
-      NaN if no rate reaches it.
-    """
+    """Smallest deferral rate with at least a quality, linear between points; NaN if none has it."""
     reached = curve.quality >= quality - _NO_DIFFERENCE
     if not reached.any():
         return math.nan
@@ -366,5 +353,5 @@ def rate_at_quality(curve: Curve, quality: float) -> float:
 
 
 def cost_at_quality(curve: Curve, quality: float) -> float:
-    """Smallest cost whose quality is at least `quality`; NaN if none reaches it."""
+    """Smallest cost with at least a quality; NaN if none has it."""
     return float(np.interp(rate_at_quality(curve, quality), curve.rate, curve.cost))

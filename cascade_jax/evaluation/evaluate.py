@@ -5,19 +5,16 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from cascade_jax import records
+from cascade_jax import checks, records
 from cascade_jax.deferral.guarantees import budget_file
-from cascade_jax.deferral.scores import Average
-from cascade_jax.deferral.scores.base import DeferralScore, name_of
 from cascade_jax.evaluation import live_cascades, panels, policy_points
-from cascade_jax.evaluation.costs import CostModel, Parameters
 from cascade_jax.evaluation.results import Evaluation
 
 RecordsFiles = str | os.PathLike | Sequence[str | os.PathLike] | Mapping[str, str | os.PathLike]
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(panels.Settings):
     """What to compare and where to write: any records files, or the students of one experiment.
 
     Attributes:
@@ -27,13 +24,7 @@ class EvaluateConfig:
         an experiment: ``<experiment_dir>/report``.
       experiment_dir: the folder that collect wrote to.
       split, names: with an experiment, the split collected and the students to compare.
-      score: what orders the examples.
-      scores: more scores, to be laid beside it; or "available", all that the records hold enough
-        for.
-      cost: what an answer costs, `Parameters()` or another of costs.py.
-      groups: by name, patterns of the tasks that are pooled as one set: ``{"wmt": ["wmt22_*"]}``.
-      bootstrap_samples: resamples for the intervals.
-      seed: of the resamples.
+      score, scores, cost, groups, bootstrap_samples, seed: see `panels.Settings`.
       budget: a budget.json of `cascade-jax calibrate`, to show beside; "" for none.
       policy: a certificate of it, whose point on the curve is shown with its promise; "" for none.
     """
@@ -43,12 +34,6 @@ class EvaluateConfig:
     experiment_dir: str | os.PathLike = ""
     split: str = "validation"
     names: Sequence[str] = ()
-    score: DeferralScore = Average()
-    scores: Sequence[DeferralScore] | str = ()
-    cost: CostModel = Parameters()
-    groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-    bootstrap_samples: int = 1000
-    seed: int = 0
     budget: str | os.PathLike = ""
     policy: str | os.PathLike = ""
 
@@ -57,32 +42,8 @@ class EvaluateConfig:
             self._fill_in()
         if not self.records_files:
             raise ValueError("no records: give records_files, or experiment_dir and names")
-        if not self.output_dir:
-            raise ValueError("output_dir must be the path of a folder, got ''")
-        self._check_scores()
-        if isinstance(self.cost, type) or not isinstance(self.cost, CostModel):
-            raise ValueError(
-                f"cost must be a cost model such as Parameters(), got {self.cost!r} (a class needs "
-                "its brackets)"
-            )
-        if self.bootstrap_samples < 1:
-            raise ValueError(f"bootstrap_samples must be at least 1, got {self.bootstrap_samples}")
-
-    def _check_scores(self) -> None:
-        several = () if self.scores == panels.AVAILABLE else self.scores
-        if isinstance(several, str):
-            raise ValueError(f"scores must be scores, or {panels.AVAILABLE!r}, got {several!r}")
-        for field, score in (("score", self.score), *(("scores", score) for score in several)):
-            if isinstance(score, type) or not callable(score):
-                raise ValueError(
-                    f"{field} must be a deferral score such as Average(), got {score!r} (a class "
-                    "needs its brackets)"
-                )
-        # The main score may be among the others: it is then shown once.
-        names = [name_of(self.score)] + [name_of(s) for s in several if s != self.score]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two scores are named {name!r}; names must differ")
+        checks.require(bool(self.output_dir), "output_dir", self.output_dir, "the path of a folder")
+        super().__post_init__()
 
     def _fill_in(self) -> None:
         """Paths of the experiment, where none were given."""
@@ -111,22 +72,14 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         file or certificate can not be used, or a certificate is of other models, data or scores.
     """
     tables = load(config.records_files)
-    settings = panels.Settings(
-        config.score,
-        config.cost,
-        config.scores,
-        config.groups,
-        config.bootstrap_samples,
-        config.seed,
-    )
     budget = budget_file.load(config.budget) if config.budget else None
-    cascades, by_score = panels.score_all(tables, settings)
+    cascades, by_score = panels.score_all(tables, config)
     points = {}
     if config.policy:
         points = policy_points.points(config.policy, tables, cascades, config.score, config.cost)
     live = {name: live_cascades.from_records(table) for name, table in tables.items()}
     return dataclasses.replace(
-        panels.evaluate_tables(tables, cascades, by_score, settings),
+        panels.evaluate_tables(tables, cascades, by_score, config),
         live={name: cascade for name, cascade in live.items() if cascade},
         budget=budget,
         points=points,
@@ -139,9 +92,8 @@ def load(records_files: RecordsFiles) -> dict[str, records.Records]:
     Raises:
       FileNotFoundError, RecordsError: see `evaluate`.
     """
-    named = _named_files(records_files)
     tables: dict[str, records.Records] = {}
-    for name, path in named:
+    for name, path in _named_files(records_files):
         table = records.read(path)
         if len(table) == 0:
             raise records.RecordsError(f"{path}: the records hold no example")
@@ -163,9 +115,7 @@ def _named_files(files: RecordsFiles) -> list[tuple[str | None, str]]:
         files = [files]
     named: list[tuple[str | None, str]] = []
     for entry in map(os.fspath, files):
-        name, equals, path = entry.partition("=")
-        if equals and name and "/" not in name and not pathlib.Path(entry).exists():
-            named.append((name, path))
-        else:
-            named.append((None, entry))
+        name, _, path = entry.partition("=")
+        is_named = path and name and "/" not in name and not pathlib.Path(entry).exists()
+        named.append((name, path) if is_named else (None, entry))
     return named

@@ -4,14 +4,13 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
-import numpy as np
-from jaxtyping import Float
-
-from cascade_jax import records
+from cascade_jax import checks, records
 from cascade_jax.deferral import scores
 from cascade_jax.deferral.routers import FittedRouter, LogisticRouter, Router
 from cascade_jax.deferral.routers.base import refuse_test_split
-from cascade_jax.evaluation import curves, separation
+from cascade_jax.evaluation import curves
+from cascade_jax.evaluation.cascades import Cascade, curve_of
+from cascade_jax.evaluation.separation import ranking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +33,12 @@ class FitRouterConfig:
 
     def __post_init__(self):
         for name in ("records_file", "router_file"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} must be the path of a file, got ''")
-        if not isinstance(self.router, Router):
-            raise ValueError(f"router must be one such as LogisticRouter(), got {self.router!r}")
-        if self.folds < 2:
-            raise ValueError(f"folds must be at least 2, got {self.folds}")
+            checks.require(
+                bool(getattr(self, name)), name, getattr(self, name), "the path of a file"
+            )
+        is_router = isinstance(self.router, Router)
+        checks.require(is_router, "router", self.router, "one such as LogisticRouter()")
+        checks.whole_number("folds", self.folds, 2)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,21 +78,9 @@ def fit_router(config: FitRouterConfig) -> RouterRun:
     router.save(config.router_file)
     predictions = {router.name: held_out}
     predictions |= {score.name: score(answers) for score in scores.available(answers)}
-    return RouterRun(
-        router,
-        table,
-        areas={name: _area(score, table) for name, score in predictions.items()},
-        aurocs={name: _auroc(score, table) for name, score in predictions.items()},
-        folds=config.folds,
-    )
-
-
-def _area(score: Float[np.ndarray, " n"], table: records.Records) -> float:
-    qualities = table.student_quality, table.teacher_quality
-    return curves.area(curves.deferral_curve(score, *qualities, 1.0, 1.0))  # costs do not matter
-
-
-def _auroc(score: Float[np.ndarray, " n"], table: records.Records) -> float:
-    quality = table.student_quality
-    is_binary = bool(np.all((quality == 0) | (quality == 1)))
-    return separation.ranking(score, quality, is_binary).auroc
+    areas, aurocs = {}, {}
+    for name, score in predictions.items():
+        cascade = Cascade(score, *qualities, 1.0, 1.0)  # costs do not matter
+        areas[name] = curves.area(curve_of(cascade))
+        aurocs[name] = ranking(score, table.student_quality, cascade.is_binary).auroc
+    return RouterRun(router, table, areas, aurocs, config.folds)

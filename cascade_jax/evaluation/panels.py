@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int, Real
 
+from cascade_jax import checks
 from cascade_jax.deferral import routers
 from cascade_jax.deferral import scores as scores_lib
+from cascade_jax.deferral.scores import Average
 from cascade_jax.deferral.scores.base import DeferralScore, name_of
 from cascade_jax.evaluation import reliability, split_figures, summaries
 from cascade_jax.evaluation.cascades import Cascade
-from cascade_jax.evaluation.costs import CostModel
+from cascade_jax.evaluation.costs import CostModel, Parameters
 from cascade_jax.evaluation.results import Evaluation, Panel, RecordsSource
 from cascade_jax.names import matching_tasks
 from cascade_jax.records.table import Records
@@ -19,16 +21,44 @@ from cascade_jax.records.table import Records
 AVAILABLE = "available"  # in place of several scores: all that the records hold enough for
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How panels are made; see `EvaluateConfig`."""
+    """How panels are made.
 
-    score: DeferralScore
-    cost: CostModel
-    scores: Sequence[DeferralScore] | str
-    groups: Mapping[str, Sequence[str]]
-    bootstrap_samples: int
-    seed: int
+    Attributes:
+      score: what orders the examples.
+      scores: more scores, to be laid beside it; or "available", all that the records hold enough
+        for.
+      cost: what an answer costs, `Parameters()` or another of costs.py.
+      groups: by name, patterns of the tasks that are pooled as one set: ``{"wmt": ["wmt22_*"]}``.
+      bootstrap_samples: resamples for the intervals.
+      seed: of the resamples.
+    """
+
+    score: DeferralScore = Average()
+    scores: Sequence[DeferralScore] | str = ()
+    cost: CostModel = Parameters()
+    groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    bootstrap_samples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self):
+        is_cost = isinstance(self.cost, CostModel) and not isinstance(self.cost, type)
+        allowed = "a cost model such as Parameters() (a class needs its brackets)"
+        checks.require(is_cost, "cost", self.cost, allowed)
+        checks.whole_number("bootstrap_samples", self.bootstrap_samples, 1)
+        several = () if self.scores == AVAILABLE else self.scores
+        is_several = not isinstance(several, str)
+        checks.require(is_several, "scores", several, f"scores, or {AVAILABLE!r}")
+        for field, score in (("score", self.score), *(("scores", score) for score in several)):
+            is_score = callable(score) and not isinstance(score, type)
+            allowed = "a deferral score such as Average() (a class needs its brackets)"
+            checks.require(is_score, field, score, allowed)
+        # The main score may be among the others: it is then shown once.
+        names = [name_of(self.score)] + [name_of(s) for s in several if s != self.score]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two scores are named {name!r}; names must differ")
 
     def panel(self, title: str, metric: str, cascades: Mapping[str, Cascade], **more) -> Panel:
         """One panel, with the settings' resamples and cost."""
@@ -69,15 +99,8 @@ def score_all(
             if name_of(score) not in values:
                 values[name_of(score)] = np.asarray(score(answers))
         by_score[name] = values
-        student_cost, teacher_cost = settings.cost(table)
-        cascades[name] = Cascade(
-            score=main,
-            student_quality=table.student_quality,
-            teacher_quality=table.teacher_quality,
-            student_cost=student_cost,
-            teacher_cost=teacher_cost,
-            confidence=reliability.confidence_of(answers),
-        )
+        confidence = reliability.confidence_of(answers)
+        cascades[name] = Cascade(main, *qualities, *settings.cost(table), confidence=confidence)
     return cascades, by_score
 
 
@@ -127,12 +150,19 @@ def evaluate_tables(
     first = next(iter(tables.values()))
     rows = rows_by_task(first.task)
     groups = tasks_of_groups(settings.groups, list(rows))
+
+    def means(title: str, rows: Int[np.ndarray, " rows"]) -> Panel:
+        taken = {name: cascade.take(rows) for name, cascade in cascades.items()}
+        return settings.panel(title, _metric_names(first.metric[rows]), taken)
+
     mixture = str(first.metadata["mixture"])
+    pooled = settings.panel(mixture, _metric_names(first.metric), cascades, scores=by_score)
     tasks, per_example, notes = {}, {}, []
-    pooled = settings.panel(mixture, _metric_names(first), cascades, scores=by_score)
     for task, task_rows in rows.items():
-        tasks[task], means, note = _task_panels(task, task_rows, tables, cascades, settings)
-        per_example |= {} if means is None else {task: means}
+        tasks[task] = means(task, task_rows)
+        panel, note = _corpus_panel(task, task_rows, tables, cascades, settings)
+        if panel:
+            tasks[task], per_example[task] = panel, tasks[task]
         notes += [note] if note else []
     return Evaluation(
         pooled=pooled,
@@ -147,7 +177,7 @@ def evaluate_tables(
         figures=split_figures.compute(tables, tasks, per_example),
         notes=tuple(notes),
         groups={
-            group: _group_panel(group, [rows[task] for task in members], first, cascades, settings)
+            group: means(group, np.sort(np.concatenate([rows[task] for task in members])))
             for group, members in groups.items()
         },
         group_tasks=groups,
@@ -156,38 +186,26 @@ def evaluate_tables(
     )
 
 
-def _task_panels(
+def _corpus_panel(
     task: str,
     rows: Int[np.ndarray, " rows"],
     tables: Mapping[str, Records],
     cascades: Mapping[str, Cascade],
     settings: Settings,
-) -> tuple[Panel, Panel | None, str]:
-    """The panel of a task, that of means beside one of a corpus metric, and a note or ""."""
-    first = next(iter(tables.values()))
-    taken = {name: cascade.take(rows) for name, cascade in cascades.items()}
-    means = settings.panel(task, _metric_names(first, rows), taken)
+) -> tuple[Panel | None, str]:
+    """The panel of a task's corpus metric, if all records hold statistics, and a note or ""."""
     counts = {name: table.statistics(task) for name, table in tables.items()}
     lacking = [name for name, statistics in counts.items() if statistics is None]
     if lacking:
         note = f"{task} has no curve of its corpus metric: no statistics in the records of "
-        return means, None, (note + ", ".join(lacking)) * (len(lacking) < len(tables))
-    taken = {n: dataclasses.replace(c, statistics=counts[n]) for n, c in taken.items()}
+        return None, (note + ", ".join(lacking)) * (len(lacking) < len(tables))
+    taken = {
+        name: dataclasses.replace(cascade.take(rows), statistics=counts[name])
+        for name, cascade in cascades.items()
+    }
     label = next(iter(counts.values())).metric.label
-    return settings.panel(task, f"{label} (corpus)", taken), means, ""
+    return settings.panel(task, f"{label} (corpus)", taken), ""
 
 
-def _group_panel(
-    group: str,
-    parts: Sequence[np.ndarray],
-    first: Records,
-    cascades: Mapping[str, Cascade],
-    settings: Settings,
-) -> Panel:
-    rows = np.sort(np.concatenate(parts))
-    taken = {name: cascade.take(rows) for name, cascade in cascades.items()}
-    return settings.panel(group, _metric_names(first, rows), taken)
-
-
-def _metric_names(table: Records, rows: Int[np.ndarray, " rows"] | None = None) -> str:
-    return ", ".join(dict.fromkeys(table.metric if rows is None else table.metric[rows]))
+def _metric_names(metrics: np.ndarray) -> str:
+    return ", ".join(dict.fromkeys(metrics))

@@ -15,11 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from cascade_jax.deferral.guarantees import certificate as certificate_file
-from cascade_jax.deferral.guarantees.certificate import (
-    CERTIFIED,
-    Certificate,
-    ModelIdentity,
-)
+from cascade_jax.deferral.guarantees.certificate import CERTIFIED, Certificate, ModelIdentity
 from cascade_jax.deferral.guarantees.risks import Risk
 from cascade_jax.deferral.policy import ANSWER
 from cascade_jax.deferral.scores.base import DeferralScore, name_of
@@ -58,12 +54,7 @@ class PolicyPoint:
 
     Attributes:
       path: of the certificate.
-      level: "token" or "answer".
-      status: "certified" or "fallback".
-      promise: in words.
-      score: what is compared with the thresholds.
-      thresholds: defer above them.
-      delta: the chance that the promise does not hold, at most.
+      level, status, promise, score, thresholds, delta: see `Certificate`.
       num_examples: n.
       num_judged: those of them that the promises were measured on: all that the certificate was
         not calibrated on, nor on an example with the same input, as far as it knows.
@@ -101,11 +92,6 @@ def points(
 ) -> dict[str, PolicyPoint]:
     """The policy of a certificate on every cascade whose models it was made for.
 
-    Args:
-      path: of the certificate.
-      tables, cascades: what is evaluated, by name.
-      score, cost: of the evaluation.
-
     Raises:
       FileNotFoundError: no such file.
       PolicyError: the certificate is of none of the cascades (what differs), or of no policy.
@@ -136,14 +122,14 @@ def difference(certificate: Certificate, table: Records, score: DeferralScore) -
     theirs, ours = certificate.data.mixture, table.metadata["mixture"]
     if theirs is not None and theirs != ours:
         return f"it is of the mixture {theirs!r}, the records of {ours!r}"
-    if certificate.level == ANSWER:
-        if certificate.score != name_of(score):
-            return (
-                f"its thresholds are of the score {certificate.score!r}, the evaluation is by "
-                f"{name_of(score)!r} (SCORE)"
-            )
-        return ""
-    return _other_live(certificate, table)
+    if certificate.level != ANSWER:
+        return _other_live(certificate, table)
+    if certificate.score != name_of(score):
+        return (
+            f"its thresholds are of the score {certificate.score!r}, the evaluation is by "
+            f"{name_of(score)!r} (SCORE)"
+        )
+    return ""
 
 
 def _other_live(certificate: Certificate, table: Records) -> str:
@@ -196,27 +182,22 @@ _MODEL_WORDS = {
 def _point(
     path: str, certificate: Certificate, table: Records, cascade: Cascade, cost: CostModel
 ) -> PolicyPoint:
-    measured, spent, _ = _measured(certificate, table, cascade, cost)
-    lost = math.nan
     rows = _unseen(certificate, table)
+    figures, _ = _measured(certificate, table, cascade, cost)
+    spent = lost = math.nan
     if len(rows):
         new = table.take(rows)
-        _, spent, lost = _measured(certificate, new, cascade.take(rows), cost)
-    else:
-        spent = math.nan
+        unseen, spent = _measured(certificate, new, cascade.take(rows), cost)
+        lost = float(np.mean(new.teacher_quality)) - unseen["quality"]
+    shared = ("level", "status", "promise", "score", "thresholds", "delta")
     return PolicyPoint(
         path=path,
-        level=certificate.level,
-        status=certificate.status,
-        promise=certificate.promise,
-        score=certificate.score,
-        thresholds=certificate.thresholds,
-        delta=certificate.delta,
+        **{name: getattr(certificate, name) for name in shared},
         num_examples=len(table),
         num_judged=len(rows),
         kept=tuple(_checked(risk, spent, lost, certificate, table) for risk in certificate.risks),
         warnings=_warnings(certificate, table, len(table) - len(rows)),
-        **measured,
+        **figures,
     )
 
 
@@ -236,47 +217,30 @@ def _unseen(certificate: Certificate, table: Records) -> Int[np.ndarray, " rows"
 
 def _measured(
     certificate: Certificate, table: Records, cascade: Cascade, cost: CostModel
-) -> tuple[dict[str, float], float, float]:
-    """Fields of a point, the cost that a budget limits, and the loss against the large model."""
-    if certificate.level == ANSWER:
-        point = _replayed(certificate, table, cascade)
-    else:
-        point = _as_recorded(certificate, table, cascade, cost)
-    spent = point.pop("spent")
-    return point, spent, float(np.mean(table.teacher_quality)) - point["quality"]
+) -> tuple[dict[str, float], float]:
+    """Rate, quality, cost and FLOPs of a point, and the cost that a budget limits.
 
-
-def _replayed(certificate: Certificate, table: Records, cascade: Cascade) -> dict[str, float]:
-    """``deferred = score > τ``; cost is ``mean(C_S + deferred · C_L)``."""
+    Of answers: ``deferred = score > τ``, and the cost is ``mean(C_S + deferred · C_L)``.
+    """
+    if certificate.level != ANSWER:
+        live = live_cascades.from_records(table)
+        spent, length = live.cost, certificate.data.target_length
+        if length and not live.is_length_stated:
+            spent = live.cost * live.max_length / length
+        costs = {"cost": cost_of_live(live, cascade, cost), "flops": live.flops}
+        return {"rate": live.token_share, "quality": live.quality, **costs}, spent
     deferred = certificate.policy().defers(cascade.score)
+    quality = np.where(deferred, table.teacher_quality, table.student_quality)
     large = np.broadcast_to(np.asarray(cascade.teacher_cost, np.float64), deferred.shape)
-    flops = math.nan
+    flops, rate = math.nan, float(np.mean(deferred))
     if table.student_flops is not None and table.teacher_flops is not None:
         flops = float(np.mean(table.student_flops + deferred * table.teacher_flops))
-    rate = float(np.mean(deferred))
     return {
         "rate": rate,
-        "spent": rate,
-        "quality": float(np.mean(np.where(deferred, table.teacher_quality, table.student_quality))),
+        "quality": float(np.mean(quality)),
         "cost": curves.mean_cost(cascade.student_cost) + float(np.mean(deferred * large)),
         "flops": flops,
-    }
-
-
-def _as_recorded(
-    certificate: Certificate, table: Records, cascade: Cascade, cost: CostModel
-) -> dict[str, float]:
-    live = live_cascades.from_records(table)
-    spent = live.cost
-    if (length := certificate.data.target_length) and not live.is_length_stated:
-        spent = live.cost * live.max_length / length
-    return {
-        "rate": live.token_share,
-        "spent": spent,
-        "quality": live.quality,
-        "cost": cost_of_live(live, cascade, cost),
-        "flops": live.flops,
-    }
+    }, rate
 
 
 def cost_of_live(live: LiveCascade, cascade: Cascade, cost: CostModel) -> float:

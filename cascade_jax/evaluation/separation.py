@@ -140,11 +140,6 @@ def _prr(
     where the oracle rejects the lowest quality first, and random rejection has at every k the mean
     quality (lm-polygraph takes the mean of 1,000 shuffles).
 
-    Args:
-      quality: of each answer, graded or 0/1.
-      order, ends: `curves.deferral_order` of the score.
-      max_rejection: in (0, 1].
-
     Returns:
       NaN where all answers have one quality, or ``max_rejection * n`` is below 2 (k = n alone).
 

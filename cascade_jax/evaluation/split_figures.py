@@ -1,5 +1,6 @@
 """Every metric of every task over the whole split, as in the tables of papers."""
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -30,15 +31,13 @@ def compute(
         stated = {
             name: table.metadata.get(FIGURES, {}).get(task, {}) for name, table in tables.items()
         }
-        panels = {per_example.get(task, panel).metric: per_example.get(task, panel)}
+        means = per_example.get(task, panel)
+        panels = {means.metric: means}
         if panel.is_corpus:
             first = next(iter(tables.values()))
             panels = {first.metadata[CORPUS_METRICS][task]["name"]: panel, **panels}
-        metrics = dict.fromkeys(
-            name for stated_metrics in stated.values() for name in stated_metrics
-        )
         decoding = next(iter(tables.values())).decoding(task)
-        for metric in dict.fromkeys([*panels, *metrics]):
+        for metric in dict.fromkeys(itertools.chain(panels, *stated.values())):
             stated_values = _stated_figures(stated, metric)
             if metric in panels:
                 computed = _panel_figures(panels[metric])
@@ -59,9 +58,7 @@ def _stated_figures(stated: Mapping[str, Mapping], metric: str) -> _Values | tup
     pairs = {name: figures[metric] for name, figures in stated.items() if metric in figures}
     if not pairs:
         return ()
-    students = {
-        name: _number(pairs[name]["student"]) if name in pairs else math.nan for name in stated
-    }
+    students = {name: _number(pairs.get(name, {}).get("student")) for name in stated}
     return _number(next(iter(pairs.values()))["teacher"]), students, {}
 
 
@@ -78,10 +75,7 @@ def _panel_figures(panel: Panel) -> _Values:
 
 
 def _is_same(stated: _Values, computed: _Values) -> bool:
-    pairs = [
-        (stated[0], computed[0]),
-        *((stated[1][name], computed[1][name]) for name in computed[1]),
-    ]
+    pairs = [(stated[0], computed[0]), *((stated[1][n], computed[1][n]) for n in computed[1])]
     return all(math.isnan(ours) or abs(ours - theirs) < _SAME for ours, theirs in pairs)
 
 

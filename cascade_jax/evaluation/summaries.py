@@ -1,6 +1,6 @@
 """Summaries of cascades side by side: one Panel per mixture or task, one row per cascade."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Real
@@ -70,16 +70,7 @@ def compare(
     points = references(cascades)
     more = {name: dict((scores or {}).get(name, {})) for name in cascades}
     orders = [(cascade, (cascade.score, *more[n].values())) for n, cascade in cascades.items()]
-    resampled = [[None] * len(several) for _, several in orders]
-    if bootstrap_samples:
-        resampled = bootstrap.resample_all(
-            orders,
-            rates=points.rates,
-            costs=points.costs,
-            qualities=tuple(points.qualities.values()),
-            samples=bootstrap_samples,
-            seed=seed,
-        )
+    resampled = _resample(orders, points, bootstrap_samples, seed)
     lines, summaries, comparisons, by_score = {}, {}, {}, {}
     first = next(iter(cascades))
     for (name, cascade), resamples in zip(cascades.items(), resampled, strict=True):
@@ -107,6 +98,14 @@ def compare(
     )
 
 
+def _resample(orders, points: References, samples: int, seed: int):
+    """Resamples of each cascade by each of its scores; None in place of each without any."""
+    if samples == 0:
+        return [[None] * len(scores) for _, scores in orders]
+    at = {"rates": points.rates, "costs": points.costs, "qualities": points.qualities.values()}
+    return bootstrap.resample_all(orders, **at, samples=samples, seed=seed)
+
+
 def _estimate(value: float, values: Float[np.ndarray, " B"] | None) -> Estimate:
     return Estimate(value) if values is None else Estimate(value, *bootstrap.interval(values))
 
@@ -122,14 +121,13 @@ def _summarize(
     curve, difference = lines.curve, against_first.area
     ends = curve.student_quality, curve.teacher_quality
 
-    def estimate(value: float, field: str, column: int | None = None) -> Estimate:
-        values = None if resamples is None else getattr(resamples, field)
-        return _estimate(value, values if column is None or values is None else values[:, column])
+    def estimate(value: float, field: str, column: int | slice = slice(None)) -> Estimate:
+        return _estimate(value, resamples and getattr(resamples, field)[..., column])
 
-    def at_references(read, field: str, where: Sequence[float]) -> tuple[Estimate, ...]:
+    def at_references(read, field: str, where: Collection[float]) -> tuple[Estimate, ...]:
         return tuple(estimate(read(curve, at), field, column) for column, at in enumerate(where))
 
-    labels, qualities = points.qualities.keys(), tuple(points.qualities.values())
+    labels, qualities = points.qualities.keys(), points.qualities.values()
     rate_at = at_references(curves.rate_at_quality, "rate_at_quality", qualities)
     cost_at = at_references(curves.cost_at_quality, "cost_at_quality", qualities)
     return CascadeSummary(
@@ -156,10 +154,10 @@ def _areas(
     """Area, and both deferral performances."""
     area = curves.area(curve)
     bests = {"ideal": lines.ideal_area, "oracle": curves.area(lines.oracle)}
-    areas = {"area": _estimate(area, None if resamples is None else resamples.area)}
+    areas = {"area": _estimate(area, resamples and resamples.area)}
     for name, best in bests.items():
         value = curves.deferral_performance(area, lines.random_area, best)
-        values = None if resamples is None else resamples.deferral_performance(name)
+        values = resamples and resamples.deferral_performance(name)
         areas[f"s_d_{name}"] = _estimate(value, values)
     return areas
 

@@ -162,7 +162,7 @@ def measure(path: Path, draws: int) -> tuple[list[dict], dict]:
     rows: list[dict] = []
     with stage(rows, "read"):
         tables = {"student": records.read(path)}
-    settings = panels.Settings(Average(), Parameters(), panels.AVAILABLE, {}, draws, 0)
+    settings = panels.Settings(scores=panels.AVAILABLE, bootstrap_samples=draws)
     with stage(rows, "scores"):
         cascades, by_score = panels.score_all(tables, settings)
     rows[-1]["name"] += f" ({len(by_score['student'])})"

@@ -301,7 +301,7 @@ def test_thinning_keeps_points_and_both_ends():
     np.testing.assert_array_equal(thin.quality, curve.quality[kept])
     np.testing.assert_array_equal(thin.thresholds, curve.thresholds[kept])
     assert len(curve.thin(5000).rate) == 1001
-    with pytest.raises(ValueError, match="max_points must be at least 2"):
+    with pytest.raises(ValueError, match="max_points is .*; must be an integer of at least 2"):
         curve.thin(1)
 
 
@@ -327,7 +327,7 @@ def test_lengths_that_differ_are_refused():
 
 def test_a_rate_outside_zero_to_one_is_refused():
     curve = _curve(np.array([1.0]), np.array([0.0]), np.array([1.0]))
-    with pytest.raises(ValueError, match=r"lies in \[0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"rate is 1.5; must be in \[0, 1\]"):
         curves.quality_at_rate(curve, 1.5)
 
 

@@ -260,23 +260,23 @@ def test_nothing_is_written_when_the_input_is_bad(tmp_path):
     [
         ({}, "no records: give records_files, or experiment_dir and names"),
         ({"experiment_dir": "e"}, "no records"),
-        ({"records_files": ["a"]}, "output_dir must be the path of a folder"),
+        ({"records_files": ["a"]}, "output_dir is ''; must be the path of a folder"),
         ({"records_files": ["a"], "experiment_dir": "e"}, "not both"),
         (
             {"records_files": ["a"], "output_dir": "o", "score": Average},
-            "score must be .* brackets",
+            "score is .* must be .* brackets",
         ),
         (
             {"records_files": ["a"], "output_dir": "o", "cost": Parameters},
-            "cost must be a cost model .* brackets",
+            "cost is .* must be a cost model .* brackets",
         ),
         (
             {"records_files": ["a"], "output_dir": "o", "scores": [Sum(), Average]},
-            "scores must be .* brackets",
+            "scores is .* must be .* brackets",
         ),
         (
             {"records_files": ["a"], "output_dir": "o", "scores": "al"},
-            "scores must be scores, or 'available', got 'al'",
+            "scores is 'al'; must be scores, or 'available'",
         ),
         (
             {"records_files": ["a"], "output_dir": "o", "scores": [Sum(), Sum()]},
@@ -293,7 +293,7 @@ def test_nothing_is_written_when_the_input_is_bad(tmp_path):
         ),
         (
             {"records_files": ["a"], "output_dir": "o", "bootstrap_samples": 0},
-            "bootstrap_samples must be at least 1, got 0",
+            "bootstrap_samples is 0; must be an integer of at least 1",
         ),
     ],
 )

@@ -164,9 +164,9 @@ def test_graded_quality_has_no_auroc(tmp_path):
 
 
 def test_settings_that_are_not_allowed_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="records_file must be the path of a file, got ''"):
+    with pytest.raises(ValueError, match="records_file is ''; must be the path of a file"):
         FitRouterConfig("", "r.npz")
-    with pytest.raises(ValueError, match="folds must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="folds is 1; must be an integer of at least 2"):
         FitRouterConfig("a.parquet", "r.npz", folds=1)
     with pytest.raises(FileNotFoundError, match="none.parquet: no such records file"):
         fit(FitRouterConfig(tmp_path / "none.parquet", "r.npz"))

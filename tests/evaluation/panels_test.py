@@ -24,7 +24,12 @@ GROUPS = {"both": ["short", "long*"], "one": ["sh?rt"]}
 def evaluated(files, score=None, cost=None, scores=(), groups=None):
     """An evaluation of which nothing is written or drawn."""
     settings = panels.Settings(
-        score or Average(), cost or Parameters(), scores, groups or {}, DRAWS, SEED
+        score=score or Average(),
+        cost=cost or Parameters(),
+        scores=scores,
+        groups=groups or {},
+        bootstrap_samples=DRAWS,
+        seed=SEED,
     )
     tables = load(files)
     return panels.evaluate_tables(tables, *panels.score_all(tables, settings), settings)
