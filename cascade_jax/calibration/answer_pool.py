@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from cascade_jax import records
+from cascade_jax import checks, records
 from cascade_jax.calibration.pool import CascadeAnswers
 from cascade_jax.deferral import routers
 from cascade_jax.deferral.guarantees import search, splits
@@ -42,8 +42,7 @@ class RecordsSource:
 
     def __post_init__(self):
         check_patterns(self.tasks)
-        if self.limit is not None and (type(self.limit) is not int or self.limit < 1):
-            raise ValueError(f"limit is {self.limit!r}; must be at least 1, or None for all")
+        checks.whole_number("limit", self.limit, 1, optional=True)
 
     def open(self) -> "RecordsPool":
         """Reads the tables.
@@ -55,7 +54,7 @@ class RecordsSource:
         """
         if not self.records_file:
             raise ValueError("records_file must be the path of a file, got none")
-        files = [self.records_file] + ([self.test_records_file] if self.test_records_file else [])
+        files = [file for file in (self.records_file, self.test_records_file) if file]
         for file in files:
             if not pathlib.Path(file).is_file():
                 hint = "`cascade-jax collect` with this COLLECT_SPLIT writes it"
@@ -79,8 +78,10 @@ class RecordsPool:
 
     def __init__(self, source: RecordsSource, tables: Sequence[records.Records]):
         tables = [_used(table, source.tasks, source.limit) for table in tables]
-        for table in tables:
-            _check_score(source.score, table)
+        for table in tables:  # a promise for examples that a router has learned would be too high
+            qualities = table.student_quality, table.teacher_quality
+            split = table.metadata["split"]
+            routers.check_not_fitted_on(source.score, table.student, *qualities, split)
         for model in PAIR:
             _check_same(model, tables)
         self.name = tables[0].name
@@ -107,16 +108,14 @@ class RecordsPool:
         self, thresholds: Thresholds | Float[np.ndarray, "R 1"], rows: Int[np.ndarray, " R"]
     ) -> CascadeAnswers:
         """Defers the answers whose score is above the threshold."""
-        score, student, teacher = (
-            column[rows] for column in (self._score, self._student, self._teacher)
-        )
+        score = self._score[rows]
         deferred = defers(score, np.asarray(thresholds)[..., 0])
         flops = None
         if self._flops is not None:
             flops = self._flops[0][rows] + np.where(deferred, self._flops[1][rows], 0.0)
         return CascadeAnswers(
             cost=deferred.astype(np.float64),
-            quality={QUALITY: np.where(deferred, teacher, student)},
+            quality={QUALITY: np.where(deferred, self._teacher[rows], self._student[rows])},
             holds_from=np.where(deferred, -np.inf, score)[:, None],
             holds_below=np.where(deferred, score, np.inf)[:, None],
             flops=flops,
@@ -134,12 +133,6 @@ class RecordsPool:
 def _identity(table: records.Records, model: str) -> ModelIdentity:
     """What records say of a model's checkpoint."""
     return ModelIdentity(**{k: table.metadata.get(f"{model}_{k}") for k in ("checkpoint", "saved")})
-
-
-def _check_score(score: base.DeferralScore, table: records.Records) -> None:
-    """Refuses a learned score on examples that it has learned from: a promise would be too high."""
-    qualities = table.student_quality, table.teacher_quality
-    routers.check_not_fitted_on(score, table.student, *qualities, table.metadata["split"])
 
 
 def _check_same(model: str, tables: Sequence[records.Records]) -> None:

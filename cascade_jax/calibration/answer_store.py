@@ -56,20 +56,16 @@ class AnswerStore:
             try:
                 self._keep(*self._read(content))
             except _DAMAGE as error:
-                hosts.print_once(
-                    f"{path} is damaged ({_short(error)}): its answers are decoded anew"
-                )
+                why = " ".join(str(error).split())[:80] or type(error).__name__
+                hosts.print_once(f"{path} is damaged ({why}): its answers are decoded anew")
                 damaged.append(path)
-        self._agree(len(damaged))
+        # No host writes before all have read the same answers.
+        read = {"files": self._count, "answers": sum(map(len, self._rows)), "damaged": len(damaged)}
+        read["digest"] = digest(*self._rows, *(a for p in self._parts for a in _arrays(p)))
+        place = f"{self._folder}, which must be one folder for all of them"
+        hosts.assert_equal_across_hosts(f"decoded answers in {place}", read)
         for path in damaged if hosts.is_first() else ():
             path.rename(path.with_suffix(".damaged"))
-
-    def _agree(self, damaged: int) -> None:
-        """Lets no host write before all have read the same answers."""
-        facts = {"files": self._count, "answers": sum(map(len, self._rows)), "damaged": damaged}
-        facts["digest"] = digest(*self._rows, *(a for p in self._parts for a in _arrays(p)))
-        place = f"{self._folder}, which must be one folder for all of them"
-        hosts.assert_equal_across_hosts(f"decoded answers in {place}", facts)
 
     def _read(self, content: bytes) -> tuple[Int[np.ndarray, " A"], CascadeAnswers]:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
@@ -151,7 +147,3 @@ def _arrays(answers: CascadeAnswers) -> list[np.ndarray]:
 def _sum(rows: Int[np.ndarray, " A"], answers: CascadeAnswers) -> str:
     names = json.dumps(sorted(answers.columns()))
     return digest(np.frombuffer(names.encode(), np.uint8), rows, *_arrays(answers))
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:80] or type(error).__name__

@@ -53,14 +53,10 @@ def between(evaluations: Sequence[CascadeAnswers], cost: float) -> Point:
     costs = np.array([np.mean(evaluation.cost) for evaluation in evaluations])
     order = np.argsort(costs, kind="stable")
     reached = float(np.clip(cost, costs[order[0]], costs[order[-1]]))
-    quality = {
-        name: np.interp(
-            reached,
-            costs[order],
-            np.array([np.mean(evaluations[i].quality[name]) for i in order]),
-        )
-        for name in evaluations[0].quality
-    }
+    quality = {}
+    for name in evaluations[0].quality:
+        means = np.array([np.mean(evaluations[i].quality[name]) for i in order])
+        quality[name] = np.interp(reached, costs[order], means)
     return point(reached, quality)
 
 
@@ -103,9 +99,8 @@ def oracle(evaluations: Sequence[CascadeAnswers], budget: float, metric: str) ->
         fits = by_step[total <= budget * len(columns) + 1e-9]
         taken[fits] = expensive[fits]
     best = order[taken]
-    columns_of = {
-        name: [evaluations[i].quality[name][row] for row, i in enumerate(best)]
+    means = {
+        name: np.mean([evaluations[i].quality[name][row] for row, i in enumerate(best)])
         for name in evaluations[0].quality
     }
-    means = {name: np.mean(values) for name, values in columns_of.items()}
     return point(np.mean(costs[taken, columns]), means)

@@ -12,7 +12,7 @@ from cascade_jax import json_file
 from cascade_jax.calibration import summary
 from cascade_jax.calibration.config import GRID, MOST_CANDIDATES, CalibrateConfig
 from cascade_jax.calibration.passes import evaluate_all, run_search
-from cascade_jax.calibration.pool import Pool, calibration_rows
+from cascade_jax.calibration.pool import Pool
 from cascade_jax.calibration.summary import Repeat
 from cascade_jax.deferral.guarantees import certificate, learn_then_test, risks, search, splits
 from cascade_jax.deferral.guarantees.budget_file import COST, Budget
@@ -76,11 +76,11 @@ def calibrate(config: CalibrateConfig) -> Budget:
 
 def _splits(config: CalibrateConfig, pool: Pool, repeat: int) -> Splits:
     sizes = (config.first_size, config.second_size, config.test_size)
-    rows = calibration_rows(pool)
+    rows = np.arange(len(pool.ids))
+    rows = rows if pool.test_rows is None else np.setdiff1d(rows, pool.test_rows)
     drawn = splits.draw(rows, pool.test_rows, sizes, config.seed + repeat)
     ids, texts = np.asarray(pool.ids, object), np.asarray(pool.texts, object)
-    parts = {name: (ids[rows], texts[rows]) for name, rows in vars(drawn).items()}
-    splits.check_examples_disjoint(parts)
+    splits.check_examples_disjoint({n: (ids[rows], texts[rows]) for n, rows in vars(drawn).items()})
     return drawn
 
 

@@ -74,15 +74,10 @@ class CalibrateConfig:
     def __post_init__(self):
         for name, choices in (("level", LEVELS), ("promise", PROMISES), ("search", SEARCHES)):
             check_choice(name, getattr(self, name), choices)
-        least = {"iterations": 5, "grid_size": 2, "repeats": 1}
-        least |= {"first_size": 1, "second_size": 1, "test_size": 1}
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            if value is None and name == "test_size":
-                continue
-            if type(value) is not int or value < smallest:
-                why = ": one threshold leaves nothing to choose" if name == "grid_size" else ""
-                raise ValueError(f"{name} is {value!r}; must be at least {smallest}{why}")
+        for name, least in (("iterations", 5), ("grid_size", 2), ("repeats", 1)):
+            checks.whole_number(name, getattr(self, name), least)
+        for name in ("first_size", "second_size", "test_size"):
+            checks.whole_number(name, getattr(self, name), 1, optional=name == "test_size")
         if self.iterations > self.num_candidates and self.search == BAYESIAN:
             raise ValueError(
                 f"iterations is {self.iterations}, with {self.num_candidates} thresholds to choose "
@@ -108,10 +103,10 @@ class CalibrateConfig:
         if self.objective is not None:
             check_choice("objective", self.objective, self.metrics)
         if self.output_dir is None:
-            cascade, ending = self.live.cascade, "" if self.level == TOKEN else "_answers"
-            ending += "_quality" if self.promise == QUALITY else ""
-            folder = Path(cascade.experiment_dir) / "calibration"
-            folder /= Path(cascade.students[0]).name + ending
+            cascade = self.live.cascade
+            name = Path(cascade.students[0]).name + "_answers" * (self.level != TOKEN)
+            name += "_quality" * (self.promise == QUALITY)
+            folder = Path(cascade.experiment_dir) / "calibration" / name
             object.__setattr__(self, "output_dir", str(folder))
 
     @property

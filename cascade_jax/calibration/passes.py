@@ -25,13 +25,7 @@ class Passes:
     def __init__(
         self, evaluate: Evaluate, candidates: Sequence[Thresholds], rows: Int[np.ndarray, " R"]
     ):
-        """Starts with no answer known, whatever the pool has kept, so passes are always the same.
-
-        Args:
-          evaluate: of the pool.
-          candidates: thresholds to be measured, a tuple each.
-          rows: examples.
-        """
+        """Starts with no answer known, whatever the pool has kept: passes are always the same."""
         self._evaluate, self._rows = evaluate, rows
         self._candidates = np.asarray(candidates, np.float64)
         ranks = [np.unique(axis, return_inverse=True)[1] for axis in self._candidates.T]
@@ -48,9 +42,6 @@ class Passes:
 
         An example that lacks the answer at that candidate is decoded there, and any other at the
         nearest candidate that it lacks.
-
-        Args:
-          candidate: its index.
 
         Returns:
           Indices of the candidates at which all answers have become known, `candidate` first.
@@ -86,12 +77,6 @@ def run_search(
 
     An evaluation is a pass: it costs the share of the examples that have to be decoded. Other
     candidates whose answers it makes known become trials of no cost.
-
-    Args:
-      search: among its candidates.
-      evaluate: of the pool.
-      rows: examples.
-      metric: of quality.
     """
     passes = Passes(evaluate, search.candidates, rows)
     shown = {"desc": "searches", "leave": False, "disable": not hosts.is_first()}

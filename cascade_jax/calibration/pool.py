@@ -70,12 +70,9 @@ class CascadeAnswers:
         Raises:
           ValueError, TypeError: unknown columns, or of different lengths.
         """
-        others = {name: v for name, v in columns.items() if not name.startswith(QUALITY_PREFIX)}
-        quality = {
-            name.removeprefix(QUALITY_PREFIX): values
-            for name, values in columns.items()
-            if name.startswith(QUALITY_PREFIX)
-        }
+        names = [name for name in columns if name.startswith(QUALITY_PREFIX)]
+        quality = {name.removeprefix(QUALITY_PREFIX): columns[name] for name in names}
+        others = {name: values for name, values in columns.items() if name not in names}
         if len({len(values) for values in columns.values()}) != 1:
             raise ValueError("columns of different lengths")
         return cls(quality=quality, **others)
@@ -128,9 +125,3 @@ class Pool(Protocol):
     def values(self, count: int, rows: Int[np.ndarray, " R"]) -> Float[np.ndarray, " count"]:
         """Thresholds to search among, ascending; they depend on the given rows at most."""
         ...
-
-
-def calibration_rows(pool: Pool) -> Int[np.ndarray, " R"]:
-    """Rows of the split to calibrate on."""
-    rows = np.arange(len(pool.ids))
-    return rows if pool.test_rows is None else np.setdiff1d(rows, pool.test_rows)

@@ -58,20 +58,11 @@ class Repeat:
 
 
 def summarise(config: CalibrateConfig, pool: Pool, repeats: Sequence[Repeat]) -> Budget:
-    """The content of budget.json.
-
-    Args:
-      config: the settings.
-      pool: the calibration set.
-      repeats: all calibrations; of the first, everything that was tried is listed.
-    """
+    """The content of budget.json; of the first repeat, everything that was tried is listed."""
     others = _Baselines(config, pool, repeats)
     shown = {"desc": "compares", "unit": "certificate", "disable": not hosts.is_first()}
-    pairs = list(itertools.product(sorted(config.alphas), enumerate(repeats)))
-    runs = [
-        _run(pool, repeat, number, alpha, others)
-        for alpha, (number, repeat) in tqdm.tqdm(pairs, **shown)
-    ]
+    pairs = tqdm.tqdm(list(itertools.product(sorted(config.alphas), enumerate(repeats))), **shown)
+    runs = [_run(pool, repeat, number, alpha, others) for alpha, (number, repeat) in pairs]
     return Budget(
         name=pool.name,
         level=pool.level,
@@ -110,9 +101,7 @@ def _candidates(pool: Pool, repeat: Repeat) -> tuple[TriedThresholds, ...]:
                 order=order,
                 answers=spent,
                 cost=(first.cost, second.cost),
-                quality={
-                    name: (first.quality[name], second.quality[name]) for name in pool.metrics
-                },
+                quality={m: (first.quality[m], second.quality[m]) for m in pool.metrics},
                 hypervolume=float(volumes[order]),
             )
         )
@@ -153,11 +142,9 @@ def _p_values(calibration: Calibration, place: Sequence[int], count: int) -> PVa
     first, second = [math.nan] * count, [math.nan] * count
     has_two = calibration.settings.procedure == risks.PARETO_TESTING
     for i, candidate in zip(place, calibration.candidates, strict=True):
-        if not has_two:
-            second[i] = candidate.first_p
-            continue
-        first[i] = candidate.first_p
-        second[i] = math.nan if candidate.second_p is None else candidate.second_p
+        (first if has_two else second)[i] = candidate.first_p
+        if candidate.second_p is not None:
+            second[i] = candidate.second_p
     return PValues(tuple(first), tuple(second))
 
 
@@ -196,10 +183,8 @@ class _Baselines:
         never, always = ends = [pool.evaluate(end, rows) for end in self._ends]
         random = [pool.evaluate_random(share, rows) for share in self._shares]
         tried = sorted(trial.thresholds for trial in repeat.searched.trials)
-        some = np.unique(
-            np.linspace(0, len(tried) - 1, min(len(tried), _ORACLE_THRESHOLDS)).astype(int)
-        )
-        evaluated = evaluate_all(pool.evaluate, [tried[i] for i in some], rows)
+        some = np.linspace(0, len(tried) - 1, min(len(tried), _ORACLE_THRESHOLDS)).astype(int)
+        evaluated = evaluate_all(pool.evaluate, [tried[i] for i in np.unique(some)], rows)
         within = alpha if self._promises_cost else cost
         by_chance = "random_tokens" if pool.level == TOKEN else "random_answers"
         return {

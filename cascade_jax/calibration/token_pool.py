@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from cascade_jax import json_file
+from cascade_jax import checks, json_file
 from cascade_jax.calibration.answer_pool import check_patterns
 from cascade_jax.calibration.answer_store import AnswerStore, digest
 from cascade_jax.calibration.pool import CascadeAnswers
@@ -61,20 +61,15 @@ class LiveSource:
             raise ValueError(f"students is {list(self.cascade.students)}; must be the one student")
         check_patterns(self.tasks)
         check_choice("uncertainty", self.uncertainty, UNCERTAINTIES)
-        if isinstance(self.metrics, str) or not self.metrics:
-            raise ValueError(f"metrics are {self.metrics!r}; must be a list of {METRICS}")
+        is_list = not isinstance(self.metrics, str) and len(self.metrics) > 0
+        checks.require(is_list, "metrics", self.metrics, f"a list of {METRICS}")
         for metric in self.metrics:
             check_choice("metric", metric, METRICS)
         length = self.cascade.data.target_length
-        if type(self.num_blocks) is not int or not 1 <= self.num_blocks <= length:
-            raise ValueError(
-                f"num_blocks is {self.num_blocks!r}; must be 1 to target_length = {length}"
-            )
-        if self.test_split == self.split:
-            raise ValueError(
-                f"test_split is {self.split!r}, the split that is calibrated on; name another one, "
-                "or None for the examples that the calibration leaves"
-            )
+        is_count = type(self.num_blocks) is int and 1 <= self.num_blocks <= length
+        checks.require(is_count, "num_blocks", self.num_blocks, f"1 to target_length = {length}")
+        allowed = "another than the split that is calibrated on, or None for what that leaves"
+        checks.require(self.test_split != self.split, "test_split", self.test_split, allowed)
 
     def open(self, before_batch: BeforeBatch = lambda is_first: None) -> "LivePool":
         """Reads the examples and finds the checkpoints; loads no parameter yet.
@@ -134,12 +129,11 @@ class LivePool:
             input_length=data.input_length,
             target_length=data.target_length,
         )
+        # Qualities depend on the targets too.
+        texts = (t for e in examples for t in (e.example_id, e.inputs_text, e.target_text))
         self._facts = json_file.to_values(self.models) | json_file.to_values(self.data)
-        self._facts |= {
-            "metrics": list(self.metrics),
-            "blocks": self.thresholds,
-            "rows": _rows(examples),
-        }
+        self._facts |= {"metrics": list(self.metrics), "blocks": self.thresholds}
+        self._facts["rows"] = splits.example_fingerprint(*texts)
         self._stores: dict[str, AnswerStore] = {}
         self.decoded = 0  # answers, since it was opened
 
@@ -208,16 +202,10 @@ class LivePool:
         label: str,
     ) -> Iterator[tuple[Int[np.ndarray, " P"], CascadeAnswers]]:
         """Decodes some rows at a time, and yields them with their answers."""
-        hosts.assert_equal_across_hosts(
-            "answers to decode", {"of": digest(rows), "at": digest(thresholds)}
-        )
-        batches = live_answers.decode(
-            self._loaded,
-            self._questions_of(rows),
-            uncertainty,
-            thresholds,
-            label,
-        )
+        facts = {"of": digest(rows), "at": digest(thresholds)}
+        hosts.assert_equal_across_hosts("answers to decode", facts)
+        questions = self._questions_of(rows)
+        batches = live_answers.decode(self._loaded, questions, uncertainty, thresholds, label)
         done = 0
         for live in _parts(batches):
             part = rows[done : done + len(live.texts)]
@@ -246,9 +234,7 @@ class LivePool:
         )
 
 
-def _parts(
-    batches: Iterable[live_answers.LiveAnswers],
-) -> Iterator[live_answers.LiveAnswers]:
+def _parts(batches: Iterable[live_answers.LiveAnswers]) -> Iterator[live_answers.LiveAnswers]:
     """Joins several batches at a time, and those that are left where decoding ends early."""
     part: list[live_answers.LiveAnswers] = []
     began = time.monotonic()
@@ -266,13 +252,6 @@ def _parts(
         yield live_answers.joined(part)
 
 
-def _rows(examples: Sequence[pipeline.Example]) -> str:
-    """Fingerprint of the examples in order, with their targets, on which qualities depend."""
-    return splits.example_fingerprint(
-        *(text for e in examples for text in (e.example_id, e.inputs_text, e.target_text))
-    )
-
-
 def holding_range(
     live: live_answers.LiveAnswers, blocks: int
 ) -> tuple[Float[np.ndarray, "n K"], Float[np.ndarray, "n K"]]:
@@ -287,10 +266,9 @@ def holding_range(
     low = np.where(is_token & ~live.is_deferred, live.uncertainties, -np.inf)
     high = np.where(is_token & live.is_deferred, live.uncertainties, np.inf)
     masks = [block == number for number in range(blocks)]
-    return (
-        np.stack([low[:, mask].max(axis=1) for mask in masks], axis=1).astype(np.float32),
-        np.stack([high[:, mask].min(axis=1) for mask in masks], axis=1).astype(np.float32),
-    )
+    holds_from = np.stack([low[:, mask].max(axis=1) for mask in masks], axis=1)
+    holds_below = np.stack([high[:, mask].min(axis=1) for mask in masks], axis=1)
+    return holds_from.astype(np.float32), holds_below.astype(np.float32)
 
 
 def _examples(source: LiveSource, mixture: pipeline.OpenMixture, split: str) -> list:
@@ -299,9 +277,7 @@ def _examples(source: LiveSource, mixture: pipeline.OpenMixture, split: str) -> 
     for task in matching_tasks(source.tasks, list(mixture.tasks_with(split))):
         examples += pipeline.decode_examples(source.cascade.data, task, split, source.limit)
     kept = splits.without_repetitions([example.inputs_text for example in examples])
-    if len(kept) < len(examples):
-        left = len(examples) - len(kept)
-        hosts.print_once(
-            f"{split}: {left} of {len(examples)} examples left out, whose input came before"
-        )
+    if left := len(examples) - len(kept):
+        of_all = f"{left} of {len(examples)} examples"
+        hosts.print_once(f"{split}: {of_all} left out, whose input came before")
     return [examples[row] for row in kept]

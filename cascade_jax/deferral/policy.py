@@ -60,8 +60,8 @@ def defers(score: Any, threshold: Any) -> Any:
 def as_thresholds(value: float | Iterable[float]) -> Thresholds:
     """A tuple of floats, of one number or several; none may be NaN."""
     thresholds = tuple(np.atleast_1d(np.asarray(value, np.float64)).tolist())
-    if not thresholds or any(number != number for number in thresholds):
-        raise ValueError(f"a configuration needs thresholds, none of them NaN; got {value}")
+    if not thresholds or np.any(np.isnan(thresholds)):
+        raise ValueError(f"thresholds must be one number or more, and not NaN, got {value}")
     return thresholds
 
 
@@ -100,10 +100,7 @@ class Policy:
                 f"thresholds of {len(self.stages)}"
             )
         for thresholds in self.stages:
-            if not thresholds or any(number != number for number in thresholds):
-                raise ValueError(
-                    f"thresholds must be one number or more, and not NaN, got {list(thresholds)}"
-                )
+            as_thresholds(thresholds)
             if self.level == ANSWER and len(thresholds) > 1:
                 raise ValueError(
                     f"a policy for answers has one threshold a stage, got {list(thresholds)}"

@@ -220,7 +220,7 @@ def test_so_many_examples_of_each_task_and_table(table, tmp_path):
     ]  # fmt: skip
     assert len(pool.ids) == 120 and pool.test_rows.tolist() == list(range(60, 120))
     assert len(answer_pool.RecordsSource(table, tasks=["easy"], limit=7).open().ids) == 7
-    with pytest.raises(ValueError, match="limit is 0; must be at least 1"):
+    with pytest.raises(ValueError, match="limit is 0; must be an integer of at least 1, or None"):
         answer_pool.RecordsSource(table, limit=0)
 
 
@@ -267,7 +267,7 @@ REFUSED = {
     "alphas": ({"alphas": 0.1}, "alphas are 0.1; must be a list of different numbers"),
     "none": ({"alphas": []}, "must be a list of different numbers"),
     "twice": ({"alphas": [0.1, 0.1]}, "must be a list of different numbers"),
-    "grid": ({"grid_size": 1}, "grid_size is 1; must be at least 2: one threshold leaves nothing"),
+    "grid": ({"grid_size": 1}, "grid_size is 1; must be an integer of at least 2"),
     "iterations": ({"search": "bayesian", "iterations": 99}, "with 60 thresholds to choose"),
     "search": ({"search": "bayes"}, "did you mean 'bayesian'"),
     "level": ({"level": "tokens"}, "did you mean 'token'"),

@@ -204,7 +204,7 @@ def test_a_policy_of_other_models_is_refused_with_both(policy, tiny, trained, re
 BAD = {
     "alpha": ("ALPHAS=[0.1, 1.0]", "must be strictly between 0.0 and 1.0, got 1.0"),
     "delta": ("DELTA=1.0", "delta must be above 0 and below 1, got 1.0"),
-    "grid": ("GRID_SIZE=1", "grid_size is 1; must be at least 2: one threshold"),
+    "grid": ("GRID_SIZE=1", "grid_size is 1; must be an integer of at least 2"),
     "few": ("ALPHAS=[0.01]", "'second' has 40 examples, too few to certify any threshold"),
     "split": ("CALIBRATION_TEST_SPLIT='validation'", "the split that is calibrated on"),
     "sizes": ("FIRST_SIZE=100", "do not fit into the 120 examples without repeated texts"),

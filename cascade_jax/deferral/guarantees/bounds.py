@@ -11,11 +11,12 @@ Losses in [lower, upper] are moved to [0, 1] first, the limit with them; so pair
 Example: 0 for each of 22 sequences at the limit 0.1 gives (1 - 0.1)^22 = 0.098 by "binomial".
 """
 
+import bisect
 import math
 import warnings
 
 import numpy as np
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Float, Real
 
 from cascade_jax import names
 
@@ -85,10 +86,7 @@ def wsr(
     should be promised a limit that the sample's own mean breaks: p is 1 there, which only makes it
     larger.
 
-    Args:
-      losses: in [0, 1].
-      limit: m, in (0, 1).
-      delta: δ.
+    Losses are in [0, 1], the limit m in (0, 1).
 
     Reference: Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by
       betting", section 4; Bates et al. 2021, "Distribution-free, risk-controlling prediction sets".
@@ -115,11 +113,7 @@ def wsr(
 def hoeffding_bentkus(losses: Float[np.ndarray, "C n"], limit: float) -> Float[np.ndarray, " C"]:
     """``p = min(exp(-n h(min(r, m), m)), e · P(Binom(n, m) ≤ ⌈n r⌉))``, r the mean loss.
 
-    ``h(a, b) = a log(a/b) + (1 - a) log((1 - a) / (1 - b))``.
-
-    Args:
-      losses: in [0, 1].
-      limit: m, in (0, 1).
+    ``h(a, b) = a log(a/b) + (1 - a) log((1 - a) / (1 - b))``. Losses in [0, 1], the limit m inside.
 
     Reference: Angelopoulos et al. 2021, "Learn then test"; Hoeffding 1963, Theorem 1; Bentkus 2004,
       Theorem 1.2.
@@ -135,20 +129,16 @@ def hoeffding_bentkus(losses: Float[np.ndarray, "C n"], limit: float) -> Float[n
 
 
 def binomial(losses: Float[np.ndarray, "C n"], limit: float) -> Float[np.ndarray, " C"]:
-    """``p = P(Binom(n, m) ≤ number of ones)``, exact for losses of 0 or 1.
-
-    Args:
-      losses: 0 or 1 each.
-      limit: m, in (0, 1).
+    """``p = P(Binom(n, m) ≤ number of ones)``, m the limit; exact for losses of 0 or 1.
 
     Raises:
       ValueError: another loss; the first is named.
     """
     from scipy import stats
 
-    other = (losses != 0) & (losses != 1)
-    if np.any(other):
-        row, column = np.argwhere(other)[0]
+    others = np.argwhere((losses != 0) & (losses != 1))
+    if len(others):
+        row, column = others[0]
         raise ValueError(
             f"the bound {BINOMIAL!r} is for losses that are the lowest or the highest possible, "
             f"and configuration {row} has another for example {column}; give {WSR!r} or "
@@ -165,10 +155,7 @@ def paper(
     The paper's proof counts all n L tokens as independent. Tokens of one sequence are not: then p
     is too small, and more than δ of the certificates are wrong (docs/results/calibration.md).
 
-    Args:
-      losses: in [0, 1], each the mean of L tokens that are 0 or 1.
-      limit: m, in (0, 1).
-      tokens_per_sequence: L.
+    Losses are in [0, 1], each the mean of L = tokens_per_sequence tokens of 0 or 1.
 
     Reference: Budget-Constrained Learning to Defer for Autoregressive Models, Lemma 3.1.
     """
@@ -194,9 +181,8 @@ def smallest_n(
 ) -> int:
     """The fewest sequences to certify anything: with fewer, losses of `lower` give p > delta.
 
-    Args:
-      limit, delta, bound, lower, upper, tokens_per_sequence: as of `p_values`; delta is the level
-        of one test, so that of Bonferroni is divided by the number of configurations.
+    The arguments are those of `p_values`; delta is the level of one test, so that of Bonferroni is
+    divided by the number of configurations.
     """
     _, scaled_limit = _checked(np.full((1, 1), lower), limit, bound, lower, upper, delta)
     if bound == PAPER:
@@ -204,17 +190,12 @@ def smallest_n(
         return math.ceil(_flips(scaled_limit, delta) / tokens)
 
     def is_enough(n: int) -> bool:
-        none = np.zeros((1, n))
-        return bool(p_values(none, scaled_limit, bound, delta=delta)[0] <= delta)
+        return bool(p_values(np.zeros((1, n)), scaled_limit, bound, delta=delta)[0] <= delta)
 
-    n = _flips(scaled_limit, delta)  # which no bound can do without
-    below, step = n - 1, 1
-    while not is_enough(n):
-        below, n, step = n, n + step, 2 * step
-    while n - below > 1:
-        middle = (below + n) // 2
-        below, n = (below, middle) if is_enough(middle) else (middle, n)
-    return n
+    least = most = _flips(scaled_limit, delta)  # which no bound can do without
+    while not is_enough(most):
+        most *= 2
+    return least + bisect.bisect_left(range(least, most), True, key=is_enough)
 
 
 def _flips(limit: float, delta: float) -> int:
@@ -235,10 +216,8 @@ def checked_tokens(tokens_per_sequence: int | None) -> int:
 def check_level(delta: float) -> None:
     """Raises ValueError unless delta is a chance of error strictly between 0 and 1."""
     if not 0 < delta < 1:
-        raise ValueError(
-            f"delta must be above 0 and below 1, got {delta}: it is the chance that the "
-            "promise does not hold, 0.1 say"
-        )
+        why = "it is the chance that the promise does not hold, 0.1 say"
+        raise ValueError(f"delta must be above 0 and below 1, got {delta}: {why}")
 
 
 def check_limit(limit: float, lower: float, upper: float) -> None:
@@ -246,8 +225,8 @@ def check_limit(limit: float, lower: float, upper: float) -> None:
     if not -math.inf < lower < upper < math.inf:
         raise ValueError(f"a loss must have a finite range, lower < upper, got {lower} to {upper}")
     if not lower < limit < upper:
-        why = "always" if limit >= upper else "never"
-        why = f": a mean of losses in this range is {why} below it" if limit == limit else ""
+        when = "always" if limit >= upper else "never"
+        why = f": a mean of losses in this range is {when} below it" * (limit == limit)
         raise ValueError(
             f"the limit must be strictly between {lower} and {upper}, got {limit}{why}"
         )
@@ -257,12 +236,12 @@ def check_losses(losses: Real[np.ndarray, "C n"], lower: float, upper: float, na
     """Raises ValueError for no sequence, NaN, or a loss outside its range; the first is named."""
     if losses.shape[1] == 0:
         raise ValueError(f"{name} has no example: nothing can be said of a risk without one")
-    outside: Bool[np.ndarray, "C n"] = ~((losses >= lower) & (losses <= upper))
-    if np.any(outside):
-        row, column = np.argwhere(outside)[0]
+    outside = np.argwhere(~((losses >= lower) & (losses <= upper)))
+    if len(outside):
+        row, column = outside[0]
         raise ValueError(
             f"{name} of configuration {row} for example {column} is {losses[row, column]}, must be "
-            f"in [{lower}, {upper}] ({int(outside.sum())} such)"
+            f"in [{lower}, {upper}] ({len(outside)} such)"
         )
 
 

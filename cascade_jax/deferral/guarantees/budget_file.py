@@ -207,9 +207,9 @@ class Budget:
 
     def __post_init__(self):
         object.__setattr__(self, "alphas", tuple(sorted(set(self.alphas))))
-        choices = {"level": LEVELS, "promise": PROMISES, "objective": self.metrics}
-        for name, allowed in choices.items():
-            check_choice(name, getattr(self, name), allowed)
+        check_choice("level", self.level, LEVELS)
+        check_choice("promise", self.promise, PROMISES)
+        check_choice("objective", self.objective, self.metrics)
         self._check_runs()
         self._check_metrics()
 
@@ -229,15 +229,12 @@ class Budget:
         first, count = self.first_run, len(self.candidates)
         where = f"runs[{self.runs.index(first)}]"
         if any(index >= count for index in first.accepted):
-            raise ValueError(
-                f"{where}.accepted must be indices of the {count} candidates, got "
-                f"{list(first.accepted)}"
-            )
+            allowed = f"indices of the {count} candidates, got {list(first.accepted)}"
+            raise ValueError(f"{where}.accepted must be {allowed}")
         for name, values in vars(first.p_values).items() if first.p_values else ():
             if len(values) != count:
-                raise ValueError(
-                    f"{where}.p_values.{name} has {len(values)} values, candidates {count}"
-                )
+                place = f"{where}.p_values.{name}"
+                raise ValueError(f"{place} has {len(values)} values, candidates {count}")
 
     def _check_metrics(self) -> None:
         """Every point has every metric."""
@@ -279,11 +276,6 @@ class Budget:
             return False
         drop = math.inf if self.quality_drop is None else self.quality_drop
         return self.risk_of(run.test) <= run.alpha and not run.test.worse > drop
-
-    @property
-    def uncertainty_label(self) -> str:
-        """Name of the uncertainty in words."""
-        return uncertainty_label(self.uncertainty)
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -341,11 +333,7 @@ def load(path: str | os.PathLike) -> Budget:
 
 
 def from_values(values: Any, source: str = "budget") -> Budget:
-    """A budget from JSON values.
-
-    Args:
-      values: of a budget file.
-      source: the file, for messages.
+    """A budget from JSON values; `source` is the file, for messages.
 
     Raises:
       ValueError: another schema version, a field that is missing, unknown, or has a value that is
@@ -355,7 +343,6 @@ def from_values(values: Any, source: str = "budget") -> Budget:
         raise ValueError(f"{source} is a certificate (POLICY), not the budget.json beside it")
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
-        raise ValueError(
-            f"{source}: not a budget file of schema_version {SCHEMA_VERSION}: it is {version!r}"
-        )
+        kind = f"a budget file of schema_version {SCHEMA_VERSION}"
+        raise ValueError(f"{source}: not {kind}: it is {version!r}")
     return json_file.from_values(values, Budget, source)

@@ -16,7 +16,7 @@ from cascade_jax.deferral.guarantees import bounds, risks
 from cascade_jax.deferral.guarantees import splits as split_checks
 from cascade_jax.deferral.guarantees.learn_then_test import Calibration, Candidate
 from cascade_jax.deferral.guarantees.risks import Risk
-from cascade_jax.deferral.policy import LEVELS, Policy
+from cascade_jax.deferral.policy import LEVELS, Policy, as_thresholds
 from cascade_jax.json_file import Number
 
 SCHEMA = 2
@@ -125,29 +125,24 @@ class Certificate:
         bounds.check_level(self.delta)
         if not self.risks:
             raise ValueError("risks must hold one or more")
-        if (len(self.thresholds) == 0) != (self.status == NOTHING):
-            raise ValueError(
-                f"a certificate of status {self.status!r} has {len(self.thresholds)} thresholds"
-            )
+        count, shown = len(self.thresholds), list(self.thresholds)
+        if (count == 0) != (self.status == NOTHING):
+            raise ValueError(f"a certificate of status {self.status!r} has {count} thresholds")
         accepted = [c.thresholds for c in self.candidates if c.is_accepted]
         if self.status == CERTIFIED and self.thresholds not in accepted:
-            raise ValueError(
-                f"the thresholds {list(self.thresholds)} are not among the candidates that are "
-                "certified"
-            )
+            where = "among the candidates that are certified"
+            raise ValueError(f"the thresholds {shown} are not {where}")
         trivial = {risks.FALLBACKS.get(risk.fallback) for risk in self.risks}
         if self.status == FALLBACK and (len(trivial) > 1 or {*self.thresholds} != trivial):
             raise ValueError(
-                f"the thresholds {list(self.thresholds)} of a certificate of status {FALLBACK!r} "
-                "are not those of the policy that keeps its limits trivially"
+                f"the thresholds {shown} of a certificate of status {FALLBACK!r} are not those of "
+                "the policy that keeps its limits trivially"
             )
-        if any(number != number for number in self.thresholds):
-            raise ValueError(f"thresholds must not be NaN, got {list(self.thresholds)}")
-        if len(self.thresholds) > 1 and (self.block_length is None or self.block_length < 1):
-            raise ValueError(
-                f"{len(self.thresholds)} thresholds need a block_length of 1 or more, got "
-                f"{self.block_length}"
-            )
+        if self.thresholds:
+            as_thresholds(self.thresholds)
+        length = self.block_length
+        if count > 1 and (length is None or length < 1):
+            raise ValueError(f"{count} thresholds need a block_length of 1 or more, got {length}")
 
     def policy(self) -> Policy:
         """The rule to use.
@@ -200,11 +195,7 @@ def from_calibration(
         score=score,
         thresholds=calibration.thresholds or (),
         block_length=block_length,
-        risks=tuple(settings.risks),
-        delta=settings.delta,
-        procedure=settings.procedure,
-        bound=settings.bound,
-        tokens_per_sequence=settings.tokens_per_sequence,
+        **vars(settings),
         objective=objective,
         num_first=calibration.num_first,
         num_second=calibration.num_second,
@@ -243,25 +234,19 @@ def load(path: str | os.PathLike) -> Certificate:
 
 
 def from_values(values: Any, source: str = "certificate") -> Certificate:
-    """A certificate from JSON values.
-
-    Args:
-      values: of a certificate.
-      source: the file, for messages.
+    """A certificate from JSON values; `source` is the file, for messages.
 
     Raises:
-      ValueError: a field that is missing, unknown, or of another type, or a value that is not
-        allowed.
+      ValueError: a field that is missing, unknown, of another type, or has a value not allowed.
     """
     fields = values if isinstance(values, dict) else {}
     if "schema_version" in fields and "alphas" in fields:
         raise ValueError(f"{source}: a budget file (BUDGET), not a certificate; they lie beside it")
     if fields.get("schema") == 1:
         values = _from_schema_1(fields, source)
-    elif fields.get("schema") != SCHEMA:
+    elif (schema := fields.get("schema")) != SCHEMA:
         raise ValueError(
-            f"{source}: not a certificate of schema {SCHEMA}: its schema is "
-            f"{fields.get('schema')!r}"
+            f"{source}: not a certificate of schema {SCHEMA}: its schema is {schema!r}"
         )
     return json_file.from_values(values, Certificate, source, complete=True)
 

@@ -61,6 +61,7 @@ def _leading(passes: Bool[np.ndarray, " n"]) -> int:
 
 
 def _check(p: _P) -> None:
-    if not np.all((p >= 0) & (p <= 1)):
-        row = int(np.argmax(~((p >= 0) & (p <= 1))))
+    bad = np.flatnonzero(~((p >= 0) & (p <= 1)))
+    if len(bad):
+        row = bad[0]
         raise ValueError(f"the p-value of configuration {row} is {p[row]}, must be in [0, 1]")

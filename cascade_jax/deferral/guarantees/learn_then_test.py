@@ -25,16 +25,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from cascade_jax.deferral.guarantees import hypotheses, pareto, splits
+from cascade_jax.deferral.guarantees import hypotheses, pareto, risks, splits
 from cascade_jax.deferral.guarantees.losses import CalibrationLosses
-from cascade_jax.deferral.guarantees.risks import (
-    FALLBACKS,
-    FIXED_SEQUENCE,
-    HOLM,
-    NO_FALLBACK,
-    PARETO_TESTING,
-    CalibrationSettings,
-)
+from cascade_jax.deferral.guarantees.risks import CalibrationSettings
 from cascade_jax.deferral.policy import Thresholds
 from cascade_jax.json_file import Number
 
@@ -94,9 +87,9 @@ class Calibration:
         if self.chosen is not None:
             return self.candidates[self.chosen].thresholds
         fallback = self.settings.fallback()
-        if fallback == NO_FALLBACK:
+        if fallback == risks.NO_FALLBACK:
             return None
-        return (FALLBACKS[fallback],) * len(self.candidates[0].thresholds)
+        return (risks.FALLBACKS[fallback],) * len(self.candidates[0].thresholds)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,13 +136,15 @@ def next_to_test(proposal: Proposal, second: CalibrationLosses | None) -> Thresh
       proposal: from the first split.
       second: losses so far; None at the start.
     """
-    p = None if second is None else proposal.settings.p_values(second)
+    if second is None:
+        return next(iter(proposal.to_test), None)
+    p = proposal.settings.p_values(second)
     for thresholds in proposal.to_test:
-        row = None if second is None else second.row_of(thresholds)
+        row = second.row_of(thresholds)
         if row is None:
             return thresholds
         if p[row] > proposal.settings.delta:
-            return None
+            break
     return None
 
 
@@ -170,10 +165,8 @@ def decide(proposal: Proposal, second: CalibrationLosses) -> Calibration:
     settings.check_enough(second.num_examples, first.num_configurations, second.split)
     missing = next_to_test(proposal, second)
     if missing is not None:
-        raise ValueError(
-            f"{second.split!r} was not measured at the thresholds {list(missing)}, which are to be "
-            "tested"
-        )
+        where = f"at the thresholds {list(missing)}, which are to be tested"
+        raise ValueError(f"{second.split!r} was not measured {where}")
     p = settings.p_values(second)
     # None only after the first that fails, where the sequence stops.
     rows = [second.row_of(thresholds) for thresholds in proposal.to_test]
@@ -198,11 +191,11 @@ def calibrate(
       ValueError: losses that are missing or outside their range, splits that share examples, too
         few examples to accept anything, fewer than two configurations.
     """
-    if settings.procedure == PARETO_TESTING:
+    if settings.procedure == risks.PARETO_TESTING:
         if second is None:
             raise ValueError(
-                f"{PARETO_TESTING!r} needs two splits, one to order and one to test; with one take "
-                f"{HOLM!r}, or {FIXED_SEQUENCE!r} if the order is known beforehand"
+                f"{settings.procedure!r} needs two splits, one to order and one to test; with one "
+                f"take {risks.HOLM!r}, or {risks.FIXED_SEQUENCE!r} if the order is known beforehand"
             )
         return decide(propose(settings, first), second)
     if second is not None:
@@ -213,11 +206,11 @@ def calibrate(
     settings.check_enough(first.num_examples, first.num_configurations, first.split)
     p = settings.p_values(first)
     order = range(first.num_configurations)
-    if settings.procedure == FIXED_SEQUENCE:
+    if settings.procedure == risks.FIXED_SEQUENCE:
         rejected = hypotheses.fixed_sequence(p, settings.delta, order)
     else:
         order = np.argsort(p, kind="stable").tolist()
-        test = hypotheses.holm if settings.procedure == HOLM else hypotheses.bonferroni
+        test = hypotheses.holm if settings.procedure == risks.HOLM else hypotheses.bonferroni
         rejected = test(p, settings.delta)
     return _calibration(settings, first, p, order, np.flatnonzero(rejected).tolist())
 
@@ -270,7 +263,5 @@ def _preference(candidate: Candidate) -> tuple[float, ...]:
 
 def _check_grid(first: CalibrationLosses) -> None:
     if first.num_configurations < 2:
-        raise ValueError(
-            f"calibration chooses among thresholds and {first.split!r} was measured at "
-            f"{first.num_configurations}; give two or more"
-        )
+        measured = f"{first.split!r} was measured at {first.num_configurations}"
+        raise ValueError(f"calibration chooses among thresholds and {measured}; give two or more")

@@ -53,10 +53,8 @@ class CalibrationLosses:
                 )
         if not np.all(np.isfinite(self.objective)):
             row, column = np.argwhere(~np.isfinite(self.objective))[0]
-            raise ValueError(
-                f"the objective of configuration {row} for example {column} is "
-                f"{self.objective[row, column]}"
-            )
+            value = self.objective[row, column]
+            raise ValueError(f"objective of configuration {row} for example {column} is {value}")
 
     @property
     def num_configurations(self) -> int:
@@ -80,10 +78,8 @@ class CalibrationLosses:
         """
         if risk not in self.losses:
             hint = names.did_you_mean(risk, self.losses)
-            raise ValueError(
-                f"{self.split!r} has no losses of {risk!r}, only of "
-                f"{', '.join(map(repr, self.losses))}{hint}"
-            )
+            known = ", ".join(map(repr, self.losses))
+            raise ValueError(f"{self.split!r} has no losses of {risk!r}, only of {known}{hint}")
         losses = np.asarray(self.losses[risk])
         bounds.check_losses(losses, lower, upper, f"the loss {risk!r} in {self.split!r}")
         return losses
@@ -99,22 +95,20 @@ class CalibrationLosses:
           ValueError: other thresholds or risks than these.
         """
         rows = [other.row_of(value) for value in self.thresholds]
+        one, two = repr(self.split), repr(other.split)
         if None in rows or other.num_configurations != self.num_configurations:
-            raise ValueError(
-                f"{self.split!r} and {other.split!r} were measured at different thresholds"
-            )
+            raise ValueError(f"{one} and {two} were measured at different thresholds")
         if set(self.losses) != set(other.losses):
-            raise ValueError(
-                f"{self.split!r} has losses of {sorted(self.losses)}, {other.split!r} of "
-                f"{sorted(other.losses)}"
-            )
+            risks = sorted(self.losses), sorted(other.losses)
+            raise ValueError(f"{one} has losses of {risks[0]}, {two} of {risks[1]}")
+
+        def both(own: np.ndarray, others: np.ndarray) -> np.ndarray:
+            return np.concatenate([own, others[rows]], axis=1)
+
         return CalibrationLosses(
             split=f"{self.split} + {other.split}",
             thresholds=self.thresholds,
-            losses={
-                name: np.concatenate([values, other.losses[name][rows]], axis=1)
-                for name, values in self.losses.items()
-            },
-            objective=np.concatenate([self.objective, other.objective[rows]], axis=1),
+            losses={name: both(own, other.losses[name]) for name, own in self.losses.items()},
+            objective=both(self.objective, other.objective),
             example_ids=(*self.example_ids, *other.example_ids),
         )

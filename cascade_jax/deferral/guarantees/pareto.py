@@ -26,8 +26,7 @@ def non_dominated(points: Real[np.ndarray, "N K"]) -> Bool[np.ndarray, " N"]:
         raise ValueError(f"objective {column} of point {row} is NaN")
     kept = np.ones(len(points), bool)
     for i, point in enumerate(points):
-        beats = np.all(points <= point, axis=1) & np.any(points < point, axis=1)
-        kept[i] = not np.any(beats)
+        kept[i] = not np.any(np.all(points <= point, axis=1) & np.any(points < point, axis=1))
     return kept
 
 

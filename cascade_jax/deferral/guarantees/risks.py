@@ -83,15 +83,14 @@ class CalibrationSettings:
             raise ValueError(f"calibration needs one risk or more, of different names, got {names}")
         bounds.check_level(self.delta)
         check_choice("bound", self.bound, bounds.BOUNDS)
-        if self.bound == bounds.PAPER:
+        for risk in self.risks if self.bound == bounds.PAPER else ():
             bounds.checked_tokens(self.tokens_per_sequence)
-            for risk in self.risks:
-                if risk.lower < 0:
-                    raise ValueError(
-                        f"the bound {bounds.PAPER!r} counts deferred tokens, and a loss of "
-                        f"{risk.name!r} is a difference in [{risk.lower:g}, {risk.upper:g}]; give "
-                        f"{bounds.WSR!r} or {bounds.HOEFFDING_BENTKUS!r}"
-                    )
+            if risk.lower < 0:
+                raise ValueError(
+                    f"the bound {bounds.PAPER!r} counts deferred tokens, and a loss of "
+                    f"{risk.name!r} is a difference in [{risk.lower:g}, {risk.upper:g}]; give "
+                    f"{bounds.WSR!r} or {bounds.HOEFFDING_BENTKUS!r}"
+                )
         check_choice("procedure", self.procedure, PROCEDURES)
 
     def first_level(self, num_configurations: int) -> float:

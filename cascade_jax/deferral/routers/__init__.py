@@ -31,18 +31,7 @@ from cascade_jax.deferral.routers.kinds import (
 )
 
 __all__ = [
-    "BoostedRouter",
-    "EdgeRouter",
-    "FittedRouter",
-    "LogisticRouter",
-    "MlpRouter",
-    "ProbabilityFeatures",
-    "QuantileFeatures",
-    "QuantileRouter",
-    "Router",
-    "STUDENT_WRONG",
-    "Saved",
-    "TEACHER_GAIN",
-    "check_not_fitted_on",
-    "load",
-]
+    "BoostedRouter", "EdgeRouter", "FittedRouter", "LogisticRouter", "MlpRouter",
+    "ProbabilityFeatures", "QuantileFeatures", "QuantileRouter", "Router", "STUDENT_WRONG", "Saved",
+    "TEACHER_GAIN", "check_not_fitted_on", "load",
+]  # fmt: skip

@@ -16,8 +16,27 @@ _BLOCK = 1 << 13  # rows whose way through the trees stays in a processor's cach
 Arrays = Mapping[str, np.ndarray]
 
 
+class _Model:
+    """Base of models whose fields are arrays and numbers, one array of a file each."""
+
+    @property
+    def width(self) -> int:
+        """Features it reads."""
+        return len(self.mean)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Arrays for a file."""
+        return {key: np.asarray(value) for key, value in vars(self).items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "Model":
+        """The model from the arrays of a file."""
+        values = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
+        return cls(**{k: v if np.ndim(v) else v.item() for k, v in values.items()})
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Linear:
+class Linear(_Model):
     """``log-odds = ((f - mean) / scale) . weights + bias``."""
 
     mean: Float[np.ndarray, " F"]
@@ -26,28 +45,13 @@ class Linear:
     bias: float
     kind: ClassVar[str] = "linear"
 
-    @property
-    def width(self) -> int:
-        """Features it reads."""
-        return len(self.weights)
-
     def __call__(self, features: Float[np.ndarray, "n F"]) -> Float[np.ndarray, " n"]:
         """Log-odds of each row."""
         return (features - self.mean) / self.scale @ self.weights + self.bias
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Arrays for a file."""
-        return {key: np.asarray(value) for key, value in vars(self).items()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Linear":
-        """The model from the arrays of a file."""
-        names = ("mean", "scale", "weights")
-        return cls(**{name: arrays[name] for name in names}, bias=float(arrays["bias"]))
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Network:
+class Network(_Model):
     """A multi-layer perceptron with ReLU between its layers, on ``(f - mean) / scale``."""
 
     mean: Float[np.ndarray, " F"]
@@ -55,11 +59,6 @@ class Network:
     weights: tuple[Float[np.ndarray, "_ _"], ...]
     biases: tuple[Float[np.ndarray, " _"], ...]
     kind: ClassVar[str] = "network"
-
-    @property
-    def width(self) -> int:
-        """Features it reads."""
-        return len(self.mean)
 
     def __call__(self, features: Float[np.ndarray, "n F"]) -> Float[np.ndarray, " n"]:
         """Log-odds of each row."""
@@ -75,19 +74,15 @@ class Network:
         return {"mean": self.mean, "scale": self.scale, **layers}
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Network":
+    def from_arrays(cls, arrays: Arrays) -> "Model":
         """The model from the arrays of a file."""
         layers = range(sum(name.startswith("weight_") for name in arrays))
-        return cls(
-            mean=arrays["mean"],
-            scale=arrays["scale"],
-            weights=tuple(arrays[f"weight_{i}"] for i in layers),
-            biases=tuple(arrays[f"bias_{i}"] for i in layers),
-        )
+        weights, biases = ([arrays[f"{name}_{i}"] for i in layers] for name in ("weight", "bias"))
+        return cls(arrays["mean"], arrays["scale"], tuple(weights), tuple(biases))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Trees:
+class Trees(_Model):
     """Boosted trees: the sum of one leaf's value of each tree, and a baseline.
 
     Nodes of all trees lie in one array. A node sends a row to `left` if its feature is at most the
@@ -129,21 +124,6 @@ class Trees:
                     node = np.where(goes_left, self.left[node], self.right[node])
                 result[start : start + _BLOCK] += self.value[node]
         return result
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Arrays for a file."""
-        return {key: np.asarray(value) for key, value in vars(self).items()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Trees":
-        """The model from the arrays of a file."""
-        scalars = {
-            "baseline": float(arrays["baseline"]),
-            "num_features": int(arrays["num_features"]),
-            "depth": int(arrays["depth"]),
-        }
-        names = ("roots", "feature", "threshold", "left", "right", "value")
-        return cls(**{name: arrays[name] for name in names}, **scalars)
 
 
 Model = Linear | Network | Trees

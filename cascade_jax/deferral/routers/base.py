@@ -7,16 +7,9 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Real
 
-from cascade_jax.deferral.routers import arrays, fingerprints
+from cascade_jax.deferral.routers import arrays, fingerprints, fitted
 from cascade_jax.deferral.routers import features as router_features
-from cascade_jax.deferral.routers.fitted import (
-    STUDENT_WRONG,
-    TARGETS,
-    TEACHER_GAIN,
-    FittedRouter,
-    target_value,
-    targets,
-)
+from cascade_jax.deferral.routers.fitted import STUDENT_WRONG, TEACHER_GAIN, FittedRouter
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 from cascade_jax.names import check_choice
 
@@ -35,7 +28,7 @@ class Router:
     name: ClassVar[str] = ""
 
     def __post_init__(self):
-        check_choice("target", self.target, TARGETS)
+        check_choice("target", self.target, fitted.TARGETS)
         self._check()
 
     def fit(
@@ -59,7 +52,8 @@ class Router:
             or qualities that do not fit.
         """
         refuse_test_split(split)
-        labels = self._targets(answers, student_quality, teacher_quality)
+        qualities = student_quality, teacher_quality
+        labels = self._targets(answers, *qualities)
         features, matrix = self._read(answers)
         import sklearn
 
@@ -69,8 +63,7 @@ class Router:
             target=self.target,
             model=self._learn(matrix, labels),
             split=split,
-            fingerprint=fingerprint
-            or fingerprints.fingerprint(answers, student_quality, teacher_quality),
+            fingerprint=fingerprint or fingerprints.fingerprint(answers, *qualities),
             seen=fingerprints.id_hashes(answers.example_ids),
             num_examples=answers.num_examples,
             library=f"scikit-learn {sklearn.__version__}",
@@ -105,7 +98,7 @@ class Router:
         for held_out in range(folds):
             is_held_out = fold == held_out
             model = self._learn(matrix[~is_held_out], labels[~is_held_out])
-            result[is_held_out] = target_value(model(matrix[is_held_out]), self.target)
+            result[is_held_out] = fitted.target_value(model(matrix[is_held_out]), self.target)
         return result
 
     def _read(self, answers: AnswerTokens) -> tuple[router_features.Features, np.ndarray]:
@@ -129,7 +122,7 @@ class Router:
                     f"{answers.describe(int(bad[0]))} has the {name} quality {quality[bad[0]]}, "
                     f"must be in [0, 1] ({len(bad)} such)"
                 )
-        return targets(student_quality, teacher_quality, self.target)
+        return fitted.targets(student_quality, teacher_quality, self.target)
 
     def _learn(
         self, features: Float[np.ndarray, "n F"], labels: Float[np.ndarray, " n"]

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Real, UInt64
+from jaxtyping import Real, UInt64
 
 from cascade_jax.deferral.guarantees import splits
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
@@ -19,10 +19,6 @@ def fingerprint(
 
     The order of examples that have ids does not matter, so that records have the same fingerprint
     after they were put in the order of others. Log-probs count in float32, as records hold them.
-
-    Args:
-      answers: of the small model.
-      student_quality, teacher_quality: one per example.
     """
     order = np.arange(answers.num_examples)
     hashed = hashlib.sha256(b"cascade_jax answers 1")
@@ -35,20 +31,21 @@ def fingerprint(
     hashed.update(ordered.lengths.astype("<i8").tobytes())
     hashed.update(ordered.log_probs.astype("<f4").tobytes())
     for quality in (student_quality, teacher_quality):
-        hashed.update(_column(quality)[order].tobytes())
+        hashed.update(np.asarray(quality).astype("<f8")[order].tobytes())
     return hashed.hexdigest()
 
 
-def _column(quality: Real[np.ndarray, " examples"]) -> Float[np.ndarray, " examples"]:
-    return np.asarray(quality).astype("<f8")
-
-
-def id_hashes(example_ids: Sequence[str] | np.ndarray | None) -> UInt64[np.ndarray, " ids"]:
+def id_hashes(
+    example_ids: Sequence[str] | np.ndarray | None, version: int = 2
+) -> UInt64[np.ndarray, " ids"]:
     """`splits.id_hash` of each id as a number, sorted; none without ids.
 
-    Two of a million different ids share one with a chance of 3 in 100 million.
+    Two of a million different ids share one with a chance of 3 in 100 million. Router files of
+    version 1 hold another hash of them.
     """
-    if example_ids is None:
-        return np.zeros(0, np.uint64)
-    hashes = [int(splits.id_hash(str(name)), 16) for name in example_ids]
+    ids = [] if example_ids is None else [str(name) for name in example_ids]
+    hashes = [int(splits.id_hash(name), 16) for name in ids]
+    if version == 1:
+        digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids]
+        hashes = [int.from_bytes(digest, "little") for digest in digests]
     return np.sort(np.array(hashes, np.uint64))

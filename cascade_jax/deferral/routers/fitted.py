@@ -16,13 +16,12 @@ from cascade_jax.deferral.routers import fingerprints
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 from cascade_jax.names import check_choice
 
-FORMAT = 2
+FORMAT = 2  # 1 differs in the hash of ids
 STUDENT_WRONG, TEACHER_GAIN = "student_wrong", "teacher_gain"
 TARGETS = (TEACHER_GAIN, STUDENT_WRONG)
 _BLOCK = 1 << 23  # feature values at once
 _ABOUT = "about"
 _NO_ARRAYS = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)  # NumPy, other files
-_FACTS = ("name", "target", "split", "fingerprint", "num_examples", "library", "settings")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +58,7 @@ class FittedRouter:
       num_examples: their number.
       library: that fitted it, "scikit-learn 1.9.1".
       settings: the router's own before it was fitted, as text.
+      format: version of its file, which says how ids are hashed.
     """
 
     name: str
@@ -71,6 +71,7 @@ class FittedRouter:
     num_examples: int
     library: str = ""
     settings: str = ""
+    format: int = FORMAT
 
     def __repr__(self) -> str:
         where = f"{self.num_examples} examples of {self.split!r}"
@@ -121,7 +122,7 @@ class FittedRouter:
         if fingerprint == self.fingerprint:
             raise ValueError(f"{fitted} themselves ({self.split!r}): {advice}")
         if example_ids is not None and len(self.seen):
-            hashes = fingerprints.id_hashes(example_ids)
+            hashes = fingerprints.id_hashes(example_ids, self.format)
             both = int(np.sum(np.isin(hashes, self.seen)))
             if both:
                 raise ValueError(
@@ -137,9 +138,9 @@ class FittedRouter:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes one file, whole or not at all: arrays (NumPy's npz) and a JSON text."""
-        facts = {name: getattr(self, name) for name in _FACTS}
-        features, model = self.features.describe(), self.model.kind
-        header = json_file.to_text(_Header(FORMAT, features=features, model=model, **facts))
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(_Header)}
+        values |= {"features": self.features.describe(), "model": self.model.kind}
+        header = json_file.to_text(_Header(**values))
         arrays = {f"model/{name}": value for name, value in self.model.arrays().items()}
         with files.replacing(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{_ABOUT: np.array(header), "seen": self.seen}, **arrays)
@@ -181,26 +182,21 @@ def load(path: str | os.PathLike, features: router_features.Features | None = No
 
 def _built(about: Any, arrays: dict[str, np.ndarray]) -> FittedRouter:
     version = about.get("format") if isinstance(about, dict) else None
-    if version != FORMAT:
-        raise ValueError(
-            f"a router's file of format {version!r}, this program reads {FORMAT}; fit it again"
-        )
+    if version not in (1, FORMAT):
+        reads = f"this program reads 1 and {FORMAT}; fit it again"
+        raise ValueError(f"a router's file of format {version!r}, {reads}")
     header = json_file.from_values(about, _Header)
     seen = arrays.pop("seen")
     model = router_models.KINDS[header.model].from_arrays(
         {name.removeprefix("model/"): value for name, value in arrays.items()}
     )
     features = router_features.build(header.features)
-    least, fixed = features.width_with(0), not getattr(features, "embeddings", False)
     if isinstance(features, router_features.QuantileFeatures):
-        fits = model.width == least if fixed else model.width > least
-        if not fits:
-            raise ValueError(
-                f"its arrays read {model.width} features, {features} give {least}"
-                + " and embeddings" * (not fixed)
-            )
-    facts = {name: getattr(header, name) for name in _FACTS}
-    return FittedRouter(features=features, model=model, seen=seen, **facts)
+        least, width = features.width_with(0), model.width
+        if not (width > least if features.embeddings else width == least):
+            more = " and embeddings" * features.embeddings
+            raise ValueError(f"its arrays read {width} features, {features} give {least}{more}")
+    return FittedRouter(**vars(header) | {"features": features, "model": model, "seen": seen})
 
 
 def targets(

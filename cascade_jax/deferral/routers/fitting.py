@@ -32,13 +32,7 @@ def weighted_labels(
 
 
 def logistic(features: _Rows, targets: _Targets, l2: float) -> arrays.Linear:
-    """Logistic regression on standardised features.
-
-    Args:
-      features: one row per example.
-      targets: in [0, 1].
-      l2: half of it times the weights' squares is added to the summed cross-entropy.
-    """
+    """Logistic regression on standardised features; the settings are `kinds.LogisticRouter`'s."""
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = _standard(features)
@@ -60,13 +54,7 @@ def network(
 ) -> arrays.Network:
     """A multi-layer perceptron by Adam, stopped when its loss stays, or after `max_epochs`.
 
-    Args:
-      features, targets: see `logistic`.
-      hidden: width of each hidden layer.
-      l2: half of it times the weights' squares is added to the mean cross-entropy of a batch.
-      max_epochs: passes over the data.
-      seed: of the first weights and the order of examples.
-      standardise: False leaves features as they are.
+    The settings are `kinds.MlpRouter`'s; `standardise=False` leaves features as they are.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
@@ -98,17 +86,7 @@ def boosted(
     l2: float,
     seed: int,
 ) -> arrays.Trees:
-    """Gradient-boosted trees on histograms.
-
-    Args:
-      features, targets: see `logistic`.
-      trees: how many.
-      learning_rate: share of the residual that each tree adds.
-      max_depth: splits from root to leaf.
-      min_leaf: fewest rows of a leaf.
-      l2: penalty on leaves' values.
-      seed: of the sample of rows that bins are made from, if rows are many.
-    """
+    """Gradient-boosted trees on histograms; the settings are `kinds.BoostedRouter`'s."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     rows, labels, weights = weighted_labels(features, targets)

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Real
 
+from cascade_jax import checks
 from cascade_jax.deferral.routers import arrays, fingerprints, fitting
 from cascade_jax.deferral.routers import features as router_features
 from cascade_jax.deferral.routers.base import Router
@@ -52,7 +53,7 @@ class LogisticRouter(QuantileRouter):
 
     def _check(self) -> None:
         super()._check()
-        _positive("l2", self.l2)
+        checks.positive("l2", self.l2)
 
     def _fit(self, features, labels) -> arrays.Linear:
         return fitting.logistic(features, labels, self.l2)
@@ -109,12 +110,11 @@ class BoostedRouter(QuantileRouter):
     def _check(self) -> None:
         super()._check()
         for name in ("trees", "learning_rate", "max_depth", "min_leaf"):
-            _positive(name, getattr(self, name))
+            checks.positive(name, getattr(self, name))
 
     def _fit(self, features, labels) -> arrays.Trees:
         names = ("trees", "learning_rate", "max_depth", "min_leaf", "l2", "seed")
-        settings = {name: getattr(self, name) for name in names}
-        return fitting.boosted(features, labels, **settings)
+        return fitting.boosted(features, labels, *(getattr(self, name) for name in names))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,12 +184,9 @@ def check_not_fitted_on(
     teacher_quality: _Quality,
     split: str,
 ) -> None:
-    """Refuses to evaluate a learned router on examples that it was fitted on.
+    """Refuses a learned router on examples it was fitted on: `FittedRouter.check_not_fitted_on`.
 
-    Any other score passes. See `FittedRouter.check_not_fitted_on`.
-
-    Raises:
-      ValueError: the router, the number of examples, and what to do.
+    Any other score passes.
     """
     router = score.router if isinstance(score, Saved) else score
     if isinstance(router, FittedRouter):
@@ -197,14 +194,9 @@ def check_not_fitted_on(
         router.check_not_fitted_on(fingerprint, split, answers.example_ids)
 
 
-def _positive(name: str, value: float | int) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} must be above 0, got {value}")
-
-
 def _check_network(router: "MlpRouter | EdgeRouter") -> None:
     object.__setattr__(router, "hidden", tuple(router.hidden))
     if not router.hidden or min(router.hidden) < 1:
         raise ValueError(f"hidden must be widths of layers, such as (32,), got {router.hidden}")
     for name in ("l2", "max_epochs"):
-        _positive(name, getattr(router, name))
+        checks.positive(name, getattr(router, name))

@@ -25,52 +25,21 @@ from cascade_jax.deferral.scores.token import (
 )
 
 __all__ = [
-    "ALL",
-    "STANDARD",
-    "AnswerTokens",
-    "ArithmeticMean",
-    "Average",
-    "DeferralScore",
-    "Entropy",
-    "EntropyProductionRate",
-    "GeometricMean",
-    "Kurtosis",
-    "Margin",
-    "MaxSoftmax",
-    "Maximum",
-    "Minimum",
-    "Perplexity",
-    "Quantile",
-    "Score",
-    "Sum",
-    "TopKurtosis",
-    "available",
-    "name_of",
-]
+    "ALL", "STANDARD", "AnswerTokens", "ArithmeticMean", "Average", "DeferralScore", "Entropy",
+    "EntropyProductionRate", "GeometricMean", "Kurtosis", "Margin", "MaxSoftmax", "Maximum",
+    "Minimum", "Perplexity", "Quantile", "Score", "Sum", "TopKurtosis", "available", "name_of",
+]  # fmt: skip
 
 # The rules that CAT's figure 6 compares; its ChowQuantile-0 is the minimum.
 STANDARD: tuple[Score, ...] = (
-    Average(),
-    Minimum(),
-    Maximum(),
-    Sum(),
-    Quantile(0.4),
-    Quantile(0.8),
-)
+    Average(), Minimum(), Maximum(), Sum(), Quantile(0.4), Quantile(0.8),
+)  # fmt: skip
 
 # Every score with its usual settings.
 ALL: tuple[Score, ...] = (
-    *STANDARD,
-    Perplexity(),
-    GeometricMean(),
-    ArithmeticMean(),
-    Kurtosis(),
-    MaxSoftmax(),
-    Entropy(),
-    Margin(),
-    EntropyProductionRate(),
-    TopKurtosis(),
-)
+    *STANDARD, Perplexity(), GeometricMean(), ArithmeticMean(), Kurtosis(), MaxSoftmax(),
+    Entropy(), Margin(), EntropyProductionRate(), TopKurtosis(),
+)  # fmt: skip
 
 
 def available(answers: AnswerTokens) -> list[Score]:

@@ -47,9 +47,8 @@ class AnswerTokens:
         for name in ("example_ids", "embeddings"):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_examples:
-                raise ValueError(
-                    f"{len(values)} {name} for {self.num_examples} examples of offsets"
-                )
+                count = f"{self.num_examples} examples of offsets"
+                raise ValueError(f"{len(values)} {name} for {count}")
 
     @classmethod
     def from_padded(
@@ -64,16 +63,15 @@ class AnswerTokens:
         """The first ``lengths[i]`` positions of every row, as decoding gives them."""
         log_probs, lengths = np.asarray(log_probs), np.asarray(lengths)
         if np.any(lengths < 0) or np.any(lengths > log_probs.shape[1]):
-            raise ValueError(
-                f"lengths must lie in [0, {log_probs.shape[1]}], got {lengths.tolist()}"
-            )
+            allowed = f"[0, {log_probs.shape[1]}]"
+            raise ValueError(f"lengths must lie in {allowed}, got {lengths.tolist()}")
         is_counted = np.arange(log_probs.shape[1])[None, :] < lengths[:, None]
         return cls(
             log_probs=log_probs[is_counted],
-            entropies=None if entropies is None else np.asarray(entropies)[is_counted],
+            entropies=_taken(entropies, is_counted),
             offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
             example_ids=example_ids,
-            top_log_probs=None if top_log_probs is None else np.asarray(top_log_probs)[is_counted],
+            top_log_probs=_taken(top_log_probs, is_counted),
             embeddings=embeddings,
         )
 
@@ -106,20 +104,15 @@ class AnswerTokens:
         return self._selected(offsets, tokens, slice(start, stop))
 
     def _selected(self, offsets, tokens: Any, rows: Any) -> "AnswerTokens":
-        def taken(values, indices):
-            if values is None or isinstance(indices, slice):
-                return None if values is None else values[indices]
-            return np.asarray(values)[indices]
-
         return AnswerTokens(
             log_probs=self.log_probs[tokens],
-            entropies=taken(self.entropies, tokens),
+            entropies=_taken(self.entropies, tokens),
             offsets=offsets,
-            example_ids=taken(self.example_ids, rows),
-            top_log_probs=taken(self.top_log_probs, tokens),
-            embeddings=taken(self.embeddings, rows),
-            per_token={name: taken(v, tokens) for name, v in self.per_token.items()},
-            per_example={name: taken(v, rows) for name, v in self.per_example.items()},
+            example_ids=_taken(self.example_ids, rows),
+            top_log_probs=_taken(self.top_log_probs, tokens),
+            embeddings=_taken(self.embeddings, rows),
+            per_token={name: _taken(v, tokens) for name, v in self.per_token.items()},
+            per_example={name: _taken(v, rows) for name, v in self.per_example.items()},
         )
 
     def describe(self, row: int) -> str:
@@ -127,3 +120,10 @@ class AnswerTokens:
         if self.example_ids is None:
             return f"row {row}"
         return f"example {self.example_ids[row]!r} (row {row})"
+
+
+def _taken(values: Any, indices: Any) -> Any:
+    """Values at indices; None for a column that was not kept."""
+    if values is None or isinstance(indices, slice):
+        return None if values is None else values[indices]
+    return np.asarray(values)[indices]

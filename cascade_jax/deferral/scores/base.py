@@ -9,7 +9,7 @@ import dataclasses
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 
@@ -43,20 +43,16 @@ class Score:
     least_k: ClassVar[int] = 0
 
     def __call__(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
-        """Scores every example.
+        """Scores every example in float64; higher = more reason to defer.
 
         Args:
           answers: of the small model.
 
-        Returns:
-          float64; higher = more reason to defer.
-
         Raises:
-          ValueError: if the answers lack a column, an answer has no token, or a value is NaN or
+          ValueError: the answers lack a column, an answer has no token, or a value is NaN or
             infinite.
         """
-        lack = self.lack(answers)
-        if lack:
+        if lack := self.lack(answers):
             raise ValueError(lack)
         refuse_empty(answers)
         column = self.column_of(answers)
@@ -112,8 +108,3 @@ def refuse_non_finite(answers: AnswerTokens, values: Float[np.ndarray, "..."], n
             f"{answers.describe(row)} has the {name} {values[tuple(bad[0])]} at token "
             f"{token - answers.offsets[row]} ({len(bad)} such): a score is never made of NaN"
         )
-
-
-def lengths_of(answers: AnswerTokens, rows: slice) -> Int[np.ndarray, " rows"]:
-    """Number of tokens of each answer in a range of rows."""
-    return np.diff(answers.offsets[rows.start : rows.stop + 1])

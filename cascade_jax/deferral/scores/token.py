@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from cascade_jax.deferral.scores import segments
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
-from cascade_jax.deferral.scores.base import Score, lengths_of
+from cascade_jax.deferral.scores.base import Score
 
 _Scores = Float[np.ndarray, " examples"]
 
@@ -86,7 +86,7 @@ class Kurtosis(Score):
     def _values(self, answers: AnswerTokens) -> _Scores:
         offsets, result = answers.offsets, np.empty(answers.num_examples)
         for rows in segments.blocks(offsets):
-            lengths = lengths_of(answers, rows)
+            lengths = answers.lengths[rows]
             starts = offsets[rows] - offsets[rows.start]
             block = answers.log_probs[offsets[rows.start] : offsets[rows.stop]].astype(np.float64)
             # Kurtosis does not change with the scale; probabilities near 0 would underflow.

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from cascade_jax.deferral.guarantees import budget_file
 from cascade_jax.deferral.guarantees.budget_file import COST, Budget, TriedThresholds
 from cascade_jax.report.plots.curves import (
     GREY,
@@ -208,7 +209,7 @@ def thresholds_figure(budget: Budget) -> Figure:
         ):
             for i in chosen[:1]:
                 axes.plot(x[i], values[i][1], linestyle="none", **star)
-            _label_places(axes, shown, x, budget.uncertainty_label)
+            _label_places(axes, shown, x, budget_file.uncertainty_label(budget.uncertainty))
         figure.legend(
             handles=_threshold_handles(run.alpha, bool(chosen), bool(accepted.any())),
             loc="outside upper left",

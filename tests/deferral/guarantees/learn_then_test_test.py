@@ -192,7 +192,7 @@ def test_splits_that_share_examples_are_refused():
         (lambda: Risk(COST, -0.1, lower=-1.0), "no policy keeps a limit below 0"),
         (lambda: Risk(COST, 0.2, fallback="never"), "did you mean 'never_defer'"),
         (lambda: measured("one", 5, 0, thresholds=[0.5, 0.5]), r"0 and 1 of 'one' both.*\[0.5\]"),
-        (lambda: measured("one", 5, 0, thresholds=[0.5, math.nan]), "none of them NaN"),
+        (lambda: measured("one", 5, 0, thresholds=[0.5, math.nan]), "and not NaN"),
         (
             lambda: CalibrationLosses("one", [0.5], {}, np.zeros((1, 2)), ["a"]),
             r"\(1, 2\), must be \(1, 1",

@@ -159,7 +159,7 @@ def test_candidates_from_scores_are_their_quantiles():
         (lambda: search.score_quantiles(np.array([1.0, np.nan])), "finite"),
         (lambda: search.GridSearch(np.zeros((1, 1))), "two different candidates or more, got 1"),
         (lambda: search.GridSearch(np.array([[0.0], [1.0], [0.0]])), "more than once"),
-        (lambda: search.GridSearch(np.array([[0.0], [np.nan]])), "none of them NaN"),
+        (lambda: search.GridSearch(np.array([[0.0], [np.nan]])), "and not NaN"),
         (lambda: search.BayesianSearch(GRID, 4, num_initial=5), "got 5 and 4"),
         (lambda: search.BayesianSearch(GRID, margin=0.0), "margin must be above 0, got 0.0"),
         (lambda: search.GridSearch(GRID).tell((0.0, 1.0), (0.0, 0.0)), "has 2 thresholds"),

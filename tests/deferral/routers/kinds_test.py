@@ -1,6 +1,7 @@
 """Learned routers: what they learn, what they must not be judged on, and their files."""
 
 import dataclasses
+import hashlib
 import json
 import pickle
 
@@ -154,8 +155,8 @@ def rewritten(path, change):
     ("change", "message"),
     [
         (
-            lambda about, _: about.update(format=1),
-            "of format 1, this program reads 2; fit it again",
+            lambda about, _: about.update(format=3),
+            "of format 3, this program reads 1 and 2; fit it again",
         ),
         (
             lambda about, _: about["features"].update(quantiles=[0.0, 1.0]),
@@ -180,6 +181,19 @@ def test_a_file_that_does_not_fit_is_refused(fitted, tmp_path, change, message):
     rewritten(path, change)
     with pytest.raises(ValueError, match=message):
         routers.load(path)
+
+
+def test_a_file_of_format_1_is_read_with_its_hashes(fitted, tmp_path):
+    path, ids = tmp_path / "r.npz", CALIBRATION[0].example_ids
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids]
+    seen = np.sort(np.frombuffer(b"".join(digests), "<u8"))
+    fitted["logistic router"].save(path)
+    rewritten(path, lambda about, arrays: (about.update(format=1), arrays.update(seen=seen)))
+    router = routers.load(path)
+    np.testing.assert_array_equal(router(JUDGED[0]), fitted["logistic router"](JUDGED[0]))
+    router.save(path)
+    with pytest.raises(ValueError, match="1 of 2 are among the 2000 of 'calibration'"):
+        routers.load(path).check_not_fitted_on("", "dev", [ids[7], "another"])
 
 
 class Bomb:
@@ -303,11 +317,11 @@ def test_qualities_that_do_not_fit_are_refused():
     ("build", "message"),
     [
         (lambda: routers.LogisticRouter("teacher_gian"), "did you mean 'teacher_gain'?"),
-        (lambda: routers.LogisticRouter(l2=0.0), "l2 must be above 0, got 0"),
+        (lambda: routers.LogisticRouter(l2=0.0), "l2 is 0.*; must be a number above 0"),
         (lambda: routers.LogisticRouter(quantiles=(2.0,)), "quantiles must rise within"),
         (lambda: routers.MlpRouter(hidden=()), r"hidden must be widths of layers"),
-        (lambda: routers.MlpRouter(max_epochs=0), "max_epochs must be above 0, got 0"),
-        (lambda: routers.BoostedRouter(trees=0), "trees must be above 0, got 0"),
+        (lambda: routers.MlpRouter(max_epochs=0), "max_epochs is 0.*; must be a number above 0"),
+        (lambda: routers.BoostedRouter(trees=0), "trees is 0.*; must be a number above 0"),
         (lambda: routers.EdgeRouter(length=0), "length must be at least 1, got 0"),
     ],
 )
