@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import PyTree
 
+from cascade_jax import checks
 from cascade_jax.interop import hf_blocks, hf_folder, hf_names, safetensors_io
 from cascade_jax.interop.hf_families import Config, Family, read_config, write_config
 from cascade_jax.interop.hf_keys import UnsupportedError
@@ -85,7 +86,7 @@ def load(
       TensorsError: listing all missing, extra and misshapen tensors.
     """
     _, public = read_family(folder)
-    _check_id("pad_id", pad_id, public.vocab_size)
+    _check_pad_id(pad_id, public.vocab_size)
     if vocab_size is not None and not max(pad_id, 1) < vocab_size <= public.vocab_size:
         raise ValueError(
             f"vocab_size {vocab_size} is not allowed: the model has {public.vocab_size} ids, and "
@@ -106,59 +107,45 @@ def load(
         shardings = flatten_dict(rules.parameter_shardings(boxes, mesh))
     params = {}
     for path in progress(list(plan)):
-        reader = hf_blocks.Reader(plan[path], shapes[path].shape, pad_id)
-        params[path] = hf_blocks.read(shapes[path].shape, shardings[path], reader)
+        params[path] = hf_blocks.read(plan[path], shapes[path].shape, shardings[path], pad_id)
     return config, unflatten_dict(params)
 
 
-def _check_id(name: str, token: int, vocab_size: int) -> None:
-    if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
-        raise ValueError(f"{name} is {token!r}; must be an id of the model, 0 to {vocab_size - 1}")
+def _check_pad_id(pad_id: int, vocab_size: int) -> None:
+    is_id = isinstance(pad_id, int) and not isinstance(pad_id, bool) and 0 <= pad_id < vocab_size
+    checks.require(is_id, "pad_id", pad_id, f"an id of the model, 0 to {vocab_size - 1}")
 
 
 def _plan(
     folder, config, boxes, stored: Mapping[str, StoredTensor]
-) -> dict[tuple, list[hf_blocks.Place]]:
+) -> dict[tuple, list[tuple[hf_names.Source, StoredTensor]]]:
     """Which tensors each parameter is read from, once all of them are known to fit."""
     names = hf_names.renamed(stored)
     stored = {name: stored[file_name] for name, file_name in names.items()}
     shapes = flatten_dict(nn.unbox(boxes))
     sources = hf_blocks.sources(config, shapes)
     needed = {}
-    for path, of_path in sources.items():
+    for path, path_sources in sources.items():
         shape = shapes[path].shape[1:] if "layers" in path else shapes[path].shape
-        for source in of_path:
+        for source in path_sources:
             needed[source.name] = shape[::-1] if source.is_transposed else shape
     copies = {k: v for k, v in hf_names.copies(config).items() if k in stored and k not in needed}
-    problems = [
-        (
-            "missing",
-            [f"{name} {list(needed[name])}" for name in sorted(needed.keys() - stored.keys())],
-        ),
-        ("extra", sorted(stored.keys() - needed.keys() - copies.keys())),
-        (
-            "of another shape",
-            [
-                f"{name} {list(stored[name].shape)} where config.json says {list(shape)}"
-                for name, shape in sorted(needed.items())
-                if name in stored and stored[name].shape != shape
-            ],
-        ),
-        (
-            f"not {', '.join(safetensors_io.DTYPES)}",
-            [
-                f"{name} {stored[name].dtype}"
-                for name in sorted(needed.keys() & stored.keys())
-                if stored[name].dtype not in safetensors_io.DTYPES
-            ],
-        ),
-    ]
-    if any(names for _, names in problems):
-        text = "; ".join(
-            f"{len(names)} {what}: {safetensors_io.listed(names)}"
-            for what, names in problems
-            if names
-        )
+    problems = {"missing": [], "extra": sorted(stored.keys() - needed.keys() - copies.keys())}
+    problems |= {"of another shape": [], f"not {', '.join(safetensors_io.DTYPES)}": []}
+    missing, _, misshapen, other_dtype = problems.values()
+    for name, shape in sorted(needed.items()):
+        if name not in stored:
+            missing.append(f"{name} {list(shape)}")
+            continue
+        tensor = stored[name]
+        if tensor.shape != shape:
+            misshapen.append(f"{name} {list(tensor.shape)} where config.json says {list(shape)}")
+        if tensor.dtype not in safetensors_io.DTYPES:
+            other_dtype.append(f"{name} {tensor.dtype}")
+    listed = safetensors_io.listed
+    texts = [f"{len(names)} {what}: {listed(names)}" for what, names in problems.items() if names]
+    if texts:
+        text = "; ".join(texts)
         raise TensorsError(f"the tensors in {folder} do not fit its config.json: {text}")
     for name, first in copies.items():
         if not _are_equal(stored[name], stored[first]):
@@ -167,8 +154,8 @@ def _plan(
                 "their numbers differ; set tie_word_embeddings to false there if that is meant"
             )
     return {
-        path: [hf_blocks.Place(source, stored[source.name]) for source in of_path]
-        for path, of_path in sources.items()
+        path: [(source, stored[source.name]) for source in path_sources]
+        for path, path_sources in sources.items()
     }
 
 
@@ -198,8 +185,7 @@ def save(
 
     Args:
       folder: does not exist yet, or is empty.
-      config: of the model.
-      params: its parameters, without boxes.
+      config, params: the model, its parameters without boxes.
       tokenizer_from: a folder whose tokenizer files are copied, and whose config.json (if it has
         one) says the ids of the special tokens.
       pad_id: as given to `load`; 0 and it change places again.
@@ -216,11 +202,10 @@ def save(
     """
     folder = Path(folder)
     check_choice("dtype", dtype, safetensors_io.DTYPES)
-    _check_id("pad_id", pad_id, config.vocab_size)
+    _check_pad_id(pad_id, config.vocab_size)
     hf_folder.check_empty(folder)
     written = _config_json(config, pad_id, tokenizer_from)
-    names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-    written["torch_dtype"] = names[dtype]
+    written["torch_dtype"] = safetensors_io.DTYPES[dtype].name
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
@@ -240,8 +225,8 @@ def save(
 
 
 def _config_json(config: Config, pad_id: int, tokenizer_from) -> dict[str, Any]:
-    carried, file = {}, None if tokenizer_from is None else Path(tokenizer_from) / "config.json"
-    if file is not None and file.is_file():
+    carried = {}
+    if tokenizer_from is not None and (file := Path(tokenizer_from) / "config.json").is_file():
         carried = json.loads(file.read_text())
     if isinstance(config, DecoderConfig):
         config = dataclasses.replace(config, bos_id=hf_blocks.exchanged(config.bos_id, pad_id))

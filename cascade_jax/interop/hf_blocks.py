@@ -1,6 +1,6 @@
 """Converts single parameters from and to tensors of transformers, a block at a time."""
 
-import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,20 +15,15 @@ from cascade_jax.interop import hf_names
 from cascade_jax.interop.hf_families import Config
 from cascade_jax.interop.safetensors_io import Output, StoredTensor
 
+Stored = tuple[hf_names.Source, StoredTensor]
+Bounds = tuple[int, int]
+
 _ALIGNMENT = 64  # a host array that starts on such an address becomes a CPU array without a copy
 
 
 def exchanged(token: int, pad_id: int) -> int:
     """The id that a token has once 0 and `pad_id` have changed places."""
     return {0: pad_id, pad_id: 0}.get(token, token)
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """One tensor of a parameter: the whole parameter, or a layer of a stacked one."""
-
-    source: hf_names.Source
-    tensor: StoredTensor
 
 
 def sources(config: Config, shapes: Mapping) -> dict[tuple, list[hf_names.Source]]:
@@ -42,37 +37,30 @@ def sources(config: Config, shapes: Mapping) -> dict[tuple, list[hf_names.Source
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Reader:
-    """Reads any block of a parameter."""
+def _block(tensors: Sequence[Stored], bounds: Sequence[Bounds], pad_id: int) -> np.ndarray:
+    """The block of a parameter as float32; `bounds` are (start, stop) on each of its axes."""
+    out = _aligned([stop - start for start, stop in bounds])
+    if len(bounds) == len(tensors[0][1].shape):
+        _fill(out, tensors[0], bounds, pad_id)
+    else:
+        for row, layer in enumerate(range(*bounds[0])):
+            _fill(out[row], tensors[layer], bounds[1:], pad_id)
+    return out
 
-    places: Sequence[Place]
-    shape: tuple[int, ...]
-    pad_id: int
 
-    def block(self, index: tuple[slice, ...]) -> np.ndarray:
-        """The block as float32; `index` has a slice for every axis of the parameter."""
-        bounds = [part.indices(size)[:2] for part, size in zip(index, self.shape, strict=True)]
-        out = _aligned([stop - start for start, stop in bounds])
-        if len(self.shape) == len(self.places[0].tensor.shape):
-            self._fill(out, self.places[0], bounds)
-        else:
-            for row, layer in enumerate(range(*bounds[0])):
-                self._fill(out[row], self.places[layer], bounds[1:])
-        return out
-
-    def _fill(self, out: np.ndarray, place: Place, bounds: Sequence[tuple[int, int]]) -> None:
-        if place.source.is_transposed:
-            out, bounds = out.T, bounds[::-1]
-        (start, stop), rest = bounds[0], tuple(slice(*each) for each in bounds[1:])
-        for first, rows in place.tensor.blocks(start, stop):
-            out[first - start : first - start + len(rows)] = rows[(slice(None), *rest)]
-        if place.source.is_by_id and self.pad_id:
-            for ours in (0, self.pad_id):
-                if start <= ours < stop:
-                    theirs = exchanged(ours, self.pad_id)
-                    ((_, row),) = place.tensor.blocks(theirs, theirs + 1)
-                    out[ours - start] = row[0][rest]
+def _fill(out: np.ndarray, stored: Stored, bounds: Sequence[Bounds], pad_id: int) -> None:
+    source, tensor = stored
+    if source.is_transposed:
+        out, bounds = out.T, bounds[::-1]
+    (start, stop), rest = bounds[0], tuple(slice(*each) for each in bounds[1:])
+    for first, rows in tensor.blocks(start, stop):
+        out[first - start : first - start + len(rows)] = rows[(slice(None), *rest)]
+    if source.is_by_id and pad_id:
+        for ours in (0, pad_id):
+            if start <= ours < stop:
+                theirs = exchanged(ours, pad_id)
+                ((_, row),) = tensor.blocks(theirs, theirs + 1)
+                out[ours - start] = row[0][rest]
 
 
 def _aligned(shape: Sequence[int]) -> np.ndarray:
@@ -82,16 +70,23 @@ def _aligned(shape: Sequence[int]) -> np.ndarray:
     return raw[start : start + count].view(np.float32).reshape(shape)
 
 
-def read(shape: tuple[int, ...], sharding: Sharding, reader: Reader) -> jax.Array:
-    """The parameter, each device's block read once and put where it belongs."""
-    indices = sharding.addressable_devices_indices_map(shape)
+def read(
+    tensors: Sequence[Stored], shape: tuple[int, ...], sharding: Sharding, pad_id: int
+) -> jax.Array:
+    """The parameter, each device's block read once and put where it belongs.
+
+    Args:
+      tensors: one for the whole parameter, or one for each layer of a stacked one.
+      shape, sharding: of the parameter.
+      pad_id: changes places with id 0.
+    """
     by_block = {}
-    for device, index in indices.items():
-        bounds = tuple(part.indices(size) for part, size in zip(index, shape, strict=True))
-        by_block.setdefault(bounds, (index, []))[1].append(device)
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+        by_block.setdefault(bounds, []).append(device)
     blocks = []
-    for index, devices in by_block.values():
-        block = reader.block(index)
+    for bounds, devices in by_block.items():
+        block = _block(tensors, bounds, pad_id)
         blocks += [jax.block_until_ready(jax.device_put(block, device)) for device in devices]
         del block
     return jax.make_array_from_single_device_arrays(shape, sharding, blocks)
@@ -100,30 +95,22 @@ def read(shape: tuple[int, ...], sharding: Sharding, reader: Reader) -> jax.Arra
 def outputs(config: Config, params: PyTree, pad_id: int) -> Iterator[Output]:
     """The tensors of transformers that parameters are, with 0 and `pad_id` exchanged."""
     flat = flatten_dict(params)
-    for path, of_path in sources(config, flat).items():
-        for layer, source in enumerate(of_path):
+    for path, path_sources in sources(config, flat).items():
+        for layer, source in enumerate(path_sources):
             leaf, is_stacked = flat[path], "layers" in path
             shape = tuple(leaf.shape[1:] if is_stacked else leaf.shape)
             shape = shape[::-1] if source.is_transposed else shape
-            rows = _Rows(leaf, layer if is_stacked else None, source, pad_id)
+            rows = functools.partial(_rows, leaf, layer if is_stacked else None, source, pad_id)
             yield Output(source.name, shape, rows)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """Rows of a tensor of transformers, out of our parameter."""
-
-    leaf: Any
-    layer: int | None
-    source: hf_names.Source
-    pad_id: int
-
-    def __call__(self, start: int, stop: int) -> np.ndarray:
-        array = np.asarray(self.leaf)  # on the CPU, and not split, this is the array itself
-        array = array if self.layer is None else array[self.layer]
-        array = array.T if self.source.is_transposed else array
-        rows = array[start:stop]
-        if self.source.is_by_id and self.pad_id:
-            order = [exchanged(row, self.pad_id) for row in range(start, stop)]
-            rows = array[np.asarray(order)]
-        return rows
+def _rows(
+    leaf: Any, layer: int | None, source: hf_names.Source, pad_id: int, start: int, stop: int
+) -> np.ndarray:
+    """Rows start..stop of a tensor of transformers, out of our parameter."""
+    array = np.asarray(leaf)  # on the CPU, and not split, this is the array itself
+    array = array if layer is None else array[layer]
+    array = array.T if source.is_transposed else array
+    if source.is_by_id and pad_id:
+        return array[np.asarray([exchanged(row, pad_id) for row in range(start, stop)])]
+    return array[start:stop]

@@ -19,7 +19,6 @@ ACTIVATIONS = {
 }
 _WRITTEN_ACTIVATIONS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 
-
 LLAMA = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "bos_token_id": 1}
 LLAMA |= {"tie_word_embeddings": False, "eos_token_id": 2}
 QWEN = {**LLAMA, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
@@ -101,11 +100,9 @@ def read_qwen(keys: Keys, **own: Any) -> DecoderConfig:
 def _read_gemma(keys: Keys, **own: Any) -> DecoderConfig:
     keys.only("use_bidirectional_attention", False)
     scalar, head_dim = keys("query_pre_attn_scalar"), keys("head_dim")
+    own |= {"norm_adds_one": True, "post_norms": True, "scaled_embedding": True}
     return read_decoder(
         keys,
-        norm_adds_one=True,
-        post_norms=True,
-        scaled_embedding=True,
         query_scale=None if scalar == head_dim else scalar**-0.5,
         sliding_window=keys("sliding_window"),
         attention_soft_cap=keys("attn_logit_softcapping"),
@@ -116,8 +113,7 @@ def _read_gemma(keys: Keys, **own: Any) -> DecoderConfig:
 
 def read_gemma2(keys: Keys) -> DecoderConfig:
     """Gemma 2's keys."""
-    kinds = hf_rope.attention_kinds(keys, ("sliding", "full"))
-    return _read_gemma(keys, attention_kinds=kinds)
+    return _read_gemma(keys, attention_kinds=hf_rope.attention_kinds(keys, ("sliding", "full")))
 
 
 def read_gemma3(keys: Keys) -> DecoderConfig:
@@ -137,7 +133,6 @@ def read_gemma3(keys: Keys) -> DecoderConfig:
 
 def _write_decoder(config: DecoderConfig) -> dict[str, Any]:
     kinds = [f"{config.attention_kind(layer)}_attention" for layer in range(config.num_layers)]
-    activation = _WRITTEN_ACTIVATIONS[config.mlp_activations[0]]
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.embed_dim,
@@ -146,7 +141,7 @@ def _write_decoder(config: DecoderConfig) -> dict[str, Any]:
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
         "intermediate_size": config.mlp_dim,
-        "hidden_act": activation,
+        "hidden_act": _WRITTEN_ACTIVATIONS[config.mlp_activations[0]],
         "rms_norm_eps": config.norm_epsilon,
         "attention_bias": config.qkv_bias and config.attention_out_bias,
         "attention_dropout": 0.0,

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cascade_jax.interop import hf_decoders
+from cascade_jax.interop import hf_decoders as decoders
 from cascade_jax.interop.hf_keys import Keys, UnsupportedError
 from cascade_jax.models.config import DecoderConfig, T5Config
 from cascade_jax.models.families import ModelConfig as Config
@@ -21,7 +21,7 @@ class Family:
 
     Attributes:
       model_type: in config.json.
-      architectures: classes whose weights these are; the first is written.
+      architectures: classes of such weights; the first is written.
       defaults: what transformers takes where config.json says nothing.
       read: makes our config of the keys.
       write: makes the keys of our config, `model_type` and `architectures` left out.
@@ -34,13 +34,20 @@ class Family:
     write: Callable[[Any], dict[str, Any]]
 
 
+# T5's feed_forward_proj; "gated-gelu" is the tanh approximation, "gelu" alone the exact function.
+_GATES = {
+    "relu": ("relu",),
+    "gelu_new": ("gelu",),
+    "gated-gelu": ("gelu", "linear"),
+    "gated-silu": ("silu", "linear"),
+    "gated-relu": ("relu", "linear"),
+    "gated-gelu_new": ("gelu", "linear"),
+}
+_WRITTEN_GATES = {ours: theirs for theirs, ours in reversed(_GATES.items())}
+
+
 def _read_t5(keys: Keys) -> T5Config:
-    kind = keys("feed_forward_proj")
-    # "gated-gelu" is the tanh approximation, "gelu" alone the exact function.
-    gates = {"relu": ("relu",), "gelu_new": ("gelu",), "gated-gelu": ("gelu", "linear")}
-    for theirs in ("silu", "relu", "gelu_new"):
-        gates[f"gated-{theirs}"] = (hf_decoders.ACTIVATIONS[theirs], "linear")
-    keys.one_of("feed_forward_proj", gates)
+    kind = keys.one_of("feed_forward_proj", _GATES)
     keys.only("layer_norm_epsilon", 1e-6)
     keys.only("decoder_start_token_id", 0, None)
     tied = keys("tie_word_embeddings") is not False and keys("scale_decoder_outputs", True)
@@ -53,7 +60,7 @@ def _read_t5(keys: Keys) -> T5Config:
         mlp_dim=keys("d_ff"),
         num_encoder_layers=keys("num_layers"),
         num_decoder_layers=keys("num_decoder_layers", None) or keys("num_layers"),
-        mlp_activations=gates.get(kind, ("relu",)),
+        mlp_activations=_GATES.get(kind, ("relu",)),
         dropout_rate=keys("dropout_rate"),
         tied_logits=bool(tied),
         relative_buckets=keys("relative_attention_num_buckets"),
@@ -67,8 +74,7 @@ def _read_mt5(keys: Keys) -> T5Config:
 
 
 def _write_t5(config: T5Config) -> dict[str, Any]:
-    gates = {("relu",): "relu", ("gelu", "linear"): "gated-gelu", ("gelu",): "gelu_new"}
-    gates |= {("silu", "linear"): "gated-silu", ("relu", "linear"): "gated-relu"}
+    activations = config.mlp_activations
     return {
         "vocab_size": config.vocab_size,
         "d_model": config.embed_dim,
@@ -77,7 +83,7 @@ def _write_t5(config: T5Config) -> dict[str, Any]:
         "d_ff": config.mlp_dim,
         "num_layers": config.num_encoder_layers,
         "num_decoder_layers": config.num_decoder_layers,
-        "feed_forward_proj": gates.get(config.mlp_activations, "-".join(config.mlp_activations)),
+        "feed_forward_proj": _WRITTEN_GATES.get(activations, "-".join(activations)),
         "dropout_rate": config.dropout_rate,
         "layer_norm_epsilon": 1e-6,
         "tie_word_embeddings": config.tied_logits,
@@ -106,50 +112,33 @@ FAMILIES = {
     family.model_type: family
     for family in (
         Family(
-            "llama",
-            ("LlamaForCausalLM",),
-            hf_decoders.LLAMA,
-            hf_decoders.read_decoder,
-            hf_decoders.write_llama,
+            "llama", ("LlamaForCausalLM",), decoders.LLAMA,
+            decoders.read_decoder, decoders.write_llama,
         ),
         Family(
-            "qwen2",
-            ("Qwen2ForCausalLM",),
-            hf_decoders.QWEN,
-            lambda keys: hf_decoders.read_qwen(keys, qkv_bias=True, attention_out_bias=False),
-            hf_decoders.write_qwen,
+            "qwen2", ("Qwen2ForCausalLM",), decoders.QWEN,
+            lambda keys: decoders.read_qwen(keys, qkv_bias=True, attention_out_bias=False),
+            decoders.write_qwen,
         ),
         Family(
-            "qwen3",
-            ("Qwen3ForCausalLM",),
-            {**hf_decoders.QWEN, "head_dim": 128},
-            lambda keys: hf_decoders.read_qwen(keys, qk_norm=True),
-            hf_decoders.write_qwen,
+            "qwen3", ("Qwen3ForCausalLM",), {**decoders.QWEN, "head_dim": 128},
+            lambda keys: decoders.read_qwen(keys, qk_norm=True), decoders.write_qwen,
         ),
         Family(
-            "gemma2",
-            ("Gemma2ForCausalLM",),
-            hf_decoders.GEMMA2,
-            hf_decoders.read_gemma2,
-            hf_decoders.write_gemma2,
+            "gemma2", ("Gemma2ForCausalLM",), decoders.GEMMA2,
+            decoders.read_gemma2, decoders.write_gemma2,
         ),
         Family(
-            "gemma3_text",
-            ("Gemma3ForCausalLM",),
-            hf_decoders.GEMMA,
-            hf_decoders.read_gemma3,
-            hf_decoders.write_gemma3,
+            "gemma3_text", ("Gemma3ForCausalLM",), decoders.GEMMA,
+            decoders.read_gemma3, decoders.write_gemma3,
         ),
         Family("t5", ("T5ForConditionalGeneration", "T5WithLMHeadModel"), _T5, _read_t5, _write_t5),
         Family(
-            "mt5",
-            ("MT5ForConditionalGeneration",),
-            {**_T5, "feed_forward_proj": "gated-gelu"},
-            _read_mt5,
-            _write_t5,
+            "mt5", ("MT5ForConditionalGeneration",), {**_T5, "feed_forward_proj": "gated-gelu"},
+            _read_mt5, _write_t5,
         ),
     )
-}
+}  # fmt: skip
 
 
 def family_of(contents: Mapping[str, Any]) -> tuple[Family, Mapping[str, Any]]:
@@ -185,10 +174,7 @@ def _unknown(key: str, value: Any, allowed: list[str]) -> UnsupportedError:
 
 
 def read_config(contents: Mapping[str, Any]) -> tuple[Family, Config]:
-    """Our config of a config.json.
-
-    Args:
-      contents: as a dictionary.
+    """Family and our config of the contents of a config.json.
 
     Raises:
       UnsupportedError: names every key whose value is not supported, and what is.
@@ -205,15 +191,13 @@ def write_config(config: Config, prefer: str | None = None) -> dict[str, Any]:
 
     Args:
       config: of the model.
-      prefer: the `model_type` to take where several describe the model.
+      prefer: the `model_type` to take where several describe it.
 
     Raises:
       UnsupportedError: if no family of transformers has this model; names what is in the way.
     """
-    kind = type(config)
-    names = sorted(FAMILIES, key=lambda name: name != prefer)
-    problems = {}
-    for name in names:
+    kind, problems = type(config), {}
+    for name in sorted(FAMILIES, key=lambda name: name != prefer):
         family = FAMILIES[name]
         if (name in ("t5", "mt5")) != (kind is T5Config):
             continue

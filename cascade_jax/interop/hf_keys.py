@@ -11,12 +11,7 @@ class UnsupportedError(ValueError):
 
 
 class Keys:
-    """A config.json with its family's defaults.
-
-    Args:
-      contents: of config.json.
-      defaults: what transformers takes for a key that is not there.
-    """
+    """The contents of a config.json, with what transformers takes for a key that is not there."""
 
     def __init__(self, contents: Mapping[str, Any], defaults: Mapping[str, Any]):
         self._contents = contents
@@ -67,6 +62,5 @@ class Keys:
         try:
             return config(**fields)
         except (ValueError, TypeError) as error:
-            raise UnsupportedError(
-                f"config.json asks for a model that can't be: {error}"
-            ) from error
+            message = f"config.json asks for a model that can't be: {error}"
+            raise UnsupportedError(message) from error

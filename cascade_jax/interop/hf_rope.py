@@ -11,7 +11,12 @@ from cascade_jax.interop.hf_keys import Keys
 from cascade_jax.models.config import RopeScaling
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-_SUPPORTED = "rope_type default, linear and llama3 are"
+# By kind of scaling, the keys of `rope_scaling` with the fields of RopeScaling that they are.
+_FACTORS = {"linear": {"factor": "factor"}}
+_FACTORS["llama3"] = _FACTORS["linear"] | {
+    "low_freq_factor": "low_frequency_factor",
+    "high_freq_factor": "high_frequency_factor",
+}
 
 
 def read(keys: Keys) -> tuple[float, RopeScaling | None]:
@@ -48,41 +53,27 @@ def _read_one(
             keys.refuse("partial_rotary_factor", partial, "1 is")
     if kind == "default":
         return theta, None
-    if kind not in ("linear", "llama3"):
-        keys.refuse("rope_scaling", dict(rope), _SUPPORTED)
+    if kind not in _FACTORS:
+        keys.refuse("rope_scaling", dict(rope), "rope_type default, linear and llama3 are")
         return theta, None
-    needed = ["factor"]
-    if kind == "llama3":
-        needed += ["low_freq_factor", "high_freq_factor"]
-    missing = [key for key in needed if key not in rope]
-    if missing:
+    if missing := [key for key in _FACTORS[kind] if key not in rope]:
         keys.refuse("rope_scaling", dict(rope), f"{kind} needs {', '.join(missing)}")
         return theta, None
-    if kind == "linear":
-        return theta, RopeScaling(float(rope["factor"]))
-    original = rope.get("original_max_position_embeddings") or keys("max_position_embeddings")
-    return theta, RopeScaling(
-        float(rope["factor"]),
-        "llama3",
-        float(rope["low_freq_factor"]),
-        float(rope["high_freq_factor"]),
-        original,
-    )
+    fields = {field: float(rope[key]) for key, field in _FACTORS[kind].items()}
+    if kind == "llama3":
+        length = rope.get("original_max_position_embeddings") or keys("max_position_embeddings")
+        fields["original_length"] = length
+    return theta, RopeScaling(kind=kind, **fields)
 
 
 def write(scaling: RopeScaling | None) -> dict[str, Any] | None:
     """`rope_scaling`, in the spelling that all versions read."""
     if scaling is None:
         return None
-    if scaling.kind == "linear":
-        return {"rope_type": "linear", "factor": scaling.factor}
-    return {
-        "rope_type": "llama3",
-        "factor": scaling.factor,
-        "low_freq_factor": scaling.low_frequency_factor,
-        "high_freq_factor": scaling.high_frequency_factor,
-        "original_max_position_embeddings": scaling.original_length,
-    }
+    written = {key: getattr(scaling, field) for key, field in _FACTORS[scaling.kind].items()}
+    if scaling.kind == "llama3":
+        written["original_max_position_embeddings"] = scaling.original_length
+    return {"rope_type": scaling.kind, **written}
 
 
 def attention_kinds(keys: Keys, default: Sequence[str]) -> tuple[str, ...]:
@@ -96,12 +87,11 @@ def attention_kinds(keys: Keys, default: Sequence[str]) -> tuple[str, ...]:
     types = keys("layer_types", None)
     if types is None:
         kinds = [default[i % len(default)] for i in range(count)]
-    else:
-        unknown = sorted(set(types) - {FULL, SLIDING})
-        if unknown or len(types) != count:
-            keys.refuse("layer_types", types, f"{count} of {FULL} and {SLIDING} are")
-            return ("full",)
+    elif set(types) <= {FULL, SLIDING} and len(types) == count:
         kinds = [name.removesuffix("_attention") for name in types]
+    else:
+        keys.refuse("layer_types", types, f"{count} of {FULL} and {SLIDING} are")
+        return ("full",)
     for period in range(1, count):
         if all(kind == kinds[i % period] for i, kind in enumerate(kinds)):
             return tuple(kinds[:period])
