@@ -11,17 +11,11 @@ Path = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The tensor of transformers that one of our parameters (or layers of one) is.
-
-    Attributes:
-      name: of the tensor.
-      is_transposed: its axes are the other way round.
-      is_by_id: its rows are token ids.
-    """
+    """The tensor of transformers that one of our parameters (or layers of one) is."""
 
     name: str
-    is_transposed: bool = False
-    is_by_id: bool = False
+    is_transposed: bool = False  # its axes are the other way round
+    is_by_id: bool = False  # its rows are token ids
 
 
 _DECODER_TOP = {
@@ -124,22 +118,19 @@ def renamed(names: Collection[str]) -> Mapping[str, str]:
     for name in names:
         if _NEEDLESS.fullmatch(name) or _IMAGE_PARTS.match(name):
             continue
-        prefix = _TEXT_PREFIX.match(name)
-        if prefix:
+        alone = name
+        if prefix := _TEXT_PREFIX.match(name):
             part = "lm_head" if prefix[1] == "lm_head" else "model"
-            stored_names[f"{part}.{name[prefix.end() :]}"] = name
-        else:
-            stored_names[name] = name
+            alone = f"{part}.{name[prefix.end() :]}"
+        stored_names[alone] = name
     return stored_names
 
 
 def copies(config: DecoderConfig | T5Config) -> dict[str, str]:
     """Tensors that a checkpoint may repeat, with the tensor that they must equal."""
+    names, first = [], "model.embed_tokens.weight"
     if isinstance(config, T5Config):
-        names = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
-        first = "shared.weight"
-    else:
-        names, first = [], "model.embed_tokens.weight"
+        names, first = [f"{s}.embed_tokens.weight" for s in _T5_BLOCKS], "shared.weight"
     if config.tied_logits:
         names.append("lm_head.weight")
     return dict.fromkeys(names, first)

@@ -34,19 +34,12 @@ class SafetensorsError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies.
-
-    Attributes:
-      file: the file.
-      dtype: the format's name, for example "BF16".
-      shape: of the tensor.
-      start: its first byte in the file.
-    """
+    """Where a tensor lies."""
 
     file: Path
-    dtype: str
+    dtype: str  # the format's name, for example "BF16"
     shape: tuple[int, ...]
-    start: int
+    start: int  # its first byte in the file
 
     def blocks(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
         """Rows start..stop in parts of about BLOCK_BYTES, each with the number of its first row.
@@ -80,9 +73,7 @@ def open_folder(folder: str | os.PathLike) -> dict[str, StoredTensor]:
         if (folder / SINGLE).is_file():
             return open_file(folder / SINGLE)
         there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        hint = (
-            f"it holds {', '.join(there)}" if there else "there is no such folder, or it is empty"
-        )
+        hint = f"it holds {', '.join(there)}" if there else "it is empty or does not exist"
         if any(name.endswith((".bin", ".pt", ".pth", ".gguf")) for name in there):
             hint += "; load it with transformers and save it with save_pretrained, which writes it"
         raise SafetensorsError(f"{folder} has neither {SINGLE} nor {INDEX}: {hint}")
@@ -139,9 +130,9 @@ def open_file(file: str | os.PathLike) -> dict[str, StoredTensor]:
         entries = json.loads(header)
         entries.pop("__metadata__", None)
         tensors = {name: _entry(file, 8 + length, each) for name, each in entries.items()}
+    except SafetensorsError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, SafetensorsError):
-            raise
         raise SafetensorsError(f"{file} is not a safetensors file: {error}") from error
     needed = max((each["data_offsets"][1] for each in entries.values()), default=0) + 8 + length
     if size < needed:
@@ -163,17 +154,11 @@ def _entry(file: Path, data_start: int, entry: Mapping[str, Any]) -> StoredTenso
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """A tensor to write.
-
-    Attributes:
-      name: of the tensor.
-      shape: of the tensor.
-      rows: gives rows start..stop as an array of any float dtype.
-    """
+    """A tensor to write."""
 
     name: str
     shape: tuple[int, ...]
-    rows: Callable[[int, int], np.ndarray]
+    rows: Callable[[int, int], np.ndarray]  # (start, stop) -> these rows, of any float dtype
 
 
 def write_folder(
@@ -198,8 +183,7 @@ def write_folder(
     for tensor in tensors:
         size = math.prod(tensor.shape) * itemsize
         if groups[-1] and used + size > file_bytes:
-            groups.append([])
-            used = 0
+            groups, used = [*groups, []], 0
         groups[-1].append(tensor)
         used += size
     if len(groups) == 1:
@@ -219,11 +203,8 @@ def _write_file(file, tensors, dtype, progress) -> None:
     entries, end = {"__metadata__": {"format": "pt"}}, 0
     for tensor in tensors:
         start, end = end, end + math.prod(tensor.shape) * DTYPES[dtype].itemsize
-        entries[tensor.name] = {
-            "dtype": dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
+        entry = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+        entries[tensor.name] = entry
     header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # so that the numbers are aligned
     with file.open("wb") as stream:

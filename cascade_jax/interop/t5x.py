@@ -47,14 +47,11 @@ class CascadeModel(models.EncoderDecoderModel):
         feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
         default_decoder_params: models.DecoderParams | None = None,
     ):
-        """Puts a model together.
+        """Puts a model together; arguments that are not named here are as in T5X.
 
         Args:
           module: the student's network.
-          input_vocabulary, output_vocabulary, optimizer_def, decode_fn, feature_converter_cls,
-            default_decoder_params: as in T5X. Its label_smoothing, z_loss and normalising factor
-            are options of `loss` here.
-          loss: the variant.
+          loss: the variant, which has T5X's label_smoothing, z_loss and normalising factor.
           teacher_module: the teacher's network; None for a loss that needs none.
 
         Raises:
@@ -71,20 +68,17 @@ class CascadeModel(models.EncoderDecoderModel):
         )
         if loss.needs_teacher and teacher_module is None:
             raise ValueError(f"{type(loss).__name__} needs a teacher: give teacher_module")
-        self.loss = loss
-        self.teacher = None
+        self.loss, self.teacher = loss, None
         if teacher_module is not None:
             self.teacher = models.EncoderDecoderModel(
                 teacher_module, input_vocabulary, output_vocabulary, optimizer_def=None
             )
-        self._teacher_params = None
-        self._step = None
+        self._teacher_params = self._step = None
 
     def bound(self, teacher_params: PyTree | None, step: Int[Array, ""]) -> "CascadeModel":
         """This model inside one step, where the teacher's parameters and the step are arguments."""
         model = copy.copy(self)
-        model._teacher_params = teacher_params
-        model._step = step
+        model._teacher_params, model._step = teacher_params, step
         return model
 
     def loss_fn(
@@ -170,8 +164,7 @@ class _WithTeacher:
     """
 
     def __init__(self, step, teacher_params: PyTree):
-        self._function = step
-        self._teacher_params = teacher_params
+        self._function, self._teacher_params = step, teacher_params
 
     def __call__(self, train_state, batch):
         return self._function(train_state, batch, self._teacher_params)

@@ -40,7 +40,8 @@ def to_optax(statistics: PyTree, step: int, opt_state: PyTree) -> PyTree:
     new = {}
     for kind in _KEPT:
         old = flatten_dict(getattr(factored, kind))
-        _check_same(kind, {n: np.shape(a) for n, a in kept[kind].items()}, old)
+        shapes = [{name: np.shape(a) for name, a in arrays.items()} for arrays in (kept[kind], old)]
+        _check_same(kind, *shapes)
         new[kind] = unflatten_dict({name: jnp.asarray(kept[kind][name]) for name in old})
 
     def replaced(node):
@@ -65,8 +66,8 @@ def from_optax(opt_state: PyTree) -> tuple[PyTree, int]:
     if stacked:
         raise ValueError(f"statistics of stacked layers do not fit T5X's: {', '.join(stacked)}")
     statistics = {}
-    for kind, of_parameters in arrays.items():
-        for name, array in of_parameters.items():
+    for kind, by_name in arrays.items():
+        for name, array in by_name.items():
             statistics[(*name, kind)] = np.asarray(array)
             statistics[(*name, _MOMENTUM)] = np.zeros((1,), np.float32)
     return unflatten_dict(statistics), int(factored.count)
@@ -97,11 +98,11 @@ def _by_kind(statistics) -> tuple[dict[str, dict], dict]:
 
 
 def _check_same(kind: str, new: Mapping, old: Mapping) -> None:
-    wrong = []
-    for name in sorted({*new, *old}):
-        theirs = new.get(name)
-        ours = np.shape(old[name]) if name in old else None
-        if theirs != ours:
-            wrong.append(f"{'/'.join(name)} (T5X's {theirs}, optax's {ours})")
+    pairs = {name: (new.get(name), old.get(name)) for name in sorted({*new, *old})}
+    wrong = [
+        f"{'/'.join(name)} (T5X's {theirs}, optax's {ours})"
+        for name, (theirs, ours) in pairs.items()
+        if theirs != ours
+    ]
     if wrong:
         raise ValueError(f"Adafactor's {kind} differ for {len(wrong)}: {', '.join(wrong)}")

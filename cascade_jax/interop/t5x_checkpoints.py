@@ -31,10 +31,9 @@ class Checkpoint:
       params: nested dict under this project's names, float32.
       step: number of updates done.
       layout: of the checkpoint: "unrolled" (T5X's minimal network) or "scanned" (its scalable one).
-      statistics: what the optimizer keeps of each parameter, as a nested dict with the names of the
-        checkpoint's own layout. Of Adafactor these are `v_row` and `v_col` for a factored
-        parameter, `v` for another, `m` with momentum; those not in use have shape (1,). None where
-        it was not asked for.
+      statistics: of the optimizer, a nested dict with the names of the checkpoint's own layout;
+        None where not asked for. Adafactor has `v_row` and `v_col` for a factored parameter, `v`
+        for another, `m` with momentum; those not in use have shape (1,).
     """
 
     params: PyTree
@@ -72,12 +71,12 @@ def load(
         t5x_layouts.check_shapes(path, shapes, t5x_layouts.model_shapes(config, layout))
     _check_floating(path, target)
     statistics = _statistics(path, stored) if optimizer else None
-    params = _assemble(path, target, layout, config, shardings)
+    params = _assemble(path, target, config, shardings)
     return Checkpoint(params, _step(path, stored), layout, statistics)
 
 
 def config_of(path: str | os.PathLike[str]) -> T5Config:
-    """The model that a checkpoint is of, from names and shapes; see `t5x_layouts.config_of`.
+    """The model of a checkpoint, from names and shapes; see `t5x_layouts.config_of`.
 
     Raises:
       ValueError: if there is no whole checkpoint, or it is not that of a T5.
@@ -125,7 +124,7 @@ def _step(path, stored) -> int:
     return sum(int(value) for _, value in t5x_storage.read_all(path, steps))
 
 
-def _assemble(path, target, layout, config, shardings) -> PyTree:
+def _assemble(path, target, config, shardings) -> PyTree:
     """Reads parameters into the model's structure."""
     placed = {} if shardings is None else flatten_dict(shardings)
     is_stacked = config is not None and config.scan_layers
@@ -133,24 +132,21 @@ def _assemble(path, target, layout, config, shardings) -> PyTree:
     parameters, stacks, biases = {}, {}, {}
 
     def put(name: Name, array: np.ndarray) -> None:
-        if shardings is None:
-            parameters[name] = array
-        else:
-            parameters[name] = jax.make_array_from_callback(
-                array.shape, placed[name], lambda index: array[index]
-            )
+        if shardings is not None:
+            array = jax.make_array_from_callback(array.shape, placed[name], array.__getitem__)
+        parameters[name] = array
 
     for name, array in t5x_storage.read_all(path, target):
         array = np.asarray(array, np.float32)
         layer = t5x_layouts.layer_of(name)
-        if layer is not None and t5x_layouts.is_bias(name):
+        if layer is not None and name[2:] == t5x_layouts.BIAS:
             biases[name] = array
         elif layer is not None and is_stacked:
             whole = (name[0], "layers", *name[2:])
             layers = stacks.setdefault(whole, {})
             layers[layer] = array
             if len(layers) == counts[name[0]]:
-                layers = stacks.pop(whole)
+                del stacks[whole]
                 put(whole, np.stack([layers[i] for i in range(len(layers))]))
         else:
             put(name, array)
@@ -183,10 +179,8 @@ def load_named(
     )
     _check_floating(path, target)
     placed = flatten_dict(shardings)
-    return unflatten_dict(
-        {name: t5x_storage.read_sharded(path, {name: target[name]}, placed[name], dtype)
-         for name in leaves}
-    )  # fmt: skip
+    read = t5x_storage.read_sharded
+    return unflatten_dict({n: read(path, n, target[n], placed[n], dtype) for n in leaves})
 
 
 # ---------------------------------------------------------------- out
@@ -206,8 +200,8 @@ def save(
 
     Args:
       path: folder of checkpoints, local or gs://.
-      config: the model that the parameters are of.
-      params: the parameters, stacked or not as `config.scan_layers` says, boxed or not.
+      config: the model.
+      params: its parameters, stacked or not as `config.scan_layers` says, boxed or not.
       step: number of updates done.
       statistics: of the optimizer, as `load` gives them, under the names of `layout`. Without them
         T5X restores parameters for inference, and for training if asked to start the rest afresh

@@ -21,7 +21,7 @@ from cascade_jax.names import nearest_names
 UNROLLED, SCANNED = "unrolled", "scanned"
 LAYOUTS = (UNROLLED, SCANNED)
 STACKS = ("encoder", "decoder")
-_BIAS = ("relpos_bias", "rel_embedding")
+BIAS = ("relpos_bias", "rel_embedding")  # relative position bias of a stack, or of its layer
 _TO_HEADS, _FROM_HEADS = ("query", "key", "value"), ("out",)  # kernels of attention
 
 
@@ -46,11 +46,6 @@ def layer_counts(names: Iterable[Name]) -> dict[str, int]:
     """Number of layers of each stack, from the names of all parameters."""
     layers = {(name[0], layer_of(name)) for name in names if layer_of(name) is not None}
     return {stack: sum(top == stack for top, _ in layers) for stack in STACKS}
-
-
-def is_bias(name: Name) -> bool:
-    """Whether a parameter of a layer is its relative position bias."""
-    return name[2:] == _BIAS
 
 
 def unrolled(arrays: Mapping[Name, StoredArray]) -> dict[Name, StoredArray]:
@@ -92,7 +87,7 @@ def one_bias(path, biases: Mapping[Name, np.ndarray]) -> dict[Name, np.ndarray]:
                 "place for more"
             )
         if same:
-            one_each[(stack, *_BIAS)] = same[0]
+            one_each[(stack, *BIAS)] = same[0]
     return one_each
 
 
@@ -105,7 +100,7 @@ def scanned(arrays: Mapping[Name, np.ndarray], config: T5Config) -> dict[Name, n
         layer = layer_of(name)
         if layer is not None:
             groups.setdefault((name[0], *name[2:]), {})[layer] = array
-        elif name[1:] != _BIAS:
+        elif name[1:] != BIAS:
             stacked[name] = array
     for (stack, *rest), layers in groups.items():
         ordered = [np.asarray(layers[i]) for i in range(len(layers))]
@@ -115,8 +110,8 @@ def scanned(arrays: Mapping[Name, np.ndarray], config: T5Config) -> dict[Name, n
             ordered = [array.reshape(*heads, array.shape[1]) for array in ordered]
         stacked[(stack, stack, *rest)] = np.stack(ordered, axis=1)
     for stack, count in layer_counts(arrays).items():
-        bias = np.asarray(arrays[(stack, *_BIAS)])
-        stacked[(stack, stack, *_BIAS)] = np.stack([bias] * count, axis=1)
+        bias = np.asarray(arrays[(stack, *BIAS)])
+        stacked[(stack, stack, *BIAS)] = np.stack([bias] * count, axis=1)
     return stacked
 
 
@@ -136,8 +131,8 @@ def model_shapes(config: T5Config, layout: str = UNROLLED) -> dict[Name, tuple[i
     if layout == SCANNED:
         counts = config.num_encoder_layers, config.num_decoder_layers
         for stack, count in zip(STACKS, counts, strict=True):
-            bias = shapes.pop((stack, *_BIAS))
-            shapes |= {layer_name(stack, layer, _BIAS): bias for layer in range(count)}
+            bias = shapes.pop((stack, *BIAS))
+            shapes |= {layer_name(stack, layer, BIAS): bias for layer in range(count)}
     return shapes
 
 
@@ -154,7 +149,7 @@ def config_of(shapes: Mapping[Name, tuple[int, ...]]) -> T5Config:
       ValueError: if parameters that say a size are missing.
     """
     counts = layer_counts(shapes)
-    biases = [name for name in shapes if name[-2:] == _BIAS]
+    biases = [name for name in shapes if name[-2:] == BIAS]
     first = layer_name("encoder", 0, ())
     gated = (*first, "mlp", "wi_0", "kernel")
     plain = (*first, "mlp", "wi", "kernel")
@@ -189,21 +184,20 @@ def check_shapes(
     """
     missing = [name for name in needed if name not in stored]
     extra = [name for name in stored if name not in needed]
-    problems = []
-    if missing:
-        listed = ", ".join(_join(name) + _nearest(name, extra) for name in missing)
-        problems.append(f"{len(missing)} missing: {listed}")
-    if extra:
-        listed = ", ".join(_join(name) + _nearest(name, missing) for name in extra)
-        problems.append(f"{len(extra)} that the model lacks: {listed}")
-    misshapen = [n for n, shape in needed.items() if n in stored and tuple(stored[n]) != shape]
-    if misshapen:
-        listed = ", ".join(
-            f"{_join(n)} {tuple(stored[n])} (the model's is {needed[n]})" for n in misshapen
-        )
-        problems.append(f"{len(misshapen)} of another shape: {listed}")
-    if problems:
-        raise ValueError(f"the parameters of {path} are not the model's: {'; '.join(problems)}")
+    problems = {
+        "missing": [_join(name) + _nearest(name, extra) for name in missing],
+        "that the model lacks": [_join(name) + _nearest(name, missing) for name in extra],
+        "of another shape": [
+            f"{_join(name)} {tuple(stored[name])} (the model's is {shape})"
+            for name, shape in needed.items()
+            if name in stored and tuple(stored[name]) != shape
+        ],
+    }
+    texts = [
+        f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names
+    ]
+    if texts:
+        raise ValueError(f"the parameters of {path} are not the model's: {'; '.join(texts)}")
 
 
 def _join(name: Name) -> str:

@@ -41,12 +41,12 @@ class StoredArray:
     """An array of a checkpoint that is not read yet.
 
     Attributes:
-      source: a tensorstore, or the array where the index holds it itself.
+      source: where its numbers are: on disk, or in memory where the index itself holds them.
       layer: of a stack on axis 1, the one layer that is meant; None means all of `source`.
       joined: axis that is meant as one with the axis after it; None means none.
     """
 
-    source: Any
+    source: tensorstore.TensorStore
     layer: int | None = None
     joined: int | None = None
 
@@ -62,29 +62,12 @@ class StoredArray:
 
     @property
     def dtype(self) -> np.dtype:
-        dtype = self.source.dtype
-        return np.dtype(getattr(dtype, "numpy_dtype", dtype))
-
-    def start_reading(self):
-        """A future of the whole source."""
-        if isinstance(self.source, tensorstore.TensorStore):
-            return self.source.read()
-        return _Known(self.source)
+        return self.source.dtype.numpy_dtype
 
     def part(self, whole: np.ndarray) -> np.ndarray:
         """What is meant of the source's values."""
         part = whole if self.layer is None else whole[:, self.layer]
         return part.reshape(self.shape)
-
-
-class _Known:
-    """An array that stands in the index itself, with the interface of a future."""
-
-    def __init__(self, array):
-        self._array = array
-
-    def result(self):
-        return self._array
 
 
 def key_value_store(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -137,14 +120,10 @@ def _nothing_there(path, folder, files) -> str:
         return f"{message}; it holds arrays, so writing it was interrupted"
     if folder["driver"] == "file":
         local = pathlib.Path(folder["path"])
-        unfinished = [p.name for p in local.parent.glob(f"{local.name}.*") if _unfinished(p.name)]
-        if unfinished:
+        beside = [file.name for file in local.parent.glob(f"{local.name}.*")]
+        if unfinished := list(filter(_UNFINISHED.search, beside)):
             return f"{message}; beside it is only the half-written {', '.join(sorted(unfinished))}"
     return message
-
-
-def _unfinished(name: str) -> bool:
-    return _UNFINISHED.search(name) is not None
 
 
 def _open_index(path, folder, content: bytes) -> dict[Name, StoredArray]:
@@ -158,7 +137,7 @@ def _open_index(path, folder, content: bytes) -> dict[Name, StoredArray]:
             f"{path}/{_INDEX} is not the index of a T5X checkpoint: "
             f"no parameters under optimizer/target ({type(error).__name__}: {error})"
         ) from error
-    leaves = flatten_dict(tree, is_leaf=lambda _, node: isinstance(node, dict) and _is_spec(node))
+    leaves = flatten_dict(tree, is_leaf=lambda _, node: {"kvstore", "driver"} <= node.keys())
     specs, arrays = {}, {}
     for name, leaf in leaves.items():
         if isinstance(leaf, Mapping):
@@ -167,12 +146,8 @@ def _open_index(path, folder, content: bytes) -> dict[Name, StoredArray]:
             array_folder = _inside(folder, pathlib.PurePosixPath(place).name)
             specs[name] = {"driver": leaf["driver"], "kvstore": array_folder}
         elif leaf is not None:
-            arrays[name] = StoredArray(np.asarray(leaf))
+            arrays[name] = StoredArray(tensorstore.array(np.asarray(leaf)))
     return arrays | _open_all(path, specs)
-
-
-def _is_spec(node: Mapping[str, Any]) -> bool:
-    return "kvstore" in node and "driver" in node
 
 
 def _open_orbax(path, folder, metadata: bytes) -> dict[Name, StoredArray]:
@@ -194,18 +169,16 @@ def _open_orbax(path, folder, metadata: bytes) -> dict[Name, StoredArray]:
     specs = {}
     for name in names:
         place = ".".join(name)
-        if content.get("use_ocdbt", False):
-            kvstore = {"driver": "ocdbt", "base": folder, "path": f"{place}/"}
-        else:
+        kvstore = {"driver": "ocdbt", "base": folder, "path": f"{place}/"}
+        if not content.get("use_ocdbt", False):
             kvstore = _inside(folder, place)
         specs[name] = {"driver": "zarr", "kvstore": kvstore}
     return _open_all(path, specs)
 
 
 def _open_all(path, specs: Mapping[Name, dict]) -> dict[Name, StoredArray]:
-    # A chunk that is missing must not be read as zeros.
-    strict = {name: {**spec, "fill_missing_data_reads": False} for name, spec in specs.items()}
-    pending = {name: tensorstore.open(spec, open=True) for name, spec in strict.items()}
+    strict = {"fill_missing_data_reads": False}  # a chunk that is missing is not one of zeros
+    pending = {name: tensorstore.open(spec | strict, open=True) for name, spec in specs.items()}
     opened, errors = {}, {}
     for name, future in pending.items():
         try:
@@ -228,10 +201,6 @@ def _unreadable(path, errors: Mapping[Name, Exception]) -> ValueError:
 def read_all(path, arrays: Mapping[Name, StoredArray]) -> Iterator[tuple[Name, np.ndarray]]:
     """Names and values, a few read at a time; a stack of layers is read once, not once a layer.
 
-    Args:
-      path: for messages.
-      arrays: what to read.
-
     Raises:
       ValueError: at the end, if arrays could not be read (all of them are named).
     """
@@ -242,7 +211,7 @@ def read_all(path, arrays: Mapping[Name, StoredArray]) -> Iterator[tuple[Name, n
     while waiting or running:
         while waiting and len(running) < _READS_AT_ONCE:
             names = waiting.popleft()
-            running.append((names, arrays[names[0]].start_reading()))
+            running.append((names, arrays[names[0]].source.read()))
         names, future = running.popleft()
         try:
             whole = np.asarray(future.result())
@@ -256,16 +225,12 @@ def read_all(path, arrays: Mapping[Name, StoredArray]) -> Iterator[tuple[Name, n
 
 
 def read_sharded(
-    path, array: Mapping[Name, StoredArray], sharding: jax.sharding.Sharding, dtype: str | None
+    path, name: Name, stored: StoredArray, sharding: jax.sharding.Sharding, dtype: str | None
 ) -> jax.Array:
-    """One array, {name: array}, of which every device's host reads the device's part alone."""
-    ((name, stored),) = array.items()
+    """One array, of which every device's host reads the device's part alone."""
 
     def read(index):
-        part = stored.source[index]
-        if isinstance(part, tensorstore.TensorStore):
-            part = part.read().result()
-        return np.asarray(part, dtype)
+        return np.asarray(stored.source[index].read().result(), dtype)
 
     try:
         return jax.make_array_from_callback(stored.shape, sharding, read)
@@ -320,16 +285,15 @@ def write_checkpoint(
 def _write_array(folder, name: Name, array: np.ndarray) -> dict[str, Any]:
     """Writes a Zarr array as T5X does and gives its description in the index."""
     place = ".".join(name)
-    metadata = {
-        "chunks": list(chunk_shape(array.shape, array.dtype.itemsize)),
-        "compressor": {"id": "gzip", "level": 1},
-        "shape": list(array.shape),
-    }
     description = {
         "driver": "zarr",
         "dtype": array.dtype.name,
         "kvstore": {"driver": "file", "path": f"{place}/"},
-        "metadata": metadata,
+        "metadata": {
+            "chunks": list(chunk_shape(array.shape, array.dtype.itemsize)),
+            "compressor": {"id": "gzip", "level": 1},
+            "shape": list(array.shape),
+        },
     }
     spec = {**description, "kvstore": _inside(folder, place)}
     tensorstore.open(spec, create=True).result().write(array).result()
@@ -344,7 +308,5 @@ def chunk_shape(shape: tuple[int, ...], item_bytes: int) -> tuple[int, ...]:
     chunks = list(shape)
     while math.prod(chunks) * item_bytes > _CHUNK_BYTES:
         axis = chunks.index(max(chunks))
-        length = chunks[axis]
-        factor = next(f for f in range(2, length + 1) if length % f == 0)
-        chunks[axis] = length // factor
+        chunks[axis] //= next(f for f in range(2, chunks[axis] + 1) if chunks[axis] % f == 0)
     return tuple(chunks)
