@@ -1,7 +1,8 @@
 """What one model answers to the examples of a split, written or ranked."""
 
 import dataclasses
-import functools
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,7 +19,6 @@ from cascade_jax.collection.questions import (
     progress_bar,
     with_rules,
 )
-from cascade_jax.data.vocabulary import pieces
 from cascade_jax.inference import embed, generate, rank
 from cascade_jax.models import flops
 from cascade_jax.parallel import rules
@@ -60,36 +60,32 @@ def answer(
     Raises:
       ValueError: options of a row with the same ids, or a row without options; names the example.
     """
-    examples = questions.examples
+    examples, rows_of = questions.examples, questions.rows_of
     names = ["tokens", "log_probs", "entropies", "texts", "flops", "seconds"]
     names += ["top_log_probs", "top_ids"] if top_k else []
     columns: dict[str, list] = {name: [None] * len(examples) for name in names}
     ranked = [task for task, how in questions.decoding.items() if how == RANK]
     written = [row for row, example in enumerate(examples) if example.task not in ranked]
     with progress_bar(f"{model.name} answers", len(examples)) as bar:
-        _write(model, questions, written, top_k, columns, bar)
-        for task in ranked:
-            _choose(model, questions, questions.rows_of(task), top_k, columns, bar)
-    spell = functools.cache(functools.partial(pieces.piece_of, questions.mixture.vocabulary))
+        parts = [_written(model, questions, written, top_k, bar)]
+        parts += [_ranked(model, questions, rows_of(task), top_k, bar) for task in ranked]
+        for row, values in itertools.chain(*parts):
+            for name in names:
+                columns[name][row] = values[name]
     for name in ("flops", "seconds"):
         columns[name] = np.array(columns[name], np.float64)
     return Answers(
         **columns,
-        pieces=[[spell(token) for token in tokens.tolist()] for tokens in columns["tokens"]],
+        pieces=[list(map(questions.piece_of, tokens.tolist())) for tokens in columns["tokens"]],
         input_tokens=np.array([input_length(example) for example in examples], np.int32),
         embeddings=_embed(model, questions) if embeddings else None,
     )
 
 
-def _write(
-    model: LoadedModel,
-    questions: Questions,
-    rows: list[int],
-    top_k: int,
-    columns: dict[str, list],
-    bar: tqdm.tqdm,
-) -> None:
-    """Fills the columns with greedy answers to some of the examples."""
+def _written(
+    model: LoadedModel, questions: Questions, rows: list[int], top_k: int, bar: tqdm.tqdm
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Greedy answers to some of the examples: each one's row and values of the columns."""
     mixture, most = questions.mixture, questions.data.target_length
     fn = generate.make_generate_fn(model.module, most, mixture.eos_id, top_k)
     fn = with_rules(fn, model.rules)
@@ -98,24 +94,23 @@ def _write(
     ):
         for place, row in enumerate(members):
             length = int(made.lengths[place])
-            columns["texts"][row] = mixture.vocabulary.decode(made.tokens[place, :length].tolist())
-            columns["flops"][row] = flops.answer_flops(
+            values = {name: getattr(made, name)[place, :length] for name in _per_token(top_k)}
+            values["tokens"] = made.tokens[place, :length]
+            values["texts"] = mixture.vocabulary.decode(values["tokens"].tolist())
+            values["flops"] = flops.answer_flops(
                 model.module.config, input_length(questions.examples[row]), length
             )
-            columns["seconds"][row] = seconds
-            for name in columns.keys() - {"texts", "flops", "seconds"}:
-                columns[name][row] = getattr(made, name)[place, :length]
+            yield row, values | {"seconds": seconds}
 
 
-def _choose(
-    model: LoadedModel,
-    questions: Questions,
-    rows: list[int],
-    top_k: int,
-    columns: dict[str, list],
-    bar: tqdm.tqdm,
-) -> None:
-    """Fills the columns with the likeliest option of some of the examples."""
+def _per_token(top_k: int) -> list[str]:
+    return ["log_probs", "entropies", *(("top_log_probs", "top_ids") if top_k else ())]
+
+
+def _ranked(
+    model: LoadedModel, questions: Questions, rows: list[int], top_k: int, bar: tqdm.tqdm
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The likeliest option of some of the examples, in the form of `_written`."""
     options = {
         row: options_of(questions.examples[row], questions.mixture, questions.data) for row in rows
     }
@@ -137,29 +132,23 @@ def _choose(
         for place, row in enumerate(members):
             best = made.best[place]
             text, ids = list(options[row].items())[best]
-            columns["tokens"][row] = np.array(ids, np.int32)
-            columns["texts"][row] = text
-            columns["flops"][row] = flops.ranking_flops(
+            values = {"tokens": np.array(ids, np.int32), "texts": text, "seconds": seconds}
+            values["flops"] = flops.ranking_flops(
                 model.module.config,
                 input_length(questions.examples[row]),
                 list(map(len, options[row].values())),
             )
-            columns["seconds"][row] = seconds
-            for name in ("log_probs", "entropies"):
-                columns[name][row] = getattr(made, name)[place, best, : len(ids)]
-            for name in columns.keys() & {"top_log_probs", "top_ids"}:
-                columns[name][row] = getattr(made, name)[place, : len(ids)]
+            for name in _per_token(top_k):
+                figures = getattr(made, name)[place]  # of every option, the top ones of the best
+                values[name] = (figures if name.startswith("top_") else figures[best])[: len(ids)]
+            yield row, values
 
 
 def _embed(model: LoadedModel, questions: Questions) -> Float[np.ndarray, "n D"]:
     fn = with_rules(embed.make_embed_fn(model.module), model.rules)
     rows = list(range(len(questions.examples)))
-    parts = [
-        means[: len(members)]
-        for members, means, _ in batches(
-            fn, lambda inputs, _: (model.params, inputs), questions, rows
-        )
-    ]
+    made = batches(fn, lambda inputs, _: (model.params, inputs), questions, rows)
+    parts = [means[: len(members)] for members, means, _ in made]
     width = model.module.config.embed_dim
     return np.concatenate([np.zeros((0, width), np.float32), *parts])
 

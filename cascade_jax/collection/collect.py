@@ -18,15 +18,6 @@ from cascade_jax.models import families, flops
 from cascade_jax.names import check_choice
 from cascade_jax.parallel import hosts
 from cascade_jax.records import schema
-from cascade_jax.records.schema import (
-    CORPUS_METRICS,
-    DECODING,
-    FIGURES,
-    GREEDY,
-    RANK,
-    TEACHER_FORCED,
-    TOP_K,
-)
 from cascade_jax.runs import checkpoints, identity
 from cascade_jax.runs.saved_model import CascadeRuns, SavedModel
 from cascade_jax.runs.watchdog import Watch
@@ -57,7 +48,7 @@ class CollectConfig:
     cascade: CascadeRuns
     split: str = "validation"
     limit: int | None = None
-    decoding: str = GREEDY
+    decoding: str = schema.GREEDY
     top_k: int = 10
     embeddings: bool = False
     policy: str = ""
@@ -65,10 +56,9 @@ class CollectConfig:
 
     def __post_init__(self):
         check_choice("decoding", self.decoding, DECODINGS)
-        if type(self.top_k) is not int or self.top_k < 0:
-            raise ValueError(f"top_k is {self.top_k!r}; must be an integer of at least 0 (none)")
-        if self.policy and self.decoding != GREEDY:
-            raise ValueError(f"a policy needs decoding {GREEDY!r}, got {self.decoding!r}")
+        checks.whole_number("top_k", self.top_k, 0)
+        if self.policy and self.decoding != schema.GREEDY:
+            raise ValueError(f"a policy needs decoding {schema.GREEDY!r}, got {self.decoding!r}")
         checks.positive("hang_seconds", self.hang_seconds, optional=True)
 
     @property
@@ -86,10 +76,7 @@ def collect(config: CollectConfig) -> list[Path]:
     """Writes a records table for every student; the teacher answers once for all of them.
 
     A table that is already there for the same checkpoints and examples is kept. Of many hosts, each
-    answers its part of every batch, all measure, and the first one writes.
-
-    Returns:
-      The files.
+    answers its part of every batch, all measure, and the first one writes. Returns the files.
 
     Raises:
       ValueError: for runs on another vocabulary, checkpoints that do not fit, an unknown split, a
@@ -108,8 +95,8 @@ def collect(config: CollectConfig) -> list[Path]:
     decoding = decoding_by_task(config.decoding, mixture, config.data, config.split)
     facts = {
         "data_fingerprints": mixture.data_fingerprints(config.split),
-        CORPUS_METRICS: _corpus_metrics(config, mixture),
-        DECODING: decoding,
+        schema.CORPUS_METRICS: _corpus_metrics(config, mixture),
+        schema.DECODING: decoding,
     }
     tables = [_Table(config, student, teacher, facts, policy) for student in students]
     states = {table.student.name: [table.metadata, table.is_up_to_date] for table in tables}
@@ -147,22 +134,22 @@ def _write_tables(
 ) -> None:
     """Asks all models and writes the tables; adds to `done` which are."""
     examples, what = questions.examples, "examples"
-    if config.decoding == RANK:
-        ranked = sum(how == RANK for how in questions.decoding.values())
+    if config.decoding == schema.RANK:
+        ranked = sum(how == schema.RANK for how in questions.decoding.values())
         count = len(questions.decoding)
-        hosts.print_once(f"{RANK}: {ranked} of {count} tasks, the others greedily")
-    if config.decoding == TEACHER_FORCED:
+        hosts.print_once(f"{schema.RANK}: {ranked} of {count} tasks, the others greedily")
+    if config.decoding == schema.TEACHER_FORCED:
         examples, what = next_tokens.examples(questions), "target tokens"
-    teacher_side = _answer(config, teacher, questions)
+    teacher_side = _answer(config, teacher, questions, is_student=False)
     for table in tables:
-        student_side = _answer(config, table.student, questions, config.top_k, config.embeddings)
+        student_side = _answer(config, table.student, questions, is_student=True)
         watch.progress(f"the table of {table.student.name}")
         models = dict(zip(schema.PAIR, (student_side, teacher_side), strict=True))
         figures = _figures(student_side[1], teacher_side[1])
         rows = _rows(config, examples, models, table.metadata)
         rows |= table.policy.columns(table.student, teacher, questions)
         if hosts.is_first():
-            records.write(table.file, rows, {**table.metadata, FIGURES: figures})
+            records.write(table.file, rows, {**table.metadata, schema.FIGURES: figures})
         hosts.barrier("a table", hosts.WORK_SECONDS)
         watch.progress("the next model")
         done.append(table.student.name)
@@ -171,7 +158,7 @@ def _write_tables(
 
 def _corpus_metrics(config: CollectConfig, mixture: pipeline.OpenMixture) -> dict[str, dict]:
     """By task, its corpus metric described. Next tokens are not measured by the tasks' metrics."""
-    if config.decoding == TEACHER_FORCED:
+    if config.decoding == schema.TEACHER_FORCED:
         return {}
     measuring.check_task_metrics_installed(mixture, config.split)
     by_task = measuring.corpus_metrics(mixture, config.split)
@@ -179,32 +166,29 @@ def _corpus_metrics(config: CollectConfig, mixture: pipeline.OpenMixture) -> dic
 
 
 def _answer(
-    config: CollectConfig,
-    saved: SavedModel,
-    questions: Questions,
-    top_k: int = 0,
-    embeddings: bool = False,
+    config: CollectConfig, saved: SavedModel, questions: Questions, is_student: bool
 ) -> tuple[Answers, AnswerQuality]:
     """What a model answers, and how good that is; its parameters are freed on return."""
     model = saved.load(questions.mesh)
-    if config.decoding == TEACHER_FORCED:
-        answers = next_tokens.answer(model, questions, top_k, embeddings)
+    extras = (config.top_k, config.embeddings) if is_student else ()
+    if config.decoding == schema.TEACHER_FORCED:
+        answers = next_tokens.answer(model, questions, *extras)
         return answers, next_tokens.measure(answers, questions)
-    answers = answers_lib.answer(model, questions, top_k, embeddings)
+    answers = answers_lib.answer(model, questions, *extras)
     return answers, measuring.measure(answers.texts, questions)
 
 
 def _figures(student: AnswerQuality, teacher: AnswerQuality) -> dict:
     """By task and metric, the value of both models; None for one that is not defined."""
 
-    def value(quality: AnswerQuality, task: str, name: str) -> float | None:
-        figure = quality.figures[task].get(name, math.nan)
-        return figure if math.isfinite(figure) else None
+    def both(task: str, name: str) -> dict[str, float | None]:
+        pair = [quality.figures[task].get(name, math.nan) for quality in (student, teacher)]
+        values = [figure if math.isfinite(figure) else None for figure in pair]
+        return dict(zip(schema.PAIR, values, strict=True))
 
     return {
         task: {
-            name: {"student": value(student, task, name), "teacher": value(teacher, task, name)}
-            for name in dict.fromkeys([*by_metric, *teacher.figures[task]])
+            name: both(task, name) for name in dict.fromkeys([*by_metric, *teacher.figures[task]])
         }
         for task, by_metric in student.figures.items()
     }
@@ -233,7 +217,7 @@ def _is_up_to_date(file: Path, metadata: dict) -> bool:
             return False
         # The figures are only known once all is decoded.
         before = dict(records.read(file).metadata)
-        return before.pop(FIGURES, None) is not None and before == metadata
+        return before.pop(schema.FIGURES, None) is not None and before == metadata
     except records.RecordsError:  # of another schema version, say: it is made anew
         return False
 
@@ -241,30 +225,29 @@ def _is_up_to_date(file: Path, metadata: dict) -> bool:
 def _metadata(
     config: CollectConfig, student: SavedModel, teacher: SavedModel, facts: Mapping
 ) -> dict:
-    shapes = [families.parameter_shapes(model.config) for model in (student, teacher)]
-    return {
+    metadata = {
         "schema_version": records.SCHEMA_VERSION,
         schema.MODELS: list(schema.PAIR),
         "name": student.name,
         "mixture": config.data.mixture,
         "split": config.split,
         "limit": config.limit,
-        "student_parameters": flops.parameter_count(shapes[0]),
-        "teacher_parameters": flops.parameter_count(shapes[1]),
-        "student_flops_per_token": flops.flops_per_token(shapes[0]),
-        "teacher_flops_per_token": flops.flops_per_token(shapes[1]),
-        "student_checkpoint": f"{student.folder}/checkpoints/{student.step}",
-        "teacher_checkpoint": f"{teacher.folder}/checkpoints/{teacher.step}",
         "input_length": config.data.input_length,
         "target_length": config.data.target_length,
         "loss": checkpoints.config_of(student.folder)["loss"],
-        TOP_K: config.top_k,
+        schema.TOP_K: config.top_k,
         "embeddings": config.embeddings,
         **facts,
-        # A run that was trained anew has the same path and step.
-        "student_saved": student.saved,
-        "teacher_saved": teacher.saved,
     }
+    for role, model in zip(schema.PAIR, (student, teacher), strict=True):
+        shapes = families.parameter_shapes(model.config)
+        metadata |= {
+            f"{role}_parameters": flops.parameter_count(shapes),
+            f"{role}_flops_per_token": flops.flops_per_token(shapes),
+            f"{role}_checkpoint": f"{model.folder}/checkpoints/{model.step}",
+            f"{role}_saved": model.saved,  # a run that was trained anew has the same path and step
+        }
+    return metadata
 
 
 def _rows(
@@ -292,7 +275,7 @@ def _rows(
         values = getattr(answers, kind, getattr(measured, kind, None))
         if kind == "flops_per_token":
             values = [float(metadata[name])] * count
-        if values is not None and (kind != "statistics" or metadata[CORPUS_METRICS]):
+        if values is not None and (kind != "statistics" or metadata[schema.CORPUS_METRICS]):
             columns[name] = values
     return columns
 

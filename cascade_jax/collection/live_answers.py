@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from cascade_jax.collection.questions import Questions, batches, input_length, progress_bar
-from cascade_jax.data.pipeline import Example
 from cascade_jax.inference.cascade import costs
 from cascade_jax.inference.cascade import decode as cascade_decode
 from cascade_jax.inference.cascade.steppers import ModelStepper
@@ -16,34 +15,22 @@ from cascade_jax.runs.saved_model import LoadedModel
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LiveAnswers:
-    """Answers to n examples; after the end of each all columns are 0.
+    """Answers to n examples; after the end of each all columns are 0."""
 
-    Attributes:
-      tokens: ids, the end of sequence included.
-      lengths: number of tokens.
-      is_deferred: True where the large model wrote the token.
-      uncertainties: of the small model at each token.
-      flops: spent on each answer by both models, for what it needed of them.
-      texts: the answers.
-    """
-
-    tokens: Int[np.ndarray, "n L"]
-    lengths: Int[np.ndarray, " n"]
-    is_deferred: Bool[np.ndarray, "n L"]
-    uncertainties: Float[np.ndarray, "n L"]
-    flops: Float[np.ndarray, " n"]
+    tokens: Int[np.ndarray, "n L"]  # ids, the end of sequence included
+    lengths: Int[np.ndarray, " n"]  # number of tokens
+    is_deferred: Bool[np.ndarray, "n L"]  # True where the large model wrote the token
+    uncertainties: Float[np.ndarray, "n L"]  # of the small model at each token
+    flops: Float[np.ndarray, " n"]  # spent on each answer by both models
     texts: list[str]
 
 
 def joined(batches: Iterable[LiveAnswers]) -> LiveAnswers:
     """Batches joined into one."""
     batches = list(batches)
-    columns = {
-        field.name: [getattr(batch, field.name) for batch in batches]
-        for field in dataclasses.fields(LiveAnswers)
-    }
-    texts = [text for part in columns.pop("texts") for text in part]
-    return LiveAnswers(**{n: np.concatenate(parts) for n, parts in columns.items()}, texts=texts)
+    names = [field.name for field in dataclasses.fields(LiveAnswers) if field.name != "texts"]
+    arrays = {n: np.concatenate([getattr(batch, n) for batch in batches]) for n in names}
+    return LiveAnswers(**arrays, texts=[text for batch in batches for text in batch.texts])
 
 
 def decode(
@@ -61,8 +48,7 @@ def decode(
       questions: examples, vocabulary, lengths and mesh.
       uncertainty: see `cascade_decode.make_cascade_decode_fn`.
       thresholds: one, or one for each block of positions; or such a row for each example.
-      label: beside the progress bar.
-      bar_stays: whether the bar stays when it is full.
+      label, bar_stays: of the progress bar, and whether it stays when it is full.
 
     Raises:
       ValueError: an uncertainty is NaN or infinite; names the example.
@@ -102,7 +88,12 @@ def _answers(
     spent = costs.cascade_flops(made, *(model.module.config for model in models), lengths)
     is_counted = np.arange(made.tokens.shape[1]) < made.lengths[:count, None]
     uncertainties = np.where(is_counted, made.uncertainties[:count], 0.0)
-    _check_numbers(examples, uncertainties)
+    bad = np.flatnonzero(~np.isfinite(uncertainties).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"the small model's uncertainty is not a number in the answer to example "
+            f"{examples[bad[0]].example_id!r}; are its parameters finite?"
+        )
     decode_ids = questions.mixture.vocabulary.decode
     rows = zip(made.tokens, made.lengths[:count], strict=False)
     return LiveAnswers(
@@ -113,12 +104,3 @@ def _answers(
         flops=(spent.student + spent.teacher)[:count].astype(np.float64),
         texts=[decode_ids(row[:length].tolist()) for row, length in rows],
     )
-
-
-def _check_numbers(examples: Sequence[Example], uncertainties: Float[np.ndarray, "n L"]) -> None:
-    bad = np.flatnonzero(~np.isfinite(uncertainties).all(axis=1))
-    if bad.size:
-        raise ValueError(
-            f"the small model's uncertainty is not a number in the answer to example "
-            f"{examples[bad[0]].example_id!r}; are its parameters finite?"
-        )

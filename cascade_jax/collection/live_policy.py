@@ -1,7 +1,6 @@
 """A certificate as the policy of a collection: answers that both models write together."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,6 @@ from cascade_jax import json_file
 from cascade_jax.collection import live_answers, measuring
 from cascade_jax.collection.questions import Questions
 from cascade_jax.data import pipeline
-from cascade_jax.data.vocabulary import pieces
 from cascade_jax.deferral.guarantees import certificate
 from cascade_jax.deferral.guarantees.certificate import Certificate
 from cascade_jax.deferral.policy import TOKEN
@@ -36,17 +34,11 @@ class LivePolicy:
     def columns(
         self, student: SavedModel, teacher: SavedModel, questions: Questions
     ) -> dict[str, list]:
-        """The columns of records with the answers that both models write together.
-
-        Args:
-          student, teacher: the models; no columns if the policy is for another student.
-          questions: what is answered.
-        """
+        """The columns of what both models write together; none if it is for another student."""
         if not self._is_for(student):
             return {}
-        mesh, mixture = questions.mesh, questions.mixture
         batches = live_answers.decode(
-            (student.load(mesh), teacher.load(mesh)),
+            [model.load(questions.mesh) for model in (student, teacher)],
             questions,
             self.certificate.score,
             self.certificate.policy().thresholds,
@@ -55,7 +47,6 @@ class LivePolicy:
         )
         answers = live_answers.joined(batches)
         measured = measuring.measure(answers.texts, questions)
-        spell = functools.cache(functools.partial(pieces.piece_of, mixture.vocabulary))
         rows = [slice(length) for length in answers.lengths.tolist()]
 
         def cut(columns):
@@ -65,7 +56,7 @@ class LivePolicy:
         columns = {
             "cascade_answer": answers.texts,
             "cascade_tokens": tokens,
-            "cascade_pieces": [[spell(token) for token in row.tolist()] for row in tokens],
+            "cascade_pieces": [list(map(questions.piece_of, row.tolist())) for row in tokens],
             "cascade_is_deferred": cut(answers.is_deferred),
             "cascade_uncertainties": cut(answers.uncertainties),
             "cascade_quality": measured.quality,
@@ -87,8 +78,7 @@ def load(
 
     Args:
       path: of the file; "" for no policy.
-      students: it must be for one of them.
-      teacher: it must be for this one.
+      students, teacher: it must be for one of the students, and for this teacher.
       vocabulary: fingerprint of the vocabulary.
       data: tells the lengths at which inputs and answers are cut.
 

@@ -1,8 +1,9 @@
 """How good answers are: per-example quality, corpus statistics and figures of a split."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -42,39 +43,28 @@ def check_metrics_installed(metrics: Sequence[str]) -> None:
 
 def corpus_metrics(mixture: pipeline.OpenMixture, split: str) -> dict[str, corpus.CorpusMetric]:
     """By task, its first corpus metric with additive statistics; tasks without have none."""
-    by_task = {
-        name: corpus.first_of(task.metric_fns) for name, task in mixture.tasks_with(split).items()
-    }
-    return {name: metric for name, metric in by_task.items() if metric is not None}
+    tasks = mixture.tasks_with(split)
+    firsts = {name: corpus.first_of(task.metric_fns) for name, task in tasks.items()}
+    return {name: metric for name, metric in firsts.items() if metric is not None}
 
 
 def measure(texts: Sequence[str], questions: Questions) -> AnswerQuality:
     """Per-example quality, statistics and figures of the whole split, by each task's metrics.
 
-    Args:
-      texts: the answers.
-      questions: what was answered.
-
     Raises:
       ValueError: a metric that refuses the answers, or is outside [0, 1] for one; names the task.
     """
-    mixture, examples = questions.mixture, questions.examples
-    predictions = _predictions(questions, texts)
-    names, values = [""] * len(examples), np.zeros(len(examples))
-    statistics = [np.zeros(0, np.int64)] * len(examples)
-    figures = {}
-    for task in sorted({example.task for example in examples}):
-        rows = questions.rows_of(task)
-        metric_fns = mixture.tasks[task].metric_fns
-        answers = [predictions[row] for row in rows]
-        targets = [examples[row].target for row in rows]
-        try:
-            metric, values[rows] = quality.per_example_quality(metric_fns, targets, answers)
-            figures[task] = quality.split_figures(metric_fns, targets, answers)
+    count, predictions = len(questions.examples), _predictions(questions, texts)
+    names, values, figures = [""] * count, np.zeros(count), {}
+    statistics = [np.zeros(0, np.int64)] * count
+    for task in _tasks(questions):
+        with _naming(task):
+            rows, *arguments = _metric_arguments(task, questions, predictions)
+            metric, values[rows] = quality.per_example_quality(*arguments)
+            figures[task] = quality.split_figures(*arguments)
+            metric_fns, *pairs = arguments
             additive = corpus.first_of(metric_fns)
-            counts = None if additive is None else additive.statistics(targets, answers)
-        except ValueError as error:
-            raise ValueError(f"task {task!r}: {error}") from error
+            counts = None if additive is None else additive.statistics(*pairs)
         for place, row in enumerate(rows):
             names[row] = metric
             if counts is not None:
@@ -85,12 +75,7 @@ def measure(texts: Sequence[str], questions: Questions) -> AnswerQuality:
 def qualities(
     metrics: Sequence[str], texts: Sequence[str], questions: Questions
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    """Each metric of each answer, in [0, 1].
-
-    Args:
-      metrics: of METRICS.
-      texts: the answers.
-      questions: what was answered.
+    """Each metric (of METRICS) of each answer, in [0, 1].
 
     Raises:
       ValueError: a metric that refuses an answer, or is outside [0, 1] for one; names the task.
@@ -105,19 +90,34 @@ def qualities(
             values |= quality.chrf([example.target], [prediction])
         for name, value in values.items():
             columns[name][row] = value
-    if TASK in columns:
-        for task in sorted({example.task for example in examples}):
-            rows = questions.rows_of(task)
-            metric_fns = questions.mixture.tasks[task].metric_fns
-            targets = [examples[row].target for row in rows]
-            answers = [predictions[row] for row in rows]
-            try:
-                _, columns[TASK][rows] = quality.per_example_quality(metric_fns, targets, answers)
-            except ValueError as error:
-                raise ValueError(f"task {task!r}: {error}") from error
+    for task in _tasks(questions) if TASK in columns else ():
+        with _naming(task):
+            rows, *arguments = _metric_arguments(task, questions, predictions)
+            _, columns[TASK][rows] = quality.per_example_quality(*arguments)
     if any(not math.isfinite(values.sum()) for values in columns.values()):
         raise ValueError(f"a metric of {list(metrics)} is not a number for an answer")
     return columns
+
+
+def _tasks(questions: Questions) -> list[str]:
+    return sorted({example.task for example in questions.examples})
+
+
+@contextlib.contextmanager
+def _naming(task: str) -> Iterator[None]:
+    """Names the task in a ValueError of its metrics."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"task {task!r}: {error}") from error
+
+
+def _metric_arguments(task: str, questions: Questions, predictions: list) -> tuple:
+    """(rows of a task, its metrics, their targets, their predictions)."""
+    rows = questions.rows_of(task)
+    targets = [questions.examples[row].target for row in rows]
+    metric_fns = questions.mixture.tasks[task].metric_fns
+    return rows, metric_fns, targets, [predictions[row] for row in rows]
 
 
 def _predictions(questions: Questions, texts: Sequence[str]) -> list:

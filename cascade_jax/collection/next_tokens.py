@@ -48,7 +48,6 @@ def examples(questions: Questions) -> list[pipeline.Example]:
       ValueError: no example has a token in its target.
     """
     vocabulary, rows = questions.mixture.vocabulary, []
-    spell = functools.cache(functools.partial(pieces.piece_of, vocabulary))
     for example, target in zip(questions.examples, targets_of(questions), strict=True):
         inputs = example.inputs[: input_length(example)]
         inputs = inputs[inputs != vocabulary.eos_id].tolist()
@@ -63,7 +62,7 @@ def examples(questions: Questions) -> list[pipeline.Example]:
                     example,
                     example_id=f"{example.example_id}/{place}",
                     inputs_text=text,
-                    target_text=spell(int(target[place])),
+                    target_text=questions.piece_of(int(target[place])),
                 )
             )
     if not rows:
@@ -78,13 +77,8 @@ def answer(
 
     Of several likeliest tokens it is the label, if that is among them. An example is read in one
     pass, whose FLOPs and seconds its tokens share; the input of a token is all that stands before
-    it, and its embedding the hidden state that the token is predicted from.
-
-    Args:
-      model: what answers.
-      questions: the examples.
-      top_k: so many of the largest log-probs at each token.
-      embeddings: whether to add the hidden states.
+    it, and its embedding the hidden state that the token is predicted from. Arguments are as in
+    `answers.answer`.
     """
     targets = targets_of(questions)
     sharding = rules.batch_sharding(questions.mesh)
@@ -121,20 +115,16 @@ def _as_answers(
     forward = functools.cache(functools.partial(flops.forward_flops, model.module.config))
     sizes = zip(lengths.tolist(), counts.tolist(), strict=True)
     flops_of_pass = np.array([forward(*size) for size in sizes], np.float64)
-    spell = functools.cache(functools.partial(pieces.piece_of, questions.mixture.vocabulary))
-    texts = list(map(spell, made.tokens.tolist()))
-    has_top = made.top_ids is not None
+    texts = list(map(questions.piece_of, made.tokens.tolist()))
+    names = ["tokens", "log_probs", "entropies"]
+    names += [] if made.top_ids is None else ["top_log_probs", "top_ids"]
     return Answers(
-        tokens=list(made.tokens[:, None]),
-        log_probs=list(made.log_probs[:, None]),
-        entropies=list(made.entropies[:, None]),
+        **{name: list(getattr(made, name)[:, None]) for name in names},
         texts=texts,
         pieces=[[text] for text in texts],
         input_tokens=(lengths[rows] + places).astype(np.int32),
         flops=(flops_of_pass / np.maximum(counts, 1))[rows],
         seconds=(seconds / np.maximum(counts, 1))[rows],
-        top_log_probs=list(made.top_log_probs[:, None]) if has_top else None,
-        top_ids=list(made.top_ids[:, None]) if has_top else None,
         embeddings=made.hidden,
     )
 

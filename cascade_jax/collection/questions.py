@@ -12,6 +12,7 @@ import tqdm
 from jax.sharding import Mesh
 
 from cascade_jax.data import pipeline
+from cascade_jax.data.vocabulary import pieces
 from cascade_jax.parallel import hosts, rules
 from cascade_jax.parallel.compiling import compile_together
 from cascade_jax.records.schema import GREEDY, RANK, TEACHER_FORCED
@@ -22,24 +23,21 @@ OPTIONS = "options"  # the feature with the texts of a row's possible answers
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """What every model of a collection is asked.
+    """What every model of a collection is asked."""
 
-    Attributes:
-      examples: of all tasks.
-      mixture: where they are from.
-      data: their lengths, and how many are answered at once.
-      mesh: the device mesh.
-      decoding: by task, how it is answered.
-      before_batch: called before each batch, with whether it is the first one of a loop, for which
-        a program may be compiled; may end the collection.
-    """
-
-    examples: Sequence[pipeline.Example]
+    examples: Sequence[pipeline.Example]  # of all tasks
     mixture: pipeline.OpenMixture
-    data: pipeline.DataConfig
+    data: pipeline.DataConfig  # lengths, and how many are answered at once
     mesh: Mesh
-    decoding: Mapping[str, str]
+    decoding: Mapping[str, str]  # by task, how it is answered
+    # Called before each batch, with whether it is the first one of a loop, for which a program may
+    # be compiled; may end the collection.
     before_batch: Callable[[bool], None] = lambda is_first: None
+
+    @functools.cached_property
+    def piece_of(self) -> Callable[[int], str]:
+        """`pieces.piece_of` of the mixture's vocabulary, whose results are kept."""
+        return functools.cache(functools.partial(pieces.piece_of, self.mixture.vocabulary))
 
     def rows_of(self, task: str) -> list[int]:
         """Indices of the examples of a task."""
@@ -80,12 +78,10 @@ def options_of(
         text = encoded.decode("utf-8")
         whole = mixture.vocabulary.encode(text)
         ids = (*whole[: data.target_length - 1], mixture.eos_id)
-        other = text_of.setdefault(ids, text)
-        if other != text:
-            length = data.target_length
-            reason = f"when cut to target_length {length}; they need {len(whole) + 1} tokens"
-            if len(whole) < length:
-                reason = "in this vocabulary"
+        if (other := text_of.setdefault(ids, text)) != text:
+            reason = "in this vocabulary"
+            if len(whole) >= (length := data.target_length):
+                reason = f"when cut to target_length {length}; they need {len(whole) + 1} tokens"
             raise ValueError(
                 f"example {example.example_id!r}: options {other!r} and {text!r} are the same ids "
                 f"{reason}"
@@ -111,8 +107,7 @@ def batches(
     Args:
       fn: jitted, or with a `lower` as jitted functions have.
       arguments: `(inputs, rows)` -> the arguments of `fn`, of the same shapes for every batch.
-      questions: examples, lengths and mesh.
-      rows: indices of the examples.
+      questions, rows: the examples, and the indices of those to run.
       bar: counts the examples.
 
     Yields:

@@ -181,7 +181,7 @@ def save(
     file_bytes: int = 5_000_000_000,
     progress: Progress = iter,
 ) -> list[Path]:
-    """Writes a folder that transformers loads; all of it or nothing.
+    """Writes a folder that transformers loads, all of it or nothing; returns the files.
 
     Args:
       folder: does not exist yet, or is empty.
@@ -192,9 +192,6 @@ def save(
       dtype: of the numbers: "F32", "BF16" or "F16".
       file_bytes: the most of one file.
       progress: wraps the tensors of a file.
-
-    Returns:
-      The files.
 
     Raises:
       UnsupportedError: if transformers has no such model.

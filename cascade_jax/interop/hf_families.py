@@ -17,21 +17,13 @@ from cascade_jax.names import did_you_mean
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Models of one `model_type`.
-
-    Attributes:
-      model_type: in config.json.
-      architectures: classes of such weights; the first is written.
-      defaults: what transformers takes where config.json says nothing.
-      read: makes our config of the keys.
-      write: makes the keys of our config, `model_type` and `architectures` left out.
-    """
+    """Models of one `model_type` of config.json."""
 
     model_type: str
-    architectures: tuple[str, ...]
-    defaults: Mapping[str, Any]
+    architectures: tuple[str, ...]  # classes of such weights; the first is written
+    defaults: Mapping[str, Any]  # what transformers takes where config.json says nothing
     read: Callable[[Keys], Config]
-    write: Callable[[Any], dict[str, Any]]
+    write: Callable[[Any], dict[str, Any]]  # `model_type` and `architectures` left out
 
 
 # T5's feed_forward_proj; "gated-gelu" is the tanh approximation, "gelu" alone the exact function.

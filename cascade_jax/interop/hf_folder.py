@@ -13,11 +13,7 @@ TOKENIZER_FILES = (
 
 
 def check_empty(folder: str | os.PathLike) -> None:
-    """Refuses to overwrite existing files.
-
-    Raises:
-      ValueError: if the folder is not empty, or a file.
-    """
+    """Raises a ValueError if the folder is a file or not empty."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists already; delete it or name another folder")
@@ -26,12 +22,9 @@ def check_empty(folder: str | os.PathLike) -> None:
 def copy_tokenizer(
     source: str | os.PathLike | None, folder: Path, *, with_config: bool = False
 ) -> None:
-    """Copies the files of a tokenizer, whichever there are.
+    """Copies the files of a tokenizer, whichever there are, unless the source is None.
 
-    Args:
-      source: the folder they are in; None for nothing to copy.
-      folder: where to.
-      with_config: config.json too, which numbers the special tokens.
+    `with_config` adds config.json, which numbers the special tokens.
     """
     for name in (*TOKENIZER_FILES, *(["config.json"] if with_config else [])):
         if source is not None and (Path(source) / name).is_file():

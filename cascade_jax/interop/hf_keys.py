@@ -22,11 +22,7 @@ class Keys:
         return key in self._contents or key in self._defaults
 
     def __call__(self, key: str, default: Any = _NONE) -> Any:
-        """The value of a key.
-
-        Raises:
-          UnsupportedError: if it is nowhere.
-        """
+        """The value of a key; an UnsupportedError if there is none and no default."""
         if key in self._contents:
             return self._contents[key]
         value = self._defaults.get(key, default)
@@ -52,11 +48,7 @@ class Keys:
         return value
 
     def build(self, config: type, **fields: Any) -> Any:
-        """The config of these fields.
-
-        Raises:
-          UnsupportedError: naming all that was noted.
-        """
+        """The config of these fields; an UnsupportedError names all the problems noted."""
         if self._problems:
             raise UnsupportedError(f"config.json: {'; '.join(self._problems)}")
         try:

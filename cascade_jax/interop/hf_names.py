@@ -66,12 +66,9 @@ _T5_BLOCKS = {
 
 
 def source(config: DecoderConfig | T5Config, path: Path, layer: int | None = None) -> Source:
-    """The tensor of a parameter.
+    """The tensor of the parameter with this path.
 
-    Args:
-      config: of the model.
-      path: of the parameter, with "layers_3" or, stacked, "layers" where it is of a layer.
-      layer: which of the stacked layers.
+    A layer's parameter has "layers_3" in its path or, stacked, "layers" and the number `layer`.
     """
     if isinstance(config, T5Config):
         return _t5_source(path, layer)

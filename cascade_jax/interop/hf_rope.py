@@ -79,9 +79,7 @@ def write(scaling: RopeScaling | None) -> dict[str, Any] | None:
 def attention_kinds(keys: Keys, default: Sequence[str]) -> tuple[str, ...]:
     """Kinds of the layers, as the shortest tuple that gives them when it is repeated.
 
-    Args:
-      keys: of config.json; its `layer_types` counts if there is one.
-      default: kinds, repeated over the layers, where there is none.
+    They are config.json's `layer_types` or, where it has none, the default, repeated.
     """
     count = keys("num_hidden_layers")
     types = keys("layer_types", None)

@@ -172,8 +172,7 @@ def write_folder(
     """Writes `model.safetensors`, or several files and their index where one would be too large.
 
     Args:
-      folder: where to; it exists.
-      tensors: in the order in which they are written.
+      folder, tensors: where to, and what in which order.
       dtype: one of DTYPES.
       file_bytes: the most numbers' bytes of a file (a larger tensor has a file of its own).
       progress: wraps the tensors of each file, to show how far the writing is.

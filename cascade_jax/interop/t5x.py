@@ -97,8 +97,7 @@ class CascadeModel(models.EncoderDecoderModel):
                 "the teacher has no parameters here: a model with a teacher is trained by "
                 "cascade_jax.interop.t5x.Trainer (in gin: train.trainer_cls)"
             )
-        logits = self._compute_logits(params, batch, dropout_rng)
-        theirs = None
+        logits, theirs = self._compute_logits(params, batch, dropout_rng), None
         if self.teacher is not None:
             theirs = self.teacher._compute_logits(self._teacher_params, batch)
         tokens = batch_lib.from_seqio(batch)
@@ -152,8 +151,7 @@ def load_teacher(
     )
     shapes = flax_core.unfreeze(initializer.global_train_state_shape.params)
     axes = flax_core.unfreeze(initializer.train_state_axes.params)
-    mesh = partitioner.mesh
-    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), axes)
+    shardings = jax.tree.map(lambda spec: NamedSharding(partitioner.mesh, spec), axes)
     return t5x_checkpoints.load_named(path, shapes, shardings, dtype), axes
 
 
@@ -206,13 +204,13 @@ class Trainer(trainer_lib.Trainer):
           teacher_dtype: of its parameters on the devices, e.g. "bfloat16"; None keeps them.
 
         Raises:
-          ValueError: if only one of the model's teacher and the checkpoint is given, or from
+          ValueError: if the model has a teacher and there is no checkpoint or the reverse, or from
             reading it.
         """
         if (model.teacher is None) != (teacher_checkpoint is None):
             there = "no teacher_module" if model.teacher is None else "a teacher_module"
             raise ValueError(f"the model has {there}, and teacher_checkpoint={teacher_checkpoint}")
-        self._teacher_params, self._teacher_axes = None, None
+        self._teacher_params = self._teacher_axes = None
         if teacher_checkpoint is not None:
             self._teacher_params, self._teacher_axes = load_teacher(
                 model, partitioner, teacher_checkpoint, teacher_dtype

@@ -196,7 +196,7 @@ def save(
     layout: str = t5x_layouts.UNROLLED,
     dtype: str = "float32",
 ) -> str:
-    """Writes `<path>/checkpoint_<step>`, which T5X restores.
+    """Writes `<path>/checkpoint_<step>`, which T5X restores, and returns its path.
 
     Args:
       path: folder of checkpoints, local or gs://.
@@ -208,9 +208,6 @@ def save(
         (docs/t5x.md).
       layout: "unrolled" for T5X's minimal network, "scanned" for its scalable one.
       dtype: of the parameters in the checkpoint.
-
-    Returns:
-      The folder written.
 
     Raises:
       ValueError: if the folder is there already, the parameters (all that are wrong are named) or

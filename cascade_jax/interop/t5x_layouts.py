@@ -119,11 +119,9 @@ def scanned(arrays: Mapping[Name, np.ndarray], config: T5Config) -> dict[Name, n
 
 
 def model_shapes(config: T5Config, layout: str = UNROLLED) -> dict[Name, tuple[int, ...]]:
-    """Shapes of the parameters of the model with its layers apart.
+    """Shapes of the parameters with layers apart, whether or not the config scans its layers.
 
-    Args:
-      config: of the model; whether it scans its layers doesn't matter.
-      layout: "scanned" lists a bias in every layer, as `unrolled` gives them.
+    The layout "scanned" lists a bias in every layer, as `unrolled` gives them.
     """
     apart = T5Config(**{**vars(config), "scan_layers": False})
     boxed = flatten_dict(nn.meta.unbox(parameter_shapes(apart)))
@@ -139,11 +137,8 @@ def model_shapes(config: T5Config, layout: str = UNROLLED) -> dict[Name, tuple[i
 def config_of(shapes: Mapping[Name, tuple[int, ...]]) -> T5Config:
     """The model that parameters of these names and shapes are for.
 
-    Shapes say everything but the activations: a gated MLP is taken for T5 1.1's ("gelu", "linear"),
-    a plain one for T5 1.0's ("relu",). The dropout rate is the default.
-
-    Args:
-      shapes: of parameters with layers apart, as `unrolled` gives them.
+    Shapes (with layers apart) say everything but the activations: a gated MLP is taken for T5 1.1's
+    ("gelu", "linear"), a plain one for T5 1.0's ("relu",). The dropout rate is the default.
 
     Raises:
       ValueError: if parameters that say a size are missing.

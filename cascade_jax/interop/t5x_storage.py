@@ -38,17 +38,11 @@ _UNFINISHED = re.compile(r"\.orbax-checkpoint-tmp|\.tmp-\d+")
 
 @dataclasses.dataclass(frozen=True)
 class StoredArray:
-    """An array of a checkpoint that is not read yet.
+    """An array of a checkpoint that is not read yet."""
 
-    Attributes:
-      source: where its numbers are: on disk, or in memory where the index itself holds them.
-      layer: of a stack on axis 1, the one layer that is meant; None means all of `source`.
-      joined: axis that is meant as one with the axis after it; None means none.
-    """
-
-    source: tensorstore.TensorStore
-    layer: int | None = None
-    joined: int | None = None
+    source: tensorstore.TensorStore  # in memory where the index itself holds the numbers
+    layer: int | None = None  # of a stack on axis 1, this layer alone; None for all of `source`
+    joined: int | None = None  # this axis and the one after it are taken as one; None for no axis
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -247,19 +241,15 @@ def write_checkpoint(
     zarr: Mapping[Name, np.ndarray],
     inline: Mapping[Name, np.ndarray],
 ) -> str:
-    """Writes `<path>/checkpoint_<step>` in the older format, which every T5X reads.
+    """Writes `<path>/checkpoint_<step>`, which is returned, in the format that every T5X reads.
 
     A local folder gets its name when it is whole. In a bucket the index is written last, so that
     what is interrupted has none.
 
     Args:
-      path: folder of checkpoints, local or gs://.
-      step: number of updates done.
+      path, step: folder of checkpoints, local or gs://, and number of updates done.
       zarr: arrays that get a folder of their own; values may be lazy, with `__array__`.
       inline: small arrays that the index itself holds.
-
-    Returns:
-      The folder written.
 
     Raises:
       ValueError: if the folder is there already.

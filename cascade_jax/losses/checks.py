@@ -1,22 +1,21 @@
-"""Checks that arrays fit each other, before anything is computed from them."""
+"""Checks that arrays fit each other, before anything is computed from them.
+
+Each raises a ValueError that names the arrays, their shapes or dtypes, and what is needed.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cascade_jax.checks import require
 from cascade_jax.losses import teachers
 
 
 def check_tokens(shape: tuple[int, ...], targets, weights) -> None:
-    """Checks that targets and weights have one number per token.
+    """Checks that targets and weights have one number per token, of the right kind.
 
     Args:
-      shape: of the tokens, i.e. of the student's logits or hidden states without the last axis.
-      targets: whole numbers.
-      weights: real numbers.
-
-    Raises:
-      ValueError: naming both shapes, or the dtype.
+      shape: of the student's logits or hidden states without the last axis.
     """
     for name, array in (("targets", targets), ("weights", weights)):
         if array.shape != shape:
@@ -30,36 +29,38 @@ def check_targets(targets, weights, num_ids: int) -> None:
     """Checks that weights are not negative, and counted targets in the vocabulary.
 
     Inside `jax.jit` values are not known: there such a target makes the loss NaN.
-
-    Raises:
-      ValueError: with their number and the first place.
     """
-    if isinstance(targets, jax.core.Tracer) or isinstance(weights, jax.core.Tracer):
+    if _is_traced(targets, weights):
         return
     targets, weights = np.asarray(targets), np.asarray(weights)
     if targets.shape != weights.shape:
         return  # refused by check_tokens
     if (weights < 0).any():
-        first = tuple(int(i) for i in np.argwhere(weights < 0)[0])
+        first = _first(weights < 0)
         raise ValueError(
             f"{int((weights < 0).sum())} weights are negative; the first is {weights[first]} at "
             f"index {first}; allowed are 0 for padding and numbers above 0"
         )
     outside = (weights != 0) & ((targets < 0) | (targets >= num_ids))
     if outside.any():
-        first = tuple(int(i) for i in np.argwhere(outside)[0])
+        first = _first(outside)
         raise ValueError(
             f"{int(outside.sum())} counted targets are outside the vocabulary of {num_ids} "
             f"tokens; the first is {int(targets[first])} at index {first}"
         )
 
 
-def check_floating(**arrays) -> None:
-    """Checks that named arrays hold floating-point numbers.
+def _is_traced(*arrays) -> bool:
+    return any(isinstance(array, jax.core.Tracer) for array in arrays)
 
-    Raises:
-      ValueError: naming the array and its dtype.
-    """
+
+def _first(mask) -> tuple[int, ...]:
+    """Index of the first True."""
+    return tuple(np.argwhere(mask)[0].tolist())
+
+
+def check_floating(**arrays) -> None:
+    """Checks that named arrays hold floating-point numbers."""
     for name, array in arrays.items():
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{name} have dtype {array.dtype}; must be a floating type")
@@ -73,9 +74,6 @@ def check_teacher(loss, teacher, student_shape: tuple[int, ...], weights) -> Non
       teacher: logits, facts of `teachers.py`, or None.
       student_shape: of the student's logits, padding columns left out.
       weights: of the tokens; facts of tokens that do not count are not looked at.
-
-    Raises:
-      ValueError: naming both shapes or vocabularies, or what is needed.
     """
     name, need = type(loss).__name__, loss.teacher_need
     if teacher is None:
@@ -103,9 +101,9 @@ def check_teacher(loss, teacher, student_shape: tuple[int, ...], weights) -> Non
             if teacher.ndim < 1:
                 raise ValueError("the teacher's logits are a scalar; must be like the student's")
         case _:
+            kind = type(teacher).__name__
             raise ValueError(
-                f"the teacher is of type {type(teacher).__name__}; must be logits or one of "
-                "losses/teachers.py"
+                f"the teacher is of type {kind}; must be logits or one of losses/teachers.py"
             )
     if theirs[-1] != vocabulary:
         raise ValueError(
@@ -123,18 +121,14 @@ def check_teacher(loss, teacher, student_shape: tuple[int, ...], weights) -> Non
 def _check_top_k(teacher, vocabulary, weights) -> None:
     log_probs, ids = teacher.log_probs, teacher.ids
     if log_probs.shape != ids.shape:
-        raise ValueError(
-            f"the teacher's top-k has log_probs {log_probs.shape} and ids {ids.shape}; both must "
-            "have one shape"
-        )
+        shapes = f"log_probs {log_probs.shape} and ids {ids.shape}"
+        raise ValueError(f"the teacher's top-k has {shapes}; both must have one shape")
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"the teacher's top-k ids have dtype {ids.dtype}; must be an integer type")
     check_floating(**{"the teacher's top-k log_probs": log_probs})
-    if not 1 <= teacher.k <= vocabulary:
-        raise ValueError(
-            f"the teacher's k is {teacher.k}; must be 1 to {vocabulary}, the vocabulary"
-        )
-    if isinstance(ids, jax.core.Tracer) or isinstance(weights, jax.core.Tracer):
+    k, allowed = teacher.k, f"1 to {vocabulary}, the vocabulary"
+    require(1 <= k <= vocabulary, "the teacher's k", k, allowed)
+    if _is_traced(ids, weights):
         return
     counted = np.asarray(weights) != 0
     ids = np.sort(np.asarray(ids).astype(np.int64), axis=-1)
@@ -143,7 +137,7 @@ def _check_top_k(teacher, vocabulary, weights) -> None:
     for wrong, what in ((outside, "outside the vocabulary"), (twice, "that occur twice")):
         wrong = wrong & counted
         if wrong.any():
-            first = tuple(int(i) for i in np.argwhere(wrong)[0])
+            first = _first(wrong)
             raise ValueError(
                 f"the teacher's top-k has ids {what} on {int(wrong.sum())} counted tokens, first "
                 f"at index {first}: {ids[first].tolist()}; allowed are different ids in "

@@ -35,18 +35,12 @@ class _Softmax(NamedTuple):
 
     Maximum and total stay apart: in their sum, log Z, rounding would eat what tells the probability
     of a confident token from 1.
-
-    Attributes:
-      logits: over the temperature.
-      top: their maximum over the vocabulary.
-      total: sum of the exponentials of `logits - top`.
-      count: a number of at least 0 that is not known when compiling.
     """
 
-    logits: Float[Array, "C width"]
-    top: Float[Array, " C"]
-    total: Float[Array, " C"]
-    count: Int[Array, ""]
+    logits: Float[Array, "C width"]  # over the temperature
+    top: Float[Array, " C"]  # their maximum over the vocabulary
+    total: Float[Array, " C"]  # sum of the exponentials of `logits - top`
+    count: Int[Array, ""]  # a number of at least 0 that is not known when compiling
 
     @property
     def log_total(self) -> Float[Array, " C"]:
@@ -86,14 +80,11 @@ def token_terms(
     """Terms of C tokens, and the gradient of each token's loss for its logits.
 
     Args:
-      loss: the variant.
+      loss, targets, step, every_metric: as in `variants.Loss.__call__`; targets [C].
       logits: float32 student logits [C, width], `columns.floored`.
       teacher: None, teacher logits like these, or facts, harmless on uncounted tokens.
-      targets: labels, [C].
-      step: for schedules.
       columns: which columns of the vocabulary these are.
       count: a number of at least 0 that is not known when compiling, such as that of the tokens.
-      every_metric: also those that the loss has no need for.
       with_gradient: False gives None for the gradient.
 
     Returns:
@@ -220,9 +211,7 @@ def _uniform(loss, student, entropy, columns):
 def _soft(loss, logits, teacher, step, columns, student):
     """Value and gradient of the divergence at the loss's temperature, without the factor T^2.
 
-    Args:
-      student: softmax at temperature 1.
-      loss, logits, teacher, step, columns: as in `token_terms`.
+    `student` is the softmax at temperature 1; the others are as in `token_terms`.
     """
     temperature = schedules.value_at(loss.temperature, step)
     if isinstance(teacher, teachers.TeacherTopK):
@@ -239,10 +228,7 @@ def _soft(loss, logits, teacher, step, columns, student):
 def _divergence(loss, log_probs, total):
     """Value of the divergence, and its gradient r for what the student's are the log-softmax of.
 
-    Args:
-      loss: has `divergence` and `beta`.
-      log_probs: gives the student's and the teacher's [C, K] for a use.
-      total: sum over the last axis.
+    `log_probs(use)` gives the student's and the teacher's [C, K], `total` sums over the last axis.
     """
     value = total(terms.divergence_summand(loss.divergence, *log_probs(_VALUE), loss.beta))
     log_s, log_l = log_probs(_GRADIENT)

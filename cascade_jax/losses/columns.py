@@ -11,16 +11,10 @@ from cascade_jax import numerics
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """The columns of the logits that this device holds: all, or its part of a mesh axis.
+    """The columns of the logits that this device holds: all, or its part of a mesh axis."""
 
-    Attributes:
-      num_ids: number of token ids; columns from here on are padding.
-      axis: name of the mesh axis that splits the columns evenly, inside `jax.shard_map`; None when
-        this device holds all.
-    """
-
-    num_ids: int
-    axis: str | None = None
+    num_ids: int  # number of token ids; columns from here on are padding
+    axis: str | None = None  # inside `jax.shard_map`, the mesh axis that splits the columns evenly
 
     def ids(self, width: int) -> Int[Array, "1 width"]:
         """Token ids of this device's columns."""

@@ -13,7 +13,6 @@ output matrix is added up over the data axes once, after the loop.
 import dataclasses
 import functools
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,9 +22,11 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from cascade_jax import metrics
+from cascade_jax.checks import whole_number
 from cascade_jax.losses import checks, closed_form, sums, teachers
 from cascade_jax.losses.columns import Columns
 from cascade_jax.losses.variants import Loss
+from cascade_jax.names import check_choice
 from cascade_jax.unembedding import Unembedding
 
 # Begins the name of a scope around a loop whose length depends on the data; the most times that it
@@ -38,9 +39,9 @@ class Layout:
     """How the arrays lie on a mesh.
 
     Attributes:
-      mesh: the device mesh, its axes of type Auto as `jax.sharding.Mesh` makes them.
-      data: its axis or axes that split the first axis of tokens.
-      tensor: its axis that splits the columns of the kernels.
+      mesh: its axes are of type Auto, as `jax.sharding.Mesh` makes them.
+      data: the axis or axes that split the first axis of tokens.
+      tensor: the axis that splits the columns of the kernels.
     """
 
     mesh: Mesh
@@ -53,10 +54,7 @@ class Layout:
         if self.tensor in data:
             raise ValueError(f"tensor {self.tensor!r} is among data {data}; give it another axis")
         for axis in (*data, self.tensor):
-            if axis not in self.mesh.axis_names:
-                raise ValueError(
-                    f"{axis!r} is not an axis of the mesh {list(self.mesh.axis_names)}"
-                )
+            check_choice("a mesh axis of the layout", axis, self.mesh.axis_names)
         if set(self.mesh.axis_types) != {AxisType.Auto}:
             raise ValueError(
                 f"the mesh has axes of types {self.mesh.axis_types}; all must be Auto, as "
@@ -94,14 +92,9 @@ def loss_sums(
 
     Args:
       loss: the variant.
-      hidden: the student's hidden states.
-      unembedding: the student's last map.
+      hidden, unembedding: the student's hidden states, anything on padding, and its last map.
       teacher: its hidden states or facts on the same tokens; None for no teacher.
-      targets: labels.
-      weights: 1 for a counted target token, 0 for padding, whose hidden states may be anything;
-        other numbers above 0 weigh the token's loss.
-      step: for schedules.
-      every_metric: also those that the loss has no need for and that cost time.
+      targets, weights, step, every_metric: as in `variants.Loss.__call__`.
       chunk_tokens: tokens at a time on each device. [chunk_tokens, V] float32 is held two or three
         times; with few tokens more time goes to adding up the output matrix's gradient. None takes
         the hidden width, from 128 to 1024: the logits of a model then need as much memory as that
@@ -135,10 +128,7 @@ def loss_sums(
 
 def _check(loss, hidden, unembedding, teacher, targets, weights, layout, chunk_tokens) -> None:
     """Checks that arrays fit each other and the mesh, and that chunks have tokens."""
-    if not isinstance(chunk_tokens, numbers.Integral) or chunk_tokens < 1:
-        raise ValueError(
-            f"chunk_tokens {chunk_tokens!r} must be an integer of at least 1, or None for a default"
-        )
+    whole_number("chunk_tokens", chunk_tokens, 1)
     if isinstance(teacher, jax.Array):
         raise ValueError(
             "the fused head takes the teacher as TeacherHidden(hidden, unembedding) or as facts, "
@@ -169,8 +159,7 @@ def _check(loss, hidden, unembedding, teacher, targets, weights, layout, chunk_t
                     f"axis {axis!r}"
                 )
     checks.check_tokens(hidden.shape[:-1], targets, weights)
-    shape = (*hidden.shape[:-1], unembedding.num_ids)
-    checks.check_teacher(loss, teacher, shape, weights)
+    checks.check_teacher(loss, teacher, (*hidden.shape[:-1], unembedding.num_ids), weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,17 +180,13 @@ def _head(setup: _Setup, hidden, unembedding, constants):
     return loss_sum, terms
 
 
-def _is_primal(leaf) -> bool:
-    """Whether it is an argument in the form of `symbolic_zeros`: a value with `perturbed`."""
-    return hasattr(leaf, "perturbed")
-
-
 def _forward(setup, hidden, unembedding, constants):
     """`_head` and the gradients with respect to what is differentiated."""
-    head_arrays = jax.tree.leaves(unembedding, is_leaf=_is_primal)
-    perturbed = hidden.perturbed, any(leaf.perturbed for leaf in head_arrays)
-    arguments = hidden, unembedding, constants
-    values = jax.tree.map(lambda leaf: leaf.value, arguments, is_leaf=_is_primal)
+    # With `symbolic_zeros` the arguments' leaves are pairs of `value` and `perturbed`.
+    primals = functools.partial(jax.tree.map, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
+    flags = jax.tree.leaves(primals(lambda leaf: leaf.perturbed, unembedding))
+    perturbed = hidden.perturbed, any(flags)
+    values = primals(lambda leaf: leaf.value, (hidden, unembedding, constants))
     loss_sum, terms, gradients = _run(setup, *values, perturbed)
     return (loss_sum, terms), gradients
 
@@ -262,8 +247,9 @@ def _sweep(setup, perturbed, hidden, unembedding, constants):
     columns = Columns(setup.num_ids, tensor_axis)
     shape = targets.shape
     head = _cast(unembedding)
-    teacher_head = _cast(teacher.unembedding) if _is_hidden(teacher) else None
-    facts = teacher.hidden if _is_hidden(teacher) else teacher
+    is_hidden = isinstance(teacher, teachers.TeacherHidden)
+    teacher_head = _cast(teacher.unembedding) if is_hidden else None
+    facts = teacher.hidden if is_hidden else teacher
     per_token = jax.tree.map(
         lambda x: x.reshape(-1, *x.shape[len(shape) :]), (hidden, facts, targets, weights)
     )
@@ -321,10 +307,6 @@ def _chunk_size(count: int, most: int) -> int:
     """Tokens in a chunk: about equal ones, but in whole tiles of a matrix unit."""
     even = -(-count // -(-count // most))
     return min(most, count, -(-even // 128) * 128)
-
-
-def _is_hidden(teacher) -> bool:
-    return isinstance(teacher, teachers.TeacherHidden)
 
 
 def _cast(head: Unembedding) -> Unembedding:

@@ -83,6 +83,6 @@ def _soft(loss, student_logits, teacher, step):
         teacher = teacher.buckets(student_logits.shape[-1])
     else:
         student = student_logits
-    log_s = numerics.log_probs(student, temperature=temperature)
-    log_l = numerics.log_probs(teacher, temperature=temperature)
-    return terms.divergence(loss.divergence, log_s, log_l, loss.beta)
+    return terms.divergence(
+        loss.divergence, student, teacher, temperature=temperature, beta=loss.beta
+    )

@@ -15,41 +15,29 @@ class PiecewiseLinear:
 
     Example: ``PiecewiseLinear(steps=(0, 1000), values=(1.0, 0.5))`` is 0.75 at step 500.
 
-    Attributes:
-      steps: increasing step numbers; before the first its value holds.
-      values: one for each of them.
-
     Raises:
       ValueError: if there are no points, or they do not pair up or increase.
     """
 
-    steps: Sequence[int]
-    values: Sequence[float]
+    steps: Sequence[int]  # increasing step numbers; before the first its value holds
+    values: Sequence[float]  # one for each of them
 
     def __post_init__(self):
         # Tuples, so that a loss can be hashed whatever sequence a config file gave.
         object.__setattr__(self, "steps", tuple(self.steps))
         object.__setattr__(self, "values", tuple(self.values))
+        points = f"PiecewiseLinear has steps {self.steps} and values {self.values}"
         for number in (*self.steps, *self.values):
             if not _is_number(number):
-                raise ValueError(
-                    f"PiecewiseLinear has steps {self.steps} and values {self.values}; {number!r} "
-                    "is not a finite number"
-                )
+                raise ValueError(f"{points}; {number!r} is not a finite number")
         if not self.steps or len(self.steps) != len(self.values):
-            raise ValueError(
-                f"PiecewiseLinear has steps {self.steps} and values {self.values}; there must be "
-                "one value for each of at least one step"
-            )
+            raise ValueError(f"{points}; there must be one value for each of at least one step")
         if any(b <= a for a, b in zip(self.steps, self.steps[1:], strict=False)):
             raise ValueError(f"steps {self.steps} of PiecewiseLinear must increase")
 
     def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """The value at a step, in float32."""
-        return jnp.interp(
-            jnp.asarray(step, jnp.float32), jnp.asarray(self.steps, jnp.float32),
-            jnp.asarray(self.values, jnp.float32),
-        )  # fmt: skip
+        return jnp.interp(*(jnp.asarray(x, jnp.float32) for x in (step, self.steps, self.values)))
 
 
 Scheduled = float | PiecewiseLinear
@@ -71,11 +59,7 @@ def check_fixed(name: str, setting: Scheduled) -> None:
 
 
 def check_range(name: str, setting: Scheduled, low: float, high: float, *, open_low=False) -> None:
-    """Refuses a setting, or a schedule with a value, outside [low, high] (or (low, high]).
-
-    Raises:
-      ValueError: naming the setting, its value and what is allowed.
-    """
+    """Refuses a setting, or a schedule with a value, outside [low, high] (or (low, high])."""
     values = setting.values if isinstance(setting, PiecewiseLinear) else (setting,)
     for value in values:
         if not _is_number(value) or not low <= value <= high or (open_low and value == low):

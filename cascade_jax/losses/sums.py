@@ -9,48 +9,30 @@ from cascade_jax import metrics, numerics
 
 @flax.struct.dataclass
 class LossSums:
-    """Sums over the tokens of one microbatch.
+    """Sums over the tokens of one microbatch."""
 
-    Attributes:
-      loss_sum: sum of the per-token losses, weights applied.
-      count: what the loss is divided by in the end; 0 gives loss and gradient 0.
-      metrics: each metric as a Ratio, keyed by the constants of `cascade_jax.metrics`.
-    """
-
-    loss_sum: Float[Array, ""]
-    count: Float[Array, ""]
-    metrics: dict[str, metrics.Ratio]
+    loss_sum: Float[Array, ""]  # of the per-token losses, weights applied
+    count: Float[Array, ""]  # divides the loss in the end; 0 gives loss and gradient 0
+    metrics: dict[str, metrics.Ratio]  # keyed by the constants of `cascade_jax.metrics`
 
 
 @flax.struct.dataclass
 class TokenTerms:
-    """What a loss head finds out about each token; all float32 or bool, of one shape.
+    """What a loss head finds out about each token; all float32 or bool, of one shape."""
 
-    Attributes:
-      loss: the variant's loss, alpha applied, weights not.
-      kept: alpha, 0 or 1.
-      cross_entropy: `-log p_S(y)`, nats, whatever the variant.
-      entropy: of the student's distribution, nats.
-      student_ok, teacher_ok: no token has a larger logit than the label; None without a teacher.
-      teacher_kl: `KL(p_L || p_S)` in nats, or None where it is not asked for or not known.
-    """
-
-    loss: Float[Array, "*n"]
-    kept: Float[Array, "*n"]
-    cross_entropy: Float[Array, "*n"]
-    entropy: Float[Array, "*n"]
-    student_ok: Bool[Array, "*n"]
-    teacher_ok: Bool[Array, "*n"] | None
-    teacher_kl: Float[Array, "*n"] | None
+    loss: Float[Array, "*n"]  # the variant's, alpha applied, weights not
+    kept: Float[Array, "*n"]  # alpha, 0 or 1
+    cross_entropy: Float[Array, "*n"]  # -log p_S(y), nats, whatever the variant
+    entropy: Float[Array, "*n"]  # of the student's distribution, nats
+    student_ok: Bool[Array, "*n"]  # no token has a larger logit than the label
+    teacher_ok: Bool[Array, "*n"] | None  # likewise; None without a teacher
+    teacher_kl: Float[Array, "*n"] | None  # KL(p_L || p_S), nats; None if not asked for or known
 
 
 def reduce(terms: TokenTerms, weights: Float[Array, "*n"], normalizer: str) -> LossSums:
-    """The sums of a microbatch.
+    """The sums of a microbatch; `terms` may be anything, NaN included, where the weight is 0.
 
-    Args:
-      terms: anything, NaN included, where the weight is 0.
-      weights: of the tokens.
-      normalizer: "tokens" counts the weights, "kept" those of the tokens that alpha keeps.
+    The normalizer "tokens" counts all weights, "kept" those of the tokens that alpha keeps.
     """
     weights = weights.astype(jnp.float32)
     tokens = jnp.sum(weights)

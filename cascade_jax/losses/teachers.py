@@ -117,12 +117,9 @@ def verdict(
     targets: Int[Array, "*n"],
     compare_logits: Callable[[Array], tuple[Bool[Array, "*n"], Bool[Array, "*n"]]],
 ) -> tuple[Bool[Array, "*n"] | None, Bool[Array, "*n"] | bool]:
-    """Whether the teacher is right on each token, and whether its outputs are NaN.
+    """Whether the teacher (None: neither) is right on each token, and whether its outputs are NaN.
 
-    Args:
-      teacher: in any form; None is neither right nor wrong.
-      targets: labels.
-      compare_logits: computes both from logits, which each head has in its own form.
+    `compare_logits` computes both from logits, which each head has in its own form.
     """
     match teacher:
         case None:
@@ -138,11 +135,7 @@ def verdict(
 def shows_kl(teacher: Teacher | None, need: str, every_metric: bool) -> bool:
     """Whether KL(p_L || p_S) is measured: its whole p_L is known, and used or asked for.
 
-    Args:
-      teacher: in any form.
-      need: `teacher_need` of the loss. A loss that only needs the argmax is spared the teacher's
-        softmax in training.
-      every_metric: whether it is asked for anyway.
+    A loss whose `teacher_need` is only the argmax is spared the teacher's softmax in training.
     """
     if teacher is None or isinstance(teacher, TeacherArgmax | TeacherTopK):
         return False

@@ -13,6 +13,7 @@ Example: the label has probability 0.8, the teacher gives it 0.5.
     reverse_kl(student, teacher)          = 0.8 log(0.8/0.5) + 0.2 log(0.2/0.5)  = 0.193
 """
 
+import functools
 import math
 
 import jax
@@ -72,55 +73,52 @@ def smoothed_target(label_smoothing: float, num_ids):
     return confidence, low, -(confidence * math.log(confidence) + label_smoothing * log_low)
 
 
-def soft_cross_entropy(
+def divergence(
+    name: str,
     student_logits: Logits,
     teacher_logits: Logits,
     *,
     temperature: float | Float[Array, ""] = 1.0,
+    beta: float = 0.5,
     axis: int = -1,
     where: Where = None,
 ) -> PerToken:
-    """Cross-entropy with the teacher's distribution, `-sum_v p_L(v) log p_S(v)`.
+    """How far the student's distribution is from the teacher's.
 
-    It is forward KL plus the teacher's entropy, so its gradient for the student is that of forward
-    KL.
+    | name | value |
+    |---|---|
+    | cross_entropy | `-sum_v p_L(v) log p_S(v)`: forward KL plus the teacher's entropy |
+    | forward_kl | `KL(p_L || p_S)`: the student must cover all the teacher does |
+    | reverse_kl | `KL(p_S || p_L)`: the student keeps to one mode |
+    | jensen_shannon | beta KL(p_L || m) + (1 - beta) KL(p_S || m), m = beta p_L + (1 - beta) p_S |
 
     Args:
+      name: one of `variants.DIVERGENCES`.
       student_logits, teacher_logits: of one shape.
       temperature: divides both logits; no T^2 factor here.
+      beta: in (0, 1), of "jensen_shannon"; divided by beta (by 1 - beta) that tends to forward
+        (reverse) KL at 0 (at 1).
       axis, where: see the head of this file.
 
-    Reference: CAT, equation 3 (its second summand; no temperature); Hinton et al. 2015.
+    Reference: CAT, equation 3 (its second summand; no temperature); Hinton et al. 2015; Agarwal et
+    al. 2024 (GKD) for the generalised Jensen-Shannon divergence.
     """
-    log_s, log_l = _both(student_logits, teacher_logits, temperature, axis, where)
-    return divergence("cross_entropy", log_s, log_l)
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"student logits {student_logits.shape} and teacher logits {teacher_logits.shape} "
+            "must have one shape"
+        )
+    student, mask = _last(student_logits, axis, where)
+    teacher, _ = _last(teacher_logits, axis, where)
+    log_s = numerics.log_probs(student, temperature=temperature, where=mask)
+    log_l = numerics.log_probs(teacher, temperature=temperature, where=mask)
+    return jnp.sum(divergence_summand(name, log_s, log_l, beta), axis=-1)
 
 
-def forward_kl(student_logits, teacher_logits, *, temperature=1.0, axis=-1, where=None) -> PerToken:
-    """`KL(p_L || p_S)`: the student must cover all the teacher does. Args as soft_cross_entropy."""
-    log_s, log_l = _both(student_logits, teacher_logits, temperature, axis, where)
-    return divergence("forward_kl", log_s, log_l)
-
-
-def reverse_kl(student_logits, teacher_logits, *, temperature=1.0, axis=-1, where=None) -> PerToken:
-    """`KL(p_S || p_L)`: the student keeps to one mode. Args as soft_cross_entropy."""
-    log_s, log_l = _both(student_logits, teacher_logits, temperature, axis, where)
-    return divergence("reverse_kl", log_s, log_l)
-
-
-def jensen_shannon(
-    student_logits, teacher_logits, *, beta=0.5, temperature=1.0, axis=-1, where=None
-) -> PerToken:
-    """`beta KL(p_L || m) + (1 - beta) KL(p_S || m)` with `m = beta p_L + (1 - beta) p_S`.
-
-    Args:
-      beta: in (0, 1); divided by beta (by 1 - beta) it tends to forward (reverse) KL at 0 (at 1).
-      student_logits, teacher_logits, temperature, axis, where: as in soft_cross_entropy.
-
-    Reference: Agarwal et al. 2024 (GKD), generalised Jensen-Shannon divergence.
-    """
-    log_s, log_l = _both(student_logits, teacher_logits, temperature, axis, where)
-    return divergence("jensen_shannon", log_s, log_l, beta)
+soft_cross_entropy = functools.partial(divergence, "cross_entropy")
+forward_kl = functools.partial(divergence, "forward_kl")
+reverse_kl = functools.partial(divergence, "reverse_kl")
+jensen_shannon = functools.partial(divergence, "jensen_shannon")
 
 
 def kl_to_uniform(logits: Logits, *, axis: int = -1, where: Where = None) -> PerToken:
@@ -176,24 +174,8 @@ def top_k_log_probs(
     return jnp.concatenate([picked, rest], axis=-1) - log_z
 
 
-def divergence(
-    name: str,
-    log_student: Float[Array, "*n K"],
-    log_teacher: Float[Array, "*n K"],
-    beta: float = 0.5,
-) -> Float[Array, "*n"]:
-    """The named divergence of two normalised distributions given by their log-probs.
-
-    Args:
-      name: one of `variants.DIVERGENCES`.
-      log_student, log_teacher: finite log-probs over the last axis, -1e30 for none.
-      beta: of "jensen_shannon".
-    """
-    return jnp.sum(divergence_summand(name, log_student, log_teacher, beta), axis=-1)
-
-
 def divergence_summand(name, log_student, log_teacher, beta) -> Float[Array, "*n K"]:
-    """What `divergence` sums over the last axis."""
+    """What `divergence` sums over the last axis, of finite log-probs (-1e30 for none)."""
     p_s, p_l = jnp.exp(log_student), jnp.exp(log_teacher)
     match name:
         case "cross_entropy":
@@ -218,20 +200,6 @@ def _last(logits, axis, where):
     if where is not None:
         where = jnp.moveaxis(jnp.broadcast_to(where, logits.shape), axis, -1)
     return jnp.moveaxis(logits, axis, -1), where
-
-
-def _both(student_logits, teacher_logits, temperature, axis, where):
-    if student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"student logits {student_logits.shape} and teacher logits {teacher_logits.shape} "
-            "must have one shape"
-        )
-    student, mask = _last(student_logits, axis, where)
-    teacher, _ = _last(teacher_logits, axis, where)
-    return (
-        numerics.log_probs(student, temperature=temperature, where=mask),
-        numerics.log_probs(teacher, temperature=temperature, where=mask),
-    )
 
 
 def _num_ids(x, where):

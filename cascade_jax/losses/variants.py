@@ -58,12 +58,11 @@ class Loss:
 
     def __post_init__(self):
         check_choice("normalizer", self.normalizer, NORMALIZERS)
-        schedules.check_fixed("label_smoothing", self.label_smoothing)
-        schedules.check_range("label_smoothing", self.label_smoothing, 0.0, 1.0)
+        for name, high in (("label_smoothing", 1.0), ("z_loss", float("inf"))):
+            schedules.check_fixed(name, getattr(self, name))
+            schedules.check_range(name, getattr(self, name), 0.0, high)
         if self.label_smoothing == 1.0:
             raise ValueError("label_smoothing 1.0 is not in [0.0, 1.0)")
-        schedules.check_fixed("z_loss", self.z_loss)
-        schedules.check_range("z_loss", self.z_loss, 0.0, float("inf"))
 
     @property
     def teacher_need(self) -> str:
@@ -95,7 +94,6 @@ class Loss:
         step: Int[Array, ""] | None,
     ) -> Coefficients:
         """Coefficients of the tokens, from who is right and the step of the schedules."""
-        del step
         kept = self.kept(student_ok, teacher_ok)
         return Coefficients(kept, kept)
 

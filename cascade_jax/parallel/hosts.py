@@ -53,17 +53,11 @@ class Stopped(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """Where the processes of a run meet.
+    """Where the processes of a run meet."""
 
-    Attributes:
-      coordinator: HOST:PORT of process 0, reachable from all.
-      processes: how many there are.
-      process: which one this is, from 0.
-    """
-
-    coordinator: str
-    processes: int
-    process: int
+    coordinator: str  # HOST:PORT of process 0, reachable from all
+    processes: int  # how many there are
+    process: int  # which one this is, from 0
 
     def __post_init__(self):
         host, _, port = self.coordinator.rpartition(":")
@@ -84,8 +78,7 @@ class Address:
 def address(coordinator: str | None, processes: str | None, process: str | None) -> Address | None:
     """The address out of flags and, for those that are None, the environment (VARIABLES).
 
-    Returns:
-      None where none of the three is given: the cluster is asked.
+    None where none of the three is given: the cluster is asked.
 
     Raises:
       HostsError: if some are given and others not, or not as they should be.
@@ -95,9 +88,9 @@ def address(coordinator: str | None, processes: str | None, process: str | None)
         value if value is not None else os.environ.get(variable) or None
         for value, variable in zip((coordinator, processes, process), VARIABLES, strict=True)
     ]
-    if parts[1:] == [None, None]:  # JAX itself reads the address beside what the cluster tells
-        if coordinator is None:
-            return None
+    # JAX itself reads the coordinator's variable beside what the cluster tells.
+    if coordinator is None and parts[1:] == [None, None]:
+        return None
     missing = [
         f"{flag} (or {variable})"
         for flag, variable, value in zip(flags, VARIABLES, parts, strict=True)
@@ -121,9 +114,7 @@ def initialize(where: Address | None = None, command: str = "cascade-jax") -> No
     Without an address Cloud TPU, GKE, Slurm and Open MPI are recognised by what they set; where
     there is none of them the process is alone. A second call does nothing.
 
-    Args:
-      where: the address, or None.
-      command: begins the lines that this process prints when another one is lost.
+    `command` begins the lines that this process prints when another one is lost.
 
     Raises:
       HostsError: if the others do not come.
@@ -224,13 +215,13 @@ def assert_equal_across_hosts(
       HostsError: on every host, with the first differences.
     """
     global _comparisons
-    if not connected() or distributed.global_state.num_processes == 1:
+    count = distributed.global_state.num_processes
+    if not connected() or count == 1:
         return
     _comparisons += 1
     client, place = _client(), f"cascade_jax/compare/{_comparisons}"
-    count, mine = distributed.global_state.num_processes, distributed.global_state.process_id
-    client.key_value_set(f"{place}/{mine}", json.dumps([label(), flat(facts)]))
-    if mine == 0:
+    client.key_value_set(f"{place}/{process()}", json.dumps([label(), flat(facts)]))
+    if is_first():
         _, first = json.loads(_wait_for(f"{place}/0", seconds))
         different = []
         for other in range(1, count):
@@ -247,9 +238,8 @@ def _wait_for(key: str, seconds: int) -> str:
     try:
         return _client().blocking_key_value_get(key, seconds * 1000)
     except RuntimeError as error:
-        raise LostHostError(
-            f"a host did not answer within {seconds} seconds ({key}): {error}"
-        ) from error
+        message = f"a host did not answer within {seconds} seconds ({key}): {error}"
+        raise LostHostError(message) from error
 
 
 def flat(facts: Any, name: str = "") -> dict[str, Any]:
@@ -320,11 +310,9 @@ class StopSignal:
 
 
 def shutdown(status: int, message: str = "") -> None:
-    """Ends this process's part; with a status other than 0 and STOPPED_STATUS it does not return.
+    """Ends this process's part; `message` tells the other hosts why.
 
-    Args:
-      status: the exit status.
-      message: why, for the other hosts.
+    With an exit status other than 0 and STOPPED_STATUS it does not return.
     """
     if not connected():
         return

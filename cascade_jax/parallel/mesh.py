@@ -70,22 +70,15 @@ class MeshConfig:
         left = num_devices // product
         sizes = tuple(left if size == -1 else size for size in self._sizes())
         if math.prod(sizes) != num_devices or 0 in sizes:
-            fixed = " * ".join(a for a, n in zip(AXES, self._sizes(), strict=True) if n != -1)
-            requirement = (
-                f"{num_devices} must be a multiple of {fixed}, which is {product}"
-                if -1 in self._sizes()
-                else f"it needs {product}"
-            )
-            raise ValueError(
-                f"{self} does not divide the {num_devices} devices there are; {requirement}"
-            )
+            needs = f"it needs {product}"
+            if -1 in self._sizes():
+                fixed = " * ".join(a for a, n in zip(AXES, self._sizes(), strict=True) if n != -1)
+                needs = f"{num_devices} must be a multiple of {fixed}, which is {product}"
+            raise ValueError(f"{self} does not divide the {num_devices} devices there are; {needs}")
         return sizes
 
     def build(self, devices=None) -> jax.sharding.Mesh:
-        """Makes the mesh with axes ("dcn_data", "data", "fsdp", "tensor").
-
-        Args:
-          devices: the devices to use; all of `jax.devices()` if None.
+        """Makes the mesh with axes AXES, of all of `jax.devices()` unless `devices` are given.
 
         Raises:
           ValueError: if the sizes do not divide the number of devices, or dcn_data is not the

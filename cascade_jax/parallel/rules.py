@@ -42,12 +42,10 @@ def table(rules: str | Table) -> Table:
     """The table of a name; a table is checked and comes back as tuples.
 
     Args:
-      rules: a name out of TABLES, or pairs (logical axis, mesh axis or axes), the first that fits
-        counting.
+      rules: a name out of TABLES, or pairs (logical axis, mesh axis or axes).
 
     Raises:
-      ValueError: for an unknown name, logical axis or mesh axis, or a logical axis that is there
-        twice.
+      ValueError: for an unknown name, logical axis or mesh axis, or a repeated logical axis.
     """
     if isinstance(rules, str):
         check_choice("the table of sharding rules", rules, TABLES)
@@ -75,11 +73,9 @@ def _as_axes(places: str | Sequence[str] | None) -> tuple[str, ...]:
     return (places,) if isinstance(places, str) else tuple(places)
 
 
-@contextlib.contextmanager
-def applied(rules: str | Table = DEFAULT):
+def applied(rules: str | Table = DEFAULT) -> contextlib.AbstractContextManager:
     """A context in which models constrain activations and kernels by these rules."""
-    with nn.logical_axis_rules(table(rules)):
-        yield
+    return nn.logical_axis_rules(table(rules))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -96,10 +92,9 @@ def check_batch_size(name: str, size: int, mesh: Mesh, *rules: str | Table) -> N
     """Refuses a batch (or microbatch) that the mesh does not divide.
 
     Args:
-      name: what it is, for the message.
-      size: its rows.
+      name, size: what it is, for the message, and its rows.
       mesh: the mesh.
-      *rules: of the models that compute with it; by some the batch is split over more axes than it
+      *rules: of the models that compute with it; some split the batch over more axes than it
         arrives by.
     """
     tables = [dict(table(each)).get(axes.BATCH, ()) for each in rules]
@@ -119,7 +114,7 @@ def parameter_shardings(boxed_shapes, mesh: Mesh, rules: str | Table = DEFAULT):
     Vectors (norm scales) are not split over fsdp: gathering them would cost more than they weigh.
 
     Args:
-      boxed_shapes: what `jax.eval_shape(model.init, ...)["params"]` gives: leaves are
+      boxed_shapes: `jax.eval_shape(model.init, ...)["params"]`, whose leaves are
         `nn.LogicallyPartitioned` boxes around `jax.ShapeDtypeStruct`.
       mesh: the mesh.
       rules: a name out of TABLES, or a table.
@@ -128,8 +123,8 @@ def parameter_shardings(boxed_shapes, mesh: Mesh, rules: str | Table = DEFAULT):
       The same tree with a NamedSharding at each parameter.
 
     Raises:
-      ValueError: if a parameter's axis does not divide by its mesh axes, or two of its axes are to
-        be split over the same mesh axis; names the parameter.
+      ValueError: names the parameter whose axis does not divide by its mesh axes, or of which two
+        axes are to be split over the same mesh axis.
     """
     places = {logical: _as_axes(places) for logical, places in table(rules)}
 
