@@ -26,7 +26,11 @@ setuptools.setup(
     python_requires=">=3.11,<3.14",
     packages=[*setuptools.find_packages(include=["cascade_jax*", "tasks*"]), *GIN_PACKAGES],
     package_dir=GIN_PACKAGES,
-    package_data={"": ["*.gin"], "cascade_jax.report": ["assets/*.css", "assets/*.js"]},
+    package_data={
+        "": ["*.gin"],
+        "tasks.flan2021": ["prompts.toml"],
+        "cascade_jax.report": ["assets/*.css", "assets/*.js"],
+    },
     entry_points={"console_scripts": ["cascade-jax = cascade_jax.cli.main:main"]},
     install_requires=[
         "absl-py",
@@ -45,7 +49,6 @@ setuptools.setup(
         "optax",
         "orbax-checkpoint",
         "pyarrow",
-        "rich",
         "rouge-score",
         "sacrebleu",
         "scikit-learn>=1.7",  # from there on its networks take weights of examples

@@ -31,6 +31,7 @@ def test_a_wheel_holds_package_tasks_and_gin_files_and_nothing_else(tmp_path):
     on_disk = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gin").rglob("*.gin")}
     installed = "cascade_jax/installed/"
     assert {n.removeprefix(installed) for n in names if n.startswith(installed)} == on_disk
+    assert "tasks/flan2021/prompts.toml" in names
     page = "cascade_jax/report/assets/"
     on_disk = {path.relative_to(ROOT).as_posix() for path in (ROOT / page).iterdir()}
     assert f"{page}report.js" in on_disk and {n for n in names if n.startswith(page)} == on_disk

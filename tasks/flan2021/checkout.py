@@ -147,7 +147,7 @@ def prompts_of(
     Raises:
       ValueError: no templates for the data set, or none for what its canonical prompt asks for.
     """
-    name = task.patterns or task.name
+    name = task.templates
     if name not in patterns:
         raise ValueError(f"{where}: PATTERNS has no templates for {name!r}")
     targets = [target for _, target in task.prompt_pairs]

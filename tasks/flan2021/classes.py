@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from cascade_jax.data.sources import FieldType
 from cascade_jax.task_metrics import quality
-from tasks.flan2021.flan_task import FlanTask, Prompt, Row
+from tasks.flan2021.flan_task import TRAIN_ROWS, FlanTask, Row
 
 NO_YES = ("no", "yes")
 YES_NO = ("yes", "no")
@@ -24,15 +24,15 @@ def with_class(texts: Row, label: tf.Tensor, classes: Sequence[str]) -> Row:
 
 
 def class_task(
-    name: str,
     cluster: str,
+    name: str,
     tfds_name: str,
     names: Mapping[str, str],
     classes: Sequence[str],
     splits: Mapping[str, str],
-    train_examples: int,
-    prompts: Sequence[Prompt],
-    *more_metrics: Callable,
+    train_examples: int = TRAIN_ROWS,
+    *,
+    metrics: Sequence[Callable] = (),
     label: str = "label",
     label_type: FieldType | None = None,
     **rest,
@@ -40,10 +40,10 @@ def class_task(
     """A data set of which each row has texts and the number of its class.
 
     Args:
-      name, cluster, tfds_name, splits, train_examples, prompts: see `FlanTask`.
+      cluster, name, tfds_name, splits, train_examples: see `FlanTask`.
       names: of texts, as FLAN has them, and the source's field of each.
       classes: FLAN's words for label 0, label 1, ...
-      more_metrics: beside accuracy.
+      metrics: beside accuracy.
       label, label_type: the source's field of the class; None for the numbers of the classes.
       rest: see `FlanTask`.
     """
@@ -52,13 +52,8 @@ def class_task(
         named = {text: row[field] for text, field in names.items()}
         return with_class(named, row[label], classes)
 
-    facts = {
-        "fields": {f: str for f in names.values()} | {label: label_type or range(len(classes))},
-        "splits": splits,
-        "train_examples": train_examples,
-        "kind": "classification",
-        "texts": texts_of,
-        "prompts": prompts,
-        "metric_fns": [quality.accuracy, *more_metrics],
-    }
+    fields = {f: str for f in names.values()} | {label: label_type or range(len(classes))}
+    facts = {"fields": fields, "splits": splits, "train_examples": train_examples}
+    facts |= {"kind": "classification", "texts": texts_of}
+    facts["metric_fns"] = [quality.accuracy, *metrics]
     return FlanTask(name, cluster, tfds_name, **(facts | rest))

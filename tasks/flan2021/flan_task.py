@@ -8,8 +8,10 @@ Reference: Wei et al. 2022, "Finetuned Language Models Are Zero-Shot Learners", 
 """
 
 import string
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import tensorflow as tf
 
@@ -21,6 +23,11 @@ SUITE = "flan2021"
 
 Row = Mapping[str, tf.Tensor]
 Prompt = str | tuple[str, str]
+
+PROMPTS: Mapping[str, Sequence[Prompt]] = tomllib.loads(
+    Path(__file__).with_name("prompts.toml").read_text("utf-8")
+)
+TRAIN_ROWS = 30_000  # the most that FLAN takes of a data set
 
 _FLAG = "is_training"
 _ANSWER = "{answer}"
@@ -35,15 +42,15 @@ class FlanTask:
       cluster: FLAN's, "entailment"; "" for a data set in none.
       tfds_name: builder with config and version, "super_glue/rte:1.0.2".
       fields: of the source, see `sources.FieldType`.
-      splits: the task's splits as slices of the source's, {"train": "train[:-200]"}.
-      train_examples: training rows before filters, by which mixtures draw.
       kind: one of `catalog.KINDS`.
       texts: from a row of the source to texts, named as in FLAN's templates. "options" and
         "references" are lists of texts. Whatever is a list or a number goes on into the example,
         for `postprocess_fn`; other texts only fill prompts.
-      prompts: templates, the first canonical. A lone one has the target "{answer}", a pair names
-        its own. "{options_}" is the list of the options, made here.
       metric_fns: the first measures each example by itself too.
+      splits: the task's splits as slices of the source's, {"train": "train[:-200]"}.
+      train_examples: training rows before filters, by which mixtures draw.
+      prompts: templates, the first canonical. A lone one has the target "{answer}", a pair names
+        its own. "{options_}" is the list of the options, made here. None for those of prompts.toml.
       postprocess_fn: as in seqio.
       keep: filter of the source's rows, after slicing.
       patterns: name of its templates in FLAN's templates.py, if another.
@@ -58,12 +65,12 @@ class FlanTask:
     cluster: str
     tfds_name: str
     fields: Mapping[str, sources.FieldType]
-    splits: Mapping[str, str]
-    train_examples: int
     kind: str
     texts: Callable[[Row], Row]
-    prompts: Sequence[Prompt]
     metric_fns: Sequence[Callable]
+    splits: Mapping[str, str]
+    train_examples: int = TRAIN_ROWS
+    prompts: Sequence[Prompt] | None = None
     postprocess_fn: Callable | None = None
     keep: Callable[[Row], tf.Tensor] | None = None
     patterns: str | None = None
@@ -76,11 +83,19 @@ class FlanTask:
     def __post_init__(self):
         """Raises ValueError for a task without prompts or of an unknown kind."""
         catalog.TaskCard(SUITE, self.kind)
+        if self.prompts is None:
+            own = [p if isinstance(p, str) else tuple(p) for p in PROMPTS[self.templates]]
+            object.__setattr__(self, "prompts", tuple(own))
         if isinstance(self.prompts, str) or not self.prompts:
             raise ValueError(f"prompts of {self.name} are {self.prompts!r}; must be one or more")
         unknown = sorted(set(self.blank_texts) - set(self.fields))
         if unknown:
             raise ValueError(f"blank_texts of {self.name} has {unknown}; not among its fields")
+
+    @property
+    def templates(self) -> str:
+        """Name of its templates, in FLAN's templates.py and in prompts.toml."""
+        return self.patterns or self.name
 
     @property
     def prompt_pairs(self) -> tuple[tuple[str, str], ...]:

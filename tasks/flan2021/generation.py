@@ -4,7 +4,7 @@ Sentences out of data (ROUGE against the best of all reference texts), texts wit
 punctuation or spaces restored (edit distance over words), and linear equations (accuracy).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
@@ -87,60 +87,26 @@ def _without_spaces(text: tf.Tensor) -> tf.Tensor:
 # ------------------------------------------------------------------ structure to text
 
 
-def _from_data(
-    name: str, fields: Mapping[str, FieldType], texts: Callable[[Row], Row], *inputs: str
-) -> FlanTask:
+def _from_data(name: str, fields: Mapping[str, FieldType], texts: Callable[[Row], Row]) -> FlanTask:
     return FlanTask(
         name=name,
         cluster="structure_to_text",
         tfds_name=f"gem/{name}:1.1.0",
         fields={**fields, **_REFERENCES},
-        splits=capped(),
-        train_examples=30000,
         kind="generation",
         texts=texts,
-        prompts=[(template, "{target}") for template in inputs],
         metric_fns=[ROUGE],
+        splits=capped(),
         postprocess_fn=references_as_target,
         blank_texts=("references",),
     )
 
 
 _STRUCTURE_TO_TEXT = (
-    _from_data(
-        "web_nlg_en",
-        {"input": list[str]},
-        _web_triples,
-        "Say in plain English what these facts state (subject, relation, object): {input_string}",
-        "Write a short text that mentions each of the following facts.\n\n{input_string}",
-        "Facts: {input_string}\n\nHow would an encyclopedia put this into words?",
-    ),
-    _from_data(
-        "common_gen",
-        {"concepts": list[str]},
-        _concepts,
-        "Write one everyday sentence that uses all of these words: {concepts}",
-        "Describe a scene in which the following occur.\n\n{concepts_newline}",
-        "Words: {concepts}\nA sentence with every one of them:",
-    ),
-    _from_data(
-        "e2e_nlg",
-        {"meaning_representation": str},
-        _meaning,
-        "Describe this place to eat in one or two sentences. {meaning_representation}",
-        "Write what a guide book would say about a restaurant with this entry.\n\n"
-        "{meaning_representation}",
-        "Entry: {meaning_representation}\n\nSay all of that in plain English.",
-    ),
-    _from_data(
-        "dart",
-        {"tripleset": list[str]},
-        _dart,
-        "Put these records from a table into words: {tripleset}",
-        "Each line below states a fact. Tell all of them in running text.\n\n{tripleset_newline}",
-        "Data: {tripleset}\n\nA reader who has not seen the data should learn it from one text. "
-        "Write it.",
-    ),
+    _from_data("web_nlg_en", {"input": list[str]}, _web_triples),
+    _from_data("common_gen", {"concepts": list[str]}, _concepts),
+    _from_data("e2e_nlg", {"meaning_representation": str}, _meaning),
+    _from_data("dart", {"tripleset": list[str]}, _dart),
 )
 
 # ------------------------------------------------------------------ text formatting
@@ -151,7 +117,6 @@ def _restoring(
     first: int,
     field: str,
     spoil: Callable[[tf.Tensor], tf.Tensor],
-    *inputs: str,
     keep_unchanged: bool = False,
 ) -> FlanTask:
     """A task that asks for a web page's sentence as it was before something was taken from it.
@@ -172,70 +137,35 @@ def _restoring(
         cluster="text_formatting",
         tfds_name="para_crawl/enda:1.2.0",
         fields={"en": str},
+        kind="generation",
+        texts=lambda row: {field: spoil(row["en"]), "answer": row["en"]},
+        metric_fns=[WordEditDistance()],
         splits={
             "train": f"train[{first or ''}:{end}]",
             "validation": f"train[{end}:{end + 200}]",
             "test": "train[-3000:]",
         },
-        train_examples=30000,
-        kind="generation",
-        texts=lambda row: {field: spoil(row["en"]), "answer": row["en"]},
-        prompts=inputs,
-        metric_fns=[WordEditDistance()],
         keep=None if keep_unchanged else is_changed,
     )
 
 
 _TEXT_FORMATTING = (
-    _restoring(
-        "true_case",
-        0,
-        "lower",
-        _lower,
-        "Put capital letters where they belong: {lower}",
-        "This text was typed without the shift key. Correct its case.\n\n{lower}",
-        "Lower case: {lower}\nWith proper capitals:",
-    ),
-    _restoring(
-        "fix_punct",
-        30200,
-        "no_punct",
-        _without_marks,
-        "Add the missing punctuation to this text: {no_punct}",
-        "All commas, points and other marks got lost here. Put them back.\n\n{no_punct}",
-        "Without marks: {no_punct}\nPunctuated:",
-    ),
-    _restoring(
-        "word_segment",
-        60400,
-        "no_space",
-        _without_spaces,
-        "Put the spaces between words back into this text: {no_space}",
-        "Someone's space bar is broken. What did they mean to type?\n\n{no_space}",
-        "Run together: {no_space}\nAs separate words:",
-        keep_unchanged=True,
-    ),
+    _restoring("true_case", 0, "lower", _lower),
+    _restoring("fix_punct", 30200, "no_punct", _without_marks),
+    _restoring("word_segment", 60400, "no_space", _without_spaces, keep_unchanged=True),
 )
 
 # ------------------------------------------------------------------ math
-
-_MATH_PROMPTS: Sequence[str] = (
-    "Find the number that the equation asks for. {question}",
-    "{question}\n\nReply with a number only.",
-    "Work this out and give just the result.\n\nExercise: {question}",
-)
 
 _MATH = FlanTask(
     name="math_dataset",
     cluster="math",
     tfds_name="math_dataset/algebra__linear_1d:1.0.0",
     fields={"question": str, "answer": str},
-    splits=capped("test"),
-    train_examples=30000,
     kind="short_answer",
     texts=renamed(question="question", answer="answer"),
-    prompts=_MATH_PROMPTS,
     metric_fns=[quality.accuracy],
+    splits=capped("test"),
 )
 
 TASKS: tuple[FlanTask, ...] = (*_STRUCTURE_TO_TEXT, *_TEXT_FORMATTING, _MATH)

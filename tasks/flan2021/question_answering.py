@@ -5,7 +5,7 @@ Questions). Exact match after normalisation, the best of the right answers, is t
 example; word F1 is measured beside it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
@@ -102,7 +102,6 @@ def _task(
     tfds_name: str,
     fields: Mapping[str, FieldType],
     texts: Callable[[Row], Row],
-    prompts: Sequence[str | tuple[str, str]],
     metric_fn: Callable = short_answers.squad,
     *,
     test: str = "validation",
@@ -116,48 +115,23 @@ def _task(
         tfds_name=tfds_name,
         fields=fields,
         texts=texts,
-        prompts=prompts,
         metric_fns=[metric_fn],
         postprocess_fn=references_as_target if has_references else None,
-        **{
-            "splits": capped(test),
-            "train_examples": 30000,
-            "kind": "short_answer",
-        }
-        | others,
+        **{"splits": capped(test), "kind": "short_answer"} | others,
     )
 
 
 _PASSAGE = {"title": str, "context": str, "question": str, "answers/text": list[str]}
+_QUAC = dict.fromkeys(["title", "background", "context", "question", "orig_answer/text"], str)
 
 TASKS: tuple[FlanTask, ...] = (
-    _task(
-        "squad_v1",
-        "reading_comprehension",
-        "squad/v1.1:3.0.0",
-        _PASSAGE,
-        _squad_v1,
-        [
-            "Answer with words from the passage.\n\nQuestion: {question}\n"
-            "Passage on {title}: {context}",
-            'Someone who read the text "{title}" asks: {question}\n\nFind the answer in the text. '
-            "{context}",
-            "{context}\n\nGoing by this text alone: {question}",
-        ],
-    ),
+    _task("squad_v1", "reading_comprehension", "squad/v1.1:3.0.0", _PASSAGE, _squad_v1),
     _task(
         "squad_v2",
         "reading_comprehension",
         "squad/v2.0:3.0.0",
         {**_PASSAGE, "is_impossible": bool},
         _squad_v2,
-        [
-            'Answer with words from the passage, or "unanswerable" if it does not tell.\n\n'
-            "Question: {question}\nPassage on {title}: {context}",
-            "{question} Look it up in the text below. Where the text leaves this open, say "
-            '"unanswerable".\n\n{title}: {context}',
-            "{context}\n\nGoing by this text alone: {question} (It may be unanswerable.)",
-        ],
         blank_texts=("answers/text",),
     ),
     _task(
@@ -166,12 +140,6 @@ TASKS: tuple[FlanTask, ...] = (
         "drop:2.0.0",
         {"passage": str, "question": str, "answer": str},
         _drop,
-        [
-            "Read the passage, count or compare where needed, and answer.\n\n"
-            "Question: {question}\nPassage: {context}",
-            "{question} All that this takes is told below.\n\n{context}",
-            "{context}\n\nTo judge by the above: {question}",
-        ],
         test="dev",
         has_references=False,
     ),
@@ -179,17 +147,9 @@ TASKS: tuple[FlanTask, ...] = (
         "trivia_qa",
         "open_domain_qa",
         "trivia_qa/rc:1.1.0",
-        {
-            "question": str,
-            "answer/normalized_value": str,
-            "answer/normalized_aliases": list[str],
-        },
+        {"question": str, "answer/normalized_value": str}
+        | {"answer/normalized_aliases": list[str]},
         _trivia_qa,
-        [
-            "Answer this quiz question in a word or a name: {question}",
-            "A pub quiz asks: {question} What do you write down?",
-            "Trivia: {question}\nReply as briefly as you can.",
-        ],
         short_answers.trivia_qa,
         blank_texts=("answer/normalized_aliases",),
     ),
@@ -199,31 +159,14 @@ TASKS: tuple[FlanTask, ...] = (
         "natural_questions_open:1.0.0",
         {"question": str, "answer": list[str]},
         _natural_question,
-        [
-            "Answer in a few words: {question}",
-            "Somebody typed this into a search engine: {question}\nTell them in a few words.",
-            "Query: {question}\nShort reply:",
-        ],
         short_answers.trivia_qa,
     ),
     _task(
         "quac",
         "conversational_qa",
         "quac:1.0.0",
-        {
-            "title": str,
-            "background": str,
-            "context": str,
-            "question": str,
-            "orig_answer/text": str,
-        },
+        _QUAC,
         _quac,
-        [
-            "A student asks a teacher who has this text. Give the teacher's answer, in the text's "
-            "words.\n\nStudent: {question}\nText: {context}\nAbout {title}: {background}",
-            "{question}\n\nQuote the part of the following that tells. {context}\n{background}",
-            "{title}: {background}\n\n{context}\n\nWhich words above answer this: {question}",
-        ],
         short_answers.trivia_qa,
         has_references=False,
         blank_texts=("title", "background"),
@@ -234,23 +177,6 @@ TASKS: tuple[FlanTask, ...] = (
         "coqa:1.0.0",
         {"story": str, "questions": list[str], "answers/input_text": list[str]},
         _coqa,
-        [
-            (
-                "Answer every question on this text in turn, numbered like the questions.\n\n"
-                "{numbered_questions}\n\nText: {text}",
-                "{numbered_answers}",
-            ),
-            (
-                "{text}\n\nTwo people talk about the text above. One asks:\n{numbered_questions}\n"
-                "\nList what the other replies.",
-                "{numbered_answers}",
-            ),
-            (
-                "Questions:\n{numbered_questions}\n\nFind a short answer to each in this story, "
-                "one a line.\n\n{text}",
-                "{numbered_answers}",
-            ),
-        ],
         splits=held_out(100, "test"),
         train_examples=7099,
         kind="generation",

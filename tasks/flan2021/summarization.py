@@ -5,7 +5,7 @@ many opinions have in common, the steps of a guide. ROUGE-1 is the quality of an
 of rougeLsum are lines, as in every `overlap_metrics.Rouge`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
@@ -125,9 +125,7 @@ def _task(
     tfds_name: str,
     fields: Mapping[str, FieldType],
     texts: Callable[[Row], Row],
-    prompts: Sequence[tuple[str, str]],
     splits: Mapping[str, str] | None = None,
-    train_examples: int = 30000,
     **others,
 ) -> FlanTask:
     return FlanTask(
@@ -135,18 +133,15 @@ def _task(
         cluster="summarization",
         tfds_name=tfds_name,
         fields=fields,
-        splits=splits or own_validation(),
-        train_examples=train_examples,
         kind="summarization",
         texts=texts,
-        prompts=prompts,
+        splits=splits or own_validation(),
         **{"metric_fns": [ROUGE]} | others,
     )
 
 
-def _with_target(target: str, *inputs: str) -> list[tuple[str, str]]:
-    return [(template, target) for template in inputs]
-
+_ARTICLE = {"document": str, "summary": str}
+_article_and_summary = renamed(text="document", summary="summary")
 
 TASKS: tuple[FlanTask, ...] = (
     _task(
@@ -154,55 +149,19 @@ TASKS: tuple[FlanTask, ...] = (
         "aeslc:1.0.0",
         {"email_body": str, "subject_line": str},
         _email,
-        _with_target(
-            "{subject}",
-            "Write a short subject line that fits this e-mail.\n\n{body}",
-            "The sender forgot the subject of the e-mail below. What could it have been?\n\n{body}",
-            "In a few words, what is this e-mail about?\n\nE-mail: {body}",
-        ),
         {"train": "train", "validation": "validation[-200:]", "test": "test"},
-        14436,
+        train_examples=14436,
         keep=_has_email,
         blank_texts=("email_body", "subject_line"),
     ),
-    _task(
-        "cnn_dailymail",
-        "cnn_dailymail:3.4.0",
-        {"article": str, "highlights": str},
-        _article,
-        _with_target(
-            "{highlights}",
-            "Give the main points of this news article.\n\n{text}",
-            "Somebody has only ten seconds for the news below. What should they read?\n\n{text}",
-            "Sum up in a few sentences what this report says.\n\nReport: {text}",
-        ),
-    ),
-    _task(
-        "gigaword",
-        "gigaword:1.2.0",
-        {"document": str, "summary": str},
-        renamed(text="document", summary="summary"),
-        _with_target(
-            "{summary}",
-            "Write a headline for a news story that begins like this.\n\n{text}",
-            "Shorten this sentence to a headline: {text}",
-            "{text}\n\nWhich title would an editor put above this?",
-        ),
-        keep=_has_all_words,
-    ),
+    _task("cnn_dailymail", "cnn_dailymail:3.4.0", {"article": str, "highlights": str}, _article),
+    _task("gigaword", "gigaword:1.2.0", _ARTICLE, _article_and_summary, keep=_has_all_words),
+    # Between two articles stands "|||||", which FLAN leaves.
     _task(
         "multi_news",
         "multi_news:2.1.0",
-        {"document": str, "summary": str},
-        # Between two articles stands "|||||", which FLAN leaves.
-        renamed(text="document", summary="summary"),
-        _with_target(
-            "{summary}",
-            "The articles below, divided by bars, are about the same event. Sum them up together."
-            "\n\n{text}",
-            "Several papers wrote about one thing. Merge what they say into one summary.\n\n{text}",
-            "What do these reports tell us, taken together?\n\nReports: {text}",
-        ),
+        _ARTICLE,
+        _article_and_summary,
         blank_texts=("document",),
     ),
     _task(
@@ -210,12 +169,6 @@ TASKS: tuple[FlanTask, ...] = (
         "newsroom:1.0.0",
         {"text": str, "summary": str, "title": str},
         renamed(text="text", summary="summary", title="title"),
-        _with_target(
-            "{summary}",
-            "Sum up this article briefly.\n\nHeadline: {title}\nArticle: {text}",
-            'What follows was published as "{title}". State its gist.\n\n{text}',
-            "Write the teaser that a newspaper would print to announce this article.\n\n{text}",
-        ),
         blank_texts=("title",),
         manual="register at https://summari.es/download/, download the data set, and put "
         f"train.jsonl, dev.jsonl and test.jsonl into {MANUAL_FOLDER}",
@@ -225,14 +178,8 @@ TASKS: tuple[FlanTask, ...] = (
         "samsum:1.0.0",
         {"dialogue": str, "summary": str},
         _dialogue,
-        _with_target(
-            "{summary}",
-            "Tell in one or two sentences what happens in this chat.\n\n{dialogue}",
-            "Somebody missed the conversation below. Sum it up for them.\n\n{dialogue}",
-            "What did these people talk about, and what came of it?\n\nChat:\n{dialogue}",
-        ),
         own_validation("train"),
-        14732,
+        train_examples=14732,
         metric_fns=[ROUGE, quality.accuracy],  # the paper lists it among its accuracy tasks
         blank_texts=("dialogue",),
         manual="download https://arxiv.org/src/1911.12237v2/anc/corpus.7z, unpack it, and put "
@@ -241,14 +188,8 @@ TASKS: tuple[FlanTask, ...] = (
     _task(
         "xsum",
         "xsum:1.1.0",
-        {"document": str, "summary": str},
-        renamed(text="document", summary="summary"),
-        _with_target(
-            "{summary}",
-            "Sum up this article in a single sentence.\n\n{text}",
-            "Which one sentence says what the following news is about?\n\n{text}",
-            "Write the opening sentence, which tells the whole story, of this report.\n\n{text}",
-        ),
+        _ARTICLE,
+        _article_and_summary,
         manual="make xsum-extracts-from-downloads.tar.gz with the script of "
         "https://github.com/EdinburghNLP/XSum (XSum-Dataset/README.md), and put it into "
         f"{MANUAL_FOLDER}",
@@ -258,16 +199,8 @@ TASKS: tuple[FlanTask, ...] = (
         "opinion_abstracts/rotten_tomatoes:1.0.0",
         {"_movie_name": str, "_critic_consensus": str, "_critics/value": list[str]},
         _reviews,
-        _with_target(
-            "{critic_consensus}",
-            'Critics wrote this about the film "{movie}". What do they agree on?\n\n'
-            "{numbered_reviews}",
-            "Write one verdict out of all these reviews of {movie}:\n{numbered_reviews}",
-            "Read the reviews, then say in a sentence how the film was received.\n\n"
-            "Film: {movie}\nReviews:\n{numbered_reviews}",
-        ),
         _OPINION_SPLITS,
-        3131,
+        train_examples=3131,
         keep=_has_review,
         blank_texts=("_critics/value",),
     ),
@@ -276,27 +209,13 @@ TASKS: tuple[FlanTask, ...] = (
         "opinion_abstracts/idebate:1.0.0",
         {"_debate_name": str, "_claim": str, "_argument_sentences/value": list[str]},
         _arguments,
-        _with_target(
-            "{claim}",
-            'These arguments come from a debate on "{debate_name}". Which claim do they support?'
-            "\n\n{argument_sentences}",
-            "Put into one sentence the point that all of these make:\n{argument_sentences}",
-            "Topic: {debate_name}\nArguments:\n{argument_sentences}\n"
-            "What does the speaker want to show?",
-        ),
         _OPINION_SPLITS,
-        1659,
+        train_examples=1659,
     ),
     _task(
         "wiki_lingua_english_en",
         "gem/wiki_lingua_english_en:1.1.0",
         {"source": str, "target": str},
         renamed(source="source", target="target"),
-        _with_target(
-            "{target}",
-            "Shorten this guide to its most important steps.\n\n{source}",
-            "List in a few short sentences what the instructions below ask for.\n\n{source}",
-            "How would you explain this in brief to someone in a hurry?\n\nGuide: {source}",
-        ),
     ),
 )

@@ -9,28 +9,12 @@ In both directions BLEU splits words as for the target language, here always 13a
 from collections.abc import Mapping
 
 from cascade_jax.task_metrics.translation import Bleu, Chrf, tokenizer_of
-from tasks.flan2021.flan_task import FlanTask, Prompt, Row, own_validation
+from tasks.flan2021.flan_task import FlanTask, Row, own_validation
 from tasks.registration import MANUAL_FOLDER
 
-LANGUAGES = {
-    "cs": "Czech",
-    "de": "German",
-    "es": "Spanish",
-    "fi": "Finnish",
-    "fr": "French",
-    "ro": "Romanian",
-    "ru": "Russian",
-    "tr": "Turkish",
-}
-
-PROMPTS: tuple[Prompt, ...] = (
-    ("Translate this {lang2} text into {lang1}: {sent2}", "{sent1}"),
-    ("What would an {lang1} speaker say for this {lang2} text?\n\n{sent2}", "{sent1}"),
-    ("{lang2}: {sent2}\n\nThe same in {lang1}:", "{sent1}"),
-    ("Translate this {lang1} text into {lang2}: {sent1}", "{sent2}"),
-    ("What would a {lang2} speaker say for this {lang1} text?\n\n{sent1}", "{sent2}"),
-    ("{lang1}: {sent1}\n\nThe same in {lang2}:", "{sent2}"),
-)
+LANGUAGES = {"cs": "Czech", "de": "German", "es": "Spanish", "fi": "Finnish"} | {
+    "fr": "French", "ro": "Romanian", "ru": "Russian", "tr": "Turkish"
+}  # fmt: skip
 
 
 def _bleu(language: str) -> Bleu:
@@ -70,12 +54,10 @@ def _task(
         cluster="translation",
         tfds_name=tfds_name,
         fields={"en": str, language: str},
-        splits=splits or own_validation(),
-        train_examples=30000,
         kind="translation",
         texts=texts,
-        prompts=PROMPTS,
         metric_fns=[_bleu(language), Chrf()],
+        splits=splits or own_validation(),
         patterns=patterns,
         manual=manual,
     )
