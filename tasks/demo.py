@@ -155,12 +155,7 @@ def _source(name: str) -> GeneratedSource:
 
 TASKS = tuple(
     add_task(
-        f"demo_{name}_v1",
-        _source(name),
-        [],
-        [quality.accuracy],
-        suite="demo",
-        kind="short_answer",
+        f"demo_{name}_v1", _source(name), [], [quality.accuracy], suite="demo", kind="short_answer"
     )
     for name in _MAKERS
 )

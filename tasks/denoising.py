@@ -29,9 +29,7 @@ Lengths = Mapping[str, int] | None
 
 
 def span_counts(
-    tokens: int,
-    noise_density: float = NOISE_DENSITY,
-    mean_span_length: float = MEAN_SPAN_LENGTH,
+    tokens: int, noise_density: float = NOISE_DENSITY, mean_span_length: float = MEAN_SPAN_LENGTH
 ) -> tuple[int, int]:
     """How many tokens of a chunk are taken out, and in how many spans.
 

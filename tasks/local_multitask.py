@@ -49,10 +49,6 @@ def _written(prompt: Callable[[Row], tf.Tensor], target: str) -> list[Callable]:
     return [seqio.map_over_dataset(to_text)]
 
 
-def _joined(texts: tf.Tensor, separator: str) -> tf.Tensor:
-    return tf.strings.reduce_join(texts, separator=separator)
-
-
 def _add(
     name: str,
     source: TfdsOrJsonlSource,
@@ -86,34 +82,31 @@ def _add_classification(
 
 
 def _add_generation(
-    name: str, tfds_name: str, field: str, prompt: Callable[[Row], tf.Tensor]
+    name: str, field: str, prompt: str, separator: str, builder: str | None = None
 ) -> str:
+    """A task whose input is the prompt and a list of texts."""
     fields = {field: list[str], "target": str, "references": list[str]}
-    source = TfdsOrJsonlSource(tfds_name, fields, _TRAIN_VALIDATION)
-    preprocessors = _written(prompt, "target")
-    return _add(name, source, preprocessors, quality.rouge_l, references_as_target)
+    source = TfdsOrJsonlSource(f"gem/{builder or name}:1.1.0", fields, _TRAIN_VALIDATION)
+
+    def inputs(row: Row) -> tf.Tensor:
+        return prompt + tf.strings.reduce_join(row[field], separator=separator)
+
+    steps = _written(inputs, "target")
+    return _add(name, source, steps, quality.rouge_l, references_as_target)
 
 
 def _add_translation(language: str, language_name: str) -> str:
-    source = TfdsOrJsonlSource(
-        f"tatoeba_pairs/{language}-en",
-        {language: str, "en": str},
-        _TRAIN_VALIDATION,
-        is_in_tfds=False,
-    )
-    preprocessors = _written(lambda row: f"from {language_name} to English: " + row[language], "en")
-    name = f"tatoeba_{language}_en"
-    return _add(name, source, preprocessors, quality.chrf, kind="translation")
+    name, fields = f"tatoeba_pairs/{language}-en", {language: str, "en": str}
+    source = TfdsOrJsonlSource(name, fields, _TRAIN_VALIDATION, is_in_tfds=False)
+    steps = _written(lambda row: f"from {language_name} to English: " + row[language], "en")
+    return _add(f"tatoeba_{language}_en", source, steps, quality.chrf, kind="translation")
 
 
 def _add_equation() -> str:
-    source = TfdsOrJsonlSource(
-        "math_dataset/algebra__linear_1d:1.0.0",
-        {"question": str, "answer": str},
-        _VALIDATION_FROM_TEST,
-    )
-    preprocessors = _written(lambda row: "equation: " + row["question"], "answer")
-    return _add("linear_1d", source, preprocessors, quality.accuracy, kind="short_answer")
+    name, fields = "math_dataset/algebra__linear_1d:1.0.0", {"question": str, "answer": str}
+    source = TfdsOrJsonlSource(name, fields, _VALIDATION_FROM_TEST)
+    steps = _written(lambda row: "equation: " + row["question"], "answer")
+    return _add("linear_1d", source, steps, quality.accuracy, kind="short_answer")
 
 
 TASKS = (
@@ -154,24 +147,9 @@ TASKS = (
         lambda row: "asked: " + row["question"] + " answered by: " + row["sentence"],
     ),
     _add_equation(),
-    _add_generation(
-        "common_gen",
-        "gem/common_gen:1.1.0",
-        "concepts",
-        lambda row: "sentence with: " + _joined(row["concepts"], ", "),
-    ),
-    _add_generation(
-        "web_nlg",
-        "gem/web_nlg_en:1.1.0",
-        "input",
-        lambda row: "tell the facts: " + _joined(row["input"], " ; "),
-    ),
-    _add_generation(
-        "dart",
-        "gem/dart:1.1.0",
-        "tripleset",
-        lambda row: "tell the table: " + _joined(row["tripleset"], " ; "),
-    ),
+    _add_generation("common_gen", "concepts", "sentence with: ", ", "),
+    _add_generation("web_nlg", "input", "tell the facts: ", " ; ", builder="web_nlg_en"),
+    _add_generation("dart", "tripleset", "tell the table: ", " ; "),
     _add_translation("zh", "Chinese"),
     _add_translation("ja", "Japanese"),
 )

@@ -10,6 +10,7 @@ subject, choices, answer), and auxiliary_train.jsonl to train on. For GSM8K the 
 """
 
 import decimal
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,6 +30,7 @@ Row = Mapping[str, Any]
 _ALL_SPLITS = {split: split for split in ("train", "validation", "test")}
 _NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 
+_add = functools.partial(add_task, metric_fns=[quality.accuracy])
 
 # ---- multiple choice
 
@@ -80,14 +82,7 @@ def _add_arc(config: str, name: str) -> str:
         problem_of=_choices_problem("choices/text", "answerKey", 3),
     )
     steps = lettered("choices/text", "answerKey", lambda row: "question")
-    return add_task(
-        f"cascade_arc_{name}_v1",
-        source,
-        steps,
-        [quality.accuracy],
-        suite="arc",
-        kind="multiple_choice",
-    )
+    return _add(f"cascade_arc_{name}_v1", source, steps, suite="arc", kind="multiple_choice")
 
 
 def _mmlu_name(row: Row) -> tf.Tensor:
@@ -105,14 +100,8 @@ def _add_mmlu() -> str:
         blank_texts=("subject", "choices"),  # auxiliary_train has no subjects
         problem_of=_choices_problem("choices", "answer", 4),
     )
-    return add_task(
-        "cascade_mmlu_all_v1",
-        source,
-        lettered("choices", "answer", _mmlu_name),
-        [quality.accuracy],
-        suite="mmlu",
-        kind="multiple_choice",
-    )
+    steps = lettered("choices", "answer", _mmlu_name)
+    return _add("cascade_mmlu_all_v1", source, steps, suite="mmlu", kind="multiple_choice")
 
 
 # ---- GSM8K
@@ -173,15 +162,8 @@ def _add_gsm8k(name: str, kind: str) -> str:
         blank_texts=False,
         problem_of=_solution_problem,
     )
-    return add_task(
-        f"cascade_gsm8k_{name}_v1",
-        source,
-        worked(is_short=name == "main"),
-        [quality.accuracy],
-        number_of,
-        suite="gsm8k",
-        kind=kind,
-    )
+    steps, options = worked(is_short=name == "main"), {"suite": "gsm8k", "kind": kind}
+    return _add(f"cascade_gsm8k_{name}_v1", source, steps, postprocess_fn=number_of, **options)
 
 
 TASKS = (

@@ -40,37 +40,23 @@ SEGMENTS = {
 TRAIN_ROWS = 1_024_000
 _ISO_639_3 = {"en": "eng", "ja": "jpn", "ru": "rus", "zh": "zho"}
 TRAIN_IDS = {
-    "ja": (
-        "Statmt-news_commentary-16-eng-jpn",
-        "KECL-paracrawl-3-eng-jpn",
-        "Statmt-wikititles-3-jpn-eng",
-        "Facebook-wikimatrix-1-eng-jpn",
-        "Statmt-ted-wmt20-eng-jpn",
-        "StanfordNLP-jesc_train-1-eng-jpn",
-        "Phontron-kftt_train-1-eng-jpn",
-    ),
-    "ru": (
-        "ParaCrawl-paracrawl-1_bonus-eng-rus",
-        "Statmt-commoncrawl_wmt13-1-rus-eng",
-        "Statmt-news_commentary-16-eng-rus",
-        "Statmt-yandex-wmt22-eng-rus",
-        "Statmt-wikititles-3-rus-eng",
-        "OPUS-unpc-v1.0-eng-rus",
-        "Facebook-wikimatrix-1-eng-rus",
-        "Statmt-backtrans_ruen-wmt20-rus-eng",
-        "Statmt-backtrans_enru-wmt20-eng-rus",
-        "Tilde-airbaltic-1-eng-rus",
-        "Tilde-czechtourism-1-eng-rus",
-        "Tilde-worldbank-1-eng-rus",
-    ),
-    "zh": (
-        "ParaCrawl-paracrawl-1_bonus-eng-zho",
-        "Statmt-news_commentary-16-eng-zho",
-        "Statmt-wikititles-3-zho-eng",
-        "OPUS-unpc-v1.0-eng-zho",
-        "Facebook-wikimatrix-1-eng-zho",
-        "Statmt-backtrans_enzh-wmt20-eng-zho",
-    ),
+    "ja": """
+        Statmt-news_commentary-16-eng-jpn KECL-paracrawl-3-eng-jpn Statmt-wikititles-3-jpn-eng
+        Facebook-wikimatrix-1-eng-jpn Statmt-ted-wmt20-eng-jpn StanfordNLP-jesc_train-1-eng-jpn
+        Phontron-kftt_train-1-eng-jpn
+    """.split(),
+    "ru": """
+        ParaCrawl-paracrawl-1_bonus-eng-rus Statmt-commoncrawl_wmt13-1-rus-eng
+        Statmt-news_commentary-16-eng-rus Statmt-yandex-wmt22-eng-rus
+        Statmt-wikititles-3-rus-eng OPUS-unpc-v1.0-eng-rus Facebook-wikimatrix-1-eng-rus
+        Statmt-backtrans_ruen-wmt20-rus-eng Statmt-backtrans_enru-wmt20-eng-rus
+        Tilde-airbaltic-1-eng-rus Tilde-czechtourism-1-eng-rus Tilde-worldbank-1-eng-rus
+    """.split(),
+    "zh": """
+        ParaCrawl-paracrawl-1_bonus-eng-zho Statmt-news_commentary-16-eng-zho
+        Statmt-wikititles-3-zho-eng OPUS-unpc-v1.0-eng-zho Facebook-wikimatrix-1-eng-zho
+        Statmt-backtrans_enzh-wmt20-eng-zho
+    """.split(),
 }
 
 

@@ -168,8 +168,7 @@ def preprocessors(task: FlanTask) -> list[Callable]:
 
     def to_texts(rows: tf.data.Dataset) -> tf.data.Dataset:
         return rows.map(
-            lambda row: _texts(task, row) | {_FLAG: row[_FLAG]},
-            num_parallel_calls=tf.data.AUTOTUNE,
+            lambda row: _texts(task, row) | {_FLAG: row[_FLAG]}, num_parallel_calls=tf.data.AUTOTUNE
         )
 
     def to_prompt(rows: tf.data.Dataset) -> tf.data.Dataset:

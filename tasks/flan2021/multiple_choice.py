@@ -12,14 +12,7 @@ import tensorflow as tf
 
 from cascade_jax.data.sources import FieldType, ProblemOf
 from cascade_jax.task_metrics import quality, short_answers
-from tasks.flan2021.flan_task import (
-    TRAIN_ROWS,
-    FlanTask,
-    Row,
-    capped,
-    held_out,
-    own_validation,
-)
+from tasks.flan2021.flan_task import TRAIN_ROWS, FlanTask, Row, capped, held_out, own_validation
 from tasks.registration import MANUAL_FOLDER, references_as_target
 
 

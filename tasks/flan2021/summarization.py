@@ -81,10 +81,7 @@ def _dialogue(row: Row) -> Row:
     Example: "Al: look <file_photo> <file_gif>\\r\\nBo: 1 < 2" -> "Al: look  \\nBo: 1 < 2".
     """
     dialogue = tf.strings.regex_replace(row["dialogue"], "\r\n", "\n")
-    return {
-        "dialogue": tf.strings.regex_replace(dialogue, "<.*>", " "),
-        "summary": row["summary"],
-    }
+    return {"dialogue": tf.strings.regex_replace(dialogue, "<.*>", " "), "summary": row["summary"]}
 
 
 def _reviews(row: Row) -> Row:
@@ -158,11 +155,7 @@ TASKS: tuple[FlanTask, ...] = (
     _task("gigaword", "gigaword:1.2.0", _ARTICLE, _article_and_summary, keep=_has_all_words),
     # Between two articles stands "|||||", which FLAN leaves.
     _task(
-        "multi_news",
-        "multi_news:2.1.0",
-        _ARTICLE,
-        _article_and_summary,
-        blank_texts=("document",),
+        "multi_news", "multi_news:2.1.0", _ARTICLE, _article_and_summary, blank_texts=("document",)
     ),
     _task(
         "newsroom",
