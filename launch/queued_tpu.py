@@ -21,9 +21,7 @@ GONE = ("SUSPENDED", "SUSPENDING", "FAILED", "")
 
 def queued(flags, verb: str, *more: str) -> list[str]:
     """A `gcloud compute tpus queued-resources` command."""
-    words = ["gcloud", "compute", "tpus", "queued-resources", verb, flags.name]
-    project = [f"--project={flags.project}"] if flags.project else []
-    return [*words, f"--zone={flags.zone}", *project, *more]
+    return [*tpu_vm.gcloud(flags, "queued-resources", verb), *more]
 
 
 def state(flags) -> str:

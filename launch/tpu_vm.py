@@ -12,13 +12,16 @@ from pathlib import Path
 import starting
 
 
+def gcloud(flags, *verb: str) -> list[str]:
+    """A `gcloud compute tpus` command on the slice."""
+    project = [f"--project={flags.project}"] if flags.project else []
+    return ["gcloud", "compute", "tpus", *verb, flags.name, f"--zone={flags.zone}", *project]
+
+
 def ssh(flags, command: str, logs: Path) -> list[str]:
     """A command that runs `command` on all hosts; the output of each is a file in `logs`."""
-    return [
-        *("gcloud", "compute", "tpus", "tpu-vm", "ssh", flags.name, f"--zone={flags.zone}"),
-        *([f"--project={flags.project}"] if flags.project else []),
-        *("--worker=all", f"--output-directory={logs}", f"--command={command}"),
-    ]
+    words = ("--worker=all", f"--output-directory={logs}", f"--command={command}")
+    return [*gcloud(flags, "tpu-vm", "ssh"), *words]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -57,12 +60,8 @@ def main(argv=None) -> int:
     parser.add_argument("--create", metavar="TYPE", help="make the slice first, e.g. v5litepod-32")
     flags = starting.arguments(parser, argv, ("gcloud",))
     if flags.create:
-        create = [
-            *("gcloud", "compute", "tpus", "tpu-vm", "create", flags.name, f"--zone={flags.zone}"),
-            *([f"--project={flags.project}"] if flags.project else []),
-            *(f"--accelerator-type={flags.create}", f"--version={flags.version}"),
-        ]
-        status = starting.run(create, flags.dry_run)
+        words = (f"--accelerator-type={flags.create}", f"--version={flags.version}")
+        status = starting.run([*gcloud(flags, "tpu-vm", "create"), *words], flags.dry_run)
         if status:
             return status
     return do(flags)
