@@ -1,5 +1,7 @@
 """The output of `cascade-jax tasks`: lists, rows as the model gets them, lengths."""
 
+import collections
+import functools
 import math
 import os
 import sys
@@ -9,7 +11,6 @@ from typing import Any
 
 import seqio
 import tqdm
-from rich.cells import cell_len
 
 from cascade_jax.data import mixtures
 from cascade_jax.data.browse import rows as row_view
@@ -18,18 +19,17 @@ from cascade_jax.data.browse import token_counts
 from cascade_jax.text_table import columns
 
 _WIDTH = 100
+_INDENT = " " * 14
 _STYLES = {"bold": "1", "dim": "2", "cut": "9;31", "available": "32", "missing": "33"}
 
 
 class Paint:
-    """Colours text, or leaves it unchanged."""
+    """Colours text ("always"), leaves it ("never"), or does what suits the output ("auto")."""
 
     def __init__(self, color: str):
-        """Args: color: "always", "never", or "auto": in a terminal, unless NO_COLOR is set."""
         terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        self.on = color == "always" or (
-            color == "auto" and terminal and not os.environ.get("NO_COLOR")
-        )
+        suits = terminal and not os.environ.get("NO_COLOR")
+        self.on = color == "always" or (color == "auto" and suits)
 
     def __call__(self, style: str, text: str) -> str:
         """The text in a style of _STYLES."""
@@ -37,10 +37,7 @@ class Paint:
 
 
 def pages(config: Any) -> Iterator[str]:
-    """The parts of the output, each as soon as it is known.
-
-    Args:
-      config: a `tasks.TasksConfig`.
+    """The parts of the output of a `tasks.TasksConfig`, each as soon as it is known.
 
     Raises:
       ValueError: unknown name (the nearest are listed), suite or split; lengths that cut off every
@@ -55,11 +52,7 @@ def pages(config: Any) -> Iterator[str]:
         yield _mixture_page(browse.mixture_facts(registered), paint)
         return
     opened = row_view.open_tasks(
-        config.name,
-        split=config.split,
-        vocabulary=config.vocabulary,
-        input_length=config.input_length,
-        target_length=config.target_length,
+        config.name, config.split, config.vocabulary, config.input_length, config.target_length
     )
     if config.lengths:
         yield from _length_pages(opened, config)
@@ -84,18 +77,17 @@ def _task_table(suite: str | None, paint: Paint) -> str:
     rows = [(f.name, f.kind, ", ".join(f.metrics), f.source, f.data) for f in tasks]
     first, *lines = columns([head, *rows])
     shown = [paint("bold", f"  {first}")]
+    suites = collections.Counter(facts.suite for facts in tasks)
     before = None
     for facts, line in zip(tasks, lines, strict=True):
         if facts.suite != before:
-            count = sum(other.suite == facts.suite for other in tasks)
-            shown += ["", paint("bold", f"{facts.suite} ({count})")]
             before = facts.suite
+            shown += ["", paint("bold", f"{before} ({suites[before]})")]
         style = "available" if browse.is_available(facts) else "missing"
         shown.append(f"  {line.removesuffix(facts.data)}{paint(style, facts.data)}")
+    total = f"{_count(len(tasks), 'task')} in {_count(len(suites), 'suite')}"
     available = sum(map(browse.is_available, tasks))
-    total = f"{_count(len(tasks), 'task')} in {_count(len({f.suite for f in tasks}), 'suite')}"
-    shown += ["", f"{total}; {available} with data on this machine"]
-    return "\n".join(shown)
+    return "\n".join([*shown, "", f"{total}; {available} with data on this machine"])
 
 
 def _count(number: int, noun: str) -> str:
@@ -152,7 +144,13 @@ def _visible(text: str) -> str:
 
 
 def _indented(text: str) -> str:
-    return _visible(text).replace("\n", "\n" + " " * 14)
+    return _visible(text).replace("\n", "\n" + _INDENT)
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that a text takes."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.category(c) in ("Mn", "Me") for c in text)
 
 
 def _example(
@@ -168,11 +166,9 @@ def _example(
             length += paint("cut", f", cut from {seen.length}")
         if seen.unknown:
             length += paint("missing", f", {seen.unknown} of them unknown to the vocabulary")
-        lines += [f"  {name:<10}  {text}", f"  {'':<10}  {length}"]
-        lines += _token_lines(seen, tokens, paint)
+        lines += [f"  {name:<10}  {text}", _INDENT + length, *_token_lines(seen, tokens, paint)]
     if example.options is not None:
-        options = " | ".join(map(_indented, example.options))
-        lines.append(f"  {'options':<10}  {options}")
+        lines.append(f"  {'options':<10}  {' | '.join(map(_indented, example.options))}")
     return "\n".join(lines)
 
 
@@ -186,14 +182,14 @@ def _token_lines(seen: row_view.SeenText, most: int, paint: Paint) -> list[str]:
         pairs = [*pairs[:most], ("…", f"({len(pairs) - most} more)")]
     lines, pieces, ids, used = [], "", "", 0
     for piece, token_id in pairs:
-        width = max(cell_len(piece), len(token_id)) + 1
-        if used + width > _WIDTH - 14:
+        width = max(_width(piece), len(token_id)) + 1
+        if used + width > _WIDTH - len(_INDENT):
             lines += [pieces, paint("dim", ids.rstrip())]
             pieces, ids, used = "", "", 0
-        pieces += piece + " " * (width - cell_len(piece))
+        pieces += piece + " " * (width - _width(piece))
         ids += token_id.ljust(width)
         used += width
-    return [f"{'':14}{line.rstrip()}" for line in (*lines, pieces, paint("dim", ids.rstrip()))]
+    return [_INDENT + line.rstrip() for line in (*lines, pieces, paint("dim", ids.rstrip()))]
 
 
 # ------------------------------------------------------------------ lengths
@@ -215,10 +211,9 @@ def _length_pages(opened: Sequence[row_view.OpenTask], config: Any) -> Iterator[
             yield f"{task.name}: left out, {error}"
             continue
 
-        def progress(rows, name=task.name):
-            # On standard error, and in a terminal only.
-            return tqdm.tqdm(rows, desc=name, unit="row", disable=None, leave=False)
-
+        # On standard error, and in a terminal only.
+        bar = {"desc": task.name, "unit": "row", "disable": None, "leave": False}
+        progress = functools.partial(tqdm.tqdm, **bar)
         inputs, targets[task.name] = token_counts.count_tokens(task, config.rows, progress)
         read = len(inputs.tokens)
         first = "first " if read == config.rows else ""
@@ -230,11 +225,10 @@ def _length_pages(opened: Sequence[row_view.OpenTask], config: Any) -> Iterator[
 
 def _length_table(inputs: token_counts.TokenCounts, targets: token_counts.TokenCounts) -> str:
     percents = ["max" if p == 100 else f"{p} %" for p in token_counts.PERCENTILES]
-    head = ["tokens", *percents, "length", "rows cut", "tokens lost", "only EOS"]
-    rows = [head]
+    rows = [["tokens", *percents, "length", "rows cut", "tokens lost", "only EOS"]]
     for name, counts in (("inputs", inputs), ("targets", targets)):
         values = [str(counts.percentile(percent)) for percent in token_counts.PERCENTILES]
         limit = "-" if counts.limit is None else str(counts.limit)
         cut = [f"{counts.rows_cut / len(counts.tokens):.1%}", f"{counts.tokens_lost:.1%}"]
         rows.append([name, *values, limit, *cut, str(counts.only_eos)])
-    return "\n".join(f"  {line}" for line in columns(rows, right=range(1, len(head))))
+    return "\n".join(f"  {line}" for line in columns(rows, right=range(1, len(rows[0]))))

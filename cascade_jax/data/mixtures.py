@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import seqio
 
+from cascade_jax import checks
 from cascade_jax.data import features, sources
 from cascade_jax.data.vocabulary import load as vocabulary
 from cascade_jax.names import check_choice, nearest_names
@@ -58,24 +59,19 @@ class DataConfig:
 
     def __post_init__(self):
         """Raises ValueError for lengths, sizes, names or a seed that cannot work."""
-        if not self.mixture or not isinstance(self.mixture, str):
-            raise ValueError(f"mixture is {self.mixture!r}; must be the name of a mixture or task")
+        is_name = isinstance(self.mixture, str) and bool(self.mixture)
+        checks.require(is_name, "mixture", self.mixture, "the name of a mixture or task")
         sizes = {"input_length": 2, "target_length": 2, "batch_size": 1, "cache_rows": 0}
         for name, least in sizes.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r}; must be an integer of at least {least}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed is {self.seed!r}; must be an integer from 0 to 2147483647")
-        buffer = self.shuffle_buffer
-        if buffer is not None and (not isinstance(buffer, int) or buffer < 1):
-            raise ValueError(f"shuffle_buffer is {buffer!r}; must be None or at least 1")
+            checks.whole_number(name, getattr(self, name), least)
+        checks.whole_number("shuffle_buffer", self.shuffle_buffer, 1, optional=True)
+        is_seed = isinstance(self.seed, int) and 0 <= self.seed < 2**31
+        checks.require(is_seed, "seed", self.seed, "an integer from 0 to 2147483647")
         check_choice("architecture", self.architecture, features.ARCHITECTURES)
         check_choice("hosts_read", self.hosts_read, HOSTS_READ)
-        if self.cache_dir is not None and not (self.cache_dir and isinstance(self.cache_dir, str)):
-            raise ValueError(
-                f"cache_dir is {self.cache_dir!r}; must be None or the path of a folder"
-            )
+        folder = self.cache_dir
+        is_folder = folder is None or (isinstance(folder, str) and bool(folder))
+        checks.require(is_folder, "cache_dir", folder, "None or the path of a folder")
 
     @property
     def row_length(self) -> int:
@@ -86,21 +82,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OpenMixture:
-    """A mixture on one vocabulary.
-
-    Attributes:
-      name: as in the config.
-      provider: the seqio mixture or task, on `vocabulary`.
-      tasks: registered task name -> task on `vocabulary`, in a fixed order.
-      vocabulary: of inputs and targets.
-      fingerprint: equal exactly if two vocabularies give the same ids.
-    """
+    """A mixture on one vocabulary."""
 
     name: str
-    provider: seqio.Mixture | seqio.Task
-    tasks: Mapping[str, seqio.Task]
-    vocabulary: seqio.Vocabulary
-    fingerprint: str
+    provider: seqio.Mixture | seqio.Task  # on `vocabulary`
+    tasks: Mapping[str, seqio.Task]  # by registered name, on `vocabulary`, in a fixed order
+    vocabulary: seqio.Vocabulary  # of inputs and targets
+    fingerprint: str  # equal exactly if two vocabularies give the same ids
 
     @property
     def vocab_size(self) -> int:
@@ -148,9 +136,9 @@ class OpenMixture:
         """
         fingerprints = {}
         for name, task in self.tasks_with(split).items():
+            fingerprint = getattr(task.source, "fingerprint", None)
             by_class = type(task.source).__name__
-            fingerprint = getattr(task.source, "fingerprint", lambda split, name=by_class: name)
-            fingerprints[name] = fingerprint(split)
+            fingerprints[name] = fingerprint(split) if fingerprint else by_class
         return fingerprints
 
 
@@ -202,15 +190,9 @@ def look_up(name: str) -> seqio.Mixture | seqio.Task:
     names = [*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()]
     if name in names:
         return seqio.get_mixture_or_task(name)
-    if not names:
-        raise ValueError(
-            f"unknown mixture or task {name!r}: none are registered; import the module that "
-            "registers it, e.g. tasks.demo"
-        )
-    raise ValueError(
-        f"unknown mixture or task {name!r}; {len(names)} are registered, the nearest are "
-        f"{', '.join(nearest_names(name, names))}"
-    )
+    near = f"{len(names)} are registered, the nearest are {', '.join(nearest_names(name, names))}"
+    none = "none are registered; import the module that registers it, e.g. tasks.demo"
+    raise ValueError(f"unknown mixture or task {name!r}; {near if names else none}")
 
 
 def open_mixture(config: DataConfig) -> OpenMixture:

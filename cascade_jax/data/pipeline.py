@@ -146,17 +146,8 @@ def _signature(
     mixture: OpenMixture, config: DataConfig, split: str, shard: seqio.ShardInfo
 ) -> dict[str, Any]:
     """Everything that must be equal for a saved position to mean the same rows."""
-    names = (
-        "mixture",
-        "input_length",
-        "target_length",
-        "batch_size",
-        "seed",
-        "shuffle_buffer",
-        "pack",
-        "architecture",
-        "hosts_read",
-    )
+    names = ["mixture", "input_length", "target_length", "batch_size", "seed", "shuffle_buffer"]
+    names += ["pack", "architecture", "hosts_read"]
     same_for_all = config.hosts_read == ALL_ROWS
     return {
         "version": STATE_VERSION,

@@ -8,6 +8,7 @@ same dtypes, so that one list of preprocessors serves both.
 
 import abc
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -21,45 +22,20 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from cascade_jax.data import slices
-from cascade_jax.data.jsonl import (
-    FieldType,
-    ProblemOf,
-    Rows,
-    count_rows,
-    jsonl_path,
-    read_jsonl,
-)
-
-__all__ = [
-    "FieldType",
-    "GeneratedSource",
-    "ProblemOf",
-    "Rows",
-    "RowsSource",
-    "TfdsOrJsonlSource",
-    "get_data_dir",
-    "set_data_dir",
-]
+from cascade_jax.data.jsonl import FieldType as FieldType
+from cascade_jax.data.jsonl import ProblemOf as ProblemOf
+from cascade_jax.data.jsonl import Rows, count_rows, jsonl_path, read_jsonl
 
 _data_dir: Path | None = None
-_DTYPES = {
-    str: tf.string,
-    int: tf.int64,
-    float: tf.float32,
-    bool: tf.bool,
-    list[str]: tf.string,
-    list[int]: tf.int64,
-}
+_DTYPES = {str: tf.string, int: tf.int64, float: tf.float32, bool: tf.bool}
+_LISTS = {list[str]: tf.string, list[int]: tf.int64}
 
 
 def set_data_dir(path: str | os.PathLike | None) -> None:
     """Sets the folder that every `TfdsOrJsonlSource` of this process reads from.
 
-    The folder is read only when a data set is opened, so it may be set after the tasks have been
-    registered, and need not exist for tasks that are never opened.
-
-    Args:
-      path: folder of JSONL files, or None (or "") for TFDS.
+    None (or "") stands for TFDS. The folder is read only when a data set is opened, so it may be
+    set after the tasks have been registered, and need not exist for tasks that are never opened.
     """
     global _data_dir
     _data_dir = Path(path) if path else None
@@ -71,7 +47,7 @@ def get_data_dir() -> Path | None:
 
 
 def _dtype(kind: FieldType) -> tf.DType:
-    return tf.int64 if isinstance(kind, range) else _DTYPES[kind]
+    return tf.int64 if isinstance(kind, range) else (_DTYPES | _LISTS)[kind]
 
 
 def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,13 +79,8 @@ class RowsSource(seqio.DataSource):
 
     def row_spec(self) -> dict[str, Any]:
         """Types of a row's declared fields, in the form of `tf.data.Dataset.element_spec`."""
-        lists = (list[str], list[int])
-        return _nest(
-            {
-                field: tf.TensorSpec([None] if kind in lists else [], _dtype(kind))
-                for field, kind in self.fields.items()
-            }
-        )
+        kinds = self.fields.items()
+        return _nest({f: tf.TensorSpec([None] if k in _LISTS else [], _dtype(k)) for f, k in kinds})
 
     def fingerprint(self, split: str) -> str:
         """A text that is equal exactly for the same rows in the same order."""
@@ -140,32 +111,24 @@ class RowsSource(seqio.DataSource):
         columns = {}
         for field, kind in self.fields.items():
             column = [rows[i][field] for i in order]
-            if kind in (list[str], list[int]):
-                columns[field] = tf.ragged.constant(column, dtype=_dtype(kind), ragged_rank=1)
+            if kind in _LISTS:
+                columns[field] = tf.ragged.constant(column, _LISTS[kind], ragged_rank=1)
             else:
-                columns[field] = tf.constant(column, dtype=_dtype(kind))
+                columns[field] = tf.constant(column, _dtype(kind))
         return tf.data.Dataset.from_tensor_slices(_nest(columns))
 
 
 class GeneratedSource(RowsSource):
     """Rows made by a function of the split name; made once and kept."""
 
-    def __init__(
-        self,
-        make_rows: Callable[[str], Rows],
-        splits: Sequence[str],
-        fields: Mapping[str, FieldType],
-    ):
+    def __init__(self, make_rows: Callable[[str], Rows], splits: Sequence[str], fields: Mapping):
         """Args: make_rows: split name -> rows, the same at every call; the rest as RowsSource."""
         super().__init__(splits, fields)
-        self._make_rows = make_rows
-        self._made: dict[str, Rows] = {}
+        self._make_rows = functools.cache(make_rows)
 
     def rows(self, split: str) -> Rows:
         """All rows of a split."""
-        if split not in self._made:
-            self._made[split] = self._make_rows(split)
-        return self._made[split]
+        return self._make_rows(split)
 
 
 class TfdsOrJsonlSource(RowsSource):
@@ -178,11 +141,8 @@ class TfdsOrJsonlSource(RowsSource):
     splits={"train": "train[:-200]", "validation": "train[-200:]", "test": "test"})`` serves the
     last 200 rows of train.jsonl, or of the TFDS split "train", as the task's split "validation".
 
-    Attributes:
-      name: of the local folder, with TFDS's slashes.
-      tfds_name: TFDS builder with version.
-      is_in_tfds: False for data that only a local folder has.
-      manual: for data that TFDS cannot download, what to put where.
+    Attributes: name (of the local folder, with TFDS's slashes); tfds_name, is_in_tfds and manual as
+    in `__init__`.
     """
 
     def __init__(
@@ -254,8 +214,7 @@ class TfdsOrJsonlSource(RowsSource):
             return f"tfds-{self.tfds_name}-{self._tfds_splits[split]}"
         path = self._split_file(split)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        size = count_rows(path)
-        rows = self._row_numbers(split, size)
+        rows = self._row_numbers(split, size := count_rows(path))
         part = "" if len(rows) == size else f"[{slices.as_ranges(rows)}]"
         return f"file-{digest[:16]}{part}"
 

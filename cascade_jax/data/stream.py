@@ -86,6 +86,5 @@ def _examples(
     )
     names = (features.INPUTS, features.TARGETS)
     return examples.map(
-        lambda example: {name: example[name] for name in names},
-        num_parallel_calls=tf.data.AUTOTUNE,
+        lambda example: {name: example[name] for name in names}, num_parallel_calls=tf.data.AUTOTUNE
     )

@@ -46,23 +46,26 @@ _in_memory: dict[str, tuple[list, "CachedTokens | None"]] = {}
 class CachedTokens:
     """Token ids of one task's split, whole, without EOS.
 
+    Examples row_splits[r] to row_splits[r + 1] come from row r of the source; ids splits[e] to
+    splits[e + 1] of a feature's values are those of example e.
+
     Example: rows 0 and 2 of three became one example each, with targets "5 6" and "7":
     ``row_splits = [0 1 1 2]``, ``values["targets"] = [5 6 7]``, ``splits["targets"] = [0 2 3]``.
-
-    Attributes:
-      row_splits: examples row_splits[r] to row_splits[r + 1] come from row r of the source.
-      values: by feature, the ids of all examples, one after the other, in the smallest dtype.
-      splits: by feature, ids splits[e] to splits[e + 1] are those of example e.
     """
 
     row_splits: Int[np.ndarray, " R+1"]
-    values: Mapping[str, Integer[np.ndarray, " T"]]
-    splits: Mapping[str, Int[np.ndarray, " E+1"]]
+    values: Mapping[str, Integer[np.ndarray, " T"]]  # by feature, in the smallest dtype
+    splits: Mapping[str, Int[np.ndarray, " E+1"]]  # by feature
 
     @property
     def num_examples(self) -> int:
         """Examples of all rows."""
         return int(self.row_splits[-1])
+
+    @property
+    def ids(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By feature, `values` and `splits`."""
+        return {name: (self.values[name], self.splits[name]) for name in _NAMES}
 
     def lengths(self, name: str) -> Int[np.ndarray, " E"]:
         """Ids of each example's feature, without EOS."""
@@ -82,8 +85,8 @@ class CachedTokens:
     ) -> tf.data.Dataset:
         """The examples, endless and shuffled, as from `task.get_dataset`."""
         held = {
-            name: (tf.constant(self.values[name]), tf.constant(self.splits[name]))
-            for name in _NAMES
+            name: (tf.constant(ids), tf.constant(splits))
+            for name, (ids, splits) in self.ids.items()
         }
 
         # Nothing for AutoGraph to convert, which takes a while for many tasks.
@@ -107,17 +110,10 @@ class CachedTokens:
 def cached_tokens(
     task: seqio.Task, name: str, split: str, max_rows: int, cache_dir: str | None = None
 ) -> CachedTokens | None:
-    """The token ids of a task's split, made now if they are neither in memory nor in the folder.
+    """The token ids of a task's split, made now if they are neither in memory nor in `cache_dir`.
 
-    Args:
-      task: perhaps a copy on another vocabulary.
-      name: its registered name.
-      split: which split.
-      max_rows: the most rows that a split may have.
-      cache_dir: folder of the files, or None.
-
-    Returns:
-      None if the task cannot be kept or has more rows.
+    None if the task cannot be kept or has more than `max_rows` rows. `name` is its registered one,
+    as it may be a copy on another vocabulary.
     """
     fingerprint = getattr(task.source, "fingerprint", None)
     rows = _num_rows(task.source, split)
@@ -188,19 +184,15 @@ def _make(task: seqio.Task, name: str, split: str, num_rows: int) -> CachedToken
     """Tokenises a whole split; None if its rows do not become examples one by one."""
     rows = task.source.get_dataset(split, shuffle=False)
     steps = len(task.preprocessors) - 1
-    bar = tqdm.tqdm(
-        total=num_rows,
-        desc=f"tokenising {name}",
-        unit=" rows",
-        delay=_PATIENCE_SECONDS,
-        leave=False,
-        disable=None,  # unless in a terminal
-    )
-    with bar:
+    # disable=None: unless in a terminal.
+    options = {"unit": " rows", "delay": _PATIENCE_SECONDS, "leave": False, "disable": None}
+    with tqdm.tqdm(total=num_rows, desc=f"tokenising {name}", **options) as bar:
         ids = _collect(_applied(task, steps, seed=0)(rows).map(_ids_only), bar)
     by_row = _row_by_row(rows.take(CHECKED_ROWS), _applied(task, steps, seed=1))
     head = list(by_row.as_numpy_iterator())
-    if not _starts_with(ids, [example for _, example in head]):
+    if any(len(splits) <= len(head) for _, splits in ids.values()):
+        return None
+    if not _are_examples(ids, range(len(head)), [example for _, example in head]):
         return None
     examples = len(ids[_NAMES[0]][1]) - 1
     row_of_example = np.arange(examples)
@@ -213,12 +205,12 @@ def _make(task: seqio.Task, name: str, split: str, num_rows: int) -> CachedToken
     row_splits = np.searchsorted(row_of_example, np.arange(num_rows + 1))
     return CachedTokens(
         row_splits,
-        {name: _smallest(values) for name, (values, _) in ids.items()},
+        {name: _in_smallest_dtype(values) for name, (values, _) in ids.items()},
         {name: splits for name, (_, splits) in ids.items()},
     )
 
 
-def _smallest(ids: np.ndarray) -> np.ndarray:
+def _in_smallest_dtype(ids: np.ndarray) -> np.ndarray:
     return ids.astype(np.uint16) if ids.max(initial=0) < 1 << 16 else ids
 
 
@@ -229,21 +221,14 @@ def _is_up_to_date(tokens: CachedTokens, task: seqio.Task, split: str) -> bool:
     is_in_memory = task.source.supports_arbitrary_sharding
     stride = max(1, -(-num_rows // CHECKED_ROWS)) if is_in_memory else 1
     rows = task.source.get_dataset(split, shuffle=False).shard(stride, 0).take(CHECKED_ROWS)
-    examples = list(
-        _applied(task, len(task.preprocessors) - 1)(rows).map(_ids_only).as_numpy_iterator()
-    )
+    now = _applied(task, len(task.preprocessors) - 1)(rows).map(_ids_only)
+    examples = list(now.as_numpy_iterator())
     numbers = [
         number
         for row in range(0, num_rows, stride)[:CHECKED_ROWS]
         for number in range(*tokens.row_splits[row : row + 2])
     ]
-    ids = {name: (tokens.values[name], tokens.splits[name]) for name in _NAMES}
-    return len(examples) == len(numbers) and _are_examples(ids, numbers, examples)
-
-
-def _starts_with(ids: Mapping[str, tuple], examples: Sequence[Mapping[str, np.ndarray]]) -> bool:
-    fits = all(len(splits) > len(examples) for _, splits in ids.values())
-    return fits and _are_examples(ids, range(len(examples)), examples)
+    return len(examples) == len(numbers) and _are_examples(tokens.ids, numbers, examples)
 
 
 def _are_examples(
@@ -256,7 +241,7 @@ def _are_examples(
     )
 
 
-def _collect(dataset: tf.data.Dataset, bar: tqdm.tqdm | None = None) -> dict[str, tuple]:
+def _collect(dataset: tf.data.Dataset, bar: tqdm.tqdm) -> dict[str, tuple]:
     """By feature, all ids one after the other, and where each example starts."""
     values = {name: [np.zeros(0, np.int32)] for name in _NAMES}
     lengths = {name: [np.zeros(0, np.int64)] for name in _NAMES}
@@ -264,15 +249,9 @@ def _collect(dataset: tf.data.Dataset, bar: tqdm.tqdm | None = None) -> dict[str
         for name in _NAMES:
             values[name].append(chunk[name].values.numpy())
             lengths[name].append(chunk[name].row_lengths().numpy())
-        if bar is not None:
-            bar.update(len(lengths[_NAMES[0]][-1]))
-    return {
-        name: (
-            np.concatenate(values[name]),
-            np.concatenate([[0], np.cumsum(np.concatenate(lengths[name]))]),
-        )
-        for name in _NAMES
-    }
+        bar.update(len(lengths[_NAMES[0]][-1]))
+    splits = {n: np.concatenate([[0], np.cumsum(np.concatenate(lengths[n]))]) for n in _NAMES}
+    return {name: (np.concatenate(values[name]), splits[name]) for name in _NAMES}
 
 
 # ------------------------------------------------------------------ files

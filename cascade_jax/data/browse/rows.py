@@ -18,24 +18,15 @@ _LENGTH = 512  # for a task that needs both lengths, where only one is set
 
 @dataclass(frozen=True)
 class SeenText:
-    """Inputs or targets of one row.
-
-    Attributes:
-      text: all of it.
-      kept_text, cut_text: the part in `ids`, and the part that the length cuts off.
-      ids: as the model gets them, EOS included, without padding.
-      pieces: the text of each id.
-      length: number of ids before cutting.
-      unknown: number of ids for text that the vocabulary cannot spell.
-    """
+    """Inputs or targets of one row."""
 
     text: str
-    kept_text: str
-    cut_text: str
-    ids: tuple[int, ...]
-    pieces: tuple[str, ...]
-    length: int
-    unknown: int
+    kept_text: str  # the part in `ids`
+    cut_text: str  # the part that the length cuts off
+    ids: tuple[int, ...]  # as the model gets them, EOS included, without padding
+    pieces: tuple[str, ...]  # the text of each id
+    length: int  # number of ids before cutting
+    unknown: int  # number of ids for text that the vocabulary cannot spell
 
 
 @dataclass(frozen=True)
@@ -50,14 +41,9 @@ class SeenExample:
 
 @dataclass(frozen=True)
 class OpenTask:
-    """One task on one vocabulary, cut to lengths; None for a length cuts nothing off.
+    """One registered task on one vocabulary, cut to lengths in positions, EOS included.
 
-    Attributes:
-      name: as registered.
-      task: the seqio task on `vocabulary`.
-      vocabulary: of inputs and targets.
-      split: that rows are read from.
-      input_length, target_length: positions, EOS included.
+    None for a length cuts nothing off.
     """
 
     name: str
@@ -76,12 +62,12 @@ class OpenTask:
 
     def rows(self, *, cut: bool) -> Iterator[dict[str, Any]]:
         """Examples in file order, cut to the lengths or whole."""
-        lengths: Mapping[str, int | None] | None = None
-        if cut or self.fits_itself:
-            lengths = features.sequence_length(self.input_length, self.target_length)
+        lengths = features.sequence_length(self.input_length, self.target_length)
         if self.fits_itself:
             known = {name: length for name, length in lengths.items() if length is not None}
             lengths = dict.fromkeys(lengths, _LENGTH) | known if known else None
+        elif not cut:
+            lengths = None
         # A seed, so that two readings of a task that draws at random give the same rows.
         dataset = self.task.get_dataset(
             lengths, split=self.split, shuffle=False, seed=0, try_in_mem_cache=False
@@ -91,7 +77,6 @@ class OpenTask:
 
 def open_tasks(
     name: str,
-    *,
     split: str | None = None,
     vocabulary: str | None = None,
     input_length: int | None = None,
@@ -101,7 +86,7 @@ def open_tasks(
 
     Args:
       name: a registered task or mixture.
-      split: to read; None for validation, else test, else train, whichever can be read.
+      split: None for validation, else test, else train, whichever can be read.
       vocabulary: as in `DataConfig`.
       input_length, target_length: positions, EOS included; None cuts nothing off.
 
@@ -109,32 +94,18 @@ def open_tasks(
       ValueError: unknown name (nearest ones), no such split, lengths below 2.
       FileNotFoundError: missing vocabulary.
     """
-    mixture = open_mixture(
-        DataConfig(
-            mixture=name,
-            input_length=_ANY_LENGTH if input_length is None else input_length,
-            target_length=_ANY_LENGTH if target_length is None else target_length,
-            batch_size=1,
-            vocabulary=vocabulary,
-        )
-    )
+    lengths = (input_length, target_length)
+    whole = [_ANY_LENGTH if length is None else length for length in lengths]
+    mixture = open_mixture(DataConfig(name, *whole, batch_size=1, vocabulary=vocabulary))
     tasks = mixture.tasks if split is None else mixture.tasks_with(split)
     return [
-        OpenTask(
-            task_name,
-            task,
-            mixture.vocabulary,
-            split or _first_split(task),
-            input_length,
-            target_length,
-        )
-        for task_name, task in tasks.items()
+        OpenTask(own_name, task, mixture.vocabulary, split or _first_split(task), *lengths)
+        for own_name, task in tasks.items()
     ]
 
 
 def _first_split(task: seqio.Task) -> str:
-    ordered = [split for split in _SPLIT_ORDER if split in task.splits]
-    ordered += [split for split in task.splits if split not in ordered]
+    ordered = [*(s for s in _SPLIT_ORDER if s in task.splits), *task.splits]
     return next((split for split in ordered if browse.can_read(task, split)), ordered[0])
 
 
@@ -163,21 +134,14 @@ def check_is_available(opened: OpenTask) -> None:
 
 
 def seen_examples(opened: OpenTask, count: int) -> Iterator[SeenExample]:
-    """The first rows of a task's split as the model gets them.
-
-    Args:
-      opened: from `open_tasks`.
-      count: the most rows.
-    """
+    """At most `count` rows, the first of a task's split, as the model gets them."""
     pairs = zip(opened.rows(cut=False), opened.rows(cut=True), strict=True)
     for index, (whole, cut) in zip(range(count), pairs, strict=False):
+        names = (features.INPUTS, features.TARGETS)
+        texts = (_seen(name, whole, cut, opened.vocabulary) for name in names)
         options = whole.get("options")
-        yield SeenExample(
-            index=index,
-            inputs=_seen(features.INPUTS, whole, cut, opened.vocabulary),
-            targets=_seen(features.TARGETS, whole, cut, opened.vocabulary),
-            options=None if options is None else tuple(o.decode("utf-8") for o in options),
-        )
+        options = None if options is None else tuple(o.decode("utf-8") for o in options)
+        yield SeenExample(index, *texts, options)
 
 
 def _seen(name: str, whole: Mapping, cut: Mapping, vocabulary: seqio.Vocabulary) -> SeenText:
@@ -193,12 +157,7 @@ def _seen(name: str, whole: Mapping, cut: Mapping, vocabulary: seqio.Vocabulary)
         # Text that the vocabulary can't spell is not in what its ids say.
         exact = text.startswith(kept_text)
         cut_text = text[len(kept_text) :] if exact else vocabulary.decode(all_ids[kept_ids:])
-    return SeenText(
-        text=text,
-        kept_text=kept_text,
-        cut_text=cut_text,
-        ids=tuple(ids),
-        pieces=tuple(piece_of(vocabulary, i) for i in ids),
-        length=len(all_ids),
-        unknown=ids.count(vocabulary.unk_id) if vocabulary.unk_id is not None else 0,
-    )
+    pieces = tuple(piece_of(vocabulary, i) for i in ids)
+    # Without an id for unknown text, unk_id is None, which no id is.
+    unknown = ids.count(vocabulary.unk_id)
+    return SeenText(text, kept_text, cut_text, tuple(ids), pieces, len(all_ids), unknown)

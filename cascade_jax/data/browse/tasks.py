@@ -24,42 +24,26 @@ UNKNOWN = "-"
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """One line of the list of tasks.
-
-    Attributes:
-      name: of the seqio task.
-      suite, kind: of its card; "-" for a task without one.
-      metrics: names, the one of single examples first.
-      source: TFDS builder with its version, or the folder's name where TFDS has none.
-      splits: of the task.
-      data: whether it is on this machine; one of the constants above.
-      manual: what to download by hand and where to put it; empty for most tasks.
-    """
+    """One line of the list of tasks."""
 
     name: str
-    suite: str
-    kind: str
-    metrics: tuple[str, ...]
-    source: str
+    suite: str  # as in its card; "-" for a task without one
+    kind: str  # likewise
+    metrics: tuple[str, ...]  # names, the one of single examples first
+    source: str  # TFDS builder with its version, or the folder's name where TFDS has none
     splits: tuple[str, ...]
-    data: str
-    manual: str = ""
+    data: str  # whether it is on this machine; one of the constants above
+    manual: str = ""  # what to download by hand and where to put it
 
 
 def facts_of(task: seqio.Task, name: str | None = None) -> TaskFacts:
     """Facts of a task; `name` is the registered one of a task that is a copy."""
     name = name or task.name
     card = catalog.card_of(name)
-    return TaskFacts(
-        name=name,
-        suite=card.suite if card else UNKNOWN,
-        kind=card.kind if card else UNKNOWN,
-        metrics=tuple(map(_metric_name, task.metric_fns)),
-        source=_source_name(task.source),
-        splits=tuple(task.splits),
-        data=_data(task),
-        manual=getattr(task.source, "manual", None) or "",
-    )
+    suite, kind = (card.suite, card.kind) if card else (UNKNOWN, UNKNOWN)
+    metrics = tuple(map(_metric_name, task.metric_fns))
+    source, manual = _source_name(task.source), getattr(task.source, "manual", None) or ""
+    return TaskFacts(name, suite, kind, metrics, source, tuple(task.splits), _data(task), manual)
 
 
 def can_read(task: seqio.Task, split: str) -> bool:
@@ -129,15 +113,10 @@ def _data(task: seqio.Task) -> str:
 
 @dataclass(frozen=True)
 class MixtureFacts:
-    """A mixture and how often it draws each task.
-
-    Attributes:
-      name: of the seqio mixture.
-      rates: task name -> rate; NaN where the rate is a number of rows that is unknown.
-    """
+    """A mixture and how often it draws each task."""
 
     name: str
-    rates: Mapping[str, float]
+    rates: Mapping[str, float]  # by task; NaN where it is a number of rows that is unknown
 
     @property
     def total(self) -> float:

@@ -15,15 +15,10 @@ PERCENTILES = (50, 90, 95, 99, 100)
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Numbers of tokens of inputs or targets, row by row, under a limit.
+    """Numbers of tokens of inputs or targets, row by row, under a limit."""
 
-    Attributes:
-      tokens: of each row before cutting, EOS included.
-      limit: positions, EOS included; None cuts nothing off.
-    """
-
-    tokens: Int[np.ndarray, " rows"]
-    limit: int | None = None
+    tokens: Int[np.ndarray, " rows"]  # before cutting, EOS included
+    limit: int | None = None  # positions, EOS included; None cuts nothing off
 
     def percentile(self, percent: float) -> int:
         """The least length into which at least that part of the rows fits whole."""
@@ -53,12 +48,9 @@ class TokenCounts:
 def count_tokens(
     opened: OpenTask, limit: int | None = None, progress: Callable[[Iterable], Iterable] = iter
 ) -> tuple[TokenCounts, TokenCounts]:
-    """Counts of inputs and of targets over a task's split.
+    """Counts of inputs and of targets over at most `limit` rows of a task's split.
 
-    Args:
-      opened: from `row_view.open_tasks`.
-      limit: the most rows; None for all.
-      progress: wraps the iterator of rows, as `tqdm.tqdm` does.
+    `progress` wraps the iterator of rows, as `tqdm.tqdm` does.
 
     Raises:
       ValueError: the split has no row.
@@ -79,15 +71,13 @@ def check_targets_fit(targets: Mapping[str, TokenCounts], seen: str = "every tar
     """Refuses a target length into which no target of some task fits whole.
 
     Args:
-      targets: task name -> counts of its targets.
+      targets: by task, the counts of its targets.
       seen: what was counted.
 
     Raises:
       ValueError: names the first such task, and the length that its targets need.
     """
-    wrong = {
-        name: counts for name, counts in targets.items() if counts.rows_cut == len(counts.tokens)
-    }
+    wrong = {name: c for name, c in targets.items() if c.rows_cut == len(c.tokens)}
     if wrong:
         name, counts = next(iter(wrong.items()))
         others = f" (and of {len(wrong) - 1} more)" if len(wrong) > 1 else ""

@@ -27,21 +27,13 @@ _NUMBERING_FILES = ("generation_config.json", "config.json")
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """The special tokens of a tokenizer, by its own ids.
+    """The special tokens of a tokenizer, by its own ids."""
 
-    Attributes:
-      eos: ends a sequence.
-      pad: padding, which no text has; exchanges its id with 0.
-      bos: starts a sequence; None if there is none.
-      unk: the id of text that cannot be spelt, or None.
-      size: number of ids.
-    """
-
-    eos: int
-    pad: int
-    bos: int | None
-    unk: int | None
-    size: int
+    eos: int  # ends a sequence
+    pad: int  # no text has it; exchanges its id with 0
+    bos: int | None  # starts a sequence
+    unk: int | None  # for text that cannot be spelt
+    size: int  # number of ids
 
 
 def padding_id(spec: str) -> int:
@@ -172,9 +164,8 @@ class TokenizerFile:
 
     @functools.cached_property
     def _settings(self) -> dict[str, dict[str, Any]]:
-        return {
-            name: _read_json_beside(self.path, name) for name in (*_NAMING_FILES, *_NUMBERING_FILES)
-        }
+        names = (*_NAMING_FILES, *_NUMBERING_FILES)
+        return {name: _read_json_beside(self.path, name) for name in names}
 
     @functools.cached_property
     def _end_ids(self) -> list[int]:
@@ -211,25 +202,22 @@ class TokenizerFile:
     def _padding(self, named: Mapping[str, int | None], size: int) -> int:
         """See `padding_id`."""
         pad, ends = named["pad"], (named["eos"], named["bos"])
+        where = f"vocabulary {self.spec!r}"
         if "pad" in self._options:
             if pad in ends:
-                raise ValueError(
-                    f"vocabulary {self.spec!r}: padding must not be what starts or ends a sequence"
-                )
+                raise ValueError(f"{where}: padding must not be what starts or ends a sequence")
             return pad
         taken = {*ends, *self._end_ids}
         if pad is not None and pad < size and pad not in taken:
             return pad
         free = {name: i for name, i in self.special.items() if i not in taken and i < size}
         others = {name: i for name, i in free.items() if i != named["unk"]}
-        for name, token_id in others.items():
-            if "pad" in name.lower():
-                return token_id
-        for candidates in (others, free):
+        padding = {name: i for name, i in others.items() if "pad" in name.lower()}
+        for candidates in (padding, others, free):
             if candidates:
                 return next(iter(candidates.values()))
         raise ValueError(
-            f"vocabulary {self.spec!r}: no token can stand for padding, as each special token "
+            f"{where}: no token can stand for padding, as each special token "
             f"starts or ends a sequence; name one that no text has: '{self.path}?pad=...'"
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import seqio
 
-from cascade_jax import files
+from cascade_jax import checks, files
 from cascade_jax.data import sources
 from cascade_jax.data.features import INPUTS, PRETOKENIZED, TARGETS
 from cascade_jax.data.mixtures import look_up
@@ -35,11 +35,10 @@ class VocabConfig:
     split: str = "train"
 
     def __post_init__(self):
-        if not isinstance(self.output_path, str) or not self.output_path.endswith(".model"):
-            raise ValueError(
-                f"output_path is {self.output_path!r}; must be the file to write, ending in "
-                "'.model' (in the run files: VOCABULARY)"
-            )
+        path = self.output_path
+        is_model = isinstance(path, str) and path.endswith(".model")
+        allowed = "the file to write, ending in '.model' (in the run files: VOCABULARY)"
+        checks.require(is_model, "output_path", path, allowed)
 
 
 def train(config: VocabConfig) -> None:
@@ -66,17 +65,11 @@ def train(config: VocabConfig) -> None:
 
 @dataclass(frozen=True)
 class TrainedVocabulary:
-    """What `train_sentencepiece` made.
+    """The result of `train_sentencepiece`."""
 
-    Attributes:
-      model_path: the .model file; `load.load_vocabulary` takes it.
-      vocab_size: number of ids, special ones included.
-      tokens_per_byte: over the text it was trained on; the byte vocabulary has 1.0.
-    """
-
-    model_path: str
-    vocab_size: int
-    tokens_per_byte: float
+    model_path: str  # the .model file; `load.load_vocabulary` takes it
+    vocab_size: int  # special ids included
+    tokens_per_byte: float  # over the text it was trained on; the byte vocabulary has 1.0
 
 
 def mixture_texts(mixture: str, split: str = "train") -> Iterator[str]:
@@ -95,27 +88,23 @@ def mixture_texts(mixture: str, split: str = "train") -> Iterator[str]:
         dataset = task.get_dataset(None, split=split, shuffle=False, try_in_mem_cache=False)
         for example in dataset.as_numpy_iterator():
             for name in (INPUTS, TARGETS):
-                text = example.get(name + PRETOKENIZED)
-                if text is None:
-                    own = task.output_features[name].vocabulary
-                    yield own.decode(example[name].tolist())
-                else:
+                if (text := example.get(name + PRETOKENIZED)) is not None:
                     yield text.decode("utf-8")
+                else:
+                    yield task.output_features[name].vocabulary.decode(example[name].tolist())
 
 
 def _trainer_error(error: Exception, vocab_size: int, texts: int) -> ValueError:
     """SentencePiece's own messages name a source line of its C++; keep what the user can act on."""
     message = str(error)
+    size = f"vocab_size {vocab_size}"
     if limit := re.search(r"too high.*<= (\d+)", message):
-        return ValueError(
-            f"vocab_size {vocab_size} is too large for the {texts} texts: at most {limit[1]}"
-        )
+        return ValueError(f"{size} is too large for the {texts} texts: at most {limit[1]}")
     if limit := re.search(r"smaller than required_chars\D*\d+ vs (\d+)", message):
         return ValueError(
-            f"vocab_size {vocab_size} is too small for the characters of the text: "
-            f"more than {limit[1]}"
+            f"{size} is too small for the characters of the text: more than {limit[1]}"
         )
-    return ValueError(f"sentencepiece could not train with vocab_size {vocab_size}: {message}")
+    return ValueError(f"sentencepiece could not train with {size}: {message}")
 
 
 def train_sentencepiece(
