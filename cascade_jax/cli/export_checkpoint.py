@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cascade_jax.cli.flags import at_least, flag, one_of
+from cascade_jax.cli.flags import at_least, choice, flag, one_of
 from cascade_jax.cli.import_checkpoint import TOKENIZER, progress
 
 HELP = """\
@@ -28,21 +28,14 @@ class ExportConfig:
         type=one_of("hf", "t5x"),
     )
     run: str = flag("FOLDER", "the run folder, trained or imported")
-    checkpoint: str = flag(
-        "best|last", "which of its checkpoints", "best", type=one_of("best", "last")
-    )
+    checkpoint: str = choice("which of its checkpoints", "best", "last")
     out: str = flag("FOLDER", "the folder to make; does not exist yet, or is empty")
     tokenizer: str | None = flag(
         "FOLDER", "whose tokenizer files are copied; those of an imported run without it", None
     )
-    dtype: str = flag(
-        "NAME", "of the numbers: float32, bfloat16 or float16", "float32", type=one_of(*_DTYPES)
-    )
+    dtype: str = choice("of the numbers", *_DTYPES)
     pad_id: int | None = flag(
-        "N",
-        "this id and 0 change places again; else by the tokenizer",
-        None,
-        type=at_least(0),
+        "N", "this id and 0 change places again; else by the tokenizer", None, type=at_least(0)
     )
 
 
@@ -75,15 +68,8 @@ def run(config: ExportConfig) -> None:
         return
     tokenizer = _tokenizer(config)
     pad_id = _pad_id(config, described, tokenizer)
-    files = hf.save(
-        config.out,
-        model,
-        params,
-        tokenizer_from=tokenizer,
-        pad_id=pad_id,
-        dtype=_DTYPES[config.dtype],
-        progress=progress("export"),
-    )
+    options = {"dtype": _DTYPES[config.dtype], "progress": progress("export")}
+    files = hf.save(config.out, model, params, tokenizer_from=tokenizer, pad_id=pad_id, **options)
     print(f"{config.out}: step {step} of {config.run} in {', '.join(file.name for file in files)}")
 
 

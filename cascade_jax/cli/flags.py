@@ -37,6 +37,11 @@ def flag(metavar: str | None, text: str, default: Any = _REQUIRED, **options) ->
     return dataclasses.field(metadata={"help": text, **options}, **settings)
 
 
+def choice(text: str, *names: str) -> Any:
+    """A field of a dataclass that is a flag with one of some names, the first by default."""
+    return flag("|".join(names), text, names[0], type=one_of(*names))
+
+
 def arguments(metavar: str, text: str) -> Any:
     """A field of a dataclass that takes the arguments which are no flags, as a list."""
     return dataclasses.field(

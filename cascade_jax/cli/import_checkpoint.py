@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cascade_jax.cli.flags import at_least, flag, one_of
+from cascade_jax.cli.flags import at_least, choice, flag, one_of
 
 HELP = """\
 Makes a run folder of a public checkpoint: what a teacher_run or a student's start may name. Beside
@@ -24,7 +24,6 @@ example:
     --vocabulary t5.model+100
 """
 SOURCES = ("hf", "t5x")
-_DTYPE = one_of("float32", "bfloat16")
 TOKENIZER = "tokenizer"  # sub-folder of the run
 
 
@@ -41,16 +40,9 @@ class ImportConfig:
     )
     path: str = flag("FOLDER", "where it is")
     out: str = flag("FOLDER", "the run folder to make; does not exist yet, or is empty")
-    macro: str = flag(
-        "LARGE|SMALL", "what model.gin calls the model", "LARGE", type=one_of("LARGE", "SMALL")
-    )
+    macro: str = choice("what model.gin calls the model", "LARGE", "SMALL")
     scan_layers: bool = flag(None, "stacks the layers' parameters, for a model of many layers")
-    dtype: str = flag(
-        "NAME",
-        "of the computation, for model.gin: float32 or bfloat16",
-        "float32",
-        type=one_of("float32", "bfloat16"),
-    )
+    dtype: str = choice("of the computation, for model.gin", "float32", "bfloat16")
     vocabulary: str | None = flag(
         "SPEC", "as in a data file; else the tokenizer in the folder", None
     )
@@ -127,7 +119,7 @@ def _from_hf(config: ImportConfig) -> _Loaded:
 
     family, described = hf.read_family(config.path)
     vocabulary = _vocabulary(config, family.model_type)
-    pad_id = _pad_id(config, described, vocabulary)
+    pad_id = _pad_id(config, vocabulary)
     fingerprint = _fingerprint(vocabulary, config.vocab_size or described.vocab_size)
     model, params = hf.load(
         config.path,
@@ -174,16 +166,15 @@ def _vocabulary(config: ImportConfig, model_type: str) -> str:
     sentencepiece = "spiece.model+100" if model_type == "t5" else "spiece.model"
     names = [sentencepiece, "tokenizer.json", "tokenizer.model"]
     for name in names:
-        file = Path(config.path) / name.removesuffix("+100")
-        if file.is_file():
-            return str(Path(config.path) / name)
+        if Path(config.path, name.removesuffix("+100")).is_file():
+            return str(Path(config.path, name))
     raise ValueError(
         f"{config.path} has none of {', '.join(names)}: say with --vocabulary which vocabulary the "
         "model has"
     )
 
 
-def _pad_id(config: ImportConfig, model, vocabulary: str) -> int:
+def _pad_id(config: ImportConfig, vocabulary: str) -> int:
     if config.pad_id is not None:
         return config.pad_id
     from cascade_jax.data.vocabulary import tokenizer_json

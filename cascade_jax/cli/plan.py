@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade_jax.cli import gin_config
-from cascade_jax.cli.flags import Flags, UsageError, at_least, flag, one_of
+from cascade_jax.cli.flags import Flags, UsageError, at_least, choice, flag
 
 HELP = """\
 Says before a TPU is booked whether a run fits and how fast it can be: compiles its real step with
@@ -21,7 +21,6 @@ example:
 
 exit status: 0 if it fits, 3 if not, 2 for bad usage.
 """
-_STEPS = ("train", "collect")
 
 
 class NotFittingError(ValueError):
@@ -42,12 +41,7 @@ class PlanCommand:
         None,
     )
     run: str | None = flag("NAME", "of several runs this one; else the last with a teacher", None)
-    step: str = flag(
-        "train|collect",
-        "collect: decoding by that run's student and teacher",
-        "train",
-        type=one_of(*_STEPS),
-    )
+    step: str = choice("collect: decoding by that run's student and teacher", "train", "collect")
     sweep: bool = flag(None, "tries meshes, microbatches and remat, and ranks what fits")
     sweep_limit: int | None = flag("N", "the most of them to try", None, type=at_least(1))
     json: str | None = flag("FILE", "writes the figures there too", None)

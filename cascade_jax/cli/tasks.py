@@ -6,11 +6,10 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cascade_jax.cli.flags import UsageError, arguments, at_least, flag, one_of
+from cascade_jax.cli.flags import UsageError, arguments, at_least, choice, flag
 
 DEFAULT_IMPORTS = ("tasks.all",)
 _COLORED = "colours; auto: in a terminal, unless NO_COLOR is set"
-_COLORS = ("auto", "always", "never")
 _POSITIONS = "positions, end of sequence included; nothing is cut without it"
 
 HELP = """\
@@ -54,7 +53,7 @@ class TasksConfig:
     lengths: bool = flag(None, "percentiles of the lengths, and what the two lengths cut off")
     rows: int = flag("N", "of --lengths", 20_000, type=at_least(1))
     download: bool = flag(None, "lets TFDS download missing data")
-    color: str = flag("|".join(_COLORS), _COLORED, "auto", type=one_of(*_COLORS))
+    color: str = choice(_COLORED, "auto", "always", "never")
 
     @property
     def name(self) -> str | None:
