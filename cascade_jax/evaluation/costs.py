@@ -18,7 +18,7 @@ from cascade_jax.records.table import Records, RecordsError
 from cascade_jax.text_table import number
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
-_SMALL_PREFIXES = ((1e-3, "m"), (1e-6, "µ"))
+_PREFIXES += ((1e-3, "m"), (1e-6, "µ"))
 SI_UNITS = ("FLOPs", "s")  # those that take a prefix on an axis
 
 Costs = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
@@ -187,12 +187,9 @@ def prefix_of(most: float, unit: str) -> tuple[float, str]:
 
     Currencies and other units have none.
     """
-    if unit not in SI_UNITS or not (math.isfinite(most) and most > 0):
+    if unit not in SI_UNITS or not 0 < most < math.inf:
         return 1.0, ""
-    return next(
-        ((scale, prefix) for scale, prefix in _PREFIXES + _SMALL_PREFIXES if most >= scale),
-        _SMALL_PREFIXES[-1],
-    )
+    return next((pair for pair in _PREFIXES if most >= pair[0]), _PREFIXES[-1])
 
 
 def format_cost(value: float, unit: str) -> str:

@@ -64,8 +64,7 @@ def fit_router(config: FitRouterConfig) -> RouterRun:
     """Fits a router on a records file and saves it.
 
     Raises:
-      FileNotFoundError: no such records file.
-      RecordsError: a records file that can not be used.
+      FileNotFoundError, RecordsError: no records file, or one that can not be used.
       ValueError: a test split, or nothing to learn from.
     """
     table = records.read(config.records_file)

@@ -24,8 +24,8 @@ class LiveCascade:
       flops: mean, really spent on an example.
       max_length: the most tokens that an answer may have.
       is_length_stated: whether the records say so; else it is that of the longest answer.
-      by_position: share of the answers' tokens at each position that is deferred.
-      reached: how many answers have a token at each position.
+      by_position: of the answers' j-th tokens, the share that is deferred.
+      reached: how many answers have a j-th token.
       thresholds: of the policy; () if the records do not say.
       uncertainty: name of what was compared with them; "" likewise.
       task_quality: by task, the mean, or the figure of its corpus metric if it has one; NaN if the
@@ -49,11 +49,7 @@ class LiveCascade:
 
 
 def from_records(records: Records) -> LiveCascade | None:
-    """The live cascade of a records table; None if it holds none.
-
-    Position j is the j-th token of an answer; ``by_position[j] = deferred there / answers that
-    reach it``.
-    """
+    """The live cascade of a records table; None if it holds none."""
     if records.cascade_answer is None:
         return None
     offsets, is_deferred = records.cascade_offsets, records.cascade_is_deferred

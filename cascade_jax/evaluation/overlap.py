@@ -49,10 +49,6 @@ def overlap(confidence: Real[np.ndarray, " n"], is_right: Bool[np.ndarray, " n"]
     functions. More than 512 examples of a kind are put into bins of a tenth of the bandwidth first,
     each at the mean of its members, which changes s_o by some 1e-4.
 
-    Args:
-      confidence: of each answer.
-      is_right: whether it is right.
-
     Returns:
       NaN where a kind has fewer than two examples, or all of one kind have one confidence.
 

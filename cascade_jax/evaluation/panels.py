@@ -132,8 +132,8 @@ def tasks_of_groups(
     """
     by_group = {}
     for group, patterns in groups.items():
+        patterns = [patterns] if isinstance(patterns, str) else patterns
         try:
-            patterns = [patterns] if isinstance(patterns, str) else patterns
             by_group[group] = tuple(matching_tasks(patterns, tasks))
         except ValueError as error:
             raise ValueError(f"group {group!r}: {error}") from None
@@ -167,9 +167,7 @@ def evaluate_tables(
     return Evaluation(
         pooled=pooled,
         tasks=tasks,
-        sources=tuple(
-            RecordsSource(name, table.source, table.metadata) for name, table in tables.items()
-        ),
+        sources=tuple(RecordsSource(name, t.source, t.metadata) for name, t in tables.items()),
         score=repr(settings.score),
         bootstrap_samples=settings.bootstrap_samples,
         seed=settings.seed,

@@ -230,12 +230,9 @@ class Evaluation:
         names = list(self.pooled.summaries)
         result: dict[str, dict[str, float]] = {name: {} for name in names}
         for field in (*_MACRO, *_MACRO_SEPARATION):
-            values = np.array(
-                [
-                    [_figure(panel.summaries[name], field) for name in names]
-                    for panel in self.tasks.values()
-                ]
-            ).reshape(-1, len(names))
+            panels = self.tasks.values()
+            values = [[_figure(panel.summaries[n], field) for n in names] for panel in panels]
+            values = np.reshape(values, (-1, len(names)))
             values = values[np.all(np.isfinite(values), axis=1)]
             for name, column in zip(names, values.T, strict=True):
                 result[name][field] = float(np.mean(column)) if len(column) else math.nan

@@ -21,13 +21,7 @@ def make_embed_fn(
 
     `mean over the input's tokens of h_i`, padding left out: h is an encoder-decoder's encoder
     output, and a decoder-only model's final hidden states (after the last norm) over the prompt.
-    An input without a token gives zeros.
-
-    Args:
-      model: an unbound module.
-
-    Returns:
-      A function of the parameters and inputs, padded with 0 at the end; float32.
+    An input without a token gives zeros. Inputs are padded with 0 at the end, means are float32.
     """
 
     @jax.jit

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from cascade_jax import numerics
+from cascade_jax import checks, numerics
 from cascade_jax.models import families
 
 
@@ -53,7 +53,9 @@ def make_generate_fn(
 ) -> Callable[[Mapping[str, Any], Int[Array, "B S"]], Generation]:
     """A jitted `(params, inputs) -> Generation`, compiled once for each shape of inputs.
 
-    Equal arguments give the same function, so that it does not matter where it is asked for.
+    The most likely token at every step, until all rows have ended or are max_length long. Every id
+    is allowed, padding (0) too: it is the model's own argmax, the lowest id among equals. Equal
+    arguments give the same function. Log-probs are float32, whatever dtype the model computes in.
 
     Args:
       model: an unbound module.
@@ -64,14 +66,8 @@ def make_generate_fn(
     Raises:
       ValueError: if max_length, eos_id or top_k is out of range.
     """
-    vocab_size = model.config.vocab_size
-    if max_length < 1:
-        raise ValueError(f"max_length = {max_length}: expected a positive whole number")
-    if not 0 <= eos_id < vocab_size:
-        raise ValueError(
-            f"eos_id = {eos_id}: expected an id of the vocabulary, 0 to {vocab_size - 1}"
-        )
-    check_top_k(top_k, vocab_size)
+    check_lengths(max_length, eos_id, model.config.vocab_size)
+    check_top_k(top_k, model.config.vocab_size)
 
     def is_running(state):
         return (state.step < max_length) & ~jnp.all(state.has_ended)
@@ -96,42 +92,17 @@ def make_generate_fn(
     return generate_fn
 
 
-def generate(
-    model: families.Model,
-    params: Mapping[str, Any],
-    inputs: Int[Array, "B S"],
-    *,
-    max_length: int,
-    eos_id: int,
-    top_k: int = 0,
-) -> Generation:
-    """The most likely token at every step, until all rows have ended or are max_length long.
-
-    Every id is allowed, padding (0) too: what comes back is the model's own argmax, the lowest id
-    among equals.
-
-    Args:
-      model: an unbound module.
-      params: its parameters.
-      inputs: tokens, 0 for padding at the end.
-      max_length: the most tokens that an answer may have, the end of sequence included.
-      eos_id: id that ends a row.
-      top_k: how many of the largest log-probs of each token are kept.
-
-    Returns:
-      Answers with log-probs and entropies in float32, whatever dtype the model computes in.
-    """
-    return make_generate_fn(model, max_length, eos_id, top_k)(params, inputs)
+def check_lengths(max_length: int, eos_id: int, vocab_size: int) -> None:
+    """Refuses answers of no token, and an end of sequence that is not in the vocabulary."""
+    checks.whole_number("max_length", max_length, 1)
+    last = vocab_size - 1
+    checks.require(0 <= eos_id <= last, "eos_id", eos_id, f"an id of the vocabulary, 0 to {last}")
 
 
 def check_top_k(top_k: int, vocab_size: int) -> None:
-    """Refuses more log-probs of a token than there are tokens.
-
-    Raises:
-      ValueError: with what is allowed.
-    """
-    if not 0 <= top_k <= vocab_size:
-        raise ValueError(f"top_k = {top_k}: expected 0 (none) to {vocab_size}, the vocabulary")
+    """Refuses more log-probs of a token than there are tokens."""
+    allowed = f"from 0 (none) to {vocab_size}, the vocabulary"
+    checks.require(0 <= top_k <= vocab_size, "top_k", top_k, allowed)
 
 
 def top_of(
@@ -143,9 +114,7 @@ def top_of(
 
 
 def _initial_state(first, max_length, cache, top_k):
-    batch_size = len(first)
-    shape = (batch_size, max_length)
-    top = (*shape, top_k)
+    batch_size, shape, top = len(first), (len(first), max_length), (len(first), max_length, top_k)
     return _State(
         step=jnp.zeros((), jnp.int32),
         last=first,

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cascade_jax import numerics
+from cascade_jax import checks, numerics
 from cascade_jax.batch import PAD_ID
 from cascade_jax.inference import generate
 from cascade_jax.models import families
-from cascade_jax.names import nearest
+from cascade_jax.names import check_choice
 
 NORMALIZATIONS = ("sum", "mean")
 
@@ -73,22 +73,15 @@ def make_rank_fn(
         nothing, more cost the logits of one option more.
 
     Returns:
-      A function of the parameters, input tokens [B S] and `option_batch`'s options [B K L], with
-      results in float32 whatever dtype the model computes in. An id past the vocabulary makes its
-      option's score NaN.
+      A function of the parameters, input tokens [B S] and `option_batch`'s options [B K L]. Its
+      results are float32; an id past the vocabulary makes its option's score NaN.
 
     Raises:
-      ValueError: if normalize is unknown or top_k out of range; when called, if the shapes do not
-        fit.
+      ValueError: normalize or top_k is not allowed; when called, the shapes do not fit.
 
     Reference: Brown et al. 2020, section 2.4; Wei et al. 2022 (FLAN), section 2.3.
     """
-    if normalize not in NORMALIZATIONS:
-        near = nearest(normalize, NORMALIZATIONS)
-        raise ValueError(
-            f"normalize = {normalize!r}: expected one of {', '.join(NORMALIZATIONS)}; nearest is "
-            f"{near!r}"
-        )
+    check_choice("normalize", normalize, NORMALIZATIONS)
     generate.check_top_k(top_k, model.config.vocab_size)
 
     @jax.jit
@@ -173,8 +166,7 @@ def option_batch(
       ValueError: if an option is empty, too long, holds the id of padding or comes twice in its
         row, or if a row has no options or more than max_options.
     """
-    if max_length < 1:
-        raise ValueError(f"max_length = {max_length}: expected a positive whole number")
+    checks.whole_number("max_length", max_length, 1)
     most = max((len(row) for row in options), default=1)
     count = (1 << max(most - 1, 0).bit_length()) if max_options is None else max_options
     array = np.full((len(options), count, max_length), PAD_ID, np.int32)

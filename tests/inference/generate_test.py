@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cascade_jax.inference.generate import generate, make_generate_fn
+from cascade_jax.inference.generate import make_generate_fn
 from cascade_jax.models.config import T5Config
 from cascade_jax.models.families import parameter_shapes
 from cascade_jax.models.t5 import T5
+from tests.support.greedy import generate
 from tests.support.layers import stack_layers
 
 pytestmark = pytest.mark.medium
@@ -183,16 +184,16 @@ def test_bfloat16_model_reports_float32():
 
 @pytest.mark.parametrize("top_k", [-1, 14])
 def test_refuses_more_log_probs_than_there_are_tokens(top_k):
-    with pytest.raises(ValueError, match=rf"top_k = {top_k}: expected 0 \(none\) to 13, the voc"):
+    with pytest.raises(ValueError, match=rf"top_k is {top_k}; must be from 0 \(none\) to 13"):
         make_generate_fn(T5(CONFIG), 4, 1, top_k)
 
 
 @pytest.mark.parametrize(
     ("max_length", "eos_id", "message"),
     [
-        (0, 1, "max_length = 0: expected a positive whole number"),
-        (4, 13, "eos_id = 13: expected an id of the vocabulary, 0 to 12"),
-        (4, -1, "eos_id = -1"),
+        (0, 1, "max_length is 0; must be an integer of at least 1"),
+        (4, 13, "eos_id is 13; must be an id of the vocabulary, 0 to 12"),
+        (4, -1, "eos_id is -1"),
     ],
 )
 def test_refuses_what_it_cannot_do(max_length, eos_id, message):

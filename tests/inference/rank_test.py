@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cascade_jax.inference.generate import generate
 from cascade_jax.inference.rank import make_rank_fn, option_batch
 from cascade_jax.models.families import parameter_shapes
 from cascade_jax.models.t5 import T5
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from tests.support import fakes
+from tests.support.greedy import generate
 from tests.support.layers import stack_layers
 
 pytestmark = pytest.mark.medium
@@ -124,7 +124,7 @@ def test_top_log_probs_of_the_best_option_are_those_it_has_alone(scan_layers):
         )
         assert not ranking.top_ids[row, len(option) :].any()
         assert not ranking.top_log_probs[row, len(option) :].any()
-    with pytest.raises(ValueError, match="top_k = 25: expected 0"):
+    with pytest.raises(ValueError, match="top_k is 25; must be from 0"):
         make_rank_fn(model, top_k=25)
 
 
@@ -285,7 +285,7 @@ def test_option_batch_pads_to_a_power_of_two():
         ([[[1], [2], [3]]], {"max_options": 2}, "row 0 has 3 options: expected 1 to 2"),
         ([[[4, 1], [5, 1], [4, 1]]], {}, r"option 2 of row 0 is the same as option 0: \[4, 1\]"),
         ([[[0, 1]]], {}, r"option 0 of row 0 is \[0, 1\]: id 0 is padding"),
-        ([[[1]]], {"max_length": 0}, "max_length = 0: expected a positive whole number"),
+        ([[[1]]], {"max_length": 0}, "max_length is 0; must be an integer of at least 1"),
     ],
 )
 def test_option_batch_refuses_what_cannot_be_ranked(options, settings, message):
@@ -295,7 +295,7 @@ def test_option_batch_refuses_what_cannot_be_ranked(options, settings, message):
 
 def test_refuses_unknown_normalization_and_shapes_that_do_not_fit():
     with pytest.raises(
-        ValueError, match="normalize = 'means': expected one of sum, mean; nea.*'me"
+        ValueError, match="normalize is 'means'; must be one of sum, mean; did.*'me"
     ):
         make_rank_fn(T5(CONFIG), "means")
     with pytest.raises(ValueError, match=r"options \(2, 1, 3\) and inputs \(4, 5\): expected"):

@@ -154,5 +154,5 @@ def test_rows_may_lie_on_several_devices():
 
 
 def test_more_log_probs_than_tokens_are_refused():
-    with pytest.raises(ValueError, match="top_k = 25: expected 0 .none. to 24"):
+    with pytest.raises(ValueError, match="top_k is 25; must be from 0 .none. to 24"):
         make_next_tokens_fn(families.build(CONFIGS["t5"]), VOCAB + 1)

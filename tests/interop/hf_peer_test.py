@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from cascade_jax.inference.generate import generate
 from cascade_jax.interop import hf, hf_blocks
 from cascade_jax.models import families, t5
 from tests.support import hf_models
+from tests.support.greedy import generate
 from tests.support.hf_models import CASES, DECODERS, ENCODER_DECODERS, safetensors_torch, torch
 
 pytestmark = pytest.mark.medium

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from cascade_jax.data.vocabulary import load, tokenizer_json
-from cascade_jax.inference import generate
 from cascade_jax.interop import hf
 from cascade_jax.models import families
 from tests.interop import prepare_smollm2
+from tests.support.greedy import generate
 
 pytestmark = pytest.mark.slow
 
@@ -145,7 +145,7 @@ def test_greedy_continuations_are_those_of_transformers(passages, ours, theirs):
     inputs = np.zeros((PASSAGES, max(PROMPTS)), np.int32)
     for row, prompt in zip(inputs, prompts, strict=True):
         row[: len(prompt)] = exchanged(prompt, pad_id)
-    found = generate.generate(
+    found = generate(
         model, params, jnp.asarray(inputs), max_length=CONTINUATION, eos_id=loaded.eos_id
     )
     lengths = found.lengths.tolist()

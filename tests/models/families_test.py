@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from cascade_jax.batch import Batch, DecoderBatch
-from cascade_jax.inference import generate, rank
+from cascade_jax.inference import rank
 from cascade_jax.models import decoder, families, flops, pair
 from cascade_jax.models.config import DecoderConfig, T5Config
+from tests.support.greedy import generate
 
 pytestmark = pytest.mark.medium
 
@@ -65,7 +66,7 @@ def test_a_decoder_predicts_the_same_from_either_form_of_a_batch(both_ways):
 @pytest.mark.parametrize("config", [DECODER, T5])
 def test_greedy_answers_are_the_argmax_of_teacher_forced_logits(config):
     model, params = families.build(config), _params(config)
-    answer = generate.generate(model, params, jnp.asarray(INPUTS), max_length=5, eos_id=1)
+    answer = generate(model, params, jnp.asarray(INPUTS), max_length=5, eos_id=1)
     tokens = np.asarray(answer.tokens)
     row = Batch(
         INPUTS, np.pad(tokens[:, :-1], ((0, 0), (1, 0))), tokens, np.ones(tokens.shape, np.float32)

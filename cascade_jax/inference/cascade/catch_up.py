@@ -50,16 +50,10 @@ class Chunk:
         return jnp.clip(self.size - (jnp.cumsum(taken) - taken), 0, taken)
 
     def place(self, starts: Int[Array, " B"], counts: Int[Array, " B"], length: int) -> Ragged:
-        """Where the tokens of this chunk stand.
-
-        Args:
-          starts, counts: place of each row's first token, and how many are `taken`.
-          length: places of an answer.
-        """
-        if self.is_packed:
-            size = {"number": self.size, "row_width": self.width}
-            return Ragged.packed(starts, counts, **size, length=length)
-        return Ragged.padded(starts, counts, width=self.width, length=length)
+        """Where the tokens stand, from each row's first place and the number `taken`."""
+        if not self.is_packed:
+            return Ragged.padded(starts, counts, width=self.width, length=length)
+        return Ragged.packed(starts, counts, number=self.size, row_width=self.width, length=length)
 
 
 def chunks(rows: int, length: int, is_packed: bool, least: int) -> list[Chunk]:

@@ -33,31 +33,13 @@ def cascade_flops(
     teacher: ModelConfig,
     input_lengths: Sequence[int] | Int[Array, " B"],
 ) -> CascadeFlops:
-    """FLOPs that live decoding spent, by the closed forms of `models/flops.py`.
-
-    Args:
-      generation: what was decoded.
-      student, teacher: configs of the models.
-      input_lengths: tokens of each row's input.
-    """
-    inputs = np.asarray(input_lengths).tolist()
-    own = np.asarray(generation.student_tokens).tolist()
-    read = np.asarray(generation.teacher_tokens).tolist()
-    deferred = np.asarray(generation.deferred).tolist()
-    rows = list(zip(inputs, own, read, deferred, strict=True))
+    """FLOPs that live decoding spent, by the closed forms of `models/flops.py`."""
+    counts = generation.student_tokens, generation.teacher_tokens, generation.deferred
+    columns = (np.asarray(column).tolist() for column in (input_lengths, *counts))
     has_read = int(generation.calls) > 0
-    return CascadeFlops(
-        student=np.array([flops.live_flops(student, size, n, n) for size, n, _, _ in rows]),
-        teacher=np.array(
-            [
-                flops.live_flops(teacher, size, n, calls) if calls else 0
-                for size, _, n, calls in rows
-            ]
-        ),
-        unused=np.array(
-            [
-                flops.prefill_flops(teacher, size) if has_read and not calls else 0
-                for size, _, _, calls in rows
-            ]
-        ),
-    )
+    spent = []
+    for size, own, read, deferred in zip(*columns, strict=True):
+        large = flops.live_flops(teacher, size, read, deferred) if deferred else 0
+        unused = flops.prefill_flops(teacher, size) if has_read and not deferred else 0
+        spent.append((flops.live_flops(student, size, own, own), large, unused))
+    return CascadeFlops(*np.array(spent).reshape(-1, 3).T)

@@ -19,10 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from cascade_jax import checks
 from cascade_jax.inference.cascade import catch_up, rules
 from cascade_jax.inference.cascade.steppers import Stepper, stepper_of
+from cascade_jax.inference.generate import check_lengths
 from cascade_jax.models import families
 from cascade_jax.models.ragged import Ragged
+from cascade_jax.names import check_choice
 
 
 @flax.struct.dataclass
@@ -121,10 +124,12 @@ def make_cascade_decode_fn(
 
     Reference: Budget-Constrained Learning to Defer for Autoregressive Models, section 2.
     """
+    if least_chunk is None:
+        least_chunk = 16 if jax.default_backend() == "cpu" else 256
     models = stepper_of(student), stepper_of(teacher)
-    setup = _Setup(*models, max_length, is_packed, _least_chunk(least_chunk))
-    _check(setup, eos_id, waiting_share)
-    kind = rules.uncertainty_index(uncertainty)
+    setup = _Setup(*models, max_length, is_packed, least_chunk)
+    _check(setup, eos_id, uncertainty, waiting_share)
+    kind = np.int32(rules.UNCERTAINTIES.index(uncertainty))
     others = np.int32(eos_id), np.float32(waiting_share)
     jitted = _jitted(setup)
 
@@ -164,29 +169,18 @@ def _jitted(setup):
     return jax.jit(functools.partial(_decode, setup))
 
 
-def _least_chunk(size: int | None) -> int:
-    if size is None:
-        return 16 if jax.default_backend() == "cpu" else 256
-    if size < 1:
-        raise ValueError(f"least_chunk = {size!r}: expected 1 or more")
-    return size
-
-
-def _check(setup, eos_id, waiting_share):
+def _check(setup, eos_id, uncertainty, waiting_share):
     sizes = setup.student.vocab_size, setup.teacher.vocab_size
     if sizes[0] != sizes[1]:
         raise ValueError(
             f"student and teacher must share one vocabulary: the student's has {sizes[0]} ids, the "
             f"teacher's {sizes[1]}"
         )
-    if setup.max_length < 1:
-        raise ValueError(f"max_length = {setup.max_length}: expected a positive whole number")
-    if not 0 <= eos_id < sizes[0]:
-        raise ValueError(
-            f"eos_id = {eos_id}: expected an id of the vocabulary, 0 to {sizes[0] - 1}"
-        )
-    if not 0 <= waiting_share <= 1:
-        raise ValueError(f"waiting_share = {waiting_share!r}: expected a number from 0 to 1")
+    check_lengths(setup.max_length, eos_id, sizes[0])
+    check_choice("uncertainty", uncertainty, rules.UNCERTAINTIES)
+    is_share = 0 <= waiting_share <= 1
+    checks.require(is_share, "waiting_share", waiting_share, "a number from 0 to 1")
+    checks.whole_number("least_chunk", setup.least_chunk, 1)
 
 
 def _decode(setup, settings, student_params, teacher_params, inputs):

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from cascade_jax import numerics
+from cascade_jax import checks, numerics
 from cascade_jax.deferral import policy
-from cascade_jax.names import did_you_mean
 
 LOG_PROB, ENTROPY, RANDOM = "log_prob", "entropy", "random"
 UNCERTAINTIES = (LOG_PROB, ENTROPY, RANDOM)
@@ -109,33 +108,13 @@ def _at(values: Float[Array, "B L"], position: Int[Array, " B"]) -> Float[Array,
     return jnp.take_along_axis(values, position[:, None], axis=1, mode="clip")[:, 0]
 
 
-def uncertainty_index(uncertainty: str) -> Int[np.ndarray, ""]:
-    """Of a name in UNCERTAINTIES.
-
-    Raises:
-      ValueError: another name (nearest).
-    """
-    if uncertainty not in UNCERTAINTIES:
-        hint = did_you_mean(uncertainty, UNCERTAINTIES)
-        raise ValueError(
-            f"uncertainty = {uncertainty!r}: expected one of {', '.join(UNCERTAINTIES)}{hint}"
-        )
-    return np.int32(UNCERTAINTIES.index(uncertainty))
-
-
 def as_rule(
     thresholds: "float | Sequence[float] | Float[Array, '...'] | DecodingRule",
     kind: Int[np.ndarray, ""],
     batch: int,
     max_length: int,
 ) -> DecodingRule:
-    """A `ThresholdRule` of thresholds; a rule as it is.
-
-    Args:
-      thresholds: one, or one for each block of positions; or such a row for each of the batch.
-      kind: index of the uncertainty.
-      batch: number of rows.
-      max_length: positions of an answer.
+    """A `ThresholdRule` of thresholds, see `make_cascade_decode_fn`; a rule as it is.
 
     Raises:
       ValueError: a threshold is NaN, or the shape is another.
@@ -144,8 +123,7 @@ def as_rule(
         return thresholds
     if not isinstance(thresholds, jax.core.Tracer):
         thresholds = np.asarray(thresholds, np.float32)
-        if np.isnan(thresholds).any():
-            raise ValueError(f"thresholds = {thresholds}: NaN is no threshold")
+        checks.require(not np.isnan(thresholds).any(), "thresholds", thresholds, "no NaN")
     rows = jnp.atleast_2d(thresholds)
     if rows.ndim != 2 or len(rows) not in (1, batch) or not 1 <= rows.shape[-1] <= max_length:
         raise ValueError(

@@ -24,13 +24,7 @@ class Stepper(Protocol):
     def start(
         self, params: Any, inputs: Int[Array, "B S"], max_length: int
     ) -> tuple[Int[Array, " B"], Any]:
-        """Each row's token at place 0 (what the model reads to predict the first), and a state.
-
-        Args:
-          params: of the model.
-          inputs: tokens, 0 for padding at the end.
-          max_length: places of an answer.
-        """
+        """Each row's token at place 0 (what the model reads to predict the first), and a state."""
 
     def step(
         self,
@@ -54,7 +48,7 @@ class Stepper(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ModelStepper:
-    """A model of ours with its key-value cache.
+    """A model of ours with its key-value cache; it starts by encoding the input or the prompt.
 
     Attributes:
       model: an unbound module.
@@ -66,17 +60,14 @@ class ModelStepper:
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids."""
         return self.model.config.vocab_size
 
     def start(self, params, inputs, max_length):
-        """As in `Stepper`: encodes the input, or reads the prompt."""
         with rules_lib.applied(self.rules):
             first, cache = families.start_decoding(self.model, params, inputs, max_length)
         return first, (inputs, cache)
 
     def step(self, params, state, tokens, where, logits_at):
-        """As in `Stepper`."""
         inputs, cache = state
         with rules_lib.applied(self.rules):
             logits, updated = self.model.apply(

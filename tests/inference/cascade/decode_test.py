@@ -433,11 +433,11 @@ def test_flops_are_those_of_the_calls_one_after_the_other(pair):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"max_length": 0}, "max_length = 0: expected a positive whole number"),
-        ({"eos_id": 32}, "eos_id = 32: expected an id of the vocabulary, 0 to 31"),
+        ({"max_length": 0}, "max_length is 0; must be an integer of at least 1"),
+        ({"eos_id": 32}, "eos_id is 32; must be an id of the vocabulary, 0 to 31"),
         ({"uncertainty": "entropies"}, "of log_prob, entropy, random; did you mean 'entropy'?"),
-        ({"waiting_share": 1.5}, "waiting_share = 1.5: expected a number from 0 to 1"),
-        ({"least_chunk": 0}, "least_chunk = 0: expected 1 or more"),
+        ({"waiting_share": 1.5}, "waiting_share is 1.5; must be a number from 0 to 1"),
+        ({"least_chunk": 0}, "least_chunk is 0; must be an integer of at least 1"),
         ({"teacher": T5}, "is no model; expected a module of"),
         (
             {"teacher": families.build(dataclasses.replace(T5, vocab_size=33))},
@@ -455,8 +455,8 @@ def test_what_cannot_be_decoded_is_refused(changes, message):
 @pytest.mark.parametrize(
     "thresholds, message",
     [
-        (np.nan, "NaN is no threshold"),
-        ([1.0, np.nan], "NaN is no threshold"),
+        (np.nan, "must be no NaN"),
+        ([1.0, np.nan], "must be no NaN"),
         ([1.0] * 5, "of shape (5,): expected one number, or one for each of 1 to max_length = 4"),
         ([], "of shape (0,)"),
         ([[1.0]] * 3, "of shape (3, 1)"),
