@@ -89,14 +89,8 @@ def p_value(value: float, values: Float[np.ndarray, " B"]) -> float:
     """Two-sided p-value of a difference being 0, from its paired resamples shifted to 0.
 
     ``p = (1 + #{b: |d_b - d| >= |d|}) / (B + 1)``: how often a difference as large as the observed
-    one, d, comes about where there is none. Never 0: with B resamples at least 1 / (B + 1).
-
-    Args:
-      value: the observed difference d.
-      values: the resampled ones d_b.
-
-    Returns:
-      NaN without resamples, or where the difference is undefined in the sample or in a resample.
+    one, d, comes about where there is none. Never 0: with B resamples at least 1 / (B + 1). NaN
+    without resamples, or where the difference is undefined in the sample or in a resample.
 
     Reference: Davison and Hinkley 1997, Bootstrap Methods and their Application, section 4.4.
     """

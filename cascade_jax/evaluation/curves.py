@@ -309,13 +309,8 @@ def area(curve: Curve) -> float:
 def deferral_performance(area: float, random_area: float, best_area: float) -> float:
     """``s_d = (area - random) / (best - random)``: 0 is a random score, 1 the best line.
 
-    Args:
-      area: of the cascade's curve.
-      random_area: of its random line.
-      best_area: `ideal_area`, or the oracle's; only with the second is s_d at most 1.
-
-    Returns:
-      NaN where the best line is not above the random one (there is nothing to gain).
+    The best area is `ideal_area`, or the oracle's; only with the second is s_d at most 1. NaN where
+    the best line is not above the random one (there is nothing to gain).
 
     Reference: Gatekeeper, deferral performance s_d.
     """

@@ -33,9 +33,8 @@ class FitRouterConfig:
 
     def __post_init__(self):
         for name in ("records_file", "router_file"):
-            checks.require(
-                bool(getattr(self, name)), name, getattr(self, name), "the path of a file"
-            )
+            path = getattr(self, name)
+            checks.require(bool(path), name, path, "the path of a file")
         is_router = isinstance(self.router, Router)
         checks.require(is_router, "router", self.router, "one such as LogisticRouter()")
         checks.whole_number("folds", self.folds, 2)

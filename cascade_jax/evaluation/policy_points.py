@@ -162,21 +162,15 @@ def _other_model(role: str, identity: ModelIdentity, metadata: Mapping[str, Any]
     if isinstance(checkpoint, str):
         parts = pathlib.PurePath(checkpoint).parts
         ours |= {"step": parts[-1], "run": parts[-3] if len(parts) > 2 else None}
-    for key, words in _MODEL_WORDS.items():
+    words_of_keys = ("saved", "was saved at"), ("checkpoint", "is the checkpoint")
+    words_of_keys += ("run", "is of the run"), ("step", "is of the step")
+    for key, words in words_of_keys:
         pair = getattr(identity, key), ours.get(key)
         if None not in pair and str(pair[0]) != str(pair[1]):
             return f"its {role} {words} {pair[0]!r}, that of the records {words} {pair[1]!r}"
         if None not in pair and key in ("saved", "checkpoint"):
             break
     return ""
-
-
-_MODEL_WORDS = {
-    "saved": "was saved at",
-    "checkpoint": "is the checkpoint",
-    "run": "is of the run",
-    "step": "is of the step",
-}
 
 
 def _point(
