@@ -244,8 +244,7 @@ def _sweep(setup, perturbed, hidden, unembedding, constants):
     """This device's part: a loop over chunks of its counted tokens. Returns (terms, gradients)."""
     teacher, targets, weights, step = constants
     data_axes, tensor_axis = ((), None) if setup.layout is None else setup.layout.split_axes()
-    columns = Columns(setup.num_ids, tensor_axis)
-    shape = targets.shape
+    columns, shape = Columns(setup.num_ids, tensor_axis), targets.shape
     head = _cast(unembedding)
     is_hidden = isinstance(teacher, teachers.TeacherHidden)
     teacher_head = _cast(teacher.unembedding) if is_hidden else None
