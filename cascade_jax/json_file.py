@@ -124,7 +124,7 @@ def from_values(values: Any, kind: type[T], source: str = "", complete: bool = F
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         place = _place(values, kind, str(error), path.rstrip("`"))
-        raise ValueError(_prefix(source) + _explained(message, values, place)) from None
+        raise ValueError(_prefix(source) + _explained(message, values, kind, place)) from None
     _check_fields(values, to_values(result), complete, _prefix(source), ())
     return result
 
@@ -198,12 +198,29 @@ _WORDS = {
 }  # fmt: skip
 
 
-def _explained(message: str, values: Any, place: _Place) -> str:
+def _missing(values: Any, kind: type, place: _Place) -> list[str]:
+    """Names of all required fields that the object at a place lacks."""
+    info = msgspec.inspect.type_info(kind)
+    for key in place:
+        if isinstance(info, msgspec.inspect.DataclassType):
+            info = next(field.type for field in info.fields if field.name == key)
+        else:
+            info = info.value_type if isinstance(key, str) else info.item_type
+        if isinstance(info, msgspec.inspect.UnionType):  # with null
+            info = next(t for t in info.types if not isinstance(t, msgspec.inspect.NoneType))
+    present = _at(values, place)
+    return [field.name for field in info.fields if field.required and field.name not in present]
+
+
+def _explained(message: str, values: Any, kind: type, place: _Place) -> str:
     """msgspec's message in words, with the value or the nearest name."""
     value, where = _at(values, place), _shown(place)
     if match := re.fullmatch(r"Object missing required field `(.+)`", message):
-        hint = did_you_mean(match[1], value)
-        return f"field {match[1]!r} is missing{f' in {where}' * bool(where)}{hint}"
+        names, end = _missing(values, kind, place), f" in {where}" * bool(where)
+        end += did_you_mean(match[1], value)
+        if len(names) == 1:
+            return f"field {match[1]!r} is missing{end}"
+        return f"fields {', '.join(map(repr, names))} are missing{end}"
     if match := re.fullmatch(r"Expected `(.+?)`(.*?)(, got .*)?", message):
         kinds = [_WORDS.get(name, name) for name in match[1].split(" | ")]
         kinds[0] += match[2]  # " >= 1", " of length 2"

@@ -62,6 +62,8 @@ def test_numpy_arrays_and_numbers_become_values():
     [
         (lambda d: d.pop("name"), "field 'name' is missing"),
         (lambda d: d.update(nmae=d.pop("name")), "field 'name' is missing; did you mean 'nmae'"),
+        (lambda d: (d.pop("name"), d.pop("by_name")), "fields 'name', 'by_name' are missing$"),
+        (lambda d: d["parts"][0].clear(), r"fields 'size', 'quality' are missing in parts\[0\]$"),
         (lambda d: d.update(cuont=1), "unknown field 'cuont'; did you mean 'count'"),
         (lambda d: d["parts"][0].pop("size"), r"field 'size' is missing in parts\[0\]"),
         (lambda d: d["parts"][0].update(siz=1), r"unknown field 'siz' of parts\[0\]; .* 'size'"),

@@ -79,8 +79,8 @@ def _splits(config: CalibrateConfig, pool: Pool, repeat: int) -> Splits:
     rows = np.arange(len(pool.ids))
     rows = rows if pool.test_rows is None else np.setdiff1d(rows, pool.test_rows)
     drawn = splits.draw(rows, pool.test_rows, sizes, config.seed + repeat)
-    ids, texts = np.asarray(pool.ids, object), np.asarray(pool.texts, object)
-    splits.check_examples_disjoint({n: (ids[rows], texts[rows]) for n, rows in vars(drawn).items()})
+    examples = {name: (pool.ids[rows], pool.texts[rows]) for name, rows in vars(drawn).items()}
+    splits.check_examples_disjoint(examples)
     return drawn
 
 
@@ -148,13 +148,12 @@ def _losses(
         else:
             losses[risk.name] = cost
     goal = 1.0 - quality if config.promise == COST else cost
-    ids = np.asarray(pool.ids, object)[rows]
-    return CalibrationLosses(name, thresholds, losses, goal, ids.tolist())
+    return CalibrationLosses(name, thresholds, losses, goal, pool.ids[rows].tolist())
 
 
 def _write_certificates(config: CalibrateConfig, pool: Pool, repeat: Repeat) -> None:
     """Writes a certificate for every alpha, from the first repeat."""
-    ids, texts = np.asarray(pool.ids, object), np.asarray(pool.texts, object)
+    ids, texts = pool.ids, pool.texts
     parts = vars(repeat.splits).items()
     for alpha, calibration in repeat.calibrations.items():
         written = certificate.from_calibration(

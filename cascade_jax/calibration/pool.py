@@ -97,8 +97,8 @@ class Pool(Protocol):
 
     name: str
     level: str
-    ids: Sequence[str]
-    texts: Sequence[str]
+    ids: np.ndarray
+    texts: np.ndarray
     test_rows: Int[np.ndarray, " T"] | None
     metrics: Sequence[str]
     thresholds: int

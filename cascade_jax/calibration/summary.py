@@ -18,17 +18,8 @@ from cascade_jax.calibration import baselines
 from cascade_jax.calibration.config import CalibrateConfig
 from cascade_jax.calibration.passes import evaluate_all
 from cascade_jax.calibration.pool import CascadeAnswers, Pool
-from cascade_jax.deferral.guarantees import risks, search
-from cascade_jax.deferral.guarantees.budget_file import (
-    COST,
-    Budget,
-    Ends,
-    Outcome,
-    Point,
-    PValues,
-    Run,
-    TriedThresholds,
-)
+from cascade_jax.deferral.guarantees import budget_file, risks, search
+from cascade_jax.deferral.guarantees.budget_file import COST, Budget, Point, PValues, Run
 from cascade_jax.deferral.guarantees.learn_then_test import Calibration
 from cascade_jax.deferral.guarantees.splits import Splits
 from cascade_jax.deferral.policy import TOKEN, Thresholds
@@ -80,12 +71,14 @@ def summarise(config: CalibrateConfig, pool: Pool, repeats: Sequence[Repeat]) ->
         repeats=len(repeats),
         candidates=_candidates(pool, repeats[0]),
         runs=tuple(runs),
-        ends=Ends(baselines.mean_point(others.never), baselines.mean_point(others.always)),
+        ends=budget_file.Ends(
+            baselines.mean_point(others.never), baselines.mean_point(others.always)
+        ),
         deferred_by_position=_by_position(pool, repeats[0], max(config.alphas)),
     )
 
 
-def _candidates(pool: Pool, repeat: Repeat) -> tuple[TriedThresholds, ...]:
+def _candidates(pool: Pool, repeat: Repeat) -> tuple[budget_file.TriedThresholds, ...]:
     """The evaluated thresholds, in the order of the search."""
     splits, volumes = repeat.splits, repeat.searched.hypervolumes()
     unknown = baselines.point(math.nan, dict.fromkeys(pool.metrics, math.nan))
@@ -96,7 +89,7 @@ def _candidates(pool: Pool, repeat: Repeat) -> tuple[TriedThresholds, ...]:
             second = baselines.mean_point(pool.evaluate(trial.thresholds, splits.second))
         spent += trial.cost
         candidates.append(
-            TriedThresholds(
+            budget_file.TriedThresholds(
                 thresholds=trial.thresholds,
                 order=order,
                 answers=spent,
@@ -116,7 +109,7 @@ def _run(pool: Pool, repeat: Repeat, number: int, alpha: float, others: "_Baseli
     thresholds, measured = calibration.thresholds, {}
     if thresholds is not None:
         answers = pool.evaluate(thresholds, splits.test)
-        test = Outcome(
+        test = budget_file.Outcome(
             **vars(baselines.mean_point(answers)),
             flops=math.nan if answers.flops is None else float(np.mean(answers.flops)),
             worse=others.worse(answers, splits.test),

@@ -113,8 +113,8 @@ class LivePool:
 
         self._questions = Questions(examples, mixture, data, mesh, decoding, before)
         self.name = student.name
-        self.ids = [example.example_id for example in examples]
-        self.texts = [example.inputs_text for example in examples]
+        self.ids = np.array([example.example_id for example in examples], object)
+        self.texts = np.array([example.inputs_text for example in examples], object)
         self.metrics = tuple(source.metrics)
         self.thresholds = source.num_blocks
         self.max_length = data.target_length

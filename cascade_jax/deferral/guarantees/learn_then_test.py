@@ -132,9 +132,7 @@ def propose(settings: CalibrationSettings, first: CalibrationLosses) -> Proposal
 def next_to_test(proposal: Proposal, second: CalibrationLosses | None) -> Thresholds | None:
     """The next thresholds to measure on the second split; None when it is done.
 
-    Args:
-      proposal: from the first split.
-      second: losses so far; None at the start.
+    `second` are the losses so far, None at the start.
     """
     if second is None:
         return next(iter(proposal.to_test), None)
@@ -153,8 +151,8 @@ def decide(proposal: Proposal, second: CalibrationLosses) -> Calibration:
 
     Args:
       proposal: from the first split.
-      second: losses on the second split at the thresholds to test; of others the p-values are
-        reported, but not tested. Those after the first that fails may be missing.
+      second: losses at the thresholds to test; of others the p-values are reported, but not tested.
+        Those after the first that fails may be missing.
 
     Raises:
       ValueError: splits that share examples, too few examples, losses outside their range,

@@ -62,17 +62,11 @@ def score_quantiles(
 def several_thresholds(
     one: Real[np.ndarray, "N 1"], blocks: int, count: int = 1024, seed: int = 0
 ) -> Float[np.ndarray, "M blocks"]:
-    """Candidates for several blocks of positions, each threshold a value of a grid of one.
+    """Candidates for several blocks of positions, each threshold a value of an ascending grid.
 
     All combinations, where they are at most `count`; else `count`, of which some are the same value
     in all blocks (so that one threshold for all is never left out) and the rest fill the space
-    evenly (Sobol).
-
-    Args:
-      one: candidates of one threshold, ascending.
-      blocks: thresholds of a configuration.
-      count: at most so many.
-      seed: of the Sobol sequence.
+    evenly (a Sobol sequence, by the seed).
     """
     from scipy.stats import qmc
 
@@ -98,18 +92,13 @@ class Search(abc.ABC):
     """
 
     def __init__(self, candidates: Real[np.ndarray, "N blocks"]):
-        """Sets up a search among candidates.
-
-        Raises:
-          ValueError: fewer than two different candidates, one given twice, or NaN.
-        """
+        """Refuses fewer than two different candidates, one that is given twice, and NaN."""
         self.candidates = tuple(as_thresholds(row) for row in np.asarray(candidates, np.float64))
         self._index = {thresholds: i for i, thresholds in enumerate(self.candidates)}
-        if len(self._index) < 2:
-            raise ValueError(
-                f"a search needs two different candidates or more, got {len(self._index)}"
-            )
-        if len(self._index) < len(self.candidates):
+        count = len(self._index)
+        if count < 2:
+            raise ValueError(f"a search needs two different candidates or more, got {count}")
+        if count < len(self.candidates):
             raise ValueError("a candidate was given more than once")
         self.trials: list[Trial] = []
 
@@ -120,11 +109,7 @@ class Search(abc.ABC):
 
     @abc.abstractmethod
     def ask(self, cost: float = 1.0) -> Thresholds | None:
-        """What to measure next; None at the end. The same until `tell` is called.
-
-        Args:
-          cost: of that evaluation; 1 for a whole one.
-        """
+        """What to measure next, at that cost; None at the end. The same until `tell` is called."""
 
     def tell(
         self,
@@ -176,11 +161,7 @@ class Search(abc.ABC):
     def hypervolumes(
         self, reference: Float[np.ndarray, "2"] | None = None
     ) -> Float[np.ndarray, " T"]:
-        """Hypervolume of the trials so far, after each trial.
-
-        Args:
-          reference: the worst that counts; None = `pareto.reference_point` of all trials.
-        """
+        """Hypervolume after each trial; the reference is `pareto.reference_point` by default."""
         objectives = self.objectives()
         if reference is None and len(objectives):
             reference = pareto.reference_point(objectives)
@@ -249,15 +230,11 @@ class BayesianSearch(Search):
         """
         super().__init__(candidates)
         if not 2 <= num_initial <= max_evaluations:
-            raise ValueError(
-                "num_initial must be at least 2 and at most max_evaluations, got "
-                f"{num_initial} and {max_evaluations}"
-            )
+            counts = f"{num_initial} and {max_evaluations}"
+            raise ValueError(f"num_initial must be 2 to max_evaluations, got {counts}")
         if not margin > 0:
-            raise ValueError(
-                f"margin must be above 0, got {margin}: at the nadir itself the ends of a front "
-                "add nothing"
-            )
+            why = "at the nadir itself the ends of a front add nothing"
+            raise ValueError(f"margin must be above 0, got {margin}: {why}")
         self.max_evaluations, self.num_initial = max_evaluations, num_initial
         self.margin, self.seed = margin, seed
         self._values = [np.unique(axis) for axis in zip(*self.candidates, strict=True)]
@@ -325,11 +302,7 @@ def posterior_mean(
 ) -> Float[np.ndarray, " M"]:
     """Posterior mean of a Gaussian process (Matérn, ν = 2.5, and noise), fitted by its likelihood.
 
-    Args:
-      places: what was evaluated, in [0, 1].
-      values: measured there.
-      queries: where to predict.
-      seed: of the fit's restart.
+    `values` were measured at `places` in [0, 1]; the seed is that of the fit's restart.
     """
     import warnings
 

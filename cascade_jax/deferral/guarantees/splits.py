@@ -98,10 +98,7 @@ def fingerprint(ids: Texts, texts: Texts) -> str:
 
 
 def check_examples_disjoint(examples: Mapping[str, tuple[Texts, Texts]]) -> None:
-    """Refuses splits that share an id or a text.
-
-    Args:
-      examples: by the name of a split, ids and texts.
+    """Refuses splits that share an id or a text; by the name of a split, ids and texts.
 
     Raises:
       ValueError: which splits, how many examples, and the first of them.

@@ -80,10 +80,7 @@ class Router:
     ) -> Float[np.ndarray, " examples"]:
         """The score of every example by a router that was fitted on the other folds.
 
-        Args:
-          answers, student_quality, teacher_quality: see `fit`.
-          folds: parts of equal size, drawn at random.
-          seed: of the draw.
+        Folds are of equal size and drawn at random, by the seed.
 
         Raises:
           ValueError: see `fit`; fewer than two folds, or more than there are examples.

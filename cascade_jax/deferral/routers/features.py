@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from cascade_jax import checks
 from cascade_jax.deferral.scores import segments
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 from cascade_jax.deferral.scores.base import refuse_empty, refuse_non_finite
@@ -52,36 +53,30 @@ class QuantileFeatures:
         Raises:
           ValueError: embeddings are asked for, and the answers have none.
         """
-        embedding_size = 0
-        if self.embeddings:
-            if answers.embeddings is None:
-                raise ValueError(
-                    "the router's features need the column student_embedding, which is not there; "
-                    "`cascade-jax collect` with EMBEDDINGS = True adds it"
-                )
-            embedding_size = answers.embeddings.shape[1]
-        return self.width_with(embedding_size)
+        if not self.embeddings:
+            return self.width_with(0)
+        if answers.embeddings is None:
+            raise ValueError(
+                "the router's features need the column student_embedding, which is not there; "
+                "`cascade-jax collect` with EMBEDDINGS = True adds it"
+            )
+        return self.width_with(answers.embeddings.shape[1])
 
     def width_with(self, embedding_size: int) -> int:
         """Numbers per answer where embeddings have that size."""
         return len(self.quantiles) + self.lengths + self.embeddings * embedding_size
 
     def check(self, answers: AnswerTokens, width: int) -> None:
-        """Refuses answers that can not be read.
-
-        Args:
-          answers: of the small model.
-          width: of the model that reads them.
+        """Refuses answers that a model of this width can not read.
 
         Raises:
           ValueError: another width, an answer without a token, a value that is NaN or infinite.
         """
-        own = self.width(answers)
+        own, fixed = self.width(answers), self.width_with(0)
         if own != width:
             raise ValueError(
-                f"a router fitted on embeddings of {width - self.width_with(0)} values can not "
-                f"read answers with embeddings of {own - self.width_with(0)}: they are of "
-                "another small model"
+                f"a router fitted on embeddings of {width - fixed} values can not read answers "
+                f"with embeddings of {own - fixed}: they are of another small model"
             )
         _check_tokens(answers)
         if self.embeddings:
@@ -119,8 +114,7 @@ class ProbabilityFeatures:
     length: int = 2048
 
     def __post_init__(self):
-        if self.length < 1:
-            raise ValueError(f"length must be at least 1, got {self.length}")
+        checks.whole_number("length", self.length, 1)
 
     def width(self, answers: AnswerTokens) -> int:
         """Columns that are not zero for all: those up to the longest answer."""

@@ -109,13 +109,8 @@ class FittedRouter:
     ) -> None:
         """Refuses to be evaluated on examples that it was fitted on.
 
-        Args:
-          fingerprint: of the examples to evaluate on.
-          split: theirs.
-          example_ids: theirs; without ids the name of the split has to do.
-
         Raises:
-          ValueError: the same data, an example in both, or without ids the same split.
+          ValueError: the same fingerprint, an example in both, or without ids the same split.
         """
         advice = "fit it on a calibration split that is not evaluated"
         fitted = f"the {self.name} was fitted on these examples"

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
+from cascade_jax import checks
 from cascade_jax.deferral.scores import segments
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 from cascade_jax.deferral.scores.base import Score
@@ -113,8 +114,7 @@ class _TopKScore(Score):
     least: ClassVar[int] = 1
 
     def __post_init__(self):
-        if self.k < self.least:
-            raise ValueError(f"k must be at least {self.least}, got {self.k}")
+        checks.whole_number("k", self.k, self.least)
 
     @property
     def least_k(self) -> int:

@@ -322,7 +322,7 @@ def test_qualities_that_do_not_fit_are_refused():
         (lambda: routers.MlpRouter(hidden=()), r"hidden must be widths of layers"),
         (lambda: routers.MlpRouter(max_epochs=0), "max_epochs is 0.*; must be a number above 0"),
         (lambda: routers.BoostedRouter(trees=0), "trees is 0.*; must be a number above 0"),
-        (lambda: routers.EdgeRouter(length=0), "length must be at least 1, got 0"),
+        (lambda: routers.EdgeRouter(length=0), "length is 0; must be an integer of at least 1"),
     ],
 )
 def test_settings_that_are_not_allowed_are_refused(build, message):

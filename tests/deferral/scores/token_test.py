@@ -117,7 +117,7 @@ def test_a_column_that_is_not_there_is_named_with_what_adds_it():
 
 
 def test_settings_that_are_not_allowed():
-    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="k is 0; must be an integer of at least 1"):
         scores.EntropyProductionRate(k=0)
-    with pytest.raises(ValueError, match="k must be at least 4, got 3"):
+    with pytest.raises(ValueError, match="k is 3; must be an integer of at least 4"):
         scores.TopKurtosis(k=3)
