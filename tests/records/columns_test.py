@@ -11,7 +11,7 @@ from cascade_jax import records
 from cascade_jax.evaluation import curves
 from cascade_jax.records import columns as columns_lib
 from cascade_jax.records import schema
-from cascade_jax.records.external import from_jsonl, to_jsonl
+from cascade_jax.records.external import answers, from_jsonl, to_jsonl
 from cascade_jax.records.external.lines import LineError
 from cascade_jax.records.table import RecordsError
 from tests.records import votes_score
@@ -58,6 +58,7 @@ def exchanged(path):
 def rows(monkeypatch):
     """Rows with columns of a user's own, each declared by one row of COLUMNS."""
     monkeypatch.setattr(schema, "COLUMNS", schema.COLUMNS + OWN)
+    answers.columns_about.cache_clear()
     rng = np.random.default_rng(0)
     rows = records_table.make_rows(12)
     for row in rows:
@@ -65,7 +66,8 @@ def rows(monkeypatch):
         row["student_votes"] = float(rng.random())
         row["student_roughness"] = rng.random(count).astype(np.float32).tolist()
         row["weather"] = int(rng.integers(-9, 30))
-    return rows
+    yield rows
+    answers.columns_about.cache_clear()
 
 
 def test_a_new_column_is_written_read_exchanged_and_evaluated_by_a_score_of_its_own(tmp_path, rows):

@@ -2,11 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
 from cascade_jax.names import did_you_mean
 from cascade_jax.records import schema
@@ -14,14 +14,10 @@ from cascade_jax.records.external.lines import Line, shown
 from cascade_jax.records.schema import Column
 
 
+@functools.cache
 def columns_about(*owners: str) -> Mapping[str, Column]:
     """The columns that are about answers of these owners (`Column.owner`), by name."""
-    return _columns_about(schema.COLUMNS, owners)
-
-
-@functools.cache
-def _columns_about(columns: Iterable[Column], owners: tuple[str, ...]) -> Mapping[str, Column]:
-    return {column.name: column for column in columns if column.owner in owners}
+    return {column.name: column for column in schema.COLUMNS if column.owner in owners}
 
 
 def model_columns() -> Mapping[str, Column]:
@@ -50,9 +46,9 @@ class ModelAnswer:
         return self.values["answer"]
 
     @property
-    def log_probs(self) -> Float[np.ndarray, " L"]:
-        """Of its tokens; without any for a model of which only the text is known."""
-        return self.values.get("log_probs", np.zeros(0, np.float32))
+    def num_tokens(self) -> int:
+        """How many tokens have a log-prob; 0 for a model of which only the text is known."""
+        return len(self.values.get("log_probs", ()))
 
 
 def checked(line: Line, example_id: str, values: Mapping[str, Any]) -> ModelAnswer:
@@ -61,7 +57,8 @@ def checked(line: Line, example_id: str, values: Mapping[str, Any]) -> ModelAnsw
     Raises:
       LineError: which field has what, and what is allowed.
     """
-    line = Line(f"{line.where} (id {example_id!r})", {**line.row, **values})
+    row = values if values is line.row else {**line.row, **values}
+    line = Line(f"{line.where} (id {example_id!r})", row)
     if not isinstance(values.get("answer"), str):
         near = did_you_mean("answer", values) if "answer" not in values else ""
         raise line.fail(f"answer is {shown(values.get('answer'))}; must be a text{near}")

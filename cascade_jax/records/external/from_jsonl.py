@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from cascade_jax import files
+from cascade_jax import checks, files
 from cascade_jax.names import check_choice, did_you_mean
 from cascade_jax.records import schema, table
 from cascade_jax.records.external import join
-from cascade_jax.records.external.answers import model_columns
 from cascade_jax.records.external.formats import FORMATS
 from cascade_jax.records.external.join import Joined
 from cascade_jax.records.external.lines import LineError, shown
@@ -71,9 +70,7 @@ class FromJsonlConfig:
             check_choice("format", self.format, FORMATS)
         check_choice("empty", self.empty, EMPTY)
         for name in ("student_parameters", "teacher_parameters"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name} is {value!r}; must be finite and above 0")
+            checks.positive(name, getattr(self, name), optional=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +102,10 @@ def from_jsonl(config: FromJsonlConfig) -> ImportSummary:
     files.check_not_read(config.output, config.student, config.teacher, config.targets)
     joined = join.read(config.student, config.teacher, config.targets, config.format)
     dropped = _without_empty(joined, config.empty)
-    metadata = joined.metadata | {
-        key: value
-        for key in ("name", "mixture", "split")
-        if (value := getattr(config, key)) is not None
-    }
-    for key in ("name", "mixture", "split"):
+    metadata = joined.metadata
+    for key in schema.REQUIRED_METADATA:
+        if getattr(config, key) is not None:
+            metadata[key] = getattr(config, key)
         if not metadata.get(key):
             raise LineError(f"no {key} is given; --{key} says it")
     if dropped:
@@ -118,14 +113,15 @@ def from_jsonl(config: FromJsonlConfig) -> ImportSummary:
         metadata.pop(schema.FIGURES, None)  # those of a table are of all its examples
     columns = _columns_about(config, joined, metadata)
     columns |= _qualities(config, joined, columns, metadata)
-    for number, model in enumerate(joined.models):
-        parameters = {
-            0: config.student_parameters,
-            len(joined.models) - 1: config.teacher_parameters,
-        }
-        columns |= _required(model, joined, parameters.get(number), metadata)
+    parameters = {
+        joined.models[0]: config.student_parameters,
+        joined.models[-1]: config.teacher_parameters,
+    }
+    for model in joined.models:
+        costs = _costs(model, joined, parameters.get(model), metadata)
+        columns[f"{model}_flops_per_token"] = costs
     columns |= _top(joined, metadata)
-    columns, left_out = _with_optional(config, joined, columns, metadata)
+    left_out = _add_stated(config, joined, columns, metadata)
     table.write(config.output, columns, metadata)
     return ImportSummary(len(joined.ids), joined.formats, dropped, left_out)
 
@@ -135,7 +131,7 @@ def _without_empty(joined: Joined, empty: str) -> list[str]:
     dropped: list[str] = []
     for model in joined.models[:-1]:
         answers = joined.answers[model]
-        ids = [key for key, answer in answers.items() if not len(answer.log_probs)]
+        ids = [key for key, answer in answers.items() if not answer.num_tokens]
         if ids and empty == "refuse":
             first = answers[ids[0]]
             what = "an empty answer: its list of log-probs is empty"
@@ -156,26 +152,22 @@ def _without_empty(joined: Joined, empty: str) -> list[str]:
 
 def _columns_about(
     config: FromJsonlConfig, joined: Joined, metadata: dict[str, Any]
-) -> dict[str, list]:
+) -> dict[str, Any]:
+    """The columns of examples that every table has."""
     about = [joined.about[example_id] for example_id in joined.ids]
-    defaults = {
-        "task": metadata["mixture"],
-        "mixture": metadata["mixture"],
-        "split": metadata["split"],
-        "inputs": "",
-        "metric": "",
-    }
-    columns = {
-        name: [row.get(name, default) for row in about] for name, default in defaults.items()
-    }
+    defaults = {"task": metadata["mixture"], "inputs": "", "metric": ""}
+    columns: dict[str, Any] = {"example_id": joined.ids}
+    for name in ("task", "mixture", "split", "inputs", "metric"):
+        default = defaults.get(name) or metadata.get(name, "")
+        columns[name] = [row.get(name, default) for row in about]
     for name in ("mixture", "split"):  # the config's stand over what lines say
         if getattr(config, name) is not None:
             columns[name] = [getattr(config, name)] * len(about)
     targets = [row.get("target", "") for row in about]
-    if any(not isinstance(target, str) for target in targets):
+    if not all(isinstance(target, str) for target in targets):
         metadata[SEVERAL_TARGETS] = True
     columns["target"] = [t if isinstance(t, str) else " | ".join(t) for t in targets]
-    return columns | {"example_id": joined.ids}
+    return columns
 
 
 def _qualities(
@@ -183,7 +175,8 @@ def _qualities(
 ) -> dict[str, Any]:
     """Quality of all models' answers, and what else the metric gives."""
     if config.metric in METRICS:
-        if metadata.get(SEVERAL_TARGETS) and not config.targets and _are_texts(joined):
+        are_texts = all(isinstance(row.get("target", ""), str) for row in joined.about.values())
+        if metadata.get(SEVERAL_TARGETS) and not config.targets and are_texts:
             raise LineError(
                 f"--metric {config.metric}: some rows had several targets, of which records keep "
                 "one text; give them anew with --targets"
@@ -208,107 +201,94 @@ def _qualities(
     return columns_made
 
 
-def _are_texts(joined: Joined) -> bool:
-    return all(isinstance(row.get("target", ""), str) for row in joined.about.values())
-
-
 def _computed(
     metric_fn: Callable, joined: Joined, columns: Mapping, metadata: dict[str, Any]
 ) -> dict[str, Any]:
+    """Qualities, and counts and figures of a corpus metric, from answers and targets."""
     for example_id, answer in joined.answers[joined.models[0]].items():
         if "target" not in joined.about[example_id]:
             raise answer.line.fail(
                 "has no target to compare with; must have one, or --targets a file with it"
             )
-    count, tasks = len(joined.ids), columns["task"]
-    made: dict[str, Any] = {"metric": [""] * count}
-    additive = corpus.first_of([metric_fn])
+    count, tasks = len(joined.ids), np.array(columns["task"], object)
     targets = [joined.about[example_id]["target"] for example_id in joined.ids]
-    figures: dict[str, dict] = {}
-    texts = {m: [answer.text for answer in of.values()] for m, of in joined.answers.items()}
+    texts = {m: [answer.text for answer in by_id.values()] for m, by_id in joined.answers.items()}
     mixed = [row.get("answer") for row in _live(joined)]
     if None not in mixed:
         texts[schema.LIVE] = mixed
-    for model, answers in texts.items():
-        made[f"{model}_quality"] = [0.0] * count
-        statistics: list[Any] = [None] * count
-        for task in dict.fromkeys(tasks):
-            rows = [row for row, task_of_row in enumerate(tasks) if task_of_row == task]
+    additive = corpus.first_of([metric_fn])
+    made: dict[str, Any] = {"metric": np.empty(count, object)}
+    for model in texts:
+        made[f"{model}_quality"] = np.zeros(count)
+        if additive:
+            made[f"{model}_statistics"] = np.zeros((count, additive.num_statistics), np.int64)
+    figures: dict[str, dict] = {}
+    for task in dict.fromkeys(tasks):
+        rows = np.flatnonzero(tasks == task)
+        for model, answers in texts.items():
             pair = [targets[row] for row in rows], [answers[row] for row in rows]
-            name, values = quality.per_example_quality([metric_fn], *pair)
+            name, made[f"{model}_quality"][rows] = quality.per_example_quality([metric_fn], *pair)
+            made["metric"][rows] = name
+            if additive:
+                made[f"{model}_statistics"][rows] = additive.statistics(*pair)
             if model != schema.LIVE:
                 for metric, value in quality.split_figures([metric_fn], *pair).items():
                     figures.setdefault(task, {}).setdefault(metric, {})[model] = value
-            counts = additive.statistics(*pair) if additive else [None] * len(rows)
-            for row, value, counts_of_row in zip(rows, values, counts, strict=True):
-                made["metric"][row], made[f"{model}_quality"][row] = name, float(value)
-                statistics[row] = counts_of_row
-        if additive:
-            made[f"{model}_statistics"] = statistics
     metadata[schema.FIGURES] = figures
     metadata.pop(schema.CORPUS_METRICS, None)
     if additive:
-        metadata[schema.CORPUS_METRICS] = dict.fromkeys(tasks, corpus.describe(additive))
+        metadata[schema.CORPUS_METRICS] = dict.fromkeys(figures, corpus.describe(additive))
     return made
 
 
-def _required(
+def _costs(
     model: str, joined: Joined, parameters: float | None, metadata: dict[str, Any]
-) -> dict[str, list]:
-    """Required columns of a model, but its quality."""
-    key, answers = f"{model}_parameters", list(joined.answers[model].values())
+) -> list[float]:
+    """FLOPs per token of a model, by parameters that are given, else the line's, else a table's."""
+    key = f"{model}_parameters"
     if parameters is not None:
         metadata[key] = int(parameters) if float(parameters).is_integer() else parameters
     costs = []
-    for answer in answers:
-        cost = answer.values.get("flops_per_token") if parameters is None else 2.0 * parameters
+    for answer in joined.answers[model].values():
+        cost = answer.values.get("flops_per_token") if parameters is None else None
         if cost is None and metadata.get(key) is None:
             raise answer.line.fail(
                 f"the {model}'s cost is not known: give --{key} (8B, say), or flops_per_token in "
                 "every line"
             )
         costs.append(float(2.0 * metadata[key] if cost is None else cost))
-    columns: dict[str, list] = {}
-    for column in model_columns().values():
-        if column.is_required and column.name not in ("quality", "flops_per_token"):
-            values = [answer.values.get(column.name) for answer in answers]
-            is_known = all(
-                value is not None or not len(answer.log_probs)
-                for value, answer in zip(values, answers, strict=True)
-            )
-            columns[f"{model}_{column.name}"] = [
-                value if is_known and value is not None else [] for value in values
-            ]
-    return columns | {f"{model}_flops_per_token": costs}
+    return costs
 
 
-def _with_optional(
-    config: FromJsonlConfig, joined: Joined, columns: Mapping[str, Any], metadata: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """All columns, with the optional ones that every line has; how many lines lack the others.
+def _add_stated(
+    config: FromJsonlConfig, joined: Joined, columns: dict[str, Any], metadata: Mapping[str, Any]
+) -> dict[str, int]:
+    """Adds the columns that every line has; returns how many lines lack one that others have.
 
     A column that needs another one, such as the other models' of the same kind, goes with it.
     """
-    values, lacking = {}, {}
-    for name, field in schema.fields(joined.models).items():
+    fields, lacking = schema.fields(joined.models), {}
+    for name, field in fields.items():
         column = field.column
-        if column.is_required or column.shape == schema.TOP_PER_TOKEN:
+        if column.shape == schema.TOP_PER_TOKEN:
             continue
         if column.shape == schema.COUNTS and not metadata.get(schema.CORPUS_METRICS):
             continue
-        values[name] = columns.get(name) or _stated(config, joined, field)
-        lacking[name] = [value is None for value in values[name]]
+        if name not in columns:
+            columns[name] = _stated(config, joined, field)
+        is_missing = np.array([value is None for value in columns[name]])
+        if not column.is_required:
+            lacking[name] = is_missing
+        elif is_missing.any():
+            columns[name] = [[]] * len(is_missing)  # lists that are not known
     left_out = {}
-    for name in values:
-        group = [name, *(n for n in schema.fields(joined.models)[name].needs if n in values)]
-        count = sum(map(any, zip(*(lacking[member] for member in group), strict=True)))
-        if count:
-            columns = {other: column for other, column in columns.items() if other != name}
-            if not all(all(lacking[member]) for member in group):
+    for name in lacking:
+        group = [lacking[other] for other in (name, *fields[name].needs) if other in lacking]
+        if count := int(np.sum(np.any(group, axis=0))):
+            del columns[name]
+            if not np.all(group):
                 left_out[name] = count
-        else:
-            columns = {**columns, name: values[name]}
-    return dict(columns), left_out
+    return left_out
 
 
 def _stated(config: FromJsonlConfig, joined: Joined, field: schema.Field) -> list[Any]:
@@ -324,7 +304,7 @@ def _stated(config: FromJsonlConfig, joined: Joined, field: schema.Field) -> lis
     values = [answer.values.get(name) for answer in answers]
     if field.column.shape != schema.PER_TOKEN or all(value is None for value in values):
         return values
-    lengths = [len(answer.log_probs) for answer in answers]
+    lengths = [answer.num_tokens for answer in answers]
     if not any(lengths):
         return [None] * len(values)
     return [value if length else [] for value, length in zip(values, lengths, strict=True)]

@@ -119,9 +119,9 @@ def _read_answers(path: str, number: int, form: str | None, joined: Joined) -> N
                 before = others[answer.example_id].line.where
                 raise line.fail(f"id {answer.example_id!r} came before, in {before}")
             others[answer.example_id] = answer
-            # What the student's file says stands.
-            about = joined.about.setdefault(answer.example_id, {})
-            joined.about[answer.example_id] = _about(line) | about
+        # All answers are to one example. What the student's file says of it stands.
+        about = joined.about.get(answer.example_id, {})
+        joined.about[answer.example_id] = _about(line) | about
     if not joined.answers[joined.models[number]]:
         raise LineError(f"{path}: holds no answer; must have one a line")
 

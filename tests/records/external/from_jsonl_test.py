@@ -510,7 +510,7 @@ def test_what_is_missing_beside_the_answers(tmp_path):
         convert(tmp_path, given | {"targets": str(tmp_path / "few.jsonl")})
     with pytest.raises(ValueError, match="format is 'vlm'; .*did you mean 'vllm'"):
         config(tmp_path, given, format="vlm")
-    with pytest.raises(ValueError, match="student_parameters is 0; must be finite"):
+    with pytest.raises(ValueError, match="student_parameters is 0; must be a number above 0"):
         config(tmp_path, given, student_parameters=0)
 
 
