@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 
 from cascade_jax.names import did_you_mean
 from cascade_jax.records import schema
-from cascade_jax.records.external.lines import Line, shown
+from cascade_jax.records.external.lines import Line, LineError, shown
 from cascade_jax.records.schema import Column
 
 
@@ -25,18 +25,19 @@ def model_columns() -> Mapping[str, Column]:
     return columns_about(schema.EVERY_MODEL, schema.DEFERRING_MODEL)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ModelAnswer:
     """One model's answer to one example.
 
     Attributes:
-      example_id, line: the example, and where the answer stands.
+      example_id, where: the example, and file and line of the answer. (The line itself would take
+        many times the memory of all the rest.)
       values: what is known of it, by column.
       numbers: all fields that hold one, such as quality, input_tokens or one of the user's own.
     """
 
     example_id: str
-    line: Line
+    where: str
     values: Mapping[str, Any]
     numbers: Mapping[str, int | float]
 
@@ -44,6 +45,10 @@ class ModelAnswer:
     def text(self) -> str:
         """The answer."""
         return self.values["answer"]
+
+    def fail(self, problem: str) -> LineError:
+        """An error about it, to raise."""
+        return LineError(f"{self.where}: {problem}")
 
     @property
     def num_tokens(self) -> int:
@@ -64,7 +69,7 @@ def checked(line: Line, example_id: str, values: Mapping[str, Any]) -> ModelAnsw
         raise line.fail(f"answer is {shown(values.get('answer'))}; must be a text{near}")
     return ModelAnswer(
         example_id,
-        Line(line.where, {}),  # what it holds would take many times the memory of all the rest
+        line.where,
         parsed(line, model_columns(), "log_probs"),
         numbers_of(line.row),
     )

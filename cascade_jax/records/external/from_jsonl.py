@@ -137,7 +137,7 @@ def _without_empty(joined: Joined, empty: str) -> list[str]:
             what = "an empty answer: its list of log-probs is empty"
             if "log_probs" not in first.values:
                 what = "no log-probs: the service gives them if asked (logprobs)"
-            raise first.line.fail(
+            raise first.fail(
                 f"has {what} ({len(ids)} such); without a token there is no deferral score. "
                 "--empty drop leaves such examples out"
             )
@@ -190,7 +190,7 @@ def _qualities(
             value = answer.numbers.get(field)
             if type(value) not in (int, float) or not 0 <= value <= 1:
                 hint = did_you_mean(field, METRICS) if config.metric else ""
-                raise answer.line.fail(
+                raise answer.fail(
                     f"the {model}'s {field} is {shown(value)}; must be a number in [0, 1], or "
                     f"--metric one of {', '.join(METRICS)}{hint}"
                 )
@@ -207,7 +207,7 @@ def _computed(
     """Qualities, and counts and figures of a corpus metric, from answers and targets."""
     for example_id, answer in joined.answers[joined.models[0]].items():
         if "target" not in joined.about[example_id]:
-            raise answer.line.fail(
+            raise answer.fail(
                 "has no target to compare with; must have one, or --targets a file with it"
             )
     count, tasks = len(joined.ids), np.array(columns["task"], object)
@@ -252,7 +252,7 @@ def _costs(
     for answer in joined.answers[model].values():
         cost = answer.values.get("flops_per_token") if parameters is None else None
         if cost is None and metadata.get(key) is None:
-            raise answer.line.fail(
+            raise answer.fail(
                 f"the {model}'s cost is not known: give --{key} (8B, say), or flops_per_token in "
                 "every line"
             )
@@ -312,7 +312,8 @@ def _stated(config: FromJsonlConfig, joined: Joined, field: schema.Field) -> lis
 
 def _live(joined: Joined) -> list[Mapping[str, Any]]:
     """What each line says of a live cascade's answer."""
-    return [joined.about[example_id].get(schema.LIVE, {}) for example_id in joined.ids]
+    nothing: dict[str, Any] = {}  # one for all: a dict for each line would keep Python's gc busy
+    return [joined.about[example_id].get(schema.LIVE, nothing) for example_id in joined.ids]
 
 
 def _top(joined: Joined, metadata: dict[str, Any]) -> dict[str, list]:

@@ -116,7 +116,7 @@ def _read_answers(path: str, number: int, form: str | None, joined: Joined) -> N
         for name, answer in answers.items():
             others = joined.answers[name]
             if answer.example_id in others:
-                before = others[answer.example_id].line.where
+                before = others[answer.example_id].where
                 raise line.fail(f"id {answer.example_id!r} came before, in {before}")
             others[answer.example_id] = answer
         # All answers are to one example. What the student's file says of it stands.

@@ -15,7 +15,7 @@ class LineError(ValueError):
     """A line that can not be used: file, line, what is there and what is allowed."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Line:
     """A line of a file.
 
