@@ -8,9 +8,7 @@ from jaxtyping import Array, Float, PyTree
 
 
 def over_queries(
-    attend: Callable[..., Float[Array, "B _ H K"]],
-    chunk: int,
-    *parts: tuple[PyTree, int],
+    attend: Callable[..., Float[Array, "B _ H K"]], chunk: int, *parts: tuple[PyTree, int]
 ) -> Float[Array, "B Q H K"]:
     """`attend(*arrays)`, for blocks of `chunk` queries one after the other if there are more.
 

@@ -104,11 +104,7 @@ class Decoder(nn.Module):
             kernel_axes = (axes.EMBED, axes.VOCAB)
             self.logits_dense = Dense(config.vocab_size, kernel_axes, "float32")
 
-    def __call__(
-        self,
-        tokens: Int[Array, "B L"],
-        **settings: Any,
-    ) -> Float[Array, "B L V"]:
+    def __call__(self, tokens: Int[Array, "B L"], **settings: Any) -> Float[Array, "B L V"]:
         """Logits of every next token, in float32; arguments as in `hidden`."""
         return self.unembed(self.hidden(tokens, **settings))
 

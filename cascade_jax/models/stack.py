@@ -10,10 +10,7 @@ from flax import linen as nn
 from cascade_jax import axes
 from cascade_jax.models.config import ModelConfig
 
-_REMAT_POLICIES = {
-    "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 def layer_stack(

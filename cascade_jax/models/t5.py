@@ -45,10 +45,7 @@ class T5(nn.Module):
         self.decoder = Decoder(self.config)
 
     def __call__(
-        self,
-        inputs: Int[Array, "B S"],
-        decoder_inputs: Int[Array, "B L"],
-        **settings: Any,
+        self, inputs: Int[Array, "B S"], decoder_inputs: Int[Array, "B L"], **settings: Any
     ) -> Float[Array, "B L V"]:
         """Logits of every next token, in float32; arguments as in `hidden`."""
         return self.unembed(self.hidden(inputs, decoder_inputs, **settings))
@@ -77,9 +74,7 @@ class T5(nn.Module):
         if (input_segment_ids is None) != (target_segment_ids is None):
             raise ValueError("give input_segment_ids and target_segment_ids together, or neither")
         encoded = self.encode(
-            inputs,
-            input_segment_ids=input_segment_ids,
-            deterministic=deterministic,
+            inputs, input_segment_ids=input_segment_ids, deterministic=deterministic
         )
         return self.decode(
             encoded,
@@ -111,10 +106,7 @@ class T5(nn.Module):
         return self.decoder(x, encoded, self_mask, cross_mask, None, deterministic)
 
     def hidden_after(
-        self,
-        encoded: Float[Array, "B S D"],
-        inputs: Int[Array, "B S"],
-        targets: Int[Array, "B L"],
+        self, encoded: Float[Array, "B S D"], inputs: Int[Array, "B S"], targets: Int[Array, "B L"]
     ) -> Float[Array, "B L D"]:
         """Hidden states that predict each target, from what `encode` made of the inputs."""
         return self.decode(encoded, inputs, jnp.pad(targets[:, :-1], ((0, 0), (1, 0))))

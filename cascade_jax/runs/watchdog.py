@@ -31,12 +31,7 @@ class Watchdog:
     """
 
     def __init__(
-        self,
-        command: str,
-        what: str,
-        seconds: float | None,
-        folder: Path,
-        kept: Callable[[], str],
+        self, command: str, what: str, seconds: float | None, folder: Path, kept: Callable[[], str]
     ):
         self._command = command
         self._what = what
