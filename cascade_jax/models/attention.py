@@ -5,8 +5,8 @@ queries are taken in blocks, so that neither pass holds an array that grows with
 length.
 """
 
+import functools
 import math
-from typing import Any
 
 import flax.struct
 import jax
@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cascade_jax import axes
 from cascade_jax.models.blocks import over_queries
 from cascade_jax.models.config import DecoderConfig, RopeScaling
-from cascade_jax.models.layers import Dense, RMSNorm, empty_cache, keys_last
+from cascade_jax.models.layers import Dense, empty_cache, heads, keys_last, norm, write_cache
 from cascade_jax.models.ragged import Ragged
 
 _MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
@@ -44,9 +44,8 @@ def is_visible(query: Places, key: Places, window: Int[Array, ""]) -> Bool[Array
     """True where a query may look at a key.
 
     A key is seen from its own example, from positions that are not before it (or anywhere in the
-    prefix, if both are of it), and not from `window` or more positions after it.
+    prefix, if both are in it), and not from `window` or more positions after it.
     """
-
     distance = query.positions[:, :, None] - key.positions[:, None, :]
     in_order = (distance >= 0) | (query.is_prefix[:, :, None] & key.is_prefix[:, None, :])
     same = query.segments[:, :, None] == key.segments[:, None, :]
@@ -104,11 +103,11 @@ def attend(
 
     Reference: Vaswani et al. 2017, section 3.2; Ainslie et al. 2023, "GQA".
     """
-    batch, _, heads, size = query.shape
+    batch, _, num_heads, size = query.shape
     groups = key.shape[1]
 
     def block(query, places):
-        query = query.reshape(batch, -1, groups, heads // groups, size)
+        query = query.reshape(batch, -1, groups, num_heads // groups, size)
         logits = jnp.einsum("bqghk,bgkt->bghqt", query, key, preferred_element_type=jnp.float32)
         logits = logits * scale
         if soft_cap is not None:
@@ -117,7 +116,7 @@ def attend(
         weights = jax.nn.softmax(jnp.where(visible, logits, _MASKED), axis=-1)
         weights = jnp.where(visible, weights, 0.0).astype(value.dtype)
         answers = jnp.einsum("bghqt,bgkt->bqghk", weights, value)
-        return answers.reshape(batch, -1, heads, size)
+        return answers.reshape(batch, -1, num_heads, size)
 
     return over_queries(block, chunk, (query, 1), (query_places, 1))
 
@@ -161,73 +160,38 @@ class GroupedAttention(nn.Module):
           x: what queries, keys and values are made of.
           kind: of this layer.
           query_places: of x.
-          key_places: of x too (slot None), else of all places of the cache.
-          slot: first place of the cache that the keys and values of x go to, or where each row's
-            tokens stand; None for no cache.
+          key_places: of x, or with a cache of all its places.
+          slot: the cache's place for the first key and value of x, or where each row's tokens
+            stand; None for no cache.
         """
         config = self.config
-        query = self._heads("query", x, config.num_heads)
-        key = self._heads("key", x, config.num_kv_heads)
-        value = self._heads("value", x, config.num_kv_heads)
+        projected = functools.partial(heads, config, use_bias=config.qkv_bias)
+        query = projected("query", x, num_heads=config.num_heads)
+        key = projected("key", x, num_heads=config.num_kv_heads)
+        value = projected("value", x, num_heads=config.num_kv_heads)
         if config.qk_norm:
-            query, key = self._norm("query_norm")(query), self._norm("key_norm")(key)
+            query = norm(config, "query_norm", axes.HEAD_SIZE)(query)
+            key = norm(config, "key_norm", axes.HEAD_SIZE)(key)
         query = rotate(query, query_places.positions, kind.freqs)
         key = keys_last(rotate(key, query_places.positions, kind.freqs))
         value = keys_last(value)
         if slot is not None:
             length = key_places.positions.shape[1]
-            key = self._cached("cached_key", key, slot, length)
-            value = self._cached("cached_value", value, slot, length)
+            cached_key = self.variable("cache", "cached_key", empty_cache, key, length)
+            cached_value = self.variable("cache", "cached_value", empty_cache, value, length)
+            write_cache(cached_key, key, slot)
+            write_cache(cached_value, value, slot)
+            key, value = cached_key.value, cached_value.value
         if isinstance(slot, Ragged):
             query, query_places = jax.tree.map(slot.by_row, (query, query_places))
         answers = attend(
-            query,
-            key,
-            value,
-            query_places,
-            key_places,
-            window=kind.window,
-            scale=config.query_scale or config.head_dim**-0.5,
-            soft_cap=config.attention_soft_cap,
-            chunk=config.query_chunk,
-        )
+            query, key, value, query_places, key_places,
+            window=kind.window, scale=config.query_scale or config.head_dim**-0.5,
+            soft_cap=config.attention_soft_cap, chunk=config.query_chunk,
+        )  # fmt: skip
         if isinstance(slot, Ragged):
             answers = slot.by_token(answers)
         joined = answers.reshape(*answers.shape[:2], config.num_heads * config.head_dim)
-        return Dense(
-            x.shape[-1],
-            (axes.JOINED_HEADS, axes.EMBED),
-            config.dtype,
-            use_bias=config.attention_out_bias,
-            name="out",
-        )(joined)
-
-    def _norm(self, name: str) -> RMSNorm:
-        config = self.config
-        return RMSNorm(
-            config.dtype, config.norm_epsilon, config.norm_adds_one, axes.HEAD_SIZE, name=name
-        )
-
-    def _heads(self, name: str, x: Any, num_heads: int) -> Any:
-        """Projects x [B L D] to [B L num_heads K]."""
-        config = self.config
-        joined = Dense(
-            num_heads * config.head_dim,
-            (axes.EMBED, axes.JOINED_HEADS),
-            config.dtype,
-            use_bias=config.qkv_bias,
-            name=name,
-        )(x)
-        heads = joined.reshape(*joined.shape[:2], num_heads, config.head_dim)
-        return nn.with_logical_constraint(
-            heads, (axes.BATCH, axes.LENGTH, axes.HEADS, axes.HEAD_SIZE)
-        )
-
-    def _cached(self, name: str, new: Any, slot: Any, length: int) -> Any:
-        """All cached keys (or values) after those of x have been put in."""
-        variable = self.variable("cache", name, empty_cache, new, length)
-        if isinstance(slot, Ragged):
-            variable.value = slot.put(variable.value, new)
-            return variable.value
-        variable.value = jax.lax.dynamic_update_slice_in_dim(variable.value, new, slot, axis=-1)
-        return variable.value
+        kernel_axes, has_bias = (axes.JOINED_HEADS, axes.EMBED), config.attention_out_bias
+        out = Dense(x.shape[-1], kernel_axes, config.dtype, use_bias=has_bias, name="out")
+        return out(joined)

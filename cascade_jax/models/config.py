@@ -3,23 +3,12 @@
 import dataclasses
 from collections.abc import Sequence
 
-from cascade_jax.names import nearest
+from cascade_jax import checks
+from cascade_jax.names import check_choice
 from cascade_jax.numerics import DTYPE_NAMES
 
 ACTIVATION_NAMES = ("gelu", "linear", "relu", "sigmoid", "silu", "tanh")
 REMAT_NAMES = ("none", "full", "dots")
-
-_SIZES = (
-    "vocab_size",
-    "embed_dim",
-    "num_heads",
-    "head_dim",
-    "mlp_dim",
-    "num_encoder_layers",
-    "num_decoder_layers",
-    "relative_buckets",
-    "relative_max_distance",
-)
 
 
 class ModelConfig:
@@ -47,10 +36,25 @@ class ModelConfig:
     query_chunk: int
 
     def _check_switches(self) -> None:
-        _check_name("dtype", self.dtype, DTYPE_NAMES)
-        _check_name("remat", self.remat, REMAT_NAMES)
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f"dropout_rate = {self.dropout_rate!r}: expected 0 <= rate < 1")
+        check_choice("dtype", self.dtype, DTYPE_NAMES)
+        check_choice("remat", self.remat, REMAT_NAMES)
+        rate = self.dropout_rate
+        checks.require(0.0 <= rate < 1.0, "dropout_rate", rate, "at least 0 and below 1")
+        self._set_names("mlp_activations", ACTIVATION_NAMES)
+
+    def _check_sizes(self, *names: str) -> None:
+        for name in ("vocab_size", "embed_dim", "query_chunk", *names):
+            checks.whole_number(name, getattr(self, name), 1)
+
+    def _set_names(self, field: str, allowed: Sequence[str]) -> None:
+        """Makes a tuple of names, so that the config can be hashed whatever sequence it was."""
+        value = getattr(self, field)
+        is_sequence = bool(value) and not isinstance(value, str)
+        choices = f"a tuple of one or more names out of {', '.join(allowed)}"
+        checks.require(is_sequence, field, value, choices)
+        for name in value:
+            check_choice(field, name, allowed)
+        object.__setattr__(self, field, tuple(value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +71,6 @@ class T5Config(ModelConfig):
         relative_max_distance on share the last bucket.
 
     The others are those of `ModelConfig`.
-
-    Raises:
-      ValueError: if a value is outside what its line above allows.
     """
 
     vocab_size: int
@@ -90,47 +91,14 @@ class T5Config(ModelConfig):
     query_chunk: int = 512
 
     def __post_init__(self):
-        for name in (*_SIZES, "query_chunk"):
-            _check_size(name, getattr(self, name))
-        _set_names(self, "mlp_activations", ACTIVATION_NAMES)
+        self._check_sizes("num_heads", "head_dim", "mlp_dim", "num_encoder_layers")
+        self._check_sizes("num_decoder_layers", "relative_buckets", "relative_max_distance")
         self._check_switches()
-        if self.relative_buckets % 2 or self.relative_buckets < 4:
-            raise ValueError(
-                f"relative_buckets = {self.relative_buckets}: expected an even number from 4 on "
-                "(the encoder uses one half for each direction)"
-            )
-        if self.relative_max_distance <= self.relative_buckets // 2:
-            raise ValueError(
-                f"relative_max_distance = {self.relative_max_distance}: expected more than "
-                f"relative_buckets / 2 = {self.relative_buckets // 2}"
-            )
-
-
-def _check_size(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} = {value!r}: expected a positive whole number")
-
-
-def _check_name(field: str, value: object, allowed: Sequence[str]) -> None:
-    if value in allowed:
-        return
-    near = nearest(value, allowed)
-    raise ValueError(
-        f"{field} = {value!r}: expected one of {', '.join(allowed)}; nearest is {near!r}"
-    )
-
-
-def _set_names(config: ModelConfig, field: str, allowed: Sequence[str]) -> None:
-    """Makes a tuple of names, so that the config can be hashed whatever sequence it was."""
-    value = getattr(config, field)
-    if isinstance(value, str) or not value:
-        raise ValueError(
-            f"{field} = {value!r}: expected a tuple of one or more names out of "
-            f"{', '.join(allowed)}"
-        )
-    for name in value:
-        _check_name(field, name, allowed)
-    object.__setattr__(config, field, tuple(value))
+        buckets, distance = self.relative_buckets, self.relative_max_distance
+        halves = "an even number of at least 4 (the encoder uses one half for each direction)"
+        checks.require(buckets % 2 == 0 and buckets >= 4, "relative_buckets", buckets, halves)
+        least = f"more than relative_buckets / 2 = {buckets // 2}"
+        checks.require(distance > buckets // 2, "relative_max_distance", distance, least)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,15 +121,12 @@ class RopeScaling:
     original_length: int = 8192
 
     def __post_init__(self):
-        _check_name("kind", self.kind, ("linear", "llama3"))
-        if not self.factor > 0:
-            raise ValueError(f"factor = {self.factor!r}: expected a number above 0")
-        if not 0 < self.low_frequency_factor < self.high_frequency_factor:
-            raise ValueError(
-                f"low_frequency_factor = {self.low_frequency_factor!r}: expected above 0 and below "
-                f"high_frequency_factor = {self.high_frequency_factor!r}"
-            )
-        _check_size("original_length", self.original_length)
+        check_choice("kind", self.kind, ("linear", "llama3"))
+        checks.positive("factor", self.factor)
+        low, high = self.low_frequency_factor, self.high_frequency_factor
+        allowed = f"above 0 and below high_frequency_factor = {high!r}"
+        checks.require(0 < low < high, "low_frequency_factor", low, allowed)
+        checks.whole_number("original_length", self.original_length, 1)
 
 
 ATTENTION_KINDS = ("full", "sliding")
@@ -196,9 +161,6 @@ class DecoderConfig(ModelConfig):
       dropout_rate: of every block's output, in [0, 1).
 
     The others are those of `ModelConfig`.
-
-    Raises:
-      ValueError: if a value is outside what its line above allows.
     """
 
     vocab_size: int
@@ -234,48 +196,26 @@ class DecoderConfig(ModelConfig):
     scan_layers: bool = False
 
     def __post_init__(self):
-        for name in (*_DECODER_SIZES, "query_chunk"):
-            _check_size(name, getattr(self, name))
-        _set_names(self, "mlp_activations", ACTIVATION_NAMES)
-        _set_names(self, "attention_kinds", ATTENTION_KINDS)
+        self._check_sizes("num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
+        self._set_names("attention_kinds", ATTENTION_KINDS)
         self._check_switches()
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_heads = {self.num_heads}: expected a multiple of num_kv_heads = "
-                f"{self.num_kv_heads}"
-            )
-        if self.head_dim % 2:
-            raise ValueError(
-                f"head_dim = {self.head_dim}: expected an even number, for rotary positions"
-            )
-        self._check_numbers()
-
-    def _check_numbers(self) -> None:
         for name in ("norm_epsilon", "rope_theta"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: expected a number above 0")
+            checks.positive(name, getattr(self, name))
         optional = ("query_scale", "sliding_rope_theta", "attention_soft_cap", "logit_soft_cap")
         for name in optional:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} = {value!r}: expected a number above 0, or None")
-        if self.sliding_window is not None:
-            _check_size("sliding_window", self.sliding_window)
-        elif "sliding" in self.attention_kinds:
-            raise ValueError(
-                f"attention_kinds = {self.attention_kinds!r}: 'sliding' needs sliding_window"
-            )
-        if isinstance(self.bos_id, bool) or not 0 <= self.bos_id < self.vocab_size:
-            raise ValueError(
-                f"bos_id = {self.bos_id!r}: expected an id of the vocabulary, 0 to "
-                f"{self.vocab_size - 1}"
-            )
+            checks.positive(name, getattr(self, name), optional=True)
+        checks.whole_number("sliding_window", self.sliding_window, 1, optional=True)
+        heads, shared, kinds = self.num_heads, self.num_kv_heads, self.attention_kinds
+        multiple = f"a multiple of num_kv_heads = {shared}"
+        checks.require(heads % shared == 0, "num_heads", heads, multiple)
+        even = "an even number, for rotary positions"
+        checks.require(self.head_dim % 2 == 0, "head_dim", self.head_dim, even)
+        if "sliding" in kinds and self.sliding_window is None:
+            raise ValueError(f"attention_kinds is {kinds!r}; 'sliding' needs sliding_window")
+        is_id = not isinstance(self.bos_id, bool) and 0 <= self.bos_id < self.vocab_size
+        ids = f"an id of the vocabulary, 0 to {self.vocab_size - 1}"
+        checks.require(is_id, "bos_id", self.bos_id, ids)
 
     def attention_kind(self, layer: int) -> str:
         """ "full" or "sliding", of a layer counted from 0."""
         return self.attention_kinds[layer % len(self.attention_kinds)]
-
-
-_DECODER_SIZES = (
-    "vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
-)  # fmt: skip

@@ -18,7 +18,7 @@ from cascade_jax.batch import PAD_ID, PREFIX_LM, Batch, DecoderBatch
 from cascade_jax.models import layer_flops
 from cascade_jax.models.attention import GroupedAttention, Kind, Places, kind_of
 from cascade_jax.models.config import DecoderConfig
-from cascade_jax.models.layers import MLP, Dense, RMSNorm, residual_constraint
+from cascade_jax.models.layers import MLP, Dense, Embed, norm, residual_constraint
 from cascade_jax.models.ragged import Ragged
 from cascade_jax.models.stack import layer_stack, run_layers
 from cascade_jax.unembedding import Unembedding
@@ -46,48 +46,17 @@ class Layer(nn.Module):
     ) -> tuple[Float[Array, "B Q D"], None]:
         """Returns the new residual stream, and None as `nn.scan` wants a second output."""
         config = self.config
-        y = self._norm("pre_attention_norm")(x)
+        y = norm(config, "pre_attention_norm")(x)
         y = GroupedAttention(config, name="attention")(y, kind, query_places, key_places, slot)
         x = x + self._after("post_attention_norm", y, deterministic)
-        y = self._norm("pre_mlp_norm")(x)
+        y = norm(config, "pre_mlp_norm")(x)
         y = MLP(config, name="mlp")(y, deterministic)
         return residual_constraint(x + self._after("post_mlp_norm", y, deterministic)), None
 
-    def _norm(self, name: str) -> RMSNorm:
-        config = self.config
-        return RMSNorm(config.dtype, config.norm_epsilon, config.norm_adds_one, name=name)
-
     def _after(self, name: str, y: Any, deterministic: bool) -> Any:
-        y = self._norm(name)(y) if self.config.post_norms else y
+        y = norm(self.config, name)(y) if self.config.post_norms else y
         dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
         return dropout(y, deterministic=deterministic)
-
-
-class TokenEmbedding(nn.Module):
-    """Rows of the embedding, scaled where the family does so."""
-
-    config: DecoderConfig
-
-    def setup(self):
-        config = self.config
-        init = nn.with_logical_partitioning(
-            nn.initializers.normal(stddev=config.embed_dim**-0.5), (axes.VOCAB, axes.EMBED)
-        )
-        shape = (config.vocab_size, config.embed_dim)
-        self.embedding = self.param("embedding", init, shape, jnp.float32)
-
-    def __call__(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-        """An id past the vocabulary gives NaN rather than another token."""
-        config = self.config
-        rows = jnp.take(self.embedding, tokens, axis=0, mode="fill").astype(config.dtype)
-        if config.scaled_embedding:
-            # Rounded to the compute dtype first, as the published models have it.
-            rows = rows * jnp.asarray(math.sqrt(config.embed_dim), config.dtype)
-        return residual_constraint(rows)
-
-    def attend(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
-        """`hidden @ embedding.T` in float32."""
-        return jnp.einsum("bld,vd->blv", hidden.astype(jnp.float32), self.embedding)
 
 
 class Decoder(nn.Module):
@@ -97,9 +66,11 @@ class Decoder(nn.Module):
 
     def setup(self):
         config = self.config
-        self.token_embedder = TokenEmbedding(config)
+        width = config.embed_dim
+        scale = math.sqrt(width) if config.scaled_embedding else None
+        self.token_embedder = Embed(config, stddev=width**-0.5, scale=scale)
         self.layers = layer_stack(Layer, config, config.num_layers, 5, has_own=True)
-        self.final_norm = RMSNorm(config.dtype, config.norm_epsilon, config.norm_adds_one)
+        self.final_norm = norm(config)
         if not config.tied_logits:
             kernel_axes = (axes.EMBED, axes.VOCAB)
             self.logits_dense = Dense(config.vocab_size, kernel_axes, "float32")
@@ -167,14 +138,13 @@ class Decoder(nn.Module):
         """
         batch, size = inputs.shape
         tokens = jnp.pad(inputs, ((0, 0), (1, 0)))  # the start, then the inputs
-        lengths = 1 + jnp.sum(inputs != PAD_ID, axis=1)
-        places = jnp.broadcast_to(jnp.arange(size + 1 + max_length), (batch, size + 1 + max_length))
+        lengths, width = 1 + jnp.sum(inputs != PAD_ID, axis=1), size + 1 + max_length
+        places = jnp.broadcast_to(jnp.arange(width), (batch, width))
         is_input = places < lengths[:, None]
         # The last input token comes again as the first token of `decode_step`.
         is_again = places == lengths[:, None] - 1
         both_ways = is_input & self.config.bidirectional_prefix
-        segments = jnp.ones_like(places)
-        key = Places(places, segments, both_ways, is_input)
+        key = Places(places, jnp.ones_like(places), both_ways, is_input)
         query = jax.tree.map(lambda x: x[:, : size + 1], key)
         self._run(tokens, query, key, jnp.zeros((), jnp.int32), True)
         self.put_variable("cache", "step", jnp.zeros((), jnp.int32))
@@ -186,23 +156,14 @@ class Decoder(nn.Module):
         self, tokens: Int[Array, "B 1"], inputs: Int[Array, "B S"]
     ) -> Float[Array, "B 1 V"]:
         """Logits after one more token of every row."""
-        step = self.get_variable("cache", "step")
-        lengths = self.get_variable("cache", "lengths")
+        step, lengths = self.get_variable("cache", "step"), self.get_variable("cache", "lengths")
         is_readable = self.get_variable("cache", "is_readable")
         first = inputs.shape[1] + 1  # place of the first answer token
-        batch, places = is_readable.shape
-        order = jnp.broadcast_to(jnp.arange(places), (batch, places))
-        positions = jnp.where(order < first, order, lengths[:, None] - 1 + order - first)
+        order = jnp.broadcast_to(jnp.arange(is_readable.shape[1]), is_readable.shape)
         is_readable = is_readable | (order == first + step)
-        segments = jnp.ones_like(order)
-        both_ways = (order < lengths[:, None]) & self.config.bidirectional_prefix
-        key = Places(positions, segments, both_ways, is_readable)
-        query = Places(
-            lengths[:, None] - 1 + step,
-            segments[:, :1],
-            jnp.broadcast_to((step == 0) & self.config.bidirectional_prefix, (batch, 1)),
-            jnp.ones((batch, 1), bool),
-        )
+        key = self._cache_places(lengths, first, order, is_readable)
+        places = jnp.broadcast_to(step, (len(lengths), 1))
+        query = self._answer_places(lengths, places)
         hidden = self._run(tokens, query, key, first + step, True)
         self.put_variable("cache", "step", step + 1)
         self.put_variable("cache", "is_readable", is_readable)
@@ -218,24 +179,28 @@ class Decoder(nn.Module):
         """Logits after some more tokens of every row."""
         lengths = self.get_variable("cache", "lengths")
         first = inputs.shape[1] + 1  # place of the first answer token in the cache
-        order = jnp.broadcast_to(
-            jnp.arange(first + where.length), (len(lengths), first + where.length)
-        )
-        positions = jnp.where(order < first, order, lengths[:, None] - 1 + order - first)
+        width = first + where.length
+        order = jnp.broadcast_to(jnp.arange(width), (len(lengths), width))
         # A token never looks ahead, so that of the answer's places it sees those alone that are
         # written; the last input token counts as the answer's first.
         is_readable = (order < lengths[:, None] - 1) | (order >= first)
-        both_ways = (order < lengths[:, None]) & self.config.bidirectional_prefix
-        key = Places(positions, jnp.ones_like(order), both_ways, is_readable)
-        places = where.places
-        query = Places(
-            lengths[where.rows][:, None] - 1 + places,
-            jnp.ones_like(places),
-            (places == 0) & self.config.bidirectional_prefix,
-            jnp.ones(places.shape, bool),
-        )
+        key = self._cache_places(lengths, first, order, is_readable)
+        query = self._answer_places(lengths[where.rows], where.places)
         hidden = self._run(tokens, query, key, where, True)
         return self.unembed(hidden.reshape(-1, 1, hidden.shape[-1])[logits_at])[:, 0]
+
+    def _cache_places(self, lengths, first, order, is_readable) -> Places:
+        """Places [B T] of the cache: the inputs, and the answer from place `first` on."""
+        positions = jnp.where(order < first, order, lengths[:, None] - 1 + order - first)
+        both_ways = (order < lengths[:, None]) & self.config.bidirectional_prefix
+        return Places(positions, jnp.ones_like(order), both_ways, is_readable)
+
+    def _answer_places(self, lengths, places) -> Places:
+        """Tokens at these places [P K] of the answer; the first is the input's last token."""
+        both_ways = (places == 0) & self.config.bidirectional_prefix
+        is_readable = jnp.ones(places.shape, bool)
+        positions = lengths[:, None] - 1 + places
+        return Places(positions, jnp.ones_like(places), both_ways, is_readable)
 
     def _run(self, tokens, query_places, key_places, slot, deterministic):
         """Hidden states of tokens; `slot` is where they go in the cache, if there is one."""
@@ -268,15 +233,15 @@ class Decoder(nn.Module):
             raise ValueError(_PACKED)
 
     @nn.nowrap
-    def reading(
-        self, batch: Batch | DecoderBatch
-    ) -> tuple[tuple, dict[str, Any], Int[Array, "B L"] | None]:
+    def reading(self, batch: Batch | DecoderBatch) -> tuple[tuple, dict[str, Any], Any]:
         """The arguments of `hidden` that read a batch, and where its targets are predicted."""
         rows, places = batch, None
         if isinstance(batch, Batch):
             if batch.input_segment_ids is not None:
                 raise ValueError(_PACKED)
-            rows, places = joined_rows(batch), _target_places(batch)
+            rows = joined_rows(batch)
+            # Where in these rows stands what predicts each target.
+            places = _input_lengths(batch)[:, None] + jnp.arange(batch.targets.shape[1])[None]
         settings = {name: getattr(rows, name) for name in ("is_prefix", "segment_ids", "positions")}
         return (rows.tokens,), settings, places
 
@@ -317,10 +282,7 @@ def joined_rows(batch: Batch) -> DecoderBatch:
 
     Example: inputs "7 8 0" and targets "5 6 1 0": ``tokens = [0 7 8 5 6 1 0]``,
     ``targets = [7 8 5 6 1 0 0]``, ``weights = [0 0 1 1 1 0 0]``,
-    ``is_prefix = [1 1 1 0 0 0 0]``.
-
-    Args:
-      batch: unpacked, its inputs padded at the end.
+    ``is_prefix = [1 1 1 0 0 0 0]``. The batch is not packed, and inputs are padded at the end.
     """
     width = batch.inputs.shape[1] + batch.targets.shape[1]
     lengths = _input_lengths(batch)[:, None]
@@ -345,8 +307,3 @@ def joined_rows(batch: Batch) -> DecoderBatch:
 
 def _input_lengths(batch: Batch) -> Int[Array, " B"]:
     return jnp.sum(batch.inputs != PAD_ID, axis=1)
-
-
-def _target_places(batch: Batch) -> Int[Array, "B L"]:
-    """Where in `joined_rows` stands what predicts each target."""
-    return _input_lengths(batch)[:, None] + jnp.arange(batch.targets.shape[1])[None]

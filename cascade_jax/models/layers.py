@@ -7,6 +7,7 @@ Parameter names and shapes are those of T5X's minimal T5. Heads are joined in th
 import functools
 import math
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cascade_jax import axes
 from cascade_jax.models.blocks import over_queries
-from cascade_jax.models.config import T5Config
+from cascade_jax.models.config import DecoderConfig, ModelConfig, T5Config
 from cascade_jax.models.ragged import Ragged
 
 _MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
@@ -77,6 +78,22 @@ class Dense(nn.Module):
         return product + jnp.expand_dims(bias.astype(self.dtype), range(x.ndim - 1))
 
 
+def heads(
+    config: T5Config | DecoderConfig,
+    name: str,
+    x: Float[Array, "B L D"],
+    kernel_init: nn.initializers.Initializer = _truncated_fan_in,
+    *,
+    num_heads: int,
+    use_bias: bool = False,
+) -> Float[Array, "B L H K"]:
+    """Projects to attention heads by a `Dense` of this name; for use in a compact `__call__`."""
+    kernel_axes, width = (axes.EMBED, axes.JOINED_HEADS), num_heads * config.head_dim
+    joined = Dense(width, kernel_axes, config.dtype, kernel_init, use_bias, name=name)(x)
+    split = joined.reshape(*joined.shape[:2], num_heads, config.head_dim)
+    return nn.with_logical_constraint(split, (axes.BATCH, axes.LENGTH, axes.HEADS, axes.HEAD_SIZE))
+
+
 class RMSNorm(nn.Module):
     """`x / sqrt(mean(x^2) + epsilon) * scale`: no mean is subtracted and no bias added.
 
@@ -109,28 +126,46 @@ class RMSNorm(nn.Module):
         return normed.astype(self.dtype) * scale.astype(self.dtype)
 
 
-class Embed(nn.Module):
-    """Token embeddings, and the output projection that shares them."""
+def norm(config: DecoderConfig, name: str | None = None, axis: str = axes.EMBED) -> RMSNorm:
+    """The RMSNorm of a decoder-only model."""
+    return RMSNorm(config.dtype, config.norm_epsilon, config.norm_adds_one, axis, name=name)
 
-    config: T5Config
+
+class Embed(nn.Module):
+    """Token embeddings, and the output projection that shares them.
+
+    Attributes:
+      config: of the model.
+      stddev: of the initial embeddings.
+      scale: what looked-up rows are multiplied by, in the compute dtype; None for nothing.
+      divisor: what hidden states are divided by before the projection; None for nothing.
+    """
+
+    config: ModelConfig
+    stddev: float = 1.0
+    scale: float | None = None
+    divisor: float | None = None
 
     def setup(self):
         config = self.config
-        init = nn.with_logical_partitioning(
-            nn.initializers.normal(stddev=1.0), (axes.VOCAB, axes.EMBED)
-        )
+        init = nn.initializers.normal(stddev=self.stddev)
+        init = nn.with_logical_partitioning(init, (axes.VOCAB, axes.EMBED))
         shape = (config.vocab_size, config.embed_dim)
         self.embedding = self.param("embedding", init, shape, jnp.float32)
 
     def __call__(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """Rows of the embedding; an id past the vocabulary gives NaN rather than another token."""
-        rows = jnp.take(self.embedding, tokens, axis=0, mode="fill")
-        return residual_constraint(rows.astype(self.config.dtype))
+        rows = jnp.take(self.embedding, tokens, axis=0, mode="fill").astype(self.config.dtype)
+        if self.scale is not None:
+            # Rounded to the compute dtype first, as the published models have it.
+            rows = rows * jnp.asarray(self.scale, self.config.dtype)
+        return residual_constraint(rows)
 
     def attend(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
-        """`hidden @ embedding.T / sqrt(embed_dim)` in float32."""
-        hidden = hidden.astype(jnp.float32) / math.sqrt(self.config.embed_dim)
-        return jnp.einsum("bld,vd->blv", hidden, self.embedding.astype(jnp.float32))
+        """`hidden @ embedding.T / divisor` in float32."""
+        hidden = hidden.astype(jnp.float32)
+        hidden = hidden if self.divisor is None else hidden / self.divisor
+        return jnp.einsum("bld,vd->blv", hidden, self.embedding)
 
 
 @functools.cache
@@ -160,15 +195,8 @@ def relative_position_buckets(
     In each direction the first half of the buckets holds one distance each, the second half grows
     logarithmically up to max_distance, and the last one holds everything beyond.
 
-    Args:
-      relative_positions: key position minus query position.
-      bidirectional: True gives the upper half of the buckets to keys after the query; False puts
-        all such keys, which a causal mask hides, into bucket 0.
-      num_buckets: of both directions together.
-      max_distance: from here on all distances share a bucket.
-
-    Returns:
-      Numbers in [0, num_buckets).
+    With `bidirectional` the upper half of the num_buckets is that of keys after the query; without
+    all such keys, which a causal mask hides, are in bucket 0.
 
     Reference: Raffel et al. 2020, section 2.1.
     """
@@ -220,9 +248,9 @@ class RelativePositionBias(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention; logits and softmax in float32, and no division by sqrt(head_dim).
+    """Multi-head attention; logits and softmax in float32.
 
-    T5 folds that division into the initialization of the query kernel.
+    The division by sqrt(head_dim) is part of the initialization of the query kernel.
 
     Reference: Vaswani et al. 2017, section 3.2.2; Raffel et al. 2020, section 2.1.
     """
@@ -252,13 +280,27 @@ class Attention(nn.Module):
           deterministic: True switches dropout off.
         """
         config = self.config
-        query = self._heads("query", x, lambda *a: _fan_in(*a) / math.sqrt(config.head_dim))
+        projected = functools.partial(heads, config, num_heads=config.num_heads)
+        query = projected("query", x, lambda *a: _fan_in(*a) / math.sqrt(config.head_dim))
+
+        def keys(name):
+            return keys_last(projected(name, source, _fan_in))
+
         if position is None:
-            key, value = self._keys("key", source), self._keys("value", source)
+            key, value = keys("key"), keys("value")
         elif source is x:
-            key, value = self._cache_new(x, position, mask.shape[-1])
-        else:
-            key, value = self._cache_all(source)
+            key, value = keys("key"), keys("value")
+            exists = self.has_variable("cache", "cached_key")
+            length = mask.shape[-1]
+            cached_key = self.variable("cache", "cached_key", empty_cache, key, length)
+            cached_value = self.variable("cache", "cached_value", empty_cache, value, length)
+            if exists:  # the call that creates the cache adds nothing to it
+                write_cache(cached_key, key, position)
+                write_cache(cached_value, value, position)
+            key, value = cached_key.value, cached_value.value
+        else:  # a source that stays as it is: computed when the cache is created
+            key = self.variable("cache", "cached_key", keys, "key").value
+            value = self.variable("cache", "cached_value", keys, "value").value
         if isinstance(position, Ragged):
             query = position.by_row(query)
         if config.dropout_rate and not deterministic:
@@ -273,82 +315,48 @@ class Attention(nn.Module):
         out = Dense(x.shape[-1], (axes.JOINED_HEADS, axes.EMBED), config.dtype, _fan_in, name="out")
         return out(joined)
 
-    def _heads(self, name, x, kernel_init=_fan_in):
-        """Projects x [B L D] to [B L H K]."""
-        config = self.config
-        width = config.num_heads * config.head_dim
-        kernel_axes = (axes.EMBED, axes.JOINED_HEADS)
-        joined = Dense(width, kernel_axes, config.dtype, kernel_init, name=name)(x)
-        heads = joined.reshape(*joined.shape[:2], config.num_heads, config.head_dim)
-        return nn.with_logical_constraint(
-            heads, (axes.BATCH, axes.LENGTH, axes.HEADS, axes.HEAD_SIZE)
-        )
-
-    def _keys(self, name, x):
-        """Projects x [B L D] to [B H K L]."""
-        return keys_last(self._heads(name, x))
-
-    def _cache_new(self, x, position, length):
-        """Keys and values of all positions so far, after adding those of the tokens in x."""
-        key, value = self._keys("key", x), self._keys("value", x)
-        exists = self.has_variable("cache", "cached_key")
-        cached = [
-            self.variable("cache", name, empty_cache, key, length)
-            for name in ("cached_key", "cached_value")
-        ]
-        if exists:  # the call that creates the cache adds nothing to it
-            for variable, new in zip(cached, (key, value), strict=True):
-                if isinstance(position, Ragged):
-                    variable.value = position.put(variable.value, new)
-                    continue
-                variable.value = jax.lax.dynamic_update_slice_in_dim(
-                    variable.value, new, position, axis=-1
-                )
-        return cached[0].value, cached[1].value
-
-    def _cache_all(self, source):
-        """Keys and values of a source that stays as it is: computed when the cache is created."""
-        key = self.variable("cache", "cached_key", lambda: self._keys("key", source))
-        value = self.variable("cache", "cached_value", lambda: self._keys("value", source))
-        return key.value, value.value
-
 
 def _attend(query, key, value, mask, bias, chunk):
     """Attention output of the queries [B Q H K]."""
+    both = {"mask": mask, "bias": bias}
     # A mask or bias may be one for all queries; else it is cut as they are.
-    own = {
-        name: (x, 2)
-        for name, x in {"mask": mask, "bias": bias}.items()
-        if x is not None and x.shape[2] == query.shape[1]
-    }
+    cut = {k: (x, 2) for k, x in both.items() if x is not None and x.shape[2] == query.shape[1]}
 
     def attend(query, *parts):
-        of = {"mask": mask, "bias": bias} | dict(zip(own, parts, strict=True))
+        block = both | dict(zip(cut, parts, strict=True))
         logits = jnp.einsum("bqhk,bhkt->bhqt", query, key, preferred_element_type=jnp.float32)
         if bias is not None:
-            logits = logits + of["bias"]
-        weights = jax.nn.softmax(jnp.where(of["mask"], logits, _MASKED), axis=-1)
-        weights = jnp.where(of["mask"], weights, 0.0).astype(value.dtype)
+            logits = logits + block["bias"]
+        weights = jax.nn.softmax(jnp.where(block["mask"], logits, _MASKED), axis=-1)
+        weights = jnp.where(block["mask"], weights, 0.0).astype(value.dtype)
         return jnp.einsum("bhqt,bhkt->bqhk", weights, value)
 
-    return over_queries(attend, chunk, (query, 1), *own.values())
+    return over_queries(attend, chunk, (query, 1), *cut.values())
 
 
 _KEYS = (axes.BATCH, axes.HEADS, axes.HEAD_SIZE, axes.LENGTH)
 
 
-def keys_last(heads: Float[Array, "B L H K"]) -> Float[Array, "B H K L"]:
+def keys_last(x: Float[Array, "B L H K"]) -> Float[Array, "B H K L"]:
     """Keys or values as attention multiplies them and as caches hold them.
 
     Both products of attention then read a cache as it lies; in another order the whole cache would
     be transposed for every token that is decoded.
     """
-    return nn.with_logical_constraint(heads.transpose(0, 2, 3, 1), _KEYS)
+    return nn.with_logical_constraint(x.transpose(0, 2, 3, 1), _KEYS)
 
 
 def empty_cache(new: Float[Array, "B H K _"], length: int) -> Float[Array, "B H K {length}"]:
     """Zeros for `length` keys of the kind of `new`."""
     return nn.with_logical_constraint(jnp.zeros((*new.shape[:3], length), new.dtype), _KEYS)
+
+
+def write_cache(variable: nn.Variable, new: Float[Array, "B H K _"], where: Any) -> None:
+    """Puts keys or values into a cache, at a position or where ragged tokens belong."""
+    if isinstance(where, Ragged):
+        variable.value = where.put(variable.value, new)
+    else:
+        variable.value = jax.lax.dynamic_update_slice_in_dim(variable.value, new, where, axis=-1)
 
 
 class MLP(nn.Module):
@@ -365,12 +373,10 @@ class MLP(nn.Module):
         names = [f"wi_{i}" for i in range(len(config.mlp_activations))]
         if len(names) == 1:
             names = ["wi"]
-        gates = [
-            _ACTIVATIONS[activation](
-                Dense(config.mlp_dim, (axes.EMBED, axes.MLP), config.dtype, name=name)(x)
-            )
-            for name, activation in zip(names, config.mlp_activations, strict=True)
-        ]
+        gates = []
+        for name, activation in zip(names, config.mlp_activations, strict=True):
+            linear = Dense(config.mlp_dim, (axes.EMBED, axes.MLP), config.dtype, name=name)(x)
+            gates.append(_ACTIVATIONS[activation](linear))
         hidden = functools.reduce(operator.mul, gates)
         dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
         hidden = dropout(hidden, deterministic=deterministic)

@@ -40,7 +40,7 @@ class T5(nn.Module):
     config: T5Config
 
     def setup(self):
-        self.token_embedder = Embed(self.config)
+        self.token_embedder = Embed(self.config, divisor=math.sqrt(self.config.embed_dim))
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
 
@@ -73,16 +73,10 @@ class T5(nn.Module):
         """
         if (input_segment_ids is None) != (target_segment_ids is None):
             raise ValueError("give input_segment_ids and target_segment_ids together, or neither")
-        encoded = self.encode(
-            inputs, input_segment_ids=input_segment_ids, deterministic=deterministic
-        )
+        settings = {"input_segment_ids": input_segment_ids, "deterministic": deterministic}
+        encoded = self.encode(inputs, **settings)
         return self.decode(
-            encoded,
-            inputs,
-            decoder_inputs,
-            input_segment_ids=input_segment_ids,
-            target_segment_ids=target_segment_ids,
-            deterministic=deterministic,
+            encoded, inputs, decoder_inputs, target_segment_ids=target_segment_ids, **settings
         )
 
     def decode(
@@ -132,23 +126,17 @@ class T5(nn.Module):
         return self.encoder(self.token_embedder(inputs), mask, deterministic)
 
     def start_decoding(self, inputs: Int[Array, "B S"], max_length: int) -> Int[Array, " B"]:
-        """Encodes the inputs and creates the cache; the first token of every row is 0."""
-        self.init_cache(self.encode(inputs), inputs, max_length)
-        return jnp.zeros((inputs.shape[0],), jnp.int32)
-
-    def init_cache(
-        self, encoded: Float[Array, "B S D"], inputs: Int[Array, "B S"], max_length: int
-    ) -> None:
-        """Creates the cache.
+        """Encodes the inputs and creates the cache; the first token of every row is 0.
 
         It has room for the decoder's keys and values of `max_length` tokens, the keys and values of
         the encoder's output, and the position of the next token.
         """
-        start = jnp.zeros((), jnp.int32)
+        encoded, start = self.encode(inputs), jnp.zeros((), jnp.int32)
         readable = jnp.zeros((max_length,), bool)
         self._decode(jnp.zeros((inputs.shape[0], 1), jnp.int32), encoded, inputs, start, readable)
         self.put_variable("cache", "position", start)
         self.put_variable("cache", "readable", readable)
+        return jnp.zeros((inputs.shape[0],), jnp.int32)
 
     def decode_step(
         self, tokens: Int[Array, "B 1"], inputs: Int[Array, "B S"]

@@ -32,7 +32,7 @@ def test_configs_of_equal_values_are_one_key():
 @pytest.mark.parametrize("name", [*SIZES, "relative_buckets", "relative_max_distance"])
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "8"])
 def test_sizes_must_be_positive_whole_numbers(name, value):
-    with pytest.raises(ValueError, match=f"{name} = {value!r}: expected a positive whole number"):
+    with pytest.raises(ValueError, match=f"{name} is {value!r}; must be an integer of at least 1"):
         T5Config(**{**SIZES, name: value})
 
 
@@ -47,30 +47,30 @@ def test_sizes_must_be_positive_whole_numbers(name, value):
     ],
 )
 def test_unknown_name_gets_the_nearest(field, value, nearest):
-    with pytest.raises(ValueError, match=f"{field} = .*expected one of .*nearest is '{nearest}'"):
+    with pytest.raises(ValueError, match=f"{field} is .*; must be one of .*did you mean '{nearest}'"):
         T5Config(**SIZES, **{field: value})
 
 
 @pytest.mark.parametrize("value", ["gelu", ()])
 def test_activations_must_be_a_tuple_of_names(value):
-    with pytest.raises(ValueError, match="mlp_activations = .*one or more names out of gelu"):
+    with pytest.raises(ValueError, match="mlp_activations is .*one or more names out of gelu"):
         T5Config(**SIZES, mlp_activations=value)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
 def test_dropout_rate_must_be_a_rate(rate):
-    with pytest.raises(ValueError, match=f"dropout_rate = {rate!r}: expected 0 <= rate < 1"):
+    with pytest.raises(ValueError, match=f"dropout_rate is {rate!r}; must be at least 0 and below 1"):
         T5Config(**SIZES, dropout_rate=rate)
 
 
 @pytest.mark.parametrize("buckets", [2, 7])
 def test_buckets_must_halve_for_two_directions(buckets):
-    with pytest.raises(ValueError, match=f"relative_buckets = {buckets}: expected an even number"):
+    with pytest.raises(ValueError, match=f"relative_buckets is {buckets}; must be an even number"):
         T5Config(**SIZES, relative_buckets=buckets)
 
 
 def test_max_distance_must_lie_beyond_the_exact_buckets():
-    with pytest.raises(ValueError, match="relative_max_distance = 16: expected more than .* 16"):
+    with pytest.raises(ValueError, match="relative_max_distance is 16; must be more than .* 16"):
         T5Config(**SIZES, relative_max_distance=16)
 
 

@@ -332,16 +332,16 @@ def test_a_window_hides_what_is_too_far_back():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_kv_heads": 3}, "num_heads = 4: expected a multiple of num_kv_heads = 3"),
-        ({"head_dim": 7}, "head_dim = 7: expected an even number"),
+        ({"num_kv_heads": 3}, "num_heads is 4; must be a multiple of num_kv_heads = 3"),
+        ({"head_dim": 7}, "head_dim is 7; must be an even number"),
         ({"attention_kinds": ("sliding",)}, "'sliding' needs sliding_window"),
-        ({"attention_kinds": ("local",)}, "attention_kinds = 'local': expected one of full"),
-        ({"attention_kinds": "full"}, "attention_kinds = 'full': expected a tuple"),
-        ({"logit_soft_cap": 0.0}, "logit_soft_cap = 0.0: expected a number above 0, or None"),
-        ({"bos_id": 40}, "bos_id = 40: expected an id of the vocabulary, 0 to 39"),
-        ({"sliding_window": 0}, "sliding_window = 0: expected a positive whole number"),
-        ({"dropout_rate": 1.0}, "dropout_rate = 1.0: expected 0 <= rate < 1"),
-        ({"query_chunk": 0}, "query_chunk = 0: expected a positive whole number"),
+        ({"attention_kinds": ("local",)}, "attention_kinds is 'local'; must be one of full"),
+        ({"attention_kinds": "full"}, "attention_kinds is 'full'; must be a tuple"),
+        ({"logit_soft_cap": 0.0}, "logit_soft_cap is 0.0; must be a number above 0, or None"),
+        ({"bos_id": 40}, "bos_id is 40; must be an id of the vocabulary, 0 to 39"),
+        ({"sliding_window": 0}, "sliding_window is 0; must be an integer of at least 1"),
+        ({"dropout_rate": 1.0}, "dropout_rate is 1.0; must be at least 0 and below 1"),
+        ({"query_chunk": 0}, "query_chunk is 0; must be an integer of at least 1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, message):
@@ -352,9 +352,9 @@ def test_settings_that_cannot_be_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0.0,), "factor = 0.0"),
-        ((2.0, "yarn"), "kind = 'yarn': expected one of linear, llama3"),
-        ((2.0, "llama3", 4.0, 4.0), "low_frequency_factor = 4.0"),
+        ((0.0,), "factor is 0.0"),
+        ((2.0, "yarn"), "kind is 'yarn'; must be one of linear, llama3"),
+        ((2.0, "llama3", 4.0, 4.0), "low_frequency_factor is 4.0"),
     ],
 )
 def test_scalings_that_cannot_be_are_refused(arguments, message):
