@@ -12,12 +12,8 @@ def over_queries(
 ) -> Float[Array, "B Q H K"]:
     """`attend(*arrays)`, for blocks of `chunk` queries one after the other if there are more.
 
-    The backward pass then computes the weights of a block anew.
-
-    Args:
-      attend: the attention of some of the queries.
-      chunk: how many queries at a time.
-      *parts: what differs from query to query, and on which axis of its arrays the queries are.
+    The backward pass then computes the weights of a block anew. Each of `parts` is an argument that
+    differs from query to query, and on which axis of its arrays the queries are.
 
     Reference: Rabe and Staats 2021, "Self-attention Does Not Need O(n^2) Memory".
     """

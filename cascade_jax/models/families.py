@@ -123,11 +123,7 @@ FAMILIES: dict[type[ModelConfig], type[Family]] = {T5Config: t5.T5, DecoderConfi
 
 
 def build(config: ModelConfig) -> Model:
-    """The unbound module of a config.
-
-    Raises:
-      ValueError: no config of a model.
-    """
+    """The unbound module of a config; raises ValueError for what is no config of a model."""
     if type(config) not in FAMILIES:
         kinds = " or a ".join(kind.__name__ for kind in FAMILIES)
         raise ValueError(f"{config!r} is no model; expected a {kinds}")
@@ -142,17 +138,10 @@ def is_model(value: Any) -> bool:
 def parameter_shapes(config: ModelConfig) -> dict[str, Any]:
     """Shapes, dtypes and logical axes of all parameters, without computing any.
 
-    Returns:
-      The parameter tree with `nn.LogicallyPartitioned` boxes of `jax.ShapeDtypeStruct`, as
-      `nn.get_partition_spec` reads it.
+    The leaves are `nn.LogicallyPartitioned` boxes of `jax.ShapeDtypeStruct`.
     """
     model = build(config)
     return jax.eval_shape(model.init, jax.random.key(0), *model.example_arguments())["params"]
-
-
-def unembedding(config: ModelConfig, params: Mapping[str, Any]) -> Unembedding:
-    """The map from hidden states to logits, for a head that makes them in parts."""
-    return build(config).unembedding(params)
 
 
 def initialize(model: Model, key: PRNGKeyArray) -> dict[str, Any]:
@@ -206,15 +195,7 @@ def logits(
 
 
 def check_reads(config: ModelConfig, architecture: str, pack: bool) -> None:
-    """Refuses a model that cannot read the rows that a data config makes.
-
-    Args:
-      config: of the model.
-      architecture, pack: as in `DataConfig`.
-
-    Raises:
-      ValueError: says which of the two to change.
-    """
+    """Raises ValueError for a model that cannot read the rows of a `DataConfig` with these."""
     build(config).check_reads(architecture, pack)
 
 

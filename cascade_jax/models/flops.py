@@ -92,14 +92,8 @@ def answer_flops(config: ModelConfig, input_length: int, answer_length: int) -> 
 def live_flops(config: ModelConfig, input_length: int, answer_length: int, num_logits: int) -> int:
     """FLOPs of reading an input and answer tokens with a cache, a few or one at a time.
 
-    However they are cut, each token looks at itself and those before it; logits are made for some
-    of them only.
-
-    Args:
-      config: of the model.
-      input_length: tokens of the input.
-      answer_length: tokens read.
-      num_logits: tokens after which logits were made.
+    However they are cut, each token looks at itself and those before it; logits were made after
+    `num_logits` of them only.
     """
     whole = answer_flops(config, input_length, answer_length)
     return whole - (answer_length - num_logits) * layer_flops.logits(config)

@@ -46,30 +46,22 @@ class Lora:
         checks.whole_number("LoRA's rank", self.rank, 1)
         checks.positive("LoRA's alpha", self.alpha)
         names = self.targets
-        if isinstance(names, str) or not names or not all(isinstance(name, str) for name in names):
-            raise ValueError(
-                f"LoRA's targets are {names!r}; must be one or more names, e.g. ('query', 'value')"
-            )
-        if len(set(names)) < len(names):
-            raise ValueError(f"LoRA's targets are {names!r}; a name stands there twice")
+        is_list = bool(names) and not isinstance(names, str)
+        is_list = is_list and all(isinstance(name, str) for name in names)
+        some = "one or more different names, e.g. ('query', 'value')"
+        is_list = is_list and len(set(names)) == len(names)
+        checks.require(is_list, "LoRA's list of targets", names, some)
         object.__setattr__(self, "targets", tuple(names))
 
     def check(self, model: families.ModelConfig) -> None:
-        """Refuses a model that lacks a target or has a smaller kernel than the rank.
-
-        Raises:
-          ValueError: names the target or the kernel, and what would do.
-        """
+        """Raises ValueError for a model that lacks a target or has a kernel below the rank."""
         self.shapes(families.parameter_shapes(model))
 
     def shapes(self, boxed_shapes: Mapping[str, Any]) -> dict[str, Any]:
-        """Shapes, dtypes and logical axes of the adapters.
+        """Shapes, dtypes and logical axes of the adapters; raises as `check`.
 
         Args:
           boxed_shapes: those of the model, from `families.parameter_shapes`.
-
-        Raises:
-          ValueError: as `check`.
         """
         flat = traverse_util.flatten_dict(boxed_shapes)
         kernels = {path: box for path, box in flat.items() if path[-1] == _KERNEL}
@@ -104,10 +96,6 @@ class Lora:
         """Fresh adapters, without boxes: with them the model is its base, bit for bit.
 
         lora_b is 0. lora_a is uniform within ±1/sqrt(in), as in the code of Hu et al.
-
-        Args:
-          boxed_shapes: those of the model.
-          key: PRNG key.
         """
         flat = traverse_util.flatten_dict(nn.unbox(self.shapes(boxed_shapes)))
         made = {}
@@ -121,12 +109,7 @@ class Lora:
         return traverse_util.unflatten_dict(made)
 
     def merge(self, base: Mapping[str, Any], adapters: Mapping[str, Any]) -> dict[str, Any]:
-        """All parameters of the model, the additions added: what is trained, served and exported.
-
-        Args:
-          base: the model's parameters, without boxes.
-          adapters: from `initialize`, or trained.
-        """
+        """All parameters of the model, additions included: what is trained, served and exported."""
         if _A in adapters:
             # In whole float32 on every device: it is cheap, and an export is what was trained.
             delta = jnp.matmul(adapters[_A], adapters[_B], precision=jax.lax.Precision.HIGHEST)

@@ -17,8 +17,7 @@ class ModelPair:
     teacher: ModelConfig
 
     def __post_init__(self):
-        if self.student.vocab_size != self.teacher.vocab_size:
-            raise ValueError(
-                f"student and teacher must share one vocabulary: student.vocab_size = "
-                f"{self.student.vocab_size}, teacher.vocab_size = {self.teacher.vocab_size}"
-            )
+        small, large = self.student.vocab_size, self.teacher.vocab_size
+        if small != large:
+            sizes = f"student.vocab_size = {small}, teacher.vocab_size = {large}"
+            raise ValueError(f"student and teacher must share one vocabulary: {sizes}")

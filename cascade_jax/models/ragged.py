@@ -42,8 +42,7 @@ class Ragged:
         cls, starts: Int[Array, " B"], counts: Int[Array, " B"], *, width: int, length: int
     ) -> "Ragged":
         """Room for `width` tokens of each row."""
-        size = {"width": width, "number": len(starts), "row_width": width}
-        return cls(starts, counts, **size, length=length)
+        return cls(starts, counts, width, len(starts), width, length)
 
     @classmethod
     def packed(
@@ -56,8 +55,7 @@ class Ragged:
         length: int,
     ) -> "Ragged":
         """Room for `number` tokens of all rows, and `row_width` of each."""
-        size = {"width": None, "number": number, "row_width": row_width}
-        return cls(starts, counts, **size, length=length)
+        return cls(starts, counts, None, number, row_width, length)
 
     @property
     def first(self) -> Int[Array, " B"]:

@@ -34,11 +34,7 @@ def evenly_spaced(count: int, of: int) -> tuple[int, ...]:
 
 
 def check_alike(shallow: ModelConfig, deep: ModelConfig) -> None:
-    """Refuses two models that differ in more than their depth.
-
-    Raises:
-      ValueError: lists what differs.
-    """
+    """Raises ValueError for two models that differ in more than their depth: lists what differs."""
     if type(shallow) is not type(deep):
         kinds = f"{type(shallow).__name__} and {type(deep).__name__}"
         raise ValueError(f"layers of one model go into another of its kind only, not {kinds}")

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
 from cascade_jax import metrics
+from cascade_jax.names import check_choice
 from cascade_jax.runs.state import TrainState
 
 # The checkpoint that counts as best has the highest of these. Losses of different variants can't be
@@ -75,12 +77,9 @@ class CheckpointStore:
         self.folder = Path(run_folder).absolute() / "checkpoints"
         policies = [checkpoint_managers.LatestN(keep_last)]
         if keep_best:
-            best = checkpoint_managers.BestN(
-                get_metric_fn=_best_metric,
-                n=keep_best,
-                keep_checkpoints_without_metrics=False,  # LatestN alone decides on those
-            )
-            policies.append(best)
+            # LatestN alone decides on checkpoints without metrics.
+            best = {"n": keep_best, "keep_checkpoints_without_metrics": False}
+            policies.append(checkpoint_managers.BestN(get_metric_fn=_best_metric, **best))
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -113,36 +112,22 @@ class CheckpointStore:
           CheckpointError: if this or the save before it can't be written (disk full, say). Older
             checkpoints stay as they are.
         """
-        try:
-            self._probe()  # where it can't make a folder Orbax waits for ten minutes
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
-                    data=_IteratorStateSave(iterator_state),
-                    config=ocp.args.JsonSave(config),
-                ),
-                metrics=held_out,
-                force=True,
-            )
-        except Exception as error:
-            raise _write_error(self.folder, error) from error
-
-    def _probe(self) -> None:
-        file = self.folder / f".probe_{jax.process_index()}"
-        file.touch()
-        file.unlink()
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=_IteratorStateSave(iterator_state),
+            config=ocp.args.JsonSave(config),
+        )
+        with _write_errors(self.folder):
+            # Where it can't make a folder Orbax waits for ten minutes.
+            probe = self.folder / f".probe_{jax.process_index()}"
+            probe.touch()
+            probe.unlink()
+            self._manager.save(step, args=items, metrics=held_out, force=True)
 
     def wait(self) -> None:
-        """Waits until everything that was started is on disk.
-
-        Raises:
-          CheckpointError: as `save`.
-        """
-        try:
+        """Waits until everything that was started is on disk; raises as `save`."""
+        with _write_errors(self.folder):
             self._manager.wait_until_finished()
-        except Exception as error:
-            raise _write_error(self.folder, error) from error
 
     def restore(
         self, step: int, abstract: TrainState, hosts_read_alike: bool = False
@@ -159,15 +144,11 @@ class CheckpointStore:
           CheckpointError: if shapes differ (which parameter, both shapes), a part is missing or
             can't be read.
         """
+        data = _IteratorStateRestore(hosts_read_alike)
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=data)
         try:
             self._check_shapes(step, abstract)
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract),
-                    data=_IteratorStateRestore(hosts_read_alike),
-                ),
-            )
+            restored = self._manager.restore(step, args=items)
         except CheckpointError:
             raise
         except Exception as error:
@@ -188,34 +169,32 @@ class CheckpointStore:
         )
 
     def _check_shapes(self, step: int, abstract: TrainState) -> None:
-        stored = self._manager.item_metadata(step)["state"]
+        stored, file = self._manager.item_metadata(step)["state"], self.folder / str(step)
         if stored is None:
-            raise CheckpointError(f"checkpoint {self.folder / str(step)} holds no train state")
-        check_shapes(self.folder / str(step), _by_name(stored["params"]), _by_name(abstract.params))
+            raise CheckpointError(f"checkpoint {file} holds no train state")
+        _check_shapes(file, stored["params"], abstract.params)
 
     def close(self) -> None:
-        """Waits as `wait` does and lets go of the folder.
-
-        Raises:
-          CheckpointError: as `save`.
-        """
-        try:
+        """Waits as `wait` does and lets go of the folder; raises as `save`."""
+        with _write_errors(self.folder):
             self._manager.close()
-        except Exception as error:
-            raise _write_error(self.folder, error) from error
 
 
-def _write_error(folder: Path, error: Exception) -> CheckpointError:
-    """The error for a checkpoint in this folder that could not be written."""
-    steps = _complete_steps(folder)
-    newest = f"step {steps[-1]} is complete and stays" if steps else "there is none before it"
-    reason = _without_internals(error)
-    is_denied = "denied" in reason or "Read-only" in reason
-    remedy = "make it writable" if is_denied else "free some space"
-    return CheckpointError(
-        f"could not write a checkpoint to {folder}: {reason}. {newest}; {remedy} and start the "
-        "same command again"
-    )
+@contextlib.contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    """Turns any error of writing a checkpoint to this folder into a CheckpointError."""
+    try:
+        yield
+    except Exception as error:
+        steps = _complete_steps(folder)
+        newest = f"step {steps[-1]} is complete and stays" if steps else "there is none before it"
+        reason = _without_internals(error)
+        is_denied = "denied" in reason or "Read-only" in reason
+        remedy = "make it writable" if is_denied else "free some space"
+        raise CheckpointError(
+            f"could not write a checkpoint to {folder}: {reason}. {newest}; {remedy} and start the "
+            "same command again"
+        ) from error
 
 
 def _without_internals(error: Exception) -> str:
@@ -225,12 +204,7 @@ def _without_internals(error: Exception) -> str:
 
 
 def save_parameters(run_folder: str | Path, params: PyTree, config: dict) -> None:
-    """Writes parameters that come from elsewhere as the checkpoint of step 0.
-
-    Args:
-      run_folder: a new run's folder.
-      params: float32 parameters, without boxes.
-      config: as in its config.json.
+    """Writes float32 parameters that come from elsewhere as the checkpoint of step 0.
 
     Raises:
       CheckpointError: if it can't be written (disk full, say).
@@ -246,19 +220,13 @@ def save_parameters(run_folder: str | Path, params: PyTree, config: dict) -> Non
         },
     )
     state, config = ocp.args.PyTreeSave({"params": params}), ocp.args.JsonSave(config)
-    try:
-        with contextlib.closing(manager):
-            manager.save(0, args=ocp.args.Composite(state=state, config=config))
-    except Exception as error:
-        raise _write_error(folder, error) from error
+    with _write_errors(folder), contextlib.closing(manager):
+        manager.save(0, args=ocp.args.Composite(state=state, config=config))
 
 
-def check_shapes(where, stored: dict[str, tuple], expected: dict[str, tuple]) -> None:
-    """Compares parameter names and shapes of a checkpoint with those of the model.
-
-    Raises:
-      CheckpointError: naming the first parameter that is missing, left over or of another shape.
-    """
+def _check_shapes(where: Path, stored: PyTree, expected: PyTree) -> None:
+    """Refuses a checkpoint whose parameters have other names or shapes than those of the model."""
+    stored, expected = _by_name(stored), _by_name(expected)
     for name in sorted(expected.keys() | stored.keys()):
         if stored.get(name) != expected.get(name):
             has = f"shape {stored[name]}" if name in stored else "no such parameter"
@@ -272,18 +240,13 @@ def check_shapes(where, stored: dict[str, tuple], expected: dict[str, tuple]) ->
 def check_fits(run_folder: str | Path, step: int, abstract: PyTree) -> None:
     """Refuses a checkpoint whose parameters have other names or shapes; reads no array.
 
-    Args:
-      run_folder: the folder of a training run.
-      step: of a complete checkpoint.
-      abstract: from `state.abstract_parameters`.
-
     Raises:
       CheckpointError: naming the first parameter that differs, with both shapes.
     """
     path = _state_folder(run_folder, step)
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
         stored = handler.metadata(path)["params"]
-    check_shapes(path.parent, _by_name(stored), _by_name(abstract))
+    _check_shapes(path.parent, stored, abstract)
 
 
 def load_parameters(run_folder: str | Path, step: int, abstract: PyTree) -> PyTree:
@@ -299,16 +262,10 @@ def load_parameters(run_folder: str | Path, step: int, abstract: PyTree) -> PyTr
     """
     check_fits(run_folder, step, abstract)
     item = {"params": abstract}
+    places = ocp.checkpoint_utils.construct_restore_args(item)
+    restore = ocp.args.PyTreeRestore(item=item, restore_args=places, partial_restore=True)
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-        restored = handler.restore(
-            _state_folder(run_folder, step),
-            args=ocp.args.PyTreeRestore(
-                item=item,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-                partial_restore=True,
-            ),
-        )
-    return restored["params"]
+        return handler.restore(_state_folder(run_folder, step), args=restore)["params"]
 
 
 def _state_folder(run_folder: str | Path, step: int) -> Path:
@@ -316,19 +273,15 @@ def _state_folder(run_folder: str | Path, step: int) -> Path:
 
 
 def chosen_step(run_folder: str | Path, choice: str) -> int:
-    """The step of a run's best or last checkpoint.
+    """The step of a run's "best" or "last" checkpoint.
 
-    Args:
-      run_folder: the folder of a training run.
-      choice: "best" (by BEST_METRIC on the held-out split; the last if nothing was measured) or
-        "last".
+    The best one is that by BEST_METRIC on the held-out split; the last if nothing was measured.
 
     Raises:
       CheckpointError: if there is no complete checkpoint.
       ValueError: for another choice.
     """
-    if choice not in CHOICES:
-        raise ValueError(f"checkpoint choice {choice!r} is not one of {list(CHOICES)}")
+    check_choice("checkpoint", choice, CHOICES)
     folder = Path(run_folder) / "checkpoints"
     steps = _complete_steps(folder)
     if not steps:
@@ -352,7 +305,7 @@ def check_finished(name: str, run_folder: str | Path, what: str = "its teacher")
     Args:
       name: of the run that wants to read it.
       run_folder: the folder of the run that is read.
-      what: what it is to the other, for the message.
+      what: what that run is for the other one, for the message.
 
     Raises:
       CheckpointError: naming both steps.

@@ -76,11 +76,7 @@ class FolderLock:
             self._file.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Refuses to write when another run has taken the folder meanwhile.
-
-        Raises:
-          FolderInUseError: naming the other.
-        """
+        """Raises FolderInUseError, naming the other, if another run has taken the folder."""
         if not self._is_mine or self._is_ours():
             return
         owner = self._read() or {"process": "?", "host": "another host"}

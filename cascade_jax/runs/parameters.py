@@ -32,11 +32,9 @@ def check(
 
     Args:
       name: of who wants to read it, for messages.
-      folder: the run's folder.
-      step: of a complete checkpoint.
-      model: the model that it should be of.
-      mesh: the device mesh.
-      table: how the parameters are split over it.
+      folder, step: the run's folder and a complete checkpoint in it.
+      model: what the checkpoint should hold.
+      mesh, table: where the parameters go and how they are split, see `parallel/rules.py`.
 
     Raises:
       ValueError: says what differs, or that a LoRA run's base is gone or was trained anew.
@@ -61,14 +59,7 @@ def load(
     mesh: Mesh,
     table: str | rules.Table = rules.DEFAULT,
 ) -> PyTree:
-    """All parameters of a run's model, on the mesh.
-
-    Args:
-      folder: the run's folder.
-      step: of a complete checkpoint.
-      model: its model.
-      mesh: the device mesh.
-      table: how they are split over it.
+    """All parameters of a run's model, on the mesh; arguments as in `check`.
 
     Raises:
       ValueError: the checkpoint does not fit, or a LoRA run's base is gone or was trained anew.
@@ -99,12 +90,10 @@ def first_parameters(
 
     Args:
       start: where they are.
-      name: of the run, for messages.
-      model: its model.
+      name, model: of the run.
       output_dir: where runs are by name.
-      mesh: the device mesh.
+      mesh, table: as in `check`.
       fingerprint: of the run's vocabulary.
-      table: how they are split over the mesh.
       is_base: of a LoRA run, which reads them again whenever it is read, so that the other run must
         be at its end.
 
@@ -137,12 +126,10 @@ def load_teacher(
 
     Args:
       name: of the run that needs it, for messages.
-      teacher: its module.
-      folder: its run's folder.
+      teacher, folder: its module and its run's folder.
       choice: "best" or "last" of its checkpoints.
-      mesh: the device mesh.
+      mesh, table: as in `check`.
       fingerprint: of the vocabulary of the data.
-      table: how it is split over the mesh.
 
     Raises:
       ValueError: it is not there, not at its end, or another model or vocabulary.
@@ -169,11 +156,6 @@ def saved_at(folder: Path, choice: str) -> int | None:
 def base_identity(name: str, start: start_lib.Start, output_dir: Path) -> dict[str, Any]:
     """What the config.json of a LoRA run says of its base, besides `start`.
 
-    Args:
-      name: of the run.
-      start: where its base is.
-      output_dir: where runs are by name.
-
     Raises:
       ValueError: the run has begun, and its base is gone or was trained anew.
     """
@@ -182,10 +164,10 @@ def base_identity(name: str, start: start_lib.Start, output_dir: Path) -> dict[s
         before = checkpoints.config_of(own)
         if "base_saved" in before and before["start"]["run"] == start.run:
             _base(own, before)
-    if not checkpoints.has_checkpoint(folder):
-        return {"base_folder": str(folder.absolute()), "base_saved": None}
-    step = checkpoints.chosen_step(folder, start.checkpoint)
-    which = {"step": step, "at": checkpoints.saved_at(folder, step)}
+    which = None
+    if checkpoints.has_checkpoint(folder):
+        step = checkpoints.chosen_step(folder, start.checkpoint)
+        which = {"step": step, "at": checkpoints.saved_at(folder, step)}
     return {"base_folder": str(folder.absolute()), "base_saved": which}
 
 

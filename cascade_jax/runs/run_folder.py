@@ -54,16 +54,13 @@ def model_of(config: Mapping[str, Any]) -> families.ModelConfig:
 def write_imported(
     folder: Path, model: families.ModelConfig, fingerprint: str, source: Mapping[str, Any]
 ) -> dict:
-    """Writes the config.json of a folder whose model comes from elsewhere, trained to its end.
+    """Writes and returns the config.json of a folder whose model comes from elsewhere.
 
     Args:
       folder: the run's folder.
-      model: config of the model.
+      model: config of the model, which counts as trained to its end.
       fingerprint: of its vocabulary.
       source: JSON values that say where the model comes from.
-
-    Returns:
-      The config.
     """
     config = {
         "type": "Imported",
@@ -95,16 +92,14 @@ def check(folder: Path, run: Any, identity: dict[str, Any]) -> dict:
     file = folder / "config.json"
     if file.exists():
         before = json.loads(file.read_text())
+        other = "another output folder or run name"
         if _IMPORTED in before:
-            raise ValueError(
-                f"run folder {folder} holds an imported model; choose another output folder or run "
-                "name"
-            )
+            raise ValueError(f"run folder {folder} holds an imported model; choose {other}")
         differences = _differences(_fixed(before), _fixed(config))
         if differences:
             raise ValueError(
                 f"run folder {folder} holds another config: {'; '.join(differences)}. Choose "
-                "another output folder or run name, or delete the folder"
+                f"{other}, or delete the folder"
             )
     return config
 
@@ -139,11 +134,7 @@ def resolve(output_dir: Path, run: str) -> Path:
 
 
 def check_vocabulary(name: str, model_vocab_size: int, mixture: Any) -> None:
-    """Refuses a model whose embedding is smaller than the vocabulary.
-
-    Raises:
-      ValueError: naming both sizes.
-    """
+    """Raises ValueError, with both sizes, for an embedding smaller than the vocabulary."""
     if model_vocab_size < mixture.vocab_size:
         raise ValueError(
             f"run {name!r}: the model's vocab_size {model_vocab_size} is smaller than the "
@@ -153,11 +144,7 @@ def check_vocabulary(name: str, model_vocab_size: int, mixture: Any) -> None:
 
 
 def check_same_model(name: str, model: Any, folder: Path) -> None:
-    """Refuses to load a run's parameters into a model that it did not train.
-
-    Raises:
-      ValueError: naming each setting that differs, other than dropout, dtype and layout.
-    """
+    """Raises ValueError if a run trained another model; dropout, dtype and layout may differ."""
     both = checkpoints.config_of(folder)["model"], describe(model)
     differences = _differences(*(_without(fields, _IGNORED_MODEL_FIELDS) for fields in both))
     if differences:
@@ -167,11 +154,7 @@ def check_same_model(name: str, model: Any, folder: Path) -> None:
 
 
 def check_same_vocabulary(name: str, fingerprint: str, folder: Path) -> None:
-    """Refuses to read a run (a teacher, or what a run starts from) with another vocabulary.
-
-    Raises:
-      ValueError: naming both vocabularies.
-    """
+    """Raises ValueError if a run (a teacher, or what a run starts from) had another vocabulary."""
     theirs = checkpoints.config_of(folder)["vocabulary_fingerprint"]
     if theirs != fingerprint:
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from cascade_jax import checks
 from cascade_jax.data import pipeline
 from cascade_jax.deferral.guarantees.certificate import ModelIdentity
 from cascade_jax.models import families, pair
@@ -46,12 +47,7 @@ class SavedModel:
     """
 
     def __init__(self, experiment_dir: str, run: str, checkpoint: str = "best"):
-        """Finds the checkpoint.
-
-        Args:
-          experiment_dir: where runs are by name.
-          run: name or folder of the run.
-          checkpoint: "best" or "last".
+        """Finds the "best" or "last" checkpoint of a run, given by its name or its folder.
 
         Raises:
           CheckpointError: the run has no complete checkpoint.
@@ -107,15 +103,14 @@ class CascadeRuns:
 
     def __post_init__(self):
         folder = self.experiment_dir
-        if not folder or not isinstance(folder, str):
-            raise ValueError(f"experiment_dir is {folder!r}; must be the path of a folder")
+        is_path = bool(folder) and isinstance(folder, str)
+        checks.require(is_path, "experiment_dir", folder, "the path of a folder")
         for name in ("students", "teachers"):
             runs = getattr(self, name)
             is_list = isinstance(runs, list | tuple) and all(isinstance(r, str) and r for r in runs)
-            if not is_list or not runs:
-                raise ValueError(f"{name} is {runs!r}; must be a list of names or folders of runs")
-        if len(self.teachers) > 1:
-            raise ValueError(f"teachers is {self.teachers!r}; must be one run")
+            allowed = "a list of names or folders of runs"
+            checks.require(is_list and len(runs) > 0, name, runs, allowed)
+        checks.require(len(self.teachers) == 1, "teachers", self.teachers, "one run")
         check_choice("checkpoint", self.checkpoint, checkpoints.CHOICES)
 
     def records_file(self, student: str, split: str) -> Path:

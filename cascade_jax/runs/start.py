@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import PyTree
 
@@ -68,11 +67,7 @@ class FromLayers:
         """Refuses a model of other widths, before anything is read."""
         shapes = nn.unbox(families.parameter_shapes(self.model))
 
-        def choose():
-            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-            return self.fit(zeros, model)
-
-        jax.eval_shape(choose)
+        jax.eval_shape(lambda params: self.fit(params, model), shapes)
 
     def source(self, model: families.ModelConfig) -> families.ModelConfig:
         """The config of the model that is read."""

@@ -47,13 +47,9 @@ def abstract_parameters(
     lora: Lora | None = None,
     table: str | rules.Table = rules.DEFAULT,
 ) -> PyTree:
-    """Shapes, dtypes and shardings of the model's parameters, or of its adapters, on a mesh.
+    """Shapes, dtypes and shardings of a model's parameters (with `lora`: its adapters) on a mesh.
 
-    Args:
-      model: the model.
-      mesh: the device mesh.
-      lora: for those of its adapters alone.
-      table: how they are split, see `parallel/rules.py`.
+    `table` says how they are split, see `parallel/rules.py`.
     """
     boxes = families.parameter_shapes(model.config)
     if lora is not None:
@@ -66,11 +62,8 @@ def in_compute_dtype(model: families.Model, params: PyTree) -> PyTree:
     """Parameters of a frozen model, each in the dtype in which the model computes with it.
 
     The same figures bit for bit, and for a model that computes in bfloat16 half the memory: it
-    would make the same copies of its kernels in every step.
-
-    Args:
-      model: the model.
-      params: arrays, or shapes from `abstract_parameters`.
+    would make the same copies of its kernels in every step. `params` are arrays, or shapes from
+    `abstract_parameters`.
     """
     config = model.config
 
@@ -132,11 +125,7 @@ def initialize(
 ) -> TrainState:
     """Makes a fresh state, each parameter created where it will live.
 
-    Args:
-      model: the student.
-      optimizer, lora: the arguments of `abstract_state`.
-      key: PRNG key of the initial parameters.
-      abstract: from `abstract_state`.
+    `abstract` is from `abstract_state`, with the same model, optimizer and lora.
     """
 
     def make(key):

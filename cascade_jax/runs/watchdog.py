@@ -33,11 +33,8 @@ class Watchdog:
     def __init__(
         self, command: str, what: str, seconds: float | None, folder: Path, kept: Callable[[], str]
     ):
-        self._command = command
-        self._what = what
-        self._seconds = seconds
-        self._folder = folder
-        self._kept = kept
+        self._command, self._what = command, what
+        self._seconds, self._folder, self._kept = seconds, folder, kept
         self._done = threading.Event()
 
     def __enter__(self) -> "Watchdog":
@@ -87,16 +84,13 @@ class Watchdog:
         teller.join(_REPORT_SECONDS)
 
 
-class Watch:
+class Watch(Watchdog):
     """Ends a command that is asked to stop, or that makes no progress.
 
     Use as a context, and call `before` equally often on all hosts.
 
     Args:
-      command: its name, for messages.
-      hang_seconds: see `Watchdog`.
-      folder: the output folder, for the stacks of a hang.
-      kept: returns a text that says what is complete so far.
+      command, hang_seconds, folder, kept: see `Watchdog`.
       going_on: what the same command would continue with, for the message.
     """
 
@@ -108,26 +102,21 @@ class Watch:
         kept: Callable[[], str],
         going_on: str,
     ):
-        self._kept, self._going_on = kept, going_on
-        self._stop = hosts.StopSignal()
-        self._watchdog = Watchdog(command, "", hang_seconds, Path(folder), kept)
+        super().__init__(command, "", hang_seconds, Path(folder), kept)
+        self._going_on, self._stop = going_on, hosts.StopSignal()
 
     def __enter__(self) -> "Watch":
         self._stop.__enter__()
-        self._watchdog.__enter__()
+        super().__enter__()
         return self
 
     def __exit__(self, *error) -> None:
-        self._watchdog.__exit__(*error)
+        super().__exit__(*error)
         self._stop.__exit__(*error)
-
-    def progress(self, next_thing: str) -> None:
-        """As `Watchdog.progress`."""
-        self._watchdog.progress(next_thing)
 
     def before(self, next_thing: str, may_compile: bool = False) -> None:
         """Restarts the time limit; raises hosts.Stopped if the command is asked to stop."""
-        self._watchdog.progress(next_thing, may_compile=may_compile)
+        self.progress(next_thing, may_compile)
         if self._stop.asked():
             raise hosts.Stopped(
                 f"asked to stop; {self._kept()}. The same command goes on with {self._going_on}"

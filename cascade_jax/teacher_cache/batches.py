@@ -3,7 +3,7 @@
 import collections
 import io
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from cascade_jax.data import example_keys, pipeline, placement
 from cascade_jax.losses import teachers
 from cascade_jax.parallel import rules
 from cascade_jax.teacher_cache import identity
-from cascade_jax.teacher_cache.format import MORE_NEED, Holding, TokenFacts
+from cascade_jax.teacher_cache.format import MORE_NEED, Holding
 from cascade_jax.teacher_cache.identity import CacheUser
 from cascade_jax.teacher_cache.shards import FINGERPRINT, CacheReader, TeacherCacheError, read_json
 
@@ -47,9 +47,6 @@ class Lookup:
       run: with a `teacher_cache`.
       mixture: its mixture, for messages.
       holding: what the cache holds.
-
-    Raises:
-      TeacherCacheError: the cache is damaged.
     """
 
     def __init__(self, run: CacheUser, mixture: pipeline.OpenMixture, holding: Holding):
@@ -57,7 +54,6 @@ class Lookup:
         self._folder = Path(run.teacher_cache)
         remedy = f"make it again: {identity.command(self._folder)}"
         self._reader = CacheReader(self._folder, holding, remedy)
-        self._needs_top_k = _needs_top_k(run)
 
     def __call__(self, rows: Mapping[str, np.ndarray], split: str) -> Facts:
         """Facts of `losses/teachers.py`, as NumPy arrays [rows, length, …].
@@ -76,41 +72,38 @@ class Lookup:
                     f"data or a prompt changed? Make it anew in another folder: "
                     f"{identity.command(f'{self._folder}_2')}"
                 )
-        shape = self._shape(rows)
+        shape = len(next(iter(rows.values()))), _length(self._run.data)
         row = np.repeat([e.row for e in examples], [len(e.places) for e in examples]).astype(int)
         place = np.concatenate([np.zeros(0, int), *(e.places for e in examples)])
-        return self._spread(facts_of_examples, (row, place), shape)
-
-    def _shape(self, rows: Mapping[str, np.ndarray]) -> tuple[int, int]:
-        return len(next(iter(rows.values()))), _length(self._run.data)
-
-    def _spread(self, examples: list[TokenFacts], where: tuple, shape: tuple[int, int]) -> Facts:
-        """The facts of all examples at their places, 0 elsewhere."""
-        holding = self._holding
 
         def spread(name: str, dtype: Any, *more: int) -> np.ndarray:
+            """What the cache holds of the examples at their places, 0 elsewhere."""
             array = np.zeros((*shape, *more), dtype)
             if examples:
-                values = np.concatenate([getattr(facts, name) for facts in examples])
-                array[where] = values if name in _AS_THEY_ARE else holding.unrounded(values)
+                values = np.concatenate([getattr(facts, name) for facts in facts_of_examples])
+                is_rounded = name not in ("label_is_best", "ids")
+                array[row, place] = self._holding.unrounded(values) if is_rounded else values
             return array
 
-        is_correct = spread("label_is_best", bool)
-        if not self._needs_top_k:
-            return teachers.TeacherArgmax(is_correct)
-        return teachers.TeacherTopK(
-            spread("log_probs", np.float32, holding.top_k),
-            spread("ids", _id_dtype(holding), holding.top_k),
-            is_correct,
-            spread("log_tail", np.float32) if holding.has_tail else None,
-        )
-
-
-_AS_THEY_ARE = ("label_is_best", "ids")
+        return _facts(self._holding if _needs_top_k(self._run) else None, spread)
 
 
 def _needs_top_k(run: CacheUser) -> bool:
     return run.loss.teacher_need in MORE_NEED
+
+
+def _facts(holding: Holding | None, array: Callable[..., Any]) -> Facts:
+    """The facts of a batch out of `array(name, dtype, …)`; one bit of a token without a holding."""
+    is_correct = array("label_is_best", bool)
+    if holding is None:
+        return teachers.TeacherArgmax(is_correct)
+    id_dtype = np.uint16 if holding.vocab_size <= 1 << 16 else np.int32
+    return teachers.TeacherTopK(
+        array("log_probs", np.float32, holding.top_k),
+        array("ids", id_dtype, holding.top_k),
+        is_correct,
+        array("log_tail", np.float32) if holding.has_tail else None,
+    )
 
 
 def _length(data: pipeline.DataConfig) -> int:
@@ -118,16 +111,8 @@ def _length(data: pipeline.DataConfig) -> int:
     return data.target_length if data.row_length == data.input_length else data.row_length
 
 
-def _id_dtype(holding: Holding) -> Any:
-    return np.uint16 if holding.vocab_size <= 1 << 16 else np.int32
-
-
 def fact_shapes(run: CacheUser, sharding: Sharding) -> Facts:
     """Shapes of the facts that come with a batch of a run, without its data.
-
-    Args:
-      run: with a `teacher_cache`.
-      sharding: of a batch.
 
     Raises:
       TeacherCacheError: the loss needs more than one bit of a token, and no cache is there to say
@@ -135,11 +120,11 @@ def fact_shapes(run: CacheUser, sharding: Sharding) -> Facts:
     """
     rows = run.data.batch_size, _length(run.data)
 
-    def array(dtype: Any, *more: int) -> jax.ShapeDtypeStruct:
+    def shape(name: str, dtype: Any, *more: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((*rows, *more), dtype, sharding=sharding)
 
     if not _needs_top_k(run):
-        return teachers.TeacherArgmax(array(bool))
+        return _facts(None, shape)
     fingerprint = read_json(Path(run.teacher_cache), FINGERPRINT)
     if fingerprint is None:
         raise TeacherCacheError(
@@ -147,22 +132,21 @@ def fact_shapes(run: CacheUser, sharding: Sharding) -> Facts:
             f"holds of a token is not known without it; make it: "
             f"{identity.command(Path(run.teacher_cache))}"
         )
-    holding = Holding(**fingerprint["holding"])
-    return teachers.TeacherTopK(
-        array(np.float32, holding.top_k),
-        array(_id_dtype(holding), holding.top_k),
-        array(bool),
-        array(np.float32) if holding.has_tail else None,
-    )
+    return _facts(Holding(**fingerprint["holding"]), shape)
 
 
-def _to_global(facts: Facts, sharding: Sharding, batch_size: int) -> Facts:
-    return jax.tree.map(
-        lambda array: jax.make_array_from_process_local_data(
-            sharding, array, (batch_size, *array.shape[1:])
-        ),
-        facts,
-    )
+def _to_global(
+    rows: Mapping[str, np.ndarray], facts: Facts, data: pipeline.DataConfig, sharding: Sharding
+) -> CachedTeacherBatch:
+    """A global batch, from the rows and facts of each host."""
+    size = data.batch_size
+    batch = placement.to_global_batch(rows, sharding, size, data.architecture)
+
+    def joined(array: np.ndarray) -> jax.Array:
+        shape = (size, *array.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, array, shape)
+
+    return CachedTeacherBatch(batch, jax.tree.map(joined, facts))
 
 
 class CachedTeacherBatches:
@@ -191,10 +175,7 @@ class CachedTeacherBatches:
         _, own, facts, error = self._ahead.popleft().result()
         if error is not None:
             raise error
-        batch = placement.to_global_batch(
-            own, self._sharding, self._data.batch_size, self._data.architecture
-        )
-        return CachedTeacherBatch(batch, _to_global(facts, self._sharding, self._data.batch_size))
+        return _to_global(own, facts, self._data, self._sharding)
 
     def _prepare(self) -> tuple:
         """(rows as read, this host's rows, their facts, what went wrong)."""
@@ -240,9 +221,7 @@ def held_out(run: CacheUser, lookup: Lookup, sharding: Sharding) -> Iterator[Cac
     data = run.data
     max_rows = run.eval_batches * data.batch_size
     for rows in pipeline.rows_once(data, sharding, run.eval_split, max_rows):
-        facts = lookup(rows, run.eval_split)
-        batch = placement.to_global_batch(rows, sharding, data.batch_size, data.architecture)
-        yield CachedTeacherBatch(batch, _to_global(facts, sharding, data.batch_size))
+        yield _to_global(rows, lookup(rows, run.eval_split), data, sharding)
 
 
 def open_batches(

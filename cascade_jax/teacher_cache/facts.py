@@ -31,9 +31,8 @@ def make_facts_fn(
 
     Args:
       teacher: an unbound module.
-      holding: what is asked for. Log-probs of labels are always among it.
-      mesh: the device mesh.
-      table: how the teacher is split over it.
+      holding: the facts that are needed, besides the log-probs of labels.
+      mesh, table: the device mesh, and how the teacher is split over it.
       logits_at_once: at most so many logits are held together for each shard of the batch, though
         at least those of one place of all rows.
     """

@@ -23,6 +23,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from cascade_jax import checks
 from cascade_jax.names import check_choice
 
 FLOORS = {"float32": None, "uint16": 32.0, "uint8": 16.0}
@@ -71,14 +72,12 @@ class Holding:
     label_log_probs: bool = True
 
     def __post_init__(self):
-        if type(self.top_k) is not int or not 0 <= self.top_k <= self.vocab_size:
-            raise ValueError(
-                f"top_k is {self.top_k!r}; must be 0 (none) to {self.vocab_size}, the vocabulary "
-                "of the teacher"
-            )
+        is_count = type(self.top_k) is int and 0 <= self.top_k <= self.vocab_size
+        counts = f"0 (none) to {self.vocab_size}, the vocabulary of the teacher"
+        checks.require(is_count, "top_k", self.top_k, counts)
         check_choice("dtype", self.dtype, FLOORS)
-        if type(self.label_log_probs) is not bool:
-            raise ValueError(f"label_log_probs is {self.label_log_probs!r}; must be True or False")
+        is_bool = type(self.label_log_probs) is bool
+        checks.require(is_bool, "label_log_probs", self.label_log_probs, "True or False")
 
     @property
     def has_tail(self) -> bool:

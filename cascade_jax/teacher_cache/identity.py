@@ -60,13 +60,7 @@ def making_flags(there: Mapping[str, Any]) -> str:
 
 
 def teacher_identity(config: families.ModelConfig, folder: Path, choice: str) -> dict[str, Any]:
-    """A teacher's model and checkpoint; step and time are None where its run is not there.
-
-    Args:
-      config: of its model.
-      folder: of its run.
-      choice: "best" or "last" of its checkpoints.
-    """
+    """A teacher's model and checkpoint; step and time are None where its run is not there."""
     saved_at = parameters.saved_at(folder, choice)
     step = None if saved_at is None else checkpoints.chosen_step(folder, choice)
     model = run_folder.describe(config)
@@ -141,15 +135,9 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 def check_run(run: CacheUser, output_dir: Path, mixture: pipeline.OpenMixture) -> dict[str, Any]:
-    """Refuses a cache that is not of a run's teacher and data, or holds too little for its loss.
+    """The fingerprint of the cache of a run.
 
-    Args:
-      run: with a `teacher_cache`.
-      output_dir: where runs are by name.
-      mixture: that of the run.
-
-    Returns:
-      The cache's fingerprint.
+    It must be of the run's teacher and data, and hold enough for its loss.
 
     Raises:
       TeacherCacheError: says what is wrong and how to make the right one.

@@ -72,11 +72,9 @@ class CacheConfig:
     hang_seconds: float | None = 1800.0
 
     def __post_init__(self):
-        if not self.folder or not isinstance(self.folder, str):
-            raise ValueError(
-                f"the folder of the teacher cache is {self.folder!r}; give it, e.g. "
-                "--gin.TEACHER_CACHE=\"'runs/demo/teacher_cache'\""
-            )
+        is_path = bool(self.folder) and isinstance(self.folder, str)
+        example = "a path, e.g. --gin.TEACHER_CACHE=\"'runs/demo/teacher_cache'\""
+        checks.require(is_path, "the folder of the teacher cache", self.folder, example)
         for field in ("eval_batches", "shard_rows", "batch_size"):
             checks.whole_number(field, getattr(self, field), 1, optional=field == "batch_size")
         checks.positive("hang_seconds", self.hang_seconds, optional=True)
@@ -107,12 +105,13 @@ class CacheConfig:
 
     def splits(self) -> dict[str, int | None]:
         """By split, how many rows of it are kept; None for all."""
-        held_out = {} if self.eval_split is None else {self.eval_split: self._eval_rows}
+        held_out = {} if self.eval_split is None else {self.eval_split: self.eval_rows}
         return held_out | {"train": None}
 
     @property
-    def _eval_rows(self) -> int:
-        return self.eval_batches * self.data.batch_size
+    def eval_rows(self) -> int:
+        """Rows of the held-out split that are kept."""
+        return 0 if self.eval_split is None else self.eval_batches * self.data.batch_size
 
 
 def check(config: CacheConfig) -> None:
@@ -145,7 +144,7 @@ def _opened(
         dataclasses.asdict(holding),
         teacher=cache_identity.teacher_identity(teacher.config, teacher.folder, cascade.checkpoint),
         data=cache_identity.data_identity(config.data, mixture, ["train", *splits]),
-        eval_rows=0 if config.eval_split is None else config._eval_rows,
+        eval_rows=config.eval_rows,
         batch_size=config.rows_at_once,
         shard_rows=config.shard_rows,
     )
@@ -164,11 +163,7 @@ def _opened(
 
 
 def make(config: CacheConfig, mesh: Mesh | None = None) -> None:
-    """Makes the cache, or what is missing of it.
-
-    Args:
-      config: what of.
-      mesh: the device mesh; None builds the config's.
+    """Makes the cache, or what is missing of it, on a mesh (None: that of the config).
 
     Raises:
       ValueError: see `check`; the teacher is not there or not at its end, or says NaN.
@@ -194,17 +189,12 @@ class _Maker:
     """The making of one cache."""
 
     def __init__(self, config, mesh, teacher, mixture, fingerprint, done, stop, watchdog):
-        self._config, self._teacher, self._mixture = config, teacher, mixture
-        self._folder = Path(config.folder)
+        self._config, self._mesh, self._teacher, self._mixture = config, mesh, teacher, mixture
+        self._fingerprint, self._done = fingerprint, set(done)
+        self._stop, self._watchdog, self._folder = stop, watchdog, Path(config.folder)
         self._holding = config.holding(teacher.config.vocab_size)
-        self._fingerprint, self._done, self._stop = fingerprint, set(done), stop
-        self._watchdog = watchdog
-        self._sharding = rules.batch_sharding(mesh)
-        data = config.unpacked
+        self._sharding, data = rules.batch_sharding(mesh), config.unpacked
         self._part = placement.host_shard(self._sharding, data.batch_size, data.row_length)
-        self._is_writer = placement.is_first_holder(self._sharding, data.batch_size)
-        self._mesh = mesh
-        self._batches_in_group = -(-config.shard_rows // data.batch_size)
         self._num_groups: dict[str, int] = {}  # by split
 
     def run(self) -> None:
@@ -262,8 +252,7 @@ class _Maker:
         if before not in (None, digest):
             raise TeacherCacheError(
                 f"{self._folder} holds another teacher cache: teacher.parameters is {before!r} "
-                f"there and {digest!r} here. Choose another folder (TEACHER_CACHE), or delete "
-                "it"
+                f"there and {digest!r} here. Choose another folder (TEACHER_CACHE), or delete it"
             )
         if hosts.is_first():
             (self._folder / COMPLETE).unlink(missing_ok=True)
@@ -278,10 +267,11 @@ class _Maker:
         """Does the groups of a split that are missing."""
         # The devices work on a batch while the one before is written.
         batches = _one_behind(self._batches(split, max_rows, facts_of))
+        is_writer = placement.is_first_holder(self._sharding, self._config.rows_at_once)
         for group, members in itertools.groupby(batches, key=lambda batch: batch[0]):
             shard = Shard(split, group, self._part.index, self._part.num_shards)
             fingerprint = cache_identity.digest(self._fingerprint)
-            if not self._is_writer:  # another host has the same rows
+            if not is_writer:  # another host has the same rows
                 collections.deque(members, maxlen=0)
                 continue
             with ShardWriter(self._folder, shard, self._holding, fingerprint) as writer:
@@ -292,7 +282,8 @@ class _Maker:
 
     def _batches(self, split: str, max_rows: int | None, facts_of: Callable) -> Iterator[tuple]:
         """(group, this host's rows, facts on devices) of the batches of missing groups."""
-        config, size = self._config, self._batches_in_group
+        config, data = self._config, self._config.unpacked
+        size = -(-config.shard_rows // data.batch_size)  # batches of a group
         done = _whole_groups(self._done, split)
         first = next(group for group in range(len(done) + 1) if group not in done) * size
         self._num_groups[split] = first // size
@@ -302,7 +293,6 @@ class _Maker:
             initial=first * config.rows_at_once,
             disable=None if hosts.is_first() else True,  # unless in a terminal
         )
-        data = config.unpacked
         self._watchdog.progress(f"reading split {split!r} up to batch {first + 1}", True)
         with bar:
             for number, rows in enumerate(
@@ -341,12 +331,7 @@ class _Maker:
 
 def _one_behind(items: Iterator) -> Iterator:
     """The same items, each yielded once the next has been made."""
-    before = []
-    for item in items:
-        before.append(item)
-        if len(before) > 1:
-            yield before.pop(0)
-    yield from before
+    yield from (before for before, _ in itertools.pairwise(itertools.chain(items, [None])))
 
 
 def _whole_groups(names: Iterable[str], split: str) -> dict[int, int]:

@@ -66,11 +66,7 @@ class Shard:
 class ShardWriter:
     """Takes the examples of one shard. Use as a context, whose end puts the shard in its place.
 
-    Args:
-      folder: of the cache.
-      shard: which.
-      holding: what is kept of `facts`.
-      fingerprint: digest of the cache's.
+    `holding` says what is kept of an example's facts, `fingerprint` is the cache's digest.
     """
 
     def __init__(self, folder: Path, shard: Shard, holding: Holding, fingerprint: str):
@@ -114,13 +110,7 @@ class ShardWriter:
         return OSError(f"{self._place}{_RECORDS} could not be written: {error}")
 
     def add(self, key: bytes, facts: TokenFacts, label_log_probs: np.ndarray) -> None:
-        """Adds an example, unless the shard has it.
-
-        Args:
-          key: of the example.
-          facts: of its target tokens.
-          label_log_probs: for the summary, whether or not they are held.
-        """
+        """Adds an example, unless the shard has it; labels' log-probs are for the summary."""
         if key in self._known:
             return
         self._known.add(key)
@@ -198,8 +188,7 @@ class CacheReader:
     """Finds facts by the keys of examples.
 
     Args:
-      folder: of a complete cache.
-      holding: what it holds.
+      folder, holding: a complete cache and what it holds.
       remedy: what to do about a shard that is gone or damaged, for messages.
 
     Raises:

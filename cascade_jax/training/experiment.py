@@ -93,14 +93,18 @@ class TrainRun:
         for field in ("chunk_tokens", "skip_bad_batches"):
             checks.whole_number(label + field, getattr(self, field), 1, optional=True)
         checks.positive(f"{label}hang_seconds", self.hang_seconds, optional=True)
-        self._check_profile_steps()
+        span = self.profile_steps
+        is_pair = isinstance(span, list | tuple) and len(span) == 2
+        is_pair = is_pair and all(type(step) is int for step in span) and 1 <= span[0] <= span[1]
+        allowed = "(first, last), steps counted from 1, or None"
+        checks.require(span is None or is_pair, f"{label}profile_steps", span, allowed)
         check_choice(f"{label}head", self.head, step_lib.HEADS)
-        if not self.name or "/" in self.name:
-            raise ValueError(f"run name {self.name!r} must be one folder name")
+        is_name = bool(self.name) and "/" not in self.name
+        checks.require(is_name, "run name", self.name, "one folder name")
         if self.data.batch_size % self.microbatches:
             raise ValueError(
-                f"run {self.name!r}: batch_size {self.data.batch_size} does not divide by "
-                f"microbatches {self.microbatches}"
+                f"{label}batch_size {self.data.batch_size} does not divide by microbatches "
+                f"{self.microbatches}"
             )
         for model in filter(None, (self.model, self.teacher)):
             families.check_reads(model, self.data.architecture, self.data.pack)
@@ -110,25 +114,28 @@ class TrainRun:
             self.lora.check(self.model)
             if self.start is None:
                 raise ValueError(
-                    f"run {self.name!r}: LoRA adds to parameters that are there already; give "
-                    "start, e.g. start.FromRun"
+                    f"{label}LoRA adds to parameters that are there already; give start, e.g. "
+                    "start.FromRun"
                 )
+        self._check_teacher(label)
+
+    def _check_teacher(self, label: str) -> None:
         if (self.teacher is None) != (self.teacher_run is None):
             raise ValueError(
-                f"run {self.name!r}: give both teacher and teacher_run or neither; "
-                f"teacher_run is {self.teacher_run!r}"
+                f"{label}give both teacher and teacher_run or neither; teacher_run is "
+                f"{self.teacher_run!r}"
             )
         if self.teacher_cache is not None and self.teacher is None:
             raise ValueError(
-                f"run {self.name!r}: teacher_cache is {self.teacher_cache!r} and there is no "
-                "teacher; give both, or neither"
+                f"{label}teacher_cache is {self.teacher_cache!r} and there is no teacher; give "
+                "both, or neither"
             )
         if self.teacher is not None:
             pair.ModelPair(student=self.model, teacher=self.teacher)
         elif self.loss.needs_teacher:
             raise ValueError(
-                f"run {self.name!r}: {type(self.loss).__name__} needs a teacher; give teacher and "
-                "teacher_run, or use variants.Xent"
+                f"{label}{type(self.loss).__name__} needs a teacher; give teacher and teacher_run, "
+                "or use variants.Xent"
             )
 
     @property
@@ -140,17 +147,6 @@ class TrainRun:
     def rule_tables(self) -> list[str | rules_lib.Table]:
         """How the models that the run holds are split: the student, and a live teacher."""
         return [self.rules] if self.live_teacher is None else [self.rules, self.teacher_rules]
-
-    def _check_profile_steps(self) -> None:
-        steps = self.profile_steps
-        is_pair = isinstance(steps, list | tuple) and len(steps) == 2
-        is_pair = is_pair and all(type(step) is int for step in steps)
-        checks.require(
-            steps is None or (is_pair and 1 <= steps[0] <= steps[1]),
-            f"run {self.name!r}: profile_steps",
-            steps,
-            "(first, last), steps counted from 1, or None",
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,17 +169,17 @@ class TrainConfig:
     compilation_cache: str | None = None
 
     def __post_init__(self):
-        if not self.output_dir or not isinstance(self.output_dir, str):
-            raise ValueError(f"output_dir is {self.output_dir!r}; must be the path of a folder")
+        is_path = bool(self.output_dir) and isinstance(self.output_dir, str)
+        checks.require(is_path, "output_dir", self.output_dir, "the path of a folder")
         names = [run.name for run in self.runs]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"runs have the same name: {twice}; names must differ")
-        unknown = sorted(set(self._wanted()) - set(names))
+        unknown = sorted(set(self._selected_names()) - set(names))
         if unknown:
             raise ValueError(f"only={self.only!r}: no run named {unknown}; the runs are {names}")
 
-    def _wanted(self) -> Sequence[str]:
+    def _selected_names(self) -> Sequence[str]:
         if self.only is None:
             return [run.name for run in self.runs]
         return [self.only] if isinstance(self.only, str) else self.only
@@ -195,4 +191,4 @@ class TrainConfig:
 
     def selected(self) -> list[TrainRun]:
         """The runs to do."""
-        return [run for run in self.runs if run.name in self._wanted()]
+        return [run for run in self.runs if run.name in self._selected_names()]

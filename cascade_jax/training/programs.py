@@ -43,11 +43,7 @@ class Programs:
         return skipping.skip_non_finite(optimizer) if self.run.skip_bad_batches else optimizer
 
     def check(self) -> None:
-        """Refuses a batch or a parameter that does not divide over the mesh.
-
-        Raises:
-          ValueError: names the run or the parameter, and what does not divide.
-        """
+        """Raises ValueError for a batch or a parameter that does not divide over the mesh."""
         run = self.run
         size = run.data.batch_size // run.microbatches
         label = "batch_size" if run.microbatches == 1 else "batch_size / microbatches"
@@ -58,9 +54,8 @@ class Programs:
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
         run = self.run
-        return state_lib.abstract_state(
-            self.student, self.optimizer, self.mesh, run.lora, run.rules
-        )
+        arguments = self.student, self.optimizer, self.mesh
+        return state_lib.abstract_state(*arguments, run.lora, run.rules)
 
     @functools.cached_property
     def abstract_frozen(self) -> Frozen:
@@ -75,9 +70,8 @@ class Programs:
 
     def initialize(self, key: PRNGKeyArray) -> TrainState:
         """A fresh state, each parameter created where it will live."""
-        return state_lib.initialize(
-            self.student, self.optimizer, key, self.abstract_state, self.run.lora
-        )
+        arguments = self.student, self.optimizer, key, self.abstract_state
+        return state_lib.initialize(*arguments, self.run.lora)
 
     @functools.cached_property
     def loss_fn(self) -> Callable:
@@ -93,14 +87,10 @@ class Programs:
     @functools.cached_property
     def train_step(self) -> Callable[..., tuple[TrainState, step_lib.StepMetrics]]:
         """See `step.make_train_step`."""
-        return step_lib.make_train_step(
-            self.loss_fn,
-            self.optimizer,
-            self.run.optimizer.learning_rate_schedule(),
-            jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state),
-            self.mesh,
-            self.run.microbatches,
-        )
+        learning_rate = self.run.optimizer.learning_rate_schedule()
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        arguments = self.loss_fn, self.optimizer, learning_rate, shardings, self.mesh
+        return step_lib.make_train_step(*arguments, self.run.microbatches)
 
     @functools.cached_property
     def eval_step(self) -> Callable[..., step_lib.StepMetrics]:

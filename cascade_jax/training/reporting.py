@@ -28,9 +28,7 @@ def merge(reports: list[dict[str, metrics.Ratio]]) -> dict[str, float]:
     for report in reports:
         for name, ratio in report.items():
             merged[name] = merged[name].merge(ratio) if name in merged else ratio
-    values = {
-        name: float(ratio.value()) for name, ratio in merged.items() if ratio.denominator != 0
-    }
+    values = {name: float(ratio.value()) for name, ratio in merged.items() if ratio.denominator}
     if metrics.CROSS_ENTROPY in values:
         with np.errstate(over="ignore"):
             values[metrics.PERPLEXITY] = float(np.exp(values[metrics.CROSS_ENTROPY]))
@@ -101,13 +99,9 @@ class Reporter:
         self._tensorboard = _TensorBoard(run_folder / "tensorboard", first_step)
         # Redrawing in place is for terminals; a log file gets a line every ten seconds.
         in_terminal = sys.stderr.isatty()
+        drawing = {"mininterval": 0.5 if in_terminal else 10.0, "dynamic_ncols": in_terminal}
         self._bar = tqdm.tqdm(
-            total=last_step,
-            initial=first_step,
-            desc=name,
-            unit="step",
-            mininterval=0.5 if in_terminal else 10.0,
-            dynamic_ncols=in_terminal,
+            total=last_step, initial=first_step, desc=name, unit="step", **drawing
         )
 
     def advance(self) -> None:

@@ -24,19 +24,15 @@ _READ_BY_ALL_HOSTS = (
 )
 
 
-def check(run: TrainRun, output_dir: Path, mesh: Mesh) -> tuple[pipeline.OpenMixture, dict]:
+def check(programs: Programs, output_dir: Path) -> tuple[pipeline.OpenMixture, dict]:
     """Refuses what can be refused before anything is written.
 
     Returns:
-      The run's open mixture and its config as JSON values, when both fit mesh and folder.
+      The run's open mixture and its config as JSON values.
 
     Raises:
       ValueError: if the mesh, batch, vocabulary or run folder does not fit.
     """
-    return _check(Programs(run, mesh), output_dir)
-
-
-def _check(programs: Programs, output_dir: Path) -> tuple[pipeline.OpenMixture, dict]:
     programs.check()
     run = programs.run
     mixture = pipeline.open_mixture(run.data)
@@ -66,13 +62,10 @@ def train_one(
     """Trains one model to the end, from the newest complete checkpoint if there is one.
 
     Args:
-      run: what to do.
-      output_dir: the run's folder is `output_dir/run.name`.
+      run: its folder is `output_dir/run.name`.
+      output_dir: where runs are by name.
       mesh: the device mesh.
       stop: asks whether to stop; None for never.
-
-    Returns:
-      The final state.
 
     Raises:
       ValueError: if the mesh, batch, vocabulary, run folder or a checkpoint does not fit, or
@@ -82,7 +75,7 @@ def train_one(
     """
     ############################ 2, 3. Checks, the folder's lock ############################
     folder, programs = output_dir / run.name, Programs(run, mesh)
-    mixture, config = _check(programs, output_dir)
+    mixture, config = check(programs, output_dir)
     read = {key: config[key] for key in _READ_BY_ALL_HOSTS}
     hosts.assert_equal_across_hosts(f"data or teachers of run {run.name!r}", read)
     start_parameters = functools.partial(
@@ -152,6 +145,5 @@ def _open_data(run: TrainRun, mesh: Mesh, mixture: pipeline.OpenMixture):
     batches = pipeline.train_batches(run.data, sharding)
     if run.eval_split is None:
         return batches, []
-    return batches, list(
-        pipeline.eval_batches(run.data, sharding, run.eval_split, run.eval_batches)
-    )
+    held_out = pipeline.eval_batches(run.data, sharding, run.eval_split, run.eval_batches)
+    return batches, list(held_out)

@@ -40,12 +40,9 @@ def is_finite(report: dict[str, metrics.Ratio]) -> bool:
 
 
 class SkippedSteps:
-    """The list of skipped steps, `<run folder>/skipped.jsonl`; process 0 writes it.
+    """The list of skipped steps, `<run folder>/skipped.jsonl`.
 
-    Args:
-      folder: the run's folder.
-      first_step: lines after it are dropped, since these steps run again.
-      writes: whether this process writes.
+    Those after `first_step` are dropped, since these steps run again; only one process `writes`.
     """
 
     def __init__(self, folder: Path, first_step: int, writes: bool):
@@ -53,9 +50,8 @@ class SkippedSteps:
         self._writes = writes
         self.steps = []
         if self._file.exists():
-            lines = self._file.read_text().splitlines()
-            self.steps = [json.loads(line)["step"] for line in lines]
-            self.steps = [step for step in self.steps if step <= first_step]
+            steps = [json.loads(line)["step"] for line in self._file.read_text().splitlines()]
+            self.steps = [step for step in steps if step <= first_step]
             self._write()
 
     def add(self, steps: list[int]) -> None:

@@ -12,6 +12,7 @@ from cascade_jax import metrics, numerics
 from cascade_jax.batch import Batch, DecoderBatch
 from cascade_jax.losses import fused, sums, teachers, variants
 from cascade_jax.models import families
+from cascade_jax.names import check_choice
 from cascade_jax.parallel import mesh as mesh_lib
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.compiling import under_mesh
@@ -40,7 +41,7 @@ def make_loss_fn(
       loss: the variant.
       head: "fused" never holds a [tokens, vocabulary] array; "plain" computes the same from whole
         logits and serves as its reference.
-      mesh: the device mesh; None for one device. (The plain head does not need to know.)
+      mesh: None for one device; the fused head needs to know.
       chunk_tokens: of the fused head.
       student_rules, teacher_rules: how each model is split, see `parallel/rules.py`.
 
@@ -49,8 +50,7 @@ def make_loss_fn(
       every_metric=False) -> LossSums. `step` is for schedules of the loss. Without a teacher, the
       batch may be a CachedTeacherBatch.
     """
-    if head not in HEADS:
-        raise ValueError(f"head {head!r} is not one of {list(HEADS)}")
+    check_choice("head", head, HEADS)
     layout = None if mesh is None else fused.Layout(mesh, mesh_lib.BATCH_AXES, mesh_lib.TENSOR)
 
     run_model = families.hidden_and_unembedding if head == "fused" else families.logits
@@ -123,14 +123,12 @@ def make_train_step(
         if microbatches == 1:
             grad_sums, losses = grad_fn(state.params, batch, step_key)
         else:
-            grad_sums, losses = accumulate(
-                grad_fn, state.params, batch, step_key, microbatches, mesh
-            )
+            arguments = state.params, batch, step_key, microbatches, mesh
+            grad_sums, losses = _accumulate(grad_fn, *arguments)
         grads = jax.tree.map(lambda g: numerics.safe_ratio(g, losses.count), grad_sums)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        new_state = TrainState(
-            state.step + 1, optax.apply_updates(state.params, updates), opt_state
-        )
+        params = optax.apply_updates(state.params, updates)
+        new_state = TrainState(state.step + 1, params, opt_state)
         one = jnp.ones(())
         tokens = losses.metrics[metrics.CROSS_ENTROPY].denominator
         report = losses.metrics | {
@@ -145,38 +143,36 @@ def make_train_step(
     return under_mesh(mesh, jitted)
 
 
-def accumulate(
+def _accumulate(
     grad_fn: Callable,
     params: PyTree,
     batch: Batch,
     key: PRNGKeyArray,
-    microbatches: int,
+    parts: int,
     mesh: Mesh,
 ) -> tuple[PyTree, sums.LossSums]:
     """Sums of gradients and losses over microbatches, in float32.
 
-    Row i goes to microbatch `i mod microbatches`, so that every device of the data axes has its
-    share of each and nothing moves between devices.
+    Row i goes to microbatch `i mod parts`, so that every device of the data axes has its share of each
+    and nothing moves between devices.
     """
     split = NamedSharding(mesh, PartitionSpec(None, mesh_lib.BATCH_AXES))
 
     def cut(rows):
-        parts = rows.reshape(-1, microbatches, *rows.shape[1:]).swapaxes(0, 1)
-        return jax.lax.with_sharding_constraint(parts, split)
+        rows = rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(rows, split)
 
-    parts = jax.tree.map(cut, batch)
+    batches = jax.tree.map(cut, batch)
 
     def add(total, part_and_index):
         part, index = part_and_index
         part_sums = grad_fn(params, part, jax.random.fold_in(key, index))
         return jax.tree.map(jnp.add, total, part_sums), None
 
-    def zeros_like(shape):
-        return jnp.zeros(shape.shape, shape.dtype)
-
-    first = jax.tree.map(lambda x: x[0], parts)
-    zeros = jax.tree.map(zeros_like, jax.eval_shape(grad_fn, params, first, key))
-    total, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(microbatches)))
+    first = jax.tree.map(lambda x: x[0], batches)
+    shapes = jax.eval_shape(grad_fn, params, first, key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, (batches, jnp.arange(parts)))
     return total
 
 

@@ -58,20 +58,14 @@ class StepLoop:
           hosts.Stopped: asked to; what was done is saved.
         """
         run, train_step = self.programs.run, self.programs.train_step
-        reporter = reporting.Reporter(
-            self.folder,
-            run.name,
-            first_step,
-            run.steps,
-            utilisation.step_flops(run),
-            utilisation.peak_flops(self.programs.mesh.devices.flat),
-        )
+        peak = utilisation.peak_flops(self.programs.mesh.devices.flat)
+        flops = utilisation.step_flops(run), peak
+        reporter = reporting.Reporter(self.folder, run.name, first_step, run.steps, *flops)
         self._clock = reporter.clock
         self._skipped = skipping.SkippedSteps(self.folder, first_step, hosts.is_first())
         self._recent, self._has_evaluated = [], False
-        watchdog = Watchdog(
-            "train", f"run {run.name!r}: ", run.hang_seconds, self.folder, self._saved
-        )
+        limit, label = run.hang_seconds, f"run {run.name!r}: "
+        watchdog = Watchdog("train", label, limit, self.folder, self._saved)
         profiler = Profiler(run.profile_steps, self.folder, first_step)
         step = first_step
         with contextlib.closing(reporter), watchdog, profiler:

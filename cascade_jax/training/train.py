@@ -23,6 +23,7 @@ from cascade_jax.parallel import hosts
 from cascade_jax.runs import identity
 from cascade_jax.training import run as run_lib
 from cascade_jax.training.experiment import TrainConfig
+from cascade_jax.training.programs import Programs
 
 
 def check(config: TrainConfig) -> None:
@@ -36,7 +37,7 @@ def check(config: TrainConfig) -> None:
     hosts.assert_equal_across_hosts("versions of the code", identity.code_identity())
     mesh = config.mesh.build()
     for run in config.selected():
-        run_lib.check(run, Path(config.output_dir), mesh)
+        run_lib.check(Programs(run, mesh), Path(config.output_dir))
 
 
 def train(config: TrainConfig) -> None:

@@ -24,7 +24,7 @@ def refused(monkeypatch, repository, capfd, tmp_path):
 
 def test_a_cache_needs_a_folder(refused):
     line = refused("cache-teacher")
-    assert "folder of the teacher cache is None; give it, e.g. --gin.TEACHER_CACHE" in line
+    assert "folder of the teacher cache is None; must be a path, e.g. --gin.TEACHER_CACHE" in line
 
 
 def test_a_cache_needs_a_trained_teacher(refused, tmp_path):

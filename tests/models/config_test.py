@@ -47,7 +47,8 @@ def test_sizes_must_be_positive_whole_numbers(name, value):
     ],
 )
 def test_unknown_name_gets_the_nearest(field, value, nearest):
-    with pytest.raises(ValueError, match=f"{field} is .*; must be one of .*did you mean '{nearest}'"):
+    message = f"{field} is .*; must be one of .*did you mean '{nearest}'"
+    with pytest.raises(ValueError, match=message):
         T5Config(**SIZES, **{field: value})
 
 
@@ -59,7 +60,8 @@ def test_activations_must_be_a_tuple_of_names(value):
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
 def test_dropout_rate_must_be_a_rate(rate):
-    with pytest.raises(ValueError, match=f"dropout_rate is {rate!r}; must be at least 0 and below 1"):
+    message = f"dropout_rate is {rate!r}; must be at least 0 and below 1"
+    with pytest.raises(ValueError, match=message):
         T5Config(**SIZES, dropout_rate=rate)
 
 

@@ -252,7 +252,7 @@ def test_unembedding_makes_the_logits_of_hidden_states():
         model = decoder.Decoder(config)
         hidden = model.apply({"params": params}, TOKENS, method="hidden")
         expected = _forward(config)({"params": params}, TOKENS)
-        found = families.unembedding(config, params).logits(hidden)
+        found = families.build(config).unembedding(params).logits(hidden)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 

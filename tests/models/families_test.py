@@ -59,7 +59,7 @@ def test_a_decoder_predicts_the_same_from_either_form_of_a_batch(both_ways):
     np.testing.assert_allclose(found[0], whole[0, 4:], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found[1, :2], whole[1, 2:4], rtol=1e-5, atol=1e-6)
     hidden = families.hidden(model, params, BATCH)
-    made = families.unembedding(config, params).logits(hidden)
+    made = families.build(config).unembedding(params).logits(hidden)
     np.testing.assert_allclose(made, found, rtol=1e-5, atol=1e-6)
 
 

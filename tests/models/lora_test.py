@@ -204,10 +204,10 @@ def test_a_layer_is_that_of_peft():
         ({"alpha": 0}, "alpha is 0; must be a number above 0"),
         ({"alpha": math.nan}, "alpha is nan; must be a number above 0"),
         ({"alpha": "1"}, "alpha is '1'; must be a number above 0"),
-        ({"targets": "query"}, "targets are 'query'; must be one or more names"),
-        ({"targets": ()}, "targets are (); must be one or more names"),
-        ({"targets": ("query", 3)}, "targets are ('query', 3); must be one or more names"),
-        ({"targets": ("query", "query")}, "a name stands there twice"),
+        ({"targets": "query"}, "list of targets is 'query'; must be one or more different names"),
+        ({"targets": ()}, "list of targets is (); must be one or more different names"),
+        ({"targets": ("query", 3)}, "is ('query', 3); must be one or more different names"),
+        ({"targets": ("query", "query")}, "must be one or more different names"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
