@@ -153,8 +153,8 @@ def _accumulate(
 ) -> tuple[PyTree, sums.LossSums]:
     """Sums of gradients and losses over microbatches, in float32.
 
-    Row i goes to microbatch `i mod parts`, so that every device of the data axes has its share of each
-    and nothing moves between devices.
+    Row i goes to microbatch `i mod parts`, so that every device of the data axes has its share of
+    each and nothing moves between devices.
     """
     split = NamedSharding(mesh, PartitionSpec(None, mesh_lib.BATCH_AXES))
 
