@@ -45,9 +45,8 @@ def check_alike(shallow: ModelConfig, deep: ModelConfig) -> None:
         if getattr(shallow, name) != getattr(deep, name)
     ]
     if different:
-        raise ValueError(
-            f"layers of one model go into another of its widths only; {'; '.join(different)}"
-        )
+        text = "; ".join(different)
+        raise ValueError(f"layers of one model go into another of its widths only; {text}")
 
 
 def choose_layers(

@@ -25,8 +25,7 @@ def layer_stack(
 
     Args:
       layer: class whose `__call__(x, *arguments)` ends in `deterministic`.
-      config: of the layers.
-      num_layers: how many.
+      config, num_layers: of the stack.
       num_arguments: number of arguments after x.
       has_own: whether the first of them differs from layer to layer; all others are the same.
     """

@@ -59,14 +59,7 @@ class T5(nn.Module):
         target_segment_ids: Int[Array, "B L"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "B L D"]:
-        """What `unembed` turns into logits.
-
-        Args:
-          inputs: encoder tokens, 0 for padding.
-          decoder_inputs: targets shifted right by one, starting with 0.
-          input_segment_ids, target_segment_ids: number (from 1) of the example that a position of a
-            packed row belongs to; both or neither.
-          deterministic: False switches dropout on.
+        """What `unembed` turns into logits; arguments as in `Batch`, and False for dropout.
 
         Raises:
           ValueError: if only one of the two segment ids is given.

@@ -65,12 +65,9 @@ class _IteratorStateRestore(ocp.args.CheckpointArgs):
 
 
 class CheckpointStore:
-    """The checkpoints of one run.
+    """The checkpoints of one run, in the sub-folder `checkpoints` of its folder.
 
-    Args:
-      run_folder: the run's folder; checkpoints live in its sub-folder `checkpoints`.
-      keep_last: how many of the newest to keep.
-      keep_best: how many of the best to keep as well, by BEST_METRIC of the held-out split.
+    It keeps the newest `keep_last`, and the `keep_best` best by BEST_METRIC of the held-out split.
     """
 
     def __init__(self, run_folder: str | Path, keep_last: int = 2, keep_best: int = 1):
@@ -253,8 +250,7 @@ def load_parameters(run_folder: str | Path, step: int, abstract: PyTree) -> PyTr
     """Parameters alone, for a teacher or for decoding.
 
     Args:
-      run_folder: the folder of a training run.
-      step: of a complete checkpoint, see `chosen_step`.
+      run_folder, step: a training run's folder and a complete checkpoint of it.
       abstract: from `state.abstract_parameters`; says where each parameter goes.
 
     Raises:

@@ -27,11 +27,8 @@ class FolderLock:
     A lock of this host whose process has ended is taken over at once; one of another host when its
     counter has not changed for WAIT_SECONDS (clocks of hosts are not compared).
 
-    Use as a context.
-
-    Args:
-      folder: the run's folder; made if it is not there.
-      is_mine: False makes it do nothing: of many hosts the first one holds the lock.
+    Use as a context; makes the folder. Unless `is_mine` it does nothing: of many hosts the first
+    one holds the lock.
 
     Raises:
       FolderInUseError: on entry, naming the host and process.

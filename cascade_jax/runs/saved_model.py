@@ -19,12 +19,10 @@ from cascade_jax.runs import checkpoints, parameters, run_folder
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model whose parameters are on a mesh.
+    """An unbound module with its parameters on a mesh.
 
     Attributes:
       name: for progress bars and messages.
-      module: unbound.
-      params: its parameters.
       rules: how parameters and activations are split over the mesh, see `parallel/rules.py`.
     """
 
@@ -38,8 +36,7 @@ class SavedModel:
     """A run's model at one of its checkpoints; reads no array before `load`.
 
     Attributes:
-      name: of the run.
-      folder: of the run.
+      name, folder: of the run.
       config: of the model, from the run's config.json.
       rules: the run's own sharding rules; the default ones for an imported model.
       step: of the checkpoint.

@@ -15,12 +15,10 @@ from cascade_jax.parallel import rules
 
 @flax.struct.dataclass
 class TrainState:
-    """The student's side of a run. The frozen teacher is not in it.
+    """The student's side of a run; the frozen teacher is not in it.
 
-    Attributes:
-      step: number of updates done.
-      params: float32 parameters of the student, or of its adapters alone.
-      opt_state: state of the optax optimizer.
+    `step` is the number of updates done. `params` are the float32 parameters of the student, or of
+    its adapters alone.
     """
 
     step: Int[Array, ""]

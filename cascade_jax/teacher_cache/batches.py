@@ -29,11 +29,9 @@ _PENDING = "pending.npz"  # in a saved position: rows that were read ahead
 
 @flax.struct.dataclass
 class CachedTeacherBatch:
-    """A batch with cached outputs of a teacher, which then need not be there.
+    """A batch with cached facts of a teacher, which then need not be there.
 
-    Attributes:
-      batch: the tokens.
-      teacher: facts, their first axis that of the batch.
+    The first axis of the facts is that of the batch.
     """
 
     batch: Batch | DecoderBatch

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import seqio
 
-import cascade_jax
 from cascade_jax.data import example_keys, features, pipeline
 from cascade_jax.losses import variants
 from cascade_jax.models import families
@@ -105,11 +104,6 @@ def _first(task: seqio.Task, data: pipeline.DataConfig, split: str, seed: int) -
         for example in example_keys.examples_of(batch, data.architecture):
             examples_hash.update(example.key)
     return examples_hash.hexdigest()[:16]
-
-
-def making_identity(holding: Mapping[str, Any], **others: Any) -> dict[str, Any]:
-    """What a cache holds, how it is divided into shards, and more."""
-    return {"format": FORMAT, "version": cascade_jax.__version__, "holding": dict(holding)} | others
 
 
 def digest(fingerprint: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
+import cascade_jax
 from cascade_jax import checks, files
 from cascade_jax.data import example_keys, pipeline, placement
 from cascade_jax.models import families
@@ -140,14 +141,17 @@ def _opened(
     checkpoints.check_finished(NAME, teacher.folder)
     teacher.check(mesh)
     splits = [split for split in config.splits() if split != "train"]
-    fingerprint = cache_identity.making_identity(
-        dataclasses.asdict(holding),
-        teacher=cache_identity.teacher_identity(teacher.config, teacher.folder, cascade.checkpoint),
-        data=cache_identity.data_identity(config.data, mixture, ["train", *splits]),
-        eval_rows=config.eval_rows,
-        batch_size=config.rows_at_once,
-        shard_rows=config.shard_rows,
-    )
+    which = teacher.config, teacher.folder, cascade.checkpoint
+    fingerprint = {
+        "format": cache_identity.FORMAT,
+        "version": cascade_jax.__version__,
+        "holding": dataclasses.asdict(holding),
+        "teacher": cache_identity.teacher_identity(*which),
+        "data": cache_identity.data_identity(config.data, mixture, ["train", *splits]),
+        "eval_rows": config.eval_rows,
+        "batch_size": config.rows_at_once,
+        "shard_rows": config.shard_rows,
+    }
     there = read_json(Path(config.folder), FINGERPRINT)
     differences = cache_identity.differences(there, fingerprint) if there is not None else []
     if differences:

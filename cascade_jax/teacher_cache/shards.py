@@ -209,11 +209,6 @@ class CacheReader:
         order = np.lexsort((keys[:, 1], keys[:, 0]))
         self._keys, self._table = keys[order], np.concatenate(table)[order]
 
-    @property
-    def num_examples(self) -> int:
-        """Number of keys; one that is in several shards counts for each."""
-        return len(self._keys)
-
     def _index(self, name: str, size: int):
         place = self._folder / f"{name}{_RECORDS}"
         try:

@@ -10,14 +10,9 @@ from cascade_jax.parallel import hosts
 
 
 class Profiler:
-    """Records the steps `first` to `last` in `<run folder>/profile`, on process 0.
+    """Records the steps (first, last), counted from 1, in `<run folder>/profile`, on process 0.
 
-    Use as a context.
-
-    Args:
-      steps: (first, last), counted from 1; None for no trace.
-      folder: the run's folder.
-      first_step: the step that the run starts or resumes from.
+    Use as a context. `steps` is None for no trace; the run starts or resumes from `first_step`.
     """
 
     def __init__(self, steps: Sequence[int] | None, folder: Path, first_step: int):

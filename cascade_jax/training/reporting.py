@@ -70,10 +70,8 @@ class Reporter:
     for each start.
 
     Args:
-      run_folder: the run's folder.
-      name: label of the progress bar.
-      first_step: the step that the run starts or resumes from.
-      last_step: the step at which it ends.
+      run_folder, name: the run's folder, and the label of the progress bar.
+      first_step, last_step: the step that the run starts or resumes from, and its end.
       step_flops: model FLOPs of a step; 0 leaves out the metrics that need them.
       peak_flops: peak FLOPs a second of all devices together; None if unknown.
     """

@@ -104,7 +104,11 @@ def train_one(
         ############################ 6. Data ############################
         batches, held_out = _open_data(run, mesh, mixture)
         if position is not None:
-            _go_to(position, batches, store.folder / str(first_step))
+            try:
+                batches.set_state(position)
+            except ValueError as error:
+                file = store.folder / str(first_step)
+                raise checkpoints.CheckpointError(f"checkpoint {file}: {error}") from error
         if hosts.is_first():  # all of it fits: a refused start leaves no config.json
             run_folder.claim(folder, config)
         ############################ 7. Steps ############################
@@ -127,14 +131,6 @@ def _load_teacher(programs: Programs, output_dir: Path, fingerprint: str):
         run.name, programs.teacher, folder, run.teacher_checkpoint, programs.mesh, fingerprint,
         run.teacher_rules,
     )  # fmt: skip
-
-
-def _go_to(position: bytes, batches: pipeline.BatchIterator, checkpoint: Path) -> None:
-    """Moves the training batches to the position that a checkpoint holds."""
-    try:
-        batches.set_state(position)
-    except ValueError as error:
-        raise checkpoints.CheckpointError(f"checkpoint {checkpoint}: {error}") from error
 
 
 def _open_data(run: TrainRun, mesh: Mesh, mixture: pipeline.OpenMixture):

@@ -97,8 +97,7 @@ def make_train_step(
       loss_fn: from `make_loss_fn`.
       optimizer: optax transformation.
       learning_rate: reported only; the optimizer holds its own.
-      state_shardings: a TrainState of shardings.
-      mesh: the device mesh.
+      state_shardings, mesh: a TrainState of shardings, and the device mesh.
       microbatches: into how many parts the batch is cut, one after the other; gradients of the
         loss *sums* are added and divided by the total count once.
 

@@ -32,9 +32,8 @@ class StepLoop:
 
     Attributes:
       programs: the run's jitted functions.
-      folder: the run's folder.
+      folder, store: the run's folder and the checkpoints in it.
       config: its config as JSON values, saved with every checkpoint.
-      store: its checkpoints.
       frozen: the parameters that are only read.
       dropout_key: the key that each step's own is derived from.
       stop: says whether the run was asked to stop.
