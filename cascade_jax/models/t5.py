@@ -59,7 +59,7 @@ class T5(nn.Module):
         target_segment_ids: Int[Array, "B L"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "B L D"]:
-        """What `unembed` turns into logits; arguments as in `Batch`, and False for dropout.
+        """What `unembed` makes logits of; arguments as in `Batch`, deterministic=False for dropout.
 
         Raises:
           ValueError: if only one of the two segment ids is given.
