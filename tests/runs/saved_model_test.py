@@ -89,7 +89,7 @@ def test_runs_that_do_not_fit_are_refused(folder, changes, message):
         ({"students": "small"}, "students is 'small'; must be a list"),
         ({"teachers": [None]}, r"teachers is \[None\]; must be a list"),
         ({"teachers": ["a", "b"]}, r"teachers is \['a', 'b'\]; must be one run"),
-        ({"checkpoint": "bets"}, "checkpoint 'bets' is not in"),
+        ({"checkpoint": "bets"}, "checkpoint is 'bets'; must be one of best, last"),
     ],
 )
 def test_what_names_no_runs_is_refused(folder, changes, message):
