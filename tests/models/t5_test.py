@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec
 
 from cascade_jax import axes
 from cascade_jax.models.config import T5Config
-from cascade_jax.models.families import parameter_shapes, unembedding
+from cascade_jax.models.families import build, parameter_shapes
 from cascade_jax.models.t5 import T5
 from tests.support.layers import stack_layers, unstack_layers
 
@@ -220,7 +220,7 @@ def test_logits_are_the_unembedded_hidden_states():
     np.testing.assert_allclose(tied_logits, expected, rtol=1e-4, atol=1e-5)
     # The map that a head takes to make logits in parts.
     for one, expected in ((SHALLOW, logits), (tied.config, tied_logits)):
-        found = unembedding(one, params).logits(hidden)
+        found = build(one).unembedding(params).logits(hidden)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
