@@ -20,11 +20,11 @@ from cascade_jax.report.plots.curves import (
     INK,
     PALETTE,
     STYLE,
-    png,
+    multiples,
     shorten,
     styles,
-    svg,
     words,
+    write,
 )
 
 _CASCADE, _SECOND, _LIMIT, _ACCEPTED = PALETTE[0], PALETTE[1], "#a00000", "#dcefe6"
@@ -40,34 +40,19 @@ def write_pictures(budget: Budget, folder: str | os.PathLike) -> dict[str, bytes
 
     Pictures are ``budget`` (cost and quality against α), ``budget_thresholds``, ``budget_search``
     and ``budget_positions``; those of an earlier calibration that have no figures now are removed.
-
-    Args:
-      budget: what was found.
-      folder: made if it is not there.
-
-    Returns:
-      The PNGs by name.
+    Returns the PNGs by name.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {"budget": alphas_figure(budget)}
-    if budget.candidates:
-        pictures["budget_thresholds"] = thresholds_figure(budget)
-    if any(math.isfinite(candidate.hypervolume) for candidate in budget.candidates):
-        pictures["budget_search"] = search_figure(budget)
-    if budget.deferred_by_position:
-        shares = {budget.name: np.array(budget.deferred_by_position)}
-        pictures["budget_positions"] = positions_figure(shares)
-    images = {}
-    for name in ("budget", "budget_thresholds", "budget_search", "budget_positions"):
-        if name in pictures:
-            images[name] = png(pictures[name])
-            (folder / f"{name}.png").write_bytes(images[name])
-            (folder / f"{name}.svg").write_bytes(svg(pictures[name]))
-        else:
-            for kind in ("png", "svg"):
-                (folder / f"{name}.{kind}").unlink(missing_ok=True)
-    return images
+    shares, tried = budget.deferred_by_position, budget.candidates
+    searched = any(math.isfinite(candidate.hypervolume) for candidate in tried)
+    pictures = {
+        "budget": alphas_figure(budget),
+        "budget_thresholds": thresholds_figure(budget) if tried else None,
+        "budget_search": search_figure(budget) if searched else None,
+        "budget_positions": positions_figure({budget.name: np.array(shares)}) if shares else None,
+    }
+    return write(pictures, folder)
 
 
 def alphas_figure(budget: Budget) -> Figure:
@@ -80,12 +65,8 @@ def alphas_figure(budget: Budget) -> Figure:
     rows = budget.over_alphas()
     alphas = np.array(budget.alphas)
     panels = 1 + len(budget.metrics) + (budget.promise != COST)
-    columns = min(panels, 2 if panels in (2, 4) else 3)
-    rows = math.ceil(panels / columns)
     with rc_context(STYLE):
-        size = (3.6 * columns + 0.4, 2.8 * rows + 0.9)
-        figure = Figure(figsize=size, dpi=150, layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False).flat
+        figure, grid = multiples(panels, 2 if panels in (2, 4) else 3, (3.6, 2.8))
         edge = _alpha_range(budget)
         _add_risk(grid[0], budget, edge)
         after = grid[1:]
@@ -93,19 +74,13 @@ def alphas_figure(budget: Budget) -> Figure:
             _add_spread(after[0], alphas, [at.cost for at in rows])
             after[0].set_ylabel(f"mean cost ({budget.cost_label})", fontsize=8)
             after = after[1:]
-        for axes, metric in zip(after, budget.metrics, strict=False):
+        for axes, metric in zip(after, budget.metrics, strict=True):
             _add_quality(axes, budget, metric)
         for axes in grid:
             axes.set_xlim(*edge)
             axes.set_xlabel("budget α")
-        for axes in grid[panels:]:
-            axes.set_visible(False)
-        figure.legend(
-            handles=_alpha_handles(budget),
-            loc="outside upper left",
-            ncols=min(4, 5 + len(budget.baselines)),
-            fontsize=8,
-        )
+        place = {"loc": "outside upper left", "ncols": 4, "fontsize": 8}
+        figure.legend(handles=_alpha_handles(budget), **place)
     return figure
 
 
@@ -183,39 +158,29 @@ def thresholds_figure(budget: Budget) -> Figure:
     at = {id(c): i for i, c in enumerate(budget.candidates)}
     accepted = np.array([at[id(c)] in run.accepted for c in shown])
     x = _places(shown)
+    costs = [c.cost for c in shown]
+    qualities = [c.quality[budget.objective] for c in shown]
+    chosen = [i for i, c in enumerate(shown) if run.certified and c.thresholds == run.thresholds]
+    star = {"marker": "*", "ms": 13, "color": INK, "markeredgecolor": "white", "zorder": 6}
     with rc_context(STYLE):
         figure = Figure(figsize=(8.6, 3.7), dpi=150, layout="constrained")
         left, right = figure.subplots(1, 2)
-        _add_splits(left, x, accepted, [c.cost for c in shown])
-        if budget.promise == COST:
-            left.axhline(run.alpha, **_LIMIT_LINE, zorder=2)
-        else:  # about: the large model's quality is that of the whole pool
-            right.axhline(
-                budget.ends.teacher.quality[budget.objective] - run.alpha, **_LIMIT_LINE, zorder=2
-            )
-        left.set_ylabel(f"mean cost ({budget.cost_label})", fontsize=8)
-        left.set_title("cost on both calibration splits", loc="left", fontsize=9)
-        _add_splits(right, x, accepted, [c.quality[budget.objective] for c in shown])
-        right.set_title(
-            f"mean {shorten(words(budget.objective), 30)}, the objective", loc="left", fontsize=9
-        )
-        chosen = [
-            i for i, c in enumerate(shown) if run.certified and c.thresholds == run.thresholds
-        ]
-        star = {"marker": "*", "ms": 13, "color": INK, "markeredgecolor": "white", "zorder": 6}
-        for axes, values in (
-            (left, [c.cost for c in shown]),
-            (right, [c.quality[budget.objective] for c in shown]),
-        ):
+        for axes, values in ((left, costs), (right, qualities)):
+            _add_splits(axes, x, accepted, values)
             for i in chosen[:1]:
                 axes.plot(x[i], values[i][1], linestyle="none", **star)
             _label_places(axes, shown, x, budget_file.uncertainty_label(budget.uncertainty))
-        figure.legend(
-            handles=_threshold_handles(run.alpha, bool(chosen), bool(accepted.any())),
-            loc="outside upper left",
-            ncols=5,
-            fontsize=8,
-        )
+        if budget.promise == COST:
+            left.axhline(run.alpha, **_LIMIT_LINE, zorder=2)
+        else:  # about: the large model's quality is that of the whole pool
+            teacher = budget.ends.teacher.quality[budget.objective]
+            right.axhline(teacher - run.alpha, **_LIMIT_LINE, zorder=2)
+        left.set_ylabel(f"mean cost ({budget.cost_label})", fontsize=8)
+        left.set_title("cost on both calibration splits", loc="left", fontsize=9)
+        objective = shorten(words(budget.objective), 30)
+        right.set_title(f"mean {objective}, the objective", loc="left", fontsize=9)
+        handles = _threshold_handles(run.alpha, bool(chosen), bool(accepted.any()))
+        figure.legend(handles=handles, loc="outside upper left", ncols=5, fontsize=8)
     return figure
 
 
@@ -241,9 +206,8 @@ def _label_places(
     axes: Axes, shown: Sequence[TriedThresholds], x: Float[np.ndarray, " C"], uncertainty: str
 ) -> None:
     if len(shown[0].thresholds) > 1:
-        axes.set_xlabel(
-            "configurations of thresholds, from expensive to cheap (first split)", fontsize=8
-        )
+        text = "configurations of thresholds, from expensive to cheap (first split)"
+        axes.set_xlabel(text, fontsize=8)
         return
     axes.set_xlabel(f"threshold λ: defer above it ({shorten(uncertainty, 40)})", fontsize=8)
     infinite = {
@@ -255,11 +219,8 @@ def _label_places(
         return
     span = float(np.ptp(x)) or 1.0
     axes.set_xlim(x.min() - 0.04 * span, x.max() + 0.04 * span)
-    near = [
-        tick
-        for tick in axes.get_xticks()
-        if x.min() <= tick <= x.max() and all(abs(tick - at) > 0.06 * span for at in infinite)
-    ]
+    inside = [tick for tick in axes.get_xticks() if x.min() <= tick <= x.max()]
+    near = [tick for tick in inside if all(abs(tick - at) > 0.06 * span for at in infinite)]
     texts = {tick: f"{tick:g}".replace("-", "−") for tick in near} | infinite
     axes.set_xticks(list(texts), list(texts.values()))
 

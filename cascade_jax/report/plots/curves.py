@@ -1,7 +1,8 @@
-"""Plots of deferral curves; matplotlib is imported in the files plots*.py alone, without pyplot."""
+"""Plots of deferral curves; matplotlib is imported in this folder alone, without pyplot."""
 
 import io
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -91,14 +92,10 @@ def grid_figure(panels: Sequence[Panel], columns: int = 4) -> Figure:
     """Small multiples: one curve plot per task, axes of their own, one legend above."""
     if not panels:
         raise ValueError("a grid needs at least one panel")
-    columns = min(columns, len(panels))
-    rows = math.ceil(len(panels) / columns)
     with rc_context(STYLE):
-        size = (max(2.35 * columns, 4.7), 2.05 * rows + 0.75)
-        figure = Figure(figsize=size, dpi=150, layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False)
+        figure, grid = multiples(len(panels), columns, (2.35, 2.05), margin=(0.0, 0.75), least=4.7)
         scale, label = _cost_axis(panels[0])
-        for axes, panel in zip(grid.flat, panels, strict=False):
+        for axes, panel in zip(grid, panels, strict=True):
             _draw(axes, panel, scale, with_markers=False)
             axes.set_title(
                 f"{shorten(panel.title)} ({panel.num_examples:,})", fontsize=8, loc="left"
@@ -107,17 +104,10 @@ def grid_figure(panels: Sequence[Panel], columns: int = 4) -> Figure:
             axes.tick_params(labelsize=7)
             axes.locator_params(axis="x", nbins=4)
             axes.locator_params(axis="y", nbins=5)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_visible(False)
         figure.supxlabel(label, fontsize=9)
-        handles = _handles(panels[0], with_markers=False, with_areas=False, with_lines=False)
-        handles += _line_handles(panels)
-        figure.legend(
-            handles=handles,
-            loc="outside upper left",
-            ncols=min(len(handles), 2 * columns - 1),
-            fontsize=8,
-        )
+        handles = _handles(panels[0], in_full=False) + _line_handles(panels)
+        ncols = min(len(handles), 2 * min(columns, len(panels)) - 1)
+        figure.legend(handles=handles, loc="outside upper left", ncols=ncols, fontsize=8)
     return figure
 
 
@@ -137,9 +127,48 @@ def decomposition_figure(panel: Panel) -> Figure:
         for axes in (left, right):
             axes.set_xlabel("deferral rate (%)")
             axes.set_xlim(0, 100)
-        handles = _handles(panel, with_markers=False, with_areas=False, with_lines=False)
+        handles = _handles(panel, in_full=False)
         figure.legend(handles=handles, loc="outside right upper", fontsize=8)
     return figure
+
+
+def multiples(
+    count: int,
+    columns: int,
+    cell: tuple[float, float],
+    margin: tuple[float, float] = (0.4, 0.9),
+    least: float = 4.6,
+    **options: bool,
+) -> tuple[Figure, list[Axes]]:
+    """Small multiples: a figure and its first `count` axes; the rest of the last row is hidden.
+
+    Args:
+      count: number of axes.
+      columns: the most in a row.
+      cell, margin: width and height in inches, of one of the axes and of what is around them all.
+      least: inches of the figure's width.
+      **options: for `Figure.subplots`.
+    """
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    size = (max(cell[0] * columns + margin[0], least), cell[1] * rows + margin[1])
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    return figure, grid[:count]
+
+
+def write(pictures: Mapping[str, Figure | None], folder: pathlib.Path) -> dict[str, bytes]:
+    """Writes figures as PNG and SVG, removes older files of those that are None; PNGs by name."""
+    for name, picture in pictures.items():
+        for kind, render in (("png", png), ("svg", svg)):
+            path = folder / f"{name}.{kind}"
+            if picture is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_bytes(render(picture))
+    return {n: (folder / f"{n}.png").read_bytes() for n, made in pictures.items() if made}
 
 
 def png(figure: Figure) -> bytes:
@@ -173,24 +202,15 @@ def _draw(axes: Axes, panel: Panel, scale: float, with_markers: bool) -> None:
         curve = thin[name]
         x = curve.cost / scale
         random = np.interp(curve.rate, panel.curves[name].rate, panel.randoms[name])
-        axes.plot(
-            _random_cost(curve) / scale, random, color=style["color"], linewidth=1.0, linestyle=":"
-        )
+        dots = {"color": style["color"], "linewidth": 1.0, "linestyle": ":"}
+        axes.plot(_random_cost(curve) / scale, random, **dots)
         line = {"color": style["color"], "linestyle": style["linestyle"], "zorder": 3}
         axes.plot(x, curve.quality, linewidth=1.8 if with_markers else 1.3, **line)
         if with_markers:
             full = panel.curves[name]
-            axes.plot(
-                np.interp(_MARKED_RATES, full.rate, full.cost) / scale,
-                np.interp(_MARKED_RATES, full.rate, full.quality),
-                linestyle="none",
-                marker=style["marker"],
-                ms=5.5,
-                color=style["color"],
-                markeredgecolor="white",
-                markeredgewidth=0.7,
-                zorder=4,
-            )
+            marked = [np.interp(_MARKED_RATES, full.rate, y) for y in (full.cost, full.quality)]
+            marks = style | {"linestyle": "none", "ms": 5.5, "markeredgecolor": "white"}
+            axes.plot(marked[0] / scale, marked[1], **marks, markeredgewidth=0.7, zorder=4)
     if with_markers:
         end = max(thin.values(), key=lambda curve: curve.cost[-1])
         most, quality = end.cost[-1], end.quality[-1]
@@ -230,45 +250,38 @@ def _add_rate_axis(axes: Axes, panel: Panel, scale: float) -> None:
     """
     thin = [curve.thin(_POINTS) for curve in panel.curves.values()]
     rate, cost = 100 * thin[0].rate, thin[0].cost / scale
-    if np.any(np.diff(cost) <= 0):
-        return
-    if not all(np.allclose(curve.cost / scale, cost, rtol=1e-9) for curve in thin):
+    if np.any(np.diff(cost) <= 0) or not all(
+        np.allclose(curve.cost / scale, cost, rtol=1e-9) for curve in thin
+    ):
         return
     # Beyond both ends, where the margins are, as steep as on the whole.
     span = cost[-1] - cost[0]
     rate = np.concatenate([[-100.0], rate, [200.0]])
     cost = np.concatenate([[cost[0] - span], cost, [cost[-1] + span]])
-    top = axes.secondary_xaxis(
-        "top",
-        functions=(lambda x: np.interp(x, cost, rate), lambda r: np.interp(r, rate, cost)),
-    )
+    both = (lambda x: np.interp(x, cost, rate), lambda r: np.interp(r, rate, cost))
+    top = axes.secondary_xaxis("top", functions=both)
     top.set_xticks([0, 25, 50, 75, 100])
     top.set_xlabel("deferral rate (%)")
     top.spines["top"].set_visible(False)
 
 
-def _handles(
-    panel: Panel, with_markers: bool = True, with_areas: bool = True, with_lines: bool = True
-) -> list[Line2D | Patch]:
-    """Legend entries: a line per cascade, best area first where areas are shown, then the lines."""
+def _handles(panel: Panel, in_full: bool = True) -> list[Line2D | Patch]:
+    """Legend entries: a line per cascade; in full the best area first, then lines and stars."""
     look = styles(list(panel.curves))
     names = list(panel.curves)
-    if with_areas:
+    if in_full:
         names.sort(key=lambda name: -panel.summaries[name].area.value)
     handles: list[Line2D | Patch] = []
     for name in names:
-        style = dict(look[name])
-        if not with_markers:
-            style.pop("marker")
+        style = {"linewidth": 1.8, "ms": 5, "markeredgecolor": "white", **look[name]}
         label = shorten(name, 30)
-        if with_areas:
+        if in_full:
             label += f"\narea {panel.summaries[name].area.value:.3f}"
-        handles.append(
-            Line2D([], [], linewidth=1.8, ms=5, markeredgecolor="white", label=label, **style)
-        )
-    if with_lines:
+        else:
+            del style["marker"]
+        handles.append(Line2D([], [], label=label, **style))
+    if in_full:
         handles += _line_handles([panel])
-    if with_markers:
         star = {"marker": "*", "ms": 9, "color": INK, "linestyle": "none"}
         handles.append(Line2D([], [], label="all deferred", **star))
         handles.append(Line2D([], [], label="large model alone", markerfacecolor="white", **star))

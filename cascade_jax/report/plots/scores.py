@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,7 +13,7 @@ from cascade_jax.evaluation import confusion
 from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.reliability import Reliability
 from cascade_jax.evaluation.results import Panel
-from cascade_jax.report.plots.curves import GREY, INK, STYLE, shorten, styles, words
+from cascade_jax.report.plots.curves import GREY, STYLE, multiples, shorten, styles, words
 
 _RIGHT, _WRONG = "#0072B2", "#D55E00"
 
@@ -26,8 +25,8 @@ def reliability_figure(panel: Panel, columns: int = 4) -> Figure:
     """
     names = list(panel.summaries)
     with rc_context(STYLE):
-        figure, axes_of = _multiples(names, columns, 2.5)
-        for name, axes in axes_of.items():
+        figure, grid = multiples(len(names), columns, (2.5, 2.5), sharey=True)
+        for name, axes in zip(names, grid, strict=True):
             separation = panel.summaries[name].separation
             axes.plot([0, 1], [0, 1], linestyle="--", color=GREY, linewidth=0.9)
             _add_bins(axes, separation.reliability_scaled, _WRONG, "s", "--", filled=False)
@@ -69,15 +68,12 @@ def histogram_figure(title: str, cascades: Mapping[str, Cascade], columns: int =
     Two outlines over one another, as shares of all answers; what lies far right is deferred first.
     """
     with rc_context(STYLE):
-        figure, axes_of = _multiples(list(cascades), columns, 2.2)
-        for name, axes in axes_of.items():
-            cascade = cascades[name]
+        figure, grid = multiples(len(cascades), columns, (2.5, 2.2), sharey=True)
+        for (name, cascade), axes in zip(cascades.items(), grid, strict=True):
             histogram = confusion.histogram(cascade.score, cascade.student_quality)
             total = len(cascade.score)
-            for counts, color, hatch in (
-                (histogram.right, _RIGHT, None),
-                (histogram.wrong, _WRONG, "////"),
-            ):
+            kinds = (histogram.right, _RIGHT, None), (histogram.wrong, _WRONG, "////")
+            for counts, color, hatch in kinds:
                 style = {"color": color, "linewidth": 1.2}
                 axes.stairs(counts / total, histogram.edges, fill=True, alpha=0.25, color=color)
                 axes.stairs(counts / total, histogram.edges, hatch=hatch, **style)
@@ -90,9 +86,8 @@ def histogram_figure(title: str, cascades: Mapping[str, Cascade], columns: int =
             Patch(facecolor="#cfe3ef", edgecolor=_RIGHT, label="small model right"),
             Patch(facecolor="#f7ddcb", edgecolor=_WRONG, hatch="////", label="small model wrong"),
         ]
-        figure.legend(
-            handles=handles, loc="outside upper left", ncols=2, fontsize=8, title=shorten(title, 60)
-        )
+        place = {"loc": "outside upper left", "ncols": 2, "fontsize": 8}
+        figure.legend(handles=handles, title=shorten(title, 60), **place)
     return figure
 
 
@@ -101,13 +96,11 @@ def scores_figure(panel: Panel, columns: int = 2) -> Figure:
 
     Reference: Cascade-Aware Training of Language Models, figures 5 and 6.
     """
-    names = list(panel.scores)
     scores = list(dict.fromkeys(score for by_score in panel.scores.values() for score in by_score))
     look = styles(scores)
     with rc_context(STYLE):
-        figure, axes_of = _multiples(names, columns, 3.0, width=3.9)
-        for name, axes in axes_of.items():
-            by_score = panel.scores[name]
+        figure, grid = multiples(len(panel.scores), columns, (3.9, 3.0), sharey=True)
+        for (name, by_score), axes in zip(panel.scores.items(), grid, strict=True):
             curve = panel.curves[name]
             ends = curve.student_quality, curve.teacher_quality
             axes.plot([0, 100], ends, color=GREY, linestyle=":", linewidth=1.0)
@@ -115,38 +108,19 @@ def scores_figure(panel: Panel, columns: int = 2) -> Figure:
                 line = {"color": look[score]["color"], "linestyle": look[score]["linestyle"]}
                 axes.plot(100 * summary.curve.rate, summary.curve.quality, linewidth=1.3, **line)
             best = max(by_score, key=lambda score: by_score[score].area.value)
-            axes.set_title(
-                f"{shorten(name, 24)}: best {shorten(best, 22)} {by_score[best].area.value:.3f}",
-                fontsize=8,
-                loc="left",
-            )
+            text = f"{shorten(name, 24)}: best {shorten(best, 22)} {by_score[best].area.value:.3f}"
+            axes.set_title(text, fontsize=8, loc="left")
             axes.tick_params(labelsize=7)
             axes.set_xlim(0, 100)
         figure.supxlabel("deferral rate (%)", fontsize=9)
         figure.supylabel(shorten(words(panel.metric), 40), fontsize=9)
         handles = [
-            Line2D(
-                [], [], label=shorten(score, 26), color=style["color"], linestyle=style["linestyle"]
-            )
+            Line2D([], [], label=shorten(score, 26), color=style["color"], ls=style["linestyle"])
             for score, style in look.items()
         ]
         handles.append(Line2D([], [], label="random deferral", color=GREY, linestyle=":"))
         figure.legend(handles=handles, loc="outside right upper", fontsize=8)
     return figure
-
-
-def _multiples(
-    names: list[str], columns: int, height: float, width: float = 2.5
-) -> tuple[Figure, dict[str, Axes]]:
-    """Small multiples, one for each name, with axes alike."""
-    columns = min(columns, len(names))
-    rows = math.ceil(len(names) / columns)
-    size = (max(width * columns + 0.4, 4.6), height * rows + 0.9)
-    figure = Figure(figsize=size, dpi=150, layout="constrained", edgecolor=INK)
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axes in grid.flat[len(names) :]:
-        axes.set_visible(False)
-    return figure, dict(zip(names, np.ravel(grid), strict=False))
 
 
 def _number(value: float) -> str:
