@@ -90,28 +90,16 @@ _REQUIRED = 4  # of both; the others are of packed batches
 
 
 def from_seqio(features: Mapping[str, Array]) -> Batch:
-    """Builds a Batch from the output of `seqio.EncDecFeatureConverter`.
-
-    Args:
-      features: arrays keyed by seqio's names; the four packing ones may be missing. seqio's
-        weights are whole numbers and become float32.
+    """Builds a Batch from the output of `seqio.EncDecFeatureConverter`; weights become float32.
 
     Raises:
-      ValueError: if one of the four features that every batch has is missing.
+      ValueError: a feature is missing that is not one of packing.
     """
     return Batch(**_renamed(features, _SEQIO_NAMES))
 
 
 def from_seqio_prefix_lm(features: Mapping[str, Array]) -> DecoderBatch:
-    """Builds a DecoderBatch from the output of `seqio.PrefixLMFeatureConverter`.
-
-    Args:
-      features: arrays keyed by seqio's names; the two packing ones may be missing. seqio's
-        weights are whole numbers and become float32.
-
-    Raises:
-      ValueError: if one of the four features that every batch has is missing.
-    """
+    """A DecoderBatch from the output of `seqio.PrefixLMFeatureConverter`; see `from_seqio`."""
     return DecoderBatch(**_renamed(features, _SEQIO_PREFIX_LM_NAMES))
 
 

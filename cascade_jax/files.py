@@ -33,11 +33,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def check_not_read(output: str | os.PathLike, *read: str | os.PathLike | None) -> None:
-    """Refuses to write over a file that is to be read.
-
-    Raises:
-      ValueError: which.
-    """
+    """Raises ValueError if a file that is read is the one to be written."""
     for path in read:
         if path is not None and Path(path).resolve() == Path(output).resolve():
             raise ValueError(f"{output} is what is read; give the output another name")

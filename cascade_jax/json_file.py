@@ -47,12 +47,7 @@ def finite_or_null(value: float) -> float | None:
 
 
 def to_values(value: Any, float_fn: Callable[[float], Any] = finite_or_text) -> Any:
-    """JSON values of dataclasses, mappings, sequences and NumPy arrays.
-
-    Args:
-      value: to be converted.
-      float_fn: the JSON value of a float.
-    """
+    """JSON values of dataclasses, mappings, sequences and arrays; floats become float_fn(float)."""
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
         return {name: to_values(getattr(value, name), float_fn) for name in names}
@@ -77,20 +72,12 @@ def to_text(value: Any, indent: int | None = None) -> str:
 
 
 def write(path: str | os.PathLike, value: Any, indent: int | None = None) -> None:
-    """Writes a dataclass as a file, whole or not at all.
-
-    Raises:
-      ValueError: see `to_text`.
-    """
+    """Writes a dataclass as a file, whole or not at all; raises as `to_text`."""
     files.write_text(path, to_text(value, indent))
 
 
 def parse(text: str | bytes, source: str = "") -> Any:
-    """JSON values of a text.
-
-    Raises:
-      ValueError: it is not JSON.
-    """
+    """JSON values of a text; raises ValueError if it is not JSON."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -98,11 +85,7 @@ def parse(text: str | bytes, source: str = "") -> Any:
 
 
 def read_values(path: str | os.PathLike) -> Any:
-    """JSON values of a file.
-
-    Raises:
-      ValueError: it is not JSON.
-    """
+    """JSON values of a file; raises ValueError if it is not JSON."""
     return parse(Path(path).read_bytes(), os.fspath(path))
 
 
@@ -113,7 +96,7 @@ def from_values(values: Any, kind: type[T], source: str = "", complete: bool = F
       values: what `parse` gives.
       kind: the dataclass.
       source: the file, for messages.
-      complete: whether fields that have a default must be there too.
+      complete: whether fields that have a default must be present too.
 
     Raises:
       ValueError: a field that is missing, unknown or of another type, with its place in the file
@@ -237,10 +220,8 @@ def _check_fields(values: Any, known: Any, complete: bool, prefix: str, place: _
         for key in values:
             if key not in known:
                 hint = did_you_mean(key, known)
-                raise ValueError(
-                    f"{prefix}unknown field {key!r}{where}{hint}; a file of another version, or "
-                    "changed by hand"
-                )
+                why = "a file of another version, or changed by hand"
+                raise ValueError(f"{prefix}unknown field {key!r}{where}{hint}; {why}")
         missing = [key for key in known if key not in values]
         if complete and missing:
             raise ValueError(f"{prefix}missing fields{where}: {', '.join(missing)}")

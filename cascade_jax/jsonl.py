@@ -11,10 +11,6 @@ def read_objects(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields ("<file>:<line>", object) of a UTF-8 file; blank lines are skipped.
 
-    Args:
-      path: the file.
-      error: what is raised for a line that can not be used.
-
     Raises:
       FileNotFoundError: no such file.
       error: a line that is no JSON object.
@@ -32,15 +28,13 @@ def read_objects(
                 raise error(f"{where}: not UTF-8 ({problem.reason})") from None
             except json.JSONDecodeError as problem:
                 what = problem.msg.removesuffix(" at")
-                raise error(
-                    f"{where}: not a JSON object ({what} at column {problem.colno})"
-                ) from None
+                what += f" at column {problem.colno}"
+                raise error(f"{where}: not a JSON object ({what})") from None
             except RecursionError:
                 raise error(f"{where}: nested too deeply to be read") from None
             if rb"\ud" in line.lower() and _has_half_a_character(value):
-                raise error(
-                    f"{where}: holds half of a character, such as \\ud83d alone, which is no text"
-                )
+                half = "half of a character, such as \\ud83d alone, which is no text"
+                raise error(f"{where}: holds {half}")
             if not isinstance(value, dict):
                 raise error(f"{where}: is {shown(value)}; must be an object {{...}}")
             yield where, value

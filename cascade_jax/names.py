@@ -6,12 +6,9 @@ from collections.abc import Iterable, Sequence
 
 
 def did_you_mean(name: object, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """What an error adds about a name: "; did you mean 'train'?", or nothing if none is near.
+    """What an error adds about an unknown name: "; did you mean 'train'?", or nothing.
 
-    Args:
-      name: the unknown name.
-      known: the names that exist.
-      cutoff: least similarity, from 0 to 1.
+    `cutoff` is the least similarity, from 0 to 1.
     """
     near = nearest_names(name, known, 1, cutoff)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -11,12 +11,7 @@ LOWEST = -1e30  # used for -inf where 0 * -inf would be NaN
 def masked_sum(values: Shaped[Array, "*n"], mask: Shaped[Array, "*n"]) -> Float[Array, ""]:
     """Sum of `values * mask` in float32, where a masked value may be NaN or infinite.
 
-    Args:
-      values: numbers of any dtype, or booleans that count as 0 and 1.
-      mask: weights of the same shape; where it is 0 the value does not matter.
-
-    Returns:
-      float32 scalar.
+    Values are numbers of any dtype, or booleans that count as 0 and 1; the mask holds weights.
     """
     mask = mask.astype(jnp.float32)
     safe = jnp.where(mask != 0, values.astype(jnp.float32), 0.0)
@@ -28,9 +23,7 @@ def safe_ratio(
 ) -> Float[Array, "*n"]:
     """`numerator / denominator`, and 0 where the denominator is 0 (gradients stay finite too).
 
-    Args:
-      numerator: any shape.
-      denominator: of the same shape, or a scalar.
+    The denominator has the numerator's shape, or is a scalar.
     """
     is_zero = denominator == 0
     return jnp.where(is_zero, 0.0, numerator / jnp.where(is_zero, 1.0, denominator))

@@ -111,15 +111,11 @@ def columns(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[
 
     Example: ``columns([["a", "1"], ["bc", "10"]], right=[1])`` is ``["a    1", "bc  10"]``.
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+    aligned = []
+    for i, column in enumerate(zip(*rows, strict=True)):
+        align, width = str.rjust if i in right else str.ljust, max(map(len, column))
+        aligned.append([align(cell, width) for cell in column])
+    return ["  ".join(cells).rstrip() for cells in zip(*aligned, strict=True)]
 
 
 def as_text(table: Table, *, rule: bool = False) -> str:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cascade_jax import checks
+from cascade_jax.names import check_choice
 from cascade_jax.numerics import DTYPE_NAMES
 
 
@@ -34,10 +36,8 @@ class Unembedding:
     dtype: str = flax.struct.field(default="float32", pytree_node=False)
 
     def __post_init__(self):
-        if self.soft_cap is not None and not self.soft_cap > 0:
-            raise ValueError(f"soft_cap {self.soft_cap} must be above 0, or None for no cap")
-        if self.dtype not in DTYPE_NAMES:
-            raise ValueError(f"dtype {self.dtype!r} is not one of {list(DTYPE_NAMES)}")
+        checks.positive("soft_cap", self.soft_cap, optional=True)
+        check_choice("dtype", self.dtype, DTYPE_NAMES)
 
     def check(self) -> None:
         """Refuses arrays that do not fit. (Not when built: trees of other things are built too.)
@@ -48,15 +48,12 @@ class Unembedding:
         if self.kernel.ndim != 2:
             raise ValueError(f"kernel has shape {self.kernel.shape}; it must have two axes")
         if self.bias is not None and self.bias.shape != (self.columns,):
-            raise ValueError(
-                f"bias has shape {self.bias.shape}; the kernel {self.kernel.shape} wants "
-                f"({self.columns},)"
-            )
-        if self.vocab_size is not None and not 0 < self.vocab_size <= self.columns:
-            raise ValueError(
-                f"vocab_size {self.vocab_size} does not fit the kernel {self.kernel.shape}; "
-                f"allowed is 1 to {self.columns}"
-            )
+            allowed = f"({self.columns},) for the kernel {self.kernel.shape}"
+            raise ValueError(f"bias has shape {self.bias.shape}; must be {allowed}")
+        if self.vocab_size is not None:
+            fits = 0 < self.vocab_size <= self.columns
+            allowed = f"from 1 to {self.columns} for the kernel {self.kernel.shape}"
+            checks.require(fits, "vocab_size", self.vocab_size, allowed)
 
     @property
     def columns(self) -> int:
@@ -80,12 +77,8 @@ class Unembedding:
     def all_logits(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n columns"]:
         """float32 logits with those of the padding columns, which mean nothing."""
         dims = (((hidden.ndim - 1,), (1 if self.tied else 0,)), ((), ()))
-        logits = jax.lax.dot_general(
-            self.scaled(hidden),
-            self.kernel.astype(self.dtype),
-            dims,
-            preferred_element_type=jnp.float32,
-        )
+        arrays = self.scaled(hidden), self.kernel.astype(self.dtype)
+        logits = jax.lax.dot_general(*arrays, dims, preferred_element_type=jnp.float32)
         if self.bias is not None:
             logits = logits + jnp.expand_dims(self.bias.astype(jnp.float32), range(logits.ndim - 1))
         if self.soft_cap is not None:
@@ -101,9 +94,5 @@ class Unembedding:
         more = columns - self.columns
         kernel_pad = ((0, more), (0, 0)) if self.tied else ((0, 0), (0, more))
         bias = None if self.bias is None else jnp.pad(self.bias, (0, more))
-        return dataclasses.replace(
-            self,
-            kernel=jnp.pad(self.kernel, kernel_pad),
-            bias=bias,
-            vocab_size=None,
-        )
+        kernel = jnp.pad(self.kernel, kernel_pad)
+        return dataclasses.replace(self, kernel=kernel, bias=bias, vocab_size=None)

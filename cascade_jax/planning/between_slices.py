@@ -14,13 +14,7 @@ _PERMUTE = "ONE_TO_ONE"
 def exchange(each: Instruction, operand: float, slices: int) -> tuple[str, float] | None:
     """The kind of collective that a transfer is part of, and the bytes that a chip sends for it.
 
-    Args:
-      each: any instruction.
-      operand: bytes of the array that it sends.
-      slices: how many there are.
-
-    Returns:
-      None for what is no such transfer; of each pair the `send` counts.
+    None for any other instruction; of each pair the `send` counts, an array of `operand` bytes.
     """
     transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', each.attributes)
     if each.opcode != "send" or not transfer:

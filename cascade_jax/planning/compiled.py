@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from cascade_jax.batch import PREFIX_LM, Batch, DecoderBatch
-from cascade_jax.collection.collect import CollectConfig
+from cascade_jax.data.mixtures import DataConfig
 from cascade_jax.inference import generate
 from cascade_jax.models import families
 from cascade_jax.parallel import rules
@@ -187,31 +187,25 @@ def train_step(run: TrainRun, mesh: Mesh) -> Step:
     return Step(f"train {run.name}", programs.train_step.jitted, arguments, parts, mesh)
 
 
-def collect_steps(config: CollectConfig, run: TrainRun, mesh: Mesh) -> list[Step]:
-    """Decoding one batch with the student and the teacher of a run, as `cascade-jax collect` does.
-
-    Args:
-      config: of the collection.
-      run: of the student; it need not be trained yet.
-      mesh: what to compile for.
+def decode_step(
+    name: str,
+    model: families.ModelConfig,
+    table: str | rules.Table,
+    top_k: int,
+    data: DataConfig,
+    mesh: Mesh,
+) -> Step:
+    """Decoding one batch with a model, as `cascade-jax collect` does.
 
     Raises:
       ValueError: the batch or a parameter does not divide over the mesh; names it.
     """
-    tables = run.rules, run.teacher_rules
-    rules.check_batch_size("batch_size", config.data.batch_size, mesh, *tables)
-    shape = config.data.batch_size, config.data.input_length
-    inputs = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rules.batch_sharding(mesh))
-    steps = []
-    for name, model, table, top_k in (
-        ("student", run.model, run.rules, config.top_k),
-        ("teacher", run.teacher, run.teacher_rules, 0),
-    ):
-        module = families.build(model)
-        params = state_lib.abstract_parameters(module, mesh, table=table)
-        decode = generate.make_generate_fn(module, config.data.target_length, _EOS, top_k)
-        parts = {name: params, "batch": inputs}
-        arguments = (params, inputs)
-        traced_under = functools.partial(rules.applied, table)
-        steps.append(Step(f"decode {name}", decode, arguments, parts, mesh, traced_under))
-    return steps
+    rules.check_batch_size("batch_size", data.batch_size, mesh, table)
+    module = families.build(model)
+    params = state_lib.abstract_parameters(module, mesh, table=table)
+    shape, sharding = (data.batch_size, data.input_length), rules.batch_sharding(mesh)
+    inputs = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
+    decode = generate.make_generate_fn(module, data.target_length, _EOS, top_k)
+    parts = {name: params, "batch": inputs}
+    traced_under = functools.partial(rules.applied, table)
+    return Step(f"decode {name}", decode, (params, inputs), parts, mesh, traced_under)

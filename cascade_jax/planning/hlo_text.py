@@ -12,18 +12,11 @@ _BITS = {
 }  # fmt: skip
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
-_CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|called_computations)=")
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """An array's type.
-
-    Attributes:
-      dtype: as HLO names it.
-      dims: sizes.
-      memory: the memory space of its layout; 0 is the chip's large memory (HBM), 1 is on the core.
-    """
+    """An array's type; of memory spaces 0 is the chip's large memory (HBM), 1 is on the core."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -116,11 +109,7 @@ class Program:
 
 
 def parse(text: str) -> Program:
-    """Reads what `compiled.as_text()` gives.
-
-    Raises:
-      ValueError: there is no entry computation in it.
-    """
+    """Reads what `compiled.as_text()` gives; raises ValueError if it has no entry computation."""
     computations, entry, current = {}, None, None
     for line in text.splitlines():
         if line.endswith("{") and (opened := re.match(r"(ENTRY )?%?([\w.\-]+) ", line)):

@@ -95,8 +95,7 @@ class _Walk:
         """Adds a computation that runs `times` times.
 
         Args:
-          name: of the computation.
-          times: how often it runs.
+          name, times: the computation.
           steps: collectives of the loop body that this belongs to, which are counted; one that is
             spread over several fusions, so that it goes on beside them, stands in each of these.
           inside: of a fusion, where only matmuls and collectives count.

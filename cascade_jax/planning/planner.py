@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from cascade_jax.collection.collect import CollectConfig
-from cascade_jax.names import did_you_mean
+from cascade_jax.names import check_choice
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.planning import compiled as compiled_lib
 from cascade_jax.planning import hlo_text, hlo_walk, liveness, roofline
@@ -83,14 +83,11 @@ def chosen_run(config: TrainConfig, name: str | None = None) -> TrainRun:
     Raises:
       ValueError: there is no run of this name.
     """
-    runs = config.selected()
+    runs = {run.name: run for run in config.selected()}
     if name is not None:
-        for run in runs:
-            if run.name == name:
-                return run
-        names = [run.name for run in runs]
-        raise ValueError(f"there is no run {name!r}{did_you_mean(name, names)}; there are {names}")
-    return ([run for run in runs if run.teacher is not None] or list(runs))[-1]
+        check_choice("run", name, runs)
+        return runs[name]
+    return ([run for run in runs.values() if run.teacher is not None] or list(runs.values()))[-1]
 
 
 def plan_train(run: TrainRun, mesh_config: MeshConfig, topology: Topology) -> Plan:
@@ -117,12 +114,7 @@ def plan_train(run: TrainRun, mesh_config: MeshConfig, topology: Topology) -> Pl
 
 
 def plan_collect(config: CollectConfig, run: TrainRun, topology: Topology) -> list[Plan]:
-    """Compiles the decoding of one batch by the student and the teacher of a run.
-
-    Args:
-      config: of the collection.
-      run: of the student; it need not be trained yet.
-      topology: the chips.
+    """Compiles the decoding of one batch by a run's student, trained or not, and its teacher.
 
     Raises:
       ValueError: as `plan_train`.
@@ -130,23 +122,18 @@ def plan_collect(config: CollectConfig, run: TrainRun, topology: Topology) -> li
     if run.teacher is None:
         raise ValueError(f"run {run.name!r} has no teacher; choose a student's run (--run)")
     mesh = _mesh(config.cascade.mesh, topology)
-    rows, length = config.data.batch_size, config.data.input_length
-    longest = config.data.target_length
+    data = config.data
     plans = []
-    for step, model, table, top_k in zip(
-        compiled_lib.collect_steps(config, run, mesh),
-        (run.model, run.teacher),
-        (run.rules, run.teacher_rules),
-        (config.top_k, 0),
-        strict=True,
+    for name, model, table, top_k in (
+        ("student", run.model, run.rules, config.top_k),
+        ("teacher", run.teacher, run.teacher_rules, 0),
     ):
-        expected = {
-            "expected_flops": rows * roofline.answer_flops(model, length, longest) / mesh.size
-        }
+        step = compiled_lib.decode_step(name, model, table, top_k, data, mesh)
+        answer = roofline.answer_flops(model, data.input_length, data.target_length)
+        expected = {"expected_flops": data.batch_size * answer / mesh.size}
+        tokens = data.batch_size * (data.input_length + data.target_length)
         split = {"rules": _shown(table), "top_k": top_k}
-        plans.append(
-            _plan(step, topology, split, rows * (length + longest), None, longest, expected)
-        )
+        plans.append(_plan(step, topology, split, tokens, None, data.target_length, expected))
     return plans
 
 
@@ -155,11 +142,7 @@ def _shown(table: Any) -> Any:
 
 
 def _mesh(config: MeshConfig, topology: Topology):
-    """The mesh on the topology's devices.
-
-    Raises:
-      ValueError: names both when they do not match.
-    """
+    """The mesh on the topology's devices; raises ValueError if they do not match."""
     devices = topology.devices(config.dcn_data)
     try:
         return config.build(devices)
@@ -217,14 +200,13 @@ def advice(plan: Plan) -> str:
     if plan.peak is not None:
         sizes["activations"] = max(0.0, plan.peak - sum(plan.parts.values()))
     largest = max(sizes, key=lambda name: sizes[name])
-    fsdp, tensor = plan.mesh["fsdp"], plan.mesh["tensor"]
-    whole = plan.split.get("teacher_rules" if largest == "teacher" else "rules")
-    tips = {
-        "activations": "more microbatches (--gin.MICROBATCHES), remat 'full', or a larger "
-        "data, fsdp or tensor axis",
-        "teacher": f"split it: TEACHER_RULES is {whole!r} on fsdp={fsdp}, tensor={tensor}",
-    }
-    tip = tips.get(largest, f"split it: RULES is {whole!r} on fsdp={fsdp}, tensor={tensor}")
+    if largest == "activations":
+        tip = "more microbatches (--gin.MICROBATCHES), remat 'full', or a larger "
+        tip += "data, fsdp or tensor axis"
+    else:
+        rules = "teacher_rules" if largest == "teacher" else "rules"
+        mesh = f"fsdp={plan.mesh['fsdp']}, tensor={plan.mesh['tensor']}"
+        tip = f"split it: {rules.upper()} is {plan.split.get(rules)!r} on {mesh}"
     return (
         f"{plan.reason}. The largest part is {largest}, {sizes[largest] / 1e9:.2f} GB a chip; "
         f"{tip}. --sweep tries meshes, microbatches and remat"

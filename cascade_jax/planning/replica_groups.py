@@ -10,13 +10,7 @@ def group(attributes: str) -> np.ndarray | None:
     """The devices that take part together, for the first of the groups; numbers count the mesh.
 
     HLO writes groups in three ways: `{{0,1},{2,3}}`, `[2,2]<=[4]` (with a transpose `T(1,0)`), and
-    `mesh['a'=2,'b'=2] {'b'}`. A permutation names pairs.
-
-    Args:
-      attributes: of the instruction.
-
-    Returns:
-      None if the attributes name no group.
+    `mesh['a'=2,'b'=2] {'b'}`. A permutation names pairs. None if the attributes name no group.
     """
     if match := re.search(r"source_target_pairs=\{([\d,{}]*)\}", attributes):
         pairs = [pair.split(",") for pair in re.findall(r"[\d,]+(?=\})", match[1])]
@@ -40,11 +34,9 @@ def group(attributes: str) -> np.ndarray | None:
 
 
 def axes_of(devices: np.ndarray | None, mesh: Mapping[str, int]) -> tuple[str, ...]:
-    """The mesh axes along which these devices differ; all that are split if nothing is said.
+    """The mesh axes along which the devices of a `group` differ; without one all that are split.
 
-    Args:
-      devices: from `group`.
-      mesh: sizes of the axes, the last varying fastest.
+    The mesh's axes vary the faster the later they stand.
     """
     if devices is None or devices.max() >= np.prod(list(mesh.values())):
         return tuple(axis for axis, size in mesh.items() if size > 1)

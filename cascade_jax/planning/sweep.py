@@ -36,15 +36,14 @@ class Candidate:
 
 def meshes(num_chips: int, dcn_data: int = 1, most_tensor: int = 8) -> list[MeshConfig]:
     """Meshes of a slice in powers of two: all on one axis, and both ways to share two."""
-    shapes = []
     powers = [1 << i for i in range(num_chips.bit_length()) if num_chips % (1 << i) == 0]
-    for tensor in powers:
-        rest = num_chips // tensor
-        if tensor > most_tensor:
-            continue
-        for data in {1, rest}:
-            shapes.append(MeshConfig(data, rest // data, tensor, dcn_data))
-    return sorted(set(shapes), key=lambda mesh: (mesh.tensor, mesh.data))
+    shapes = {
+        MeshConfig(data, num_chips // tensor // data, tensor, dcn_data)
+        for tensor in powers
+        for data in (1, num_chips // tensor)
+        if tensor <= most_tensor
+    }
+    return sorted(shapes, key=lambda mesh: (mesh.tensor, mesh.data))
 
 
 def candidates(
@@ -52,18 +51,13 @@ def candidates(
 ) -> Iterator[Candidate]:
     """The splits that a sweep tries: every mesh with the run's own settings, then other settings.
 
-    Args:
-      run: the run as configured.
-      mesh: the mesh as configured; the number of slices stays.
-      topology: of one slice.
-      limit: at most so many.
+    The number of slices stays that of the configured mesh.
     """
     own = (run.microbatches, run.model.remat)
     others = [pair for pair in itertools.product(MICROBATCHES, REMATS) if pair != own]
     all_meshes = meshes(topology.num_chips, mesh.dcn_data)
-    pairs = [(each, own) for each in all_meshes]
-    pairs += [(each, other) for other in others for each in all_meshes]
-    for each, (microbatches, remat) in pairs[:limit]:
+    pairs = itertools.product([own, *others], all_meshes)
+    for (microbatches, remat), each in itertools.islice(pairs, limit):
         yield Candidate(each, microbatches, remat)
 
 
@@ -74,10 +68,6 @@ def likely(
 
     Parameters and optimizer of the other meshes are known exactly. What else the plan's peak holds
     is taken to grow with the rows that a chip computes at once.
-
-    Args:
-      run, mesh, topology: arguments of `planner.plan_train`.
-      plan: its result.
 
     Returns:
       The first candidate that fits by this estimate, or the smallest, and its bytes; None if it is

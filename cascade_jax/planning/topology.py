@@ -78,13 +78,10 @@ class Topology:
         if num_slices > 1:
             settings["num_slices"] = num_slices
         try:
-            devices = topologies.get_topology_desc(
-                platform="tpu", topology_name=str(self), **settings
-            ).devices
+            return list(topologies.get_topology_desc(str(self), "tpu", **settings).devices)
         except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
             line = str(error).strip().partition("\n")[0]
             raise TopologyError(f"the TPU compiler does not take {self}: {line}") from error
-        return list(devices)
 
 
 def _cpu_devices(count: int) -> list[jax.Device]:
@@ -102,30 +99,21 @@ def _cpu_devices(count: int) -> list[jax.Device]:
     return devices[:count]
 
 
-def names() -> list[str]:
-    """Every TPU slice, by its sides."""
-    return [f"{kind}:{shape}" for kind, shapes in SHAPES.items() for shape in shapes]
-
-
 def parse(name: str) -> Topology:
-    """The topology of a name.
-
-    Raises:
-      TopologyError: lists those that there are.
-    """
-    if match := re.fullmatch(r"cpu[:-](\d+)", name):
-        if int(match[1]) > 0:
-            return Topology("cpu", (int(match[1]),))
-    known = {each: each for each in names()}
-    for each in names():
-        kind, _, shape = each.partition(":")
-        count = math.prod(map(int, shape.split("x"))) * _CORES.get(kind, 1)
-        known.setdefault(f"{kind}-{count}", each)
+    """The topology of a name; raises TopologyError with those that there are."""
+    if match := re.fullmatch(r"cpu[:-](0*[1-9]\d*)", name):
+        return Topology("cpu", (int(match[1]),))
+    known: dict[str, Topology] = {}
+    for kind, shapes in SHAPES.items():
+        for text in shapes:
+            shape = tuple(map(int, text.split("x")))
+            known[f"{kind}:{text}"] = Topology(kind, shape)
+            count = math.prod(shape) * _CORES.get(kind, 1)
+            known.setdefault(f"{kind}-{count}", Topology(kind, shape))
     if name not in known:
         hint = did_you_mean(name, list(known))
         listed = "; ".join(f"{kind}: {', '.join(shapes)}" for kind, shapes in SHAPES.items())
         raise TopologyError(
             f"topology {name!r} is not known{hint} (there are cpu:N and, as KIND:SIDES, {listed})"
         )
-    kind, _, shape = known[name].partition(":")
-    return Topology(kind, tuple(map(int, shape.split("x"))))
+    return known[name]

@@ -2,20 +2,16 @@
 
 import math
 from collections.abc import Mapping
+from html import escape
 
 from cascade_jax.deferral.guarantees.bounds import PAPER
-from cascade_jax.deferral.guarantees.budget_file import (
-    COST,
-    Budget,
-    Spread,
-    uncertainty_label,
-)
+from cascade_jax.deferral.guarantees.budget_file import COST, Budget, Spread, uncertainty_label
 from cascade_jax.deferral.policy import ANSWER, TOKEN
 from cascade_jax.evaluation.costs import format_cost
 from cascade_jax.evaluation.live_cascades import LiveCascade
 from cascade_jax.evaluation.policy_points import PolicyPoint
 from cascade_jax.evaluation.results import Evaluation
-from cascade_jax.report.numbers import cost_text, escaped, promise_text
+from cascade_jax.report.numbers import cost_text, promise_text
 from cascade_jax.text_table import Cell, Column, Table, as_html, number, percent
 
 SEARCH_PICTURES = {
@@ -39,28 +35,28 @@ def _policy(evaluation: Evaluation, name: str, point: PolicyPoint) -> str:
     kind += " warned" * bool(point.warnings)
     cost = "" if math.isnan(point.cost) else f" at {cost_text(panel, point.cost)}"
     score = uncertainty_label(point.score) if point.level == TOKEN else point.score
-    came_to = (
+    result = (
         f"{name} by its {point.status} policy, {score} > {threshold_text(point.thresholds)}: "
         f"{percent(point.rate)} of the {point.level}s deferred, quality "
         f"{number(point.quality)}{cost}."
     )
-    lines = [f"<p>{escaped(came_to)}</p>"]
+    lines = [f"<p>{escape(result)}</p>"]
     for kept in point.kept:
-        mark = {True: "✓ ", False: "✗ ", None: ""}[kept.is_within]
-        css = {True: "right", False: "wrong", None: "soft"}[kept.is_within]
-        lines.append(f'<p class="{css}">{mark}{escaped(promise_text(kept))}</p>')
-    lines += [f'<p class="wrong">{escaped(warning)}</p>' for warning in point.warnings]
-    lines.append(f'<p class="soft">{escaped(f"{point.promise} ({point.path})")}</p>')
+        marks = {True: ("right", "✓ "), False: ("wrong", "✗ "), None: ("soft", "")}
+        css, mark = marks[kept.is_within]
+        lines.append(f'<p class="{css}">{mark}{escape(promise_text(kept))}</p>')
+    lines += [f'<p class="wrong">{escape(warning)}</p>' for warning in point.warnings]
+    lines.append(f'<p class="soft">{escape(f"{point.promise} ({point.path})")}</p>')
     label = f"Certified policy of {name}"
-    return f'<section class="policy{kind}" aria-label="{escaped(label)}">{"".join(lines)}</section>'
+    return f'<section class="policy{kind}" aria-label="{escape(label)}">{"".join(lines)}</section>'
 
 
 def budget(budget: Budget) -> list[str]:
     """Head, sentences and table of a calibration; the charts come into ``#budgets``."""
     return [
         '<h2 id="budget">Budgets</h2>',
-        f"<p>{escaped(_measured(budget))}</p>",
-        f'<p class="soft">{escaped(_promised(budget))}</p>',
+        f"<p>{escape(_measured(budget))}</p>",
+        f'<p class="soft">{escape(_promised(budget))}</p>',
         '<div id="budgets"></div>',
         as_html(budget_table(budget)),
     ]
@@ -115,19 +111,15 @@ def budget_table(budget: Budget) -> Table:
         columns.append(Column(f"{metric}: {name.replace('_', ' ')}", qualities))
     ends = [number(end.quality[metric]) for end in (budget.ends.student, budget.ends.teacher)]
     repeats = f"means of {budget.repeats} repeats, small print the lowest and highest; "
-    title = (
-        f"Test splits: {repeats * (budget.repeats > 1)}small model alone {ends[0]}, large model "
-        f"alone {ends[1]}"
-        + "; other ways at equal cost, the oracle within the budget"
-        * bool(budget.baselines)
-    )
+    title = f"Test splits: {repeats * (budget.repeats > 1)}"
+    title += f"small model alone {ends[0]}, large model alone {ends[1]}"
+    title += "; other ways at equal cost, the oracle within the budget" * bool(budget.baselines)
     return Table(title, columns)
 
 
 def _spread(spread: Spread) -> Cell:
-    if spread.low < spread.high:
-        return Cell(spread.mean, spread.low, spread.high)
-    return Cell(spread.mean)
+    ends = (spread.low, spread.high) if spread.low < spread.high else ()
+    return Cell(spread.mean, *ends)
 
 
 def live(evaluation: Evaluation) -> list[str]:
@@ -139,14 +131,15 @@ def live(evaluation: Evaluation) -> list[str]:
         "was unsure of its own. Cost is the share of the most tokens that an answer may have "
         f"({', '.join(map(str, dict.fromkeys(lengths.values())))}) that are the large model's."
     )
+    by_task = as_html(task_table(evaluation), "figures")
     unstated = [name for name, c in cascades.items() if not c.is_length_stated]
     if unstated:
         text += f" Records of {', '.join(unstated)} do not state it: the longest answer's is taken."
     return [
         '<h2 id="live">Token by token</h2>',
-        f'<p class="soft">{escaped(text)}</p>',
+        f'<p class="soft">{escape(text)}</p>',
         as_html(live_table(evaluation)),
-        *([_per_task(evaluation)] if evaluation.shows_tasks else []),
+        f"<details><summary>Per task</summary>{by_task}</details>" * evaluation.shows_tasks,
         '<div id="positions"></div>',
     ]
 
@@ -168,11 +161,6 @@ def live_table(evaluation: Evaluation) -> Table:
             Column("threshold λ", [threshold_text(row.thresholds) for row in rows]),
         ],
     )
-
-
-def _per_task(evaluation: Evaluation) -> str:
-    table = as_html(task_table(evaluation), "figures")
-    return f"<details><summary>Per task</summary>{table}</details>"
 
 
 def task_table(evaluation: Evaluation) -> Table:

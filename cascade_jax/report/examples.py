@@ -27,15 +27,14 @@ def sample(
     """Examples of every task, right and wrong ones in equal number as far as there are such.
 
     Args:
-      tables: aligned records by cascade name.
-      scores: deferral scores by cascade name.
+      tables, scores: aligned records and deferral scores by cascade name.
       seed: of the draw.
       max_examples, max_bytes: where it ends; bytes are those of the rows in the page.
 
     Returns:
-      ``total`` examples there are, and the ``rows`` drawn, in the order of the records. A row has
-      what all cascades share, and under ``answers`` what each small model wrote; its ``rank`` is
-      the number of rows with a higher score.
+      The ``total`` number of examples, and the ``rows`` drawn, in the order of the records. A row
+      has what all cascades share, and under ``answers`` what each small model wrote; its ``rank``
+      is the number of rows with a higher score.
     """
     first = next(iter(tables.values()))
     drawn = draw_order(tables, seed)[:max_examples]

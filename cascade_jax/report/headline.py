@@ -19,12 +19,8 @@ _NEAR = percent(0.99)
 class Choice:
     """A cascade at the first threshold that reaches 99 % of the large model's quality.
 
-    Attributes:
-      name: of the cascade.
-      threshold: defer iff the score is above it; -inf = always.
-      rate: share deferred.
-      quality, cost: of the cascade there.
-      teacher_quality, teacher_cost: of the large model alone.
+    `threshold`: defer iff the score is above it; -inf = always. `rate` is the share deferred;
+    `quality` and `cost` are the cascade's there, those of the teacher the large model's alone.
     """
 
     name: str
@@ -55,11 +51,7 @@ def choose(panel: Panel, name: str | None = None) -> Choice:
     """The smallest deferral rate of a threshold that reaches 99 % of the large model's quality.
 
     The next point of metrics.json takes its place, so that it can be found there and on the page,
-    unless ties leave none near.
-
-    Args:
-      panel: the cascades.
-      name: one of them; None = the best.
+    unless ties leave none near. `name` is one of the panel's cascades; None = the best.
     """
     name = name or best(panel)
     target = panel.references.qualities[_NEARLY] - 1e-12
@@ -109,23 +101,23 @@ def recommendation(panel: Panel) -> str:
 def caution(panel: Panel) -> str:
     """How sure the choice is: the runner-up, whether intervals tell them apart, the cheapest."""
     name = best(panel)
-    said = [
-        "The threshold is read off these same examples, so on new ones the share deferred and the "
-        "quality will vary about these figures."
-    ]
+    sentences = []
     others = {other: s.area.value for other, s in panel.summaries.items() if other != name}
     if others:
         runner = max(others, key=others.get)
-        said.insert(0, _lead(panel, name, runner))
-        choices = [choose(panel, other) for other in panel.summaries]
-        cheapest = min(choices, key=lambda choice: choice.cost)
-        if cheapest.name != name and cheapest.cost < choose(panel, name).cost:
-            said.insert(
-                1,
-                f"At the least cost the {_NEAR} are reached by {cheapest.name} "
-                f"({cost_text(panel, cheapest.cost)}).",
+        sentences.append(_lead(panel, name, runner))
+        choices = {other: choose(panel, other) for other in panel.summaries}
+        cheapest = min(choices.values(), key=lambda choice: choice.cost)
+        if cheapest.cost < choices[name].cost:
+            cost = cost_text(panel, cheapest.cost)
+            sentences.append(
+                f"At the least cost the {_NEAR} are reached by {cheapest.name} ({cost})."
             )
-    return " ".join(said)
+    sentences.append(
+        "The threshold is read off these same examples, so on new ones the share deferred and the "
+        "quality will vary about these figures."
+    )
+    return " ".join(sentences)
 
 
 def _lead(panel: Panel, name: str, runner: str) -> str:

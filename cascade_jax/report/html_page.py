@@ -9,12 +9,13 @@ import functools
 import hashlib
 import pathlib
 from collections.abc import Mapping
+from html import escape
 
 from cascade_jax.evaluation import split_figures
 from cascade_jax.evaluation.results import Evaluation
 from cascade_jax.records.table import SCHEMA_VERSION
 from cascade_jax.report import budget, headline, page_data, tables, words
-from cascade_jax.report.numbers import cost_text, escaped
+from cascade_jax.report.numbers import cost_text
 from cascade_jax.text_table import Table, as_html, number, percent
 
 _PAGE = pathlib.Path(__file__).parent / "assets"
@@ -23,15 +24,11 @@ _BUDGET_SCRIPT, _BUDGET_STYLE = "budget.js", "budget.css"  # of pages with budge
 
 
 def render(evaluation: Evaluation, images: Mapping[str, bytes]) -> str:
-    """The page.
+    """The page, with no address in it that a browser would fetch.
 
     Args:
       evaluation: figures of all cascades; without its tables nothing on the page moves.
-      images: PNGs by name; those that the script does not draw are shown: "scores", and of a
-        budget `budget.SEARCH_PICTURES`.
-
-    Returns:
-      HTML with no address in it that a browser would fetch.
+      images: PNGs by name; shown are "scores" and `budget.SEARCH_PICTURES`, which no script draws.
     """
     title = f"Cascade evaluation: {evaluation.pooled.title}"
     body = "\n".join([*_sections(evaluation, images), _footer(evaluation)])
@@ -50,17 +47,16 @@ def render(evaluation: Evaluation, images: Mapping[str, bytes]) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escaped(title)}</title><style>{style}</style></head>\n"
-        f"<body>\n<main>\n<h1>{escaped(title)}</h1>\n{body}\n</main>\n{scripts}</body></html>\n"
+        f"<title>{escape(title)}</title><style>{style}</style></head>\n"
+        f"<body>\n<main>\n<h1>{escape(title)}</h1>\n{body}\n</main>\n{scripts}</body></html>\n"
     )
 
 
 def _sections(evaluation: Evaluation, images: Mapping[str, bytes]) -> list[str]:
     pooled = evaluation.pooled
     parts = [_lead(evaluation), words.NOSCRIPT, _headline(evaluation)]
-    parts += budget.policies(evaluation)
-    parts += ['<h2 id="summary">Summary</h2>', as_html(tables.quality(pooled))]
-    parts += [as_html(tables.cost(pooled)), as_html(tables.separation(pooled))]
+    parts += [*budget.policies(evaluation), '<h2 id="summary">Summary</h2>']
+    parts += map(as_html, (tables.quality(pooled), tables.cost(pooled), tables.separation(pooled)))
     if pooled.comparisons:
         parts += [as_html(tables.comparisons(pooled))]
     parts += [_interval_note(evaluation)]
@@ -73,7 +69,7 @@ def _sections(evaluation: Evaluation, images: Mapping[str, bytes]) -> list[str]:
     if evaluation.shows_tasks:
         parts += ['<h2 id="tasks">Per task</h2>', '<div id="multiples"></div>']
         parts += [as_html(tables.tasks(evaluation))]
-        parts += [f'<p class="soft">{escaped(note)}.</p>' for note in evaluation.notes]
+        parts += [f'<p class="soft">{escape(note)}.</p>' for note in evaluation.notes]
     parts += ['<h2 id="examples">Examples</h2>', '<div id="browser"></div>']
     if split_figures.is_informative(evaluation):
         parts += ['<h2 id="figures">Figures of the whole split</h2>']
@@ -94,7 +90,7 @@ def _scores(evaluation: Evaluation) -> list[str]:
         body = as_html(Table(f"Scores of {name}, all tasks pooled", columns))
         state = " open" if name == headline.best(evaluation.pooled) else ""
         title = f"{name}: best by {best}, area {number(by_score[best].area.value)}"
-        parts.append(f"<details{state}><summary>{escaped(title)}</summary>{body}</details>")
+        parts.append(f"<details{state}><summary>{escape(title)}</summary>{body}</details>")
     return parts
 
 
@@ -108,9 +104,9 @@ def _budget_sections(evaluation: Evaluation, images: Mapping[str, bytes]) -> lis
     parts: list[str] = []
     if evaluation.budget is not None:
         parts += budget.budget(evaluation.budget)
-        shown = [name for name in budget.SEARCH_PICTURES if name in images]
-        pictures = [_picture(images[name], budget.SEARCH_PICTURES[name]) for name in shown]
-        if shown:
+        captions = budget.SEARCH_PICTURES.items()
+        pictures = [_picture(images[name], text) for name, text in captions if name in images]
+        if pictures:
             head = "<summary>How thresholds were chosen</summary>"
             parts += [f"<details>{head}", *pictures, "</details>"]
     if evaluation.live:
@@ -130,7 +126,7 @@ def _lead(evaluation: Evaluation) -> str:
     )
     if evaluation.per_example:
         text += " Pooled quality is the mean over single examples; corpus metrics stand per task."
-    return f'<p class="soft">{escaped(text)}</p>'
+    return f'<p class="soft">{escape(text)}</p>'
 
 
 def _headline(evaluation: Evaluation) -> str:
@@ -138,25 +134,23 @@ def _headline(evaluation: Evaluation) -> str:
     panel = evaluation.pooled
     choice = headline.choose(panel)
     kept = choice.quality / choice.teacher_quality if choice.teacher_quality else 1.0
+    cost = cost_text(panel, choice.cost)
     tiles = {
         "small model": (choice.name, "largest area"),
         "threshold τ": (f"{choice.threshold:.4g}".replace("inf", "∞"), "defer scores above it"),
         "deferred": (percent(choice.rate), f"of {panel.num_examples:,} examples"),
         "quality": (number(choice.quality), f"{percent(kept)} of the large model's"),
-        "cost": (
-            percent(choice.share_of_cost),
-            f"of the large model's: {cost_text(panel, choice.cost)}",
-        ),
+        "cost": (percent(choice.share_of_cost), f"of the large model's: {cost}"),
     }
     listed = "".join(
-        f"<div><dt>{escaped(term)}</dt><dd>{escaped(value)}</dd>"
-        f'<dd class="soft">{escaped(under)}</dd></div>'
+        f"<div><dt>{escape(term)}</dt><dd>{escape(value)}</dd>"
+        f'<dd class="soft">{escape(under)}</dd></div>'
         for term, (value, under) in tiles.items()
     )
     return (
         f'<section class="headline" aria-label="Recommendation">'
-        f"<p>{escaped(headline.recommendation(panel))}</p><dl>{listed}</dl>"
-        f'<p class="soft">{escaped(headline.caution(panel))}</p></section>'
+        f"<p>{escape(headline.recommendation(panel))}</p><dl>{listed}</dl>"
+        f'<p class="soft">{escape(headline.caution(panel))}</p></section>'
     )
 
 
@@ -174,16 +168,14 @@ def _interval_note(evaluation: Evaluation) -> str:
 def _footer(evaluation: Evaluation) -> str:
     files = "; ".join(f"{source.name} = {source.path}" for source in evaluation.sources)
     text = f"Records schema version {SCHEMA_VERSION}. Score: {evaluation.score}. Files: {files}."
-    return f"<footer>{escaped(text)}</footer>"
+    return f"<footer>{escape(text)}</footer>"
 
 
 def _picture(png: bytes, caption: str) -> str:
     data = base64.b64encode(png).decode("ascii")
-    return (
-        f'<figure class="picture">'
-        f'<img alt="{escaped(caption)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escaped(caption)}</figcaption></figure>"
-    )
+    caption = escape(caption)
+    image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+    return f'<figure class="picture">{image}<figcaption>{caption}</figcaption></figure>'
 
 
 @functools.cache

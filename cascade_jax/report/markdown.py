@@ -29,10 +29,8 @@ def render(evaluation: Evaluation) -> str:
     if evaluation.groups:
         title = "Per group of tasks, as the table of tasks below"
         parts.append(as_markdown(tables.alone_and_area(title, "group", evaluation.groups)))
-    title = (
-        "Per task: quality of the large model, then of each small model alone / area under its "
-        "curve"
-    )
+    title = "Per task: quality of the large model, then of each small model alone / area under "
+    title += "its curve"
     parts.append(as_markdown(tables.alone_and_area(title, "task", evaluation.tasks)))
     if split_figures.is_informative(evaluation):
         parts.append(as_markdown(tables.figures(evaluation)))

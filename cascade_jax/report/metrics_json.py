@@ -10,6 +10,7 @@ from cascade_jax.records.schema import POLICY
 
 MAX_POINTS = 201  # of a curve
 _SCORE_POINTS = 101  # of a curve of one of several scores
+PANEL_FIELDS = ("title", "metric", "is_corpus", "num_examples", "cost_label", "cost_unit")
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -84,31 +85,14 @@ def _panel(panel: Panel) -> dict[str, Any]:
         # A corpus metric is no sum of a kept and a deferred part.
         left_out = ("a1", "a2") if panel.is_corpus else ()
         points = {k: v for k, v in vars(curve).items() if k not in left_out}
-        cascades[name] = {
-            "summary": summary,
-            "curve": points,
-            "oracle_quality": oracle.quality,
-            "oracle_cost": oracle.cost,
-        }
-    return {
-        "title": panel.title,
-        "metric": panel.metric,
-        "is_corpus": panel.is_corpus,
-        "num_examples": panel.num_examples,
-        "cost_label": panel.cost_label,
-        "cost_unit": panel.cost_unit,
-        "references": panel.references,
-        "cascades": cascades,
-        "comparisons": panel.comparisons,
-    }
+        cascades[name] = {"summary": summary, "curve": points}
+        cascades[name] |= {"oracle_quality": oracle.quality, "oracle_cost": oracle.cost}
+    fields = {name: getattr(panel, name) for name in (*PANEL_FIELDS, "references")}
+    return fields | {"cascades": cascades, "comparisons": panel.comparisons}
 
 
 def _score(summary: ScoreSummary) -> dict[str, Any]:
     curve = summary.curve.thin(_SCORE_POINTS)
-    return {
-        "area": summary.area,
-        "s_d_ideal": summary.s_d_ideal,
-        "s_d_oracle": summary.s_d_oracle,
-        **vars(summary.ranking),
-        "curve": {name: getattr(curve, name) for name in ("rate", "quality", "cost")},
-    }
+    figures = {name: getattr(summary, name) for name in ("area", "s_d_ideal", "s_d_oracle")}
+    points = {name: getattr(curve, name) for name in ("rate", "quality", "cost")}
+    return {**figures, **vars(summary.ranking), "curve": points}

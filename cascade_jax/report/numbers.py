@@ -1,6 +1,5 @@
 """How a report writes costs and promises in words."""
 
-import html
 import math
 
 from cascade_jax.evaluation.costs import prefix_of, short_label
@@ -23,8 +22,3 @@ def promise_text(kept: RiskCheck) -> str:
     verdict = {True: "within", False: "above it", None: "these records can not tell"}
     measured = "" if kept.is_within is None else f"measured {number(kept.measured)}: "
     return f"mean {kept.name} promised ≤ {kept.limit:g}, {measured}{verdict[kept.is_within]}"
-
-
-def escaped(value: object) -> str:
-    """Text that HTML shows as it is."""
-    return html.escape(str(value), quote=True)

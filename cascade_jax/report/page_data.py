@@ -13,20 +13,15 @@ from cascade_jax.evaluation.results import Evaluation, Panel
 from cascade_jax.evaluation.separation import Separation
 from cascade_jax.records.table import Records
 from cascade_jax.report import budget, examples, headline
-from cascade_jax.report.metrics_json import MAX_POINTS
+from cascade_jax.report.metrics_json import MAX_POINTS, PANEL_FIELDS
 
 _DIGITS = 6  # of what is drawn only; what is printed and compared is in full precision
 
 
 def build(evaluation: Evaluation, *, seed: int = 0) -> dict[str, Any]:
-    """Everything that the page shows and moves, for all panels and cascades.
+    """Everything that the page shows and moves, as JSON values; what is undefined is None.
 
-    Args:
-      evaluation: figures and curves, with their tables and cascades.
-      seed: of the sample of examples.
-
-    Returns:
-      JSON values; what is undefined is None.
+    The seed is that of the sample of examples.
     """
     tables = evaluation.tables
     scores = {name: cascade.score for name, cascade in evaluation.cascades.items()}
@@ -99,16 +94,9 @@ def _about(
     kind: str, panel: Panel, tables: Mapping[str, Records], rows: np.ndarray
 ) -> dict[str, Any]:
     qualities = [table.student_quality[rows] for table in tables.values()]
-    return {
-        "kind": kind,
-        "title": panel.title,
-        "metric": panel.metric,
-        "is_corpus": panel.is_corpus,
-        "is_graded": not all(np.isin(quality, (0.0, 1.0)).all() for quality in qualities),
-        "num_examples": panel.num_examples,
-        "cost_label": panel.cost_label,
-        "cost_unit": panel.cost_unit,
-    }
+    is_graded = not all(np.isin(quality, (0.0, 1.0)).all() for quality in qualities)
+    fields = {name: getattr(panel, name) for name in PANEL_FIELDS}
+    return {"kind": kind, "is_graded": is_graded, **fields}
 
 
 def _curve(curve: curves.Curve, sampled: Float[np.ndarray, " rows"]) -> dict[str, Any]:

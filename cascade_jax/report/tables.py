@@ -1,7 +1,7 @@
 """What the tables of a report hold; `text_table` renders them as text, Markdown and HTML."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cascade_jax.evaluation import curves
 from cascade_jax.evaluation.comparison import Difference
@@ -88,41 +88,34 @@ def quality(panel: Panel) -> Table:
     """Quality of every cascade at the reference rates, and its area."""
     keys = ("cascade", "small", "rates", "large", "area", "difference")
     columns = _summary(panel)
-    title = "Quality, by the share of examples deferred"
-    return Table(title, [column for key in keys for column in columns[key]])
+    shown = [column for key in keys for column in columns[key]]
+    return Table("Quality, by the share of examples deferred", shown)
 
 
 def cost(panel: Panel) -> Table:
     """Costs of the reference qualities, and the share of the possible gain that is reached."""
     columns = _summary(panel)
     shown = [column for key in ("cascade", "costs", "s_d", "better") for column in columns[key]]
-    return Table(
-        "Cost of reaching a quality, and the share of the possible gain that the score reaches",
-        shown,
-    )
+    title = "Cost of reaching a quality, and the share of the possible gain that the score reaches"
+    return Table(title, shown)
 
 
 _SEPARATION = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "error_share": "share of errors",
-    "prr": "PRR",
-    "prr_half": "PRR to 50 %",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-    "overlap": "s_o",
-    "ece": "ECE",
-    "ece_scaled": "ECE scaled",
-}
+    "auroc": "AUROC", "auprc": "AUPRC", "error_share": "share of errors", "prr": "PRR",
+    "prr_half": "PRR to 50 %", "pearson": "Pearson", "spearman": "Spearman", "overlap": "s_o",
+    "ece": "ECE", "ece_scaled": "ECE scaled",
+}  # fmt: skip
 _RANKING = ("auroc", "auprc", "prr", "prr_half", "pearson", "spearman")
+
+
+def _read(fields: Iterable[str], rows: Sequence[object]) -> list[Column]:
+    return [Column(_SEPARATION[field], [getattr(row, field) for row in rows]) for field in fields]
 
 
 def separation(panel: Panel) -> Table:
     """How well each score tells errors, and confidence the truth."""
     rows = [row.separation for row in panel.summaries.values()]
-    columns = [
-        Column(head, [getattr(row, field) for row in rows]) for field, head in _SEPARATION.items()
-    ]
+    columns = _read(_SEPARATION, rows)
     title = "How well the score tells the small model's errors, and its confidence the truth"
     return Table(title, [Column("cascade", list(panel.summaries)), *columns])
 
@@ -134,15 +127,10 @@ def comparisons(panel: Panel) -> Table:
     heads = [f"at {100 * rate:.0f} %" for rate in points.rates]
     heads += [f"at {cost_text(panel, value)}" for value in points.costs]
     cells = [map(difference, (*row.at_rate, *row.at_cost, row.area)) for row in rows]
-    columns = [
-        Column(head, column, signed)
-        for head, column in zip([*heads, "area"], zip(*cells, strict=True), strict=True)
-    ]
-    first = next(iter(panel.summaries))
-    title = (
-        f"Quality minus that of {first} on the same examples, with a two-sided p-value of there "
-        "being no difference"
-    )
+    heads_and_cells = zip([*heads, "area"], zip(*cells, strict=True), strict=True)
+    columns = [Column(head, column, signed) for head, column in heads_and_cells]
+    title = f"Quality minus that of {next(iter(panel.summaries))} on the same examples, with a "
+    title += "two-sided p-value of there being no difference"
     return Table(title, [Column("cascade", list(panel.comparisons)), *columns])
 
 
@@ -172,10 +160,7 @@ def scores(scores_of: Mapping[str, Mapping[str, ScoreSummary]]) -> Table:
             Column("area", areas),
             Column("s_d (ideal)", [estimate(row.s_d_ideal) for _, _, row in rows]),
             Column("s_d (oracle)", [estimate(row.s_d_oracle) for _, _, row in rows]),
-            *(
-                Column(_SEPARATION[field], [getattr(row.ranking, field) for _, _, row in rows])
-                for field in _RANKING
-            ),
+            *_read(_RANKING, [row.ranking for _, _, row in rows]),
         ],
     )
 
@@ -197,11 +182,9 @@ def areas_by_score(panel: Panel) -> Table:
 
 def curve(panel: Panel) -> Table:
     """Quality at every tenth of deferred examples."""
+    shown = panel.curves.values()
     columns = [
-        Column(
-            f"{100 * rate:.0f} %",
-            [float(curves.quality_at_rate(curve, rate)) for curve in panel.curves.values()],
-        )
+        Column(f"{100 * rate:.0f} %", [float(curves.quality_at_rate(c, rate)) for c in shown])
         for rate in _CURVE_RATES
     ]
     title = "Quality at each deferral rate, all tasks pooled"
@@ -258,9 +241,9 @@ def alone_and_area(title: str, kind: str, panels: Mapping[str, Panel]) -> Table:
     summaries = [panel.summaries for panel in panels.values()]
     names = list(summaries[0])
 
-    def pair(name: str) -> list[str]:
-        pairs = [(row[name].student_quality.value, row[name].area.value) for row in summaries]
-        return [" / ".join(map(number, pair)) for pair in pairs]
+    def pairs(name: str) -> list[str]:
+        rows = [row[name] for row in summaries]
+        return [f"{number(r.student_quality.value)} / {number(r.area.value)}" for r in rows]
 
     large = [row[names[0]].teacher_quality.value for row in summaries]
     return Table(
@@ -270,7 +253,7 @@ def alone_and_area(title: str, kind: str, panels: Mapping[str, Panel]) -> Table:
             Column("metric", [panel.metric for panel in panels.values()]),
             Column("examples", [f"{panel.num_examples:,}" for panel in panels.values()]),
             Column("large", large),
-            *(Column(name, pair(name)) for name in names),
+            *(Column(name, pairs(name)) for name in names),
         ],
     )
 
@@ -301,14 +284,13 @@ def sources(evaluation: Evaluation) -> Table:
     """What the records say of themselves."""
     # Three are shown by task, in the table of figures; a certificate is a file of its own.
     skipped = {"name", "schema_version", MODELS, CORPUS_METRICS, FIGURES, DECODING, POLICY}
-    keys = dict.fromkeys(
-        key for s in evaluation.sources for key in s.metadata if key not in skipped
-    )
+    records = evaluation.sources
+    keys = dict.fromkeys(key for s in records for key in s.metadata if key not in skipped)
     columns = [
-        Column(key.replace("_", " "), [_plain(s.metadata.get(key, "")) for s in evaluation.sources])
+        Column(key.replace("_", " "), [_plain(s.metadata.get(key, "")) for s in records])
         for key in keys
     ]
-    return Table("Records", [Column("cascade", [s.name for s in evaluation.sources]), *columns])
+    return Table("Records", [Column("cascade", [s.name for s in records]), *columns])
 
 
 def _best(panel: Panel) -> str | None:

@@ -62,11 +62,8 @@ def format_router(run: RouterRun) -> str:
     is_defined = not math.isnan(run.aurocs[router.name])
     areas = [*(run.areas[name] for name in names), curves.random_area(student, teacher)]
     aurocs = [*(run.aurocs[name] for name in names), 0.5 if is_defined else math.nan]
-    columns = [
-        Column("score", [*labels, "deferring at random"]),
-        Column("area", areas),
-        Column("AUROC", aurocs),
-    ]
+    labels.append("deferring at random")
+    columns = [Column("score", labels), Column("area", areas), Column("AUROC", aurocs)]
     title = (
         f"{table.name}, {table.metadata['mixture']}, split {router.split!r}: {len(table):,} "
         f"examples, small model {student:.3f}, large model {teacher:.3f}"

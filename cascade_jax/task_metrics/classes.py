@@ -84,9 +84,7 @@ class MeanClassF1:
         scores = [_class_f1(targets, predictions, name) for name in self.classes]
         return {f"mean_{len(self.classes)}class_f1": float(np.mean(scores))}
 
-    def per_example(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-        """Accuracy."""
-        return quality.accuracy(targets, predictions)
+    per_example = staticmethod(quality.accuracy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,9 +121,7 @@ class BinaryF1:
         ]
         return {"f1": _class_f1(targets, predictions, self.positive)}
 
-    def per_example(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-        """Accuracy."""
-        return quality.accuracy(targets, predictions)
+    per_example = staticmethod(quality.accuracy)
 
 
 @quality.corpus_metric(quality.accuracy)
@@ -188,15 +184,17 @@ def group_exact_match(targets: Sequence[Any], predictions: Sequence[Any]) -> dic
 # ------------------------------------------------------------------ numbers
 
 
-def _numbers(answers: Sequence[Any], kind: str) -> Float[np.ndarray, " N"]:
-    for i, value in enumerate(answers):
-        is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not is_number or not np.isfinite(value):
-            raise ValueError(
-                f"{kind} {i} is {value!r}; must be a finite number (the task's postprocessor "
-                "makes numbers of texts)"
-            )
-    return np.asarray(answers, np.float64)
+def _numbers(targets: Sequence[Any], predictions: Sequence[Any]) -> list[Float[np.ndarray, " N"]]:
+    quality.check_pairs(targets, predictions)
+    for kind, answers in (("target", targets), ("prediction", predictions)):
+        for i, value in enumerate(answers):
+            is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            if not is_number or not np.isfinite(value):
+                raise ValueError(
+                    f"{kind} {i} is {value!r}; must be a finite number (the task's postprocessor "
+                    "makes numbers of texts)"
+                )
+    return [np.asarray(answers, np.float64) for answers in (targets, predictions)]
 
 
 def _pearson(first: Float[np.ndarray, " N"], second: Float[np.ndarray, " N"]) -> float:
@@ -217,9 +215,7 @@ def pearson_corrcoef(targets: Sequence[Any], predictions: Sequence[Any]) -> dict
 
     Example: targets 0.0, 1.0, 2.0, predictions 0.0, 2.0, 1.0: 0.5.
     """
-    quality.check_pairs(targets, predictions)
-    pair = _numbers(targets, "target"), _numbers(predictions, "prediction")
-    return {"pearson_corrcoef": _pearson(*pair)}
+    return {"pearson_corrcoef": _pearson(*_numbers(targets, predictions))}
 
 
 @quality.corpus_metric(quality.accuracy)
@@ -232,6 +228,4 @@ def spearman_corrcoef(targets: Sequence[Any], predictions: Sequence[Any]) -> dic
     """
     from scipy import stats
 
-    quality.check_pairs(targets, predictions)
-    pair = _numbers(targets, "target"), _numbers(predictions, "prediction")
-    return {"spearman_corrcoef": _pearson(*map(stats.rankdata, pair))}
+    return {"spearman_corrcoef": _pearson(*map(stats.rankdata, _numbers(targets, predictions)))}

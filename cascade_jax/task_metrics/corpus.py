@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from cascade_jax.names import nearest_names
-from cascade_jax.task_metrics.translation import Bleu, Chrf
+from cascade_jax.names import check_choice, did_you_mean
+from cascade_jax.task_metrics.translation import Bleu, Chrf, CorpusMetric
 
-CorpusMetric = Bleu | Chrf
 CLASSES: dict[str, type] = {"Bleu": Bleu, "Chrf": Chrf}
 _KEYS = ("name", "class", "options")
 
@@ -59,22 +58,15 @@ def build(description: Any) -> CorpusMetric:
     if not isinstance(description, Mapping) or not {"name", "class"} <= set(description):
         raise ValueError(f"{description!r}; must be an object with {', '.join(_KEYS)}")
     name, options = description["class"], description.get("options", {})
-    if name not in CLASSES:
-        raise ValueError(f"class {name!r}{_near(name, CLASSES)}; known are {', '.join(CLASSES)}")
+    check_choice("class", name, CLASSES)
     known = [field.name for field in dataclasses.fields(CLASSES[name])]
     if not isinstance(options, Mapping):
         raise ValueError(f"options {options!r}; must be an object with {', '.join(known)}")
     for option in options:
         if option not in known:
-            raise ValueError(
-                f"{name} has no option {option!r}{_near(option, known)}; it has {', '.join(known)}"
-            )
+            near = did_you_mean(option, known)
+            raise ValueError(f"{name} has no option {option!r}; it has {', '.join(known)}{near}")
     metric = CLASSES[name](**options)
     if description["name"] != metric.name:
         raise ValueError(f"name {description['name']!r}; that of {metric} is {metric.name!r}")
     return metric
-
-
-def _near(name: Any, known: Sequence[str] | Mapping[str, Any]) -> str:
-    near = nearest_names(name, known, 1, cutoff=0.6)
-    return f" (nearest: {near[0]!r})" if near else ""

@@ -81,9 +81,10 @@ def mean_of_best(
 ) -> float:
     """Mean over examples of the highest score_fn(reference, prediction); ValueError if not text."""
     pairs = text_pairs(targets, predictions)
-    return float(
-        np.mean([max(score_fn(r, text) for r in references) for references, text in pairs])
-    )
+    best = [
+        max(score_fn(reference, text) for reference in references) for references, text in pairs
+    ]
+    return float(np.mean(best))
 
 
 def corpus_metric(per_example: MetricFn) -> Callable[[MetricFn], MetricFn]:
@@ -237,21 +238,18 @@ def per_example_quality(
     because 0 and 1 mean something on both scales.
 
     Args:
-      task_metric_fns: `task.metric_fns` of a seqio task; the first is used, and if it gives several
-        values, the first of those.
+      task_metric_fns: `task.metric_fns` of a seqio task; of several values the first one's first.
       targets, predictions: one per example, as the task's postprocessor gives them.
 
     Returns:
-      The metric's name, and float64 qualities in [0, 1] (NaN never).
+      The metric's name, and qualities in [0, 1], never NaN.
 
     Raises:
       ValueError: no metric, unequal numbers, or a value outside [0, 1] (which example).
     """
     if not task_metric_fns:
-        raise ValueError(
-            "the task has no metric: give it metric_fns, e.g. [quality.accuracy]; the first one "
-            "measures each example"
-        )
+        fix = "give it metric_fns, e.g. [quality.accuracy]; the first one measures each example"
+        raise ValueError(f"the task has no metric: {fix}")
     if len(targets) != len(predictions):
         raise ValueError(f"{len(targets)} targets but {len(predictions)} predictions")
     metric_fn = getattr(task_metric_fns[0], "per_example", task_metric_fns[0])

@@ -60,14 +60,9 @@ def squad(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float
     Means over examples; exact match, the first, is the per-example quality. An answer of articles
     and marks only is empty, and two empty ones agree in both figures (as in SQuAD 2.0).
 
+    Targets of ReCoRD are lists of all answers of the query.
+
     Example: target ["The Nile", "Nile river"], prediction "river Nile": em 0, f1 1.
-
-    Args:
-      targets: a text or a list of texts each; ReCoRD: all answers of the query.
-      predictions: a text each.
-
-    Raises:
-      ValueError: unequal or empty lists, no reference, something that is not text.
 
     Reference: Rajpurkar et al. 2016, section 6.1; Zhang et al. 2018, "ReCoRD", section 5.
     """

@@ -52,26 +52,6 @@ def tokenizer_of(language: str) -> str:
     return LANGUAGE_TOKENIZERS[language]
 
 
-def _sum(summed: Any, size: int) -> list[int]:
-    counts = np.asarray(summed)
-    if counts.shape != (size,) or counts.dtype.kind not in "iu" or (counts < 0).any():
-        raise ValueError(
-            f"summed statistics are {counts.dtype}{list(counts.shape)}; must be {size} integers "
-            "of 0 or more: add the rows of statistics(...) up with .sum(axis=0)"
-        )
-    return counts.tolist()
-
-
-def _many(summed: Any, size: int) -> Float[np.ndarray, "... K"]:
-    sums = np.asarray(summed, np.float64)
-    if sums.ndim < 1 or sums.shape[-1] != size or not np.all(sums >= 0):
-        raise ValueError(
-            f"summed statistics have shape {list(sums.shape)}; must end in {size} numbers of 0 or "
-            "more: add the rows of statistics(...) up, or cumulate them"
-        )
-    return sums
-
-
 def _ratio(numerator: Any, denominator: Any) -> np.ndarray:
     """Their ratio, 0 where the denominator is 0."""
     return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1.0), 0.0)
@@ -85,8 +65,83 @@ def _sacrebleu_bleu(tokenize: str, lowercase: bool):
     return sacrebleu.BLEU(tokenize=tokenize, lowercase=lowercase, effective_order=True, force=True)
 
 
+class CorpusMetric:
+    """A figure of summed counts; what a subclass defines is in `name`, `label` and below.
+
+    Attributes:
+      name: of the corpus figure.
+      label: as papers write it.
+      num_statistics: K, the number of counts of one example.
+    """
+
+    name: str
+    label: str
+    num_statistics: int
+
+    def _counts(self, references: list[str], prediction: str) -> Sequence[int]:
+        """The K counts of one example."""
+        raise NotImplementedError
+
+    def _score(self, sums: list[int]) -> float:
+        """sacrebleu's score of summed counts, in per cent."""
+        raise NotImplementedError
+
+    def _scores(self, sums: Float[np.ndarray, "*points K"]) -> Float[np.ndarray, "*points"]:
+        """The scores in [0, 1] of many sums, which may be fractions."""
+        raise NotImplementedError
+
+    def statistics(
+        self, targets: Sequence[Any], predictions: Sequence[Any]
+    ) -> Int[np.ndarray, "N K"]:
+        """The counts of every example; a target is a text or a list of texts, a prediction a text.
+
+        Raises:
+          ValueError: unequal or empty lists, no reference, something that is not text.
+          ImportError: the tokenizer's extra is not installed.
+        """
+        pairs = quality.text_pairs(targets, predictions)
+        return np.array([self._counts(*pair) for pair in pairs], np.int64)
+
+    def score(self, summed: Shaped[np.ndarray, "..."]) -> float:
+        """The corpus figure in [0, 1] of the examples whose statistics were added up.
+
+        Args:
+          summed: K integers, the sum of rows of `statistics`.
+
+        Raises:
+          ValueError: another number of them, fractions, or negative ones.
+        """
+        counts, size = np.asarray(summed), self.num_statistics
+        if counts.shape != (size,) or counts.dtype.kind not in "iu" or (counts < 0).any():
+            raise ValueError(
+                f"summed statistics are {counts.dtype}{list(counts.shape)}; must be {size} "
+                "integers of 0 or more: add the rows of statistics(...) up with .sum(axis=0)"
+            )
+        return min(self._score(counts.tolist()) / 100.0, 1.0)
+
+    def scores(self, summed: Real[np.ndarray, "*points K"]) -> Float[np.ndarray, "*points"]:
+        """`score` of many sums at once; they may be fractions, such as expected ones.
+
+        Args:
+          summed: sums of rows of `statistics`, one along the last axis.
+
+        Raises:
+          ValueError: not K numbers, or negative ones.
+        """
+        sums, size = np.asarray(summed, np.float64), self.num_statistics
+        if sums.ndim < 1 or sums.shape[-1] != size or not np.all(sums >= 0):
+            raise ValueError(
+                f"summed statistics have shape {list(sums.shape)}; must end in {size} numbers of 0 "
+                "or more: add the rows of statistics(...) up, or cumulate them"
+            )
+        return np.asarray(np.minimum(self._scores(sums), 1.0))
+
+    def __call__(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+        return {self.name: self.score(self.statistics(targets, predictions).sum(axis=0))}
+
+
 @dataclasses.dataclass(frozen=True)
-class Bleu:
+class Bleu(CorpusMetric):
     """Corpus BLEU-4 with sacrebleu's defaults (exponential smoothing), in [0, 1].
 
     min(1, exp(1 - r / c)) * (p_1 p_2 p_3 p_4)^(1/4), with c words predicted, reference length r,
@@ -132,55 +187,24 @@ class Bleu:
                 "pip install 'cascade-jax[ja]'"
             )
 
-    def _scores(self, targets: Sequence[Any], predictions: Sequence[Any]) -> list[Any]:
+    def _sentence(self, references: list[str], prediction: str) -> Any:
         self.check_installed()
         bleu = _sacrebleu_bleu(self.tokenize, self.lowercase)
-        pairs = quality.text_pairs(targets, predictions)
-        return [bleu.sentence_score(prediction, references) for references, prediction in pairs]
+        return bleu.sentence_score(prediction, references)
 
-    def statistics(
-        self, targets: Sequence[Any], predictions: Sequence[Any]
-    ) -> Int[np.ndarray, "N 10"]:
-        """Per example: words of it and of the nearest reference, right and predicted n-grams.
+    def _counts(self, references: list[str], prediction: str) -> list[int]:
+        """Words of it and of the nearest reference, right and predicted n-grams."""
+        score = self._sentence(references, prediction)
+        return [score.sys_len, score.ref_len, *score.counts, *score.totals]
 
-        Args:
-          targets: a text each, or a list of texts.
-          predictions: a text each.
-
-        Raises:
-          ValueError: unequal or empty lists, no reference, something that is not text.
-          ImportError: the tokenizer's extra is not installed.
-        """
-        scores = self._scores(targets, predictions)
-        return np.array([[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in scores], np.int64)
-
-    def score(self, summed: Shaped[np.ndarray, "..."]) -> float:
-        """Corpus BLEU in [0, 1] of the examples whose statistics were added.
-
-        Args:
-          summed: 10 integers, the sum of rows of `statistics`.
-
-        Raises:
-          ValueError: another number of them, fractions, or negative ones.
-        """
+    def _score(self, sums: list[int]) -> float:
         import sacrebleu
 
-        predicted, reference, *counts = _sum(summed, self.num_statistics)
-        bleu = sacrebleu.BLEU.compute_bleu(
-            counts[:4], counts[4:], predicted, reference, smooth_method="exp"
-        )
-        return min(bleu.score / 100.0, 1.0)
+        words, reference, right, total = sums[0], sums[1], sums[2:6], sums[6:]
+        compute = sacrebleu.BLEU.compute_bleu
+        return compute(right, total, words, reference, smooth_method="exp").score
 
-    def scores(self, summed: Real[np.ndarray, "*points 10"]) -> Float[np.ndarray, "*points"]:
-        """`score` of many sums at once; they may be fractions, such as expected ones.
-
-        Args:
-          summed: sums of rows of `statistics`, one along the last axis.
-
-        Raises:
-          ValueError: not 10 numbers, or negative ones.
-        """
-        sums = _many(summed, self.num_statistics)
+    def _scores(self, sums: Float[np.ndarray, "*points 10"]) -> Float[np.ndarray, "*points"]:
         words, reference, right, total = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:]
         # Each order without a match counts as half, a quarter, an eighth of one (exponential).
         halvings = np.cumsum(right == 0, axis=-1)
@@ -188,19 +212,16 @@ class Bleu:
         brevity = np.exp(np.minimum(1.0 - reference / np.maximum(words, 1e-300), 0.0))
         is_zero = np.all(right == 0, axis=-1) | np.any(total == 0, axis=-1)
         log_mean = np.mean(np.log(np.where(precision > 0, precision, 1.0)), axis=-1)
-        return np.where(is_zero, 0.0, np.minimum(brevity * np.exp(log_mean), 1.0))
-
-    def __call__(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-        return {self.name: self.score(self.statistics(targets, predictions).sum(axis=0))}
+        return np.where(is_zero, 0.0, brevity * np.exp(log_mean))
 
     def per_example(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         """Mean sentence BLEU."""
-        scores = [min(s.score / 100.0, 1.0) for s in self._scores(targets, predictions)]
-        return {"sentence_bleu": float(np.mean(scores))}
+        scores = [self._sentence(*pair).score for pair in quality.text_pairs(targets, predictions)]
+        return {"sentence_bleu": float(np.mean([min(score / 100.0, 1.0) for score in scores]))}
 
 
 @dataclasses.dataclass(frozen=True)
-class Chrf:
+class Chrf(CorpusMetric):
     """Corpus chrF2 (n-grams of 1 to 6 characters, recall counts double) by sacrebleu, in [0, 1].
 
     Needs no tokenizer, so it suits languages without spaces.
@@ -225,12 +246,10 @@ class Chrf:
 
     @property
     def name(self) -> str:
-        """Of the corpus figure."""
         return f"corpus_{self._suffix}"
 
     @property
     def label(self) -> str:
-        """As papers write it."""
         return "chrF" + "+" * self.word_order
 
     @property
@@ -242,50 +261,16 @@ class Chrf:
     def _suffix(self) -> str:
         return "chrf" + "+" * self.word_order
 
-    def statistics(
-        self, targets: Sequence[Any], predictions: Sequence[Any]
-    ) -> Int[np.ndarray, "N K"]:
-        """Per example and n-gram order: n-grams predicted, in the best reference, and in both.
-
-        Args:
-          targets: a text each, or a list of texts.
-          predictions: a text each.
-
-        Raises:
-          ValueError: unequal or empty lists, no reference, something that is not text.
-        """
+    def _counts(self, references: list[str], prediction: str) -> list[int]:
+        """By order, n-grams predicted, in the best reference, and in both."""
         chrf = quality.sacrebleu_chrf(self.word_order)
-        pairs = quality.text_pairs(targets, predictions)
         # sacrebleu shows these counts to its own significance test only; the version is pinned.
-        counts = [
-            chrf._extract_corpus_statistics([prediction], [[text] for text in references])[0]
-            for references, prediction in pairs
-        ]
-        return np.array(counts, np.int64)
+        return chrf._extract_corpus_statistics([prediction], [[text] for text in references])[0]
 
-    def score(self, summed: Shaped[np.ndarray, "..."]) -> float:
-        """Corpus chrF in [0, 1] of the examples whose statistics were added.
+    def _score(self, sums: list[int]) -> float:
+        return quality.sacrebleu_chrf(self.word_order)._compute_score_from_stats(sums).score
 
-        Args:
-          summed: K integers, the sum of rows of `statistics`.
-
-        Raises:
-          ValueError: another number of them, fractions, or negative ones.
-        """
-        chrf = quality.sacrebleu_chrf(self.word_order)
-        score = chrf._compute_score_from_stats(_sum(summed, self.num_statistics)).score
-        return min(score / 100.0, 1.0)
-
-    def scores(self, summed: Real[np.ndarray, "*points K"]) -> Float[np.ndarray, "*points"]:
-        """`score` of many sums at once; they may be fractions, such as expected ones.
-
-        Args:
-          summed: sums of rows of `statistics`, one along the last axis.
-
-        Raises:
-          ValueError: not K numbers, or negative ones.
-        """
-        sums = _many(summed, self.num_statistics)
+    def _scores(self, sums: Float[np.ndarray, "*points K"]) -> Float[np.ndarray, "*points"]:
         predicted, reference, right = sums[..., 0::3], sums[..., 1::3], sums[..., 2::3]
         # Orders that no text is long enough for are left out.
         is_there = (predicted > 0) & (reference > 0)
@@ -293,12 +278,7 @@ class Chrf:
         precision = _ratio(np.sum(_ratio(right, predicted) * is_there, axis=-1), orders)
         recall = _ratio(np.sum(_ratio(right, reference) * is_there, axis=-1), orders)
         # F with recall counting double, so its square 4 times.
-        scores = _ratio(5.0 * precision * recall, 4.0 * precision + recall)
-        return np.asarray(np.minimum(scores, 1.0))
-
-    def __call__(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-        summed = self.statistics(targets, predictions).sum(axis=0)
-        return {self.name: self.score(summed)}
+        return _ratio(5.0 * precision * recall, 4.0 * precision + recall)
 
     def per_example(self, targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         """Mean sentence chrF."""

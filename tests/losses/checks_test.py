@@ -250,8 +250,8 @@ def test_a_teacher_of_another_kind_is_refused(head, teacher, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(bias=jnp.zeros(4)), r"bias has shape \(4,\); the kernel \(4, 5\)"),
-        (dict(vocab_size=6), "vocab_size 6 does not fit the kernel"),
+        (dict(bias=jnp.zeros(4)), r"bias has shape \(4,\); must be \(5,\) for the kernel"),
+        (dict(vocab_size=6), "vocab_size is 6; must be from 1 to"),
         (dict(kernel=jnp.zeros((1, 4, 5))), r"kernel has shape \(1, 4, 5\); it must have two"),
     ],
 )

@@ -12,18 +12,17 @@ function drawSpread(svg, x, y, alphas, spreads, i) {
   svg.append(s("path", { d: `M${band.join("L")}Z`, class: `spread c${i}` }),
     s("path", { d: through(xs, edge(0)), class: `${seriesClass(i)} chosen` }));
   spreads.forEach(([mean, low, high], k) => {
-    const mark = marker(i, xs[k], edge(0)[k]);
     const range = low === high ? "" : `, ${show.quality(low)} to ${show.quality(high)}`;
-    mark.append(s("title", {}, `α ${alphas[k]}: ${show.quality(mean)}${range}`));
-    svg.append(mark);
+    const point = marker(i, xs[k], edge(0)[k]);
+    point.append(s("title", {}, `α ${alphas[k]}: ${show.quality(mean)}${range}`));
+    svg.append(point);
   });
 }
 
 const alphaRange = (b) => [Math.min(0, 1.05 * b.alphas[0]), 1.05 * Math.max(b.alphas.at(-1), 0)];
 
-function budgetScales(svg, values, { width, height }, b, titles) {
-  sized(svg, width, height);
-  const box = { left: 50, right: width - 14, top: 28, bottom: height - 46 };
+function budgetScales(svg, values, size, b, titles) {
+  const box = cleared(svg, size);
   const [least, most] = extent(values);
   const pad = Math.max(0.06 * (most - least), 0.002);
   const x = linear(...alphaRange(b), box.left, box.right, 5);
@@ -77,20 +76,17 @@ function budgets() {
       metric = name;
       drawQuality();
     })) : "";
-  const line = (name, text) => h("span", {}, s("svg", { viewBox: "0 0 34 12", width: 34,
-    height: 12, "aria-hidden": "true" }, s("path", { d: "M0 6H34", class: name })), text);
-  const legendBox = h("div", { class: "legend" }, line("limit", "budget line"),
+  const legendBox = h("div", { class: "legend" }, namedLine("limit", "budget line"),
     h("span", {}, swatch(0), b.name + (b.repeats > 1 ? `, mean of ${b.repeats} repeats` : "")),
     Object.keys(b.baselines).map((name, i) => h("span", {}, swatch(i + 1),
       `${name.replaceAll("_", " ")}, ${name === "oracle" ? "in hindsight" : "equal cost"}`)),
-    line("ideal", "large model alone"), line("random", "small model alone"));
+    namedLine("ideal", "large model alone"), namedLine("random", "small model alone"));
   extra.draws.push(drawRisk, drawQuality);
   return h("div", {}, choice, h("div", { class: "pair" }, risk, quality), legendBox);
 }
 
-function drawPositions(svg, live, { width, height }) {
-  sized(svg, width, height);
-  const box = { left: 50, right: width - 14, top: 28, bottom: height - 46 };
+function drawPositions(svg, live, size) {
+  const box = cleared(svg, size);
   const shares = live.by_position;
   const x = linear(0.5, shares.length + 0.5, box.left, box.right, 8);
   x.ticks = x.ticks.filter(Number.isInteger);
@@ -124,17 +120,16 @@ function positions() {
 
 // Who wrote a token stands in its colour, its line and its title; its number is the uncertainty.
 function writtenBy(text, isLarge, uncertainty) {
-  return h("ruby", { class: `token by-${isLarge ? "large" : "small"}`, title: `${isLarge
-    ? "large" : "small"} model; uncertainty of the small one ${uncertainty.toFixed(3)}` },
-  text, h("rp", {}, " ("), h("rt", {}, uncertainty.toFixed(2)), h("rp", {}, ") "));
+  const model = isLarge ? "large" : "small";
+  const title = `${model} model; uncertainty of the small one ${uncertainty.toFixed(3)}`;
+  return numbered(text, `by-${model}`, title, uncertainty);
 }
 
 function mixedAnswer(live) {
-  const more = live.more_tokens ? ` … ${live.more_tokens} more tokens` : "";
   const by = live.deferred.filter(Boolean).length;
   return h("div", { class: "tokens" }, h("span", { class: "hidden" },
     `${by} of ${live.deferred.length} tokens by the large model: `), live.pieces.map((piece, i) =>
-    writtenBy(piece.replaceAll("▁", " "), live.deferred[i], live.uncertainties[i])), more);
+    writtenBy(piece.replaceAll("▁", " "), live.deferred[i], live.uncertainties[i])), moreTokens(live));
 }
 
 if (data.budget) extra.parts.budgets = () => [budgets()];

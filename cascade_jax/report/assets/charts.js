@@ -15,11 +15,10 @@ const CROSS = "M-6-3.4L-3.4-6 0-2.6 3.4-6 6-3.4 2.6 0 6 3.4 3.4 6 0 2.6-3.4 6-6 
 const seriesClass = (i) => `series c${i % MARKERS.length}`;
 const dash = (i) => DASHES[(i + Math.floor(i / DASHES.length)) % DASHES.length] || null;
 
-function marker(i, x, y) {
-  const at = `translate(${x.toFixed(1)} ${y.toFixed(1)})`;
-  return s("path", { d: MARKERS[i % MARKERS.length], transform: at,
-    class: `marker c${i % MARKERS.length}` });
-}
+const mark = (d, name, x, y, ...children) => s("path", { d, class: name,
+  transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` }, ...children);
+const marker = (i, x, y) =>
+  mark(MARKERS[i % MARKERS.length], `marker c${i % MARKERS.length}`, x, y);
 
 // Grid, tick labels and titles of both axes.
 function axes(box, x, y, { xText, yText, xTitle, yTitle }) {
@@ -38,35 +37,36 @@ function axes(box, x, y, { xText, yText, xTitle, yTitle }) {
   return parts;
 }
 
-function sized(svg, width, height) {
+// Empties a chart and sets its size; the box between its axes.
+function cleared(svg, { width, height }, { left = 50, right = 14, top = 28, bottom = 46 } = {}) {
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.replaceChildren();
+  return { left, right: width - right, top, bottom: height - bottom };
 }
 
 // What a horizontal axis shows: cost in one unit, or the share deferred in per cent.
 function horizontal(panel, axis) {
   if (axis === "rate")
-    return { of: (c) => c.rate, at: (mark) => mark.rate, title: "deferred (%)",
+    return { of: (c) => c.rate, at: (policy) => policy.rate, title: "deferred (%)",
       text: (v) => String(Math.round(100 * v)) };
   const costs = Object.values(panel.cascades).map((c) => c.cost.at(-1));
   const [scale, prefix] = prefixOf(Math.max(...costs), panel.cost_unit);
-  return { of: (c) => c.cost, at: (mark) => mark.cost, title: prefix + panel.cost_label,
+  return { of: (c) => c.cost, at: (policy) => policy.cost, title: prefix + panel.cost_label,
     text: (v) => String(Number((v / scale).toPrecision(4))) };
 }
 
 // Quality against cost or rate. Returns the scales, for whoever asks what lies under the pointer.
-function drawCurves(svg, panel, { width, height, axis, chosen, point, isSmall }) {
-  sized(svg, width, height);
-  const box = { left: isSmall ? 38 : 50, right: width - (isSmall ? 6 : 16),
-    top: isSmall ? 8 : 28, bottom: height - (isSmall ? 20 : 46) };
+function drawCurves(svg, panel, { axis, chosen, point, isSmall, ...size }) {
+  const margins = isSmall ? { left: 38, right: 6, top: 8, bottom: 20 } : { right: 16 };
+  const box = cleared(svg, size, margins);
   const names = data.names; // keys of an object would put names that are numbers first
   const across = horizontal(panel, axis);
   const shown = panel.cascades[chosen];
-  const marks = (panel.points ?? []).filter((mark) => isKnown(across.at(mark)));
+  const policies = (panel.points ?? []).filter((policy) => isKnown(across.at(policy)));
   const [low, high] = extent([...names.flatMap((name) => panel.cascades[name].quality),
-    ...shown.random, ...shown.ideal, ...shown.oracle, ...marks.map((mark) => mark.quality)]);
+    ...shown.random, ...shown.ideal, ...shown.oracle, ...policies.map((policy) => policy.quality)]);
   const [least, most] = extent([...names.flatMap((name) => across.of(panel.cascades[name])),
-    ...marks.map(across.at)]);
+    ...policies.map(across.at)]);
   const x = linear(least, most, box.left, box.right, isSmall ? 3 : 6);
   const pad = Math.max(0.06 * (high - low), 0.004);
   const y = linear(low - pad, high + pad, box.bottom, box.top, isSmall ? 3 : 5);
@@ -99,13 +99,11 @@ function drawCurves(svg, panel, { width, height, axis, chosen, point, isSmall })
   if (isSmall) return null;
   if (axis === "cost") {
     const alone = shown.cost.at(-1) - shown.cost[0];
-    svg.append(s("path", { d: STAR, class: "star",
-      transform: `translate(${x(alone).toFixed(1)} ${y(shown.quality.at(-1)).toFixed(1)})` }));
+    svg.append(mark(STAR, "star", x(alone), y(shown.quality.at(-1))));
   }
-  for (const mark of marks) // certified policies
-    svg.append(s("path", { d: CROSS, class: "point", transform: `translate(${
-      x(across.at(mark)).toFixed(1)} ${y(mark.quality).toFixed(1)})` }, s("title", {},
-    `certified policy of ${mark.name}: quality ${show.quality(mark.quality)}`)));
+  for (const policy of policies)
+    svg.append(mark(CROSS, "point", x(across.at(policy)), y(policy.quality), s("title", {},
+      `certified policy of ${policy.name}: quality ${show.quality(policy.quality)}`)));
   const at = [x(across.of(shown)[point]), y(shown.quality[point])];
   svg.append(s("line", { x1: at[0], x2: at[0], y1: box.top, y2: box.bottom, class: "cursor" }));
   svg.append(s("circle", { cx: at[0], cy: at[1], r: 7, class: "ring" }));
@@ -118,12 +116,11 @@ const nearest = (values, target) => values.reduce((best, value, i) =>
 
 // Shares of the right answers upwards (filled), of the wrong ones downwards (hollow); deferred is
 // what lies right of τ.
-function drawHistogram(svg, cascade, tau, { width, height, title }) {
-  sized(svg, width, height);
+function drawHistogram(svg, cascade, tau, { title, ...size }) {
+  const box = cleared(svg, size, { left: 46 });
   const { edges, right, wrong, num_above: numAbove } = cascade.histogram;
   const total = (counts) => counts.reduce((sum, count) => sum + count, 0) || 1;
   const most = (counts) => Math.max(...counts) / total(counts) || 0.02;
-  const box = { left: 46, right: width - 14, top: 28, bottom: height - 46 };
   const x = linear(edges[0], edges.at(-1), box.left, box.right, 5);
   const y = linear(-most(wrong), most(right), box.bottom, box.top, 5);
   const place = Math.min(Math.max(x(isKnown(tau) ? tau : edges[0]), box.left), box.right);
@@ -148,9 +145,8 @@ function drawHistogram(svg, cascade, tau, { width, height, title }) {
 
 // Quality of the small model's answers by confidence; the area of a dot is its share of examples.
 // Hollow: the confidence after temperature scaling.
-function drawReliability(svg, { before, after }, { width, height }) {
-  sized(svg, width, height);
-  const box = { left: 46, right: width - 14, top: 28, bottom: height - 46 };
+function drawReliability(svg, { before, after }, size) {
+  const box = cleared(svg, size, { left: 46 });
   const x = linear(0, 1, box.left, box.right, 5);
   const y = linear(0, 1, box.bottom, box.top, 5);
   svg.append(...axes(box, x, y, { xText: String, yText: String, yTitle: "mean quality",

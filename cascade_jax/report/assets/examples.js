@@ -37,21 +37,25 @@ function longText(text) {
 
 const LEVELS = [0.9, 0.5, 0.1]; // thicker underlines below each of these probabilities
 
+// A token with a number above it, that is shown when asked for.
+const numbered = (text, name, title, value) => h("ruby", { class: `token ${name}`, title }, text,
+  h("rp", {}, " ("), h("rt", {}, value.toFixed(2)), h("rp", {}, ") "));
+
 function token(text, logProb) {
   const p = Math.min(Math.exp(logProb), 1);
   const level = LEVELS.filter((bound) => p < bound).length;
-  return h("ruby", { class: `token t${level}`, title: `probability ${p.toFixed(3)}` }, text,
-    h("rp", {}, " ("), h("rt", {}, p.toFixed(2)), h("rp", {}, ") "));
+  return numbered(text, `t${level}`, `probability ${p.toFixed(3)}`, p);
 }
 
+const moreTokens = (answer) => (answer.more_tokens ? ` … ${answer.more_tokens} more tokens` : "");
+
 function tokens(answer) {
-  const more = answer.more_tokens ? ` … ${answer.more_tokens} more tokens` : "";
   if (answer.pieces)
     return h("div", { class: "tokens" }, answer.pieces.map((piece, i) =>
-      token(piece.replaceAll("▁", " "), answer.log_probs[i])), more);
+      token(piece.replaceAll("▁", " "), answer.log_probs[i])), moreTokens(answer));
   return h("div", {}, h("div", {}, ...longText(answer.text)), h("div", { class: "tokens soft" },
     "probability of each token: ", answer.log_probs.flatMap((value) =>
-      [token(Math.exp(value).toFixed(2), value), " "]), more));
+      [token(Math.exp(value).toFixed(2), value), " "]), moreTokens(answer)));
 }
 
 function verdict(quality) {

@@ -12,6 +12,11 @@ for (const panel of data.panels)
 const state = { panel: 0, name: data.best, point: data.start, axis: "cost" };
 const listeners = []; // called after every change of the state
 
+function follow(listener) {
+  listeners.push(listener);
+  listener();
+}
+
 const panelNow = () => data.panels[state.panel];
 const cascadeNow = () => panelNow().cascades[state.name];
 const tauNow = () => cascadeNow().thresholds[state.point];
@@ -54,26 +59,22 @@ function controls() {
   return h("div", { class: "controls" }, chosenPanel, cascade, axis);
 }
 
-function swatch(i) {
-  return s("svg", { viewBox: "0 0 34 12", width: 34, height: 12, "aria-hidden": "true" },
-    s("path", { d: "M0 6H34", class: seriesClass(i), "stroke-dasharray": dash(i) }),
-    marker(i, 17, 6));
-}
+const lineKey = (attributes, ...marks) => s("svg", { viewBox: "0 0 34 12", width: 34, height: 12,
+  "aria-hidden": "true" }, s("path", { d: "M0 6H34", ...attributes }), ...marks);
+const swatch = (i) =>
+  lineKey({ class: seriesClass(i), "stroke-dasharray": dash(i) }, marker(i, 17, 6));
+const namedLine = (name, text) => h("span", {}, lineKey({ class: name }), text);
 
 function legend() {
   const box = h("div", { class: "legend" });
-  const line = (name, text) => h("span", {}, s("svg", { viewBox: "0 0 34 12", width: 34,
-    height: 12, "aria-hidden": "true" }, s("path", { d: "M0 6H34", class: name })), text);
-  const fill = () => box.replaceChildren(
+  follow(() => box.replaceChildren(
     ...data.names.map((name, i) => h("button", { type: "button", onclick: () => change({ name }),
       "aria-pressed": String(name === state.name) }, swatch(i), name,
     h("span", { class: "soft" }, `area ${show.quality(panelNow().cascades[name].area)}`))),
-    line("random", "random"), panelNow().is_corpus ? "" : line("ideal", "ideal"),
-    line("oracle", panelNow().is_corpus ? "largest gain first" : "oracle"),
+    namedLine("random", "random"), panelNow().is_corpus ? "" : namedLine("ideal", "ideal"),
+    namedLine("oracle", panelNow().is_corpus ? "largest gain first" : "oracle"),
     state.axis === "cost" ? h("span", {}, "☆ large model alone") : "",
-    panelNow().points ? h("span", {}, "✖ certified policy") : "");
-  fill();
-  listeners.push(fill);
+    panelNow().points ? h("span", {}, "✖ certified policy") : ""));
   return box;
 }
 
@@ -90,13 +91,11 @@ function words() {
 function slider() {
   const range = h("input", { type: "range", id: "tau", min: 0, step: 1,
     oninput: (event) => change({ point: Number(event.target.value) }) });
-  const follow = () => {
+  follow(() => {
     range.max = cascadeNow().rate.length - 1;
     range.value = state.point;
     range.setAttribute("aria-valuetext", words());
-  };
-  follow();
-  listeners.push(follow);
+  });
   return h("div", { class: "slider" }, h("label", { for: "tau" }, "Threshold τ: to the right " +
     "more is deferred (also by arrow keys)"), range);
 }
@@ -106,7 +105,7 @@ function readout() {
   // Said once the slider rests, not at every step of a drag.
   const said = h("p", { class: "hidden", role: "status", "aria-live": "polite" });
   let waiting = null;
-  const fill = () => {
+  follow(() => {
     const [c, i, panel] = [cascadeNow(), state.point, panelNow()];
     const large = c.cost.at(-1) - c.cost[0];
     const tile = (key, name, value, under) => h("div", {}, h("dt", {}, name),
@@ -133,9 +132,7 @@ function readout() {
         "means over the orders of the tied."));
     clearTimeout(waiting);
     waiting = setTimeout(() => (said.textContent = words()), 500);
-  };
-  fill();
-  listeners.push(fill);
+  });
   return h("div", {}, slider(), box, said);
 }
 
@@ -277,10 +274,8 @@ function multiples() {
     h("b", {}, panel.title), h("small", {}, `${panel.metric}, ${show.count(panel.num_examples)}`),
     svg);
   });
-  const follow = () => buttons.forEach((button, i) =>
-    button.setAttribute("aria-pressed", String(i === state.panel)));
-  follow();
-  listeners.push(follow);
+  follow(() => buttons.forEach((button, i) =>
+    button.setAttribute("aria-pressed", String(i === state.panel))));
   const note = "As above, each with a scale of its own. The threshold stays when you choose one.";
   return h("div", {}, h("p", { class: "soft" }, note),
     h("div", { class: "multiples", role: "group", "aria-label": "Panels" }, buttons));
