@@ -24,23 +24,14 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Rates of one chip.
+    """Memory and rates of one chip; a rate is bytes a second."""
 
-    Attributes:
-      name: e.g. "v5e".
-      flops: a second, bfloat16.
-      memory: bytes of HBM.
-      memory_rate: bytes a second.
-      link_rate: bytes a second that it sends to chips of its slice, over all links together.
-      network_rate: bytes a second that it sends to other slices.
-    """
-
-    name: str
-    flops: float
-    memory: float
+    name: str  # e.g. "v5e"
+    flops: float  # a second, bfloat16
+    memory: float  # bytes of HBM
     memory_rate: float
-    link_rate: float
-    network_rate: float
+    link_rate: float  # that it sends to chips of its slice, over all links together
+    network_rate: float  # that it sends to other slices
 
 
 CHIPS = {

@@ -30,35 +30,22 @@ def percent(share: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A value and what is shown beside it.
+    """A value and what is shown beside it."""
 
-    Attributes:
-      value: a number, NaN = not measured; or a text, which is shown as it is.
-      low, high: ends of its interval; NaN = none.
-      note: a remark such as a p-value.
-      is_best: HTML shows it in bold.
-    """
-
-    value: float | str
-    low: float = math.nan
+    value: float | str  # NaN = not measured; a text is shown as it is
+    low: float = math.nan  # ends of its interval; NaN = none
     high: float = math.nan
-    note: str = ""
-    is_best: bool = False
+    note: str = ""  # such as a p-value
+    is_best: bool = False  # HTML shows it in bold
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """Cells below a head.
+    """Cells below a head."""
 
-    Attributes:
-      head: includes the unit, where there is one.
-      cells: `Cell`s, or values that have nothing beside them.
-      show: how its numbers are written: `number`, `signed`, `percent`, or a cost in its unit.
-    """
-
-    head: str
-    cells: Sequence[Cell | float | str]
-    show: Callable[[float], str] = number
+    head: str  # with the unit, if there is one
+    cells: Sequence[Cell | float | str]  # values that have nothing beside them may stand alone
+    show: Callable[[float], str] = number  # or `signed`, `percent`, or a cost in its unit
 
     @property
     def is_text(self) -> bool:

@@ -41,22 +41,15 @@ class DoesNotFitError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A compiled program, per chip.
-
-    Attributes:
-      arguments, outputs, aliased, temporaries, program: bytes as the compiler allots them; aliased
-        outputs take the place of arguments.
-      text: the optimised HLO.
-      seconds: that compiling took.
-    """
+    """A compiled program: bytes as the compiler allots them, per chip."""
 
     arguments: float
     outputs: float
-    aliased: float
+    aliased: float  # outputs that take the place of arguments
     temporaries: float
     program: float
-    text: str
-    seconds: float
+    text: str  # the optimised HLO
+    seconds: float  # that compiling took
 
     @property
     def peak(self) -> float:
@@ -66,23 +59,14 @@ class Compiled:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A step that can be compiled.
+    """A step that can be compiled for a mesh."""
 
-    Attributes:
-      name: e.g. "train cat_dist".
-      jitted: the function.
-      arguments: shapes with shardings.
-      parts: by name, trees of the arrays that stay in memory from step to step.
-      mesh: what it is compiled for.
-      context: another context to compile it in.
-    """
-
-    name: str
+    name: str  # e.g. "train cat_dist"
     jitted: Any
-    arguments: tuple
-    parts: Mapping[str, PyTree]
+    arguments: tuple  # shapes with shardings
+    parts: Mapping[str, PyTree]  # arrays that stay in memory from step to step
     mesh: Mesh
-    context: Any = contextlib.nullcontext
+    context: Any = contextlib.nullcontext  # in which it is compiled besides the mesh
 
     def part_bytes(self) -> dict[str, float]:
         """Bytes of the parts on a chip."""

@@ -35,22 +35,14 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation.
+    """One line of a computation."""
 
-    Attributes:
-      name, opcode: as written, the name without %.
-      shapes: of its result, one for each array of a tuple.
-      operands: names.
-      literal: what stands between the parentheses (a constant's value, a parameter's number).
-      attributes: the rest of the line.
-    """
-
-    name: str
+    name: str  # without %
     opcode: str
-    shapes: tuple[Shape, ...]
-    operands: tuple[str, ...]
-    literal: str
-    attributes: str
+    shapes: tuple[Shape, ...]  # of its result, one for each array of a tuple
+    operands: tuple[str, ...]  # names
+    literal: str  # the text in parentheses: a constant's value, a parameter's number
+    attributes: str  # the rest of the line
 
     def called(self, key: str) -> str | None:
         """The computation under an attribute such as "body" or "calls"."""

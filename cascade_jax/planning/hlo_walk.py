@@ -33,16 +33,13 @@ class Collective:
     """Exchanges of one kind over the same mesh axes.
 
     Attributes:
-      kind: "all-gather" and so on.
-      axes: mesh axes, e.g. ("fsdp",).
-      count: how many a run does.
       bytes: that a chip sends, all of them together, when the axes are rings: (n - 1) / n of the
         whole array for a gather or scatter among n, twice that for an all-reduce.
     """
 
-    kind: str
-    axes: tuple[str, ...]
-    count: float
+    kind: str  # "all-gather" and so on
+    axes: tuple[str, ...]  # of the mesh, e.g. ("fsdp",)
+    count: float  # in a run
     bytes: float
 
 
@@ -51,14 +48,12 @@ class Totals:
     """The work of one device in one run of the program.
 
     Attributes:
-      flops: of matmuls and convolutions; a multiply and an add are two.
-      bytes: read from and written to the chip's large memory by all operations.
       collectives: (kind, axes) -> [count, bytes].
-      unknown_loops: names of loops whose number of runs is not to be seen, counted once.
+      unknown_loops: names of loops whose number of runs can not be known, counted once.
     """
 
-    flops: float = 0.0
-    bytes: float = 0.0
+    flops: float = 0.0  # of matmuls and convolutions; a multiply and an add are two
+    bytes: float = 0.0  # read from and written to the chip's large memory by all operations
     collectives: dict[tuple[str, tuple[str, ...]], list[float]] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(lambda: [0.0, 0.0])
     )

@@ -27,19 +27,12 @@ _NOISE = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """Arrays of one shape that are held at once, of one part of the model.
+    """Arrays of one shape that are held at once, of one part of the model."""
 
-    Attributes:
-      bytes: of all of them.
-      count: how many.
-      array: e.g. "bf16[16,512,1024]".
-      made_by: the part of the model, from JAX's names.
-    """
-
-    bytes: float
+    bytes: float  # of all of them
     count: int
-    array: str
-    made_by: str
+    array: str  # e.g. "bf16[16,512,1024]"
+    made_by: str  # the part of the model, from JAX's names
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,54 +18,31 @@ _MOST_HELD = 12  # kinds of arrays that a plan names
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The plan of one step; bytes, FLOPs and seconds are per chip unless noted otherwise.
+    """The plan of one step; bytes, FLOPs and seconds are per chip unless noted otherwise."""
 
-    Attributes:
-      step: e.g. "train cat_dist".
-      topology, mesh: as names and sizes.
-      split: rules, microbatches and rematerialisation, as configured.
-      parts: bytes that stay in memory: student, optimizer, teacher, batch.
-      temporaries: bytes of activations, gradients and gathered weights at their most.
-      program: bytes of the program itself.
-      peak, memory: bytes taken at once, and what the chip has.
-      fits: whether peak is at most memory, and the compiler took it.
-      reason: why not, or nothing.
-      held: the largest of the arrays that are held when temporaries are at their most.
-      flops: counted in the compiled program.
-      expected_flops, model_flops: in closed form: what a step computes, and without what the
-        backward pass computes again; the latter is None for steps other than training.
-      moved: bytes read from and written to HBM.
-      collectives: kind, axes, count and bytes sent.
-      unknown_loops: loops counted once because nothing says how often they run.
-      roofline: seconds by resource, the longest and its name.
-      tokens_per_second: input and target tokens of all chips together at that bound.
-      hours: of all steps of the run at that bound.
-      compile_seconds: that it took here.
-    """
-
-    step: str
+    step: str  # e.g. "train cat_dist"
     topology: str
     chips: int
-    mesh: dict[str, int]
-    split: dict[str, Any]
-    parts: dict[str, float]
-    memory: float
-    fits: bool
-    reason: str = ""
-    temporaries: float | None = None
-    program: float | None = None
-    peak: float | None = None
-    held: tuple[liveness.Held, ...] = ()
-    flops: float | None = None
-    expected_flops: float | None = None
-    model_flops: float | None = None
-    moved: float | None = None
+    mesh: dict[str, int]  # names and sizes of the axes
+    split: dict[str, Any]  # rules, microbatches and rematerialisation, as configured
+    parts: dict[str, float]  # bytes that stay in memory: student, optimizer, teacher, batch
+    memory: float  # bytes of a chip
+    fits: bool  # whether peak is at most memory, and the compiler took it
+    reason: str = ""  # why it does not fit
+    temporaries: float | None = None  # most bytes of activations, gradients and gathered weights
+    program: float | None = None  # bytes of the program itself
+    peak: float | None = None  # bytes taken at once
+    held: tuple[liveness.Held, ...] = ()  # the largest arrays when temporaries are at their most
+    flops: float | None = None  # counted in the compiled program
+    expected_flops: float | None = None  # in closed form
+    model_flops: float | None = None  # the same without recomputation; of training only
+    moved: float | None = None  # bytes read from and written to HBM
     collectives: tuple[hlo_walk.Collective, ...] = ()
-    unknown_loops: tuple[str, ...] = ()
-    roofline: dict[str, Any] = dataclasses.field(default_factory=dict)
-    tokens_per_second: float | None = None
-    hours: float | None = None
-    compile_seconds: float | None = None
+    unknown_loops: tuple[str, ...] = ()  # counted once: nothing says how often they run
+    roofline: dict[str, Any] = dataclasses.field(default_factory=dict)  # seconds by resource
+    tokens_per_second: float | None = None  # inputs and targets of all chips at the roofline
+    hours: float | None = None  # of all steps of the run at the roofline
+    compile_seconds: float | None = None  # here
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""

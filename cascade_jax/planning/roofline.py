@@ -14,19 +14,12 @@ NETWORK_AXIS = "dcn_data"
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds that each resource is busy if nothing else ever waits; they may all overlap.
+    """Seconds that each resource is busy if nothing else ever waits; they may all overlap."""
 
-    Attributes:
-      compute: matmuls at the peak rate.
-      memory: reads and writes of HBM.
-      interconnect: exchanges inside a slice, over all links of a chip at once.
-      network: exchanges between slices.
-    """
-
-    compute: float
-    memory: float
-    interconnect: float
-    network: float
+    compute: float  # matmuls at the peak rate
+    memory: float  # reads and writes of HBM
+    interconnect: float  # exchanges inside a slice, over all links of a chip at once
+    network: float  # exchanges between slices
 
     @property
     def seconds(self) -> float:

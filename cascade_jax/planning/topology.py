@@ -30,15 +30,10 @@ class TopologyError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice: "v5e:4x8" (also spelt "v5e-32"), "v4:2x2x1" ("v4-8"), or "cpu:8".
+    """A slice: "v5e:4x8" (also spelt "v5e-32"), "v4:2x2x1" ("v4-8"), or "cpu:8"."""
 
-    Attributes:
-      kind: one of CHIPS.
-      shape: chips along each side.
-    """
-
-    kind: str
-    shape: tuple[int, ...]
+    kind: str  # one of CHIPS
+    shape: tuple[int, ...]  # chips along each side
 
     def __str__(self):
         return f"{self.kind}:{'x'.join(map(str, self.shape))}"

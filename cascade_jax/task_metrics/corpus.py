@@ -22,12 +22,7 @@ _KEYS = ("name", "class", "options")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """Additive statistics of n examples, for both models.
-
-    Attributes:
-      metric: whose statistics they are.
-      student, teacher: K counts for each example.
-    """
+    """Additive statistics of n examples, for both models: K counts for each example."""
 
     metric: CorpusMetric
     student: Int[np.ndarray, "n K"]
