@@ -119,15 +119,14 @@ def make_cascade_decode_fn(
       least_chunk: tokens computed while the parameters are read; None: 16 on a CPU, 256 elsewhere.
 
     Raises:
-      ValueError: if an argument is out of range, or the vocabularies differ. The returned function
+      ValueError: an argument is out of range, or the vocabularies differ. The returned function
         raises it for a threshold that is NaN, or more thresholds than places.
 
     Reference: Budget-Constrained Learning to Defer for Autoregressive Models, section 2.
     """
     if least_chunk is None:
         least_chunk = 16 if jax.default_backend() == "cpu" else 256
-    models = stepper_of(student), stepper_of(teacher)
-    setup = _Setup(*models, max_length, is_packed, least_chunk)
+    setup = _Setup(stepper_of(student), stepper_of(teacher), max_length, is_packed, least_chunk)
     _check(setup, eos_id, uncertainty, waiting_share)
     kind = np.int32(rules.UNCERTAINTIES.index(uncertainty))
     others = np.int32(eos_id), np.float32(waiting_share)
