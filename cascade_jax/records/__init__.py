@@ -1,6 +1,6 @@
 """The records table: what the models of a cascade answered, one Parquet row per example."""
 
-from cascade_jax.records.alignment import align, check_comparable
+from cascade_jax.records.alignment import align
 from cascade_jax.records.schema import METADATA_KEY, SCHEMA, SCHEMA_VERSION, RecordsError
 from cascade_jax.records.table import Records, read, write
 
@@ -11,7 +11,6 @@ __all__ = [
     "Records",
     "RecordsError",
     "align",
-    "check_comparable",
     "read",
     "write",
 ]

@@ -49,32 +49,23 @@ def upgraded(metadata: Mapping[str, Any], source: str) -> dict[str, Any]:
             f"{SCHEMA_VERSION}; collect the records again"
         )
     models = metadata.get(MODELS, PAIR)
-    metadata = {**metadata, "schema_version": SCHEMA_VERSION, MODELS: models}
     check_models(models, source)
-    metadata[MODELS] = list(models)
+    metadata = {**metadata, "schema_version": SCHEMA_VERSION, MODELS: list(models)}
+
+    def check(key: str, value: Any, is_right: bool, allowed: str) -> None:
+        if not is_right:
+            raise RecordsError(f"{source}: metadata under {key!r} must be {allowed}, got {value!r}")
+
     for key in REQUIRED_METADATA:
-        if not isinstance(metadata.get(key), str) or not metadata[key]:
-            raise RecordsError(
-                f"{source}: metadata must hold a text under {key!r}, got {metadata.get(key)!r}"
-            )
+        value = metadata.get(key)
+        check(key, value, isinstance(value, str) and bool(value), "a text")
     corpus_metrics(metadata, source)
-    decoding = metadata.get(DECODING, "")
-    if not isinstance(decoding, str | Mapping):
-        raise RecordsError(
-            f"{source}: metadata under {DECODING!r} must be a text, or texts by task, got "
-            f"{decoding!r}"
-        )
-    policy = metadata.get(POLICY, {})
-    if not isinstance(policy, Mapping):
-        raise RecordsError(
-            f"{source}: metadata under {POLICY!r} must be a certificate, an object, got {policy!r}"
-        )
+    decoding, policy = metadata.get(DECODING, ""), metadata.get(POLICY, {})
+    check(DECODING, decoding, isinstance(decoding, str | Mapping), "a text, or texts by task")
+    check(POLICY, policy, isinstance(policy, Mapping), "a certificate, an object")
     _check_figures(metadata.get(FIGURES, {}), models, source)
     top_k = metadata.get(TOP_K, 0)
-    if type(top_k) is not int or top_k < 0:
-        raise RecordsError(
-            f"{source}: metadata under {TOP_K!r} must be a whole number, 0 for none, got {top_k!r}"
-        )
+    check(TOP_K, top_k, type(top_k) is int and top_k >= 0, "a whole number, 0 for none")
     return metadata
 
 

@@ -23,24 +23,8 @@ from cascade_jax.names import did_you_mean
 from cascade_jax.records import columns as records_columns
 from cascade_jax.records import metadata as records_metadata
 from cascade_jax.records import schema
-from cascade_jax.records.schema import (
-    METADATA_KEY,
-    PAIR,
-    SCHEMA,
-    SCHEMA_VERSION,
-    RecordsError,
-)
+from cascade_jax.records.schema import METADATA_KEY, PAIR, RecordsError
 from cascade_jax.task_metrics import corpus
-
-__all__ = [
-    "METADATA_KEY",
-    "SCHEMA",
-    "SCHEMA_VERSION",
-    "Records",
-    "RecordsError",
-    "read",
-    "write",
-]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,25 +106,21 @@ class Records:
 
     def answers(self, model: str) -> AnswerTokens:
         """A model's answers, as deferral scores take them."""
-
         if model not in self.models:
             raise ValueError(f"model is {model!r}; must be one of {self.models}")
         columns = self.columns
-
-        def column(name: str) -> Any:
-            return columns[f"{model}_{name}"] if f"{model}_{name}" in columns else None
-
         more: dict[bool, dict[str, Any]] = {True: {}, False: {}}
         for field in columns.fields.values():
             if field.column.is_for_scores and field.owner == model and field.name in columns:
                 more[bool(field.offsets)][field.column.name] = columns[field.name]
+        top, embedding = f"{model}_top_log_probs", f"{model}_embedding"
         return AnswerTokens(
-            log_probs=column("log_probs"),
-            entropies=column("entropies"),
+            log_probs=columns[f"{model}_log_probs"],
+            entropies=columns[f"{model}_entropies"],
             offsets=columns[f"{model}_offsets"],
             example_ids=self.example_id,
-            top_log_probs=column("top_log_probs"),
-            embeddings=column("embedding"),
+            top_log_probs=columns[top] if top in columns else None,
+            embeddings=columns[embedding] if embedding in columns else None,
             per_token=more[True],
             per_example=more[False],
         )

@@ -13,7 +13,7 @@ from html import escape
 
 from cascade_jax.evaluation import split_figures
 from cascade_jax.evaluation.results import Evaluation
-from cascade_jax.records.table import SCHEMA_VERSION
+from cascade_jax.records.schema import SCHEMA_VERSION
 from cascade_jax.report import budget, headline, page_data, tables, words
 from cascade_jax.report.numbers import cost_text
 from cascade_jax.text_table import Table, as_html, number, percent

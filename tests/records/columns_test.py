@@ -162,7 +162,7 @@ def test_every_larger_model_must_be_the_same_to_be_compared(tmp_path):
     records.write(tmp_path / "b", rows, {**metadata, "name": "other"})
     tables = [records.read(tmp_path / name) for name in "ab"]
     with pytest.raises(RecordsError, match="medium_quality differs on 1 of 6 .* teacher checkpoin"):
-        records.check_comparable(tables)
+        records.align(tables)
 
 
 def test_two_models_of_any_name_are_a_student_and_a_teacher(tmp_path):

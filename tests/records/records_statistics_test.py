@@ -142,19 +142,19 @@ def test_what_can_not_be_compared(tmp_path):
     with pytest.raises(
         RecordsError, match="teacher_statistics differ on 1 of 3 .* task 't1'; coll"
     ):
-        records.check_comparable([first, changed])
+        records.align([first, changed])
     rows = make_rows()
     for row in rows[1::2]:
         row["student_statistics"] = row["teacher_statistics"] = [1] * 10
     described = {"t1": corpus.describe(Bleu())}
     bleu = write(tmp_path / "c", rows=rows, name="other", corpus_metrics=described)
     with pytest.raises(RecordsError, match=r"metric of task 't1' is Bleu\(.*\), not Chrf\("):
-        records.check_comparable([first, bleu])
+        records.align([first, bleu])
     ranked = write(tmp_path / "d", name="other", decoding={"t1": "rank_classification"})
     message = "answers to task 't1' are by rank_classification, not by greedy"
     with pytest.raises(RecordsError, match=message):
-        records.check_comparable([first, ranked])
+        records.align([first, ranked])
     # Records that do not say, or have none, are not held against each other.
-    records.check_comparable([first, write(tmp_path / "e", name="other")])
+    records.align([first, write(tmp_path / "e", name="other")])
     bare = records_table.write(tmp_path / "f", rows=records_table.make_rows(6), name="other")
-    records.check_comparable([first, bare])
+    records.align([first, bare])

@@ -192,7 +192,7 @@ def test_columns_of_different_lengths(tmp_path):
 
 
 def test_metadata_that_are_refused(tmp_path):
-    with pytest.raises(RecordsError, match="metadata must hold a text under 'name', got ''"):
+    with pytest.raises(RecordsError, match="metadata under 'name' must be a text, got ''"):
         write(tmp_path / "a", name="")
     with pytest.raises(RecordsError, match="the metadata must be JSON values"):
         write(tmp_path / "a", more=object())
@@ -233,7 +233,7 @@ def test_records_that_can_not_be_compared(tmp_path, changes, metadata, message):
     first = write(tmp_path / "a")
     other = write(tmp_path / "b", changes, **{"name": "other", **metadata})
     with pytest.raises(RecordsError, match=message) as error:
-        records.check_comparable([first, other])
+        records.align([first, other])
     assert "'other'" in str(error.value) and "'xent'" in str(error.value)
 
 
@@ -243,14 +243,14 @@ def test_a_missing_example_is_counted(tmp_path):
     with pytest.raises(
         RecordsError, match="2 of 4 missing and 0 more: missing 't0/test/2', 't.*/test/.*'$"
     ):
-        records.check_comparable([first, other])
+        records.align([first, other])
 
 
 def test_two_schema_versions_in_memory_can_not_be_compared(tmp_path):
     first, other = write(tmp_path / "a"), write(tmp_path / "b")
     other.metadata["schema_version"] = 3
     with pytest.raises(RecordsError, match="schema_version is 3, not 2"):
-        records.check_comparable([first, other])
+        records.align([first, other])
 
 
 @pytest.mark.parametrize("text", ["{oops", "[1]"])
