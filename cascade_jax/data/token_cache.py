@@ -58,11 +58,6 @@ class CachedTokens:
     splits: Mapping[str, Int[np.ndarray, " E+1"]]  # by feature
 
     @property
-    def num_examples(self) -> int:
-        """Examples of all rows."""
-        return int(self.row_splits[-1])
-
-    @property
     def ids(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """By feature, `values` and `splits`."""
         return {name: (self.values[name], self.splits[name]) for name in _NAMES}
@@ -133,11 +128,6 @@ def cached_tokens(
             _write(path, key, tokens)
     _in_memory[key] = steps, tokens
     return tokens
-
-
-def forget() -> None:
-    """Drops what is in memory; files stay."""
-    _in_memory.clear()
 
 
 def _num_rows(source: seqio.DataSource, split: str) -> int | None:

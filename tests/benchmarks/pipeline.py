@@ -135,7 +135,7 @@ def pipeline_rows(data_dir: str, vocabulary_path: str, folder: Path, seconds: fl
         rows.append(pipeline_row(config, "pipeline, no cache", seconds))
         kept = {"cache_rows": 50_000, "cache_dir": str(folder / f"cache_{pack}")}
         for name in ("pipeline, cache being filled", "pipeline, cache from files"):
-            token_cache.forget()
+            token_cache._in_memory.clear()
             config = dataclasses.replace(config, **kept)
             rows.append(pipeline_row(config, name, seconds))
     return rows

@@ -194,14 +194,14 @@ def _kept(name, max_rows=90, cache_dir=None):
 def test_what_is_kept_is_whole_and_knows_its_rows():
     kept = _kept("toy_several")
     expected = [row | {"n": n} for row in ROWS for n in range(row["times"])]
-    assert kept.num_examples == len(expected) == 133
+    assert kept.row_splits[-1] == len(expected) == 133
     assert kept.row_splits[:6].tolist() == [0, 0, 1, 3, 6, 6]
     assert kept.lengths("targets").tolist() == [2 * len(row["targets"]) for row in expected]
     assert (kept.values["inputs"] - 3).astype(np.uint8).tobytes().decode() == "".join(
         f"{row['inputs']}{row['n']}" for row in expected
     )
     assert kept.values["inputs"].dtype == np.uint16
-    assert _kept("toy_filtered").num_examples == 60
+    assert _kept("toy_filtered").row_splits[-1] == 60
 
 
 def test_an_epoch_shuffles_all_rows():
@@ -247,9 +247,9 @@ def test_tokens_are_made_once_in_a_process_and_once_for_a_folder(tmp_path, monke
     assert _kept("toy_several", cache_dir=str(tmp_path)) is first and len(made) == 1
     (file,) = tmp_path.iterdir()
     assert file.name.startswith("toy_several-train-") and file.suffix == ".npz"
-    token_cache.forget()
+    token_cache._in_memory.clear()
     assert _same(_kept("toy_several", cache_dir=str(tmp_path)), first) and len(made) == 1
-    token_cache.forget()
+    token_cache._in_memory.clear()
     _kept("toy_several")
     assert len(made) == 2
 
@@ -264,7 +264,7 @@ def test_a_damaged_file_is_made_anew(tmp_path, monkeypatch, damage, capsys):
         file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
     else:
         file.write_bytes({"cut": whole[:-100], "empty": b"", "other": b"text\n"}[damage])
-    token_cache.forget()
+    token_cache._in_memory.clear()
     made = _made(monkeypatch)
     assert _same(_kept("toy_plain", cache_dir=str(tmp_path)), first) and len(made) == 1
     assert capsys.readouterr().out == f"{file}: damaged, made anew\n"
@@ -282,7 +282,7 @@ def test_other_rows_another_prompt_or_vocabulary_are_other_tokens(tmp_path, monk
     assert kept.values["inputs"][kept.splits["inputs"][1] - 1] == ord("!") + 3 and len(made) == 1
     fewer = sources.GeneratedSource(lambda split: ROWS[:5], ["train"], FIELDS)
     kept = token_cache.cached_tokens(task.replace(source=fewer), "toy_plain", "train", 90, folder)
-    assert kept.num_examples == 5 and len(made) == 2
+    assert kept.row_splits[-1] == 5 and len(made) == 2
     ids = seqio.ByteVocabulary(extra_ids=7)
     other = task.replace(output_features=features.output_features(ids))
     token_cache.cached_tokens(other, "toy_plain", "train", 90, folder)
@@ -291,7 +291,7 @@ def test_other_rows_another_prompt_or_vocabulary_are_other_tokens(tmp_path, monk
 
 def test_a_change_that_only_late_rows_show_is_noticed(tmp_path, monkeypatch):
     old = _kept("toy_plain", cache_dir=str(tmp_path))
-    token_cache.forget()
+    token_cache._in_memory.clear()
     made = _made(monkeypatch)
 
     def late(row):
@@ -329,6 +329,6 @@ def test_batches_of_real_tasks_are_those_without_a_cache(tmp_path):
         seqio.MixtureRegistry.remove("toy_real")
         sources.set_data_dir(before)
     rows = [len(tokens.row_splits) - 1 for tokens in kept]
-    examples = [tokens.num_examples for tokens in kept]
+    examples = [tokens.row_splits[-1] for tokens in kept]
     assert examples[0] > rows[0] and examples[1] < rows[1] and examples[2:] == rows[2:]
     assert not list(tmp_path.iterdir())  # what is not kept in memory is not kept in files
