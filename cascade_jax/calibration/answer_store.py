@@ -54,7 +54,9 @@ class AnswerStore:
         for path in paths:
             content = path.read_bytes()
             try:
-                self._keep(*self._read(content))
+                rows, answers = self._read(content)
+                self._rows.append(rows)
+                self._parts.append(answers)
             except _DAMAGE as error:
                 why = " ".join(str(error).split())[:80] or type(error).__name__
                 hosts.print_once(f"{path} is damaged ({why}): its answers are decoded anew")
@@ -80,10 +82,6 @@ class AnswerStore:
             raise ValueError("rows beyond the examples")
         return rows, answers
 
-    def _keep(self, rows: Int[np.ndarray, " A"], answers: CascadeAnswers) -> None:
-        self._rows.append(rows)
-        self._parts.append(answers)
-
     def add(self, rows: Int[np.ndarray, " A"], answers: CascadeAnswers) -> None:
         """Keeps answers to the examples `rows`: on disk all of them or none."""
         if hosts.is_first():
@@ -93,7 +91,8 @@ class AnswerStore:
             with files.replacing(self._folder / name) as temporary, open(temporary, "wb") as file:
                 np.savez_compressed(file, **columns, **answers.columns())
         self._count += 1
-        self._keep(rows, answers)
+        self._rows.append(rows)
+        self._parts.append(answers)
 
     def find(
         self, thresholds: Float[np.ndarray, "R K"], rows: Int[np.ndarray, " R"]
@@ -101,11 +100,7 @@ class AnswerStore:
         """Indices, for `take`, of each example's answer at its thresholds; -1 if none is known.
 
         If there are several it is the first: with rounding two answers may hold in overlapping
-        ranges, and the same call must always give the same answer.
-
-        Args:
-          thresholds: of each example.
-          rows: examples, all different.
+        ranges, and the same call must always give the same answer. The rows are all different.
         """
         indices = np.full(len(rows), -1)
         if not self._parts:

@@ -23,12 +23,8 @@ def mean_point(evaluation: CascadeAnswers) -> Point:
 def whole_answers(student: CascadeAnswers, teacher: CascadeAnswers, cost: float) -> Point:
     """Whole answers deferred from the highest score down, until the mean cost is reached.
 
-    A deferred answer costs what the large model's own costs. The last answer counts in part.
-
-    Args:
-      student: never deferring; its scores.
-      teacher: always deferring, on the same examples.
-      cost: to reach.
+    A deferred answer costs what the large model's own costs. The last answer counts in part. The
+    student never defers and has scores, the teacher always defers, on the same examples.
     """
     order = np.argsort(-student.score, kind="stable")
     gained = np.cumsum(teacher.cost[order] - student.cost[order])
@@ -46,9 +42,7 @@ def whole_answers(student: CascadeAnswers, teacher: CascadeAnswers, cost: float)
 def between(evaluations: Sequence[CascadeAnswers], cost: float) -> Point:
     """Straight lines between the nearest two evaluations: what mixing them by chance gives.
 
-    Args:
-      evaluations: at least two, of which the cheapest and the most expensive lie around the cost.
-      cost: to reach.
+    The cheapest and the most expensive of the evaluations lie around the cost.
     """
     costs = np.array([np.mean(evaluation.cost) for evaluation in evaluations])
     order = np.argsort(costs, kind="stable")

@@ -50,9 +50,8 @@ def calibrate(config: CalibrateConfig) -> Budget:
         except ValueError as error:
             raise ValueError(f"{error}; raise SECOND_SIZE") from None
     kept = "what is decoded is kept" if config.level == TOKEN else "nothing is lost"
-    with Watch(
-        "calibrate", config.hang_seconds, config.output_dir, lambda: kept, "the rest"
-    ) as watch:
+    folder = config.output_dir
+    with Watch("calibrate", config.hang_seconds, folder, lambda: kept, "the rest") as watch:
         pool = config.open(watch.before_batch)
         facts = json_file.to_values(pool.models) | json_file.to_values(pool.data)
         facts |= {"score": pool.uncertainty, "count": len(pool.ids)}

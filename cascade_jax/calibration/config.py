@@ -79,10 +79,8 @@ class CalibrateConfig:
         for name in ("first_size", "second_size", "test_size"):
             checks.whole_number(name, getattr(self, name), 1, optional=name == "test_size")
         if self.iterations > self.num_candidates and self.search == BAYESIAN:
-            raise ValueError(
-                f"iterations is {self.iterations}, with {self.num_candidates} thresholds to choose "
-                "among; raise grid_size"
-            )
+            among = f"with {self.num_candidates} thresholds to choose among; raise grid_size"
+            raise ValueError(f"iterations is {self.iterations}, {among}")
         if self.bound == bounds.BINOMIAL and (self.level == TOKEN or self.promise == QUALITY):
             raise ValueError(
                 f"the bound {self.bound!r} is for losses of 0 or 1: a cost at level 'answer'; give "

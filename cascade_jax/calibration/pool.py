@@ -46,8 +46,7 @@ class CascadeAnswers:
     def holds_at(self, thresholds: Float[np.ndarray, "... K"]) -> Bool[np.ndarray, "..."]:
         """Whether each example's answer would be the same at other thresholds.
 
-        Args:
-          thresholds: [n, K] of each example, or [C, 1, K] for all examples at each, [C, n].
+        Thresholds are [n, K] of each example, or [C, 1, K] for all examples at each, [C, n].
         """
         # holds_below is inf where nothing was deferred: any higher threshold gives the same answer.
         is_below = defers(self.holds_below, thresholds) | np.isposinf(self.holds_below)
@@ -112,9 +111,7 @@ class Pool(Protocol):
     ) -> CascadeAnswers:
         """The cascade's answers to some examples; it defers where the uncertainty is above.
 
-        Args:
-          thresholds: of a configuration, or of each example.
-          rows: examples, all different; others cost nothing.
+        Thresholds are of a configuration, or of each example. The rows are all different.
         """
         ...
 

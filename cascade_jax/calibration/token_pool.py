@@ -74,9 +74,7 @@ class LiveSource:
     def open(self, before_batch: BeforeBatch = lambda is_first: None) -> "LivePool":
         """Reads the examples and finds the checkpoints; loads no parameter yet.
 
-        Args:
-          before_batch: see `Questions`; hosts.Stopped that it raises leaves `evaluate` when
-            what was decoded before is kept.
+        If `before_batch` (see `Questions`) raises hosts.Stopped, what was decoded before is kept.
 
         Raises:
           ValueError: runs on another vocabulary, checkpoints that do not fit, an unknown split or

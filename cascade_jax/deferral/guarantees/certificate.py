@@ -78,10 +78,9 @@ class Certificate:
         be certified; or "nothing": no policy is known to keep them, and there are no thresholds.
       level: what is deferred, "token" or "answer".
       score: name of the uncertainty or deferral score; higher = defer.
-      thresholds: one, or one for each block of positions. Infinity never defers, minus infinity
-        always does.
-      block_length: positions of the longest block, where there are several thresholds. Position j
-        of L is of block ``j * K // L``.
+      thresholds: one, or one for each block of positions; inf never defers, -inf always does.
+      block_length: positions of the longest of several blocks; position j of L is of block
+        ``j * K // L``.
       risks: with their limits.
       delta: the chance that the promise does not hold, at most.
       procedure, bound, tokens_per_sequence: see `risks.CalibrationSettings`.

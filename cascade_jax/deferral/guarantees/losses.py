@@ -47,10 +47,8 @@ class CalibrationLosses:
         shape = (len(thresholds), len(self.example_ids))
         for name, values in {**self.losses, "objective": self.objective}.items():
             if np.shape(values) != shape:
-                raise ValueError(
-                    f"{name!r} of {self.split!r} has the shape {np.shape(values)}, must be "
-                    f"{shape}: configurations, examples"
-                )
+                sizes = f"{np.shape(values)}, must be {shape}: configurations, examples"
+                raise ValueError(f"{name!r} of {self.split!r} has the shape {sizes}")
         if not np.all(np.isfinite(self.objective)):
             row, column = np.argwhere(~np.isfinite(self.objective))[0]
             value = self.objective[row, column]

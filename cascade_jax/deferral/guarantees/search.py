@@ -53,9 +53,8 @@ def score_quantiles(
     values = np.quantile(scores, np.linspace(0, 1, count)) if len(scores) else np.zeros(0)
     values = np.unique(values)
     if len(values) < 2:
-        raise ValueError(
-            f"{len(scores)} scores have {len(values)} different values: no grid of two or more"
-        )
+        count = f"{len(values)} different values"
+        raise ValueError(f"{len(scores)} scores have {count}: no grid of two or more")
     return values[:, None]
 
 
@@ -129,10 +128,8 @@ class Search(abc.ABC):
         """
         thresholds = as_thresholds(thresholds)
         if len(thresholds) != len(self.candidates[0]):
-            raise ValueError(
-                f"{list(thresholds)} has {len(thresholds)} thresholds, the candidates have "
-                f"{len(self.candidates[0])}"
-            )
+            has = f"has {len(thresholds)} thresholds, the candidates have {len(self.candidates[0])}"
+            raise ValueError(f"{list(thresholds)} {has}")
         if any(thresholds == trial.thresholds for trial in self.trials):
             raise ValueError(f"the thresholds {list(thresholds)} were evaluated before")
         values = tuple(float(value) for value in objectives)

@@ -54,15 +54,14 @@ def check_disjoint(splits: Mapping[str, Sequence[str]]) -> None:
                 owner[example] = name
     for (one, other), examples in shared.items():
         shown = ", ".join(map(repr, examples[:_SHOWN])) + ", …" * (len(examples) > _SHOWN)
+        count, total = len(examples), len(splits[other])
         if one == other:
             raise ValueError(
-                f"the split {one!r} has {len(examples)} of its {len(splits[one])} examples more "
-                f"than once: {shown}; copies are not independent, leave them out"
+                f"the split {one!r} has {count} of its {total} examples more than once: {shown}; "
+                "copies are not independent, leave them out"
             )
-        raise ValueError(
-            f"the splits {one!r} and {other!r} share {len(examples)} of {len(splits[other])} "
-            f"examples: {shown}; take splits that share none"
-        )
+        shared_by = f"the splits {one!r} and {other!r} share {count} of {total} examples"
+        raise ValueError(f"{shared_by}: {shown}; take splits that share none")
 
 
 def example_fingerprint(*texts: str) -> str:

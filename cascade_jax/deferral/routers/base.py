@@ -110,9 +110,8 @@ class Router:
     ) -> Float[np.ndarray, " examples"]:
         for name, quality in (("student", student_quality), ("teacher", teacher_quality)):
             if len(quality) != answers.num_examples:
-                raise ValueError(
-                    f"{answers.num_examples} answers, but {len(quality)} values of {name} quality"
-                )
+                count = f"{len(quality)} values of {name} quality"
+                raise ValueError(f"{answers.num_examples} answers, but {count}")
             bad = np.flatnonzero(~((quality >= 0) & (quality <= 1)))
             if len(bad):
                 raise ValueError(

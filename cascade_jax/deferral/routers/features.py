@@ -125,11 +125,7 @@ class ProbabilityFeatures:
         return self.length
 
     def check(self, answers: AnswerTokens, width: int) -> None:
-        """Refuses answers that can not be read; any width can be.
-
-        Raises:
-          ValueError: an answer without a token, a log-prob that is NaN or infinite.
-        """
+        """Refuses an answer without a token, and a log-prob that is NaN or infinite."""
         _check_tokens(answers)
 
     def matrix(self, answers: AnswerTokens, width: int) -> Float[np.ndarray, "examples F"]:
@@ -151,11 +147,7 @@ _KINDS = {"quantiles": QuantileFeatures, "probabilities": ProbabilityFeatures}
 
 
 def build(description: Mapping[str, Any]) -> Features:
-    """Features from the values of `describe`.
-
-    Raises:
-      ValueError: a kind or setting that is not known.
-    """
+    """Features from the values of `describe`; refuses an unknown kind or setting."""
     settings = dict(description)
     kind = settings.pop("kind", None)
     check_choice("the kind of features", kind, _KINDS)
@@ -173,6 +165,5 @@ def _check_tokens(answers: AnswerTokens) -> None:
 def _check_embeddings(answers: AnswerTokens) -> None:
     bad = np.flatnonzero(~np.all(np.isfinite(answers.embeddings), axis=1))
     if len(bad):
-        raise ValueError(
-            f"{answers.describe(int(bad[0]))} has an embedding that is not finite ({len(bad)} such)"
-        )
+        example = answers.describe(int(bad[0]))
+        raise ValueError(f"{example} has an embedding that is not finite ({len(bad)} such)")

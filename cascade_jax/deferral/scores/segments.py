@@ -27,10 +27,8 @@ def sums(
 ) -> Float[np.ndarray, " n"]:
     """Sum of every segment, in float64.
 
-    Args:
-      offsets: where segments start and end.
-      values_fn: the values of a range of positions; called once for each block.
-      size: values of a block, fewer where `values_fn` needs much memory for each.
+    `values_fn` gives the values of a range of positions, and is called once for each block of about
+    `size` values: fewer where it needs much memory for each.
     """
     result = np.empty(len(offsets) - 1)
     for rows in blocks(offsets, size):
