@@ -101,7 +101,6 @@ def make_cascade_decode_fn(
     `thresholds` is one number, or one for each of some equal blocks of answer places; or such a row
     for each input, [B N]; or a rule of `rules.py`. -inf gives the large model's own greedy answers,
     inf the small one's: the large model does not even read the inputs. NaN uncertainties defer.
-
     It is compiled once for each shape of inputs, whatever the thresholds, eos_id, uncertainty and
     waiting_share.
 
