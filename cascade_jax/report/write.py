@@ -3,8 +3,6 @@
 import os
 import pathlib
 
-from matplotlib.figure import Figure
-
 from cascade_jax import files
 from cascade_jax.evaluation.results import Evaluation
 from cascade_jax.report import html_page, markdown, metrics_json
@@ -30,7 +28,7 @@ def write(evaluation: Evaluation, output_dir: str | os.PathLike) -> None:
     files.write_text(folder / "summary.md", markdown.render(evaluation))
 
 
-def _pictures(evaluation: Evaluation) -> dict[str, Figure | None]:
+def _pictures(evaluation: Evaluation) -> dict[str, curves.Figure | None]:
     """Every picture by name; None for one that this evaluation does not have."""
     pooled, tasks = evaluation.pooled, list(evaluation.tasks.values())
     groups = list(evaluation.groups.values())
