@@ -31,14 +31,14 @@ def part_of(module: str) -> str | None:
 
 def imports(file: Path) -> list[tuple[int, str]]:
     """(line, full module or object name) of every import, also those inside functions."""
-    found = []
+    result = []
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            found += [(node.lineno, alias.name) for alias in node.names]
+            result += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{file}:{node.lineno}: relative import"
-            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
-    return found
+            result += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return result
 
 
 def test_every_part_of_the_package_has_a_level():
@@ -161,12 +161,12 @@ def test_public_things_have_docstrings():
 
 
 def test_there_is_one_stop_gradient():
-    found = [
+    actual = [
         file.relative_to(ROOT).as_posix()
         for file in PRODUCT_FILES
         for match in re.finditer(r"\bstop_gradient\(", file.read_text())
     ]
-    assert found == ["cascade_jax/training/step.py"]
+    assert actual == ["cascade_jax/training/step.py"]
 
 
 def test_only_the_batch_module_spells_seqios_feature_names():

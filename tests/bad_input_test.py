@@ -256,10 +256,10 @@ def test_a_loss_that_is_not_finite(
         train_step = make(*args)
 
         def step(state, *rest):
-            state, found = train_step(state, *rest)
+            state, result = train_step(state, *rest)
             if int(state.step) == poisoned_step:
                 state = state.replace(params=jax.tree.map(lambda p: p * np.nan, state.params))
-            return state, found
+            return state, result
 
         return step
 

@@ -40,9 +40,9 @@ def _arrays(lists):
         ),
     ],
 )
-def test_unpacked_batches_have_four_arrays(build, given, expected):
-    batch = build(_arrays(given))
-    rows = list(given.values())
+def test_unpacked_batches_have_four_arrays(build, arguments, expected):
+    batch = build(_arrays(arguments))
+    rows = list(arguments.values())
     for field in dataclasses.fields(batch):
         value = getattr(batch, field.name)
         if field.name in expected:
@@ -68,7 +68,7 @@ def test_packed_batches_have_segments_and_positions_too():
     ("build", "given"),
     [(batch_lib.from_seqio, PREFIX_LM), (batch_lib.from_seqio_prefix_lm, ENCODER_DECODER)],
 )
-def test_what_is_missing_is_named(build, given):
-    missing = "encoder_input_tokens" if given is PREFIX_LM else "decoder_causal_attention"
+def test_what_is_missing_is_named(build, arguments):
+    missing = "encoder_input_tokens" if arguments is PREFIX_LM else "decoder_causal_attention"
     with pytest.raises(ValueError, match=rf"batch lacks \['{missing}'\]; it has \['dec"):
-        build(_arrays(given))
+        build(_arrays(arguments))

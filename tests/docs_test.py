@@ -120,8 +120,8 @@ def test_the_task_snippet_builds_and_reads_rows(user_files):
     rows = [{"text": "dull", "label": 0}, {"text": "a joy", "label": 1}]
     for split in ("train", "validation"):
         fakes.write_jsonl(user_files / "data", "reviews", split, rows)
-    found = pipeline.decode_examples(config.runs[0].data, "my_reviews_v1", "validation")
-    texts = [(example.inputs_text, example.target_text) for example in found]
+    result = pipeline.decode_examples(config.runs[0].data, "my_reviews_v1", "validation")
+    texts = [(example.inputs_text, example.target_text) for example in result]
     assert texts == [("review: dull", "bad"), ("review: a joy", "good")]
 
 
@@ -199,15 +199,15 @@ def test_no_page_is_empty():
 
 def test_links_lead_to_headings():
     """GitHub's anchor of a heading: small letters, hyphens for spaces, no punctuation."""
-    found = 0
+    actual = 0
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
             text = (page.parent / target if target else page).read_text()
             headings = re.findall(r"^#+ (.+)$", text, re.M)
             anchors = {re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings}
             assert anchor in anchors, f"{page.name} links to {target}#{anchor}"
-            found += 1
-    assert found
+            actual += 1
+    assert actual
 
 
 def test_links_lead_to_files():

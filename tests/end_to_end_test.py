@@ -166,8 +166,8 @@ def test_the_vocabulary_is_of_the_asked_size(out):
 
 @pytest.mark.parametrize("folder", ["teacher", "cat_dist", "records/validation", "report"])
 def test_both_configs_lie_beside_what_they_made(out, report, folder):
-    given = (out / folder / "config.gin").read_text()
-    assert "STUDENT_STEPS = 6" in given and "own_mixture_v1" in given
+    arguments = (out / folder / "config.gin").read_text()
+    assert "STUDENT_STEPS = 6" in arguments and "own_mixture_v1" in arguments
     used = (out / folder / "operative_config.gin").read_text()
     root = {"report": "EvaluateConfig", "records/validation": "CollectConfig"}.get(
         folder, "TrainConfig"
@@ -177,7 +177,7 @@ def test_both_configs_lie_beside_what_they_made(out, report, folder):
 
 @pytest.mark.parametrize("name", ("teacher", *STUDENTS))
 def test_every_figure_is_there_and_finite(out, name):
-    wanted = {
+    reference = {
         metrics.LOSS,
         metrics.CROSS_ENTROPY,
         metrics.PERPLEXITY,
@@ -189,7 +189,7 @@ def test_every_figure_is_there_and_finite(out, name):
         metrics.TARGET_TOKENS,
         metrics.TOKENS_PER_SECOND,
     }
-    wanted |= {
+    reference |= {
         metrics.STEP_SECONDS,
         metrics.DATA_WAIT_SECONDS,
         metrics.EVALUATION_SECONDS,
@@ -204,15 +204,15 @@ def test_every_figure_is_there_and_finite(out, name):
         metrics.RIGHT_STUDENT_ONLY,
         metrics.RIGHT_TEACHER_ONLY,
     }
-    wanted |= set() if name == "teacher" else teacher
+    reference |= set() if name == "teacher" else teacher
     # Training measures the KL only where the loss needs the teacher's distribution.
-    wanted |= {metrics.TEACHER_KL} if name in ("dist", "cat_dist") else set()
+    reference |= {metrics.TEACHER_KL} if name in ("dist", "cat_dist") else set()
     trained = lines(out / name, "train")
     assert [line["step"] for line in trained] == [2, 4, 6]
     for line in trained:
         # No token may be right in so short a run, and has no entropy then.
-        assert line.keys() - {metrics.ENTROPY_RIGHT} == wanted | {"step", "split"}
-        assert all(math.isfinite(line[key]) for key in wanted)
+        assert line.keys() - {metrics.ENTROPY_RIGHT} == reference | {"step", "split"}
+        assert all(math.isfinite(line[key]) for key in reference)
         by_whom = sum(line.get(key, 0.0) for key in teacher - {metrics.TEACHER_ACCURACY})
         expected = by_whom if name.startswith("cat_") else 1.0
         assert line[metrics.KEPT] == pytest.approx(expected, abs=1e-6)
@@ -226,10 +226,10 @@ def test_tensorboard_holds_the_figures_of_the_text_file(out):
     from tensorflow.python.summary.summary_iterator import summary_iterator
 
     (file,) = (out / "cat_xent" / "tensorboard").iterdir()
-    found = {}
+    actual = {}
     for event in summary_iterator(str(file)):
         for value in event.summary.value:
-            found[value.tag, event.step] = value.simple_value
+            actual[value.tag, event.step] = value.simple_value
     expected = {
         (f"{split}/{key}", line["step"]): value
         for split in ("train", "validation")
@@ -237,7 +237,7 @@ def test_tensorboard_holds_the_figures_of_the_text_file(out):
         for key, value in line.items()
         if key not in ("step", "split")
     }
-    assert found == pytest.approx(expected, rel=1e-6)
+    assert actual == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ("teacher", *STUDENTS))
@@ -278,12 +278,12 @@ def test_records_hold_counts_and_figures_of_corpus_metrics(out):
     for name in STUDENTS:
         read = records.read(out / "records" / "validation" / f"{name}.parquet")
         echoes = [r for r in pq.read_table(read.source).to_pylist() if r["task"] == "own_echo_v1"]
-        figures, found = read.metadata["figures"]["own_echo_v1"], read.statistics("own_echo_v1")
+        figures, actual = read.metadata["figures"]["own_echo_v1"], read.statistics("own_echo_v1")
         assert set(figures) == {"token_f1", "bleu", "corpus_chrf"}
-        for model, counts in (("student", found.student), ("teacher", found.teacher)):
+        for model, counts in (("student", actual.student), ("teacher", actual.teacher)):
             texts = [r[f"{model}_answer"] for r in echoes], [[r["target"] for r in echoes]]
             bleu, chrf = sacrebleu.corpus_bleu(*texts).score, sacrebleu.corpus_chrf(*texts).score
-            assert found.metric.score(counts.sum(axis=0)) == pytest.approx(bleu / 100, abs=1e-9)
+            assert actual.metric.score(counts.sum(axis=0)) == pytest.approx(bleu / 100, abs=1e-9)
             assert figures["bleu"][model] == pytest.approx(bleu / 100, abs=1e-9)
             assert figures["corpus_chrf"][model] == pytest.approx(chrf / 100, abs=1e-9)
         assert read.statistics("own_colour_v1") is None
@@ -379,8 +379,8 @@ def test_teacher_forced_tokens_are_rows(out, run, user, capfd):
         capfd.readouterr()
         run("collect", forced, "--gin.COLLECT_LIMIT=5", "--gin.EMBEDDINGS=True")
         said = capfd.readouterr().out
-        found = records.read(file)
-        assert f"cat_xent: {len(found)} target tokens in" in said
+        actual = records.read(file)
+        assert f"cat_xent: {len(actual)} target tokens in" in said
         options = ["--gin.SCORES='available'", "--gin.evaluate.EvaluateConfig.output_dir='forced'"]
         run("evaluate", forced, *options)
         router = ["fit-router", "--gin_file=gin/runs/fit_router.gin", f"--gin.RECORDS='{file}'"]
@@ -391,18 +391,18 @@ def test_teacher_forced_tokens_are_rows(out, run, user, capfd):
     assert "teacher forced</td>" in (user / "forced/report.html").read_text(encoding="utf-8")
     panel = json.loads((user / "forced/metrics.json").read_text())["pooled"]
     assert panel["metric"] == "next_token_accuracy"
-    places = [int(name.rpartition("/")[2]) for name in found.example_id]
+    places = [int(name.rpartition("/")[2]) for name in actual.example_id]
     starts = [row for row, place in enumerate(places) if place == 0]
     assert len(starts) == 10  # five examples of each of two tasks
     lengths = [end - start for start, end in zip(starts, [*starts[1:], len(places)], strict=True)]
     assert places == [place for length in lengths for place in range(length)]
-    assert set(found.target[[row - 1 for row in starts]]) == {"</s>"}
-    assert found.student_embedding.shape == (len(found), 8)
+    assert set(actual.target[[row - 1 for row in starts]]) == {"</s>"}
+    assert actual.student_embedding.shape == (len(actual), 8)
     for answer, quality in (
-        (found.student_answer, found.student_quality),
-        (found.teacher_answer, found.teacher_quality),
+        (actual.student_answer, actual.student_quality),
+        (actual.teacher_answer, actual.teacher_quality),
     ):
-        assert quality.tolist() == (answer == found.target).tolist()
+        assert quality.tolist() == (answer == actual.target).tolist()
 
 
 def test_packed_rows_train(out, run, user):

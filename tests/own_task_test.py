@@ -114,8 +114,8 @@ def test_the_table_of_suites_is_the_registrys():
     assert table.keys() == suites.keys()
     for suite, (_, count, splits, _, _, files) in table.items():
         assert int(count) == len(suites[suite]), suite
-        found = {split for facts in suites[suite] for split in facts.splits}
-        assert set(splits.split(", ")) == found, suite
+        actual = {split for facts in suites[suite] for split in facts.splits}
+        assert set(splits.split(", ")) == actual, suite
         for file in re.findall(r"`(.*?)`", files):
             assert (ROOT / file).is_file()
     total = sum(int(cells[1]) for cells in table.values())

@@ -81,8 +81,8 @@ def columns_table(part: str) -> str:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_the_tables_of_columns_are_the_schema(part):
-    (found,) = re.findall(rf"<!-- columns: {part} -->\n(.*?)\n<!-- end -->", PAGE, re.S)
-    assert found == columns_table(part), f"must be\n{columns_table(part)}"
+    (actual,) = re.findall(rf"<!-- columns: {part} -->\n(.*?)\n<!-- end -->", PAGE, re.S)
+    assert actual == columns_table(part), f"must be\n{columns_table(part)}"
 
 
 def test_the_metrics_formats_and_fields_are_those_there_are():

@@ -34,18 +34,18 @@ def test_logits_are_those_of_numpy(tied, bias, scale, cap, vocab_size):
         assert np.abs(head.logits(hidden)).max() < cap
     assert head.num_ids == (vocab_size or COLUMNS)
     assert (head.features, head.columns) == (WIDTH, COLUMNS)
-    found = head.logits(hidden)
-    assert found.shape == (*ROWS, head.num_ids) and found.dtype == jnp.float32
-    np.testing.assert_allclose(found, expected[..., : head.num_ids], rtol=1e-5, atol=1e-6)
+    actual = head.logits(hidden)
+    assert actual.shape == (*ROWS, head.num_ids) and actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, expected[..., : head.num_ids], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(head.all_logits(hidden), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_in_bfloat16_the_operands_are_rounded_and_the_sums_are_not():
     head = Unembedding(jnp.ones((300, 1)).at[0].set(1 + 2**-10), dtype="bfloat16")
-    found = head.logits(jnp.ones((1, 300)))
-    assert found.dtype == jnp.float32
+    actual = head.logits(jnp.ones((1, 300)))
+    assert actual.dtype == jnp.float32
     # 300 ones make 300 in float32 (bfloat16 would stop at 256); 1 + 2^-10 is 1 in bfloat16.
-    assert found.tolist() == [[300.0]]
+    assert actual.tolist() == [[300.0]]
 
 
 def test_the_scale_is_applied_before_the_product():
@@ -118,11 +118,11 @@ def test_several_can_be_stacked_and_differentiated_at_once():
     both = jax.tree.map(lambda *x: jnp.stack(x), head, other)
     assert both.kernel.shape == (2, WIDTH, COLUMNS) and both.bias.shape == (2, COLUMNS)
     gradient = jax.grad(lambda head: jnp.square(head.logits(hidden)).sum())
-    found = jax.vmap(gradient)(both)
+    result = jax.vmap(gradient)(both)
     for i, each in enumerate((head, other)):
         jax.tree.map(
             lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6),
-            found,
+            result,
             gradient(each),
         )
 

@@ -43,10 +43,10 @@ def best_of(points: np.ndarray, reference: np.ndarray, count: int) -> float:
     return float(best.max())
 
 
-def after_passes(found: search.Search, reference: np.ndarray) -> float:
+def after_passes(result: search.Search, reference: np.ndarray) -> float:
     """Hypervolume of what the first 25 passes have made known."""
-    number = np.cumsum([told.cost > 0 for told in found.trials])
-    return float(found.hypervolumes(reference)[number <= EVALUATIONS][-1])
+    number = np.cumsum([evaluated.cost > 0 for evaluated in result.trials])
+    return float(result.hypervolumes(reference)[number <= EVALUATIONS][-1])
 
 
 def main() -> int:
@@ -61,13 +61,13 @@ def main() -> int:
         passes.append(search.BayesianSearch(candidates, EVALUATIONS, seed=seed))
         run_search(passes[-1], pool.evaluate, rows, metric)
     run_search(grid, pool.evaluate, rows, metric)
-    points = {told.thresholds[0]: told.objectives for told in grid.trials}
+    points = {evaluated.thresholds[0]: evaluated.objectives for evaluated in grid.trials}
     reference = pareto.reference_point(grid.objectives())
     whole = pareto.hypervolume(grid.objectives(), reference)
 
-    def after(found: search.Search) -> list[float]:
-        reached = found.hypervolumes(reference) / whole
-        spent = np.cumsum([told.cost for told in found.trials])
+    def after(result: search.Search) -> list[float]:
+        reached = result.hypervolumes(reference) / whole
+        spent = np.cumsum([evaluated.cost for evaluated in result.trials])
         return [float(reached[spent <= most + 1e-9].max()) for most in AFTER]
 
     print(
@@ -76,12 +76,12 @@ def main() -> int:
         f"{', '.join(map(str, AFTER))} answers of each example:",
         flush=True,
     )
-    for seed, found in enumerate(passes):
-        shown = ", ".join(f"{share:.4f}" for share in after(found))
+    for seed, result in enumerate(passes):
+        shown = ", ".join(f"{share:.4f}" for share in after(result))
         print(
             f"passes, seed {seed}: {shown}; after {EVALUATIONS} passes "
-            f"{after_passes(found, reference) / whole:.4f}, all 400 known after "
-            f"{sum(told.cost > 0 for told in found.trials)}"
+            f"{after_passes(result, reference) / whole:.4f}, all 400 known after "
+            f"{sum(told.cost > 0 for told in result.trials)}"
         )
     for seed in range(SEEDS):
         alone = search.BayesianSearch(candidates, EVALUATIONS, seed=seed)
@@ -94,7 +94,7 @@ def main() -> int:
     spread = pareto.hypervolume(objectives[even], reference) / whole
     most = best_of(objectives, reference, EVALUATIONS) / whole
     print(f"{EVALUATIONS} thresholds, even: {spread:.4f}; the best with hindsight: {most:.4f}")
-    least = min(after_passes(found, reference) for found in passes)
+    least = min(after_passes(result, reference) for result in passes)
     return 0 if least >= 0.99 * whole else 1
 
 

@@ -83,31 +83,31 @@ HEAD = (
 class Drawn(ModelStepper):
     """The student, as sure of each token as is drawn for its row and place."""
 
-    def step(self, params, state, tokens, where, wanted):
-        logits, state = super().step(params, state, tokens, where, wanted)
+    def step(self, params, state, tokens, where, expected):
+        logits, state = super().step(params, state, tokens, where, expected)
         sharpness = np.random.default_rng(0).uniform(1, 6, (len(where.starts), where.length))
         place = jnp.minimum(where.starts, where.length - 1)[:, None]
         factor = jnp.take_along_axis(jnp.asarray(sharpness, jnp.float32), place, axis=1)
         return logits * factor, state
 
 
-def threshold_for(rate: float, found: decode.CascadeGeneration) -> float:
+def threshold_for(rate: float, result: decode.CascadeGeneration) -> float:
     """Above which a share of `rate` of the student's own answers' uncertainties lie."""
     if rate in (0, 1):
         return np.inf if rate == 0 else -np.inf
-    return float(np.quantile(np.asarray(found.uncertainties), 1 - rate))
+    return float(np.quantile(np.asarray(result.uncertainties), 1 - rate))
 
 
-def deferral_rate(found: decode.CascadeGeneration) -> float:
+def deferral_rate(result: decode.CascadeGeneration) -> float:
     """Share of the tokens that the large model wrote."""
-    return float(found.deferred.sum() / found.lengths.sum())
+    return float(result.deferred.sum() / result.lengths.sum())
 
 
-def called_flops(found: decode.CascadeGeneration, config, input_length: int) -> int:
+def called_flops(result: decode.CascadeGeneration, config, input_length: int) -> int:
     """The large model's FLOPs, added up call by call and token by token."""
     total = 0
     logits = 2 * config.embed_dim * config.vocab_size
-    for row in np.asarray(found.is_deferred):
+    for row in np.asarray(result.is_deferred):
         read = 0
         for place in np.flatnonzero(row).tolist():
             total += 0 if read else flops.prefill_flops(config, input_length)
@@ -166,29 +166,29 @@ def measure(pair: str, batch: int, options: argparse.Namespace) -> bool:
             "live": functools.partial(live, *params, inputs, limit),
             "lock-step": functools.partial(locked, *params, inputs, limit),
         }
-        found, in_step = (jax.block_until_ready(runs[name]()) for name in ("live", "lock-step"))
+        actual, in_step = (jax.block_until_ready(runs[name]()) for name in ("live", "lock-step"))
         times = {name: [] for name in runs}
         for _ in range(options.repeats):
             for name, run in runs.items():
                 times[name].append(timed(run))
         seconds = {name: statistics.median(each) for name, each in times.items()}
         ratios = {name: seconds[name] / seconds["alone"] for name in ("live", "lock-step")}
-        spent = costs.cascade_flops(found, small, large, [options.input_length] * batch)
-        expected = called_flops(found, large, options.input_length)
+        spent = costs.cascade_flops(actual, small, large, [options.input_length] * batch)
+        expected = called_flops(actual, large, options.input_length)
         whole = batch * flops.answer_flops(large, options.input_length, options.length)
         is_same = spent.teacher.sum() == expected
-        runs_read = int(found.calls) * sizes[1] + int(found.student_steps) * sizes[0]
+        runs_read = int(actual.calls) * sizes[1] + int(actual.student_steps) * sizes[0]
         parameters_read = runs_read / (options.length * sizes[1])
         if rate == 0.1:
             is_good &= (ratios["live"] if batch == 1 else parameters_read) <= LIMIT_AT_A_TENTH
         is_good &= bool(is_same)
         columns = [
-            pair, batch, f"{deferral_rate(found):.2f}", f"{seconds['alone'] / batch:.3f} s",
+            pair, batch, f"{deferral_rate(actual):.2f}", f"{seconds['alone'] / batch:.3f} s",
             f"{seconds['live'] / batch:.3f} s", f"{ratios['live']:.2f}",
-            f"{ratios['lock-step']:.2f}", int(found.calls), int(in_step.calls),
-            int(found.student_steps), f"{parameters_read:.2f}",
+            f"{ratios['lock-step']:.2f}", int(actual.calls), int(in_step.calls),
+            int(actual.student_steps), f"{parameters_read:.2f}",
             f"{spent.teacher.sum() / whole:.2f}",
-            f"{int(found.computed_tokens) / max(int(found.teacher_tokens.sum()), 1):.2f}",
+            f"{int(actual.computed_tokens) / max(int(actual.teacher_tokens.sum()), 1):.2f}",
             "yes" if is_same else "NO",
         ]  # fmt: skip
         print("| " + " | ".join(map(str, columns)) + " |", flush=True)

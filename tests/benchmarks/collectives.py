@@ -22,7 +22,7 @@ class Reduction:
 
 def reductions(hlo: str) -> list[Reduction]:
     """What devices reduce together, from the text of an optimised program."""
-    types, bodies, calls, found, computation = {}, set(), {}, [], None
+    types, bodies, calls, result, computation = {}, set(), {}, [], None
     for line in hlo.splitlines():
         if line.endswith("{") and (opened := re.match(r"(?:ENTRY )?%?([\w.\-]+) ", line)):
             computation = opened[1]
@@ -38,12 +38,12 @@ def reductions(hlo: str) -> list[Reduction]:
             bodies.update(called)
         if operation in ("all-reduce", "all-reduce-start", "reduce-scatter"):
             operands = re.findall(r"%([\w.\-]+)", re.split(r"\), ", rest)[0])
-            found.append((computation, operands))
+            result.append((computation, operands))
     while more := {name for body in bodies for name in calls.get(body, ())} - bodies:
         bodies |= more
     return [
         Reduction(dtype, math.prod(int(n) for n in dims.split(",") if n), where in bodies)
-        for where, operands in found
+        for where, operands in result
         for name in operands
         for dtype, dims in re.findall(r"([a-z]+[0-9]*\w*)\[([\d,]*)\]", types[name])
     ]
@@ -56,5 +56,5 @@ def kernel_reductions(hlo: str, elements: int) -> tuple[list[Reduction], list[Re
       hlo: text of the optimised program.
       elements: of the matrix on one device. A reduction of at least half as many counts.
     """
-    large = [found for found in reductions(hlo) if 2 * found.elements >= elements]
+    large = [result for result in reductions(hlo) if 2 * result.elements >= elements]
     return [r for r in large if not r.is_in_loop], [r for r in large if r.is_in_loop]

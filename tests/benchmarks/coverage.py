@@ -107,13 +107,13 @@ def procedure_figures(
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", bounds.IndependentTokensWarning)
-            found = learn_then_test.calibrate(settings, one, two)
-        wrong += bool(np.any(broken[list(found.accepted)]))
-        if found.chosen is None:
+            result = learn_then_test.calibrate(settings, one, two)
+        wrong += bool(np.any(broken[list(result.accepted)]))
+        if result.chosen is None:
             nothing += 1
         else:
-            wrong_choice += bool(broken[found.chosen])
-            share += SHARES[found.chosen]
+            wrong_choice += bool(broken[result.chosen])
+            share += SHARES[result.chosen]
     return wrong / repeats, wrong_choice / repeats, nothing / repeats, share / repeats
 
 

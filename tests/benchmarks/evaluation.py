@@ -58,13 +58,13 @@ def lists(values: np.ndarray, length: int) -> pa.Array:
 
 def top_log_probs(rng: np.random.Generator, count: int, top_k: int) -> np.ndarray:
     """Falling log-probs at `count` positions, end to end."""
-    found = np.empty((count, top_k), np.float32)
+    result = np.empty((count, top_k), np.float32)
     for start in range(0, count, 1 << 20):
-        part = found[start : start + (1 << 20)]
+        part = result[start : start + (1 << 20)]
         part[:] = rng.random(part.shape, np.float32)
         np.cumsum(part, axis=1, out=part)
         part *= -1
-    return found.ravel()
+    return result.ravel()
 
 
 def made_up(n: int, tokens: int, top_k: int) -> dict[str, pa.Array]:
@@ -147,14 +147,14 @@ def in_child(work: Callable[[], object]) -> None:
         raise RuntimeError("a stage failed; its error stands above")
 
 
-def write(path: Path, n: int, tokens: int, top_k: int, found: Path) -> None:
+def write(path: Path, n: int, tokens: int, top_k: int, result: Path) -> None:
     """Makes the records and writes them, timing the second; for a process of its own."""
     columns = made_up(n, tokens, top_k)
     metadata = {"name": "student", "mixture": "mixture", "split": "split"}
     rows: list[dict] = []
     with stage(rows, "write"):
         records.write(path, columns, metadata | ({"top_k": top_k} if top_k else {}))
-    found.write_text(json.dumps(rows))
+    result.write_text(json.dumps(rows))
 
 
 def measure(path: Path, draws: int) -> tuple[list[dict], dict]:
@@ -203,9 +203,9 @@ def main(argv: list[str] | None = None) -> int:
     flags.add_argument("--folder", help="for the file; left out: a temporary one")
     args = flags.parse_args(argv)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        path, found = Path(name) / "records.parquet", Path(name) / "write.json"
-        in_child(lambda: write(path, args.records, args.tokens, args.top_k, found))
-        rows = json.loads(found.read_text())
+        path, result = Path(name) / "records.parquet", Path(name) / "write.json"
+        in_child(lambda: write(path, args.records, args.tokens, args.top_k, result))
+        rows = json.loads(result.read_text())
         size = path.stat().st_size
         rest, alone = measure(path, args.draws)
     rows += rest

@@ -54,11 +54,11 @@ def plain(sizes: Sizes, loss: variants.Loss, mesh: Mesh | None) -> Callable:
     """Whole logits of both models, then the variant; gradients by JAX."""
 
     def logits(hidden, kernel):
-        found = Unembedding(kernel, dtype=sizes.dtype).logits(hidden)
+        result = Unembedding(kernel, dtype=sizes.dtype).logits(hidden)
         if mesh is None:
-            return found
+            return result
         split = NamedSharding(mesh, PartitionSpec("data", "tensor"))
-        return jax.lax.with_sharding_constraint(found, split)
+        return jax.lax.with_sharding_constraint(result, split)
 
     def value(trained, fixed):
         teacher_hidden, teacher_kernel, targets, weights = fixed
@@ -102,11 +102,11 @@ def fused_head(sizes: Sizes, loss: variants.Loss, mesh: Mesh | None) -> Callable
             teacher = teachers.TeacherHidden(
                 teacher_hidden, Unembedding(teacher_kernel, dtype=sizes.dtype)
             )
-        found = fused.loss_sums(
+        result = fused.loss_sums(
             loss, trained[0], Unembedding(trained[1], dtype=sizes.dtype), teacher, targets,
             weights, chunk_tokens=sizes.chunk_tokens, layout=layout, **_every(sizes),
         )  # fmt: skip
-        return _shown(sizes, found)
+        return _shown(sizes, result)
 
     return jax.value_and_grad(value, has_aux=True)
 
@@ -115,8 +115,8 @@ def _every(sizes):
     return {"every_metric": sizes.metrics == "every"}
 
 
-def _shown(sizes, found):
-    return found.loss_sum, {} if sizes.metrics == "none" else found.metrics
+def _shown(sizes, result):
+    return result.loss_sum, {} if sizes.metrics == "none" else result.metrics
 
 
 def jax_cce(sizes: Sizes, loss: variants.Loss, mesh: Mesh | None) -> Callable:
@@ -150,18 +150,18 @@ def _peer(value, mesh, columns):
     if mesh is None:
 
         def step(trained, fixed):
-            found, gradients = gradient_fn(*trained, fixed[2])
-            return (found, {}), gradients
+            result, gradients = gradient_fn(*trained, fixed[2])
+            return (result, {}), gradients
 
         return step
 
     def on_each(x, w, y):
-        found, (dx, dw) = gradient_fn(x, w, y)
+        result, (dx, dw) = gradient_fn(x, w, y)
         scatter = functools.partial(
             jax.lax.psum_scatter, axis_name="tensor", scatter_dimension=columns, tiled=True
         )
         gradients = dx.astype(x.dtype), jax.lax.psum(scatter(dw.astype(w.dtype)), "data")
-        return (jax.lax.psum(found, ("data", "tensor")), {}), gradients
+        return (jax.lax.psum(result, ("data", "tensor")), {}), gradients
 
     tokens = PartitionSpec(("data", "tensor"))
     split = PartitionSpec(*[None] * columns, "tensor")
@@ -194,8 +194,8 @@ def in_microbatches(step: Callable, sizes: Sizes, mesh: Mesh | None) -> Callable
             (loss_sum, _), (d_hidden, d_kernel) = step(
                 (hidden, kernel), (teacher_hidden, teacher_kernel, *labels)
             )
-            found = loss_sum, d_kernel.astype(jnp.float32)
-            return jax.tree.map(jnp.add, total, found), d_hidden
+            result = loss_sum, d_kernel.astype(jnp.float32)
+            return jax.tree.map(jnp.add, total, result), d_hidden
 
         zero = jnp.zeros(()), jnp.zeros(kernel.shape, jnp.float32)
         parts = jax.tree.map(cut, (hidden, teacher_hidden, labels))

@@ -66,10 +66,10 @@ GB = 1e9
 ########################################## Measurements ##########################################
 
 
-def relative_difference(found, expected) -> float:
+def relative_difference(actual, expected) -> float:
     """Largest difference of two arrays over the largest value of the second one."""
-    found, expected = (np.asarray(x, np.float64) for x in (found, expected))
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+    actual, expected = (np.asarray(x, np.float64) for x in (actual, expected))
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
 def paired_times(calls: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
@@ -83,7 +83,7 @@ def paired_times(calls: dict[str, Callable], repeats: int) -> dict[str, list[flo
             start = time.perf_counter()
             jax.block_until_ready(calls[name]())
             times[name].append(time.perf_counter() - start)
-    return {name: found[1:] for name, found in times.items()}
+    return {name: result[1:] for name, result in times.items()}
 
 
 ############################################# On CPU #############################################
@@ -117,7 +117,7 @@ def cpu_rows(sizes: Sizes, names: list[str], repeats: int) -> list[dict]:
     for variant in names:
         loss = VARIANTS[variant]
         fixed = everything if loss.needs_teacher else (None, None, *everything[2:])
-        steps, found, times, new = {}, {}, {}, []
+        steps, result, times, new = {}, {}, {}, []
         for head in heads.heads_of(loss, (heads.CCE, heads.TOKAMAX_XLA)):
             new.append({"variant": variant, "head": head.name})
             if missing(head):
@@ -134,11 +134,11 @@ def cpu_rows(sizes: Sizes, names: list[str], repeats: int) -> list[dict]:
                 continue
             new[-1]["temp_mb"] = compiled.memory_analysis().temp_size_in_bytes / 1e6
             (value, _), (d_hidden, d_kernel) = compiled(*args)
-            found[head.name] = value, d_hidden, d_kernel.T if head.by_token_id else d_kernel
+            result[head.name] = value, d_hidden, d_kernel.T if head.by_token_id else d_kernel
             steps[head.name] = functools.partial(compiled, *args)
         say(f"{variant}: {repeats} repetitions of {', '.join(steps)}")
         times = paired_times(steps, repeats)
-        base, reference = times[heads.PLAIN.name], found[heads.PLAIN.name]
+        base, reference = times[heads.PLAIN.name], result[heads.PLAIN.name]
         for row in new:
             if row["head"] in times:
                 own = times[row["head"]]
@@ -150,9 +150,9 @@ def cpu_rows(sizes: Sizes, names: list[str], repeats: int) -> list[dict]:
                     "ratio": median / statistics.median(base),
                     "ratio_min": min(ratios),
                     "ratio_max": max(ratios),
-                    "loss_diff": relative_difference(found[row["head"]][0], reference[0]),
+                    "loss_diff": relative_difference(result[row["head"]][0], reference[0]),
                     "gradient_diff": max(
-                        map(relative_difference, found[row["head"]][1:], reference[1:])
+                        map(relative_difference, result[row["head"]][1:], reference[1:])
                     ),
                 }
         rows += new
@@ -240,7 +240,7 @@ def tpu_row(head: Head, sizes: Sizes, loss: variants.Loss, mesh: Mesh) -> dict:
         "outputs_gb": memory.output_size_in_bytes / GB,
         "outside": len(outside),
         "inside": len(inside),
-        "reduced_as": sorted({found.dtype for found in outside + inside}),
+        "reduced_as": sorted({result.dtype for result in outside + inside}),
         "largest_in_loop": max(
             (r.elements for r in collectives.reductions(hlo) if r.is_in_loop), default=0
         ),
@@ -348,10 +348,10 @@ def main(argv: list[str] | None = None) -> None:
     sys.argv[1:] = []  # tokamax parses them too, and warns that it is not tuned
     logging.getLogger("absl").setLevel(logging.ERROR)
     fields = [field.name for field in dataclasses.fields(Sizes)]
-    given = {name: value for name in fields if (value := getattr(args, name)) is not None}
+    arguments = {name: value for name in fields if (value := getattr(args, name)) is not None}
     large = {"tokens": 32768, "features": 2048, "teacher_features": 3072, "vocab": 256128,
              "dtype": "bfloat16"} if args.tpu else {}  # fmt: skip
-    sizes = Sizes(**large | given)
+    sizes = Sizes(**large | arguments)
     # What a cache gives back may not know its memory.
     jax.config.update("jax_enable_compilation_cache", False)
     if args.tpu:

@@ -217,10 +217,10 @@ def main(argv: list[str] | None = None) -> int:
         path = train_vocabulary(MIXTURE, VOCAB_SIZE, folder)
         size = load.load_vocabulary(path).vocab_size
         taken = step_rows(args.data_dir, folder)
-        given = pipeline_rows(args.data_dir, path, folder, args.seconds)
+        arguments = pipeline_rows(args.data_dir, path, folder, args.seconds)
     print(f"{len(TASKS)} tasks, vocabulary of {size}, input 512, target 128, batches of 32\n")
-    print(table([*given, *taken], COLUMNS))
-    slowest = min(row["tokens"] for row in given)
+    print(table([*arguments, *taken], COLUMNS))
+    slowest = min(row["tokens"] for row in arguments)
     fastest = max(row["tokens"] for row in taken)
     print(
         f"\nthe slowest pipeline gives {slowest / fastest:.1f} times the tokens of the fastest "

@@ -80,13 +80,13 @@ MAKES = {"spiky": spiky, "length": length_biased}
 def areas(make, n: int = 10_000) -> dict[str, float]:
     """Of every score on 10,000 examples; the routers fitted on 2,000 others."""
     calibration, judged = make(2000, seed=1), make(n, seed=2)
-    found = {"deferring at random": curves.random_area(*map(np.mean, judged[1:]))}
-    found |= {score.name: area(score, judged) for score in scores.available(judged[0])}
+    result = {"deferring at random": curves.random_area(*map(np.mean, judged[1:]))}
+    result |= {score.name: area(score, judged) for score in scores.available(judged[0])}
     for router in ROUTERS:
-        found[router.name] = area(router.fit(*calibration, "calibration"), judged)
+        result[router.name] = area(router.fit(*calibration, "calibration"), judged)
     student, teacher = judged[1:]
     oracle = curves.deferral_curve(teacher - student, student, teacher, 1.0, 1.0)
-    return found | {"oracle": curves.area(oracle)}
+    return result | {"oracle": curves.area(oracle)}
 
 
 def million(n: int = 1_000_000) -> scores.AnswerTokens:

@@ -87,10 +87,10 @@ def main() -> None:
         points = function(grid[:, 0])
         reference = pareto.reference_point(points)
         whole = pareto.hypervolume(points, reference)
-        found = search.BayesianSearch(grid, 25)
-        for thresholds in found:
-            found.tell(thresholds, function(np.array(thresholds[0])))
-        shares = found.hypervolumes(reference) / whole
+        result = search.BayesianSearch(grid, 25)
+        for thresholds in result:
+            result.tell(thresholds, function(np.array(thresholds[0])))
+        shares = result.hypervolumes(reference) / whole
         evenly = points[np.linspace(0, 399, 25).astype(int)]
         cells = [
             pareto.hypervolume(evenly, reference) / whole, shares[-1],

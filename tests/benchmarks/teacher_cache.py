@@ -96,12 +96,14 @@ def steps(args) -> None:
                 jax.tree.map(lambda leaf: leaf.sharding, abstract),
                 mesh,
             )
-            given = batches.CachedTeacherBatch(batch, facts_like(args, k)) if is_cached else batch
+            arguments = (
+                batches.CachedTeacherBatch(batch, facts_like(args, k)) if is_cached else batch
+            )
             held = None if is_cached else frozen
             with jax.set_mesh(mesh):
-                compiled = step.jitted.lower(abstract, held, given, jax.random.key(0)).compile()
+                compiled = step.jitted.lower(abstract, held, arguments, jax.random.key(0)).compile()
             state = state_lib.initialize(student, optimizer.build(), jax.random.key(0), abstract)
-            rows[name] = [compiled, state, held, given, []]
+            rows[name] = [compiled, state, held, arguments, []]
     for _ in range(args.repetitions + 1):
         for row in rows.values():
             start = time.perf_counter()
@@ -166,20 +168,20 @@ def files_row(args, name: str, holding: Holding, folder: Path) -> None:
             facts = some[number % 64]
             writer.add(key, facts, facts.label_log_probs)
     seconds = time.perf_counter() - start
-    found = shards_lib.shards_in(folder, "")
-    complete = {"shards": {name: facts["bytes"] for name, facts in found.items()}}
+    result = shards_lib.shards_in(folder, "")
+    complete = {"shards": {name: facts["bytes"] for name, facts in result.items()}}
     (folder / "complete.json").write_text(json.dumps(complete))
     reader = shards_lib.CacheReader(folder, holding, "")
     times = []
     for _ in range(20):
-        wanted = [keys[i] for i in rng.integers(0, len(keys), args.rows)]
+        expected = [keys[i] for i in rng.integers(0, len(keys), args.rows)]
         start = time.perf_counter()
-        values = [v.log_probs for v in reader.find(wanted)]
+        values = [v.log_probs for v in reader.find(expected)]
         if holding.top_k:
             holding.unrounded(np.concatenate(values))
         times.append(time.perf_counter() - start)
     tokens = args.examples * args.target
-    (facts,) = found.values()
+    (facts,) = result.values()
     print(
         f"| {name} | {(facts['bytes'] + facts['index_bytes']) / tokens:.2f} | "
         f"{facts['index_bytes'] / tokens:.2f} | {1e3 * statistics.median(times):.1f} | "
@@ -205,8 +207,8 @@ def differences(args) -> None:
 
         def run(teacher, ours=ours, targets=targets, weights=weights):
             def value(z):
-                found = variants.CATDist(label_weight=0.0)(z, teacher, targets, weights)
-                return found.loss_sum / found.count
+                result = variants.CATDist(label_weight=0.0)(z, teacher, targets, weights)
+                return result.loss_sum / result.count
 
             return jax.value_and_grad(value)(ours)
 

@@ -92,8 +92,8 @@ def our_step(batch: Batch) -> Callable[[], None]:
     whole = step_lib.make_loss_fn(student, teacher, variants.CATDist(label_weight=LABEL_WEIGHT))
 
     def loss_fn(params, teacher_params, batch, key):
-        found = whole(params, teacher_params, batch, key)
-        return found.loss_sum, found.count
+        result = whole(params, teacher_params, batch, key)
+        return result.loss_sum, result.count
 
     params, teacher_params = (
         jax.jit(functools.partial(families.initialize, model))(jax.random.key(i))
@@ -131,8 +131,8 @@ def t5x_step(batch: Batch) -> Callable[[], None]:
         texts = batch.inputs, batch.decoder_inputs, batch.targets
         ours = student.apply({"params": params}, *texts, enable_dropout=True, rngs={"dropout": key})
         theirs = teacher.apply({"params": teacher_params}, *texts, enable_dropout=False)
-        found = loss(ours, theirs, batch.targets, batch.weights, every_metric=False)
-        return found.loss_sum, found.count
+        result = loss(ours, theirs, batch.targets, batch.weights, every_metric=False)
+        return result.loss_sum, result.count
 
     params, teacher_params = (
         jax.jit(lambda key, model=model: model.init(key, *texts, enable_dropout=False)["params"])(
@@ -258,11 +258,11 @@ def matmul_rate() -> float:
     return 16 * 2 * x.size * SMALL.mlp_dim / seconds
 
 
-def report(kind: str, found: dict[str, float]) -> bool:
+def report(kind: str, result: dict[str, float]) -> bool:
     """Prints rows of the table; whether ours is within its limits."""
     is_within = True
-    for name, seconds in found.items():
-        share, limit = found["ours"] / seconds, LIMITS.get((kind, name))
+    for name, seconds in result.items():
+        share, limit = result["ours"] / seconds, LIMITS.get((kind, name))
         note = "" if limit is None else f" (at most {limit})"
         print(f"| {kind} | {name} | {seconds:.2f} s | {share:.2f}{note} |", flush=True)
         is_within &= limit is None or share <= limit
@@ -278,24 +278,24 @@ def main() -> int:
     parser.add_argument("--input_length", type=int, default=128)
     parser.add_argument("--target_length", type=int, default=32)
     parser.add_argument("--answers", type=int, default=64)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     rows = []
-    for row in given.rows:
+    for row in arguments.rows:
         if lacking := missing(row):
             print(f"{row} is left out: {' and '.join(lacking)} cannot be imported")
         else:
             rows.append(row)
     print("| what | who | median | ours / theirs |\n| --- | --- | --- | --- |")
-    batch = make_batch(given.batch, given.input_length, given.target_length)
-    steps = medians({row: STEPS[row](batch) for row in rows}, given.repetitions)
+    batch = make_batch(arguments.batch, arguments.input_length, arguments.target_length)
+    steps = medians({row: STEPS[row](batch) for row in rows}, arguments.repetitions)
     is_within = report("step", steps)
-    sizes = given.input_length, given.target_length
+    sizes = arguments.input_length, arguments.target_length
     step_flops = flops.training_flops(SMALL, *sizes) + flops.forward_flops(BASE, *sizes)
-    step_flops *= given.batch
-    inputs = make_batch(given.answers, given.input_length, 1).inputs
+    step_flops *= arguments.batch
+    inputs = make_batch(arguments.answers, arguments.input_length, 1).inputs
     decoders = {"ours": our_decoding, "torch": torch_decoding}
-    runs = {row: decoders[row](inputs, given.target_length) for row in rows if row in decoders}
-    is_within &= report("decode", medians(runs, given.repetitions))
+    runs = {row: decoders[row](inputs, arguments.target_length) for row in rows if row in decoders}
+    is_within &= report("decode", medians(runs, arguments.repetitions))
     print(
         f"\nA step has {step_flops / 1e12:.2f} TFLOP of matmuls; ours does "
         f"{step_flops / steps['ours'] / 1e12:.2f} TFLOP/s, a matmul alone "

@@ -46,8 +46,8 @@ def page(browser, report):
 def markers(page, place, kind):
     """Where the markers of a series stand, in pixels."""
     selector = f"#budgets .pair > :nth-child({place}) .marker.{kind}"
-    found = page.find_elements(By.CSS_SELECTOR, selector)
-    texts = [f.get_attribute("transform").removeprefix("translate(")[:-1] for f in found]
+    result = page.find_elements(By.CSS_SELECTOR, selector)
+    texts = [f.get_attribute("transform").removeprefix("translate(")[:-1] for f in result]
     return np.array([[float(v) for v in text.split()] for text in texts])
 
 
@@ -79,9 +79,9 @@ def test_cost_and_quality_stand_in_line_with_the_file(page):
             points = [
                 r["baselines"][name] if name else r["test"] for of in runs.values() for r in of
             ]
-            found = np.array([p["quality"][metric] for p in points]).reshape(4, 5).mean(axis=1)
+            result = np.array([p["quality"][metric] for p in points]).reshape(4, 5).mean(axis=1)
             shown.append(markers(page, 2, kind))
-            values.append(found)
+            values.append(result)
         check(np.concatenate(shown), np.concatenate(values))
         svg = page.find_element(By.CSS_SELECTOR, "#budgets .pair > :nth-child(2) svg")
         assert f"Mean {metric}" in svg.accessible_name
@@ -122,19 +122,21 @@ def test_tokens_are_coloured_by_who_wrote_them(page, report):
     table = report[1]
     chromium.choose(page, "Cascade", "cat")
     for row in (5, 9):
-        found = tokens_of(page, row)
+        result = tokens_of(page, row)
         span = slice(table.cascade_offsets[row], table.cascade_offsets[row + 1])
-        assert [token.text for token in found] == table.pieces("cascade", row)
-        flags = ["by-large" in token.get_attribute("class") for token in found]
+        assert [token.text for token in result] == table.pieces("cascade", row)
+        flags = ["by-large" in token.get_attribute("class") for token in result]
         assert flags == table.cascade_is_deferred[span].tolist()
-        for token, flag, value in zip(found, flags, table.cascade_uncertainties[span], strict=True):
+        for token, flag, value in zip(
+            result, flags, table.cascade_uncertainties[span], strict=True
+        ):
             who = "large" if flag else "small"
             title = f"{who} model; uncertainty of the small one {value:.3f}"
             assert token.get_attribute("title") == title
             line = token.value_of_css_property("text-decoration-style")
             assert line == ("solid" if flag else "dotted")  # not by its colour alone
     (numbers,) = page.find_elements(By.CSS_SELECTOR, "#browser input[type=checkbox]")
-    ruby = found[0].find_element(By.TAG_NAME, "rt")
+    ruby = result[0].find_element(By.TAG_NAME, "rt")
     assert not ruby.is_displayed()
     numbers.click()
     assert ruby.is_displayed()

@@ -54,9 +54,9 @@ def figure(page, key):
 
 def number(text):
     """The number a text begins with, and the half of its last digit: what rounding may hide."""
-    found = re.match(r"([\d,]+)(\.\d+)?", text)
-    digits = len(found[2] or ".") - 1
-    return float(found[0].replace(",", "")), 0.5 * 10**-digits + 1e-9
+    result = re.match(r"([\d,]+)(\.\d+)?", text)
+    digits = len(result[2] or ".") - 1
+    return float(result[0].replace(",", "")), 0.5 * 10**-digits + 1e-9
 
 
 def check_figures(page, curve, i):
@@ -69,8 +69,8 @@ def check_figures(page, curve, i):
     shown = {"rate": 100 * curve["rate"][i], "quality": curve["quality"][i]}
     shown |= {key: curve[key][i] for key in ("a1", "a2") if key in curve}
     for key, value in shown.items():
-        found, half = number(figure(page, key))
-        assert found == pytest.approx(value, abs=half), key
+        actual, half = number(figure(page, key))
+        assert actual == pytest.approx(value, abs=half), key
     amount, _, prefix = figure(page, "cost").partition(" ")
     assert float(amount) * SCALES[prefix] == pytest.approx(curve["cost"][i], rel=6e-3)
 
@@ -79,18 +79,18 @@ def check_counts(page, score, right, threshold, is_realised):
     """The 2 x 2 counts are those of deferring scores above the threshold."""
     deferred = policy.defers(score, -math.inf if threshold is None else threshold)
     kinds = {"right": right, "wrong": ~right}
-    found = {
+    actual = {
         f"{kind}_{what}": number(figure(page, f"{kind}_{what}"))[0]
         for kind in kinds
         for what in ("kept", "deferred")
     }
-    assert sum(found.values()) == pytest.approx(len(score), abs=0.2)
+    assert sum(actual.values()) == pytest.approx(len(score), abs=0.2)
     tied = page.find_elements(By.CSS_SELECTOR, "[data-figure=tied]")
     assert bool(tied) == (not is_realised)
     if is_realised:
         for kind, flags in kinds.items():
-            assert found[f"{kind}_kept"] == np.sum(flags & ~deferred)
-            assert found[f"{kind}_deferred"] == np.sum(flags & deferred)
+            assert actual[f"{kind}_kept"] == np.sum(flags & ~deferred)
+            assert actual[f"{kind}_deferred"] == np.sum(flags & deferred)
     else:
         rate, half = number(tied[0].text.partition("defers ")[2])
         assert rate == pytest.approx(100 * np.mean(deferred), abs=half)
@@ -159,8 +159,8 @@ def test_the_first_sentence_is_where_the_slider_starts(page, report):
         deferred = policy.defers(score, threshold)
         return np.where(deferred, table.teacher_quality, table.student_quality).mean()
 
-    wanted = 0.99 * table.teacher_quality.mean()
-    first = max(threshold for threshold in score if outcome(threshold) >= wanted)
+    expected = 0.99 * table.teacher_quality.mean()
+    first = max(threshold for threshold in score if outcome(threshold) >= expected)
     assert float(tau) == pytest.approx(first, rel=1e-3)
     assert f"({outcome(first):.3f} of {table.teacher_quality.mean():.3f})" in sentence
 
@@ -216,13 +216,13 @@ def test_filters_leave_what_they_say(page, report):
     tau = page.execute_script("return JSON.parse(document.getElementById('data').textContent)")
     tau = tau["panels"][0]["cascades"]["cat"]["thresholds"][80]
 
-    def shows(wanted):
+    def shows(expected):
         def is_so(_):
             text = page.find_element(By.ID, "matches").text
-            return text.startswith(f"{np.sum(wanted)} match, of 400")
+            return text.startswith(f"{np.sum(expected)} match, of 400")
 
-        WebDriverWait(page, 5).until(is_so, f"{np.sum(wanted)} wanted")
-        assert len(cards(page)) == min(10, np.sum(wanted))
+        WebDriverWait(page, 5).until(is_so, f"{np.sum(expected)} wanted")
+        assert len(cards(page)) == min(10, np.sum(expected))
 
     shows(np.ones(400, bool))
     choose(page, "Task", "add")
@@ -230,17 +230,19 @@ def test_filters_leave_what_they_say(page, report):
     choose(page, "Answers", "only the large model right")
     shows((table.task == "add") & ~right & teacher)
     choose(page, "At this τ", "kept")
-    wanted = (table.task == "add") & ~right & teacher & ~policy.defers(score, tau)
-    assert 0 < wanted.sum() < np.sum((table.task == "add") & ~right & teacher)
-    shows(wanted)
+    expected = (table.task == "add") & ~right & teacher & ~policy.defers(score, tau)
+    assert 0 < expected.sum() < np.sum((table.task == "add") & ~right & teacher)
+    shows(expected)
     slider.send_keys(Keys.END)  # where none is kept
     shows(np.zeros(400, bool))
     choose(page, "At this τ", "deferred")
     shows((table.task == "add") & ~right & teacher)
     choose(page, "Answers", "any answers")
     choose(page, "Order", "highest score first")
-    found = [float(re.search(r"score ([\d.]+)", card.text)[1]) for card in cards(page)]
-    assert found == pytest.approx(np.sort(score[table.task == "add"])[::-1][:10].tolist(), rel=1e-3)
+    actual = [float(re.search(r"score ([\d.]+)", card.text)[1]) for card in cards(page)]
+    assert actual == pytest.approx(
+        np.sort(score[table.task == "add"])[::-1][:10].tolist(), rel=1e-3
+    )
     page.find_element(By.ID, "search").send_keys("QUESTION 13 ")
     shows(np.arange(400) == 13)
 
@@ -259,10 +261,10 @@ def test_tokens_have_their_probability_and_a_thicker_line_the_less_likely(page, 
     WebDriverWait(page, 5).until(lambda _: len(cards(page)) == 1)
     table = report[1]["cat"]
     start, end = table.student_offsets[5:7]
-    found = cards(page)[0].find_elements(By.CSS_SELECTOR, ".token")
-    assert len(found) == end - start
+    result = cards(page)[0].find_elements(By.CSS_SELECTOR, ".token")
+    assert len(result) == end - start
     probabilities = np.exp(table.student_log_probs[start:end])
-    for token, probability in zip(found, probabilities, strict=True):
+    for token, probability in zip(result, probabilities, strict=True):
         stated = float(token.get_attribute("title").removeprefix("probability "))
         assert stated == pytest.approx(probability, abs=6e-4)
     page.find_element(By.ID, "search").clear()
@@ -347,8 +349,8 @@ def test_the_legend_is_that_of_the_curves_whatever_their_names(browser, numbered
     written = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     drawn = [p.get_attribute("d") for p in browser.find_elements(By.CSS_SELECTOR, "#curve .series")]
     starts = [float(re.match(r"M[\d.]+ ([\d.]+)", path)[1]) for path in drawn]
-    wanted = [written["pooled"]["cascades"][n]["curve"]["quality"][0] for n in names]
-    assert np.argsort(starts).tolist() == np.argsort(wanted)[::-1].tolist()
+    expected = [written["pooled"]["cascades"][n]["curve"]["quality"][0] for n in names]
+    assert np.argsort(starts).tolist() == np.argsort(expected)[::-1].tolist()
     legend = browser.find_elements(By.CSS_SELECTOR, ".legend button")
     assert len(legend) == len(names)
     assert all(button.text.startswith(name) for button, name in zip(legend, names, strict=True))

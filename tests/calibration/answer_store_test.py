@@ -36,11 +36,11 @@ def test_an_answer_is_found_wherever_it_holds_and_nowhere_else(tmp_path, blocks)
     for one in (store, AnswerStore(tmp_path / "x", {"model": 1}, SIZE)):
         hits = 0
         for _ in range(50):
-            rows, given = rng.permutation(SIZE)[:7], rng.random((7, blocks)).astype(np.float32)
-            found = one.find(given, rows)
-            taken = one.take(found[found >= 0])
-            costs = dict(zip(rows[found >= 0], taken.cost, strict=True))
-            for row, at in zip(rows, given, strict=True):
+            rows, arguments = rng.permutation(SIZE)[:7], rng.random((7, blocks)).astype(np.float32)
+            result = one.find(arguments, rows)
+            taken = one.take(result[result >= 0])
+            costs = dict(zip(rows[result >= 0], taken.cost, strict=True))
+            for row, at in zip(rows, arguments, strict=True):
                 holding = [
                     part.cost[i]
                     for of, part in added
@@ -64,11 +64,11 @@ def test_infinite_thresholds_are_found_where_an_answer_holds_up_to_the_end(tmp_p
 
 def test_what_is_written_is_read(tmp_path):
     store, written = AnswerStore(tmp_path / "x", {"model": 1}, SIZE), answers()
-    given = written.holds_from
-    assert np.all(store.find(given, np.arange(SIZE)) == -1)
+    arguments = written.holds_from
+    assert np.all(store.find(arguments, np.arange(SIZE)) == -1)
     store.add(np.arange(SIZE), written)
     again = AnswerStore(tmp_path / "x", {"model": 1}, SIZE)
-    columns = again.take(again.find(given, np.arange(SIZE))).columns()
+    columns = again.take(again.find(arguments, np.arange(SIZE))).columns()
     assert columns.keys() == written.columns().keys()
     for name, values in written.columns().items():
         np.testing.assert_array_equal(columns[name], values)
@@ -95,12 +95,12 @@ def test_of_answers_that_overlap_the_first_stays(tmp_path):
 
 def test_two_that_add_at_once_lose_nothing(tmp_path):
     both = [AnswerStore(tmp_path, {}, SIZE) for _ in range(2)]
-    given = answers()
+    arguments = answers()
     for row in range(SIZE):
-        both[row % 2].add(np.array([row]), given.take(np.array([row])))
+        both[row % 2].add(np.array([row]), arguments.take(np.array([row])))
     sorted(tmp_path.iterdir())[3].unlink()  # and a file that is gone hides no other
-    found = AnswerStore(tmp_path, {}, SIZE).find(given.holds_from, np.arange(SIZE))
-    assert np.sum(found >= 0) == SIZE - 1
+    result = AnswerStore(tmp_path, {}, SIZE).find(arguments.holds_from, np.arange(SIZE))
+    assert np.sum(result >= 0) == SIZE - 1
 
 
 def test_a_file_that_can_not_be_read_now_ends_it_and_stays(tmp_path, monkeypatch):
@@ -127,12 +127,12 @@ def test_no_flipped_bit_goes_unseen(tmp_path, capsys):
         flipped[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(flipped)
         store = AnswerStore(tmp_path, {}, SIZE)
-        found = store.find(written.holds_from, rows)
-        if np.all(found >= 0):  # of what the archive does not use: times of its members, say
-            for name, values in store.take(found).columns().items():
+        result = store.find(written.holds_from, rows)
+        if np.all(result >= 0):  # of what the archive does not use: times of its members, say
+            for name, values in store.take(result).columns().items():
                 np.testing.assert_array_equal(values, written.columns()[name])
         else:
-            assert np.all(found < 0) and f"{path} is damaged (" in capsys.readouterr().out
+            assert np.all(result < 0) and f"{path} is damaged (" in capsys.readouterr().out
             path.with_suffix(".damaged").unlink()
             seen += 1
     assert seen > 150
@@ -161,5 +161,5 @@ def test_a_damaged_file_is_said_and_not_used(tmp_path, capsys, damage):
     assert np.sum(store.find(written.holds_from[:300], rows[:300]) >= 0) <= 5  # of the second file
     assert {*tmp_path.iterdir()} == {path.with_suffix(".damaged"), second}
     store.add(rows[:300], written.take(rows[:300]))
-    found = opened().find(written.holds_from[:300], rows[:300])
-    assert np.all(found >= 0) and not capsys.readouterr().out
+    result = opened().find(written.holds_from[:300], rows[:300])
+    assert np.all(result >= 0) and not capsys.readouterr().out

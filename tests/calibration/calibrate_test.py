@@ -78,14 +78,14 @@ def load(folder, alpha):
 def test_a_certificate_for_every_alpha_and_the_figures_beside_it(table, tmp_path):
     made = config(table, tmp_path, repeats=3)
     budget = calibrate.calibrate(made)
-    found = json_file.to_values(budget)
-    assert found == json.loads((tmp_path / "calibration/tiny_answers/budget.json").read_text())
+    actual = json_file.to_values(budget)
+    assert actual == json.loads((tmp_path / "calibration/tiny_answers/budget.json").read_text())
     assert budget == budget_file.load(tmp_path / "calibration/tiny_answers/budget.json")
     read = records.read(table)
     score = -read.student_log_probs.astype(np.float64)
     for alpha in (0.1, 0.3):
         promised = load(made.output_dir, alpha)
-        (run,) = [r for r in found["runs"] if r["alpha"] == alpha and r["repeat"] == 0]
+        (run,) = [r for r in actual["runs"] if r["alpha"] == alpha and r["repeat"] == 0]
         assert promised.status == "certified" and run["certified"]
         assert list(promised.thresholds) == run["thresholds"]
         assert promised.risks[0].limit == alpha and promised.delta == 0.1
@@ -95,41 +95,41 @@ def test_a_certificate_for_every_alpha_and_the_figures_beside_it(table, tmp_path
         share = np.mean(score > run["thresholds"][0])
         assert 0.3 * alpha < share <= alpha
         used = np.where(score > run["thresholds"][0], read.teacher_quality, read.student_quality)
-        counts = found["sizes"]
+        counts = actual["sizes"]
         assert counts == {"first": 200, "second": 200, "test": N - 400}
         sums = sum(run[part]["quality"]["quality"] * n
                    for part, n in (("calibration", 200), ("test", N - 400)))  # fmt: skip
-        first = found["candidates"][run["accepted"][-1]]  # any: its first split is a third part
+        first = actual["candidates"][run["accepted"][-1]]  # any: its first split is a third part
         assert 0 < first["quality"]["quality"][0] < 1
         assert abs(sums / (N - 200) - used.mean()) < 0.03
         assert run["test"]["flops"] == pytest.approx(10 + 100 * run["test"]["cost"])
-    assert len(found["runs"]) == 6 and found["ends"]["teacher"]["cost"] == 1.0
+    assert len(actual["runs"]) == 6 and actual["ends"]["teacher"]["cost"] == 1.0
     kept = [run for run in budget.runs if budget.is_within(run)]
     assert len(kept) >= 5
 
 
 def test_p_values_and_the_sequence_are_those_of_the_second_split(table, tmp_path):
     made = config(table, tmp_path, bound="binomial", alphas=[0.2])
-    found = calibrated(made)
-    (run,) = found["runs"]
+    result = calibrated(made)
+    (run,) = result["runs"]
     p_values = run["p_values"]
     for candidate, first, second in zip(
-        found["candidates"], p_values["first"], p_values["second"], strict=True
+        result["candidates"], p_values["first"], p_values["second"], strict=True
     ):
         counts = [round(200 * cost) for cost in candidate["cost"]]
         assert first == pytest.approx(stats.binom.cdf(counts[0], 200, 0.2))
         assert second == pytest.approx(stats.binom.cdf(counts[1], 200, 0.2))
-    costs = [found["candidates"][i]["cost"][1] for i in run["accepted"]]
-    best = max(found["candidates"][i]["quality"]["quality"][1] for i in run["accepted"])
+    costs = [result["candidates"][i]["cost"][1] for i in run["accepted"]]
+    best = max(result["candidates"][i]["quality"]["quality"][1] for i in run["accepted"])
     assert run["calibration"]["quality"]["quality"] == best
     assert all(p_values["second"][i] <= 0.1 for i in run["accepted"]) and max(costs) < 0.2
 
 
 def test_a_quality_floor_is_kept_at_the_least_cost(table, tmp_path):
     made = config(table, tmp_path, promise="quality", alphas=[0.1, 0.001], second_size=150)
-    found = calibrated(made)
+    result = calibrated(made)
     small, large = (
-        next(run for run in found["runs"] if run["alpha"] == alpha) for alpha in (0.001, 0.1)
+        next(run for run in result["runs"] if run["alpha"] == alpha) for alpha in (0.001, 0.1)
     )
     assert large["certified"] and 0.05 < large["test"]["cost"] < 1
     assert large["test"]["worse"] <= 0.1
@@ -151,8 +151,8 @@ def test_a_promise_of_quality_names_its_metric(table, tmp_path):
 
 def test_two_limits_at_once_and_what_no_policy_keeps(table, tmp_path):
     budget = calibrate.calibrate(config(table, tmp_path, alphas=[0.05, 0.9], quality_drop=0.15))
-    found = json_file.to_values(budget)
-    tight, wide = found["runs"]
+    result = json_file.to_values(budget)
+    tight, wide = result["runs"]
     assert wide["certified"] and wide["test"]["worse"] <= 0.15 and wide["test"]["cost"] <= 0.9
     assert not tight["certified"]
     assert tight["thresholds"] is None and tight["test"] is None and tight["baselines"] is None
@@ -187,23 +187,23 @@ def test_where_deferring_only_harms_nothing_is_deferred(tmp_path, procedure):
 def test_of_whole_answers_bayesian_search_measures_all_thresholds(table, tmp_path):
     """An answer is kept or deferred: two of each example say what all thresholds do."""
     made = config(table, tmp_path, search="bayesian", iterations=12)
-    found = calibrated(made)
-    told = found["candidates"]
-    assert [candidate["answers"] for candidate in told][-1] <= 2
-    volumes = [candidate["hypervolume"] for candidate in told]
+    actual = calibrated(made)
+    evaluated = actual["candidates"]
+    assert [candidate["answers"] for candidate in evaluated][-1] <= 2
+    volumes = [candidate["hypervolume"] for candidate in evaluated]
     assert volumes == sorted(volumes)
-    assert found == calibrated(made)
+    assert actual == calibrated(made)
     grid = calibrated(config(table, tmp_path, iterations=12))
     key = lambda candidate: candidate["thresholds"]  # noqa: E731
-    for one, other in zip(*(sorted(f["candidates"], key=key) for f in (found, grid)), strict=True):
+    for one, other in zip(*(sorted(f["candidates"], key=key) for f in (actual, grid)), strict=True):
         assert {**one, "order": 0, "hypervolume": 0, "answers": 0} == {
             **other, "order": 0, "hypervolume": 0, "answers": 0
         }  # fmt: skip
 
 
 def test_baselines_are_ordered_as_they_must_be(table, tmp_path):
-    found = calibrated(config(table, tmp_path, alphas=[0.3]))
-    (run,) = found["runs"]
+    result = calibrated(config(table, tmp_path, alphas=[0.3]))
+    (run,) = result["runs"]
     beside = {name: point["quality"]["quality"] for name, point in run["baselines"].items()}
     assert beside["random_answers"] < run["test"]["quality"]["quality"] < beside["oracle"]
     # The same score in the same order: the same cascade.
@@ -227,8 +227,8 @@ def test_so_many_examples_of_each_task_and_table(table, tmp_path):
 def test_another_table_to_test_on(table, tmp_path):
     test = write_records(tmp_path / "test.parquet", 100, 5, "test", start=N)
     source = answer_pool.RecordsSource(table, test)
-    found = calibrated(config(table, tmp_path, records=source, alphas=[0.3]))
-    assert found["sizes"] == {"first": 200, "second": 200, "test": 100}
+    actual = calibrated(config(table, tmp_path, records=source, alphas=[0.3]))
+    assert actual["sizes"] == {"first": 200, "second": 200, "test": 100}
 
 
 def test_the_split_to_test_on_is_that_of_its_name(table, tmp_path):

@@ -91,11 +91,11 @@ def test_certificates_and_budget_are_written(calibrated):
     assert budget["candidates"][-1]["answers"] <= 6
     assert budget["ends"]["student"]["cost"] == 0 < budget["ends"]["teacher"]["cost"] <= 1
     for alpha in (0.3, 0.6):
-        found = certificate.load(calibrated / f"certificate_{alpha}.json")
+        actual = certificate.load(calibrated / f"certificate_{alpha}.json")
         (run,) = [r for r in budget["runs"] if r["alpha"] == alpha and r["repeat"] == 0]
-        assert found.risks[0].limit == alpha and found.score == "log_prob"
-        is_certified = found.status == "certified"
-        shown = list(found.thresholds) if is_certified else ["inf"]
+        assert actual.risks[0].limit == alpha and actual.score == "log_prob"
+        is_certified = actual.status == "certified"
+        shown = list(actual.thresholds) if is_certified else ["inf"]
         assert run["thresholds"] == shown and run["certified"] == is_certified
         assert run["test"]["flops"] > 0 and set(run["test"]["quality"]) == {"chrf", "task"}
     assert len(budget["deferred_by_position"]) == 8
@@ -118,17 +118,17 @@ def test_going_on_decodes_nothing_again_but_what_is_damaged(tiny, trained, calib
 @pytest.fixture(scope="module")
 def policy(tiny, trained, calibrated, repository, tmp_path_factory):
     """A certificate that defers some tokens and keeps others, and the records that it makes."""
-    found = json.loads((calibrated / "certificate_0.6.json").read_text())
+    result = json.loads((calibrated / "certificate_0.6.json").read_text())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository)
         pool = pool_of(tiny, trained)
         scores = pool.evaluate((np.inf,), np.arange(len(pool.ids))).score
     some = [float(np.median(scores))]
     # Whatever was certified of models that were trained for a few steps only.
-    found["candidates"][0] |= {"thresholds": some, "is_accepted": True}
-    found |= {"thresholds": some, "status": certificate.CERTIFIED}
+    result["candidates"][0] |= {"thresholds": some, "is_accepted": True}
+    result |= {"thresholds": some, "status": certificate.CERTIFIED}
     file = tmp_path_factory.mktemp("policy") / "certificate.json"
-    file.write_text(json.dumps(found))
+    file.write_text(json.dumps(result))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository)
         argv = [tiny, output(trained), f"--gin.POLICY='{file}'"]
@@ -139,8 +139,8 @@ def policy(tiny, trained, calibrated, repository, tmp_path_factory):
 def test_records_hold_what_both_models_wrote_under_the_policy(policy):
     file, written = policy
     columns = pq.read_table(written).to_pydict()
-    found, read = certificate.load(file), records.read(written)
-    assert read.metadata["policy"]["thresholds"] == list(found.thresholds)
+    result, read = certificate.load(file), records.read(written)
+    assert read.metadata["policy"]["thresholds"] == list(result.thresholds)
     total = 0
     for row in range(len(read)):
         deferred, unsure = (
@@ -149,7 +149,7 @@ def test_records_hold_what_both_models_wrote_under_the_policy(policy):
         )
         tokens = columns["cascade_tokens"][row]
         assert len(tokens) == len(deferred) == len(unsure) == len(columns["cascade_pieces"][row])
-        np.testing.assert_array_equal(deferred, np.array(unsure) > np.float32(found.thresholds[0]))
+        np.testing.assert_array_equal(deferred, np.array(unsure) > np.float32(result.thresholds[0]))
         total += sum(deferred)
         # Up to the first deferred token the answer is the small model's, and its uncertainty too.
         same = next((i for i, d in enumerate(deferred) if d), len(deferred))
@@ -185,18 +185,18 @@ def refused(capfd):
 
 def test_a_policy_of_other_models_is_refused_with_both(policy, tiny, trained, refused, tmp_path):
     file, _ = policy
-    found = json.loads(file.read_text())
-    assert found["models"]["teacher"]["step"] == 6
-    found["models"]["teacher"]["step"] = 5
-    (tmp_path / "x.json").write_text(json.dumps(found))
+    actual = json.loads(file.read_text())
+    assert actual["models"]["teacher"]["step"] == 6
+    actual["models"]["teacher"]["step"] = 5
+    (tmp_path / "x.json").write_text(json.dumps(actual))
     line = refused("collect", tiny, output(trained), f"--gin.POLICY='{tmp_path}/x.json'")
     assert "its teacher is run 'teacher', step 5, saved " in line
     assert "here is run 'teacher', step 6, saved " in line
     line = refused("collect", tiny, output(trained), f"--gin.POLICY='{file}'",
                    "--gin.TARGET_LENGTH=7")  # fmt: skip
     assert "is of target_length 8, here it is 7" in line
-    found |= {"level": "answer"}
-    (tmp_path / "x.json").write_text(json.dumps(found))
+    actual |= {"level": "answer"}
+    (tmp_path / "x.json").write_text(json.dumps(actual))
     line = refused("collect", tiny, output(trained), f"--gin.POLICY='{tmp_path}/x.json'")
     assert "is a certificate for whole answers" in line
 
@@ -267,13 +267,13 @@ def test_answers_taken_from_other_thresholds_are_those_that_decoding_gives(
     values = np.quantile(scores, [0.1, 0.3, 0.4, 0.5, 0.6, 0.8])
     rng, mixed = np.random.default_rng(0), 0
     for thresholds in [*rng.choice(values, (8, blocks)), [np.inf] * blocks, [-np.inf] * blocks]:
-        given, before = tuple(map(float, thresholds)), pool.decoded
-        taken = pool.evaluate(given, ROWS)
+        arguments, before = tuple(map(float, thresholds)), pool.decoded
+        taken = pool.evaluate(arguments, ROWS)
         anew += pool.decoded - before
-        own = np.broadcast_to(np.float32(given), (48, blocks))
+        own = np.broadcast_to(np.float32(arguments), (48, blocks))
         ((_, whole),) = pool._decode_rows("log_prob", own, ROWS, "")
         assert_same(taken, whole)
-        if given[0] == np.inf:
+        if arguments[0] == np.inf:
             assert not whole.is_deferred.any()
         mixed += bool(0 < whole.is_deferred.sum() < whole.lengths.sum())
     assert mixed >= 4 and anew < 0.8 * 10 * 48
@@ -281,11 +281,11 @@ def test_answers_taken_from_other_thresholds_are_those_that_decoding_gives(
 
 def test_only_the_examples_that_are_asked_for_are_decoded(fresh_pool, tmp_path):
     pool, rows = fresh_pool(tmp_path), np.array([7, 3, 40])
-    found = pool.evaluate((0.5,), rows)
-    assert pool.decoded == 3 and len(found.cost) == 3
+    actual = pool.evaluate((0.5,), rows)
+    assert pool.decoded == 3 and len(actual.cost) == 3
     whole = pool.evaluate((0.5,), ROWS)
     assert pool.decoded == 48
-    assert_same(found, whole.take(rows))
+    assert_same(actual, whole.take(rows))
     assert pool.evaluate_random(0.5, rows).cost.shape == (3,) and pool.decoded == 51
 
 
@@ -295,13 +295,13 @@ def test_a_whole_grid_is_decoded_at_thresholds_of_each_examples_own(fresh_pool, 
     grid = [(float(value),) for value in np.quantile(unsure, np.linspace(0, 1, 60))]
     evaluated = evaluate_all(pool.evaluate, grid, ROWS)
     decoded = pool.decoded
-    deferred = np.stack([found.is_deferred for found in evaluated])
+    deferred = np.stack([actual.is_deferred for actual in evaluated])
     different = 1 + np.any(deferred[1:] != deferred[:-1], axis=2).sum(axis=0)
     assert decoded - 48 <= different.sum() < 60 * 48 / 4  # 48 were at an infinite threshold
-    for thresholds, found in list(zip(grid, evaluated, strict=True))[::11]:
+    for thresholds, actual in list(zip(grid, evaluated, strict=True))[::11]:
         own = np.broadcast_to(np.float32(thresholds), (48, 1))
         ((_, whole),) = pool._decode_rows("log_prob", own, ROWS, "")
-        assert_same(found, whole)
+        assert_same(actual, whole)
     again = fresh_pool(tmp_path / "grid")
     for one, other in zip(evaluate_all(again.evaluate, grid, ROWS), evaluated, strict=True):
         assert_same(one, other)
@@ -313,36 +313,36 @@ def test_bayesian_search_finds_the_grids_hypervolume_for_25_answers_of_each_exam
 ):
     pool = fresh_pool(tmp_path)
     candidates = pool.values(400, ROWS)[:, None]
-    grid, found = search.GridSearch(candidates), search.BayesianSearch(candidates, 25)
-    run_search(found, pool.evaluate, ROWS, "chrf")
-    assert pool.decoded == round(48 * found.spent) <= 48 * 25
+    grid, actual = search.GridSearch(candidates), search.BayesianSearch(candidates, 25)
+    run_search(actual, pool.evaluate, ROWS, "chrf")
+    assert pool.decoded == round(48 * actual.spent) <= 48 * 25
     run_search(grid, pool.evaluate, ROWS, "chrf")
     alone = [pool.evaluate(tuple(each), ROWS) for each in candidates]
     points = np.array([(each.cost.mean(), 1 - each.quality["chrf"].mean()) for each in alone])
     reference = pareto.reference_point(points)
     whole = pareto.hypervolume(points, reference)
     assert pareto.hypervolume(grid.objectives(), reference) == pytest.approx(whole)
-    number = np.cumsum([told.cost > 0 for told in found.trials])
-    assert found.hypervolumes(reference)[number <= 25][-1] >= 0.99 * whole > 0
+    number = np.cumsum([evaluated.cost > 0 for evaluated in actual.trials])
+    assert actual.hypervolumes(reference)[number <= 25][-1] >= 0.99 * whole > 0
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_same_passes(fresh_pool, tmp_path, monkeypatch):
     grid = [(float(value),) for value in np.linspace(0.1, 3, 30)]
 
-    def told(pool):
-        passes, found = Passes(pool.evaluate, grid, ROWS), []
+    def evaluated(pool):
+        passes, result = Passes(pool.evaluate, grid, ROWS), []
         while passes.cost:
-            wanted = min(set(range(30)) - set(found))
-            found += passes.run(wanted)
-            yield wanted, passes.cost
+            expected = min(set(range(30)) - set(result))
+            result += passes.run(expected)
+            yield expected, passes.cost
 
     whole = fresh_pool(tmp_path / "whole")
-    wanted = list(told(whole))
+    expected = list(evaluated(whole))
     stopped = fresh_pool(tmp_path / "stopped")
-    for _, _ in zip(range(2), told(stopped), strict=False):
+    for _, _ in zip(range(2), evaluated(stopped), strict=False):
         pass
     going_on = fresh_pool(tmp_path / "stopped")
-    assert list(told(going_on)) == wanted
+    assert list(evaluated(going_on)) == expected
     assert 0 < stopped.decoded and stopped.decoded + going_on.decoded == whole.decoded
 
 
@@ -381,9 +381,9 @@ def test_tokens_deferred_by_chance_are_the_share_that_was_asked_for(tiny, traine
     pool = pool_of(tiny, trained)
     rows = np.arange(len(pool.ids))
     for share in (0.25, 0.7):
-        found = pool.evaluate_random(share, rows)
-        tokens = found.lengths.sum()
-        deferred = found.is_deferred.sum() / tokens
+        result = pool.evaluate_random(share, rows)
+        tokens = result.lengths.sum()
+        deferred = result.is_deferred.sum() / tokens
         assert abs(deferred - share) < 4 * np.sqrt(share * (1 - share) / tokens)
     always = pool.evaluate((-np.inf,), rows)
     assert pool.evaluate_random(1.0, rows).cost.mean() == always.cost.mean()

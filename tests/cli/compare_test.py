@@ -44,8 +44,8 @@ def test_two_folders_keep_tables_of_one_name_apart(experiment, tmp_path):
     other = tmp_path / "again"
     (other / "records" / "test").mkdir(parents=True)
     (other / "records" / "test" / "xent.parquet").touch()
-    found = files_of(experiment, other, "--split", "test", "--names", "xent")
-    assert [entry.partition("=")[0] for entry in found] == ["demo:xent", "again:xent"]
+    result = files_of(experiment, other, "--split", "test", "--names", "xent")
+    assert [entry.partition("=")[0] for entry in result] == ["demo:xent", "again:xent"]
 
 
 @pytest.mark.parametrize(

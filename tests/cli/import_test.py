@@ -35,8 +35,8 @@ def _vocabulary_in_this_process(request, monkeypatch):
 
 
 def test_facts_of_a_vocabulary_found_apart_are_the_same():
-    found = import_checkpoint.facts_apart("byte")
-    assert found == import_checkpoint.facts("byte") == {"size": 259, "fingerprint": "byte-259"}
+    actual = import_checkpoint.facts_apart("byte")
+    assert actual == import_checkpoint.facts("byte") == {"size": 259, "fingerprint": "byte-259"}
 
 
 def random_parameters(config, seed=0):
@@ -51,9 +51,9 @@ def public_folder(folder, config):
     return folder
 
 
-def assert_same(found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+def assert_same(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -70,8 +70,8 @@ def test_from_a_checkpoint_of_t5x_to_a_run_and_back(scan, tmp_path, capsys):
     assert model.scan_layers == scan and model.mlp_activations == T5.mlp_activations
     mesh = MeshConfig(data=1).build(jax.devices()[:1])
     abstract = state.abstract_parameters(families.build(model), mesh)
-    found = checkpoints.load_parameters(tmp_path / "run", 0, abstract)
-    assert_same(layers.unstack_layers(found) if scan else found, params)
+    result = checkpoints.load_parameters(tmp_path / "run", 0, abstract)
+    assert_same(layers.unstack_layers(result) if scan else result, params)
     argv = ["export", "--to=t5x", f"--run={tmp_path}/run", f"--out={tmp_path}/out"]
     assert main.main(argv) == 0, capsys.readouterr().err
     (folder,) = (tmp_path / "out").iterdir()

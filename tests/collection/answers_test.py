@@ -94,8 +94,8 @@ def model(mixture):
     return T5(config), jax.tree.map(draw, nn.meta.unbox(parameter_shapes(config)))
 
 
-def questions_of(mixture, wanted, data=DATA):
-    decoding = questions_lib.decoding_by_task(wanted, mixture, data, "test")
+def questions_of(mixture, expected, data=DATA):
+    decoding = questions_lib.decoding_by_task(expected, mixture, data, "test")
     examples = [e for task in TASKS for e in pipeline.decode_examples(data, task, "test")]
     # In turns, so that the answers have to be put back into order.
     examples = [examples[i] for i in (0, 3, 1, 4, 2)]
@@ -124,53 +124,53 @@ def ids_of(text):
 def test_the_likeliest_option_is_the_answer_and_the_rest_is_written(mixture, model):
     questions = questions_of(mixture, RANK)
     assert questions.decoding == {"answers_test_colour_v1": RANK, "answers_test_echo_v1": GREEDY}
-    found = answers.answer(LoadedModel("tiny", *model), questions)
+    actual = answers.answer(LoadedModel("tiny", *model), questions)
     written = answers.answer(LoadedModel("tiny", *model), questions_of(mixture, GREEDY))
     for row, example in enumerate(questions.examples):
-        log_probs, entropies = alone(model, example, found.tokens[row].tolist())
-        np.testing.assert_allclose(found.log_probs[row], log_probs, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(found.entropies[row], entropies, rtol=1e-4, atol=1e-4)
+        log_probs, entropies = alone(model, example, actual.tokens[row].tolist())
+        np.testing.assert_allclose(actual.log_probs[row], log_probs, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(actual.entropies[row], entropies, rtol=1e-4, atol=1e-4)
         if example.task == "answers_test_echo_v1":
-            assert found.texts[row] == written.texts[row]
-            np.testing.assert_array_equal(found.tokens[row], written.tokens[row])
+            assert actual.texts[row] == written.texts[row]
+            np.testing.assert_array_equal(actual.tokens[row], written.tokens[row])
             continue
         options = [text.decode() for text in example.features["options"]]
         scores = [alone(model, example, ids_of(text))[0].sum() for text in options]
-        assert found.texts[row] == options[int(np.argmax(scores))]
-        assert found.tokens[row].tolist() == ids_of(found.texts[row])
+        assert actual.texts[row] == options[int(np.argmax(scores))]
+        assert actual.tokens[row].tolist() == ids_of(actual.texts[row])
         assert written.texts[row] not in options  # a fresh model writes none of them
-    assert len(set(found.texts)) > 2
+    assert len(set(actual.texts)) > 2
 
 
 def test_everything_else_that_is_asked_for(mixture, model):
     module, params = model
     questions, top_k = questions_of(mixture, RANK), 4
-    found = answers.answer(LoadedModel("tiny", *model), questions, top_k, embeddings=True)
+    actual = answers.answer(LoadedModel("tiny", *model), questions, top_k, embeddings=True)
     for row, example in enumerate(questions.examples):
-        ids = found.tokens[row].tolist()
+        ids = actual.tokens[row].tolist()
         decoder_inputs = np.array([[0, *ids, *[0] * DATA.target_length]], np.int32)
         decoder_inputs = decoder_inputs[:, : DATA.target_length]
         logits = forward(module)(params, example.inputs[None], decoder_inputs)[0, : len(ids)]
         values, tops = jax.lax.top_k(jax.nn.log_softmax(logits), top_k)
-        np.testing.assert_array_equal(found.top_ids[row], tops)
-        np.testing.assert_allclose(found.top_log_probs[row], values, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(actual.top_ids[row], tops)
+        np.testing.assert_allclose(actual.top_log_probs[row], values, rtol=1e-4, atol=1e-4)
         tokens = example.inputs[example.inputs > 0]
         encoded = module.apply({"params": params}, tokens[None], method="encode")[0]
-        np.testing.assert_allclose(found.embeddings[row], encoded.mean(axis=0), atol=1e-5)
-        assert found.input_tokens[row] == len(tokens)
+        np.testing.assert_allclose(actual.embeddings[row], encoded.mean(axis=0), atol=1e-5)
+        assert actual.input_tokens[row] == len(tokens)
         size = [len(tokens), len(ids)]
-        wanted = flops.answer_flops(module.config, *size)
+        expected = flops.answer_flops(module.config, *size)
         if example.task == "answers_test_colour_v1":
             options = {tuple(ids_of(text.decode())) for text in example.features["options"]}
-            wanted = flops.ranking_flops(module.config, len(tokens), list(map(len, options)))
-        assert found.flops[row] == wanted
-        texts = [piece for piece in found.pieces[row] if piece != "</s>"]
+            expected = flops.ranking_flops(module.config, len(tokens), list(map(len, options)))
+        assert actual.flops[row] == expected
+        texts = [piece for piece in actual.pieces[row] if piece != "</s>"]
         if example.task == "answers_test_colour_v1":
-            assert "".join(texts) == found.texts[row] and found.pieces[row][-1] == "</s>"
-        assert len(found.pieces[row]) == len(ids)
+            assert "".join(texts) == actual.texts[row] and actual.pieces[row][-1] == "</s>"
+        assert len(actual.pieces[row]) == len(ids)
     plain = answers.answer(LoadedModel("tiny", *model), questions)
     assert plain.top_log_probs is plain.top_ids is plain.embeddings is None
-    assert plain.texts == found.texts
+    assert plain.texts == actual.texts
 
 
 def test_a_token_past_the_vocabulary_has_its_number_as_text(mixture, model):
@@ -182,9 +182,9 @@ def test_a_token_past_the_vocabulary_has_its_number_as_text(mixture, model):
         return np.pad(leaf, pads, constant_values=50.0)  # so that the new ids win
 
     params = jax.tree.map(widen, params, nn.meta.unbox(parameter_shapes(module.config)))
-    found = answers.answer(LoadedModel("tiny", module, params), questions_of(mixture, GREEDY))
-    pieces = [piece for of_row in found.pieces for piece in of_row]
-    ids = [token for tokens in found.tokens for token in tokens.tolist()]
+    result = answers.answer(LoadedModel("tiny", module, params), questions_of(mixture, GREEDY))
+    pieces = [piece for of_row in result.pieces for piece in of_row]
+    ids = [token for tokens in result.tokens for token in tokens.tolist()]
     assert max(ids) >= mixture.vocab_size
     assert all(
         (piece == f"<{token}>") == (token >= mixture.vocab_size)
@@ -196,9 +196,9 @@ def test_time_is_decodings_and_shared_by_the_rows_of_a_batch(mixture, model, mon
     questions = questions_of(mixture, GREEDY)  # five rows in batches of two
     answers.answer(LoadedModel("tiny", *model), questions)
     start = time.perf_counter()
-    found = answers.answer(LoadedModel("tiny", *model), questions)
+    result = answers.answer(LoadedModel("tiny", *model), questions)
     passed = time.perf_counter() - start
-    seconds = found.seconds
+    seconds = result.seconds
     assert (seconds > 0).all() and seconds[0] == seconds[1] and seconds[2] == seconds[3]
     assert len(set(seconds)) == 3 and 2 * (seconds[0] + seconds[2] + seconds[4]) < passed
 
@@ -243,11 +243,11 @@ def test_every_model_computes_by_its_own_sharding_rules(mixture, model):
 
 
 def test_a_batch_of_another_size_changes_nothing(mixture, model):
-    found = answers.answer(LoadedModel("tiny", *model), questions_of(mixture, RANK))
+    actual = answers.answer(LoadedModel("tiny", *model), questions_of(mixture, RANK))
     data = dataclasses.replace(DATA, batch_size=4)
     other = answers.answer(LoadedModel("tiny", *model), questions_of(mixture, RANK, data))
-    assert found.texts == other.texts
-    for ours, theirs in zip(found.log_probs, other.log_probs, strict=True):
+    assert actual.texts == other.texts
+    for ours, theirs in zip(actual.log_probs, other.log_probs, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -261,16 +261,16 @@ def test_quality_statistics_and_figures_of_each_task(mixture):
     measured = measuring.measure(texts, questions)
     assert measured.metrics == ["accuracy", "chrf", "accuracy", "chrf", "accuracy"]
     assert measured.quality[[0, 2, 4]].tolist() == [1, 0, 1] and 0 < measured.quality[1] < 1
-    targets, given = ["a b c d", "c"], ["a b c x", "c"]
-    counts = Bleu("char").statistics(targets, given)
+    targets, arguments = ["a b c d", "c"], ["a b c x", "c"]
+    counts = Bleu("char").statistics(targets, arguments)
     assert measured.statistics[1].tolist() == counts[0].tolist()
     assert [len(of_row) for of_row in measured.statistics] == [0, 10, 0, 10, 0]
     assert measured.figures == {
         "answers_test_colour_v1": {"accuracy": 2 / 3},
         "answers_test_echo_v1": {
-            **quality.chrf(targets, given),
-            **Bleu("char")(targets, given),
-            **Chrf()(targets, given),
+            **quality.chrf(targets, arguments),
+            **Bleu("char")(targets, arguments),
+            **Chrf()(targets, arguments),
         },
     }
     metrics = measuring.corpus_metrics(mixture, "test")
@@ -310,8 +310,8 @@ def test_options_that_can_not_be_ranked(mixture, options, length, message):
 def test_options_are_cut_as_targets_are_and_doubles_are_one(mixture):
     features = {"options": np.array([b"abcdefg", b"xy", b"xy"], object)}
     example = pipeline.Example("x/0", "x", "", "", "", np.zeros(2, np.int32), features)
-    found = questions_lib.options_of(example, mixture, DATA)
-    assert found == {"abcdefg": (*ids_of("abcde")[:-1], 1), "xy": tuple(ids_of("xy"))}
+    actual = questions_lib.options_of(example, mixture, DATA)
+    assert actual == {"abcdefg": (*ids_of("abcde")[:-1], 1), "xy": tuple(ids_of("xy"))}
 
 
 def test_what_is_not_installed_is_said_before_anything_is_decoded(mixture, monkeypatch):

@@ -100,10 +100,10 @@ def asked(request, mixture):
     """(config, parameters, questions, answers) of a model of either kind."""
     config = CONFIGS[request.param]
     params, questions = params_of(config, 0), questions_of(mixture)
-    found = next_tokens.answer(
+    result = next_tokens.answer(
         LoadedModel("tiny", families.build(config), params), questions, 4, True
     )
-    return config, params, questions, found
+    return config, params, questions, result
 
 
 @functools.cache
@@ -113,8 +113,8 @@ def logits_fn(config):
 
 @jax.jit
 def measure(logits, batch):
-    found = variants.Xent()(logits, None, batch.targets, batch.weights)
-    return found.metrics[metrics.STUDENT_ACCURACY]
+    result = variants.Xent()(logits, None, batch.targets, batch.weights)
+    return result.metrics[metrics.STUDENT_ACCURACY]
 
 
 @functools.cache
@@ -126,8 +126,8 @@ def eval_batches(architecture):
 
 def test_accuracy_is_what_training_reports(asked):
     """Training's metrics, of batches that its own pipeline makes of the same split."""
-    config, params, questions, found = asked
-    measured = next_tokens.measure(found, questions)
+    config, params, questions, result = asked
+    measured = next_tokens.measure(result, questions)
     kinds = ["encoder_decoder"] + ["prefix_lm"] * isinstance(config, DecoderConfig)
     for architecture in kinds:
         accuracy = metrics.Ratio(0.0, 0.0)
@@ -147,37 +147,37 @@ def test_accuracy_is_what_training_reports(asked):
 
 def test_an_answer_is_the_likeliest_token_after_those_before_it(asked):
     """Against whole float64 log-softmaxes of training's batches."""
-    config, params, questions, found = asked
+    config, params, questions, actual = asked
     place = 0
     for batch in eval_batches("encoder_decoder"):
         logits = np.asarray(logits_fn(config)(params, batch), np.float64)
         log_p = logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
         for of_token in log_p[np.asarray(batch.weights) > 0]:
             token = int(np.argmax(of_token))
-            assert found.tokens[place].tolist() == [token]
-            np.testing.assert_allclose(found.log_probs[place], of_token[token], atol=1e-4)
+            assert actual.tokens[place].tolist() == [token]
+            np.testing.assert_allclose(actual.log_probs[place], of_token[token], atol=1e-4)
             entropy = -np.sum(np.exp(of_token) * of_token)
-            np.testing.assert_allclose(found.entropies[place], entropy, atol=1e-4)
+            np.testing.assert_allclose(actual.entropies[place], entropy, atol=1e-4)
             top = np.sort(of_token)[::-1][:4]
-            np.testing.assert_allclose(found.top_log_probs[place][0], top, atol=1e-4)
+            np.testing.assert_allclose(actual.top_log_probs[place][0], top, atol=1e-4)
             place += 1
-    assert place == len(found.tokens) == len(found.top_ids) == len(found.embeddings)
-    assert found.embeddings.shape[1] == config.embed_dim
-    assert len({*found.texts}) > 3 and found.pieces == [[text] for text in found.texts]
+    assert place == len(actual.tokens) == len(actual.top_ids) == len(actual.embeddings)
+    assert actual.embeddings.shape[1] == config.embed_dim
+    assert len({*actual.texts}) > 3 and actual.pieces == [[text] for text in actual.texts]
 
 
 def test_a_pass_is_shared_by_its_tokens(asked):
-    config, _, questions, found = asked
+    config, _, questions, actual = asked
     targets = next_tokens.targets_of(questions)
     first = 0
     for example, target in zip(questions.examples, targets, strict=True):
         size = [np.count_nonzero(example.inputs), np.count_nonzero(target)]
         own = slice(first, first + size[1])
-        np.testing.assert_allclose(found.flops[own].sum(), flops.forward_flops(config, *size))
-        assert len({*found.flops[own]}) == len({*found.seconds[own]}) == 1
-        assert found.input_tokens[own].tolist() == [size[0] + i for i in range(size[1])]
+        np.testing.assert_allclose(actual.flops[own].sum(), flops.forward_flops(config, *size))
+        assert len({*actual.flops[own]}) == len({*actual.seconds[own]}) == 1
+        assert actual.input_tokens[own].tolist() == [size[0] + i for i in range(size[1])]
         first += size[1]
-    assert first == len(found.flops) and (found.seconds > 0).all()
+    assert first == len(actual.flops) and (actual.seconds > 0).all()
 
 
 def test_each_target_token_has_a_row_with_what_stands_before_it(mixture):
@@ -187,10 +187,10 @@ def test_each_target_token_has_a_row_with_what_stands_before_it(mixture):
     # Cut to 12 ids, the last of them EOS; an empty target is EOS alone.
     kept = [*"a very long", *"b", *"five six se", *"c d"]
     assert [row.target_text for row in said if row.target_text != "</s>"] == kept
-    found = {row.example_id: (row.inputs_text, row.target_text) for row in said}
-    assert found[f"{SAY}/test/0/2"] == ("say 0 → a ", "v")
-    assert found[f"{SAY}/test/1/1"] == ("say 1 → b", "</s>")
-    assert found[f"{SAY}/test/2/0"] == ("say 2 → ", "</s>")
+    actual = {row.example_id: (row.inputs_text, row.target_text) for row in said}
+    assert actual[f"{SAY}/test/0/2"] == ("say 0 → a ", "v")
+    assert actual[f"{SAY}/test/1/1"] == ("say 1 → b", "</s>")
+    assert actual[f"{SAY}/test/2/0"] == ("say 2 → ", "</s>")
     spans = [row for row in rows if row.task == SPANS]
     assert spans[0].target_text == "<extra_id_0>"
     assert spans[1].inputs_text.endswith(" → <extra_id_0>")

@@ -25,10 +25,10 @@ def placed(architecture: str, pack: bool, scale: int = 1) -> list[example_keys.P
     )
     rows = seqio.trim_dataset(rows, lengths, features.output_features())
     rows = features.converter(pack, architecture)(rows, lengths)
-    found = []
+    result = []
     for batch in rows.batch(3).as_numpy_iterator():
-        found += example_keys.examples_of(batch, architecture)
-    return found
+        result += example_keys.examples_of(batch, architecture)
+    return result
 
 
 FORMS = [
@@ -40,16 +40,16 @@ FORMS = [
 
 @pytest.mark.parametrize("architecture, pack, scale", FORMS)
 def test_every_form_of_batch_gives_the_same_examples(architecture, pack, scale):
-    found = placed(architecture, pack, scale)
-    pairs = {(tuple(map(int, e.inputs)), tuple(map(int, e.targets))) for e in found}
+    result = placed(architecture, pack, scale)
+    pairs = {(tuple(map(int, e.inputs)), tuple(map(int, e.targets))) for e in result}
     assert pairs == {(tuple(a), tuple(b)) for a, b in PAIRS}
-    keys = {tuple(map(int, e.inputs)) + (0,) + tuple(map(int, e.targets)): e.key for e in found}
+    keys = {tuple(map(int, e.inputs)) + (0,) + tuple(map(int, e.targets)): e.key for e in result}
     assert len(set(keys.values())) == len(PAIRS)
     plain = placed(features.ENCODER_DECODER, False)
     assert set(keys.values()) == {example.key for example in plain}
-    assert all(len(e.places) == len(e.targets) and len(e.key) == 16 for e in found)
+    assert all(len(e.places) == len(e.targets) and len(e.key) == 16 for e in result)
     if pack and scale > 1:
-        assert len({example.row for example in found}) < len(PAIRS)
+        assert len({example.row for example in result}) < len(PAIRS)
 
 
 def test_padding_rows_and_rows_without_a_target_are_left_out():
@@ -59,7 +59,7 @@ def test_padding_rows_and_rows_without_a_target_are_left_out():
         "decoder_target_tokens": np.array([[5, 1], [0, 0], [5, 1]]),
         "decoder_loss_weights": np.array([[1, 1], [0, 0], [0, 0]]),
     }
-    found = list(example_keys.examples_of(rows, features.ENCODER_DECODER))
-    assert [(e.row, e.places.tolist(), e.inputs.tolist()) for e in found] == [
+    result = list(example_keys.examples_of(rows, features.ENCODER_DECODER))
+    assert [(e.row, e.places.tolist(), e.inputs.tolist()) for e in result] == [
         (0, [0, 1], [7, 8, 1])
     ]

@@ -57,9 +57,9 @@ def test_slices_of_a_split_that_is_large_enough_are_those_of_tfds(slice_text):
             data_dir="/nowhere", dataset_name="x", split="train", filetype_suffix="tfrecord"
         ),
     )
-    wanted = tfds.core.SplitDict([split])[slice_text].file_instructions[0]
+    expected = tfds.core.SplitDict([split])[slice_text].file_instructions[0]
     rows = slices.parse_slice(slice_text).rows(1000)
-    skip, take = wanted.skip, wanted.take
+    skip, take = expected.skip, expected.take
     assert (rows.start, len(rows)) == (skip, 1000 - skip if take == -1 else take)
 
 
@@ -71,12 +71,12 @@ any_slice = st.builds(slices.SplitSlice, st.just("train"), ends, ends)
 def test_training_never_has_a_row_that_is_held_out(train, validation, test, size):
     splits = {"train": train, "validation": validation, "test": test}
     held_out = {*validation.rows(size), *test.rows(size)}
-    wanted = [row for row in train.rows(size) if row not in held_out]
-    if not wanted:
+    expected = [row for row in train.rows(size) if row not in held_out]
+    if not expected:
         with pytest.raises(ValueError, match=f"has {size} rows, of which none is in"):
             slices.rows_of("train", splits, size)
     else:
-        assert list(slices.rows_of("train", splits, size)) == wanted
+        assert list(slices.rows_of("train", splits, size)) == expected
 
 
 @hypothesis.given(st.sets(st.integers(0, 12), min_size=1))

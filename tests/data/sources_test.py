@@ -214,8 +214,8 @@ def test_a_split_is_available_if_its_file_is_there(tmp_path):
     sources.set_data_dir(tmp_path)
     assert not source.is_available("train")
     _write(tmp_path, "glue/sst2", "test", [{"text": "a", "label": 0}])
-    found = {split: source.is_available(split) for split in source.splits}
-    assert found == {"train": False, "validation": True, "test": True}
+    actual = {split: source.is_available(split) for split in source.splits}
+    assert actual == {"train": False, "validation": True, "test": True}
     with pytest.raises(ValueError, match="has no split 'dev'"):
         source.is_available("dev")
 
@@ -231,8 +231,8 @@ def test_a_split_of_tfds_is_available_once_prepared(monkeypatch, tmp_path, name)
     folder = tmp_path / builder / ("" if "/" in builder else "plain") / version
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text(json.dumps({"splits": [{"name": "train"}]}))
-    found = {split: source.is_available(split) for split in source.splits}
-    assert found == {"train": True, "validation": True, "test": False}
+    actual = {split: source.is_available(split) for split in source.splits}
+    assert actual == {"train": True, "validation": True, "test": False}
     unknown = sources.TfdsOrJsonlSource("x", FIELDS, SPLITS, is_in_tfds=False)
     assert not unknown.is_available("train")
 

@@ -12,11 +12,11 @@ PROCEDURES = ("pareto_testing", "fixed_sequence", "holm", "bonferroni")
 
 def test_the_made_tokens_have_the_risk_and_the_correlation_they_should():
     for correlation in (*coverage.CORRELATIONS, coverage.WHOLE_ANSWERS):
-        found = coverage.costs(0.2, correlation, 300, seed=1)
-        assert found.mean() == pytest.approx(0.2, abs=0.01)
+        actual = coverage.costs(0.2, correlation, 300, seed=1)
+        assert actual.mean() == pytest.approx(0.2, abs=0.01)
         # The variance of a mean of 20 tokens that are correlated in pairs.
         variance = 0.2 * 0.8 * (1 + 19 * correlation) / 20
-        assert found.var() == pytest.approx(variance, rel=0.05)
+        assert actual.var() == pytest.approx(variance, rel=0.05)
     made = coverage.split("one", 0.2, 0.5, seed=0)
     cost = np.mean([coverage.split("one", 0.2, 0.5, s).losses["cost"] for s in range(20)], (0, 2))
     np.testing.assert_allclose(cost, 1 - np.array(made.thresholds)[:, 0], atol=0.02)

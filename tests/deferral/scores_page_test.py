@@ -25,10 +25,10 @@ def cells(row: str) -> list[str]:
 
 def test_the_table_has_every_score_and_its_class(page):
     table = page.split("| score | class |")[1].split("\n\n")[0].splitlines()[2:]
-    found = [
+    actual = [
         (name, cells(row)[1].strip("`")) for row in table for name in cells(row)[0].split(", ")
     ]
-    assert found == [(score.name, type(score).__name__) for score in scores.ALL]
+    assert actual == [(score.name, type(score).__name__) for score in scores.ALL]
 
 
 def test_the_table_has_every_router(page):
@@ -70,12 +70,12 @@ def test_the_commands_build(page, in_root, monkeypatch):
 def test_the_areas_are_those_of_the_made_answers(page):
     rows = page.split("| score | spiky | length |")[1].split("\n\n")[0].splitlines()[2:]
     stated = {cells(row)[0]: [float(value) for value in cells(row)[1:]] for row in rows}
-    found = {kind: made.areas(make) for kind, make in made.MAKES.items()}
-    assert list(stated) == list(found["spiky"])
+    actual = {kind: made.areas(make) for kind, make in made.MAKES.items()}
+    assert list(stated) == list(actual["spiky"])
     for name, values in stated.items():
         # Networks may end elsewhere on another machine.
         tolerance = 0.006 if name.endswith("router") else 0.00051
-        expected = [found[kind][name] for kind in ("spiky", "length")]
+        expected = [actual[kind][name] for kind in ("spiky", "length")]
         np.testing.assert_allclose(values, expected, atol=tolerance)
     spiky, length = ({name: values[i] for name, values in stated.items()} for i in (0, 1))
     fixed = [spiky[score.name] for score in scores.ALL if score.name in spiky]

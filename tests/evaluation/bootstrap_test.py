@@ -90,12 +90,12 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
             *(part[rows] for part in population), rates=(0.3,), samples=200, seed=trial
         )
         values = (sample.student_quality, sample.area, sample.quality_at_rate[:, 0])
-        wanted = (
+        expected = (
             truth.student_quality,
             curves.area(truth),
             curves.quality_at_rate(truth, 0.3),
         )
-        for i, (value, right) in enumerate(zip(values, wanted, strict=True)):
+        for i, (value, right) in enumerate(zip(values, expected, strict=True)):
             low, high = bootstrap.interval(value)
             covered[i] += low <= right <= high
     # 95 % nominal; three standard errors of 200 trials are 5 points, and percentile intervals of
@@ -184,8 +184,8 @@ def test_several_scores_and_cascades_share_the_draws():
 
 def test_draws_are_those_of_the_generator():
     rng = np.random.default_rng(5)
-    found = np.concatenate(list(bootstrap.draws(7, 40, 5)), axis=1)
-    for column in found.T:
+    result = np.concatenate(list(bootstrap.draws(7, 40, 5)), axis=1)
+    for column in result.T:
         drawn = rng.integers(7, size=7, dtype=np.int32)
         assert column.tolist() == [int(np.sum(drawn == i)) for i in range(7)]
 

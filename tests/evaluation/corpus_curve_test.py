@@ -175,8 +175,8 @@ def test_resamples_are_those_of_explicitly_resampled_curves(levels):
         for column, rate in enumerate(rates):
             expected = curves.quality_at_rate(curve, rate)
             assert got.quality_at_rate[b, column] == pytest.approx(expected, abs=1e-12)
-        for column, wanted in enumerate(qualities):
-            expected = curves.rate_at_quality(curve, wanted)
+        for column, reference in enumerate(qualities):
+            expected = curves.rate_at_quality(curve, reference)
             expected = np.inf if np.isnan(expected) else expected
             assert got.rate_at_quality[b, column] == pytest.approx(expected, abs=1e-9)
     assert np.all(np.isnan(got.ideal_area))

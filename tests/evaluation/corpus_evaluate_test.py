@@ -59,8 +59,8 @@ def write(path, name, share, with_statistics=True, **more):
             counts = Bleu().statistics(targets[:N], answers[:N]).tolist()
             columns[f"{model}_statistics"] = counts + [[]] * N
         for (fns, rows), by_metric in zip(of_tasks, figures.values(), strict=True):
-            found = quality.split_figures(fns, targets[rows], answers[rows])
-            for metric, value in found.items():
+            result = quality.split_figures(fns, targets[rows], answers[rows])
+            for metric, value in result.items():
                 by_metric.setdefault(metric, {})[model] = value
         figures["yes_no"]["f1"][model] = 0.4321 if model == "student" else None
     metadata = {"name": name, "mixture": "m", "split": "test", **more}
@@ -134,8 +134,8 @@ def test_the_pool_and_the_second_view_of_the_task_are_means(outcome):
 
 def test_figures_of_the_whole_split(outcome):
     result, folder, files = outcome
-    found = {(figure.task, figure.metric): figure for figure in result.figures}
-    assert list(found) == [
+    actual = {(figure.task, figure.metric): figure for figure in result.figures}
+    assert list(actual) == [
         ("to_english", "bleu"),
         ("to_english", "sentence_bleu"),
         ("to_english", "corpus_chrf"),
@@ -143,20 +143,20 @@ def test_figures_of_the_whole_split(outcome):
         ("yes_no", "f1"),
     ]
     rows = pq.read_table(files[0]).to_pylist()
-    bleu = found["to_english", "bleu"]
+    bleu = actual["to_english", "bleu"]
     assert (bleu.students["xent"], bleu.teacher) == pytest.approx(
         (mixed(rows[:N], 0), mixed(rows[:N], 1)), abs=1e-9
     )
     # A quarter of 50 lies between two thresholds.
     quarter = (mixed(rows[:N], 12 / N) + mixed(rows[:N], 13 / N)) / 2
     assert bleu.cascades["xent"][:2] == pytest.approx((quarter, mixed(rows[:N], 0.5)), abs=1e-9)
-    chrf = found["to_english", "corpus_chrf"]
+    chrf = actual["to_english", "corpus_chrf"]
     answers = [row["student_answer"] for row in rows[:N]]
     expected = sacrebleu.corpus_chrf(answers, [[row["target"] for row in rows[:N]]]).score / 100
     assert chrf.students["xent"] == pytest.approx(expected, abs=1e-9) and chrf.cascades == {}
-    f1 = found["yes_no", "f1"]
+    f1 = actual["yes_no", "f1"]
     assert f1.students == {"xent": 0.4321, "cat": 0.4321} and np.isnan(f1.teacher)
-    accuracy = found["yes_no", "accuracy"]
+    accuracy = actual["yes_no", "accuracy"]
     right = np.mean([row["student_quality"] for row in rows[N:]])
     assert accuracy.students["xent"] == pytest.approx(right) and len(accuracy.cascades["cat"]) == 3
     assert {figure.task: figure.decoding for figure in result.figures} == {
@@ -197,8 +197,8 @@ def test_the_grid_draws_the_corpus_curve_and_its_own_lines(outcome):
     assert bleu_axes.get_ylabel() == "BLEU (corpus)"
     drawn = [np.asarray(line.get_ydata(), float) for line in bleu_axes.lines]
     panel = result.tasks["to_english"]
-    for wanted in (panel.curves["cat"].quality, panel.randoms["cat"]):
-        assert any(len(y) == N + 1 and np.allclose(y, wanted) for y in drawn)
+    for expected in (panel.curves["cat"].quality, panel.randoms["cat"]):
+        assert any(len(y) == N + 1 and np.allclose(y, expected) for y in drawn)
     assert len(bleu_axes.collections) == 0 and len(accuracy_axes.collections) == 1
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "largest gain first (corpus)" in labels and "ideal" in labels
@@ -224,10 +224,10 @@ def test_records_without_statistics_leave_out_the_curve_and_say_so(outcome, tmp_
     assert result.notes == (note,)
     for name in ("report.html", "summary.md"):
         assert f"{note}." in (tmp_path / "out" / name).read_text()
-    found = {(figure.task, figure.metric): figure for figure in result.figures}
-    bleu = found["to_english", "bleu"]
+    actual = {(figure.task, figure.metric): figure for figure in result.figures}
+    bleu = actual["to_english", "bleu"]
     assert bleu.students["xent"] > 0 and np.isnan(bleu.students["old"]) and bleu.cascades == {}
-    accuracy = found["yes_no", "accuracy"]
+    accuracy = actual["yes_no", "accuracy"]
     assert not np.isnan(accuracy.students["old"])
     alone = evaluate_and_write([old], tmp_path / "alone", bootstrap_samples=5)
     assert alone.notes == () and [f.metric for f in alone.figures] == ["sentence_bleu", "accuracy"]
@@ -241,8 +241,8 @@ def test_a_figure_that_only_shares_the_name_of_the_quality_stands_beside_it(outc
     metadata = json.loads(table.schema.metadata[b"cascade_jax"]) | {"figures": more}
     pq.write_table(table.replace_schema_metadata({"cascade_jax": json.dumps(metadata)}), file)
     result = evaluate_and_write([file], tmp_path / "out", bootstrap_samples=5)
-    found = {figure.metric: figure for figure in result.figures if figure.task == "to_english"}
-    assert list(found) == ["bleu", "sentence_bleu (mean)", "sentence_bleu"]
-    assert found["sentence_bleu"].students["a"] == 9
-    assert found["sentence_bleu (mean)"].students["a"] < 1
-    assert len(found["bleu"].cascades["a"]) == len(summaries.REFERENCE_RATES)
+    actual = {figure.metric: figure for figure in result.figures if figure.task == "to_english"}
+    assert list(actual) == ["bleu", "sentence_bleu (mean)", "sentence_bleu"]
+    assert actual["sentence_bleu"].students["a"] == 9
+    assert actual["sentence_bleu (mean)"].students["a"] < 1
+    assert len(actual["bleu"].cascades["a"]) == len(summaries.REFERENCE_RATES)

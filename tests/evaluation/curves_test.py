@@ -88,8 +88,8 @@ def _costly(tied=False, max_size=12):
 
 
 @given(_costly())
-def test_costs_of_single_examples_are_those_of_the_deferred(found):
-    cascade, student_cost, teacher_cost = found
+def test_costs_of_single_examples_are_those_of_the_deferred(actual):
+    cascade, student_cost, teacher_cost = actual
     curve = curves.deferral_curve(*cascade, student_cost, teacher_cost)
     for k, tau in enumerate(curve.thresholds):
         expected = np.mean(student_cost + (cascade[0] > tau) * teacher_cost)
@@ -102,8 +102,8 @@ def test_costs_of_single_examples_are_those_of_the_deferred(found):
 
 @settings(max_examples=20)
 @given(_costly(tied=True, max_size=6))
-def test_costs_of_ties_are_the_mean_over_all_orders(found):
-    (score, student, teacher), student_cost, teacher_cost = found
+def test_costs_of_ties_are_the_mean_over_all_orders(actual):
+    (score, student, teacher), student_cost, teacher_cost = actual
     n = len(score)
     orders = [
         list(order)

@@ -311,14 +311,14 @@ def test_undefined_figures_in_the_table_are_a_dash(tmp_path):
 
 def test_a_cascade_is_compared_with_the_first_in_pairs(outcome):
     result, folder, _ = outcome
-    found = result.pooled.comparisons
-    assert list(found) == ["cat"] and found["cat"].first == "xent"
+    actual = result.pooled.comparisons
+    assert list(actual) == ["cat"] and actual["cat"].first == "xent"
     cat, xent = (result.pooled.summaries[name] for name in ("cat", "xent"))
-    pairs = zip(found["cat"].at_rate, cat.quality_at_rate, xent.quality_at_rate, strict=True)
+    pairs = zip(actual["cat"].at_rate, cat.quality_at_rate, xent.quality_at_rate, strict=True)
     for difference, ours, theirs in pairs:
         assert difference.value == pytest.approx(ours.value - theirs.value)
         assert difference.low <= difference.high and 1 / 41 <= difference.p_value <= 1
-    area = found["cat"].area
+    area = actual["cat"].area
     assert (area.value, area.low, area.high) == (
         cat.area_minus_first.value,
         cat.area_minus_first.low,
@@ -338,10 +338,10 @@ def test_the_json_can_be_read_by_eye(outcome):
 def test_prices_have_no_prefix_in_the_table(tmp_path):
     tokens = {f"{model}_input_tokens": np.full(N, 9) for model in ("student", "teacher")}
     file = write(tmp_path / "a", "a", changes=tokens)
-    found = evaluate_and_write(
+    result = evaluate_and_write(
         file, tmp_path / "o", cost=Price(2e5, 0, 1e6, 0), bootstrap_samples=2
     )
-    (label, cost), *_ = found.pooled.summaries["a"].cost_at_quality.items()
+    (label, cost), *_ = result.pooled.summaries["a"].cost_at_quality.items()
     assert cost.value > 1e6, label
-    assert f" {cost.value:.3g} " in format_table(found)
+    assert f" {cost.value:.3g} " in format_table(result)
     assert f"| {cost.value:.3g} |" in (tmp_path / "o" / "summary.md").read_text(encoding="utf-8")

@@ -111,8 +111,8 @@ def test_every_score_is_bound_by_its_name(score):
         ),
     ],
 )
-def test_another_router_and_its_settings(given, expected):
-    config = gin_config.parse(fit_router.CONFIG, arguments("a.parquet", "r.npz", *given))
+def test_another_router_and_its_settings(inputs, expected):
+    config = gin_config.parse(fit_router.CONFIG, arguments("a.parquet", "r.npz", *inputs))
     assert config.router == expected
 
 

@@ -33,13 +33,13 @@ def test_it_is_the_integral_of_the_lower_of_scipys_densities(kinds):
     right, wrong = map(np.array, kinds)
     values = np.concatenate([right, wrong])
     is_right = np.arange(len(values)) < len(right)
-    found = overlap.overlap(values, is_right)
+    actual = overlap.overlap(values, is_right)
     if np.ptp(right) == 0 or np.ptp(wrong) == 0:
-        assert math.isnan(found)
+        assert math.isnan(actual)
         return
     # The brute force's grid is too coarse for such peaks.
     assume(min(np.ptp(right), np.ptp(wrong)) >= 0.02)
-    assert found == pytest.approx(by_brute_force(right, wrong), abs=1e-8, rel=0)
+    assert actual == pytest.approx(by_brute_force(right, wrong), abs=1e-8, rel=0)
 
 
 def test_alike_is_one_and_apart_is_zero():
@@ -54,9 +54,9 @@ def test_alike_is_one_and_apart_is_zero():
 def test_two_normals_overlap_as_their_distribution_says():
     rng = np.random.default_rng(1)
     values = np.concatenate([rng.normal(0.6, 0.1, 40_000), rng.normal(0.4, 0.1, 40_000)])
-    found = overlap.overlap(values, np.arange(80_000) < 40_000)
+    actual = overlap.overlap(values, np.arange(80_000) < 40_000)
     # Two normals a distance d apart overlap by 2 * Phi(-d / 2 sd); here d = 2 sd.
-    assert found == pytest.approx(2 * norm.cdf(-1), abs=0.01)
+    assert actual == pytest.approx(2 * norm.cdf(-1), abs=0.01)
 
 
 @pytest.mark.parametrize("peak", [0.2, 0.01])

@@ -62,22 +62,22 @@ def test_several_scores_stand_beside_the_first(outcome, files):
     assert list(result.scores) == ["xent", "cat"]
     assert list(result.scores["cat"]) == ["average", "maximum", "sum"]
     alone = evaluated(files, Sum()).pooled.summaries["cat"]
-    found = result.scores["cat"]["sum"]
+    actual = result.scores["cat"]["sum"]
     for field in ("area", "s_d_ideal", "s_d_oracle"):
-        assert getattr(found, field) == getattr(alone, field)
+        assert getattr(actual, field) == getattr(alone, field)
     for field in ("auroc", "auprc", "prr", "prr_half", "pearson", "spearman"):
-        assert getattr(found.ranking, field) == getattr(alone.separation, field)
+        assert getattr(actual.ranking, field) == getattr(alone.separation, field)
     in_json = written["scores"]["cat"]["sum"]
-    assert in_json["area"]["low"] == found.area.low and in_json["auprc"] == found.ranking.auprc
+    assert in_json["area"]["low"] == actual.area.low and in_json["auprc"] == actual.ranking.auprc
     assert in_json["curve"]["quality"][-1] == result.pooled.curves["cat"].teacher_quality
     assert "| cat | maximum |" in (folder / "summary.md").read_text()
 
 
 def test_the_first_score_is_the_same_with_others_beside_it(outcome, files):
     result = outcome[0]
-    alone, found = evaluated(files).pooled.summaries["cat"], result.pooled.summaries["cat"]
-    assert (alone.area, alone.quality_at_rate) == (found.area, found.quality_at_rate)
-    assert result.scores["cat"]["average"].area == found.area
+    alone, actual = evaluated(files).pooled.summaries["cat"], result.pooled.summaries["cat"]
+    assert (alone.area, alone.quality_at_rate) == (actual.area, actual.quality_at_rate)
+    assert result.scores["cat"]["average"].area == actual.area
 
 
 def test_all_available_scores_are_those_that_every_table_can_give(files):
@@ -110,9 +110,9 @@ def test_a_group_without_a_task_names_the_nearest(files, tmp_path):
 
 def test_rows_of_tasks_are_in_the_order_in_which_tasks_come():
     tasks = np.array(["b", "a", "b", "c", "a"], object)
-    found = panels.rows_by_task(tasks)
-    assert list(found) == ["b", "a", "c"]
-    for task, rows in found.items():
+    result = panels.rows_by_task(tasks)
+    assert list(result) == ["b", "a", "c"]
+    for task, rows in result.items():
         np.testing.assert_array_equal(rows, np.flatnonzero(tasks == task))
 
 
@@ -149,11 +149,11 @@ def test_what_one_class_leaves_undefined_is_null_and_the_rest_is_there(tmp_path)
     file = write(tmp_path / "a", "a", changes={"student_quality": np.ones(N)})
     result = evaluate_and_write([file], tmp_path / "out", bootstrap_samples=5, scores=(Maximum(),))
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    found = written["pooled"]["cascades"]["a"]["summary"]["separation"]
+    actual = written["pooled"]["cascades"]["a"]["summary"]["separation"]
     undefined = ("auroc", "auprc", "prr", "prr_half", "pearson", "spearman")
     undefined += ("overlap", "ece", "ece_scaled", "reliability_scaled")
-    assert {found[name] for name in undefined} == {None}
-    assert sum(found["reliability"]["count"]) == N and found["error_share"] == 0
+    assert {actual[name] for name in undefined} == {None}
+    assert sum(actual["reliability"]["count"]) == N and actual["error_share"] == 0
     assert written["scores"]["a"]["maximum"]["auroc"] is None
     assert math.isnan(result.macro()["a"]["auroc"])
     assert written["macro"]["a"]["ece"] is None

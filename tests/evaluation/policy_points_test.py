@@ -33,12 +33,12 @@ def live_policy(threshold=student_records.LIVE_THRESHOLD):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Two students, of which `cat` has run live."""
-    found = tmp_path_factory.mktemp("policy")
+    result = tmp_path_factory.mktemp("policy")
     stamps = {"student_saved": "1", "teacher_saved": "9", "target_length": 20}
-    student_records.write(found / "xent.parquet", "xent", 0.2, **stamps)
+    student_records.write(result / "xent.parquet", "xent", 0.2, **stamps)
     more = {**stamps, "student_saved": "2", "policy": live_policy()}
-    student_records.write(found / "cat.parquet", "cat", 0.4, seed=1, live=True, **more)
-    return found
+    student_records.write(result / "cat.parquet", "cat", 0.4, seed=1, live=True, **more)
+    return result
 
 
 def models(student, teacher="9"):
@@ -66,9 +66,9 @@ def run(folder, path, *names):
 def test_a_policy_of_answers_is_what_numpy_makes_of_the_records(folder, tmp_path, threshold):
     limits = {COST: 0.3, LOSS: 0.05}
     path = certificates.write(tmp_path, threshold, limits=limits, models=models("2"))
-    found = points(folder, path)
-    assert list(found) == ["cat"]  # the other is of another student
-    point, table = found["cat"], records.read(folder / "cat.parquet")
+    result = points(folder, path)
+    assert list(result) == ["cat"]  # the other is of another student
+    point, table = result["cat"], records.read(folder / "cat.parquet")
     deferred, quality = [], []
     for i in range(len(table)):
         tokens = table.student_log_probs[table.student_offsets[i] : table.student_offsets[i + 1]]
@@ -107,10 +107,10 @@ def test_costs_that_differ_between_examples(tmp_path):
         tmp_path / "cat.parquet", columns, {"name": "cat", "mixture": "demo", "split": "test"}
     )
     deferred = Average()(table.student) > 0.65
-    wanted = np.mean(flops + deferred * 10 * flops)
+    expected = np.mean(flops + deferred * 10 * flops)
     path = certificates.write(tmp_path, 0.65)
     point = points(tmp_path, path, "cat", cost=Flops())["cat"]
-    assert point.cost == pytest.approx(wanted) and point.flops == pytest.approx(wanted)
+    assert point.cost == pytest.approx(expected) and point.flops == pytest.approx(expected)
 
 
 def test_a_policy_of_tokens_is_what_the_columns_say(folder, tmp_path):
@@ -133,8 +133,8 @@ def test_what_a_live_cascade_costs_by_each_cost(folder):
     table = records.read(folder / "cat.parquet")
     live = policy_points.live_cascades.from_records(table)
     cascade = policy_points.Cascade(np.zeros(2), np.zeros(2), np.ones(2), 3.0, np.array([10.0, 20]))
-    wanted = 3 + live.token_share * 15
-    assert policy_points.cost_of_live(live, cascade, Parameters()) == pytest.approx(wanted)
+    expected = 3 + live.token_share * 15
+    assert policy_points.cost_of_live(live, cascade, Parameters()) == pytest.approx(expected)
     assert policy_points.cost_of_live(live, cascade, Flops()) == live.flops
     for cost in (Latency(), Price(1, 1, 1, 1)):
         assert math.isnan(policy_points.cost_of_live(live, cascade, cost))
@@ -187,8 +187,8 @@ def test_a_model_is_told_by_its_path_where_it_was_not_said_when_it_was_saved(tmp
     table = records.read(file)
 
     def difference(**described):
-        found = certificates.make(0.5, models={"student": ModelIdentity(**described)})
-        return policy_points.difference(found, table, Average())
+        result = certificates.make(0.5, models={"student": ModelIdentity(**described)})
+        return policy_points.difference(result, table, Average())
 
     assert difference(checkpoint="runs/cat/checkpoints/300") == ""
     assert "is the checkpoint 'other'" in difference(checkpoint="other")
@@ -196,8 +196,8 @@ def test_a_model_is_told_by_its_path_where_it_was_not_said_when_it_was_saved(tmp
     assert "is of the run 'xent', that of the records is of the run 'cat'" in difference(run="xent")
     assert "is of the step 200" in difference(run="cat", step=200)
     assert difference() == ""
-    found = certificates.make(0.5, models={}, score="sum")
-    assert policy_points.difference(found, table, Sum()) == ""
+    result = certificates.make(0.5, models={}, score="sum")
+    assert policy_points.difference(result, table, Sum()) == ""
 
 
 def test_files_that_are_no_policy(folder, tmp_path):
@@ -242,8 +242,8 @@ def test_an_example_with_the_input_of_a_calibrated_one_is_no_new_one(tmp_path):
     point = points(tmp_path, certificates.write(tmp_path, 0.65, seen=seen(ids[:100])), "cat")["cat"]
     assert point.num_judged == 290
     deferred = Average()(records.read(file).student) > 0.65
-    wanted = np.delete(deferred, [*range(100), *range(300, 310)]).mean()
-    assert point.kept[0].measured == pytest.approx(wanted)
+    expected = np.delete(deferred, [*range(100), *range(300, 310)]).mean()
+    assert point.kept[0].measured == pytest.approx(expected)
 
 
 def test_tokens_too_are_measured_on_new_examples(folder, tmp_path):
@@ -253,8 +253,8 @@ def test_tokens_too_are_measured_on_new_examples(folder, tmp_path):
     point = points(folder, path, "cat")["cat"]
     deferred = table.cascade_is_deferred.reshape(400, 7)
     lost = np.mean(table.teacher_quality[:100] - table.cascade_quality[:100])
-    wanted = [deferred[:100].sum() / (100 * 20), lost]
-    assert [kept.measured for kept in point.kept] == pytest.approx(wanted)
+    expected = [deferred[:100].sum() / (100 * 20), lost]
+    assert [kept.measured for kept in point.kept] == pytest.approx(expected)
     assert point.rate == pytest.approx(deferred.mean())
 
 

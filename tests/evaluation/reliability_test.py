@@ -13,24 +13,24 @@ from cascade_jax.evaluation import reliability
 
 ANSWERS = st.lists(
     st.tuples(st.floats(0, 1), st.sampled_from([0.0, 0.4, 1.0])), min_size=1, max_size=40
-).map(lambda found: tuple(np.array(column) for column in zip(*found, strict=True)))
+).map(lambda result: tuple(np.array(column) for column in zip(*result, strict=True)))
 
 
 @given(ANSWERS, st.sampled_from([1, 4, 10]))
 def test_bins_and_ece_by_brute_force(answers, bins):
     confidence, quality = answers
-    found = reliability.reliability(confidence, quality, bins)
+    actual = reliability.reliability(confidence, quality, bins)
     ece = 0.0
     for b in range(bins):
         inside = [i for i, c in enumerate(confidence) if min(int(c * bins), bins - 1) == b]
-        assert found.count[b] == len(inside)
+        assert actual.count[b] == len(inside)
         if not inside:
-            assert math.isnan(found.confidence[b]) and math.isnan(found.quality[b])
+            assert math.isnan(actual.confidence[b]) and math.isnan(actual.quality[b])
             continue
         means = confidence[inside].mean(), quality[inside].mean()
-        assert (found.confidence[b], found.quality[b]) == pytest.approx(means, abs=1e-12)
+        assert (actual.confidence[b], actual.quality[b]) == pytest.approx(means, abs=1e-12)
         ece += len(inside) / len(quality) * abs(means[0] - means[1])
-    assert found.ece == pytest.approx(ece, abs=1e-9)
+    assert actual.ece == pytest.approx(ece, abs=1e-9)
 
 
 def made_up(n=4000, temperature=3.0, seed=0):
@@ -59,33 +59,33 @@ def test_the_temperature_is_scipys_minimum(seed):
         method="bounded",
         options={"xatol": 1e-10},
     )
-    found = reliability.temperature(confidence, quality)
-    assert -math.log(found) == pytest.approx(best.x, abs=1e-5)
-    ours = negative_log_likelihood(-math.log(found), confidence, quality)
+    result = reliability.temperature(confidence, quality)
+    assert -math.log(result) == pytest.approx(best.x, abs=1e-5)
+    ours = negative_log_likelihood(-math.log(result), confidence, quality)
     assert ours <= best.fun + 1e-14
 
 
 def test_scaling_mends_a_confidence_that_is_too_extreme():
     confidence, quality = made_up()
-    found = reliability.calibration(confidence, quality)
-    assert found.ece > 0.1 and found.ece_scaled < 0.03
-    assert all(2.5 < t < 3.5 for t in found.temperatures)
-    assert found.reliability.count.sum() == found.reliability_scaled.count.sum() == len(quality)
+    actual = reliability.calibration(confidence, quality)
+    assert actual.ece > 0.1 and actual.ece_scaled < 0.03
+    assert all(2.5 < t < 3.5 for t in actual.temperatures)
+    assert actual.reliability.count.sum() == actual.reliability_scaled.count.sum() == len(quality)
 
 
 def test_each_half_is_scaled_by_the_others_temperature():
     confidence, quality = made_up(500)
-    found = reliability.calibration(confidence, quality)
+    actual = reliability.calibration(confidence, quality)
     # Fit on what is in one half by refitting all pairs of halves that the bins allow for: the two
     # temperatures must be those of a half each, and the ECE that of their exchange.
     is_first = np.random.default_rng(0).permutation(np.arange(500) < 250)
     first, second = (
         reliability.temperature(confidence[h], quality[h]) for h in (is_first, ~is_first)
     )
-    assert found.temperatures == pytest.approx((first, second))
+    assert actual.temperatures == pytest.approx((first, second))
     logit = np.log(confidence) - np.log1p(-confidence)
     scaled = 1 / (1 + np.exp(-logit / np.where(is_first, second, first)))
-    assert found.ece_scaled == pytest.approx(reliability.reliability(scaled, quality).ece)
+    assert actual.ece_scaled == pytest.approx(reliability.reliability(scaled, quality).ece)
 
 
 def test_where_no_temperature_helps_the_ends_are_taken():
@@ -98,17 +98,17 @@ def test_where_no_temperature_helps_the_ends_are_taken():
 @given(ANSWERS)
 def test_any_answers_can_be_judged(answers):
     confidence, quality = answers
-    found = reliability.calibration(confidence, quality)
+    actual = reliability.calibration(confidence, quality)
     if np.ptp(quality) == 0:
         assert (
-            math.isnan(found.ece)
-            and math.isnan(found.ece_scaled)
-            and found.reliability_scaled is None
+            math.isnan(actual.ece)
+            and math.isnan(actual.ece_scaled)
+            and actual.reliability_scaled is None
         )
     else:
-        assert 0 <= found.ece <= 1
-        assert math.isnan(found.ece_scaled) == any(map(math.isnan, found.temperatures))
-        assert found.reliability_scaled is None or 0 <= found.ece_scaled <= 1
+        assert 0 <= actual.ece <= 1
+        assert math.isnan(actual.ece_scaled) == any(map(math.isnan, actual.temperatures))
+        assert actual.reliability_scaled is None or 0 <= actual.ece_scaled <= 1
 
 
 def test_the_confidence_is_the_geometric_mean_of_the_tokens():
@@ -118,8 +118,8 @@ def test_the_confidence_is_the_geometric_mean_of_the_tokens():
         None,
         np.concatenate([[0], np.cumsum([len(p) for p in probabilities])]),
     )
-    found = reliability.confidence_of(answers)
-    np.testing.assert_allclose(found, [0.25, 1.0, 1.0, 0.9], rtol=1e-12)
+    actual = reliability.confidence_of(answers)
+    np.testing.assert_allclose(actual, [0.25, 1.0, 1.0, 0.9], rtol=1e-12)
     # Rounding can leave log-probs a little above 0.
     above = AnswerTokens(np.array([1e-4]), None, np.array([0, 1]))
     assert reliability.confidence_of(above)[0] == 1.0

@@ -20,7 +20,7 @@ def scored(quality=(0.0, 1.0), max_size=25):
     """(score, quality) of one length; scores of few values, so that there are ties."""
     pairs = st.tuples(st.sampled_from([-1.0, 0.0, 0.25, 3.0, 7.5]), st.sampled_from(quality))
     return st.lists(pairs, min_size=2, max_size=max_size).map(
-        lambda found: tuple(np.array(column) for column in zip(*found, strict=True))
+        lambda result: tuple(np.array(column) for column in zip(*result, strict=True))
     )
 
 
@@ -34,29 +34,29 @@ def one_kind(values):
 @given(scored())
 def test_auroc_is_the_share_of_pairs_and_scikit_learns(cascade):
     score, quality = cascade
-    errors, found = quality == 0, separation.ranking(score, quality).auroc
+    errors, actual = quality == 0, separation.ranking(score, quality).auroc
     if one_kind(quality):
-        assert math.isnan(found)
+        assert math.isnan(actual)
         return
     pairs = [(e > r) + (e == r) / 2 for e in score[errors] for r in score[~errors]]
-    assert found == pytest.approx(np.mean(pairs), **TIGHT)
-    assert found == pytest.approx(roc_auc_score(errors, score), **TIGHT)
+    assert actual == pytest.approx(np.mean(pairs), **TIGHT)
+    assert actual == pytest.approx(roc_auc_score(errors, score), **TIGHT)
 
 
 @given(scored())
 def test_auprc_is_the_sum_over_thresholds_and_scikit_learns(cascade):
     score, quality = cascade
-    errors, found = quality == 0, separation.ranking(score, quality).auprc
+    errors, actual = quality == 0, separation.ranking(score, quality).auprc
     if one_kind(quality):
-        assert math.isnan(found)
+        assert math.isnan(actual)
         return
     total, recall = 0.0, 0.0
     for tau in sorted(set(score.tolist()), reverse=True):
         caught = errors[score >= tau]
         total += (caught.sum() / errors.sum() - recall) * caught.mean()
         recall = caught.sum() / errors.sum()
-    assert found == pytest.approx(total, **TIGHT)
-    assert found == pytest.approx(average_precision_score(errors, score), **TIGHT)
+    assert actual == pytest.approx(total, **TIGHT)
+    assert actual == pytest.approx(average_precision_score(errors, score), **TIGHT)
 
 
 def rejection_area(uncertainty, quality, max_rejection):
@@ -75,13 +75,13 @@ def rejection_area(uncertainty, quality, max_rejection):
 def rejection_ratio(uncertainty, quality, max_rejection):
     oracle = rejection_area(-quality, quality, max_rejection)
     random = quality.mean()
-    found = rejection_area(uncertainty, quality, max_rejection)
-    return (found - random) / (oracle - random)
+    result = rejection_area(uncertainty, quality, max_rejection)
+    return (result - random) / (oracle - random)
 
 
 def prr(score, quality, max_rejection=1.0):
-    found = separation.ranking(score, quality, is_binary=False)
-    return {1.0: found.prr, 0.5: found.prr_half}[max_rejection]
+    result = separation.ranking(score, quality, is_binary=False)
+    return {1.0: result.prr, 0.5: result.prr_half}[max_rejection]
 
 
 @given(GRADED, st.sampled_from([1.0, 0.5]), st.randoms(use_true_random=False))
@@ -89,14 +89,14 @@ def test_prr_without_ties_is_that_of_the_definition(cascade, max_rejection, rand
     _, quality = cascade
     score = np.arange(len(quality), dtype=float)
     random.shuffle(score)
-    found = prr(score, quality, max_rejection)
+    actual = prr(score, quality, max_rejection)
     if one_kind(quality) or int(max_rejection * len(quality)) < 2:
-        assert math.isnan(found)
+        assert math.isnan(actual)
         return
-    assert found == pytest.approx(rejection_ratio(score, quality, max_rejection), **TIGHT)
+    assert actual == pytest.approx(rejection_ratio(score, quality, max_rejection), **TIGHT)
     # lm-polygraph brings the quality to [0, 1] first; it changes nothing.
     stretched = 3 * quality - 1
-    assert found == pytest.approx(rejection_ratio(score, stretched, max_rejection), **TIGHT)
+    assert actual == pytest.approx(rejection_ratio(score, stretched, max_rejection), **TIGHT)
 
 
 @settings(max_examples=15)
@@ -134,11 +134,11 @@ def test_correlations_are_scipys(cascade):
         (ranking.pearson, scipy.stats.pearsonr),
         (ranking.spearman, scipy.stats.spearmanr),
     )
-    for found, theirs in pairs:
+    for actual, theirs in pairs:
         if one_kind(score) or one_kind(quality):
-            assert math.isnan(found)
+            assert math.isnan(actual)
         else:
-            assert found == pytest.approx(theirs(score, quality).statistic, **TIGHT)
+            assert actual == pytest.approx(theirs(score, quality).statistic, **TIGHT)
 
 
 def cascade_of(n=200, seed=0, graded=False):
@@ -150,26 +150,28 @@ def cascade_of(n=200, seed=0, graded=False):
 
 def test_a_cascades_figures_are_those_of_its_score_and_confidence():
     cascade = cascade_of()
-    found = separation.separation(cascade)
+    actual = separation.separation(cascade)
     errors = cascade.student_quality == 0
     ranking = separation.ranking(cascade.score, cascade.student_quality)
-    assert vars(ranking).items() <= vars(found).items()
-    assert found.error_share == errors.mean()
-    assert found.ece == found.reliability.ece and found.ece_scaled == found.reliability_scaled.ece
-    assert 0 < found.overlap < 1
+    assert vars(ranking).items() <= vars(actual).items()
+    assert actual.error_share == errors.mean()
+    assert (
+        actual.ece == actual.reliability.ece and actual.ece_scaled == actual.reliability_scaled.ece
+    )
+    assert 0 < actual.overlap < 1
 
 
 def test_graded_quality_leaves_undefined_what_needs_right_and_wrong():
-    found = separation.separation(cascade_of(graded=True))
-    assert all(map(math.isnan, (found.auroc, found.auprc, found.overlap, found.error_share)))
-    assert all(map(math.isfinite, (found.prr, found.pearson, found.spearman, found.ece)))
+    result = separation.separation(cascade_of(graded=True))
+    assert all(map(math.isnan, (result.auroc, result.auprc, result.overlap, result.error_share)))
+    assert all(map(math.isfinite, (result.prr, result.pearson, result.spearman, result.ece)))
 
 
 def test_without_confidence_only_the_score_is_judged():
     cascade = Cascade(**(vars(cascade_of()) | {"confidence": None}))
-    found = separation.separation(cascade)
-    assert math.isnan(found.ece) and math.isnan(found.overlap) and found.reliability is None
-    assert math.isfinite(found.auroc)
+    result = separation.separation(cascade)
+    assert math.isnan(result.ece) and math.isnan(result.overlap) and result.reliability is None
+    assert math.isfinite(result.auroc)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
@@ -178,10 +180,10 @@ def test_one_kind_of_answers_is_undefined_and_never_an_error(value, n):
     rng = np.random.default_rng(0)
     quality = np.full(n, value)
     cascade = Cascade(rng.random(n), quality, np.ones(n), 1.0, 1.0, confidence=rng.random(n))
-    found = separation.separation(cascade)
+    actual = separation.separation(cascade)
     names = ("auroc", "auprc", "prr", "prr_half", "pearson", "spearman", "overlap", "ece")
-    assert all(math.isnan(getattr(found, name)) for name in (*names, "ece_scaled"))
-    assert found.reliability.count.sum() == n and found.reliability_scaled is None
+    assert all(math.isnan(getattr(actual, name)) for name in (*names, "ece_scaled"))
+    assert actual.reliability.count.sum() == n and actual.reliability_scaled is None
 
 
 def test_quality_may_be_unsigned():

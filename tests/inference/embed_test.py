@@ -43,14 +43,14 @@ def test_the_mean_is_over_the_tokens_of_the_input(name):
     config = CONFIGS[name]
     model = families.build(config)
     params = families.initialize(model, jax.random.key(0))
-    found = make_embed_fn(model)(params, INPUTS)
-    assert found.shape == (4, 16) and found.dtype == np.float32
+    actual = make_embed_fn(model)(params, INPUTS)
+    assert actual.shape == (4, 16) and actual.dtype == np.float32
     for row in range(4):
         tokens = INPUTS[row][INPUTS[row] > 0]
         states = np.asarray(hidden_alone(config, model, params, tokens), np.float64)
         assert len(states) == len(tokens)
         tolerance = 2e-2 if "bfloat16" in name else 1e-5
-        np.testing.assert_allclose(found[row], states.mean(axis=0), rtol=0, atol=tolerance)
+        np.testing.assert_allclose(actual[row], states.mean(axis=0), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", ["t5", "decoder"])

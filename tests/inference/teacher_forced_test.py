@@ -81,24 +81,24 @@ def _alone(config):
 def test_each_place_is_what_the_model_says_after_the_tokens_before_it(name):
     config = CONFIGS[name]
     fn = make_next_tokens_fn(families.build(config), TOP_K, True)
-    found = jax.device_get(fn(_params(config), INPUTS, TARGETS))
+    actual = jax.device_get(fn(_params(config), INPUTS, TARGETS))
     close = dict(rtol=1e-4, atol=1e-4)
     if config.dtype == "bfloat16":
         close = dict(rtol=0.05, atol=0.15)
     for at, (log_p, hidden) in _alone(config).items():
-        token = found.tokens[at]
+        token = actual.tokens[at]
         if config.dtype == "float32":
             assert token == np.argmax(log_p)
-            assert found.top_ids[at].tolist() == np.argsort(-log_p)[:TOP_K].tolist()
-        np.testing.assert_allclose(found.log_probs[at], log_p[token], **close)
-        np.testing.assert_allclose(found.entropies[at], -np.sum(np.exp(log_p) * log_p), **close)
-        np.testing.assert_allclose(found.top_log_probs[at], log_p[found.top_ids[at]], **close)
-        np.testing.assert_allclose(found.hidden[at], hidden, **close)
+            assert actual.top_ids[at].tolist() == np.argsort(-log_p)[:TOP_K].tolist()
+        np.testing.assert_allclose(actual.log_probs[at], log_p[token], **close)
+        np.testing.assert_allclose(actual.entropies[at], -np.sum(np.exp(log_p) * log_p), **close)
+        np.testing.assert_allclose(actual.top_log_probs[at], log_p[actual.top_ids[at]], **close)
+        np.testing.assert_allclose(actual.hidden[at], hidden, **close)
     for row, length in enumerate(TARGET_LENGTHS):
-        for array in jax.tree.leaves(found):
+        for array in jax.tree.leaves(actual):
             assert not array[row, length:].any()
     assert (
-        len(set(found.tokens.ravel())) > 5
+        len(set(actual.tokens.ravel())) > 5
     )  # a model that always says the same would prove little
 
 
@@ -108,8 +108,8 @@ def test_parts_change_nothing(places):
     model, rows = families.build(config), len(TARGETS)
     whole = make_next_tokens_fn(model, TOP_K, True)(_params(config), INPUTS, TARGETS)
     fn = make_next_tokens_fn(model, TOP_K, True, logits_at_once=places * rows * VOCAB)
-    found = fn(_params(config), INPUTS, TARGETS)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
+    result = fn(_params(config), INPUTS, TARGETS)
+    for ours, theirs in zip(jax.tree.leaves(result), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
@@ -134,13 +134,13 @@ def test_of_several_likeliest_tokens_the_label_is_the_answer(name):
     """With all parameters 0, all tokens are equally likely: every one is right, as in the loss."""
     config = CONFIGS[name]
     params = jax.tree.map(np.zeros_like, _params(config))
-    found = make_next_tokens_fn(families.build(config), 2)(params, INPUTS, TARGETS)
-    np.testing.assert_array_equal(found.tokens, TARGETS)
+    actual = make_next_tokens_fn(families.build(config), 2)(params, INPUTS, TARGETS)
+    np.testing.assert_array_equal(actual.tokens, TARGETS)
     is_token = TARGETS > 0
-    np.testing.assert_allclose(found.log_probs, -np.log(VOCAB) * is_token, rtol=1e-6)
-    np.testing.assert_allclose(found.entropies, np.log(VOCAB) * is_token, rtol=1e-6)
-    assert found.top_ids[0, 0].tolist() == [0, 1]
-    assert found.hidden is None
+    np.testing.assert_allclose(actual.log_probs, -np.log(VOCAB) * is_token, rtol=1e-6)
+    np.testing.assert_allclose(actual.entropies, np.log(VOCAB) * is_token, rtol=1e-6)
+    assert actual.top_ids[0, 0].tolist() == [0, 1]
+    assert actual.hidden is None
 
 
 def test_rows_may_lie_on_several_devices():
@@ -148,8 +148,8 @@ def test_rows_may_lie_on_several_devices():
     fn = make_next_tokens_fn(families.build(config), TOP_K, logits_at_once=2 * 4 * VOCAB)
     split = NamedSharding(mesh, PartitionSpec("rows"))
     placed = (jax.device_put(array, split) for array in (INPUTS, TARGETS))
-    found, plain = fn(_params(config), *placed), fn(_params(config), INPUTS, TARGETS)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(plain), strict=True):
+    result, plain = fn(_params(config), *placed), fn(_params(config), INPUTS, TARGETS)
+    for ours, theirs in zip(jax.tree.leaves(result), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 

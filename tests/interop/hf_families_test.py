@@ -121,16 +121,16 @@ PUBLIC = {
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_number_of_parameters_of_public_models(name):
-    found, count = PUBLIC[name]
-    _, config = read_config(found)
+    result, count = PUBLIC[name]
+    _, config = read_config(result)
     shapes = families.parameter_shapes(dataclasses.replace(config, scan_layers=True))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_what_is_written_is_read_as_the_same_model(name):
-    found, _ = PUBLIC[name]
-    family, config = read_config(found)
+    result, _ = PUBLIC[name]
+    family, config = read_config(result)
     written = write_config(config, prefer=family.model_type)
     again, other = read_config(written)
     assert (again, differences(config, other)) == (family, [])
@@ -215,10 +215,10 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("found, change, said", REFUSED)
-def test_what_is_not_supported_is_named(found, change, said):
+@pytest.mark.parametrize("result, change, said", REFUSED)
+def test_what_is_not_supported_is_named(result, change, said):
     with pytest.raises(UnsupportedError) as error:
-        read_config(found | change)
+        read_config(result | change)
     for text in said:
         assert text in str(error.value)
 
@@ -231,9 +231,9 @@ def test_all_that_is_not_supported_is_named_at_once():
 
 
 def test_a_missing_size_is_named():
-    found = {key: value for key, value in LLAMA_3_2_1B.items() if key != "hidden_size"}
+    result = {key: value for key, value in LLAMA_3_2_1B.items() if key != "hidden_size"}
     with pytest.raises(UnsupportedError, match="no 'hidden_size'"):
-        read_config(found)
+        read_config(result)
 
 
 @pytest.mark.parametrize(

@@ -91,23 +91,23 @@ def _peer_logits(pair, row):
         return pair.peer(torch.tensor(np.asarray(row))[None]).logits[0].numpy()[:, pair.order()]
 
 
-def _assert_close(found, expected):
+def _assert_close(actual, expected):
     assert np.abs(expected).max() > 1.0  # so that 1e-4 is small
-    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_logits_of_a_decoder_with_padding(pairs, name):
     pair, _ = pairs(name)
     positions = np.broadcast_to(np.arange(WIDTH), (len(LENGTHS), WIDTH))
-    found = _logits_of_decoder(pair, pair.rows, np.ones_like(positions), positions)
+    actual = _logits_of_decoder(pair, pair.rows, np.ones_like(positions), positions)
     ids, mask = np.zeros((2, len(LENGTHS), WIDTH), np.int64)
     for i, row in enumerate(pair.rows):
         ids[i, : len(row)], mask[i, : len(row)] = row, 1
     with torch.no_grad():
         expected = pair.peer(torch.tensor(ids), attention_mask=torch.tensor(mask)).logits.numpy()
     expected = expected[:, :, pair.order()]
-    _assert_close(np.asarray(found)[mask == 1], expected[mask == 1])
+    _assert_close(np.asarray(actual)[mask == 1], expected[mask == 1])
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -118,11 +118,11 @@ def test_logits_of_a_decoder_with_packing(pairs, name):
     segments = np.asarray([1] * len(first) + [2] * len(second) + [0])
     positions = np.asarray([*range(len(first)), *range(len(second)), 1])
     shape = (len(LENGTHS), WIDTH)
-    found = _logits_of_decoder(
+    actual = _logits_of_decoder(
         pair, packed, np.broadcast_to(segments, shape), np.broadcast_to(positions, shape)
     )
     expected = np.concatenate([_peer_logits(pair, first), _peer_logits(pair, second)])
-    _assert_close(np.asarray(found)[0, : len(expected)], expected)
+    _assert_close(np.asarray(actual)[0, : len(expected)], expected)
 
 
 @pytest.mark.parametrize("name", ENCODER_DECODERS)
@@ -150,23 +150,23 @@ def test_logits_of_an_encoder_decoder_with_padding_and_packing(pairs, name):
             where = slice(places[1], places[1] + len(target))
             decoder[row, where], of_decoder[row, where] = [0, *target[:-1]], segment
             places = [places[0] + len(source), places[1] + len(target)]
-    found = jax.jit(t5.T5(pair.config).apply)(
+    actual = jax.jit(t5.T5(pair.config).apply)(
         {"params": pair.params},
         encoder,
         decoder,
         input_segment_ids=of_encoder,
         target_segment_ids=of_decoder,
     )
-    found = np.asarray(found)
-    _assert_close(found[0][of_decoder[0] == 1], expected[0])
-    _assert_close(found[1][of_decoder[1] == 1], expected[1])
-    _assert_close(found[1][of_decoder[1] == 2], expected[2])
+    actual = np.asarray(actual)
+    _assert_close(actual[0][of_decoder[0] == 1], expected[0])
+    _assert_close(actual[1][of_decoder[1] == 1], expected[1])
+    _assert_close(actual[1][of_decoder[1] == 2], expected[2])
     # The same without segments: one example a row, padded.
     padded = np.zeros((1, WIDTH), np.int32)
     padded[0, : len(inputs[1])] = inputs[1]
     short = np.asarray([[0, *targets[1][:-1]]], np.int32)
-    found = jax.jit(t5.T5(pair.config).apply)({"params": pair.params}, padded, short)
-    _assert_close(np.asarray(found)[0], expected[1])
+    actual = jax.jit(t5.T5(pair.config).apply)({"params": pair.params}, padded, short)
+    _assert_close(np.asarray(actual)[0], expected[1])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -193,8 +193,8 @@ def test_greedy_answers(pairs, name):
         row = row if name in ENCODER_DECODERS else row[1:]
         inputs[i, : len(row)] = pair.ours(row)
     model = families.build(pair.config)
-    found = generate(model, pair.params, inputs, max_length=8, eos_id=eos_id)
-    np.testing.assert_array_equal(found.tokens, expected)
+    actual = generate(model, pair.params, inputs, max_length=8, eos_id=eos_id)
+    np.testing.assert_array_equal(actual.tokens, expected)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -225,11 +225,11 @@ def test_scanned_layers_give_the_same_logits(pairs, name):
     config, params = hf.load(folder, scan_layers=True)
     tokens = np.asarray([pair.rows[0]])
     arguments = (tokens, tokens) if name in ENCODER_DECODERS else (tokens,)
-    found, expected = (
+    actual, expected = (
         jax.jit(families.build(c).apply)({"params": p}, *arguments)
         for c, p in ((config, params), (pair.config, pair.params))
     )
-    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("as_in_memory", [False, True])
@@ -251,5 +251,5 @@ def test_the_language_model_beside_one_of_images(as_in_memory, tmp_path):
     with torch.no_grad():
         expected = peer(torch.tensor(ids)).logits.numpy()
     ids[0, 0] = 0
-    found = jax.jit(families.build(config).apply)({"params": params}, ids)
-    _assert_close(np.asarray(found), expected)
+    actual = jax.jit(families.build(config).apply)({"params": params}, ids)
+    _assert_close(np.asarray(actual), expected)

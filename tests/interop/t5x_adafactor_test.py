@@ -52,8 +52,8 @@ def test_a_state_that_went_through_t5xs_names_goes_on_bitwise():
     again = t5x_adafactor.to_optax(statistics, step, OPTIMIZER.init(params))
     gradients = random_tree(9)
     expected = update(state, params, gradients)
-    found = update(again, params, gradients)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    actual = update(again, params, gradients)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
     # The step and the statistics matter: a fresh state gives something else.
     fresh = update(OPTIMIZER.init(params), params, gradients)[1]
     assert not np.array_equal(jax.tree.leaves(fresh)[0], jax.tree.leaves(expected[1])[0])

@@ -39,13 +39,13 @@ def flat(tree):
     return flatten_dict(tree, sep="/")
 
 
-def assert_same(found, expected):
+def assert_same(actual, expected):
     """Bitwise, names and dtypes included."""
-    found, expected = flat(found), flat(expected)
-    assert found.keys() == expected.keys()
+    actual, expected = flat(actual), flat(expected)
+    assert actual.keys() == expected.keys()
     for name, array in expected.items():
-        assert found[name].dtype == array.dtype, name
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+        assert actual[name].dtype == array.dtype, name
+        np.testing.assert_array_equal(actual[name], array, err_msg=name)
 
 
 # ---------------------------------------------------------------- the one T5X wrote
@@ -74,21 +74,21 @@ def test_logits_of_a_t5x_checkpoint(scan_layers):
 
 @needs_fixture
 def test_the_optimizers_statistics_are_read():
-    found = t5x_checkpoints.load(WRITTEN_BY_T5X, optimizer=True)
-    params, statistics = flat(found.params), flat(found.statistics)
+    actual = t5x_checkpoints.load(WRITTEN_BY_T5X, optimizer=True)
+    params, statistics = flat(actual.params), flat(actual.statistics)
     kinds = {"m": (1,), "v_row": (1,), "v_col": (1,)}  # too small to be factored
-    wanted = {f"{name}/{kind}": shape for name in params for kind, shape in kinds.items()}
-    wanted |= {f"{name}/v": array.shape for name, array in params.items()}
-    assert {name: array.shape for name, array in statistics.items()} == wanted
-    assert (found.step, found.layout) == (0, "unrolled")
+    expected = {f"{name}/{kind}": shape for name in params for kind, shape in kinds.items()}
+    expected |= {f"{name}/v": array.shape for name, array in params.items()}
+    assert {name: array.shape for name, array in statistics.items()} == expected
+    assert (actual.step, actual.layout) == (0, "unrolled")
 
 
 @needs_fixture
 def test_export_gives_back_t5xs_own_files(tmp_path):
     """Byte for byte: arrays, their Zarr metadata, and the index."""
     config = fixture_config()
-    found = t5x_checkpoints.load(WRITTEN_BY_T5X, config, optimizer=True)
-    out = t5x_checkpoints.save(tmp_path, config, found.params, 0, statistics=found.statistics)
+    result = t5x_checkpoints.load(WRITTEN_BY_T5X, config, optimizer=True)
+    out = t5x_checkpoints.save(tmp_path, config, result.params, 0, statistics=result.statistics)
     ours, theirs = (
         {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         for folder in (pathlib.Path(out), WRITTEN_BY_T5X)
@@ -122,7 +122,7 @@ def random_parameters(config=CONFIG):
 def adafactor_statistics(params):
     """As T5X keeps them, matrices factored."""
     rng = np.random.default_rng(1)
-    found = {}
+    result = {}
     for name, array in flatten_dict(params).items():
         shapes = {"v_row": (1,), "v_col": (1,), "v": (1,), "m": (1,)}
         if array.ndim == 2:
@@ -130,8 +130,8 @@ def adafactor_statistics(params):
         else:
             shapes["v"] = array.shape
         for kind, shape in shapes.items():
-            found[(*name, kind)] = rng.random(shape).astype(np.float32)
-    return unflatten_dict(found)
+            result[(*name, kind)] = rng.random(shape).astype(np.float32)
+    return unflatten_dict(result)
 
 
 @pytest.mark.parametrize("layout", ["unrolled", "scanned"])
@@ -141,18 +141,18 @@ def test_parameters_come_back_bitwise(tmp_path, layout, config):
     out = t5x_checkpoints.save(tmp_path, config, params, STEPS, layout=layout)
     assert out == f"{tmp_path}/checkpoint_{STEPS}"
     assert [path.name for path in tmp_path.iterdir()] == [f"checkpoint_{STEPS}"]
-    found = t5x_checkpoints.load(out, config)
-    assert (found.step, found.layout, found.statistics) == (STEPS, layout, None)
-    assert_same(found.params, params)
+    actual = t5x_checkpoints.load(out, config)
+    assert (actual.step, actual.layout, actual.statistics) == (STEPS, layout, None)
+    assert_same(actual.params, params)
 
 
 def test_statistics_come_back_bitwise(tmp_path):
     params = random_parameters()
     statistics = adafactor_statistics(params)
     out = t5x_checkpoints.save(tmp_path, CONFIG, params, STEPS, statistics=statistics)
-    found = t5x_checkpoints.load(out, CONFIG, optimizer=True)
-    assert_same(found.params, params)
-    assert_same(found.statistics, statistics)
+    actual = t5x_checkpoints.load(out, CONFIG, optimizer=True)
+    assert_same(actual.params, params)
+    assert_same(actual.statistics, statistics)
 
 
 def test_the_scanned_layout_stacks_layers_on_axis_1_with_a_bias_each(tmp_path):
@@ -198,10 +198,10 @@ def test_orbaxs_format_is_read(tmp_path):
     statistics = adafactor_statistics(params)
     write_orbax(tmp_path / "checkpoint_41", params, statistics)
     for path in (tmp_path / "checkpoint_41", tmp_path / "checkpoint_41" / "state"):
-        found = t5x_checkpoints.load(path, CONFIG, optimizer=True)
-        assert found.step == STEPS
-        assert_same(found.params, params)
-        assert_same(found.statistics, statistics)
+        actual = t5x_checkpoints.load(path, CONFIG, optimizer=True)
+        assert actual.step == STEPS
+        assert_same(actual.params, params)
+        assert_same(actual.statistics, statistics)
 
 
 def test_parameters_are_put_on_the_devices_as_asked(tmp_path):
@@ -212,26 +212,26 @@ def test_parameters_are_put_on_the_devices_as_asked(tmp_path):
     split = NamedSharding(mesh, PartitionSpec(None, "x"))
     whole = NamedSharding(mesh, PartitionSpec())
     shardings = jax.tree.map(lambda a: split if a.shape[1:2] == (8,) else whole, params)
-    found = t5x_checkpoints.load(out, config, shardings=shardings).params
-    assert jax.tree.map(lambda a: a.sharding, found) == shardings
+    result = t5x_checkpoints.load(out, config, shardings=shardings).params
+    assert jax.tree.map(lambda a: a.sharding, result) == shardings
     assert split in jax.tree.leaves(shardings)
-    assert_same(jax.device_get(found), params)
+    assert_same(jax.device_get(result), params)
     # Under the checkpoint's own names, each shard read by itself.
     apart = dataclasses.replace(config, scan_layers=False)
     shapes = nn.meta.unbox(families.parameter_shapes(apart))
     shardings = jax.tree.map(lambda a: split if a.shape[1:2] == (8,) else whole, shapes)
-    found = t5x_checkpoints.load_named(out, shapes, shardings, "bfloat16")
-    assert jax.tree.map(lambda a: a.sharding, found) == shardings
+    result = t5x_checkpoints.load_named(out, shapes, shardings, "bfloat16")
+    assert jax.tree.map(lambda a: a.sharding, result) == shardings
     rounded = jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16), layers.unstack_layers(params))
-    assert_same(jax.device_get(found), jax.device_get(rounded))
+    assert_same(jax.device_get(result), jax.device_get(rounded))
 
 
 def test_bfloat16_is_written_and_becomes_float32(tmp_path):
     params = random_parameters()
     out = t5x_checkpoints.save(tmp_path, CONFIG, params, dtype="bfloat16")
-    found = t5x_checkpoints.load(out, CONFIG).params
+    actual = t5x_checkpoints.load(out, CONFIG).params
     assert_same(
-        found, jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16).astype(np.float32), params)
+        actual, jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16).astype(np.float32), params)
     )
 
 
@@ -259,9 +259,9 @@ def test_arrays_may_stand_in_the_index_itself(tmp_path):
     params = random_parameters()
     index = {"version": 3, "optimizer": {"target": params, "state": {"step": np.int32(7)}}}
     (tmp_path / "checkpoint").write_bytes(serialization.msgpack_serialize(index))
-    found = t5x_checkpoints.load(tmp_path, CONFIG)
-    assert found.step == 7
-    assert_same(found.params, params)
+    actual = t5x_checkpoints.load(tmp_path, CONFIG)
+    assert actual.step == 7
+    assert_same(actual.params, params)
 
 
 @pytest.mark.parametrize("layout", ["unrolled", "scanned"])

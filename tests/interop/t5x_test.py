@@ -68,13 +68,13 @@ def reported(folder, name=metrics.LOSS, kind="train"):
     """{step: value} of one of T5X's metrics."""
     import tensorflow as tf
 
-    found = {}
+    result = {}
     for file in (folder / kind).glob("events.*"):
         for event in tf.compat.v1.train.summary_iterator(str(file)):
             for value in event.summary.value:
                 if value.tag == name:
-                    found[event.step] = float(tf.make_ndarray(value.tensor))
-    return found
+                    result[event.step] = float(tf.make_ndarray(value.tensor))
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +130,11 @@ def ours(student, teacher, batches):
     step = step_lib.make_train_step(
         loss_fn, optimizer, settings.learning_rate_schedule(), shardings, mesh
     )
-    found = []
+    result = []
     for batch in batches:
         state, report = step(state, teacher_params, batch, jax.random.key(0))
-        found.append({name: float(ratio.value()) for name, ratio in report.items()})
-    return found, jax.device_get(state)
+        result.append({name: float(ratio.value()) for name, ratio in report.items()})
+    return result, jax.device_get(state)
 
 
 def test_t5x_trains_with_cat_dist_and_the_loss_falls(student):
@@ -206,10 +206,10 @@ def test_microbatches_and_a_mesh_give_the_same_losses(runs, teacher, student):
         "--gin.cascade.Trainer.num_microbatches=4", "--gin.TRAIN_STEPS=6",
         XLA_FLAGS="--xla_force_host_platform_device_count=2",
     )  # fmt: skip
-    found, expected = reported(folder), reported(student)
-    assert sorted(found) == list(range(1, 7))
+    actual, expected = reported(folder), reported(student)
+    assert sorted(actual) == list(range(1, 7))
     np.testing.assert_allclose(
-        [found[i] for i in range(1, 7)], [expected[i] for i in range(1, 7)], atol=1e-4, rtol=0
+        [actual[i] for i in range(1, 7)], [expected[i] for i in range(1, 7)], atol=1e-4, rtol=0
     )
 
 
@@ -227,8 +227,8 @@ def test_t5x_goes_on_training_from_our_export(runs, teacher, ours, batches):
         f"--gin.INITIAL_CHECKPOINT='{export}'",
         f"--gin.TRAIN_STEPS={STEPS + 3}",
     )  # fmt: skip
-    found = reported(folder)
-    assert sorted(found) == [STEPS + 1, STEPS + 2, STEPS + 3]
+    result = reported(folder)
+    assert sorted(result) == [STEPS + 1, STEPS + 2, STEPS + 3]
     # The data starts again: batches 0, 1, 2.
     optimizer = Adafactor(learning_rate=LEARNING_RATE).build()
     params = t5x_checkpoints.load(export, STUDENT).params
@@ -251,7 +251,7 @@ def test_t5x_goes_on_training_from_our_export(runs, teacher, ours, batches):
     for batch in batches[:3]:
         params, opt_state, loss = update(params, opt_state, batch)
         step += 1
-        np.testing.assert_allclose(loss, found[step], atol=1e-4, rtol=0)
+        np.testing.assert_allclose(loss, result[step], atol=1e-4, rtol=0)
 
 
 READ = """

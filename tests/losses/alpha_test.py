@@ -10,8 +10,8 @@ TEACHER = jnp.asarray([1, 0, 1, 0, 1, 0], bool)
 
 
 def test_worked_example_of_the_masks():
-    found = {rule: alpha.token_mask(rule, STUDENT, TEACHER).tolist() for rule in alpha.RULES}
-    assert found == {
+    actual = {rule: alpha.token_mask(rule, STUDENT, TEACHER).tolist() for rule in alpha.RULES}
+    assert actual == {
         "either": [1, 1, 1, 0, 1, 0],
         "teacher": [1, 0, 1, 0, 1, 0],
         "student": [1, 1, 0, 0, 1, 0],

@@ -115,9 +115,9 @@ def test_a_schedule_with_one_value_out_of_range_is_refused():
 )
 def test_arrays_that_do_not_fit_are_refused_with_both_named(head, change, message):
     names = ("hidden", "ours", "theirs", "their_map", "targets", "weights")
-    given = dict(zip(names, arrays(), strict=True)) | change
+    arguments = dict(zip(names, arrays(), strict=True)) | change
     with pytest.raises(ValueError, match=message):
-        HEADS[head](variants.CATDist(), **given)
+        HEADS[head](variants.CATDist(), **arguments)
 
 
 @pytest.mark.parametrize("whose", ["student", "teacher"])
@@ -291,10 +291,10 @@ def test_inside_jit_a_counted_label_outside_the_vocabulary_makes_the_loss_nan(he
         }
 
     bad = targets.at[1, 2].set(target)
-    silent = [case for case, found in run(bad, weights).items() if not np.isnan(found)]
+    silent = [case for case, result in run(bad, weights).items() if not np.isnan(result)]
     assert not silent
     uncounted = run(bad, weights.at[1, 2].set(0))
-    assert all(np.isfinite(found) for found in uncounted.values())
+    assert all(np.isfinite(result) for result in uncounted.values())
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -348,7 +348,7 @@ def test_numpy_arrays_serve_as_well():
     hidden, ours, theirs, their_map, targets, weights = arrays()
     facts = teachers.TeacherHidden(np.asarray(theirs), their_map)
     expected = fused_head(variants.CATDist(), *arrays()).loss_sum
-    found = fused.loss_sums(
+    actual = fused.loss_sums(
         variants.CATDist(),
         np.asarray(hidden),
         ours,
@@ -356,7 +356,7 @@ def test_numpy_arrays_serve_as_well():
         np.asarray(targets),
         np.asarray(weights),
     )
-    assert found.loss_sum == expected
+    assert actual.loss_sum == expected
 
 
 MESH = MeshConfig(4, 1, 2)

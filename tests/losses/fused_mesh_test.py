@@ -85,10 +85,10 @@ def test_every_mesh_gives_what_one_device_gives_by_the_plain_head(shape):
     mesh, run = program(shape)
     problem = cases.Problem.draw(seed=11)
     facts = facts_of(problem)
-    found = run(*place(mesh, problem, *facts))
+    actual = run(*place(mesh, problem, *facts))
     expected = plain(*problem.arrays, *facts)
     for key in expected:
-        compare(found[key], expected[key], f"{key} on {shape}")
+        compare(actual[key], expected[key], f"{key} on {shape}")
 
 
 @pytest.mark.parametrize("shape", MESHES, ids=str)
@@ -99,10 +99,10 @@ def test_shards_without_a_counted_token_take_part_all_the_same(shape):
     problem.weights = problem.weights.at[jnp.array([0, 1, 2, 3, 4, 6])].set(0)
     problem.weights = problem.weights.at[5, 1:].set(0)
     facts = facts_of(problem)
-    found = run(*place(mesh, problem, *facts))
+    actual = run(*place(mesh, problem, *facts))
     expected = plain(*problem.arrays, *facts)
     for key in expected:  # the few tokens left may all be dropped by the teacher's mask
-        compare(found[key], expected[key], f"{key} on {shape}", may_vanish="_l" in key[0])
+        compare(actual[key], expected[key], f"{key} on {shape}", may_vanish="_l" in key[0])
 
 
 @pytest.mark.parametrize("shape", MESHES, ids=str)
@@ -123,8 +123,8 @@ def test_padding_of_tokens_and_of_both_vocabularies_changes_nothing(shape):
         problem.targets,
         problem.weights,
     )
-    found = run(*place(mesh, spoilt, *facts))
-    for key, (sums, (d_hidden, d_head)) in found.items():
+    result = run(*place(mesh, spoilt, *facts))
+    for key, (sums, (d_hidden, d_head)) in result.items():
         jax.tree.map(np.testing.assert_array_equal, (sums, (d_hidden, d_head)), clean[key])
         assert not np.asarray(d_hidden)[padding].any(), key
         assert not np.asarray(d_head.kernel)[:, size:].any(), key
@@ -136,8 +136,8 @@ def test_a_batch_of_padding_gives_zeros(shape):
     mesh, run = program(shape)
     problem = cases.Problem.draw(seed=14)
     problem.weights = problem.weights * 0
-    for key, found in run(*place(mesh, problem, *facts_of(problem))).items():
-        assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(found)), key
+    for key, result in run(*place(mesh, problem, *facts_of(problem))).items():
+        assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(result)), key
 
 
 def test_ties_between_columns_of_different_devices():
@@ -157,9 +157,9 @@ def test_ties_between_columns_of_different_devices():
             cases.build(case), jnp.ones((8, 1)), head, facts, targets, jnp.ones(8), layout=layout
         )
 
-    found = run("cat_xent").metrics
-    assert found["right_student_only"].numerator == 2 == found["right_teacher_only"].numerator
-    assert found["right_both"].numerator == 0
+    actual = run("cat_xent").metrics
+    assert actual["right_student_only"].numerator == 2 == actual["right_teacher_only"].numerator
+    assert actual["right_both"].numerator == 0
     # The Gatekeeper's label is the teacher's smallest id, 2, which the student gets wrong.
     log_p = np.array([3.0] + [2.0] * 6 + [3.0]) - np.log(2 * np.exp(3) + 6 * np.exp(2))
     from_uniform = -np.log(8) - log_p.mean()
@@ -181,10 +181,10 @@ def test_a_frozen_output_matrix_on_a_mesh():
 
     arguments = problem.hidden, problem.ours, problem.theirs
     expected = jax.jit(jax.grad(loss_sum), static_argnums=3)(*arguments, None)
-    found, d_theirs = jax.jit(jax.grad(loss_sum, (0, 2)), static_argnums=3)(
+    actual, d_theirs = jax.jit(jax.grad(loss_sum, (0, 2)), static_argnums=3)(
         *arguments, fused.Layout(mesh)
     )
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert not np.asarray(d_theirs).any()
 
 
@@ -206,15 +206,15 @@ def test_in_bfloat16_a_mesh_gives_what_one_device_gives():
 
         return jax.value_and_grad(loss_sum)(trained)
 
-    loss, found = run(trained, rest, fused.Layout(mesh))
+    loss, actual = run(trained, rest, fused.Layout(mesh))
     expected_loss, expected = run(*problem.arrays)
     # Products of bfloat16 numbers are exact in float32, in whatever order they are added.
     assert loss == pytest.approx(float(expected_loss), rel=1e-6)
-    assert found[0].dtype == jnp.bfloat16 and found[1].kernel.dtype == jnp.float32
+    assert actual[0].dtype == jnp.bfloat16 and actual[1].kernel.dtype == jnp.float32
     np.testing.assert_allclose(
-        found[1].bias, expected[1].bias, rtol=0, atol=1e-5 * np.abs(expected[1].bias).max()
+        actual[1].bias, expected[1].bias, rtol=0, atol=1e-5 * np.abs(expected[1].bias).max()
     )
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         # Now and then the last bit of bfloat16 falls the other way.
         assert 0 < np.linalg.norm(b) and np.linalg.norm(a - b) <= 2.0**-8 * np.linalg.norm(b)

@@ -45,12 +45,12 @@ def test_the_loss_of_confident_tokens_keeps_its_digits(top, ce):
     student = np.tile(row, (16, 1))
     teacher = np.tile(rng.normal(size=VOCAB).astype(np.float32), (16, 1))
     targets = np.full(16, 3)
-    found = logits_as_hidden(fused_head, student, teacher, targets, 0.0)
+    actual = logits_as_hidden(fused_head, student, teacher, targets, 0.0)
     for case in ("xent", "dist", "cat_xent", "gatekeeper"):
         expected = oracle.sums(
             *cases.CASES[case], student, oracle.Logits(teacher), targets, np.ones(16)
         )
-        sums, (gradient, _) = found[case]
+        sums, (gradient, _) = actual[case]
         # One rounding of the sum of exponentials, just above 1, is 1.2e-7 at most.
         tolerance = 16 * 2.5e-7 + 1e-6 * expected.loss_sum
         assert sums.loss_sum == pytest.approx(expected.loss_sum, rel=0, abs=tolerance), case
@@ -75,8 +75,8 @@ def test_logits_at_a_thousand_are_as_exact_as_by_the_plain_head():
             *cases.CASES[case], exact[0], oracle.Logits(exact[1]), targets, np.ones(32)
         )
 
-        def errors(found, expected=expected):
-            sums, (gradient, _) = found
+        def errors(actual, expected=expected):
+            sums, (gradient, _) = actual
             of_loss = abs(float(sums.loss_sum) - expected.loss_sum) / abs(expected.loss_sum)
             return of_loss, np.abs(np.asarray(gradient) - expected.gradient).max()
 
@@ -124,13 +124,13 @@ def test_the_loss_metric_has_the_gradient_of_the_mean(normalizer):
         return fused.loss_sums(loss, *trained, facts, problem.targets, problem.weights)
 
     def mean(trained):
-        found = sums(trained)
-        return found.loss_sum / found.count
+        actual = sums(trained)
+        return actual.loss_sum / actual.count
 
     metric = jax.jit(jax.grad(lambda trained: sums(trained).metrics["loss"].value()))
     expected = jax.jit(jax.grad(mean))(problem.arrays[0])
-    found = metric(problem.arrays[0])
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    actual = metric(problem.arrays[0])
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert np.abs(b).max() > 0
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(b).max())
 
@@ -142,16 +142,16 @@ def test_a_bias_of_minus_infinity_bans_a_token(case, soft_cap):
     bias = jnp.zeros(8).at[5].set(-jnp.inf)
     head = Unembedding(jax.random.normal(a, (4, 8)), bias, soft_cap=soft_cap)
     hidden, targets = jax.random.normal(b, (12, 4)), jnp.arange(12) % 5
-    found, expected = (
+    actual, expected = (
         value_and_gradients(h, case, (hidden, head), None, targets, jnp.ones(12))
         for h in (fused_head, plain_head)
     )
-    ours, plains = jax.tree.leaves(found), jax.tree.leaves(expected)
+    ours, plains = jax.tree.leaves(actual), jax.tree.leaves(expected)
     for a, b in zip(ours, plains, strict=True):
         assert np.isfinite(a).all()
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     if soft_cap is None:  # a cap makes the ban a low logit
-        assert not np.asarray(found[1][1].kernel)[:, 5].any()
+        assert not np.asarray(actual[1][1].kernel)[:, 5].any()
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -175,9 +175,9 @@ def test_a_nan_of_the_teacher_shows_where_the_loss_needs_the_teacher(head, kind)
             for case in names
         }
 
-    found = run_all(facts)
+    result = run_all(facts)
     needs = {case: cases.build(case).needs_teacher for case in names}
-    assert {case: bool(np.isnan(value)) for case, value in found.items()} == needs
+    assert {case: bool(np.isnan(value)) for case, value in result.items()} == needs
     assert not needs["xent"] and needs["cat_xent"] and needs["dist"]
 
 
@@ -217,8 +217,8 @@ def test_a_batch_of_output_maps_is_differentiated_one_by_one():
         return jax.grad(loss_sum)(ours)
 
     both = jax.tree.map(lambda *x: jnp.stack(x), problem.ours, other)
-    found = jax.jit(jax.vmap(gradient))(both)
+    actual = jax.jit(jax.vmap(gradient))(both)
     for i, head in enumerate((problem.ours, other)):
         expected = gradient(head)
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a[i], b, rtol=0, atol=1e-5 * np.abs(b).max())

@@ -45,7 +45,7 @@ def compiled_text(loss, head="fused", grads=(0, 1), every_metric=True, knows_tea
 
 
 def shapes(text):
-    return {tuple(map(int, found.split(","))) for found in ARRAY.findall(text)}
+    return {tuple(map(int, result.split(","))) for result in ARRAY.findall(text)}
 
 
 LOSSES = [
@@ -57,17 +57,17 @@ LOSSES = [
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_no_array_has_a_number_for_every_token_and_every_entry_of_the_vocabulary(loss):
-    found = shapes(compiled_text(loss))
-    assert (CHUNK, VOCAB) in found  # the expression does find the arrays of logits
-    assert max(map(math.prod, found)) < TOKENS * VOCAB
+    result = shapes(compiled_text(loss))
+    assert (CHUNK, VOCAB) in result  # the expression does find the arrays of logits
+    assert max(map(math.prod, result)) < TOKENS * VOCAB
     assert (TOKENS, VOCAB) in shapes(compiled_text(loss, head="plain"))
 
 
 def exponentials(text):
     """Number of exponentials the program takes of a chunk of logits (loop bodies counted once)."""
     lines = [line for line in text.splitlines() if " exponential(" in line]
-    found = [ARRAY.search(line) for line in lines]
-    return sum(each is not None and each[1] == f"{CHUNK},{VOCAB}" for each in found)
+    result = [ARRAY.search(line) for line in lines]
+    return sum(each is not None and each[1] == f"{CHUNK},{VOCAB}" for each in result)
 
 
 def test_a_loss_that_needs_the_argmax_takes_no_exponential_of_the_teacher_s_logits():
@@ -87,8 +87,8 @@ def test_a_loss_that_needs_the_argmax_takes_no_exponential_of_the_teacher_s_logi
 
 def products(text):
     """Sizes of the results of the matrix products that a program computes."""
-    found = re.findall(r"= f32\[([\d,]+)\]\S* (?:dot|custom-call)\(", text)
-    return {tuple(map(int, each.split(","))) for each in found}
+    result = re.findall(r"= f32\[([\d,]+)\]\S* (?:dot|custom-call)\(", text)
+    return {tuple(map(int, each.split(","))) for each in result}
 
 
 def test_a_frozen_output_matrix_costs_nothing():
@@ -117,6 +117,6 @@ def test_a_program_serves_every_amount_of_padding():
     each = -np.asarray(jax.nn.log_softmax(ours.logits(hidden))[:, 0], np.float64)
     for counted in (0, 1, 8, 9, 95, 96):
         weights = np.random.default_rng(counted).permutation(np.arange(TOKENS) < counted)
-        found = loss_sum(jnp.asarray(weights, jnp.float32))
-        assert found == pytest.approx(each[weights].sum(), rel=1e-5)
+        actual = loss_sum(jnp.asarray(weights, jnp.float32))
+        assert actual == pytest.approx(each[weights].sum(), rel=1e-5)
     assert len(traced) == 1

@@ -26,7 +26,7 @@ def run(head, names, trained, rest, top=None, right=None, chunk=None):
     """What each case finds with each kind of teacher that is given, compiled as one program."""
     theirs, their_map, targets, weights = rest
     options = {} if chunk is None else dict(chunk_tokens=chunk)
-    found = {}
+    result = {}
     for case in names:
         kinds = {"hidden": teachers.TeacherHidden(theirs, their_map)}
         kinds |= {"top_k": top} if top is not None and case in TOP_K_CASES else {}
@@ -34,10 +34,10 @@ def run(head, names, trained, rest, top=None, right=None, chunk=None):
         if cases.build(case).teacher_need == "nothing" and top is not None:
             kinds["none"] = None
         for kind, facts in kinds.items():
-            found[case, kind] = value_and_gradients(
+            result[case, kind] = value_and_gradients(
                 head, case, trained, facts, targets, weights, **options
             )
-    return found
+    return result
 
 
 def everything(problem, head=fused_head, chunk=13):
@@ -50,10 +50,10 @@ def everything(problem, head=fused_head, chunk=13):
 
 def test_every_variant_is_the_plain_head():
     problem = cases.Problem.draw()
-    found, expected = everything(problem), everything(problem, plain_head)
-    assert len(found) > 40 and found.keys() == expected.keys()
-    for key in found:
-        compare(found[key], expected[key], str(key))
+    actual, expected = everything(problem), everything(problem, plain_head)
+    assert len(actual) > 40 and actual.keys() == expected.keys()
+    for key in actual:
+        compare(actual[key], expected[key], str(key))
 
 
 def float64(problem, case, kind):
@@ -104,9 +104,9 @@ def test_in_bfloat16_it_is_the_plain_head_to_the_rounding_of_bfloat16():
     theirs = dict(tied=True, vocab_size=cases.Problem.VOCAB, dtype="bfloat16")
     problem = cases.Problem.draw(2, ours, theirs, "bfloat16")
     names = tuple(n for n in cases.CASES if n not in ("dist_jsd", "dist_w1", "cat_xent_s"))
-    found = run(fused_head, names, *problem.arrays, chunk=13)
+    actual = run(fused_head, names, *problem.arrays, chunk=13)
     plain = run(plain_head, names, *problem.arrays)
-    for (case, kind), (sums, (d_hidden, d_head)) in found.items():
+    for (case, kind), (sums, (d_hidden, d_head)) in actual.items():
         expected, (e_hidden, e_kernel, e_bias), (b_hidden, b_kernel) = float64(problem, case, kind)
         # The products' operands are the same numbers: logits and loss are those of float32.
         assert sums.loss_sum == pytest.approx(expected.loss_sum, rel=3e-6), case
@@ -142,10 +142,10 @@ def test_sums_are_float32_whatever_the_dtype_of_the_product(chunk):
 @pytest.mark.parametrize("chunk", [1, 6, 7, 48, 1000])
 def test_the_size_of_the_chunks_does_not_matter(chunk):
     problem = cases.Problem.draw(seed=3)
-    found = run(fused_head, FEW, *problem.arrays, chunk=chunk)
+    actual = run(fused_head, FEW, *problem.arrays, chunk=chunk)
     expected = everything(problem, plain_head)
-    for key in found:
-        compare(found[key], expected[key], f"{key} {chunk}")
+    for key in actual:
+        compare(actual[key], expected[key], f"{key} {chunk}")
 
 
 @pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf])
@@ -168,8 +168,8 @@ def test_padded_hidden_states_change_nothing_and_get_exactly_no_gradient(rubbish
     top = teachers.TeacherTopK(
         jnp.where(mask, rubbish, top.log_probs), jnp.where(mask, 99, top.ids)
     )
-    found = run(fused_head, tuple(cases.CASES), spoilt, rest, top, right, chunk=13)
-    for key, (sums, (d_hidden, d_head)) in found.items():
+    result = run(fused_head, tuple(cases.CASES), spoilt, rest, top, right, chunk=13)
+    for key, (sums, (d_hidden, d_head)) in result.items():
         jax.tree.map(np.testing.assert_array_equal, (sums, (d_hidden, d_head)), clean[key])
         assert not np.asarray(d_hidden)[padding].any(), key
         assert np.asarray(d_hidden)[~padding].any(), key
@@ -177,7 +177,7 @@ def test_padded_hidden_states_change_nothing_and_get_exactly_no_gradient(rubbish
 
 def test_padding_columns_get_no_probability_and_exactly_no_gradient():
     problem = cases.Problem.draw(seed=5)
-    found = everything(problem)
+    result = everything(problem)
     # Whatever the padding columns hold, of either model.
     size = cases.Problem.VOCAB
     ours = problem.ours.replace(
@@ -190,14 +190,14 @@ def test_padding_columns_get_no_probability_and_exactly_no_gradient():
     for key, (sums, (d_hidden, d_head)) in everything(other).items():
         assert not np.asarray(d_head.kernel)[:, size:].any(), key
         assert not np.asarray(d_head.bias)[size:].any(), key
-        jax.tree.map(np.testing.assert_array_equal, (sums, (d_hidden, d_head)), found[key])
+        jax.tree.map(np.testing.assert_array_equal, (sums, (d_hidden, d_head)), result[key])
 
 
 def test_a_batch_of_padding_gives_zeros():
     problem = cases.Problem.draw(seed=6)
     problem.weights = problem.weights * 0
-    for key, found in everything(problem).items():
-        assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(found)), key
+    for key, result in everything(problem).items():
+        assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(result)), key
 
 
 def test_the_sums_of_four_unequal_microbatches_are_those_of_one_batch():
@@ -229,11 +229,11 @@ def test_every_kind_of_output_map(name):
     # Without a vocab_size the padding columns of the other model set the vocabulary.
     size = dict(vocab_size=MAPS[name].get("vocab_size", cases.Problem.COLUMNS))
     problem = cases.Problem.draw(8, MAPS[name] | size, dict(bias=True, soft_cap=6.0) | size)
-    found = run(fused_head, ("cat_dist_kept",), *problem.arrays, chunk=13)
+    actual = run(fused_head, ("cat_dist_kept",), *problem.arrays, chunk=13)
     plain = run(plain_head, ("cat_dist_kept",), *problem.arrays)
-    compare(found["cat_dist_kept", "hidden"], plain["cat_dist_kept", "hidden"])
+    compare(actual["cat_dist_kept", "hidden"], plain["cat_dist_kept", "hidden"])
     expected = float64(problem, "cat_dist_kept", "hidden")[0]
-    assert found["cat_dist_kept", "hidden"][0].loss_sum == pytest.approx(
+    assert actual["cat_dist_kept", "hidden"][0].loss_sum == pytest.approx(
         expected.loss_sum, rel=2e-6
     )
 

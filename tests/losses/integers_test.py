@@ -50,9 +50,9 @@ def test_narrow_labels_are_those_of_int32(head, dtype, vocab):
         return [HEADS[head](case, hidden, ours, facts, targets, jnp.ones(TOKENS)) for case in CASES]
 
     narrow = labels(vocab, dtype)
-    found, expected = run_all(narrow), run_all(narrow.astype(np.int32))
-    jax.tree.map(assert_close, found, expected)
-    assert all(np.isfinite(sums.loss_sum) for sums in found)
+    actual, expected = run_all(narrow), run_all(narrow.astype(np.int32))
+    jax.tree.map(assert_close, actual, expected)
+    assert all(np.isfinite(sums.loss_sum) for sums in actual)
     checks.check_targets(narrow, np.ones(TOKENS), vocab)  # outside of jax.jit
 
 
@@ -70,10 +70,10 @@ def test_narrow_top_k_ids_are_those_of_int32(head, dtype, vocab):
         facts = teachers.TeacherTopK(jnp.asarray(log_probs), ids)
         return [HEADS[head](case, hidden, ours, facts, targets, jnp.ones(TOKENS)) for case in CASES]
 
-    found, expected = run_all(ids), run_all(ids.astype(np.int32))
-    jax.tree.map(assert_close, found, expected)
-    assert all(np.isfinite(sums.loss_sum) for sums in found)
-    assert found[0].metrics["teacher_token_accuracy"].numerator == (targets == last).sum() > 0
+    actual, expected = run_all(ids), run_all(ids.astype(np.int32))
+    jax.tree.map(assert_close, actual, expected)
+    assert all(np.isfinite(sums.loss_sum) for sums in actual)
+    assert actual[0].metrics["teacher_token_accuracy"].numerator == (targets == last).sum() > 0
     facts = teachers.TeacherTopK(jnp.asarray(log_probs), jnp.asarray(ids))
     checks.check_teacher(cases.build("dist"), facts, (TOKENS, vocab), np.ones(TOKENS))
 

@@ -33,11 +33,11 @@ def benchmark(repository, *flags):
     """Rows of the command, run in a process of its own."""
     command = [sys.executable, "tests/benchmarks/loss_head.py", "--json", *flags]
     environment = os.environ | {"PYTHONPATH": str(repository), "PYTHONWARNINGS": "ignore"}
-    found = subprocess.run(
+    actual = subprocess.run(
         command, cwd=repository, env=environment, capture_output=True, text=True, check=False
     )
-    assert found.returncode == 0, found.stderr
-    return {row["head"]: row for row in json.loads(found.stdout)["rows"]}
+    assert actual.returncode == 0, actual.stderr
+    return {row["head"]: row for row in json.loads(actual.stdout)["rows"]}
 
 
 @pytest.mark.parametrize("name", ["Xent", "CATXent", "CATDist"])
@@ -95,9 +95,9 @@ def test_the_matrixs_gradient_is_reduced_once_and_outside_the_loop(data, model):
     outside, inside = collectives.kernel_reductions(hlo, matrix)
     assert outside == [collectives.Reduction("f32", matrix, is_in_loop=False)]
     assert not inside
-    in_loop = [found for found in collectives.reductions(hlo) if found.is_in_loop]
+    in_loop = [result for result in collectives.reductions(hlo) if result.is_in_loop]
     assert in_loop or model == 1  # figures of a token each, over the model axis
-    assert all(found.elements <= sizes.chunk_tokens for found in in_loop)
+    assert all(result.elements <= sizes.chunk_tokens for result in in_loop)
 
 
 def test_a_reduction_in_a_loop_is_seen_as_one():

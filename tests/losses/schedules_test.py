@@ -28,9 +28,9 @@ def test_worked_example_and_both_ends():
 def test_it_is_numpys_interpolation_also_under_jit(points, step):
     steps = sorted(points)
     schedule = schedules.PiecewiseLinear(steps, [points[s] for s in steps])
-    found = jax.jit(lambda step: schedule(step))(step)
+    actual = jax.jit(lambda step: schedule(step))(step)
     expected = np.interp(step, steps, [points[s] for s in steps])
-    assert found.dtype == jnp.float32 and found == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert actual.dtype == jnp.float32 and actual == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -52,24 +52,24 @@ def test_a_divergence_never_grows_when_tokens_are_put_in_one_bucket(divergence, 
     # The data-processing inequality: less is seen with fewer tokens told apart.
     student, teacher, targets, weights = batch(seed)
     loss = variants.Dist(label_weight=0.0, divergence=divergence)
-    found = []
+    actual = []
     for k in (1, 3, VOCAB - 1):
         top = teachers.TeacherTopK(*map(jnp.asarray, cases.top_k(np.asarray(teacher), k)))
-        found.append(float(loss(student, top, targets, weights).loss_sum))
-    found.append(float(loss(student, teacher, targets, weights).loss_sum))
-    assert 0 <= found[0] and all(b >= a - 1e-5 for a, b in zip(found, found[1:], strict=False))
+        actual.append(float(loss(student, top, targets, weights).loss_sum))
+    actual.append(float(loss(student, teacher, targets, weights).loss_sum))
+    assert 0 <= actual[0] and all(b >= a - 1e-5 for a, b in zip(actual, actual[1:], strict=False))
     # With six of seven tokens the rest is one token: nothing is lost.
-    assert found[-2] == pytest.approx(found[-1], rel=1e-3, abs=1e-5)
+    assert actual[-2] == pytest.approx(actual[-1], rel=1e-3, abs=1e-5)
 
 
 def test_the_tail_is_one_more_bucket():
     probs = np.array([[0.5, 0.2], [0.6, 0.4], [0.7, 0.30000001]], np.float32)
     top = teachers.TeacherTopK(jnp.log(probs), jnp.zeros((3, 2), jnp.int32))
-    found = np.exp(top.buckets(5))
-    assert found[0] == pytest.approx([0.5, 0.2, 0.3], rel=1e-5)
+    actual = np.exp(top.buckets(5))
+    assert actual[0] == pytest.approx([0.5, 0.2, 0.3], rel=1e-5)
     # Sums of 1, or a rounding above it, leave what float32 cannot tell from nothing.
-    np.testing.assert_allclose(found[1:, 2], 1e-7, rtol=2.0)
-    assert (found[:, 2] >= 0.99e-7).all()
+    np.testing.assert_allclose(actual[1:, 2], 1e-7, rtol=2.0)
+    assert (actual[:, 2] >= 0.99e-7).all()
     np.testing.assert_array_equal(top.buckets(2), top.log_probs)
 
 
@@ -125,7 +125,7 @@ def test_a_harmless_top_k_takes_the_place_of_padding():
     top = teachers.TeacherTopK(
         jnp.stack([real, jnp.full(3, jnp.nan)]), jnp.array([[4, 5, 6], [-9, -9, -9]])
     )
-    found = top.where(jnp.array([True, False]))
-    np.testing.assert_array_equal(found.log_probs[0], real)
-    assert found.ids.tolist() == [[4, 5, 6], [0, 1, 2]]
-    assert np.exp(found.buckets(9)[1]).sum() == pytest.approx(1, rel=1e-5)
+    actual = top.where(jnp.array([True, False]))
+    np.testing.assert_array_equal(actual.log_probs[0], real)
+    assert actual.ids.tolist() == [[4, 5, 6], [0, 1, 2]]
+    assert np.exp(actual.buckets(9)[1]).sum() == pytest.approx(1, rel=1e-5)

@@ -35,8 +35,8 @@ def test_the_worked_examples_of_the_docstring():
     assert terms.soft_cross_entropy(STUDENT, TEACHER) == pytest.approx(0.916, abs=5e-4)
     assert terms.forward_kl(STUDENT, TEACHER) == pytest.approx(0.223, abs=5e-4)
     assert terms.reverse_kl(STUDENT, TEACHER) == pytest.approx(0.193, abs=5e-4)
-    found = terms.top_k_log_probs(jnp.log(jnp.array([0.5, 0.2, 0.2, 0.1])), jnp.array([0, 3]))
-    np.testing.assert_allclose(np.exp(found), [0.5, 0.1, 0.4], rtol=1e-6)
+    result = terms.top_k_log_probs(jnp.log(jnp.array([0.5, 0.2, 0.2, 0.1])), jnp.array([0, 3]))
+    np.testing.assert_allclose(np.exp(result), [0.5, 0.1, 0.4], rtol=1e-6)
 
 
 def test_the_direction_of_each_kl_on_an_asymmetric_example():
@@ -60,8 +60,8 @@ def test_the_direction_of_each_kl_on_an_asymmetric_example():
 @given(student=logits, teacher=logits, targets=labels)
 def test_terms_equal_those_of_optax_and_scipy(student, teacher, targets):
     p, q = softmax(student), softmax(teacher)
-    close = lambda found, expected: np.testing.assert_allclose(  # noqa: E731
-        found, expected, rtol=2e-5, atol=3e-6
+    close = lambda actual, expected: np.testing.assert_allclose(  # noqa: E731
+        actual, expected, rtol=2e-5, atol=3e-6
     )
     x, t, y = jnp.asarray(student), jnp.asarray(teacher), jnp.asarray(targets)
     close(terms.cross_entropy(x, y), optax.losses.softmax_cross_entropy_with_integer_labels(x, y))
@@ -84,10 +84,10 @@ def test_terms_equal_those_of_optax_and_scipy(student, teacher, targets):
 def test_a_temperature_divides_both_logits_and_adds_no_factor(student, teacher, temperature):
     p, q = softmax(student / temperature), softmax(teacher / temperature)
     x, t = jnp.asarray(student), jnp.asarray(teacher)
-    found = terms.forward_kl(x, t, temperature=temperature)
-    np.testing.assert_allclose(found, scipy.special.rel_entr(q, p).sum(-1), rtol=1e-4, atol=5e-6)
-    found = terms.soft_cross_entropy(x, t, temperature=temperature)
-    np.testing.assert_allclose(found, -(q * np.log(p)).sum(-1), rtol=1e-4, atol=5e-6)
+    actual = terms.forward_kl(x, t, temperature=temperature)
+    np.testing.assert_allclose(actual, scipy.special.rel_entr(q, p).sum(-1), rtol=1e-4, atol=5e-6)
+    actual = terms.soft_cross_entropy(x, t, temperature=temperature)
+    np.testing.assert_allclose(actual, -(q * np.log(p)).sum(-1), rtol=1e-4, atol=5e-6)
 
 
 @given(student=logits, targets=labels, smoothing=st.sampled_from([0.01, 0.1, 0.5]))
@@ -99,10 +99,10 @@ def test_label_smoothing_and_z_loss_are_those_of_t5x(student, targets, smoothing
     constant = -((1 - smoothing) * np.log(1 - smoothing) + (vocabulary - 1) * low * np.log(low))
     log_z = scipy.special.logsumexp(student.astype(np.float64), axis=-1)
     expected = -(soft * (student - log_z[:, None])).sum(-1) - constant + z_loss * log_z**2
-    found = terms.cross_entropy(
+    actual = terms.cross_entropy(
         jnp.asarray(student), jnp.asarray(targets), label_smoothing=smoothing, z_loss=z_loss
     )
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=3e-6)
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=3e-6)
 
 
 def test_the_smoothed_label_itself_costs_nothing():
@@ -127,10 +127,10 @@ def test_jensen_shannon_tends_to_the_kl_divergences(student, teacher):
     # Close logits: the next term of the series is small only where the ratios are.
     x, t = jnp.asarray(student / 8), jnp.asarray(teacher / 8)
     end = 0.01
-    found = terms.jensen_shannon(x, t, beta=end) / end
-    np.testing.assert_allclose(found, terms.forward_kl(x, t), rtol=0.1, atol=1e-4)
-    found = terms.jensen_shannon(x, t, beta=1 - end) / end
-    np.testing.assert_allclose(found, terms.reverse_kl(x, t), rtol=0.1, atol=1e-4)
+    actual = terms.jensen_shannon(x, t, beta=end) / end
+    np.testing.assert_allclose(actual, terms.forward_kl(x, t), rtol=0.1, atol=1e-4)
+    actual = terms.jensen_shannon(x, t, beta=1 - end) / end
+    np.testing.assert_allclose(actual, terms.reverse_kl(x, t), rtol=0.1, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -145,10 +145,10 @@ def test_axis_and_where_are_as_in_optax():
     x, t = jax.random.normal(jax.random.key(1), (2, 3, 6, 4)) * 2
     y = jax.random.randint(jax.random.key(2), (3, 4), 0, 5)
     where = jnp.arange(6)[None, :, None] < 5
-    found = terms.cross_entropy(x, y, axis=1, where=where)
+    actual = terms.cross_entropy(x, y, axis=1, where=where)
     expected = optax.losses.softmax_cross_entropy_with_integer_labels(x, y, axis=1, where=where)
-    assert found.shape == (3, 4)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert actual.shape == (3, 4)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
     q = jax.nn.softmax(t, axis=1, where=where)
     expected = optax.losses.softmax_cross_entropy(x, q, axis=1, where=where)
     np.testing.assert_allclose(
@@ -173,8 +173,8 @@ def test_where_is_the_same_as_cutting_the_columns_off(name):
     spoilt = jnp.where(kept, x, 99.0), jnp.where(kept, t, jnp.nan if name in PAIRS else 0.0)
     np.testing.assert_allclose(function(*spoilt, y, where=kept), expected, rtol=1e-5, atol=1e-6)
     turned = [jnp.moveaxis(array, -1, 0) for array in spoilt]
-    found = function(*turned, y, where=kept[:, None], axis=0)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    actual = function(*turned, y, where=kept[:, None], axis=0)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -207,8 +207,8 @@ def test_a_student_s_logit_of_minus_infinity_keeps_the_other_terms_finite(name):
 def test_a_label_outside_the_vocabulary_gives_nan_and_is_not_right(target):
     x, y = jnp.array([[1.0, 2.0, 0.5], [0.0, 1.0, 0.0]]), jnp.array([target, 1])
     for options in ({}, dict(label_smoothing=0.1), dict(z_loss=0.1)):
-        found = terms.cross_entropy(x, y, **options)
-        assert np.isnan(found).tolist() == [True, False]
+        result = terms.cross_entropy(x, y, **options)
+        assert np.isnan(result).tolist() == [True, False]
     assert terms.is_correct(x, y).tolist() == [False, True]
 
 
@@ -221,24 +221,24 @@ def test_a_tie_with_the_label_is_right():
 @given(x=logits, k=st.integers(1, 6), seed=st.integers(0, 99))
 def test_top_k_log_probs_are_k_probabilities_and_the_rest(x, k, seed):
     ids = np.array([np.random.default_rng((seed, i)).permutation(6)[:k] for i in range(4)])
-    found = terms.top_k_log_probs(jnp.asarray(x), jnp.asarray(ids, jnp.int32))
+    actual = terms.top_k_log_probs(jnp.asarray(x), jnp.asarray(ids, jnp.int32))
     picked = np.take_along_axis(softmax(x), ids, -1)
     rest = np.delete(softmax(x)[0], ids[0]).sum()
-    assert found.shape == (4, k + (k < 6))
-    np.testing.assert_allclose(np.exp(found[:, :k]), picked, rtol=2e-5)
+    assert actual.shape == (4, k + (k < 6))
+    np.testing.assert_allclose(np.exp(actual[:, :k]), picked, rtol=2e-5)
     if k < 6:  # the tail, exact even where 1 - sum would have lost its digits
-        assert np.exp(found[0, -1]) == pytest.approx(rest, rel=1e-4)
-    np.testing.assert_allclose(np.exp(found).sum(-1), 1, rtol=1e-5)
+        assert np.exp(actual[0, -1]) == pytest.approx(rest, rel=1e-4)
+    np.testing.assert_allclose(np.exp(actual).sum(-1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_low_precision_logits_are_worked_on_in_float32(dtype):
     x, t = jax.random.normal(jax.random.key(4), (2, 3, 6)).astype(dtype)
     for function in PAIRS.values():
-        found = function(x, t)
-        assert found.dtype == jnp.float32
+        actual = function(x, t)
+        assert actual.dtype == jnp.float32
         expected = function(x.astype(jnp.float32), t.astype(jnp.float32))
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_logits_of_two_shapes_are_refused_by_name():

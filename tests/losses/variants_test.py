@@ -37,7 +37,7 @@ def value_and_gradient(loss, student, teacher, targets, weights):
 @jax.jit
 def all_cases(student, teacher, top, right, targets, weights):
     """What each case finds with each kind of teacher, compiled as one program."""
-    found = {}
+    result = {}
     for case in cases.CASES:
         kinds = {"logits": teacher, "top_k": top}
         if case in cases.ARGMAX_CASES:
@@ -45,10 +45,10 @@ def all_cases(student, teacher, top, right, targets, weights):
         if cases.build(case).teacher_need == "nothing":
             kinds |= {"none": None}
         for kind, facts in kinds.items():
-            found[case, kind] = value_and_gradient(
+            result[case, kind] = value_and_gradient(
                 cases.build(case), student, facts, targets, weights
             )
-    return found
+    return result
 
 
 def run(student, teacher, targets, weights):
@@ -99,7 +99,7 @@ def test_value_metrics_and_gradient_equal_the_float64_oracle(student, teacher, l
     for array, rubbish in zip(shown, (np.nan, np.inf, np.nan, -7, -1), strict=True):
         array[weights == 0] = rubbish
     top = teachers.TeacherTopK(shown[2], shown[3])
-    found = all_cases(*shown[:2], top, teachers.TeacherArgmax(right), shown[4], weights)
+    actual = all_cases(*shown[:2], top, teachers.TeacherArgmax(right), shown[4], weights)
 
     def flat(array):
         return array.reshape(ROWS * LENGTH, *array.shape[2:])
@@ -110,7 +110,7 @@ def test_value_metrics_and_gradient_equal_the_float64_oracle(student, teacher, l
         "argmax": oracle.Argmax(flat(right)),
         "none": None,
     }
-    for (case, kind), (sums, gradient) in found.items():
+    for (case, kind), (sums, gradient) in actual.items():
         expected = oracle.sums(
             *cases.CASES[case], flat(student), facts[kind], flat(targets), flat(weights)
         )
@@ -279,9 +279,9 @@ def test_weights_multiply_loss_gradient_and_count():
     twice, row = once.copy(), once.copy()
     twice[1] *= 2
     row[[0, 2]] = 0
-    found = [run(student, teacher, targets, weights) for weights in (once, twice, row)]
-    for key in found[0]:
-        (a, d_a), (b, d_b), (c, _) = (each[key] for each in found)
+    result = [run(student, teacher, targets, weights) for weights in (once, twice, row)]
+    for key in result[0]:
+        (a, d_a), (b, d_b), (c, _) = (each[key] for each in result)
         np.testing.assert_allclose(b.loss_sum, a.loss_sum + c.loss_sum, rtol=1e-5, err_msg=key)
         np.testing.assert_allclose(b.count, a.count + c.count, rtol=1e-5, err_msg=key)
         np.testing.assert_allclose(d_b[1], 2 * d_a[1], rtol=1e-5, err_msg=key)
@@ -289,18 +289,18 @@ def test_weights_multiply_loss_gradient_and_count():
 
 
 def test_who_keeps_a_token_adds_up_to_the_kept_share():
-    found = run(*drawn())["cat_xent", "logits"][0].metrics
+    result = run(*drawn())["cat_xent", "logits"][0].metrics
     parts = [metrics.RIGHT_BOTH, metrics.RIGHT_STUDENT_ONLY, metrics.RIGHT_TEACHER_ONLY]
-    values = [float(found[part].value()) for part in parts]
-    assert min(values) > 0 and sum(values) == pytest.approx(float(found[metrics.KEPT].value()))
+    values = [float(result[part].value()) for part in parts]
+    assert min(values) > 0 and sum(values) == pytest.approx(float(result[metrics.KEPT].value()))
 
 
 def test_the_same_metrics_whatever_the_variant():
-    found = run(*drawn())
+    result = run(*drawn())
     own = {metrics.LOSS, metrics.KEPT}
 
     def shown(case):
-        ratios = found[case, "logits"][0].metrics.items()
+        ratios = result[case, "logits"][0].metrics.items()
         return {name: float(ratio.value()) for name, ratio in ratios if name not in own}
 
     assert len(shown("xent")) == 9

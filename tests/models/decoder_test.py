@@ -87,7 +87,7 @@ def _angles(config, layer):
     theta, scaling = config.rope_theta, config.rope_scaling
     if config.attention_kind(layer) == "sliding" and config.sliding_rope_theta:
         theta, scaling = config.sliding_rope_theta, None
-    found = []
+    result = []
     for i in range(config.head_dim // 2):
         angle = theta ** (-2 * i / config.head_dim)
         if scaling is not None and scaling.kind == "linear":
@@ -103,8 +103,8 @@ def _angles(config, layer):
                     scaling.high_frequency_factor - scaling.low_frequency_factor
                 )
                 angle = share * angle + (1 - share) * angle / scaling.factor
-        found.append(angle)
-    return np.array(found)
+        result.append(angle)
+    return np.array(result)
 
 
 def _turn(x, position, angles):
@@ -186,8 +186,8 @@ def _reference(config, params, row, prefix):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_are_those_of_a_float64_forward_pass(name):
     config = CONFIGS[name]
-    found = _forward(config)({"params": _params(config)}, TOKENS, is_prefix=IS_PREFIX)
-    for row, prefix, logits in zip(TOKENS, IS_PREFIX.sum(1), found, strict=True):
+    actual = _forward(config)({"params": _params(config)}, TOKENS, is_prefix=IS_PREFIX)
+    for row, prefix, logits in zip(TOKENS, IS_PREFIX.sum(1), actual, strict=True):
         expected = _reference(config, _params(config), row, prefix)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=2e-5)
 
@@ -199,8 +199,8 @@ def test_blocks_of_queries_change_nothing(name, chunk):
     variables = {"params": _params(config)}
     whole = _forward(config)(variables, TOKENS, is_prefix=IS_PREFIX)
     chunked = dataclasses.replace(config, query_chunk=chunk)
-    found = _forward(chunked)(variables, TOKENS, is_prefix=IS_PREFIX)
-    np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-5)
+    actual = _forward(chunked)(variables, TOKENS, is_prefix=IS_PREFIX)
+    np.testing.assert_allclose(actual, whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("remat", ["none", "full", "dots"])
@@ -213,8 +213,8 @@ def test_scanned_layers_and_remat_give_the_same_logits_and_gradients(remat):
 
     value, gradient = jax.jit(jax.value_and_grad(functools.partial(loss, GEMMA)))(params)
     stacked = _stacked(params, GEMMA)
-    found, ours = jax.jit(jax.value_and_grad(functools.partial(loss, scanned)))(stacked)
-    np.testing.assert_allclose(found, value, rtol=1e-5)
+    actual, ours = jax.jit(jax.value_and_grad(functools.partial(loss, scanned)))(stacked)
+    np.testing.assert_allclose(actual, value, rtol=1e-5)
     expected = _stacked(jax.device_get(gradient), GEMMA)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), ours, expected
@@ -229,12 +229,14 @@ def test_packed_examples_do_not_see_each_other():
     segments = np.array([[1] * 5 + [2] * 4 + [0] * 2])
     positions = np.array([[*range(5), *range(4), 0, 1]])
     prefix = np.array([[1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0]])
-    found = _forward(config)(
+    actual = _forward(config)(
         variables, tokens, is_prefix=prefix, segment_ids=segments, positions=positions
     )
     for part, start, prefixes in zip(parts, (0, 5), (3, 2), strict=True):
         alone = _reference(config, _params(config), part, prefixes)
-        np.testing.assert_allclose(found[0, start : start + len(part)], alone, rtol=1e-4, atol=2e-5)
+        np.testing.assert_allclose(
+            actual[0, start : start + len(part)], alone, rtol=1e-4, atol=2e-5
+        )
 
 
 def test_what_comes_after_a_token_does_not_reach_it():
@@ -252,8 +254,8 @@ def test_unembedding_makes_the_logits_of_hidden_states():
         model = decoder.Decoder(config)
         hidden = model.apply({"params": params}, TOKENS, method="hidden")
         expected = _forward(config)({"params": params}, TOKENS)
-        found = families.build(config).unembedding(params).logits(hidden)
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        actual = families.build(config).unembedding(params).logits(hidden)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16_stays_near_float32():
@@ -325,8 +327,8 @@ def test_a_window_hides_what_is_too_far_back():
         return attention.Places(positions, **settings | changes)
 
     keys = places([0, 1, 2, 3], is_readable=jnp.asarray([[True, True, False, True]]))
-    found = attention.is_visible(places([1, 3]), keys, jnp.asarray(3))
-    assert found[0].tolist() == [[True, True, False, False], [False, True, False, True]]
+    actual = attention.is_visible(places([1, 3]), keys, jnp.asarray(3))
+    assert actual[0].tolist() == [[True, True, False, False], [False, True, False, True]]
 
 
 @pytest.mark.parametrize(

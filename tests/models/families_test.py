@@ -54,13 +54,13 @@ def test_a_decoder_predicts_the_same_from_either_form_of_a_batch(both_ways):
     config = dataclasses.replace(DECODER, bidirectional_prefix=both_ways)
     model, params = families.build(config), _params(DECODER)
     whole = families.logits(model, params, decoder.joined_rows(BATCH))
-    found = families.logits(model, params, BATCH)
-    assert found.shape == (2, 3, 20)
-    np.testing.assert_allclose(found[0], whole[0, 4:], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found[1, :2], whole[1, 2:4], rtol=1e-5, atol=1e-6)
+    actual = families.logits(model, params, BATCH)
+    assert actual.shape == (2, 3, 20)
+    np.testing.assert_allclose(actual[0], whole[0, 4:], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual[1, :2], whole[1, 2:4], rtol=1e-5, atol=1e-6)
     hidden = families.hidden(model, params, BATCH)
     made = families.build(config).unembedding(params).logits(hidden)
-    np.testing.assert_allclose(made, found, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(made, actual, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("config", [DECODER, T5])
@@ -83,7 +83,7 @@ def test_greedy_answers_are_the_argmax_of_teacher_forced_logits(config):
 def test_a_decoder_ranks_options_by_their_log_likelihood():
     model, params = families.build(DECODER), _params(DECODER)
     options = np.array([[[5, 6, 1], [2, 1, 0]], [[3, 1, 0], [9, 9, 1]]], np.int32)
-    found = rank.make_rank_fn(model)(params, INPUTS, options)
+    actual = rank.make_rank_fn(model)(params, INPUTS, options)
     for k in range(2):
         targets = options[:, k]
         row = Batch(
@@ -95,7 +95,7 @@ def test_a_decoder_ranks_options_by_their_log_likelihood():
         log_p = jax.nn.log_softmax(families.logits(model, params, row))
         each = np.take_along_axis(np.asarray(log_p), targets[..., None], -1)[..., 0]
         expected = (each * (targets > 0)).sum(-1)
-        np.testing.assert_allclose(found.scores[:, k], expected, rtol=1e-5)
+        np.testing.assert_allclose(actual.scores[:, k], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("config", [DECODER, T5])

@@ -110,11 +110,11 @@ def test_forward_flops_are_the_matmuls_of_the_program(name):
     inputs, targets = (jnp.ones((BATCH, size), jnp.int32) for size in (INPUTS, TARGETS))
     batch = Batch(inputs, targets, targets, jnp.ones(targets.shape))
     model = families.build(config)
-    found = _traced(lambda p: families.logits(model, p, batch), _params(config))
+    actual = _traced(lambda p: families.logits(model, p, batch), _params(config))
     if isinstance(config, T5Config):
-        found -= _position_bias(config, INPUTS, INPUTS) + _position_bias(config, TARGETS, TARGETS)
+        actual -= _position_bias(config, INPUTS, INPUTS) + _position_bias(config, TARGETS, TARGETS)
     expected = flops.forward_flops(config, INPUTS, TARGETS)
-    assert found == BATCH * expected
+    assert actual == BATCH * expected
     assert flops.training_flops(config, INPUTS, TARGETS) == 3 * expected
 
 
@@ -134,13 +134,13 @@ def test_flops_of_decoding_are_the_matmuls_of_its_steps(name):
             mutable=["cache"],
         )
 
-    found = _traced(step, params, cache, first)
+    actual = _traced(step, params, cache, first)
     if isinstance(config, T5Config):
-        found -= _position_bias(config, 1, places)
+        actual -= _position_bias(config, 1, places)
         seen = places - 1  # a step looks at all places of the cache, filled or not
     else:
         seen = places  # and at that of the start token
-    assert found == BATCH * flops.decode_flops(config, INPUTS, seen)
+    assert actual == BATCH * flops.decode_flops(config, INPUTS, seen)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -163,15 +163,15 @@ def test_flops_of_live_decoding_are_the_matmuls_of_its_steps(name):
             mutable=["cache"],
         )
 
-    found = _traced(step, params, cache, jnp.ones((BATCH, width), jnp.int32))
+    actual = _traced(step, params, cache, jnp.ones((BATCH, width), jnp.int32))
     if isinstance(config, T5Config):
-        found -= BATCH * _position_bias(config, width, places)
+        actual -= BATCH * _position_bias(config, width, places)
         seen = places - 1  # a token looks at all places of the cache, filled or not
     else:
         seen = places  # and at that of the start token
     logits = 2 * config.embed_dim * config.vocab_size
     token = flops.decode_flops(config, INPUTS, seen) - logits
-    assert found == BATCH * (width * token + logits)
+    assert actual == BATCH * (width * token + logits)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -198,12 +198,12 @@ def test_options_cost_what_the_program_that_ranks_them_computes(name):
     model, inputs = families.build(config), jnp.ones((BATCH, INPUTS), jnp.int32)
     options = jnp.ones((BATCH, count, TARGETS), jnp.int32)
     rank_fn = rank.make_rank_fn(model)
-    found = _traced(lambda params: rank_fn(params, inputs, options), _params(config))
+    actual = _traced(lambda params: rank_fn(params, inputs, options), _params(config))
     # Logits are made in a loop over options, which stands in the trace once.
-    found += (count - 1) * BATCH * TARGETS * 2 * config.embed_dim * config.vocab_size
+    actual += (count - 1) * BATCH * TARGETS * 2 * config.embed_dim * config.vocab_size
     if isinstance(config, T5Config):
-        found -= _position_bias(config, INPUTS, INPUTS) + _position_bias(config, TARGETS, TARGETS)
-    assert found == BATCH * flops.ranking_flops(config, INPUTS, [TARGETS] * count)
+        actual -= _position_bias(config, INPUTS, INPUTS) + _position_bias(config, TARGETS, TARGETS)
+    assert actual == BATCH * flops.ranking_flops(config, INPUTS, [TARGETS] * count)
 
 
 def test_parameters_are_split_at_embedding_and_logits():

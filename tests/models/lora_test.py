@@ -103,8 +103,8 @@ def test_the_gradient_is_the_chain_rules_and_of_adapters_only(name):
     weights = rng.normal(size=(4, 8, fakes.VOCAB_SIZE)).astype(np.float32)
     loss = functools.partial(_loss, model)
     adapted, frozen = programs.reading_frozen(loss, lora), Frozen(_base(model), weights)
-    found = jax.jit(jax.grad(adapted))(adapters, frozen, BATCH)
-    assert jax.tree.structure(found) == jax.tree.structure(adapters)
+    actual = jax.jit(jax.grad(adapted))(adapters, frozen, BATCH)
+    assert jax.tree.structure(actual) == jax.tree.structure(adapters)
     merged = lora.merge(_base(model), adapters)
     np.testing.assert_allclose(
         adapted(adapters, frozen, BATCH),
@@ -113,7 +113,7 @@ def test_the_gradient_is_the_chain_rules_and_of_adapters_only(name):
     )
     of_kernels = flatten_dict(jax.jit(jax.grad(loss))(merged, weights, BATCH))
     flat = flatten_dict(adapters)
-    for path, ours in flatten_dict(found).items():
+    for path, ours in flatten_dict(actual).items():
         kernel = np.asarray(of_kernels[(*path[:-1], "kernel")], np.float64)
         a, b = (np.asarray(flat[(*path[:-1], f"lora_{x}")], np.float64) for x in "ab")
         expected = 1.5 * (kernel @ b.T if path[-1] == "lora_a" else a.T @ kernel)
@@ -130,11 +130,11 @@ def test_stacked_layers_get_what_unstacked_ones_get(name):
     assert jax.tree.map(jnp.shape, _stacked(adapters)) == jax.tree.map(
         lambda leaf: leaf.shape, nn.unbox(shapes)
     )
-    found = lora.merge(_stacked(_base(model)), _stacked(adapters))
+    actual = lora.merge(_stacked(_base(model)), _stacked(adapters))
     expected = _stacked(lora.merge(_base(model), adapters))
     jax.tree.map(
         lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6),
-        found,
+        actual,
         expected,
     )
 

@@ -25,8 +25,8 @@ def made(number, width=7):
 def tokens_of(ragged):
     """(row, place) of each of the P * K tokens; None for what fills up."""
     rows = np.repeat(np.asarray(ragged.rows), ragged.places.shape[1])
-    found = list(zip(rows.tolist(), np.asarray(ragged.places).reshape(-1).tolist(), strict=True))
-    return [token if token in WANTED else None for token in found]
+    result = list(zip(rows.tolist(), np.asarray(ragged.places).reshape(-1).tolist(), strict=True))
+    return [token if token in WANTED else None for token in result]
 
 
 @pytest.mark.parametrize("number", [None, 12, 17, 40])
@@ -86,10 +86,10 @@ def test_one_token_a_row_is_put_where_it_belongs(packed):
     )
     ragged = make(jnp.asarray(STARTS), counts, length=LENGTH, **size)
     cache, new = np.zeros((5, 1, 1, LENGTH)), np.arange(1.0, 6).reshape(5, 1, 1, 1)
-    found = np.asarray(ragged.put(jnp.asarray(cache), jnp.asarray(new)))[:, 0, 0]
+    actual = np.asarray(ragged.put(jnp.asarray(cache), jnp.asarray(new)))[:, 0, 0]
     expected = np.zeros((5, LENGTH))
     expected[[0, 2, 3], [3, 7, 2]] = [1, 2, 3] if packed else [1, 3, 4]
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("number", [None, 12])

@@ -36,8 +36,8 @@ def _layers(tree):
     return [tree[f"layers_{i}"] for i in range(sum(name.startswith("layers_") for name in tree))]
 
 
-def _same(found, expected):
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+def _same(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def test_evenly_spaced_layers_have_both_ends():
@@ -59,26 +59,26 @@ def test_a_decoder_gets_the_layers_named_and_all_the_rest(scan, deep_scan):
     deep = dataclasses.replace(DEEP_DECODER, scan_layers=deep_scan)
     small = dataclasses.replace(DEEP_DECODER, num_layers=2, scan_layers=scan)
     params = _params(deep)
-    found = shallow.choose_layers(params, small, deep, layers=[3, 1])
-    wanted = nn.unbox(families.parameter_shapes(small))
-    assert jax.tree.map(np.shape, found) == jax.tree.map(lambda leaf: leaf.shape, wanted)
-    for layer, source in zip(_layers(found), [3, 1], strict=True):
+    result = shallow.choose_layers(params, small, deep, layers=[3, 1])
+    expected = nn.unbox(families.parameter_shapes(small))
+    assert jax.tree.map(np.shape, result) == jax.tree.map(lambda leaf: leaf.shape, expected)
+    for layer, source in zip(_layers(result), [3, 1], strict=True):
         _same(layer, _layers(params)[source])
-    _same(found["token_embedder"], params["token_embedder"])
+    _same(result["token_embedder"], params["token_embedder"])
 
 
 def test_a_t5_gets_layers_for_each_of_its_stacks():
     small = dataclasses.replace(
         DEEP_T5, num_encoder_layers=3, num_decoder_layers=1, dtype="bfloat16"
     )
-    found = shallow.choose_layers(_params(DEEP_T5), small, DEEP_T5, encoder_layers=[4, 0, 2])
-    wanted = nn.unbox(families.parameter_shapes(small))
-    assert jax.tree.map(np.shape, found) == jax.tree.map(lambda leaf: leaf.shape, wanted)
+    result = shallow.choose_layers(_params(DEEP_T5), small, DEEP_T5, encoder_layers=[4, 0, 2])
+    expected = nn.unbox(families.parameter_shapes(small))
+    assert jax.tree.map(np.shape, result) == jax.tree.map(lambda leaf: leaf.shape, expected)
     encoder, decoder = (_layers(_params(DEEP_T5)[part]) for part in ("encoder", "decoder"))
-    for layer, source in zip(_layers(found["encoder"]), [4, 0, 2], strict=True):
+    for layer, source in zip(_layers(result["encoder"]), [4, 0, 2], strict=True):
         _same(layer, encoder[source])
-    _same(_layers(found["decoder"])[0], decoder[0])
-    _same(found["decoder"]["decoder_norm"], _params(DEEP_T5)["decoder"]["decoder_norm"])
+    _same(_layers(result["decoder"])[0], decoder[0])
+    _same(result["decoder"]["decoder_norm"], _params(DEEP_T5)["decoder"]["decoder_norm"])
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,11 @@ def test_a_layer_keeps_its_kind_of_attention():
     message = r"layers \[0, 2, 4\] are of the kinds \('sliding', 'sliding', 'sliding'\), their new"
     with pytest.raises(ValueError, match=message):
         shallow.choose_layers(params, small, deep)
-    found = shallow.choose_layers(params, small, deep, layers=[2, 3, 4])
-    _same(_layers(found)[1], _layers(params)[3])
+    result = shallow.choose_layers(params, small, deep, layers=[2, 3, 4])
+    _same(_layers(result)[1], _layers(params)[3])
     all_sliding = dataclasses.replace(small, attention_kinds=("sliding",))
-    found = shallow.choose_layers(params, all_sliding, deep)
-    _same(_layers(found)[1], _layers(params)[2])
+    result = shallow.choose_layers(params, all_sliding, deep)
+    _same(_layers(result)[1], _layers(params)[2])
 
 
 def test_layers_of_another_kind_are_refused():

@@ -220,8 +220,8 @@ def test_logits_are_the_unembedded_hidden_states():
     np.testing.assert_allclose(tied_logits, expected, rtol=1e-4, atol=1e-5)
     # The map that a head takes to make logits in parts.
     for one, expected in ((SHALLOW, logits), (tied.config, tied_logits)):
-        found = build(one).unembedding(params).logits(hidden)
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        actual = build(one).unembedding(params).logits(hidden)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_bfloat16_computes_roughly_the_same_from_float32_parameters():

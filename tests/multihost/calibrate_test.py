@@ -66,8 +66,8 @@ def copied(pair: Path, folder: Path) -> Path:
 
 
 def arguments(folder: Path, settings: dict) -> list[str]:
-    given = SETTINGS | {"OUTPUT_DIR": f"'{folder}'"} | settings
-    return [f"--gin.{macro}={value}" for macro, value in given.items()]
+    inputs = SETTINGS | {"OUTPUT_DIR": f"'{folder}'"} | settings
+    return [f"--gin.{macro}={value}" for macro, value in inputs.items()]
 
 
 def alone(pair: Path, folder: Path, name: str = "calibrate", **settings) -> None:
@@ -82,13 +82,13 @@ def together(pair: Path, folder: Path, name: str = "calibrate", **settings) -> p
 
 def numbers(text: str) -> tuple[list[float], str]:
     """All numbers of a JSON text, and the text without them."""
-    found: list[float] = []
+    result: list[float] = []
 
     def taken(number: str) -> int:
-        found.append(float(number))
+        result.append(float(number))
         return 0
 
-    return found, json.dumps(json.loads(text, parse_float=taken, parse_int=taken))
+    return result, json.dumps(json.loads(text, parse_float=taken, parse_int=taken))
 
 
 def text_of(file: Path) -> str:
@@ -108,12 +108,12 @@ def same_results(one: Path, two: Path) -> None:
 
 def decoded(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     """By file, but for the part of its name that chance gave it, its arrays."""
-    found = {}
+    result = {}
     for file in sorted((folder / "decodings").iterdir()):
         with np.load(file) as arrays:
             arrays = {name: arrays[name] for name in arrays.files if name != "sum"}
-        found[file.stem.rpartition("_")[0]] = arrays
-    return found
+        result[file.stem.rpartition("_")[0]] = arrays
+    return result
 
 
 def same_decodings(one: Path, two: Path) -> None:

@@ -26,7 +26,7 @@ def test_flags_come_before_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "given, said",
+    "arguments, said",
     [
         (("h:1", None, None), r"--processes \(or JAX_NUM_PROCESSES\) and --process \(or"),
         ((None, "2", "0"), r"--coordinator \(or JAX_COORDINATOR_ADDRESS\) is missing"),
@@ -37,9 +37,9 @@ def test_flags_come_before_the_environment(monkeypatch):
         (("h:1", "0", "0"), "processes is 0; must be at least 1"),
     ],
 )
-def test_addresses_that_are_refused(given, said):
+def test_addresses_that_are_refused(arguments, said):
     with pytest.raises(hosts.HostsError, match=said):
-        hosts.address(*given)
+        hosts.address(*arguments)
 
 
 def test_what_differs():

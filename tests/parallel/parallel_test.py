@@ -129,16 +129,16 @@ def specs(table, sizes=(2, 2, 2), **changes):
 
 @pytest.mark.parametrize("table", rules.TABLES)
 def test_each_table_splits_what_its_name_says(table):
-    found = specs(table)
-    over = {axis for spec in found.values() for axis in spec} - {None}
+    result = specs(table)
+    over = {axis for spec in result.values() for axis in spec} - {None}
     assert over == set(table.split("_")) & {"fsdp", "tensor"}
-    assert not any("norm" in name and any(spec) for name, spec in found.items())
+    assert not any("norm" in name and any(spec) for name, spec in result.items())
 
 
 def test_heads_mlp_and_vocabulary_are_split_over_tensor_and_the_embedding_over_fsdp():
-    found = specs("fsdp_tensor", scan_layers=True)
-    assert found["token_embedder/embedding"] == ("tensor", "fsdp")
-    assert found["decoder/logits_dense/kernel"] == ("fsdp", "tensor")
-    assert found["encoder/layers/mlp/wo/kernel"] == (None, "tensor", "fsdp")
-    assert found["decoder/layers/self_attention/out/kernel"] == (None, "tensor", "fsdp")
-    assert found["encoder/relpos_bias/rel_embedding"] == ("tensor", None)
+    actual = specs("fsdp_tensor", scan_layers=True)
+    assert actual["token_embedder/embedding"] == ("tensor", "fsdp")
+    assert actual["decoder/logits_dense/kernel"] == ("fsdp", "tensor")
+    assert actual["encoder/layers/mlp/wo/kernel"] == (None, "tensor", "fsdp")
+    assert actual["decoder/layers/self_attention/out/kernel"] == (None, "tensor", "fsdp")
+    assert actual["encoder/relpos_bias/rel_embedding"] == ("tensor", None)

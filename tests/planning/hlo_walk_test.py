@@ -30,8 +30,8 @@ def shape(*dims, dtype=jnp.float32):
     ],
 )
 def test_matmuls(equation, left, right, expected):
-    found = walk(lambda a, b: jnp.einsum(equation, a, b), shape(*left), shape(*right))
-    assert found.flops == expected
+    actual = walk(lambda a, b: jnp.einsum(equation, a, b), shape(*left), shape(*right))
+    assert actual.flops == expected
 
 
 def test_a_loop_counts_as_often_as_it_runs():
@@ -72,17 +72,17 @@ def test_the_costlier_branch_counts():
 
 
 def test_bytes_are_those_of_operands_and_results():
-    found = walk(lambda a, b: a @ b, shape(64, 64), shape(64, 64))
-    assert found.bytes == 3 * 64 * 64 * 4
+    actual = walk(lambda a, b: a @ b, shape(64, 64), shape(64, 64))
+    assert actual.bytes == 3 * 64 * 64 * 4
 
 
 def test_of_a_stack_a_loop_reads_one_layer_at_a_time():
     def layers(x, stack):
         return jax.lax.scan(lambda y, kernel: (jnp.tanh(y @ kernel), None), x, stack)[0]
 
-    found = walk(layers, shape(4, 64), shape(50, 64, 64))
+    result = walk(layers, shape(4, 64), shape(50, 64, 64))
     stack = 50 * 64 * 64 * 4
-    assert stack <= found.bytes < 5 * stack  # and not fifty times the stack
+    assert stack <= result.bytes < 5 * stack  # and not fifty times the stack
 
 
 MESH = dict(zip(("dcn_data", "data", "fsdp", "tensor"), (1, 2, 2, 2), strict=True))
@@ -103,11 +103,11 @@ def test_collectives_have_their_axes_and_bytes(axes):
     x = jax.ShapeDtypeStruct(
         (local[0] * size, local[1]), jnp.float32, sharding=NamedSharding(mesh, spec)
     )
-    found = {each.kind: each for each in walk(fn, x, mesh=MESH).exchanges()}
-    assert {each.axes for each in found.values()} == {axes}
+    actual = {each.kind: each for each in walk(fn, x, mesh=MESH).exchanges()}
+    assert {each.axes for each in actual.values()} == {axes}
     here = np.prod(local) * 4
-    assert found["all-reduce"].bytes == pytest.approx(2 * here * (size - 1) / size)
-    assert found["all-gather"].bytes == pytest.approx(here * (size - 1))
+    assert actual["all-reduce"].bytes == pytest.approx(2 * here * (size - 1) / size)
+    assert actual["all-gather"].bytes == pytest.approx(here * (size - 1))
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ ENTRY %main (a: f32[COUNT,16,32], b: f32[COUNT,32,8]) -> f32[COUNT,16,8] {
 @pytest.mark.parametrize("count", [4, 8192])  # rows times heads of a chip may be thousands
 def test_a_batched_matmul_as_a_tpu_writes_it_counts_each_batch_once(count):
     text = CONVOLUTION.replace("COUNT", str(count)).replace("STEP", str(count - 1))
-    found = hlo_walk.walk(hlo_text.parse(text), ONE)
-    assert found.flops == count * 2 * 16 * 32 * 8
-    assert found.bytes == count * 4 * (16 * 32 + 16 * 8)  # b lies on the core
+    actual = hlo_walk.walk(hlo_text.parse(text), ONE)
+    assert actual.flops == count * 2 * 16 * 32 * 8
+    assert actual.bytes == count * 4 * (16 * 32 + 16 * 8)  # b lies on the core
 
 
 @pytest.mark.parametrize("seed", range(40))

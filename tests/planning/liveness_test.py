@@ -23,12 +23,12 @@ ENTRY %main (a: f32[1000]) -> f32[10] {
 
 def test_an_array_lives_to_its_last_reader():
     # b and c while d is made, which lies on the core; later c and e, then e and f.
-    found = liveness.most_held(hlo_text.parse(HEADER + CHAIN))
-    assert [(each.bytes, each.count, each.array) for each in found] == [
+    result = liveness.most_held(hlo_text.parse(HEADER + CHAIN))
+    assert [(each.bytes, each.count, each.array) for each in result] == [
         (4000, 1, "f32[1000]"),
         (2000, 1, "f32[500]"),
     ]
-    assert [each.made_by for each in found] == ["encoder/b", "c"]
+    assert [each.made_by for each in result] == ["encoder/b", "c"]
 
 
 LOOP = """\
@@ -61,8 +61,8 @@ ENTRY %main (a: f32[1000]) -> f32[1000] {
 
 
 def test_a_stack_that_a_loop_changes_in_place_counts_once_and_its_body_beside_it():
-    found = liveness.most_held(hlo_text.parse(HEADER + LOOP))
-    assert {each.array: each.bytes for each in found} == {
+    result = liveness.most_held(hlo_text.parse(HEADER + LOOP))
+    assert {each.array: each.bytes for each in result} == {
         "f32[50,1000]": 200_000,
         "f32[8,1000]": 32_000,
         "f32[1,1000]": 4_000,
@@ -80,8 +80,8 @@ def test_the_sum_is_near_the_compilers_temporaries(layers):
     shapes = [(layers, 128, 128), (512, 128)]
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     made = jax.jit(jax.grad(loss)).lower(*arguments).compile()
-    found = liveness.most_held(hlo_text.parse(made.as_text()))
-    held, temporaries = sum(each.bytes for each in found), made.memory_analysis()
+    actual = liveness.most_held(hlo_text.parse(made.as_text()))
+    held, temporaries = sum(each.bytes for each in actual), made.memory_analysis()
     assert held == pytest.approx(temporaries.temp_size_in_bytes, rel=0.2)
     if layers == 12:
-        assert found[0].array == "f32[12,512,128]"
+        assert actual[0].array == "f32[12,512,128]"

@@ -59,10 +59,10 @@ def plan(mesh):
 
 @pytest.mark.parametrize("mesh", ["slices", "all", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_flops_are_those_of_the_closed_forms(mesh):
-    found = plan(mesh)
-    assert found.flops == pytest.approx(found.expected_flops, rel=0.03)
-    assert found.expected_flops > 1.1 * found.model_flops  # remat is seen
-    assert not found.unknown_loops
+    actual = plan(mesh)
+    assert actual.flops == pytest.approx(actual.expected_flops, rel=0.03)
+    assert actual.expected_flops > 1.1 * actual.model_flops  # remat is seen
+    assert not actual.unknown_loops
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_parameter_and_optimizer_bytes_are_those_of_real_arrays(mesh, table):
     run = tiny_runs.run(rules=table, teacher_rules="fsdp_tensor")
     run = dataclasses.replace(run, teacher=dataclasses.replace(run.teacher, dtype="bfloat16"))
     built = MESHES[mesh].build()
-    found = compiled.train_step(run, built).part_bytes()
+    actual = compiled.train_step(run, built).part_bytes()
     # What a run starts with (training/run.py); the teacher's figures are of no matter.
     student, optimizer = families.build(run.model), run.optimizer.build()
     abstract = state_lib.abstract_state(student, optimizer, built, None, run.rules)
@@ -94,39 +94,39 @@ def test_parameter_and_optimizer_bytes_are_those_of_real_arrays(mesh, table):
         )
 
     for device in jax.devices():
-        assert found["student"] == on_device(state.params, device)
-        assert found["optimizer"] == on_device(state.opt_state, device)
-        assert found["teacher"] == on_device(frozen, device)
-    assert found["teacher"] < 0.6 * on_device(loaded, jax.devices()[0])  # it is kept in bfloat16
+        assert actual["student"] == on_device(state.params, device)
+        assert actual["optimizer"] == on_device(state.opt_state, device)
+        assert actual["teacher"] == on_device(frozen, device)
+    assert actual["teacher"] < 0.6 * on_device(loaded, jax.devices()[0])  # it is kept in bfloat16
 
 
 def test_a_run_from_a_teacher_cache_holds_and_computes_no_teacher(tmp_path):
     where = MESHES["all"], topology.parse("cpu:8")
     run = tiny_runs.run(loss=variants.CATXent(), teacher_cache=str(tmp_path / "cache"))
-    found = planner.plan_train(run, *where)
+    actual = planner.plan_train(run, *where)
     live = planner.plan_train(dataclasses.replace(run, teacher_cache=None), *where)
-    assert set(live.parts) - set(found.parts) == {"teacher"}
+    assert set(live.parts) - set(actual.parts) == {"teacher"}
     teacher = flops.forward_flops(run.teacher, 32, 16) * run.data.batch_size / 8
-    assert live.model_flops - found.model_flops == teacher
+    assert live.model_flops - actual.model_flops == teacher
     # Recomputing leaves out the last product of each layer, which weighs more without a teacher.
-    assert 0.95 * found.expected_flops < found.flops < found.expected_flops
+    assert 0.95 * actual.expected_flops < actual.flops < actual.expected_flops
     # A bit for each token comes with the batch, which is split over the batch axes (2 and 2).
-    assert found.parts["batch"] - live.parts["batch"] == run.data.batch_size / 4 * 16
+    assert actual.parts["batch"] - live.parts["batch"] == run.data.batch_size / 4 * 16
     with pytest.raises(ValueError, match="no teacher cache in .*cascade-jax cache-teacher"):
         planner.plan_train(dataclasses.replace(run, loss=variants.CATDist()), *where)
 
 
 def test_the_peak_holds_the_parts_and_the_compilers_sum_of_arguments():
-    found = plan("all")
+    actual = plan("all")
     made = compiled.train_step(tiny_runs.run(), MESHES["all"].build()).compile()
     # A key and a counter more; placeholders of the optimizer that no step reads less.
-    assert made.arguments == pytest.approx(sum(found.parts.values()), rel=0.01)
-    assert found.peak == made.peak > made.arguments
-    assert sum(each.bytes for each in found.held) <= found.temporaries
+    assert made.arguments == pytest.approx(sum(actual.parts.values()), rel=0.01)
+    assert actual.peak == made.peak > made.arguments
+    assert sum(each.bytes for each in actual.held) <= actual.temporaries
 
 
-def gathers(found):
-    return {each.axes: each for each in found.collectives if each.kind == "all-gather"}
+def gathers(result):
+    return {each.axes: each for each in result.collectives if each.kind == "all-gather"}
 
 
 def test_under_fsdp_layers_are_gathered_in_their_loop_and_not_as_a_stack():
@@ -156,17 +156,17 @@ def test_exchanges_stand_under_their_axes():
 
 
 def test_the_roofline_is_the_slowest_rate():
-    found = plan("all")
-    times = [found.roofline[key] for key in ("compute", "memory", "interconnect", "network")]
-    assert found.seconds == max(times) == found.roofline[found.roofline["bound"]]
-    assert found.roofline["compute"] == found.flops / CPU.chip.flops
-    assert found.hours == pytest.approx(1000 * found.seconds / 3600)
-    assert found.tokens_per_second == pytest.approx(32 * 48 / found.seconds)
+    actual = plan("all")
+    times = [actual.roofline[key] for key in ("compute", "memory", "interconnect", "network")]
+    assert actual.seconds == max(times) == actual.roofline[actual.roofline["bound"]]
+    assert actual.roofline["compute"] == actual.flops / CPU.chip.flops
+    assert actual.hours == pytest.approx(1000 * actual.seconds / 3600)
+    assert actual.tokens_per_second == pytest.approx(32 * 48 / actual.seconds)
 
 
 def test_the_table_and_the_json_hold_the_same_figures():
-    found = plan("all")
-    text, values = tables.table(found), json.loads(json.dumps(found.as_json()))
+    result = plan("all")
+    text, values = tables.table(result), json.loads(json.dumps(result.as_json()))
     assert tables.size_of(values["peak"]) in text and f"{values['flops'] / 1e6:.4g} MFLOP" in text
     assert {each["kind"] for each in values["collectives"]} <= set(text.replace("\n", " ").split())
     assert values["fits"] and "fits" in text
@@ -215,12 +215,12 @@ def test_decoding_is_planned_for_both_models():
     config = CollectConfig(cascade, top_k=4)
     student, teacher = planner.plan_collect(config, run, CPU)
     assert (student.step, teacher.step) == ("decode student", "decode teacher")
-    for found, model in ((student, run.model), (teacher, run.teacher)):
+    for actual, model in ((student, run.model), (teacher, run.teacher)):
         # The cache has room for all answer tokens at each of them.
         whole = flops.prefill_flops(model, 32) + 16 * flops.decode_flops(model, 32, 15)
-        assert found.flops * 8 == pytest.approx(32 * whole, rel=0.15)
-        assert found.expected_flops * 8 == 32 * whole
-        assert not found.unknown_loops and found.hours is None
+        assert actual.flops * 8 == pytest.approx(32 * whole, rel=0.15)
+        assert actual.expected_flops * 8 == 32 * whole
+        assert not actual.unknown_loops and actual.hours is None
 
 
 def test_a_sweep_ranks_what_fits_and_names_what_does_not_divide(monkeypatch):
@@ -251,16 +251,16 @@ def test_a_sweep_ranks_what_fits_and_names_what_does_not_divide(monkeypatch):
 
 
 def test_what_a_sweep_would_suggest_is_known_without_compiling():
-    found = plan("all")
+    result = plan("all")
     # A chip with room for less than this mesh takes: less of the student and teacher on each, or
     # fewer rows at once.
-    less = dataclasses.replace(found, memory=found.peak * 0.7)
+    less = dataclasses.replace(result, memory=result.peak * 0.7)
     candidate, size = sweep.likely(tiny_runs.run(), MESHES["all"], CPU, less)
     assert size <= less.memory and str(candidate.mesh) != "mesh (data=2, fsdp=2, tensor=2)"
     built = candidate.mesh.build()
     parts = compiled.train_step(candidate.applied_to(tiny_runs.run()), built).part_bytes()
     assert size > sum(parts.values())
-    none = dataclasses.replace(found, memory=1.0, peak=1.0, parts={})
+    none = dataclasses.replace(result, memory=1.0, peak=1.0, parts={})
     assert sweep.likely(tiny_runs.run(), MESHES["all"], CPU, none) is None
 
 
@@ -274,12 +274,12 @@ def test_a_sweep_tries_every_mesh_of_powers_of_two_first():
 
 def test_a_bound_by_hand():
     exchange = roofline.Collective
-    found = roofline.roofline(
+    actual = roofline.roofline(
         2e12, 1e9, [exchange("all-gather", ("fsdp",), 1, 5e10),
                     exchange("all-reduce", ("dcn_data",), 1, 1e8)], CPU.chip,
     )  # fmt: skip
-    assert (found.compute, found.memory, found.interconnect, found.network) == (2, 0.01, 5, 0.1)
-    assert (found.bound, found.seconds) == ("interconnect", 5)
+    assert (actual.compute, actual.memory, actual.interconnect, actual.network) == (2, 0.01, 5, 0.1)
+    assert (actual.bound, actual.seconds) == ("interconnect", 5)
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch):
@@ -287,14 +287,14 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatc
     argv = ["plan", "--gin_file=gin/experiments/demo.gin", "--gin_file=gin/meshes/cpu_8.gin"]
     argv += ["--run=xent", f"--json={tmp_path / 'plan.json'}"]
     assert main.main(argv) == 0
-    (found,) = json.loads((tmp_path / "plan.json").read_text())
-    assert found["step"] == "train xent" and found["topology"] == "cpu:8"
+    (actual,) = json.loads((tmp_path / "plan.json").read_text())
+    assert actual["step"] == "train xent" and actual["topology"] == "cpu:8"
     assert "student" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
 @pytest.mark.parametrize(
-    "text, wanted",
+    "text, expected",
     [
         ("Ran out of memory in memory space hbm. Used 17.00G of 15.75G hbm.", 17 * 2**30),
         (
@@ -305,7 +305,7 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatc
         ("Ran out of something.", None),
     ],
 )
-def test_what_the_compiler_refuses_does_not_fit(text, wanted):
+def test_what_the_compiler_refuses_does_not_fit(text, expected):
     class Refusing:
         def lower(self, *arguments):
             raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {text}\n\nand more")
@@ -315,8 +315,8 @@ def test_what_the_compiler_refuses_does_not_fit(text, wanted):
     step = compiled.Step("train", Refusing(), (), parts, mesh)
     with pytest.raises(compiled.DoesNotFitError) as refused:
         compile_step(step)
-    assert refused.value.peak == wanted and "\n" not in str(refused.value)
-    assert wanted is None or "wants 18.3 GB of 15.75GiB a chip" in str(refused.value)
+    assert refused.value.peak == expected and "\n" not in str(refused.value)
+    assert expected is None or "wants 18.3 GB of 15.75GiB a chip" in str(refused.value)
 
 
 def test_a_run_that_does_not_fit_has_a_status_of_its_own(monkeypatch, capsys):

@@ -23,8 +23,8 @@ MESH_FILES = sorted(path.stem for path in (ROOT / "gin" / "meshes").glob("*.gin"
      ("v6e-8", "v6e:2x4", 8), ("cpu-8", "cpu:8", 8)],
 )  # fmt: skip
 def test_a_slice_has_two_names(name, same, chips):
-    found = topology.parse(name)
-    assert found == topology.parse(same) and str(found) == same and found.num_chips == chips
+    actual = topology.parse(name)
+    assert actual == topology.parse(same) and str(actual) == same and actual.num_chips == chips
 
 
 @pytest.mark.parametrize("name", ["v5e", "v5e:3x3", "v7:2x2", "cpu:0", "", "v4-12"])
@@ -58,10 +58,10 @@ def test_every_mesh_file_fits_the_slice_that_it_names(name, monkeypatch):
         return
     slice_, _, slices = name.partition("_slices_")
     kind, size = slice_.split("_")
-    found = topology.parse(config.topology)
-    assert topology.parse(f"{kind}-{size}") == found
+    actual = topology.parse(config.topology)
+    assert topology.parse(f"{kind}-{size}") == actual
     assert config.dcn_data == int(slices or 1)
-    chips = found.num_chips * config.dcn_data
+    chips = actual.num_chips * config.dcn_data
     assert math.prod(config.shape(chips)) == chips
 
 

@@ -81,12 +81,12 @@ def test_a_new_column_is_written_read_exchanged_and_evaluated_by_a_score_of_its_
         np.testing.assert_allclose(score, expected)
         taken = votes_score.Disagreement()(read.student.take(np.array([4, 2])))
         np.testing.assert_allclose(taken, [expected[4], expected[2]])
-    found = evaluate_and_write(
+    actual = evaluate_and_write(
         tmp_path / "a", tmp_path / "report", score=votes_score.Disagreement(), bootstrap_samples=5
     )
-    curve, qualities = found.pooled.curves["small"], (read.student_quality, read.teacher_quality)
-    wanted = curves.deferral_curve(score, *qualities, 10.0, 80.0)
-    np.testing.assert_array_equal(curve.quality, wanted.quality)
+    curve, qualities = actual.pooled.curves["small"], (read.student_quality, read.teacher_quality)
+    reference = curves.deferral_curve(score, *qualities, 10.0, 80.0)
+    np.testing.assert_array_equal(curve.quality, reference.quality)
     assert len(set(curve.quality)) > 2
     assert (tmp_path / "report" / "report.html").exists()
 

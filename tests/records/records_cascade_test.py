@@ -42,9 +42,9 @@ def test_columns_and_rows_write_the_same_file_with_the_types_of_the_docs(tmp_pat
     write(tmp_path / "columns", rows={name: [row[name] for row in rows] for name in rows[0]})
     assert pq.read_table(tmp_path / "columns").equals(pq.read_table(tmp_path / "rows"))
     types = {field.name: field.type for field in pq.read_schema(tmp_path / "rows")}
-    wanted = (pa.string(), pa.list_(pa.int32()), pa.list_(pa.string()), pa.list_(pa.bool_()))
-    wanted += (pa.list_(pa.float32()), pa.float64(), pa.float64())
-    assert [types[f"cascade_{name}"] for name in COLUMNS] == list(wanted)
+    expected = (pa.string(), pa.list_(pa.int32()), pa.list_(pa.string()), pa.list_(pa.bool_()))
+    expected += (pa.list_(pa.float32()), pa.float64(), pa.float64())
+    assert [types[f"cascade_{name}"] for name in COLUMNS] == list(expected)
 
 
 def test_a_table_without_them_has_none(tmp_path):
@@ -52,8 +52,8 @@ def test_a_table_without_them_has_none(tmp_path):
     taken = read.take(np.array([1, 0]))
     for table in (read, taken):
         for name in (*COLUMNS, "offsets", "statistics"):
-            found = table.pieces("cascade", 0) if name == "pieces" else None
-            assert found is None if name == "pieces" else getattr(table, f"cascade_{name}") is None
+            actual = table.pieces("cascade", 0) if name == "pieces" else None
+            assert actual is None if name == "pieces" else getattr(table, f"cascade_{name}") is None
 
 
 def test_statistics_are_read_and_taken_with_those_of_the_models(tmp_path):
@@ -100,10 +100,10 @@ def test_a_metric_measures_the_cascade_anew(tmp_path):
     read = records.read(tmp_path / "accuracy")
     assert read.cascade_quality.tolist() == [1, 0] * 3 and read.cascade_statistics is None
     read = records.read(tmp_path / "corpus_chrf")
-    wanted = Chrf().statistics(
+    expected = Chrf().statistics(
         [row["target"] for row in rows], [row["cascade_answer"] for row in rows]
     )
-    np.testing.assert_array_equal(read.cascade_statistics.reshape(6, -1), wanted)
+    np.testing.assert_array_equal(read.cascade_statistics.reshape(6, -1), expected)
 
 
 def test_a_field_of_the_lines_is_the_quality_of_the_cascade_too(tmp_path):

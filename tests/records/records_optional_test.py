@@ -42,9 +42,9 @@ def test_rows_are_taken_whether_columns_were_used_before_or_not(tmp_path):
             assert_holds(read, rows)
         taken = read.take(np.array([5, 0, 1, 2])).take(np.array([3, 1, 1]))
         assert_holds(taken, [rows[i] for i in (2, 0, 0)])
-        wanted = [rows[i] for i in (2, 0, 0)]
-        assert taken.inputs.tolist() == [row["inputs"] for row in wanted]
-        tokens = [token for row in wanted for token in row["teacher_tokens"]]
+        expected = [rows[i] for i in (2, 0, 0)]
+        assert taken.inputs.tolist() == [row["inputs"] for row in expected]
+        tokens = [token for row in expected for token in row["teacher_tokens"]]
         assert taken.teacher_tokens.tolist() == tokens
         assert taken.teacher_offsets[-1] == len(tokens) == len(taken.teacher_log_probs)
 

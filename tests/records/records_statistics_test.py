@@ -17,10 +17,10 @@ from tests.support.records_statistics import make_rows, write
 
 def test_round_trip(tmp_path):
     read, rows = write(tmp_path / "a"), make_rows()
-    found = read.statistics("t1")
-    assert found.metric == Chrf() and read.statistics("t0") is None
-    assert found.student.tolist() == [rows[i]["student_statistics"] for i in (1, 3, 5)]
-    assert found.teacher.tolist() == [rows[i]["teacher_statistics"] for i in (1, 3, 5)]
+    actual = read.statistics("t1")
+    assert actual.metric == Chrf() and read.statistics("t0") is None
+    assert actual.student.tolist() == [rows[i]["student_statistics"] for i in (1, 3, 5)]
+    assert actual.teacher.tolist() == [rows[i]["teacher_statistics"] for i in (1, 3, 5)]
     types = {field.name: field.type for field in pq.read_schema(tmp_path / "a")}
     assert types["student_statistics"] == types["teacher_statistics"] == pa.list_(pa.int64())
 

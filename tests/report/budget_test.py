@@ -42,18 +42,18 @@ def point(**changes):
         policy_points.RiskCheck("loss", 0.01, 0.02, False),
         policy_points.RiskCheck("other", 0.01, math.nan, None),
     )
-    found = policy_points.PolicyPoint(
+    result = policy_points.PolicyPoint(
         "runs/<c>.json", "token", "certified", "On new examples, kept.", "log_prob",
         (0.8, math.inf), 0.1, 40, 30, 0.25, 0.71234, 4e6, 1.5e7, kept,
         ("Chosen on <these> examples.",),
     )  # fmt: skip
-    return dataclasses.replace(found, **changes)
+    return dataclasses.replace(result, **changes)
 
 
 def evaluation(**changes):
     budget = budget_file.from_values(synthetic_budget.make())
-    found = {"budget": budget, "live": {"cat": LIVE}, "points": {"cat": point()}}
-    return dataclasses.replace(small_evaluation(), **(found | changes))
+    result = {"budget": budget, "live": {"cat": LIVE}, "points": {"cat": point()}}
+    return dataclasses.replace(small_evaluation(), **(result | changes))
 
 
 def cells(page, caption):
@@ -155,15 +155,15 @@ def test_the_certificate_in_the_records_is_not_written_out_again():
 
 
 def test_what_the_page_draws_is_what_the_file_says():
-    found = report_budget.page_data(evaluation())
+    actual = report_budget.page_data(evaluation())
     made = synthetic_budget.make()
-    drawn = found["budget"]
+    drawn = actual["budget"]
     assert drawn["alphas"] == made["alphas"] and drawn["metrics"][0] == "rouge1"
     risks = [[run["alpha"], run["test"]["cost"]] for run in made["runs"]]
     np.testing.assert_allclose(drawn["risks"], risks, rtol=1e-5)
     ends = [made["ends"][name]["quality"] for name in ("student", "teacher")]
     assert drawn["ends"] == ends
-    assert found["live"]["cat"] == {"by_position": [0.5, 0.125], "reached": [40, 8]}
+    assert actual["live"]["cat"] == {"by_position": [0.5, 0.125], "reached": [40, 8]}
     (mark,) = report_budget.page_points(evaluation())["points"]
     assert mark == {"name": "cat", "cost": 4e6, "rate": None, "quality": 0.71234}
     of_answers = evaluation(points={"cat": point(level="answer")})

@@ -66,31 +66,31 @@ def stratum(row):
 
 
 def test_all_are_drawn_where_there_is_room(tables, scores):
-    found = examples.sample(tables, scores, max_examples=1000)
-    assert found["total"] == 300
-    assert [row["example_id"] for row in found["rows"]] == list(tables["a"].example_id)
+    actual = examples.sample(tables, scores, max_examples=1000)
+    assert actual["total"] == 300
+    assert [row["example_id"] for row in actual["rows"]] == list(tables["a"].example_id)
 
 
 def test_a_sample_is_even_over_tasks_and_right_or_wrong(tables, scores):
     everything = Counter(map(stratum, examples.sample(tables, scores)["rows"]))
     assert min(everything.values()) < 12 < max(everything.values()) / 5  # they are not even
-    found = examples.sample(tables, scores, max_examples=60)
-    drawn = Counter(map(stratum, found["rows"]))
+    actual = examples.sample(tables, scores, max_examples=60)
+    drawn = Counter(map(stratum, actual["rows"]))
     assert sum(drawn.values()) == 60
     # No stratum has two more than another, unless the other has given all of its rows.
     for key, count in drawn.items():
         assert all(count <= drawn[o] + 1 or drawn[o] == everything[o] for o in everything), key
     again = examples.sample(tables, scores, max_examples=60)
-    assert again == found
+    assert again == actual
     other = examples.sample(tables, scores, max_examples=60, seed=1)
-    assert other != found
+    assert other != actual
 
 
 def test_it_ends_at_its_bytes(tables, scores):
     whole = examples.sample(tables, scores)["rows"]
     limit = len(json.dumps(whole)) // 3
-    found = examples.sample(tables, scores, max_bytes=limit)["rows"]
-    assert 0.7 * limit < len(json.dumps(found)) <= limit * 1.02
+    result = examples.sample(tables, scores, max_bytes=limit)["rows"]
+    assert 0.7 * limit < len(json.dumps(result)) <= limit * 1.02
 
 
 def test_rows_hold_what_was_recorded(tables, scores):
@@ -111,6 +111,6 @@ def test_long_texts_and_answers_say_what_is_left_out(tmp_path):
 
 def test_what_the_page_escapes_counts(tmp_path):
     tables = {"a": write(tmp_path / "a", "a", np.ones(300), text=lambda i: "<&>" * 200)}
-    found = examples.sample(tables, {"a": np.zeros(300)}, max_bytes=100_000)
-    size = len(page_data.script_text(found["rows"]))
+    result = examples.sample(tables, {"a": np.zeros(300)}, max_bytes=100_000)
+    size = len(page_data.script_text(result["rows"]))
     assert 90_000 < size <= 100_000

@@ -23,9 +23,9 @@ def test_text_ends_no_script_and_reads_back():
 
 
 def test_values_become_those_of_json():
-    found = page_data.to_json({"a": np.array([1.0, np.nan, np.inf, 0.5]), "b": (np.int64(3),)})
-    assert found == {"a": [1, None, None, 0.5], "b": [3]}
-    assert isinstance(found["a"][0], int)  # shorter
+    actual = page_data.to_json({"a": np.array([1.0, np.nan, np.inf, 0.5]), "b": (np.int64(3),)})
+    assert actual == {"a": [1, None, None, 0.5], "b": [3]}
+    assert isinstance(actual["a"][0], int)  # shorter
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +45,19 @@ def built(tmp_path_factory):
 
 def test_points_are_those_of_the_metrics_file(built):
     data, written, _, _ = built
-    found = {(panel["kind"], panel["title"]): panel for panel in data["panels"]}
-    wanted = {("pooled", "demo"): written["pooled"], ("group", "exact"): written["groups"]["exact"]}
-    wanted |= {("task", task): panel for task, panel in written["tasks"].items()}
-    wanted |= {("mean", task): panel for task, panel in written["per_example"].items()}
-    assert set(found) == set(wanted) and len(data["panels"]) == len(found) == 7
+    result = {(panel["kind"], panel["title"]): panel for panel in data["panels"]}
+    expected = {
+        ("pooled", "demo"): written["pooled"],
+        ("group", "exact"): written["groups"]["exact"],
+    }
+    expected |= {("task", task): panel for task, panel in written["tasks"].items()}
+    expected |= {("mean", task): panel for task, panel in written["per_example"].items()}
+    assert set(result) == set(expected) and len(data["panels"]) == len(result) == 7
     ties = 0
-    for key, panel in found.items():
+    for key, panel in result.items():
         assert panel["is_corpus"] == (key == ("task", "to_english"))
         for name in ("xent", "cat"):
-            ours, theirs = panel["cascades"][name], wanted[key]["cascades"][name]
+            ours, theirs = panel["cascades"][name], expected[key]["cascades"][name]
             for field in ("quality", "cost", "thresholds", "is_realised"):
                 assert ours[field] == theirs["curve"][field], field
             n = panel["num_examples"]
@@ -75,21 +78,21 @@ def test_points_are_those_of_the_metrics_file(built):
 def test_counts_are_those_of_each_threshold(built):
     data, _, tables, scores = built
     for panel in data["panels"]:
-        for name, found in panel["cascades"].items():
+        for name, actual in panel["cascades"].items():
             table = tables[name]
             rows = table.task == panel["title"]
             if panel["kind"] in ("pooled", "group"):
                 rows = np.full(len(table), panel["kind"] == "pooled") | (table.task != "to_english")
             right = table.student_quality[rows] >= 0.5
-            for i, threshold in enumerate(found["thresholds"]):
-                if not found["is_realised"][i]:
+            for i, threshold in enumerate(actual["thresholds"]):
+                if not actual["is_realised"][i]:
                     continue
                 deferred = policy.defers(
                     scores[name][rows], -np.inf if threshold is None else threshold
                 )
-                assert found["right_kept"][i] == np.sum(right & ~deferred)
-                assert found["wrong_deferred"][i] == np.sum(~right & deferred)
-                assert found["rate_at_threshold"][i] == pytest.approx(np.mean(deferred), rel=1e-5)
+                assert actual["right_kept"][i] == np.sum(right & ~deferred)
+                assert actual["wrong_deferred"][i] == np.sum(~right & deferred)
+                assert actual["rate_at_threshold"][i] == pytest.approx(np.mean(deferred), rel=1e-5)
 
 
 def test_the_slider_starts_at_the_threshold_that_is_recommended(built):

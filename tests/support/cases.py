@@ -58,10 +58,10 @@ def labels_often_right(rng, student, teacher):
     """int32 labels of which some are the student's argmax, some the teacher's, some neither's."""
     shape, vocabulary = student.shape[:-1], student.shape[-1]
     draw, anything = rng.random(shape), rng.integers(0, vocabulary, shape)
-    found = np.where(
+    result = np.where(
         draw < 0.3, student.argmax(-1), np.where(draw < 0.6, teacher.argmax(-1), anything)
     )
-    return found.astype(np.int32)
+    return result.astype(np.int32)
 
 
 def top_k(logits, k):
@@ -137,8 +137,8 @@ def logits(head, hidden):
     """Logits in float64 of the operands as the head's dtype rounds them."""
     kernel = np.asarray(head.kernel.astype(head.dtype), np.float64)
     kernel = kernel.T if head.tied else kernel
-    found = np.asarray(hidden.astype(head.dtype), np.float64) * head.scale @ kernel
-    found = found if head.bias is None else found + np.asarray(head.bias, np.float64)
+    result = np.asarray(hidden.astype(head.dtype), np.float64) * head.scale @ kernel
+    result = result if head.bias is None else result + np.asarray(head.bias, np.float64)
     if head.soft_cap is not None:
-        found = head.soft_cap * np.tanh(found / head.soft_cap)
-    return found[..., : head.num_ids]
+        result = head.soft_cap * np.tanh(result / head.soft_cap)
+    return result[..., : head.num_ids]

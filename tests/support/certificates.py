@@ -19,7 +19,7 @@ def make(threshold=0.5, level="answer", score="average", limits=None, **changes)
     """A certificate of one threshold for limits by the name of a risk."""
     thresholds = (threshold,) if isinstance(threshold, float) else tuple(threshold)
     limits = {COST: 0.4} if limits is None else limits
-    found = [
+    result = [
         Risk(name, limit, -1.0 if name == LOSS else 0.0, 1.0) for name, limit in limits.items()
     ]
     candidates = tuple(
@@ -33,7 +33,7 @@ def make(threshold=0.5, level="answer", score="average", limits=None, **changes)
         "score": score,
         "thresholds": thresholds,
         "block_length": 5 if len(thresholds) > 1 else None,
-        "risks": tuple(found),
+        "risks": tuple(result),
         "delta": 0.1,
         "procedure": "pareto_testing",
         "bound": "wsr",
@@ -57,6 +57,6 @@ def write(folder: Path, *args, **changes) -> str:
     return str(path)
 
 
-def as_policy(found: Certificate) -> dict:
+def as_policy(result: Certificate) -> dict:
     """As the metadata of records hold it."""
-    return json_file.to_values(found)
+    return json_file.to_values(result)

@@ -30,9 +30,9 @@ def value_and_gradients(head, case, trained, facts, targets, weights, **options)
     return sums, gradients
 
 
-def compare(found, expected, what="", loss=1e-6, gradient=1e-5, may_vanish=False):
+def compare(actual, expected, what="", loss=1e-6, gradient=1e-5, may_vanish=False):
     """`gradient` is relative to the largest entry of each array, which is not 0 by default."""
-    (sums, d), (other, d_other) = found, expected
+    (sums, d), (other, d_other) = actual, expected
     np.testing.assert_allclose(sums.loss_sum, other.loss_sum, rtol=loss, err_msg=what)
     np.testing.assert_allclose(sums.count, other.count, rtol=1e-6, err_msg=what)
     assert sums.metrics.keys() == other.metrics.keys()

@@ -58,20 +58,20 @@ def sums(variant, options, student, teacher, targets, weights):
     """Sums over the tokens with a weight; `student` is logits [n, V], labels, weights [n]."""
     options = DEFAULTS | options
     student = np.asarray(student, np.float64)
-    found = Sums(0.0, 0.0, np.zeros(student.shape), {})
+    result = Sums(0.0, 0.0, np.zeros(student.shape), {})
     for i in range(len(student)):
         if weights[i] == 0:
             continue
         weight, facts = float(weights[i]), at(teacher, i)
         value, gradient, kept = token(variant, options, student[i], facts, targets[i])
-        found.loss_sum += weight * value
-        found.gradient[i] = weight * gradient
-        found.count += weight if options["normalizer"] == "tokens" else weight * kept
+        result.loss_sum += weight * value
+        result.gradient[i] = weight * gradient
+        result.count += weight if options["normalizer"] == "tokens" else weight * kept
         for name, (number, mask) in metrics(student[i], facts, targets[i], kept).items():
-            above, below = found.metrics.get(name, (0.0, 0.0))
-            found.metrics[name] = above + weight * mask * number, below + weight * mask
-    found.metrics["loss"] = found.loss_sum, found.count
-    return found
+            above, below = result.metrics.get(name, (0.0, 0.0))
+            result.metrics[name] = above + weight * mask * number, below + weight * mask
+    result.metrics["loss"] = result.loss_sum, result.count
+    return result
 
 
 def at(teacher, i):
@@ -168,7 +168,7 @@ def metrics(s, teacher, y, kept):
     """Each metric of a token as (number, whether the token counts for it)."""
     p = softmax(s)
     ok_s, entropy = s[y] == s.max(), -(p * np.log(p)).sum()
-    found = {
+    result = {
         "cross_entropy": (-np.log(p[y]), True),
         "student_token_accuracy": (ok_s, True),
         "kept": (kept, True),
@@ -177,14 +177,14 @@ def metrics(s, teacher, y, kept):
     }
     if teacher is not None:
         ok_l = teacher_is_right(teacher, y)
-        found["teacher_token_accuracy"] = ok_l, True
-        found["right_both"] = ok_s and ok_l, True
-        found["right_student_only"] = ok_s and not ok_l, True
-        found["right_teacher_only"] = ok_l and not ok_s, True
+        result["teacher_token_accuracy"] = ok_l, True
+        result["right_both"] = ok_s and ok_l, True
+        result["right_student_only"] = ok_s and not ok_l, True
+        result["right_teacher_only"] = ok_l and not ok_s, True
     if isinstance(teacher, np.ndarray):
         q = softmax(teacher)
-        found["teacher_kl"] = (q * np.log(q / p)).sum(), True
-    return found
+        result["teacher_kl"] = (q * np.log(q / p)).sum(), True
+    return result
 
 
 def teacher_is_right(teacher, y):

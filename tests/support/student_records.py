@@ -90,11 +90,11 @@ def _live(answers, targets, seed):
 
 def _answers(rng, targets, is_right):
     """The targets, some words of them replaced where the answer is wrong."""
-    found = []
+    result = []
     for target, right in zip(targets, is_right, strict=True):
         words = np.array(target.split())
         if not right:
             words[rng.random(len(words)) < 0.6] = "dog"
             words[0] = "dog"
-        found.append(" ".join(words))
-    return found
+        result.append(" ".join(words))
+    return result

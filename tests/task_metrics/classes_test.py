@@ -89,9 +89,9 @@ def test_matthews_correlation_at_its_ends():
 def test_group_exact_match_is_the_share_of_groups_without_an_error(seed):
     rng = np.random.default_rng(seed)
     groups = rng.integers(0, 25, 60)
-    wanted, answers = rng.integers(0, 2, 60), rng.integers(0, 2, 60)
-    expected = np.mean([(wanted == answers)[groups == g].all() for g in np.unique(groups)])
-    targets = [{"group": f"q{g}", "value": "FT"[v]} for g, v in zip(groups, wanted, strict=True)]
+    reference, answers = rng.integers(0, 2, 60), rng.integers(0, 2, 60)
+    expected = np.mean([(reference == answers)[groups == g].all() for g in np.unique(groups)])
+    targets = [{"group": f"q{g}", "value": "FT"[v]} for g, v in zip(groups, reference, strict=True)]
     got = classes.group_exact_match(targets, ["FT"[v] for v in answers])
     assert got == {"exact_match": close(expected)} and 0 < expected < 1
     as_mappings = [{"group": "-", "value": "FT"[v]} for v in answers]

@@ -65,7 +65,7 @@ def test_descriptions_that_are_refused(description, message):
 
 def test_statistics_of_some_rows():
     counts = Bleu().statistics(["a b", "c", "d e f"], ["a b", "x", "d e"])
-    found = corpus.Statistics(Bleu(), counts, 2 * counts).take(np.array([2, 0]))
-    assert found.metric == Bleu()
-    np.testing.assert_array_equal(found.student, counts[[2, 0]])
-    np.testing.assert_array_equal(found.teacher, 2 * counts[[2, 0]])
+    actual = corpus.Statistics(Bleu(), counts, 2 * counts).take(np.array([2, 0]))
+    assert actual.metric == Bleu()
+    np.testing.assert_array_equal(actual.student, counts[[2, 0]])
+    np.testing.assert_array_equal(actual.teacher, 2 * counts[[2, 0]])

@@ -63,8 +63,8 @@ def _ids(name, input_length, target_length):
 
 
 def _texts(name, split, **changes):
-    found = next(pipeline.decode_examples(_config(name, **changes), name, split))
-    return found.inputs_text, found.target_text
+    result = next(pipeline.decode_examples(_config(name, **changes), name, split))
+    return result.inputs_text, result.target_text
 
 
 def test_real_chunks_read_as_they_should(real_data):
@@ -112,9 +112,9 @@ def test_training_resumes_in_the_midst_of_a_text(real_data, name):
     fresh = pipeline.train_batches(config, ONE_DEVICE)
     fresh.set_state(state)
     for _ in range(5):
-        expected, found = next(iterator), next(fresh)
-        np.testing.assert_array_equal(found.inputs, expected.inputs)
-        np.testing.assert_array_equal(found.targets, expected.targets)
+        expected, actual = next(iterator), next(fresh)
+        np.testing.assert_array_equal(actual.inputs, expected.inputs)
+        np.testing.assert_array_equal(actual.targets, expected.targets)
 
 
 @pytest.mark.parametrize("name", [SPANS, PREFIX])

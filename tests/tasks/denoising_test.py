@@ -88,7 +88,7 @@ def test_input_and_target_give_the_text_back(lengths, training):
     rows = texts(training=training)
     # 1,641 letters end to end; no separator stands between two texts.
     text = b"".join(row["text"] for row in rows.as_numpy_iterator())
-    found = []
+    result = []
     longest = (512, 114) if lengths is None else (64, 40)
     size = denoising.chunk_length(*longest)
     made = examples(denoising.span_corruption, rows, lengths, seed=3)
@@ -98,8 +98,8 @@ def test_input_and_target_give_the_text_back(lengths, training):
         taken, count = denoising.span_counts(len(tokens))
         assert len(spans) == count and sum(map(len, spans.values())) == taken
         assert all(spans.values()) and len(tokens) <= size
-        found += tokens
-    assert bytes(token - 3 for token in found) == text
+        result += tokens
+    assert bytes(token - 3 for token in result) == text
     assert len(made) == -(-len(text) // size)
 
 
@@ -135,14 +135,14 @@ def test_all_divisions_into_spans_are_as_likely():
     def step(*arguments):
         return denoising.span_corruption(*arguments, **noise)
 
-    found = Counter()
+    result = Counter()
     for inputs, targets in examples(step, rows, {"inputs": 9, "targets": 9}, seed=1):
         _, spans = put_back(inputs, targets)
         kept = inputs.index(LAST_ID)
-        found[kept, len(spans[LAST_ID])] += 1
+        result[kept, len(spans[LAST_ID])] += 1
     divisions = list(itertools.product(range(1, 6), repeat=2))
-    assert set(found) == set(divisions)
-    counts = np.array([found[division] for division in divisions])
+    assert set(result) == set(divisions)
+    counts = np.array([result[division] for division in divisions])
     chi_square = ((counts - 1500 / 25) ** 2 / (1500 / 25)).sum()
     assert chi_square < 51.2  # 24 degrees of freedom: one in a thousand is above
 
@@ -153,13 +153,13 @@ def test_all_divisions_into_spans_are_as_likely():
 def test_prefix_and_continuation_are_the_text():
     rows = texts(sizes=(600, 30, 401))
     text = b"".join(row["text"] for row in rows.as_numpy_iterator())
-    found = []
+    result = []
     for inputs, targets in examples(denoising.prefix_lm, rows, {"inputs": 48, "targets": 32}):
         assert inputs[-1] == targets[-1] == EOS and min(len(inputs), len(targets)) > 1
         assert len(inputs) + len(targets) - 2 <= 32
-        found += inputs[:-1] + targets[:-1]
-    assert bytes(token - 3 for token in found) == text[: len(found)]
-    assert len(found) == len(text) - (len(text) % 32 == 1)  # one token alone can't be divided
+        result += inputs[:-1] + targets[:-1]
+    assert bytes(token - 3 for token in result) == text[: len(result)]
+    assert len(result) == len(text) - (len(text) % 32 == 1)  # one token alone can't be divided
 
 
 def test_a_chunk_is_divided_anywhere():

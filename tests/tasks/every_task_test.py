@@ -134,8 +134,8 @@ def _check(name, examples):
 
 def test_every_task_of_the_papers_is_registered_as_its_kind():
     assert len(KINDS) == 90
-    found = {name: catalog.card_of(name).kind for name in EVERY_TASK}
-    assert {name: found.get(name) for name in KINDS} == KINDS
+    result = {name: catalog.card_of(name).kind for name in EVERY_TASK}
+    assert {name: result.get(name) for name in KINDS} == KINDS
     assert all(catalog.card_of(name).suite == name.split("_")[1] for name in KINDS)
 
 

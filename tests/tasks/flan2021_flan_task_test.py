@@ -62,8 +62,8 @@ def _pairs(task, split):
 
 def test_evaluation_uses_the_first_prompt():
     listed = "Possible answers:\n* no\n* yes"
-    wanted = [(f"A w{i}: {listed}", ["no", "yes"][i % 2]) for i in range(306, 310)]
-    assert _pairs(TASK, "validation") == wanted
+    expected = [(f"A w{i}: {listed}", ["no", "yes"][i % 2]) for i in range(306, 310)]
+    assert _pairs(TASK, "validation") == expected
 
 
 def test_training_uses_every_prompt_for_rows_of_its_own():

@@ -181,6 +181,6 @@ def test_a_real_row_reads_as_written_here_and_its_target_is_worth_1(data_folder,
     assert texts_of(example) == (prompt, target)
     assert len(example.get("references", [target])) == answers
     task = seqio.TaskRegistry.get(NAMES[place[0]])
-    wanted = task.postprocess_fn(target, example=example, is_target=True)
-    _, values = quality.per_example_quality(task.metric_fns, [wanted], [target])
+    expected = task.postprocess_fn(target, example=example, is_target=True)
+    _, values = quality.per_example_quality(task.metric_fns, [expected], [target])
     assert values[0] == pytest.approx(1.0)

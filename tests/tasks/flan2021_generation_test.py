@@ -250,10 +250,10 @@ def test_a_row_reads_as_written_here_and_its_target_is_worth_1(tmp_path, name):
     (example,) = _examples(name)
     assert texts_of(example) == (prompt, target)
     task = seqio.TaskRegistry.get(NAMES[name])
-    wanted = task.postprocess_fn(target, example=example, is_target=True)
-    assert wanted == REFERENCES.get(name, target)
-    given = task.postprocess_fn(target, example=example, is_target=False)
-    _, values = quality.per_example_quality(task.metric_fns, [wanted], [given])
+    expected = task.postprocess_fn(target, example=example, is_target=True)
+    assert expected == REFERENCES.get(name, target)
+    arguments = task.postprocess_fn(target, example=example, is_target=False)
+    _, values = quality.per_example_quality(task.metric_fns, [expected], [arguments])
     assert values[0] == pytest.approx(1.0)
 
 
@@ -263,9 +263,9 @@ def test_texts_have_the_names_that_flans_templates_use(tmp_path, name):
     write_flan(tmp_path, name, [ROWS[name][0]])
     source = seqio.TaskRegistry.get(NAMES[name]).source
     (texts,) = [task.texts(row) for row in source.get_dataset("test", shuffle=False)]
-    wanted = FLAN_TEXTS[task.patterns or name].split()
-    assert sorted(set(texts) - {"references"}) == wanted
-    assert all(tf.convert_to_tensor(texts[text]).shape == () for text in wanted)
+    expected = FLAN_TEXTS[task.patterns or name].split()
+    assert sorted(set(texts) - {"references"}) == expected
+    assert all(tf.convert_to_tensor(texts[text]).shape == () for text in expected)
 
 
 # ---- filters and other branches

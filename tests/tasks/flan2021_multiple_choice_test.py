@@ -299,10 +299,10 @@ def test_every_answer_of_record_is_right(tmp_path):
     assert target == ["Birds can fly.", "The birds can fly."]
     answers = {"The birds can fly.": (1.0, 1.0), "Birds can fly": (0.0, 1.0), "Pigs": (0.0, 0.0)}
     for answer, (accuracy, em) in answers.items():
-        found = {}
+        actual = {}
         for metric_fn in task.metric_fns:
-            found |= metric_fn([target], [answer])
-        assert (found["accuracy"], found["em"]) == (accuracy, em)
+            actual |= metric_fn([target], [answer])
+        assert (actual["accuracy"], actual["em"]) == (accuracy, em)
 
 
 def test_openbookqa_gives_the_fact_first(tmp_path):

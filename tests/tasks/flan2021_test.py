@@ -154,8 +154,8 @@ def _rates(mixture):
     opened = pipeline.open_mixture(
         pipeline.DataConfig(mixture, 64, 8, batch_size=2, shuffle_buffer=4)  # a copy, as in a run
     )
-    found = {task: opened.provider.get_rate(copy) for task, copy in opened.tasks.items()}
-    return {n.removeprefix("cascade_flan2021_").removesuffix("_v1"): r for n, r in found.items()}
+    result = {task: opened.provider.get_rate(copy) for task, copy in opened.tasks.items()}
+    return {n.removeprefix("cascade_flan2021_").removesuffix("_v1"): r for n, r in result.items()}
 
 
 def _full():

@@ -246,30 +246,30 @@ def test_the_target_as_answer_is_worth_1_and_the_others_less(data_folder):
         examples = _examples(name, "validation")[:20]
         pairs = [(texts_of(e)[1], e) for e in examples]
         targets = [task.postprocess_fn(t, example=e, is_target=True) for t, e in pairs]
-        for answers, wanted in ([t for t, _ in pairs], 1.0), (["?"] * len(pairs), 0.0):
-            given = [
+        for answers, expected in ([t for t, _ in pairs], 1.0), (["?"] * len(pairs), 0.0):
+            arguments = [
                 task.postprocess_fn(a, example=e, is_target=False)
                 for a, (_, e) in zip(answers, pairs, strict=True)
             ]
-            metric, values = quality.per_example_quality(task.metric_fns, targets, given)
-            assert metric == "accuracy" and (values == wanted).all(), name
+            metric, values = quality.per_example_quality(task.metric_fns, targets, arguments)
+            assert metric == "accuracy" and (values == expected).all(), name
 
 
 def test_figures_of_the_whole_split(data_folder):
     sources.set_data_dir(data_folder)
-    found = {}
+    actual = {}
     for name in ("cb", "cola", "multirc", "stsb"):
         task = seqio.TaskRegistry.get(NAMES[name])
         pairs = [(texts_of(e)[1], e) for e in _examples(name, "test")]
         targets = [task.postprocess_fn(t, example=e, is_target=True) for t, e in pairs]
         answers = [task.postprocess_fn(t, example=e, is_target=False) for t, e in pairs]
         for metric_fn in task.metric_fns:
-            found |= {f"{name} {k}": v for k, v in metric_fn(targets, answers).items()}
+            actual |= {f"{name} {k}": v for k, v in metric_fn(targets, answers).items()}
     names = (
         "cb accuracy|cb mean_3class_f1|cola accuracy|cola matthews_corrcoef|multirc accuracy|"
         "multirc f1|multirc exact_match|stsb pearson_corrcoef|stsb spearman_corrcoef"
     )
-    assert found == pytest.approx(dict.fromkeys(names.split("|"), 1.0))
+    assert actual == pytest.approx(dict.fromkeys(names.split("|"), 1.0))
 
 
 # ---- rows of our own
@@ -308,8 +308,8 @@ def test_snli_drops_rows_without_a_label_after_slicing(tmp_path):
 
 def test_neutral_tweets_are_dropped(tmp_path):
     rows = [{"text": "t", "polarity": polarity} for polarity in range(5)]
-    wanted = ["negative", "negative", "positive", "positive"]
-    assert _targets(tmp_path, "sentiment140", rows) == wanted
+    expected = ["negative", "negative", "positive", "positive"]
+    assert _targets(tmp_path, "sentiment140", rows) == expected
 
 
 def test_scores_are_rounded(tmp_path):

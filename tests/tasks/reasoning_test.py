@@ -85,12 +85,12 @@ def test_a_real_row_reads_as_it_should(real_data, place):
     ],
 )
 def test_the_options_are_the_letters_of_the_choices(real_data, name, split, counts):
-    found = dict.fromkeys(counts, 0)
+    actual = dict.fromkeys(counts, 0)
     rows = seqio.TaskRegistry.get(name).source.rows(split)
     field = "choices" if name == MMLU else "choices/text"
     for row, example in zip(rows, _examples(name, split), strict=True):
         choices = row[field]
-        found[len(choices)] += 1
+        actual[len(choices)] += 1
         inputs, target = texts_of(example)
         assert [option.decode() for option in example["options"]] == list("ABCDE")[: len(choices)]
         right = row["answer" if name == MMLU else "answerKey"]
@@ -98,7 +98,7 @@ def test_the_options_are_the_letters_of_the_choices(real_data, name, split, coun
         assert inputs.endswith(
             " ".join(f"({letter}) {c}" for letter, c in zip("ABCDE", choices, strict=False))
         )
-    assert found == counts
+    assert actual == counts
 
 
 @pytest.mark.parametrize("name", [ARC_C, ARC_E, MMLU])

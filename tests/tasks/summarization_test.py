@@ -57,15 +57,15 @@ def test_short_summaries_are_counted_in_words_or_in_tokens(tmp_path):
     summaries = [" ".join([word] * n) for word, n in [("dog", 20), ("dog", 21), ("gzwf", 10)]]
     pangram = "the quick brown fox jumps over the lazy dog and the quick dog jumps over the fox"
     _write(tmp_path, [{"document": pangram, "summary": text} for text in summaries])
-    found = pipeline.decode_examples(_config(SHORT), SHORT, "validation")
-    assert [example.target_text for example in found] == [summaries[0], summaries[2]]
+    result = pipeline.decode_examples(_config(SHORT), SHORT, "validation")
+    assert [example.target_text for example in result] == [summaries[0], summaries[2]]
     # Trained on the pangram and "dog": no piece is much of the other word.
     _write(tmp_path, [{"document": pangram, "summary": summaries[0]}] * 5, "train")
     trained = training.train_sentencepiece(XSUM, str(tmp_path / "v"), 290)
     loaded = vocabulary.load_vocabulary(trained.model_path)
     assert [len(loaded.encode(text)) <= 20 for text in summaries] == [True, False, False]
-    found = pipeline.decode_examples(_config(SHORT, trained.model_path), SHORT, "validation")
-    assert [example.target_text for example in found] == summaries[:1]
+    result = pipeline.decode_examples(_config(SHORT, trained.model_path), SHORT, "validation")
+    assert [example.target_text for example in result] == summaries[:1]
     with pytest.raises(ValueError, match="no split 'train'"):
         next(pipeline.decode_examples(_config(SHORT), SHORT, "train"))
 

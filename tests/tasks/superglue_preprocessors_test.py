@@ -153,6 +153,6 @@ def test_wsc_marks_its_spans(row, referent_form, spans_form, referent):
 def test_wsc_compares_the_answer_with_the_referent(answer, label, correct):
     example = {"targets_pretokenized": b"the old dog", "label": np.int64(label)}
     target = preprocessors.is_wsc_referent("the old dog", example=example, is_target=True)
-    given = preprocessors.is_wsc_referent(answer, example=example, is_target=False)
+    arguments = preprocessors.is_wsc_referent(answer, example=example, is_target=False)
     assert target == ["False", "True"][label]
-    assert quality.accuracy([target], [given]) == {"accuracy": correct}
+    assert quality.accuracy([target], [arguments]) == {"accuracy": correct}

@@ -222,9 +222,9 @@ def test_record_resumes_in_the_midst_of_a_row_with_several_answers(real_data):
     fresh = pipeline.train_batches(config, ONE_DEVICE)
     fresh.set_state(state)
     for _ in range(25):  # over the end of the 44 examples
-        expected, found = next(iterator), next(fresh)
-        np.testing.assert_array_equal(found.inputs, expected.inputs)
-        np.testing.assert_array_equal(found.targets, expected.targets)
+        expected, actual = next(iterator), next(fresh)
+        np.testing.assert_array_equal(actual.inputs, expected.inputs)
+        np.testing.assert_array_equal(actual.targets, expected.targets)
 
 
 def test_multirc_groups_the_answers_of_a_question_and_has_no_tags(real_data):
@@ -310,9 +310,9 @@ def test_cb_names_its_labels_in_the_builders_order(tmp_path, label, target):
 )
 def test_mixtures_hold_the_eight_tasks_at_these_rates(name, rates):
     opened = pipeline.open_mixture(_config(name))  # a copy, as every run has it
-    found = {task: opened.provider.get_rate(copy) for task, copy in opened.tasks.items()}
+    actual = {task: opened.provider.get_rate(copy) for task, copy in opened.tasks.items()}
     expected = {f"cascade_superglue_{n}_v1": rate for n, rate in zip(NAMES, rates, strict=True)}
-    assert found == expected
+    assert actual == expected
 
 
 # ---- bad files

@@ -76,10 +76,10 @@ FIRST_ROWS = {
 def test_a_real_row_reads_as_it_should(data_folder, pair):
     sources.set_data_dir(data_folder)
     assert catalog.card_of(_name(pair)) == catalog.TaskCard("wmt22", "translation")
-    (found,) = _examples(pair, "newstest2021", 1)
-    assert (found.inputs_text, found.target_text) == FIRST_ROWS[pair]
-    assert found.target == [found.target_text]
-    assert _examples(pair, "validation", 1)[0].inputs_text == found.inputs_text
+    (actual,) = _examples(pair, "newstest2021", 1)
+    assert (actual.inputs_text, actual.target_text) == FIRST_ROWS[pair]
+    assert actual.target == [actual.target_text]
+    assert _examples(pair, "validation", 1)[0].inputs_text == actual.inputs_text
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -92,8 +92,8 @@ def test_bleu_takes_the_tokenizer_of_the_language(pair):
 @pytest.mark.parametrize("pair", ["en-ru", "en-zh", "ja-en"])
 def test_the_target_as_answer_is_worth_1(data_folder, pair):
     sources.set_data_dir(data_folder)
-    found = _examples(pair, "validation", 5)
-    targets, answers = [e.target for e in found], [e.target_text for e in found]
+    result = _examples(pair, "validation", 5)
+    targets, answers = [e.target for e in result], [e.target_text for e in result]
     metrics = seqio.TaskRegistry.get(_name(pair)).metric_fns
     name, values = quality.per_example_quality(metrics, targets, answers)
     assert name == "sentence_bleu" and values == pytest.approx([1.0] * 5)
@@ -103,10 +103,14 @@ def test_the_target_as_answer_is_worth_1(data_folder, pair):
 
 def test_all_references_of_a_row_count(tmp_path):
     _write(tmp_path, "en-zh", [{"en": "dog", "zh": "狗", "references": ["狗", "犬"]}])
-    (found,) = _examples("en-zh", "newstest2021")
-    assert (found.target_text, found.target) == ("狗", ["狗", "犬"])
+    (actual,) = _examples("en-zh", "newstest2021")
+    assert (actual.target_text, actual.target) == ("狗", ["狗", "犬"])
     chrf = seqio.TaskRegistry.get(_name("en-zh")).metric_fns[1]
-    assert [chrf([found.target], [answer])["corpus_chrf"] for answer in "狗犬猫"] == [1.0, 1.0, 0.0]
+    assert [chrf([actual.target], [answer])["corpus_chrf"] for answer in "狗犬猫"] == [
+        1.0,
+        1.0,
+        0.0,
+    ]
 
 
 def test_the_splits_are_files_of_the_folder(data_folder):
@@ -133,8 +137,8 @@ def test_mixtures_hold_the_six_directions_at_these_rates(tmp_path, name, rates):
         row = dict.fromkeys(pair.split("-"), "a")
         _write(tmp_path, pair, [row] * (30001 if pair == "en-ru" else 5), "train")
     opened = pipeline.open_mixture(_config(name))  # a copy, as every run has it
-    found = {task: opened.provider.get_rate(copy) for task, copy in opened.tasks.items()}
-    assert found == {_name(pair): rate for pair, rate in zip(PAIRS, rates, strict=True)}
+    actual = {task: opened.provider.get_rate(copy) for task, copy in opened.tasks.items()}
+    assert actual == {_name(pair): rate for pair, rate in zip(PAIRS, rates, strict=True)}
 
 
 def test_an_unknown_pair_is_answered_with_the_six():
@@ -304,7 +308,7 @@ def test_training_text_is_read_from_all_parts(tmp_path, mtdata, pair):
 def test_a_sample_is_drawn_from_all_of_it(tmp_path, mtdata):
     wmt22_folder.write_train(tmp_path / "all", "en-ja", mtdata, ids=IDS)
     every = _rows(tmp_path / "all", "en-ja", "train")
-    found = set()
+    actual = set()
     for seed in range(80):
         count = wmt22_folder.write_train(
             tmp_path / "few", "en-ja", mtdata, ids=IDS, rows=5, seed=seed
@@ -312,8 +316,8 @@ def test_a_sample_is_drawn_from_all_of_it(tmp_path, mtdata):
         few = _rows(tmp_path / "few", "en-ja", "train")
         places = [every.index(row) for row in few]
         assert 4 <= len(few) == count <= 5 and places == sorted(set(places))  # one line is blank
-        found |= set(places)
-    assert found == set(range(42))
+        actual |= set(places)
+    assert actual == set(range(42))
 
 
 def test_missing_or_unequal_parts_are_named(tmp_path, mtdata):

@@ -33,21 +33,21 @@ def facts(tokens: int, vocab: int, k: int, seed: int = 0) -> TokenFacts:
 @pytest.mark.parametrize("tokens", [0, 1, 8, 13])
 def test_what_is_written_is_read_within_the_stated_error(dtype, vocab, k, tokens):
     holding = Holding(vocab, k, dtype)
-    given = facts(tokens, vocab, k)
-    record = holding.encode(given)
+    arguments = facts(tokens, vocab, k)
+    record = holding.encode(arguments)
     assert len(record) == holding.num_bytes(tokens)
-    found = holding.decode(record, tokens)
-    np.testing.assert_array_equal(found.label_is_best, given.label_is_best)
+    actual = holding.decode(record, tokens)
+    np.testing.assert_array_equal(actual.label_is_best, arguments.label_is_best)
     floor = -math.inf if FLOORS[dtype] is None else -FLOORS[dtype]
     names = ["label_log_probs", *["log_probs"] * (k > 0), *["log_tail"] * (0 < k < vocab)]
     for name in names:
-        mine, true = holding.unrounded(getattr(found, name)), getattr(given, name)
+        mine, true = holding.unrounded(getattr(actual, name)), getattr(arguments, name)
         np.testing.assert_allclose(mine, np.maximum(true, floor), atol=ERRORS[dtype], rtol=0)
     if k:
-        np.testing.assert_array_equal(found.ids, given.ids)
+        np.testing.assert_array_equal(actual.ids, arguments.ids)
     else:
-        assert found.ids is None and found.log_probs is None
-    assert (found.log_tail is None) == (not 0 < k < vocab)
+        assert actual.ids is None and actual.log_probs is None
+    assert (actual.log_tail is None) == (not 0 < k < vocab)
 
 
 def test_bytes_of_a_token_are_those_of_the_table():

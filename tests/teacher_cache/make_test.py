@@ -223,13 +223,13 @@ def test_a_saved_position_is_that_of_the_next_step(folder, mesh):
 
     straight, batches = opened(), opened()
     expected = [next(straight) for _ in range(7)]
-    found = [next(batches)]
+    actual = [next(batches)]
     for taken in (1, 0, 2, 3):
         state = batches.get_state()
         batches = opened()
         batches.set_state(state)
-        found += [next(batches) for _ in range(taken)]
-    for mine, theirs in zip(found, expected, strict=True):
+        actual += [next(batches) for _ in range(taken)]
+    for mine, theirs in zip(actual, expected, strict=True):
         for ours, other in zip(*map(jax.tree.leaves, (mine, theirs)), strict=True):
             np.testing.assert_array_equal(ours, other)
 
@@ -240,8 +240,8 @@ def test_the_shapes_of_facts_are_known_without_data(folder, mesh, loss):
     batches, _ = taught_batches.open_batches(run, pipeline.open_mixture(DATA), mesh)
     facts = next(batches).teacher
     expected = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), facts)
-    found = taught_batches.fact_shapes(run, rules.batch_sharding(mesh))
-    assert expected == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), found)
+    actual = taught_batches.fact_shapes(run, rules.batch_sharding(mesh))
+    assert expected == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), actual)
 
 
 # ------------------------------------------------------------------ what is kept
@@ -263,8 +263,8 @@ def test_facts_are_those_of_whole_logits(folder, mesh, cache, pack):
     lookup = taught_batches.Lookup(run, pipeline.open_mixture(data), holding)
     lookup._needs_top_k = holding.top_k > 0
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    given = pipeline.HostBatches(data, "train", pipeline.host_shard(one, 16, data.row_length))
-    rows = next(given)
+    arguments = pipeline.HostBatches(data, "train", pipeline.host_shard(one, 16, data.row_length))
+    rows = next(arguments)
     facts = lookup(rows, "train")
     batch = Batch(**vars(pipeline.to_global_batch(rows, one, 16)))
     step = checkpoints.chosen_step(folder / "teacher", "best")

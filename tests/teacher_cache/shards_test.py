@@ -32,10 +32,10 @@ def facts_of(number: int) -> TokenFacts:
     )
 
 
-def same(found: TokenFacts, number: int) -> bool:
-    given = HOLDING.decode(HOLDING.encode(facts_of(number)), number % 7 + 1)
+def same(result: TokenFacts, number: int) -> bool:
+    arguments = HOLDING.decode(HOLDING.encode(facts_of(number)), number % 7 + 1)
     return all(np.array_equal(mine, theirs) for mine, theirs in zip(
-        vars(found).values(), vars(given).values(), strict=True
+        vars(result).values(), vars(arguments).values(), strict=True
     ))  # fmt: skip
 
 
@@ -53,8 +53,8 @@ def cache(tmp_path):
 
 
 def complete(folder):
-    found = shards_lib.shards_in(folder, "mine")
-    text = json.dumps({"shards": {name: facts["bytes"] for name, facts in found.items()}})
+    result = shards_lib.shards_in(folder, "mine")
+    text = json.dumps({"shards": {name: facts["bytes"] for name, facts in result.items()}})
     (folder / "complete.json").write_text(text)
 
 
@@ -64,8 +64,8 @@ def test_every_example_is_found_in_any_order(cache):
     order = np.random.default_rng(0).permutation(1000).tolist() + [5, 5]
     for start in range(0, len(order), 64):
         numbers = order[start : start + 64]
-        found = reader.find([key_of(number) for number in numbers])
-        assert all(same(facts, number) for facts, number in zip(found, numbers, strict=True))
+        result = reader.find([key_of(number) for number in numbers])
+        assert all(same(facts, number) for facts, number in zip(result, numbers, strict=True))
     missing = reader.find([key_of(1000), key_of(3), bytes(16), b"\xff" * 16])
     assert [facts is None for facts in missing] == [True, False, False, True]
     assert reader.find([]) == []

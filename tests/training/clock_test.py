@@ -46,8 +46,8 @@ def test_parts_and_goodput(tick):
         metrics.GOODPUT: 40.0 / 180.0,
     }
     tick(20)
-    found = clock.take()
-    assert metrics.STEP_SECONDS not in found and found[metrics.GOODPUT] == 40.0 / 200.0
+    result = clock.take()
+    assert metrics.STEP_SECONDS not in result and result[metrics.GOODPUT] == 40.0 / 200.0
 
 
 class Device:
@@ -64,13 +64,13 @@ def test_the_peak_of_devices_by_their_kind():
 
 
 def test_the_share_of_the_chips_peak_in_the_metrics(tmp_path):
-    found = {metrics.TARGET_TOKENS: 80.0}
+    result = {metrics.TARGET_TOKENS: 80.0}
     reporter = reporting.Reporter(tmp_path, "run", 0, 2, step_flops=3e12, peak_flops=4e14)
     with contextlib.closing(reporter):
         with reporter.clock.part(STEP):
             time.sleep(0.02)
         reporter.clock.step_done()
-        reporter.train(1, 1, found)
+        reporter.train(1, 1, result)
     (line,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     rate = 3e12 / line[metrics.STEP_SECONDS]
     assert line[metrics.STEP_SECONDS] >= 0.02

@@ -98,7 +98,7 @@ def test_a_decoder_pair_trains_and_its_cascade_is_collected(folder):
 def test_a_run_starts_from_layers_of_another(folder):
     mesh = MESH.build()
     alike = dataclasses.replace(SMALL, attention_kinds=LARGE.attention_kinds)
-    found = parameters.first_parameters(
+    actual = parameters.first_parameters(
         start.FromLayers("teacher", LARGE, layers=[2]),
         "student",
         alike,
@@ -108,15 +108,15 @@ def test_a_run_starts_from_layers_of_another(folder):
     )
     teacher = _saved(folder, "teacher", LARGE)
     expected = shallow.choose_layers(teacher, alike, LARGE, layers=[2])
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
-    wanted = state_lib.abstract_parameters(families.build(alike), mesh)
-    assert jax.tree.map(lambda leaf: leaf.sharding, found) == jax.tree.map(
-        lambda leaf: leaf.sharding, wanted
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+    reference = state_lib.abstract_parameters(families.build(alike), mesh)
+    assert jax.tree.map(lambda leaf: leaf.sharding, actual) == jax.tree.map(
+        lambda leaf: leaf.sharding, reference
     )
     # Three small steps later it is still far nearer to them than a fresh model would be.
     trained = _saved(folder, "student", alike)
     moved = float(
-        jnp.abs(trained["logits_dense"]["kernel"] - found["logits_dense"]["kernel"]).max()
+        jnp.abs(trained["logits_dense"]["kernel"] - actual["logits_dense"]["kernel"]).max()
     )
     assert 0 < moved < 0.1
 
@@ -158,8 +158,8 @@ def test_fused_and_plain_heads_agree_for_every_kind_of_pair(name):
         )
 
         def value(params, loss_fn=loss_fn):
-            found = loss_fn(params, frozen, batch)
-            return found.loss_sum, found.count
+            result = loss_fn(params, frozen, batch)
+            return result.loss_sum, result.count
 
         (loss, count), gradient = jax.jit(jax.value_and_grad(value, has_aux=True))(params)
         assert count == batch.weights.sum()

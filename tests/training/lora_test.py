@@ -105,12 +105,12 @@ def _arrays(checkpoint: Path) -> dict[str, np.ndarray]:
     base = f"file://{checkpoint}/state/"
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     keys = [key.decode() for key in store.list().result()]
-    found = {}
+    actual = {}
     for name in sorted(key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray")):
         kvstore = {"driver": "ocdbt", "base": base, "path": name + "/"}
         array = tensorstore.open({"driver": "zarr", "kvstore": kvstore}).result()
-        found[name] = array.read().result()
-    return found
+        actual[name] = array.read().result()
+    return actual
 
 
 def _merged(trained, run="lora", step=4) -> dict[tuple, np.ndarray]:
@@ -127,10 +127,10 @@ def _merged(trained, run="lora", step=4) -> dict[tuple, np.ndarray]:
     return merged
 
 
-def _assert_params(found, expected):
-    found = flatten_dict(jax.device_get(found))
-    assert found.keys() == expected.keys()
-    for path, leaf in found.items():
+def _assert_params(actual, expected):
+    actual = flatten_dict(jax.device_get(actual))
+    assert actual.keys() == expected.keys()
+    for path, leaf in actual.items():
         np.testing.assert_allclose(
             leaf, expected[path], rtol=1e-5, atol=1e-6, err_msg="/".join(path)
         )
@@ -156,9 +156,9 @@ def test_the_base_stays_as_it_is_and_the_run_is_read_merged(trained):
     base = saved.load(trained.folder / "base", 0, trained.model, _mesh())
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(base), trained.base)
     expected = _merged(trained)
-    found = saved.load(trained.folder / "lora", 4, trained.model, _mesh())
-    _assert_params(found, expected)
-    assert jax.tree.map(lambda leaf: leaf.sharding, found) == jax.tree.map(
+    actual = saved.load(trained.folder / "lora", 4, trained.model, _mesh())
+    _assert_params(actual, expected)
+    assert jax.tree.map(lambda leaf: leaf.sharding, actual) == jax.tree.map(
         lambda leaf: leaf.sharding, base
     )
     moved = {p for p, leaf in flatten_dict(trained.base).items() if (leaf != expected[p]).any()}
@@ -170,11 +170,11 @@ def test_a_run_that_was_interrupted_ends_bitwise_the_same(trained, tmp_path):
     shutil.copytree(trained.folder, tmp_path / "moved")
     shutil.rmtree(tmp_path / "moved" / "lora" / "checkpoints" / "4")
     train_one(_run("lora", trained.model), tmp_path / "moved", _mesh())
-    found = _arrays(tmp_path / "moved" / "lora" / "checkpoints" / "4")
+    actual = _arrays(tmp_path / "moved" / "lora" / "checkpoints" / "4")
     expected = _arrays(trained.folder / "lora" / "checkpoints" / "4")
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+        np.testing.assert_array_equal(actual[name], array, err_msg=name)
 
 
 def test_its_answers_are_those_of_the_merged_model(trained):
@@ -202,8 +202,8 @@ def test_its_answers_are_those_of_the_merged_model(trained):
     for row in range(8):
         span = slice(table.student_offsets[row], table.student_offsets[row + 1])
         expected = np.take_along_axis(log_p[row], tokens[row][:, None], -1)[:, 0]
-        found = table.student_log_probs[span]
-        np.testing.assert_allclose(found, expected[: len(found)], rtol=1e-3, atol=1e-4)
+        actual = table.student_log_probs[span]
+        np.testing.assert_allclose(actual, expected[: len(actual)], rtol=1e-3, atol=1e-4)
 
 
 def test_it_is_exported_merged(trained, tmp_path, capsys):
@@ -218,11 +218,11 @@ def test_it_is_exported_merged(trained, tmp_path, capsys):
 def test_runs_go_on_from_a_lora_run(trained):
     """All parameters are trained from the merged ones, or adapters are put on adapters."""
     where = trained.folder, _mesh(), pipeline.open_mixture(DATA).fingerprint
-    found = saved.first_parameters(
+    actual = saved.first_parameters(
         start.FromRun("lora", checkpoint="last"), "more", trained.model, *where
     )
     expected = _merged(trained)
-    _assert_params(found, expected)
+    _assert_params(actual, expected)
     more = _run("more", trained.model, start=start.FromRun("lora", checkpoint="last"),
                 lora=Lora(rank=1, targets=("query",), alpha=3.0), steps=1, eval_split=None,
                 teacher_run="lora")  # fmt: skip
@@ -345,7 +345,7 @@ def _update(shape, microbatches=1):
 
 def test_a_mesh_with_microbatches_gives_the_update_of_one_device():
     start, expected, report = _update((1, 1, 1))
-    start_here, found, report_here = _update((2, 2, 2), microbatches=4)
+    start_here, actual, report_here = _update((2, 2, 2), microbatches=4)
     jax.tree.map(np.testing.assert_array_equal, start_here, start)
     assert report_here == pytest.approx(report, rel=1e-5)
 
@@ -354,4 +354,4 @@ def test_a_mesh_with_microbatches_gives_the_update_of_one_device():
         assert moved > 1e-3, path
         np.testing.assert_allclose(ours, theirs, atol=1e-3 * moved, err_msg=str(path))
 
-    jax.tree_util.tree_map_with_path(close, found, expected, start)
+    jax.tree_util.tree_map_with_path(close, actual, expected, start)

@@ -37,24 +37,24 @@ def rate(schedule, warmup, done):
 
 @pytest.mark.parametrize(("schedule", "warmup"), CASES)
 def test_the_schedule_is_its_formula_at_every_update(schedule, warmup):
-    found = adafactor(schedule, warmup).learning_rate_schedule()
+    actual = adafactor(schedule, warmup).learning_rate_schedule()
     expected = [rate(schedule, warmup, done) for done in range(DECAY_STEPS + 5)]
-    ours = [float(found(jnp.asarray(done))) for done in range(DECAY_STEPS + 5)]
+    ours = [float(actual(jnp.asarray(done))) for done in range(DECAY_STEPS + 5)]
     np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-7 * PEAK)
 
 
 def test_the_first_updates_of_a_warm_up_in_figures():
-    found = adafactor("inverse_square_root", 4).learning_rate_schedule()
-    ours = [float(found(jnp.asarray(done))) for done in (0, 1, 2, 3, 4, 16)]
+    result = adafactor("inverse_square_root", 4).learning_rate_schedule()
+    ours = [float(result(jnp.asarray(done))) for done in (0, 1, 2, 3, 4, 16)]
     np.testing.assert_allclose(ours, [0.005, 0.01, 0.015, 0.02, 0.02, 0.01], rtol=1e-6)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_a_decay_ends_at_nothing_and_stays_there(schedule):
-    found = adafactor(schedule, 5).learning_rate_schedule()
-    after = [float(found(step)) for step in (DECAY_STEPS, DECAY_STEPS + 1, 10 * DECAY_STEPS)]
+    result = adafactor(schedule, 5).learning_rate_schedule()
+    after = [float(result(step)) for step in (DECAY_STEPS, DECAY_STEPS + 1, 10 * DECAY_STEPS)]
     np.testing.assert_allclose(after, 0.0, atol=1e-9)
-    assert float(found(DECAY_STEPS - 1)) > 1e-5
+    assert float(result(DECAY_STEPS - 1)) > 1e-5
 
 
 def steps(optimizer, count=8, size=6):
@@ -62,13 +62,13 @@ def steps(optimizer, count=8, size=6):
     rng = np.random.default_rng(3)
     weights = {"w": jnp.asarray(rng.normal(size=(size, size)), jnp.float32)}
     state = optimizer.init(weights)
-    found = []
+    result = []
     for _ in range(count):
         gradient = {"w": jnp.asarray(rng.normal(size=(size, size)), jnp.float32)}
         updates, state = optimizer.update(gradient, state, weights)
         weights = optax.apply_updates(weights, updates)
-        found.append(np.asarray(weights["w"]))
-    return found
+        result.append(np.asarray(weights["w"]))
+    return result
 
 
 @pytest.mark.parametrize(("schedule", "warmup"), [c for c in CASES if c[1] in (0, 5)])

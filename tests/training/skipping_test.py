@@ -30,15 +30,15 @@ def test_a_bad_gradient_changes_nothing_and_a_good_one_is_as_ever(bad):
 
 
 def test_which_figures_are_bad():
-    def found(loss, norm):
+    def result(loss, norm):
         one = np.float32(1)
         return {
             metrics.LOSS: metrics.Ratio(np.float32(loss), one),
             metrics.GRADIENT_NORM: metrics.Ratio(np.float32(norm), one),
         }
 
-    assert skipping.is_finite(found(1, 1)) and skipping.is_finite({})
-    assert not skipping.is_finite(found(np.nan, 1)) and not skipping.is_finite(found(1, np.inf))
+    assert skipping.is_finite(result(1, 1)) and skipping.is_finite({})
+    assert not skipping.is_finite(result(np.nan, 1)) and not skipping.is_finite(result(1, np.inf))
 
 
 def test_the_list_forgets_steps_that_run_again(tmp_path):

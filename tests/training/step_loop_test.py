@@ -42,16 +42,16 @@ def events(monkeypatch):
     def make_train_step(*args):
         train_step = make(*args)
 
-        def step(*given):
-            state, found = train_step(*given)
-            results.append(found)
+        def step(*arguments):
+            state, result = train_step(*arguments)
+            results.append(result)
             events.append(("given", len(results)))
-            return state, found
+            return state, result
 
         return step
 
     def block_until_ready(tree):
-        events.extend(("ready", n) for n, found in enumerate(results, 1) if found is tree)
+        events.extend(("ready", n) for n, result in enumerate(results, 1) if result is tree)
         return wait(tree)
 
     def read(array):
@@ -87,8 +87,8 @@ def test_the_host_waits_for_a_step_only_where_it_logs(events, tmp_path):
     waits = [(step, events[:i]) for i, (what, step) in enumerate(events) if what == "ready"]
     assert len(waits) > STEPS / 2
     for step, before in waits:
-        given = max(n for what, n in before if what == "given")
-        assert given - step == AHEAD or given == step == 1
+        arguments = max(n for what, n in before if what == "given")
+        assert arguments - step == AHEAD or arguments == step == 1
     # And no further ahead: batches would fill the devices' memory.
     for what, step in events:
         if what == "batch" and step > 4 and (step - 1) % LOG_EVERY > AHEAD:
@@ -97,11 +97,11 @@ def test_the_host_waits_for_a_step_only_where_it_logs(events, tmp_path):
 
 
 def test_a_first_evaluation_may_compile(tmp_path, monkeypatch):
-    told = []
+    evaluated = []
 
     class Watch(step_loop.Watchdog):
         def progress(self, next_thing, may_compile=False):
-            told.append((next_thing, may_compile))
+            evaluated.append((next_thing, may_compile))
             super().progress(next_thing, may_compile)
 
     monkeypatch.setattr(step_loop, "Watchdog", Watch)
@@ -116,6 +116,6 @@ def test_a_first_evaluation_may_compile(tmp_path, monkeypatch):
         eval_every=2,
     )
     train_one(run, tmp_path, MeshConfig().build())
-    compiles = [next_thing for next_thing, may_compile in told if may_compile]
+    compiles = [next_thing for next_thing, may_compile in evaluated if may_compile]
     assert compiles == ["the first step", "the evaluation after step 2"]
-    assert ("the evaluation after step 4", False) in told
+    assert ("the evaluation after step 4", False) in evaluated

@@ -92,34 +92,34 @@ def update(
     )
     batch = jax.device_put(batch or usual_batch(), rules.batch_sharding(mesh))
     for _ in range(steps):
-        state, found = train_step(state, teacher, batch, jax.random.key(2))
+        state, result = train_step(state, teacher, batch, jax.random.key(2))
     return Update(
         jax.device_get(state.params),
-        {name: float(ratio.value()) for name, ratio in found.items()},
+        {name: float(ratio.value()) for name, ratio in result.items()},
         before,
         teacher_before,
         jax.device_get(teacher),
     )
 
 
-def assert_same_update(found: Update, expected: Update):
-    assert found.metrics.keys() == expected.metrics.keys()
+def assert_same_update(actual: Update, expected: Update):
+    assert actual.metrics.keys() == expected.metrics.keys()
     for name, value in expected.metrics.items():
-        assert found.metrics[name] == pytest.approx(value, rel=2e-6), name
+        assert actual.metrics[name] == pytest.approx(value, rel=2e-6), name
 
     def close(path, ours, theirs, start):
         # Relative to how far the parameters moved, not only to their size.
         moved = np.abs(theirs - start).max()
         np.testing.assert_allclose(ours, theirs, atol=max(1e-4 * moved, 1e-8), err_msg=str(path))
 
-    jax.tree_util.tree_map_with_path(close, found.params, expected.params, expected.params_before)
+    jax.tree_util.tree_map_with_path(close, actual.params, expected.params, expected.params_before)
 
 
 @pytest.fixture(scope="module")
 def one_device():
-    found = update()
-    assert 0.2 < found.metrics["kept"] < 0.5  # alpha has a say: some tokens count, others do not
-    return found
+    result = update()
+    assert 0.2 < result.metrics["kept"] < 0.5  # alpha has a say: some tokens count, others do not
+    return result
 
 
 def slow(*values):
@@ -161,9 +161,9 @@ def test_microbatches_of_unequal_target_counts_equal_one_batch(one_device):
 def test_microbatches_on_a_mesh_equal_one_batch_with_the_kept_normalizer():
     loss = variants.CATXent(normalizer="kept")
     batch = with_some_right(fakes.ragged_batch(32, seed=4))
-    found = update(MeshConfig(4, 1, 2), microbatches=4, loss=loss, batch=batch)
-    assert 0.2 < found.metrics["kept"] < 0.5
-    assert_same_update(found, update(loss=loss, batch=batch))
+    actual = update(MeshConfig(4, 1, 2), microbatches=4, loss=loss, batch=batch)
+    assert 0.2 < actual.metrics["kept"] < 0.5
+    assert_same_update(actual, update(loss=loss, batch=batch))
 
 
 def test_the_teacher_stays_bitwise_and_its_gradient_is_exactly_zero(one_device):
@@ -185,10 +185,10 @@ def test_the_teacher_stays_bitwise_and_its_gradient_is_exactly_zero(one_device):
 def test_a_batch_without_targets_changes_no_parameter_and_no_figure_is_nan():
     batch = fakes.ragged_batch(16)
     empty = dataclasses.replace(batch, weights=np.zeros_like(batch.weights))
-    found = update(batch=empty)
-    jax.tree.map(np.testing.assert_array_equal, found.params, found.params_before)
-    assert found.metrics["target_tokens"] == 0
-    assert found.metrics["gradient_norm"] == 0 and found.metrics["loss"] == 0
+    actual = update(batch=empty)
+    jax.tree.map(np.testing.assert_array_equal, actual.params, actual.params_before)
+    assert actual.metrics["target_tokens"] == 0
+    assert actual.metrics["gradient_norm"] == 0 and actual.metrics["loss"] == 0
 
 
 def test_dropout_depends_on_the_step_alone():

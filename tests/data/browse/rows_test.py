@@ -97,8 +97,8 @@ def halves(dataset, output_features, sequence_length=None):
     return dataset.map(lambda row: {name: row[name][:most] for name in ("inputs", "targets")})
 
 
-@pytest.mark.parametrize("given, length", [({}, 4), ({"input_length": 7}, 7)])
-def test_a_task_that_makes_rows_of_the_lengths_is_whole(given, length):
+@pytest.mark.parametrize("arguments, length", [({}, 4), ({"input_length": 7}, 7)])
+def test_a_task_that_makes_rows_of_the_lengths_is_whole(arguments, length):
     name = "row_view_fitting_v1"
     rows = [{"inputs": "abcdefghij", "targets": "klmnopqrst"}]
     source = sources.GeneratedSource(lambda split: rows, ["train"], {"inputs": str, "targets": str})
@@ -106,7 +106,7 @@ def test_a_task_that_makes_rows_of_the_lengths_is_whole(given, length):
     byte = seqio.ByteVocabulary(extra_ids=3)
     seqio.TaskRegistry.add(name, source, features.output_features(byte), preprocessors=steps)
     try:
-        (example,) = view(name, **given)
+        (example,) = view(name, **arguments)
         assert example.inputs.length == len(example.inputs.ids) == length
         assert example.inputs.text == "abcdefghij"[:length] and not example.inputs.cut_text
     finally:

@@ -46,10 +46,10 @@ def wealth_by_hand(losses, limit, delta):
 @pytest.mark.parametrize("delta", [0.1, 0.005])
 def test_betting_is_the_product_by_hand(limit, delta):
     losses = losses_of(12, 80) * min(1, 2.5 * limit)
-    found = bounds.p_values(losses, limit, bounds.WSR, delta=delta)
+    actual = bounds.p_values(losses, limit, bounds.WSR, delta=delta)
     expected = [wealth_by_hand(row.tolist(), limit, delta) for row in losses]
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
-    assert np.ptp(np.log(found)) > 1
+    np.testing.assert_allclose(actual, expected, rtol=1e-9)
+    assert np.ptp(np.log(actual)) > 1
 
 
 def test_betting_does_not_certify_early_luck():
@@ -82,18 +82,18 @@ def test_binomial_is_scipys_and_the_sum():
     from scipy import stats
 
     losses = (losses_of(20, 50) > 0.5).astype(np.int64)
-    found = bounds.p_values(losses, 0.3, "binomial")
+    actual = bounds.p_values(losses, 0.3, "binomial")
     k = losses.sum(axis=1)
-    np.testing.assert_allclose(found, [binomial_cdf(i, 50, 0.3) for i in k], rtol=1e-10)
-    np.testing.assert_allclose(found, stats.binom.cdf(k, 50, 0.3), rtol=1e-12)
+    np.testing.assert_allclose(actual, [binomial_cdf(i, 50, 0.3) for i in k], rtol=1e-10)
+    np.testing.assert_allclose(actual, stats.binom.cdf(k, 50, 0.3), rtol=1e-12)
 
 
 def test_papers_counts_tokens_and_warns():
     tokens = losses_of(10, 40 * 7).reshape(10, 40, 7) > 0.4
     with pytest.warns(bounds.IndependentTokensWarning, match="independent"):
-        found = bounds.p_values(tokens.mean(axis=2), 0.35, "paper", tokens_per_sequence=7)
+        actual = bounds.p_values(tokens.mean(axis=2), 0.35, "paper", tokens_per_sequence=7)
     expected = [binomial_cdf(row.sum(), 280, 0.35) for row in tokens]
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(actual, expected, rtol=1e-9)
 
 
 def test_the_others_do_not_warn():

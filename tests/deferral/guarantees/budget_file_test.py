@@ -29,45 +29,45 @@ def changed(path, value):
 def test_every_field_is_read(tmp_path):
     made = synthetic_budget.make()
     (tmp_path / "budget.json").write_text(json.dumps(made))
-    found = budget_file.load(tmp_path / "budget.json")
+    actual = budget_file.load(tmp_path / "budget.json")
     for name in ("name", "level", "uncertainty", "delta", "max_length", "objective", "repeats"):
-        assert getattr(found, name) == made[name]
+        assert getattr(actual, name) == made[name]
     for name in ("metrics", "alphas", "deferred_by_position"):
-        assert list(getattr(found, name)) == made[name]
-    assert found.ends.teacher.quality == made["ends"]["teacher"]["quality"]
-    assert found.ends.student.cost == 0 and math.isnan(found.runs[0].test.worse)
-    for candidate, wanted in zip(found.candidates, made["candidates"], strict=True):
-        for at, value in enumerate(wanted["cost"]):
+        assert list(getattr(actual, name)) == made[name]
+    assert actual.ends.teacher.quality == made["ends"]["teacher"]["quality"]
+    assert actual.ends.student.cost == 0 and math.isnan(actual.runs[0].test.worse)
+    for candidate, expected in zip(actual.candidates, made["candidates"], strict=True):
+        for at, value in enumerate(expected["cost"]):
             assert math.isnan(candidate.cost[at]) if value is None else candidate.cost[at] == value
-        assert candidate.hypervolume == wanted["hypervolume"]
-        assert candidate.quality["rouge1"][0] == wanted["quality"]["rouge1"][0]
-    assert found.candidates[0].thresholds == (math.inf,)
-    assert found.candidates[-1].thresholds == (-math.inf,)
-    for run, wanted in zip(found.runs, made["runs"], strict=True):
-        assert (run.alpha, run.repeat) == (wanted["alpha"], wanted["repeat"])
-        assert list(run.accepted) == wanted["accepted"] and run.certified == wanted["certified"]
-        assert run.test.flops == wanted["test"]["flops"]
-        assert (run.p_values is None) == (wanted["repeat"] > 0)
-        assert (run.thresholds is None) == (wanted["thresholds"] is None)
-        assert set(run.baselines) == set(wanted["baselines"])
-    assert found.first_run.alpha == 0.2 and found.first_run.repeat == 0
+        assert candidate.hypervolume == expected["hypervolume"]
+        assert candidate.quality["rouge1"][0] == expected["quality"]["rouge1"][0]
+    assert actual.candidates[0].thresholds == (math.inf,)
+    assert actual.candidates[-1].thresholds == (-math.inf,)
+    for run, expected in zip(actual.runs, made["runs"], strict=True):
+        assert (run.alpha, run.repeat) == (expected["alpha"], expected["repeat"])
+        assert list(run.accepted) == expected["accepted"] and run.certified == expected["certified"]
+        assert run.test.flops == expected["test"]["flops"]
+        assert (run.p_values is None) == (expected["repeat"] > 0)
+        assert (run.thresholds is None) == (expected["thresholds"] is None)
+        assert set(run.baselines) == set(expected["baselines"])
+    assert actual.first_run.alpha == 0.2 and actual.first_run.repeat == 0
 
 
 def test_figures_over_repeats_are_those_of_numpy():
     made = synthetic_budget.make()
-    for found in budget_file.from_values(made).over_alphas():
-        runs = [run for run in made["runs"] if run["alpha"] == found.alpha]
+    for actual in budget_file.from_values(made).over_alphas():
+        runs = [run for run in made["runs"] if run["alpha"] == actual.alpha]
         costs = np.array([run["test"]["cost"] for run in runs])
-        assert found.cost.mean == pytest.approx(costs.mean())
-        assert (found.cost.low, found.cost.high) == (costs.min(), costs.max())
-        assert found.share_within == pytest.approx((costs <= found.alpha).mean())
-        assert found.share_certified == sum(run["certified"] for run in runs) / 5
+        assert actual.cost.mean == pytest.approx(costs.mean())
+        assert (actual.cost.low, actual.cost.high) == (costs.min(), costs.max())
+        assert actual.share_within == pytest.approx((costs <= actual.alpha).mean())
+        assert actual.share_certified == sum(run["certified"] for run in runs) / 5
         for metric in made["metrics"]:
             values = [run["test"]["quality"][metric] for run in runs]
-            assert found.quality[metric].mean == pytest.approx(np.mean(values))
+            assert actual.quality[metric].mean == pytest.approx(np.mean(values))
             for name in ("random_tokens", "whole_answers", "oracle"):
                 values = [run["baselines"][name]["quality"][metric] for run in runs]
-                assert found.baselines[name][metric] == pytest.approx(np.mean(values))
+                assert actual.baselines[name][metric] == pytest.approx(np.mean(values))
     assert 0 < min(f.share_within for f in budget_file.from_values(made).over_alphas()) <= 1
 
 
@@ -75,9 +75,9 @@ def test_a_promise_of_quality_limits_what_is_lost():
     made = synthetic_budget.make(promise="quality")
     for run in made["runs"]:
         run["test"]["worse"] = round(run["alpha"] + 0.01 * (run["repeat"] - 2.5), 4)
-    for found in budget_file.from_values(made).over_alphas():
-        assert found.risk.mean == pytest.approx(found.alpha - 0.005)
-        assert found.share_within == pytest.approx(3 / 5) and found.cost.mean < found.alpha
+    for actual in budget_file.from_values(made).over_alphas():
+        assert actual.risk.mean == pytest.approx(actual.alpha - 0.005)
+        assert actual.share_within == pytest.approx(3 / 5) and actual.cost.mean < actual.alpha
     made |= {"promise": "cost", "quality_drop": 0.1}
     within = {at.alpha: at.share_within for at in budget_file.from_values(made).over_alphas()}
     assert within[0.05] == 1 and within[0.15] == within[0.2] == 0  # both limits count
@@ -89,24 +89,24 @@ def test_what_has_no_policy_counts_as_not_certified_only():
     for run in made["runs"][:2] + made["runs"][15:]:
         run |= dict.fromkeys(("thresholds", "calibration", "test", "baselines"))
         run |= {"certified": False, "accepted": []}
-    found = budget_file.from_values(made)
-    first, *_, last = found.over_alphas()
+    actual = budget_file.from_values(made)
+    first, *_, last = actual.over_alphas()
     costs = [run["test"]["cost"] for run in made["runs"][2:5]]
     assert first.cost.mean == pytest.approx(np.mean(costs)) and first.share_within == 1
     assert first.share_certified == 2 / 5  # repeat 4 has the fallback
     assert last.share_certified == 0 and math.isnan(last.cost.mean)
     assert math.isnan(last.share_within) and math.isnan(last.baselines["oracle"]["rouge1"])
-    assert found.first_run.test is None and math.isnan(found.deferred_by_position[3])
+    assert actual.first_run.test is None and math.isnan(actual.deferred_by_position[3])
 
 
 def test_alphas_may_stand_in_any_order_and_a_baseline_in_some_runs():
     made = synthetic_budget.make()
     made["alphas"].reverse()
     del made["runs"][0]["baselines"]["oracle"]
-    found = budget_file.from_values(made)
-    assert found.alphas == (0.05, 0.1, 0.15, 0.2) and found.first_run.alpha == 0.2
+    actual = budget_file.from_values(made)
+    assert actual.alphas == (0.05, 0.1, 0.15, 0.2) and actual.first_run.alpha == 0.2
     rest = [run["baselines"]["oracle"]["quality"]["rouge1"] for run in made["runs"][1:5]]
-    at = found.over_alphas()[0].baselines
+    at = actual.over_alphas()[0].baselines
     assert at["oracle"]["rouge1"] == pytest.approx(np.mean(rest)) and len(at) == 3
 
 

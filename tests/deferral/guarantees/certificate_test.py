@@ -157,11 +157,11 @@ def test_it_knows_what_it_was_calibrated_on(tmp_path):
 
 
 def test_splits_have_the_fingerprints_of_their_ids():
-    found = learn_then_test.calibrate(
+    result = learn_then_test.calibrate(
         CalibrationSettings([BUDGET]), measured("one", 50, 0), measured("two", 60, 1)
     )
     whole = certificate.from_calibration(
-        found, "answer", "average", "1 - quality", {}, DataIdentity()
+        result, "answer", "average", "1 - quality", {}, DataIdentity()
     )
     ids = {"one": [f"one/{i}" for i in range(50)], "two": [f"two/{i}" for i in range(60)]}
     assert whole.splits == {name: splits.split_fingerprint(ids[name]) for name in ids}

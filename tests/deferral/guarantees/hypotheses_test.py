@@ -13,14 +13,14 @@ DELTA = st.sampled_from([0.02, 0.1, 0.3])
 
 @given(p=P, delta=DELTA)
 def test_bonferroni_and_holm(p, delta):
-    found = hypotheses.bonferroni(np.array(p), delta)
-    assert found.tolist() == [value * len(p) <= delta for value in p]
+    actual = hypotheses.bonferroni(np.array(p), delta)
+    assert actual.tolist() == [value * len(p) <= delta for value in p]
     left, rejected = sorted(range(len(p)), key=lambda i: p[i]), set()
     while left and p[left[0]] <= delta / len(left):
         rejected.add(left.pop(0))
     holm = hypotheses.holm(np.array(p), delta)
     assert set(np.flatnonzero(holm)) == rejected
-    assert np.all(holm[found])  # Holm rejects all that Bonferroni does
+    assert np.all(holm[actual])  # Holm rejects all that Bonferroni does
 
 
 @given(p=P, delta=DELTA, data=st.data())
@@ -31,8 +31,8 @@ def test_the_fixed_sequence_stops_at_the_first_failure(p, delta, data):
         if p[index] > delta:
             break
         rejected.add(index)
-    found = hypotheses.fixed_sequence(np.array(p), delta, order)
-    assert set(np.flatnonzero(found)) == rejected
+    result = hypotheses.fixed_sequence(np.array(p), delta, order)
+    assert set(np.flatnonzero(result)) == rejected
 
 
 def test_p_values_that_are_none_are_refused():

@@ -28,7 +28,7 @@ def p_of(split, risk, delta):
 
 def test_pareto_testing_is_its_definition():
     first, second = both()
-    found = learn_then_test.calibrate(SETTINGS, first, second)
+    actual = learn_then_test.calibrate(SETTINGS, first, second)
     p = [p_of(first, BUDGET, 0.1), p_of(second, BUDGET, 0.1)]
     means = np.stack([first.objective.mean(axis=1), first.losses[COST].mean(axis=1)], axis=1)
     on_front = [
@@ -41,12 +41,12 @@ def test_pareto_testing_is_its_definition():
             break
         accepted.append(index)
     assert 2 < len(accepted) < len(order)
-    assert set(found.accepted) == set(accepted)
+    assert set(actual.accepted) == set(accepted)
     best = min(accepted, key=lambda i: second.objective[i].mean())
-    assert found.chosen == best and found.thresholds == first.thresholds[best]
-    assert found.thresholds[0] >= 0.8  # where the true cost is the budget
-    assert (found.num_first, found.num_second) == (200, 200)
-    for i, candidate in enumerate(found.candidates):
+    assert actual.chosen == best and actual.thresholds == first.thresholds[best]
+    assert actual.thresholds[0] >= 0.8  # where the true cost is the budget
+    assert (actual.num_first, actual.num_second) == (200, 200)
+    for i, candidate in enumerate(actual.candidates):
         assert candidate.first_p == p[0][i] and candidate.second_p == p[1][i]
         assert candidate.first_risks == {COST: pytest.approx(means[i, 1])}
         assert candidate.rank == (order.index(i) if i in order else None)
@@ -66,10 +66,10 @@ def test_a_second_split_that_is_measured_only_as_far_as_needed_gives_the_same():
             objective=second.objective[rows],
         )
         assert len(asked) < 20
-    found, whole = learn_then_test.decide(proposal, part), learn_then_test.decide(proposal, second)
-    assert found.thresholds == whole.thresholds and found.accepted == whole.accepted
-    assert len(found.accepted) == len(asked) - 1  # the last has failed
-    assert sum(candidate.second_p is None for candidate in found.candidates) == 21 - len(asked)
+    actual, whole = learn_then_test.decide(proposal, part), learn_then_test.decide(proposal, second)
+    assert actual.thresholds == whole.thresholds and actual.accepted == whole.accepted
+    assert len(actual.accepted) == len(asked) - 1  # the last has failed
+    assert sum(candidate.second_p is None for candidate in actual.candidates) == 21 - len(asked)
     rows = [second.row_of(value) for value in asked[1:]]
     lacking = dataclasses.replace(
         second,
@@ -85,11 +85,11 @@ def test_a_second_split_that_is_measured_only_as_far_as_needed_gives_the_same():
 def test_the_others_take_both_splits_together(procedure):
     first, second = both(thresholds=np.linspace(1, 0.5, 21))  # from the safest
     settings = Settings([BUDGET], procedure=procedure)
-    found = learn_then_test.calibrate(settings, first, second)
+    actual = learn_then_test.calibrate(settings, first, second)
     losses = np.concatenate([first.losses[COST], second.losses[COST]], axis=1)
     level = 0.1 if procedure == "fixed_sequence" else 0.1 / 21
     p = bounds.p_values(losses, 0.2, "wsr", delta=level)
-    np.testing.assert_array_equal([c.first_p for c in found.candidates], p)
+    np.testing.assert_array_equal([c.first_p for c in actual.candidates], p)
     if procedure == "bonferroni":
         expected = set(np.flatnonzero(p <= 0.1 / 21))
     elif procedure == "fixed_sequence":
@@ -98,10 +98,10 @@ def test_the_others_take_both_splits_together(procedure):
         expected, left = set(), sorted(range(21), key=lambda i: p[i])
         while p[left[0]] <= 0.1 / len(left):
             expected.add(left.pop(0))
-    assert set(found.accepted) == expected and expected
+    assert set(actual.accepted) == expected and expected
     objective = np.concatenate([first.objective, second.objective], axis=1).mean(axis=1)
-    assert found.chosen == min(expected, key=lambda i: objective[i])
-    assert (found.num_first, found.num_second) == (400, 0)
+    assert actual.chosen == min(expected, key=lambda i: objective[i])
+    assert (actual.num_first, actual.num_second) == (400, 0)
 
 
 def test_the_p_value_of_several_risks_is_the_largest():
@@ -109,9 +109,9 @@ def test_the_p_value_of_several_risks_is_the_largest():
     settings = Settings([BUDGET, FLOOR])
     expected = np.maximum(p_of(first, BUDGET, 0.1), p_of(first, FLOOR, 0.1))
     np.testing.assert_array_equal(settings.p_values(first), expected)
-    found = learn_then_test.calibrate(settings, first, second)
-    assert found.accepted
-    for index in found.accepted:
+    actual = learn_then_test.calibrate(settings, first, second)
+    assert actual.accepted
+    for index in actual.accepted:
         assert p_of(second, BUDGET, 0.1)[index] <= 0.1
         assert p_of(second, FLOOR, 0.1)[index] <= 0.1
         assert first.thresholds[index][0] >= 0.8  # the budget
@@ -128,9 +128,9 @@ def test_nothing_certified_falls_back():
     }
     for risks, expected in cases.items():
         first, second = both(thresholds=costly)
-        found = learn_then_test.calibrate(Settings(risks), first, second)
-        assert found.chosen is None and found.accepted == ()
-        assert found.thresholds == expected
+        actual = learn_then_test.calibrate(Settings(risks), first, second)
+        assert actual.chosen is None and actual.accepted == ()
+        assert actual.thresholds == expected
 
 
 def test_a_fallback_has_as_many_thresholds_as_the_candidates():
@@ -143,8 +143,8 @@ def test_a_fallback_has_as_many_thresholds_as_the_candidates():
 
 def test_an_infinite_threshold_costs_nothing_and_is_accepted():
     first, second = both(thresholds=[0.1, 0.5, math.inf])
-    found = learn_then_test.calibrate(SETTINGS, first, second)
-    assert found.accepted == (2,) and found.thresholds == (math.inf,)
+    actual = learn_then_test.calibrate(SETTINGS, first, second)
+    assert actual.accepted == (2,) and actual.thresholds == (math.inf,)
 
 
 def test_too_few_examples_are_told_how_many_could():

@@ -27,10 +27,10 @@ def squares(points, reference=REFERENCE):
 
 @given(points=st.lists(st.tuples(COORDINATE, COORDINATE, COORDINATE), max_size=12))
 def test_the_front_is_what_no_pair_excludes(points):
-    found = pareto.non_dominated(np.array(points, float).reshape(-1, 3))
+    actual = pareto.non_dominated(np.array(points, float).reshape(-1, 3))
     for i, a in enumerate(points):
         beaten = any(b != a and all(y <= x for x, y in zip(a, b, strict=True)) for b in points)
-        assert found[i] == (not beaten)
+        assert actual[i] == (not beaten)
 
 
 @given(points=POINTS)
@@ -40,9 +40,9 @@ def test_hypervolume_counts_squares(points):
 
 @given(points=POINTS, candidates=st.lists(st.tuples(COORDINATE, COORDINATE), max_size=5))
 def test_improvement_is_the_difference(points, candidates):
-    found = pareto.improvement(array(candidates), array(points), REFERENCE)
+    actual = pareto.improvement(array(candidates), array(points), REFERENCE)
     before = squares(points)
-    assert found.tolist() == [squares([*points, c]) - before for c in candidates]
+    assert actual.tolist() == [squares([*points, c]) - before for c in candidates]
 
 
 def test_the_example():

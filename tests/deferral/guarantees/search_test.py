@@ -12,10 +12,10 @@ from tests.benchmarks import search_curves as curves
 GRID = np.linspace(0.0, 1.0, 400)[:, None]
 
 
-def searched(found, function):
-    for thresholds in found:
-        found.tell(thresholds, function(np.array(thresholds[0])))
-    return found
+def searched(result, function):
+    for thresholds in result:
+        result.tell(thresholds, function(np.array(thresholds[0])))
+    return result
 
 
 @pytest.mark.parametrize("function", [curves.cheap_soon, curves.waves, curves.stairs])
@@ -24,8 +24,8 @@ def test_25_evaluations_find_99_percent_of_400(function, seed):
     everything = function(GRID[:, 0])
     reference = pareto.reference_point(everything)
     whole = pareto.hypervolume(everything, reference)
-    found = searched(search.BayesianSearch(GRID, 25, seed=seed), function)
-    reached = found.hypervolumes(reference)[-1]
+    result = searched(search.BayesianSearch(GRID, 25, seed=seed), function)
+    reached = result.hypervolumes(reference)[-1]
     assert reached >= 0.99 * whole
     evenly = everything[np.linspace(0, 399, 25).astype(int)]
     assert pareto.hypervolume(evenly, reference) < 0.98 * whole
@@ -37,17 +37,17 @@ def test_a_front_in_two_pieces_is_found_whole():
     grid, function = np.linspace(-5.0, 10.0, 400)[:, None], curves.schaffer_2
     everything = function(grid[:, 0])
     reference = pareto.reference_point(everything)
-    found = searched(search.BayesianSearch(grid, 25), function)
-    reached = found.hypervolumes(reference)[-1]
+    result = searched(search.BayesianSearch(grid, 25), function)
+    reached = result.hypervolumes(reference)[-1]
     assert reached >= 0.98 * pareto.hypervolume(everything, reference)
-    places = np.array([trial.thresholds[0] for trial in found.front()])
+    places = np.array([trial.thresholds[0] for trial in result.front()])
     assert np.any((places > 1) & (places < 2)) and np.any((places > 4) & (places < 5))
 
 
 def test_a_grid_asks_for_all_once():
-    found = searched(search.GridSearch(GRID[::40]), curves.cost_and_loss)
-    assert [trial.thresholds[0] for trial in found.trials] == GRID[::40, 0].tolist()
-    assert found.ask() is None
+    actual = searched(search.GridSearch(GRID[::40]), curves.cost_and_loss)
+    assert [trial.thresholds[0] for trial in actual.trials] == GRID[::40, 0].tolist()
+    assert actual.ask() is None
 
 
 def test_what_is_asked_depends_on_what_was_told_alone():
@@ -63,33 +63,33 @@ def test_what_is_asked_depends_on_what_was_told_alone():
 
 
 def test_no_candidate_is_asked_for_twice_until_there_is_none_left():
-    found = searched(search.BayesianSearch(GRID[::40], 50), curves.cost_and_loss)
-    assert sorted(trial.thresholds[0] for trial in found.trials) == GRID[::40, 0].tolist()
+    result = searched(search.BayesianSearch(GRID[::40], 50), curves.cost_and_loss)
+    assert sorted(trial.thresholds[0] for trial in result.trials) == GRID[::40, 0].tolist()
 
 
 def test_a_warm_start_counts_and_may_be_off_the_grid():
-    found = search.BayesianSearch(GRID, 9)
+    result = search.BayesianSearch(GRID, 9)
     for x in (0.31111, 0.7):
-        found.tell(x, curves.cost_and_loss(np.array(x)))
-    searched(found, curves.cost_and_loss)
-    assert len(found.trials) == 9
-    first = found.trials[2].thresholds[0]
+        result.tell(x, curves.cost_and_loss(np.array(x)))
+    searched(result, curves.cost_and_loss)
+    assert len(result.trials) == 9
+    first = result.trials[2].thresholds[0]
     assert first == 0.0 or first == 1.0  # far from both
 
 
 def test_objectives_that_never_change_are_no_trouble():
-    found = searched(search.BayesianSearch(GRID, 10), lambda x: np.array([0.5, 0.25]))
-    assert len(found.trials) == 10
+    result = searched(search.BayesianSearch(GRID, 10), lambda x: np.array([0.5, 0.25]))
+    assert len(result.trials) == 10
     # Nothing promises anything, so it goes on filling the largest gaps.
-    places = np.sort([trial.thresholds[0] for trial in found.trials])
+    places = np.sort([trial.thresholds[0] for trial in result.trials])
     assert np.diff(places).max() < 0.2
 
 
 def test_infinite_thresholds_have_a_place():
     candidates = np.array([-math.inf, *np.linspace(1, 5, 30), math.inf])[:, None]
-    found = search.BayesianSearch(candidates, 8)
-    searched(found, lambda x: curves.schaffer_1(np.clip(x, 0, 6) - 2))
-    asked = {trial.thresholds[0] for trial in found.trials}
+    result = search.BayesianSearch(candidates, 8)
+    searched(result, lambda x: curves.schaffer_1(np.clip(x, 0, 6) - 2))
+    asked = {trial.thresholds[0] for trial in result.trials}
     assert {-math.inf, math.inf} <= asked and len(asked) == 8
 
 
@@ -102,14 +102,14 @@ def test_the_search_does_not_depend_on_the_scale_of_the_score():
 
 
 def test_front_and_hypervolumes_are_of_the_evaluations():
-    found = search.GridSearch(np.arange(4.0)[:, None])
+    actual = search.GridSearch(np.arange(4.0)[:, None])
     for x, objectives in enumerate([(0.0, 2.0), (2.0, 2.0), (1.0, 1.0), (1.5, 0.0)]):
-        found.tell(float(x), objectives)
-    assert [trial.objectives for trial in found.front()] == [(0.0, 2.0), (1.0, 1.0), (1.5, 0.0)]
-    volumes = found.hypervolumes(np.array([3.0, 3.0]))
+        actual.tell(float(x), objectives)
+    assert [trial.objectives for trial in actual.front()] == [(0.0, 2.0), (1.0, 1.0), (1.5, 0.0)]
+    volumes = actual.hypervolumes(np.array([3.0, 3.0]))
     np.testing.assert_allclose(volumes, [3.0, 3.0, 5.0, 6.5])
-    reference = pareto.reference_point(found.objectives())
-    assert found.hypervolumes()[-1] == pareto.hypervolume(found.objectives(), reference)
+    reference = pareto.reference_point(actual.objectives())
+    assert actual.hypervolumes()[-1] == pareto.hypervolume(actual.objectives(), reference)
 
 
 def test_thresholds_of_blocks_are_searched():
@@ -122,14 +122,14 @@ def test_thresholds_of_blocks_are_searched():
     one = np.linspace(0.0, 1.0, 20)[:, None]
     candidates = search.several_thresholds(one, 2, count=400)
     assert len(candidates) == 400
-    found = search.BayesianSearch(candidates, 20)
-    for thresholds in found:
-        found.tell(thresholds, function(thresholds))
+    actual = search.BayesianSearch(candidates, 20)
+    for thresholds in actual:
+        actual.tell(thresholds, function(thresholds))
     same = np.array([function((x, x)) for x in one[:, 0]])
     everything = np.array([function(row) for row in candidates])
     reference = pareto.reference_point(everything)
-    assert found.hypervolumes(reference)[-1] > pareto.hypervolume(same, reference)
-    assert found.hypervolumes(reference)[-1] > 0.95 * pareto.hypervolume(everything, reference)
+    assert actual.hypervolumes(reference)[-1] > pareto.hypervolume(same, reference)
+    assert actual.hypervolumes(reference)[-1] > 0.95 * pareto.hypervolume(everything, reference)
 
 
 def test_candidates_of_blocks():
@@ -173,8 +173,8 @@ def test_bad_input_is_refused(build, message):
 
 
 def test_told_twice_is_refused():
-    found = search.GridSearch(GRID)
-    found.tell(0.5, (0.0, 1.0))
+    result = search.GridSearch(GRID)
+    result.tell(0.5, (0.0, 1.0))
     with pytest.raises(ValueError, match=r"\[0.5\] were evaluated before"):
-        found.tell(0.5, (0.0, 1.0))
-    assert dataclasses.asdict(found.trials[0])["objectives"] == (0.0, 1.0)
+        result.tell(0.5, (0.0, 1.0))
+    assert dataclasses.asdict(result.trials[0])["objectives"] == (0.0, 1.0)

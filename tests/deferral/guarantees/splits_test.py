@@ -33,16 +33,16 @@ def test_fingerprints_tell_texts_apart():
     assert splits.split_fingerprint(["a", "b"]) != splits.split_fingerprint(["ab"])
 
 
-def parts(found):
-    return [found.first.tolist(), found.second.tolist(), found.test.tolist()]
+def parts(result):
+    return [result.first.tolist(), result.second.tolist(), result.test.tolist()]
 
 
 @pytest.mark.parametrize("sizes", [(10, 10, 20), (5, 8, 3), (1, 1, None)])
 def test_a_draw_shares_no_row_and_has_the_sizes(sizes):
-    found = parts(splits.draw(np.arange(40), None, sizes, seed=3))
-    rows = sum(found, [])
+    result = parts(splits.draw(np.arange(40), None, sizes, seed=3))
+    rows = sum(result, [])
     assert len(set(rows)) == len(rows) and set(rows) <= set(range(40))
-    assert [len(part) for part in found] == [sizes[0], sizes[1], sizes[2] or 38]
+    assert [len(part) for part in result] == [sizes[0], sizes[1], sizes[2] or 38]
 
 
 def test_the_seed_alone_decides():
@@ -51,9 +51,9 @@ def test_the_seed_alone_decides():
 
 
 def test_rows_of_another_split_are_tested_on_and_nothing_else_of_them():
-    found = splits.draw(np.arange(25), np.arange(25, 40), (10, 15, None), seed=0)
-    assert sorted([*found.first, *found.second]) == list(range(25))
-    assert sorted(found.test) == list(range(25, 40))
+    result = splits.draw(np.arange(25), np.arange(25, 40), (10, 15, None), seed=0)
+    assert sorted([*result.first, *result.second]) == list(range(25))
+    assert sorted(result.test) == list(range(25, 40))
 
 
 @pytest.mark.parametrize("sizes, test_rows", [((30, 10, None), None), ((10, 10, 21), None),

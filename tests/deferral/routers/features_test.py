@@ -36,8 +36,8 @@ def test_quantiles_lengths_and_embeddings_side_by_side(lists):
 @given(lists=LISTS)
 def test_probabilities_are_padded_with_zeros(lists):
     answers = answers_of(lists)
-    found = ProbabilityFeatures(length=5).matrix(answers, 5)
-    for row, log_probs in zip(found, rows_of(answers, answers.log_probs), strict=True):
+    actual = ProbabilityFeatures(length=5).matrix(answers, 5)
+    for row, log_probs in zip(actual, rows_of(answers, answers.log_probs), strict=True):
         expected = np.zeros(5)
         expected[: len(log_probs)] = np.exp(log_probs)[:5]
         np.testing.assert_allclose(row, expected, rtol=1e-6)

@@ -18,8 +18,8 @@ NEW_STANDARD = (NEW - FEATURES.mean(0)) / [*FEATURES.std(0)[:4], 1.0]
 
 def test_logistic_regression_is_scikit_learns():
     model = LogisticRegression(C=0.5, max_iter=1000).fit(STANDARD, IS_ONE)
-    found = fitting.logistic(FEATURES, IS_ONE, l2=2.0)(NEW)
-    np.testing.assert_allclose(found, model.decision_function(NEW_STANDARD), rtol=1e-6, atol=1e-6)
+    actual = fitting.logistic(FEATURES, IS_ONE, l2=2.0)(NEW)
+    np.testing.assert_allclose(actual, model.decision_function(NEW_STANDARD), rtol=1e-6, atol=1e-6)
 
 
 def test_the_network_is_scikit_learns():
@@ -50,8 +50,8 @@ def test_a_target_in_between_weighs_both_labels():
     chance = np.array([0.1, 0.3, 0.6, 0.9])
     expected = -np.sum(targets * np.log(chance) + (1 - targets) * np.log(1 - chance))
     of_row = chance[rows[:, 0].astype(int)]
-    found = -np.sum(weights * np.log(np.where(labels == 1, of_row, 1 - of_row)))
-    assert found == pytest.approx(expected, rel=1e-12)
+    actual = -np.sum(weights * np.log(np.where(labels == 1, of_row, 1 - of_row)))
+    assert actual == pytest.approx(expected, rel=1e-12)
     assert fitting.weighted_labels(features, np.array([0.0, 1.0, 1.0, 0.0]))[2] is None
 
 

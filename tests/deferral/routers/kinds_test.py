@@ -66,8 +66,8 @@ def test_a_score_is_the_expected_loss_or_gain(name, target):
     router = dataclasses.replace(dict(zip(NAMES, KINDS, strict=True))[name], target=target)
     score = router.fit(answers, student, teacher, "train")(answers)
     expected = (0.7, 0.2) if target == "student_wrong" else (0.3, -0.2)
-    found = score[level == 1].mean(), score[level == 0].mean()
-    np.testing.assert_allclose(found, expected, atol=0.05)
+    actual = score[level == 1].mean(), score[level == 0].mean()
+    np.testing.assert_allclose(actual, expected, atol=0.05)
 
 
 def test_a_gain_is_learned_where_the_error_is_none():
@@ -120,8 +120,8 @@ def test_longer_answers_than_were_seen_are_read(fitted):
 
 def test_embeddings_are_used_and_their_size_is_checked(tmp_path):
     answers, student, teacher = made.length_biased(1000, seed=4)
-    told = np.stack([student, np.zeros(1000)], axis=1).astype(np.float32)
-    answers = dataclasses.replace(answers, embeddings=told)
+    evaluated = np.stack([student, np.zeros(1000)], axis=1).astype(np.float32)
+    answers = dataclasses.replace(answers, embeddings=evaluated)
     router = routers.LogisticRouter(embeddings=True).fit(answers, student, teacher, "dev")
     without = routers.LogisticRouter().fit(answers, student, teacher, "dev")
     examples = answers, student, teacher

@@ -30,25 +30,25 @@ def test_padded_rows_give_what_lists_give(lists):
 def full(seed=0, n=12) -> AnswerTokens:
     rng = np.random.default_rng(seed)
     lists = [-rng.exponential(size=length) for length in rng.integers(1, 6, n)]
-    found = answers_of(lists, [f"e{i}" for i in range(n)], k=4)
+    result = answers_of(lists, [f"e{i}" for i in range(n)], k=4)
     return AnswerTokens(
-        found.log_probs,
-        found.entropies,
-        found.offsets,
-        found.example_ids,
-        found.top_log_probs,
+        result.log_probs,
+        result.entropies,
+        result.offsets,
+        result.example_ids,
+        result.top_log_probs,
         rng.normal(size=(n, 3)),
     )
 
 
-def assert_rows(found: AnswerTokens, whole: AnswerTokens, rows) -> None:
+def assert_rows(actual: AnswerTokens, whole: AnswerTokens, rows) -> None:
     for name in ("log_probs", "entropies", "top_log_probs"):
         parts = rows_of(whole, getattr(whole, name))
         expected = np.concatenate([parts[row] for row in rows])
-        np.testing.assert_array_equal(getattr(found, name), expected)
-    np.testing.assert_array_equal(found.embeddings, whole.embeddings[rows])
-    np.testing.assert_array_equal(found.lengths, whole.lengths[rows])
-    assert list(found.example_ids) == [whole.example_ids[row] for row in rows]
+        np.testing.assert_array_equal(getattr(actual, name), expected)
+    np.testing.assert_array_equal(actual.embeddings, whole.embeddings[rows])
+    np.testing.assert_array_equal(actual.lengths, whole.lengths[rows])
+    assert list(actual.example_ids) == [whole.example_ids[row] for row in rows]
 
 
 def test_taken_rows_have_all_that_is_theirs():

@@ -29,9 +29,9 @@ OF_ONE_ROW = {
 def test_every_score_is_what_numpy_has_row_by_row(score, lists):
     answers = answers_of(lists)
     expected = [OF_ONE_ROW[score](row) for row in rows_of(answers, answers.log_probs)]
-    found = score(answers)
-    assert found.dtype == np.float64
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    actual = score(answers)
+    assert actual.dtype == np.float64
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("score", scores.ALL, ids=lambda score: score.name)

@@ -52,17 +52,17 @@ def test_kurtosis_is_scipys(shift):
     """Also where probabilities to the fourth power are no longer numbers."""
     rng = np.random.default_rng(0)
     lists = [-rng.exponential(size=n) for n in rng.integers(2, 40, 200)]
-    found = scores.Kurtosis()(answers_of([row + shift for row in lists], dtype=np.float64))
+    actual = scores.Kurtosis()(answers_of([row + shift for row in lists], dtype=np.float64))
     # Kurtosis does not change when all values are multiplied by one number.
     expected = [-scipy.stats.kurtosis(np.exp(row)) for row in lists]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
 def test_kurtosis_of_equal_probabilities_is_0():
     lists = [[-0.7], [-0.1] * 5, [-1e-30, -1e-31], [-5.0] * 3, [0.0], [-0.1, -3.0]]
-    found = scores.Kurtosis()(answers_of(lists))
-    np.testing.assert_array_equal(found[:5], np.zeros(5))
-    assert found[5] == pytest.approx(2.0)  # two values lie as far from the mean as can be
+    actual = scores.Kurtosis()(answers_of(lists))
+    np.testing.assert_array_equal(actual[:5], np.zeros(5))
+    assert actual[5] == pytest.approx(2.0)  # two values lie as far from the mean as can be
     top = answers_of([[-1.0]], k=10)
     top.top_log_probs[:] = -2.5
     assert scores.TopKurtosis()(top) == [0.0]
@@ -101,16 +101,16 @@ def test_the_rate_is_at_most_the_entropy_and_rises_with_k():
 def test_max_softmax_of_a_greedy_answer_is_one_less_the_arithmetic_mean():
     answers = answers_of([[-1.0, -0.5], [-0.2]], k=10)
     answers.log_probs[:] = answers.top_log_probs[:, 0]
-    found = scores.MaxSoftmax()(answers)
-    np.testing.assert_allclose(found, 1 + scores.ArithmeticMean()(answers), rtol=1e-12)
+    actual = scores.MaxSoftmax()(answers)
+    np.testing.assert_allclose(actual, 1 + scores.ArithmeticMean()(answers), rtol=1e-12)
 
 
 def test_a_column_that_is_not_there_is_named_with_what_adds_it():
     without = answers_of([[-1.0]])
     with pytest.raises(ValueError, match="'entropy' needs the column student_entropies"):
         scores.Entropy()(without)
-    wanted = "largest log-probs of every token, column student_top_log_probs"
-    with pytest.raises(ValueError, match=f"'margin' needs the 2 {wanted}, and it is not there"):
+    expected = "largest log-probs of every token, column student_top_log_probs"
+    with pytest.raises(ValueError, match=f"'margin' needs the 2 {expected}, and it is not there"):
         scores.Margin()(without)
     with pytest.raises(ValueError, match="these hold 5 per token; `cascade-jax collect` with TOP"):
         scores.EntropyProductionRate()(answers_of([[-1.0]], k=5))

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.medium
 
 def read(chunks, starts, counts, length):
     """Places of each row in the order in which they are read, and the chunks taken."""
-    found, taken_chunks, left = [[] for _ in counts], [], np.array(counts)
+    result, taken_chunks, left = [[] for _ in counts], [], np.array(counts)
     for chunk in chunks:
         while bool(chunk.is_due(jnp.asarray(left))):
             taken = np.asarray(chunk.taken(jnp.asarray(left)))
@@ -23,11 +23,11 @@ def read(chunks, starts, counts, length):
                 here = np.flatnonzero(sources[row] >= 0)
                 np.testing.assert_array_equal(places.reshape(-1)[sources[row, here]], here)
                 assert len(here) == taken[row]
-                found[row] += here.tolist()
+                result[row] += here.tolist()
             left = left - taken
             taken_chunks.append(chunk)
     assert not left.any()
-    return found, taken_chunks
+    return result, taken_chunks
 
 
 @pytest.mark.parametrize("least", [1, 16, 256])
@@ -40,13 +40,13 @@ def test_chunks_have_every_token_once_and_in_order(rows, length, is_packed, leas
     for counts in cases:
         starts = rng.integers(0, length - counts + 1)
         chunks = catch_up.chunks(rows, length, is_packed, least)
-        found, _ = read(chunks, starts, counts, length)
+        actual, _ = read(chunks, starts, counts, length)
         for row in range(rows):
-            assert found[row] == list(range(starts[row], starts[row] + counts[row]))
+            assert actual[row] == list(range(starts[row], starts[row] + counts[row]))
 
 
-def sizes(*given):
-    return [(chunk.size, chunk.width, chunk.needed) for chunk in catch_up.chunks(*given)]
+def sizes(*arguments):
+    return [(chunk.size, chunk.width, chunk.needed) for chunk in catch_up.chunks(*arguments)]
 
 
 def test_chunks_are_a_token_of_each_row_or_so_many_times_what_takes_no_longer():

@@ -165,17 +165,17 @@ def _cases(pair, uncertainty="log_prob"):
     """(threshold, plain answers): -inf, 20 quantiles of the uncertainties seen, inf."""
     plain = [_plain(pair, np.full(MAX_LENGTH, limit)) for limit in (-np.inf, np.inf)]
     seen = np.unique(np.concatenate([_unsure(each, uncertainty) for each in plain]))
-    found = []
+    result = []
     for share in np.linspace(0.02, 0.98, 20):
         at = int(share * len(seen))
         # The next number between two of them that no decision is near to.
         for limit in (seen[at:-1] + seen[at + 1 :]) / 2:
             answers = _plain(pair, np.full(MAX_LENGTH, limit), uncertainty)
             if answers.margin > MARGIN:
-                found.append((limit, answers))
+                result.append((limit, answers))
                 break
-    assert len(found) == 20 and all(each.margin > MARGIN for each in plain)
-    return [(-np.inf, plain[0]), *found, (np.inf, plain[1])]
+    assert len(result) == 20 and all(each.margin > MARGIN for each in plain)
+    return [(-np.inf, plain[0]), *result, (np.inf, plain[1])]
 
 
 def _unsure(plain, uncertainty):
@@ -187,26 +187,26 @@ def _models(pair):
     return [families.build(config) for config in PAIRS[pair]]
 
 
-def _check(found, plain, rows=slice(None), uncertainty="log_prob"):
+def _check(actual, plain, rows=slice(None), uncertainty="log_prob"):
     for name in ("tokens", "lengths", "is_deferred", "proposals"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(plain, name)[rows], name)
-    np.testing.assert_allclose(found.log_probs, plain.log_probs[rows], atol=1e-4)
-    np.testing.assert_allclose(found.entropies, plain.entropies[rows], atol=1e-4)
+        np.testing.assert_array_equal(getattr(actual, name), getattr(plain, name)[rows], name)
+    np.testing.assert_allclose(actual.log_probs, plain.log_probs[rows], atol=1e-4)
+    np.testing.assert_allclose(actual.entropies, plain.entropies[rows], atol=1e-4)
     unsure = plain.entropies if uncertainty == "entropy" else -plain.log_probs
-    np.testing.assert_allclose(found.uncertainties, unsure[rows], atol=1e-4)
+    np.testing.assert_allclose(actual.uncertainties, unsure[rows], atol=1e-4)
 
 
-def _check_counts(found):
+def _check_counts(actual):
     """What follows from who wrote which token."""
-    is_deferred, lengths = np.asarray(found.is_deferred), np.asarray(found.lengths)
+    is_deferred, lengths = np.asarray(actual.is_deferred), np.asarray(actual.lengths)
     deferred = is_deferred.sum(axis=1)
-    np.testing.assert_array_equal(found.deferred, deferred)
-    np.testing.assert_array_equal(found.student_tokens, lengths)
+    np.testing.assert_array_equal(actual.deferred, deferred)
+    np.testing.assert_array_equal(actual.student_tokens, lengths)
     last = np.where(is_deferred.any(axis=1), MAX_LENGTH - is_deferred[:, ::-1].argmax(axis=1), 0)
-    np.testing.assert_array_equal(found.teacher_tokens, last)
-    assert deferred.max() <= found.calls <= is_deferred.any(axis=0).sum()
-    assert found.student_steps >= lengths.max()
-    assert found.computed_tokens >= found.teacher_tokens.sum()
+    np.testing.assert_array_equal(actual.teacher_tokens, last)
+    assert deferred.max() <= actual.calls <= is_deferred.any(axis=0).sum()
+    assert actual.student_steps >= lengths.max()
+    assert actual.computed_tokens >= actual.teacher_tokens.sum()
 
 
 @pytest.mark.parametrize("pair", PAIR_CASES)
@@ -214,9 +214,9 @@ def test_live_decoding_is_the_plain_way_token_for_token(pair):
     fn = make_cascade_decode_fn(*_models(pair), MAX_LENGTH, _eos(pair))
     rates, answers = [], set()
     for limit, plain in _cases(pair):
-        found = fn(*_params(pair), INPUTS, limit)
-        _check(found, plain)
-        _check_counts(found)
+        result = fn(*_params(pair), INPUTS, limit)
+        _check(result, plain)
+        _check_counts(result)
         rates.append(plain.is_deferred.sum() / plain.lengths.sum())
         answers.add(plain.tokens.tobytes())
         for row in range(0, ROWS, 5):
@@ -232,13 +232,13 @@ def test_at_the_ends_one_model_writes_what_it_writes_alone(pair):
     lengths = set()
     for model, params, limit in zip(_models(pair), _params(pair), (np.inf, -np.inf), strict=True):
         alone = make_generate_fn(model, MAX_LENGTH, _eos(pair))(params, INPUTS)
-        found = fn(*_params(pair), INPUTS, limit)
-        np.testing.assert_array_equal(found.tokens, alone.tokens)
-        np.testing.assert_array_equal(found.lengths, alone.lengths)
+        actual = fn(*_params(pair), INPUTS, limit)
+        np.testing.assert_array_equal(actual.tokens, alone.tokens)
+        np.testing.assert_array_equal(actual.lengths, alone.lengths)
         lengths.update(alone.lengths.tolist())
         if limit == np.inf:
-            np.testing.assert_allclose(found.log_probs, alone.log_probs, atol=1e-5)
-            np.testing.assert_allclose(found.entropies, alone.entropies, atol=1e-5)
+            np.testing.assert_allclose(actual.log_probs, alone.log_probs, atol=1e-5)
+            np.testing.assert_allclose(actual.entropies, alone.entropies, atol=1e-5)
     assert len(lengths) > 1  # answers end apart
 
 
@@ -263,11 +263,11 @@ def test_every_row_may_have_thresholds_of_its_own():
     cases = _cases("t5")
     chosen = [cases[7 * row % len(cases)] for row in range(ROWS)]
     fn = make_cascade_decode_fn(*_models("t5"), MAX_LENGTH, _eos("t5"))
-    found = fn(*_params("t5"), INPUTS, np.array([[limit] for limit, _ in chosen]))
+    actual = fn(*_params("t5"), INPUTS, np.array([[limit] for limit, _ in chosen]))
     for row, (_, plain) in enumerate(chosen):
-        np.testing.assert_array_equal(found.tokens[row], plain.tokens[row])
-        np.testing.assert_array_equal(found.is_deferred[row], plain.is_deferred[row])
-    assert 0 < np.asarray(found.is_deferred).sum() < np.asarray(found.lengths).sum()
+        np.testing.assert_array_equal(actual.tokens[row], plain.tokens[row])
+        np.testing.assert_array_equal(actual.is_deferred[row], plain.is_deferred[row])
+    assert 0 < np.asarray(actual.is_deferred).sum() < np.asarray(actual.lengths).sum()
 
 
 class _Noted:
@@ -298,15 +298,15 @@ def test_the_large_model_is_run_when_a_row_defers_and_not_before():
     traced = large.traced
     for limit, plain in _cases("t5")[::5]:
         notes.clear()
-        found = fn(*_params("t5"), INPUTS[:4], np.float64(limit))
-        jax.block_until_ready(found)
+        actual = fn(*_params("t5"), INPUTS[:4], np.float64(limit))
+        jax.block_until_ready(actual)
         jax.effects_barrier()
         calls = int(plain.is_deferred[:4].sum(axis=1).max())
-        assert found.calls == calls
+        assert actual.calls == calls
         chunks = len(notes) - (calls > 0)
         assert notes == ["start"] * (calls > 0) + ["step"] * chunks
-        assert calls <= chunks <= int(found.computed_tokens) / 4  # a token of each of 4 rows
-        assert int(found.computed_tokens) <= 4 * MAX_LENGTH * chunks
+        assert calls <= chunks <= int(actual.computed_tokens) / 4  # a token of each of 4 rows
+        assert int(actual.computed_tokens) <= 4 * MAX_LENGTH * chunks
     assert large.traced == traced  # another threshold is no other program
 
 
@@ -314,15 +314,15 @@ def test_the_large_model_is_run_when_a_row_defers_and_not_before():
 def test_when_the_large_model_is_called_changes_no_answer(share):
     fn = make_cascade_decode_fn(*_models("t5"), MAX_LENGTH, _eos("t5"), waiting_share=share)
     for limit, plain in _cases("t5")[::6]:
-        found = fn(*_params("t5"), INPUTS, limit)
-        _check(found, plain)
+        actual = fn(*_params("t5"), INPUTS, limit)
+        _check(actual, plain)
         deferred = plain.is_deferred
         if share == 0:  # lock-step: every row at the same place
-            assert found.calls == deferred.any(axis=0).sum()
-            assert found.student_steps == plain.lengths.max()
+            assert actual.calls == deferred.any(axis=0).sum()
+            assert actual.student_steps == plain.lengths.max()
         if share == 1:  # as many calls as the row that defers most
-            assert found.calls == deferred.sum(axis=1).max()
-        assert deferred.sum(axis=1).max() <= found.calls <= deferred.any(axis=0).sum()
+            assert actual.calls == deferred.sum(axis=1).max()
+        assert deferred.sum(axis=1).max() <= actual.calls <= deferred.any(axis=0).sum()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,9 +396,9 @@ def test_an_uncertainty_that_is_nan_defers():
     params, teacher = _params("t5")
     broken = jax.tree.map(lambda leaf: leaf * np.nan, params)
     fn = make_cascade_decode_fn(*_models("t5"), MAX_LENGTH, _eos("t5"))
-    found = fn(broken, teacher, INPUTS, np.inf)
-    np.testing.assert_array_equal(found.tokens, fn(params, teacher, INPUTS, -np.inf).tokens)
-    assert np.isnan(found.uncertainties[:, 0]).all()
+    actual = fn(broken, teacher, INPUTS, np.inf)
+    np.testing.assert_array_equal(actual.tokens, fn(params, teacher, INPUTS, -np.inf).tokens)
+    assert np.isnan(actual.uncertainties[:, 0]).all()
 
 
 @pytest.mark.parametrize("pair", ["t5", "decoder"])
@@ -408,21 +408,21 @@ def test_flops_are_those_of_the_calls_one_after_the_other(pair):
     sizes = (INPUTS > 0).sum(axis=1)
     logits = 2 * small.embed_dim * VOCAB_SIZE
     for limit, _ in _cases(pair)[::7] + _cases(pair)[-1:]:
-        found = fn(*_params(pair), INPUTS, limit)
-        spent = cascade_flops(found, small, large, sizes)
+        actual = fn(*_params(pair), INPUTS, limit)
+        spent = cascade_flops(actual, small, large, sizes)
         for row, size in enumerate(sizes.tolist()):
-            deferred = np.flatnonzero(found.is_deferred[row])
+            deferred = np.flatnonzero(actual.is_deferred[row])
             prefill, expected, read = flops.prefill_flops(large, size), 0, 0
             for place in deferred.tolist():
                 tokens = [flops.decode_flops(large, size, at) for at in range(read, place + 1)]
                 expected += sum(tokens) - logits * (len(tokens) - 1)
                 read = place + 1
             assert spent.teacher[row] == expected + (prefill if read else 0)
-            assert spent.unused[row] == (prefill if found.calls > 0 and not read else 0)
-            length = int(found.lengths[row])
+            assert spent.unused[row] == (prefill if actual.calls > 0 and not read else 0)
+            length = int(actual.lengths[row])
             assert spent.student[row] == flops.answer_flops(small, size, length)
         if limit == -np.inf:
-            lengths = np.asarray(found.lengths).tolist()
+            lengths = np.asarray(actual.lengths).tolist()
             alone = [
                 flops.answer_flops(large, *each)
                 for each in zip(sizes.tolist(), lengths, strict=True)
@@ -470,13 +470,15 @@ def test_thresholds_that_are_none_are_refused(thresholds, message):
 
 def test_chance_decides_if_asked_and_no_other_row_has_a_say():
     fn = make_cascade_decode_fn(*_models("t5"), MAX_LENGTH, _eos("t5"), uncertainty="random")
-    found = fn(*_params("t5"), INPUTS, 0.6)
-    there = np.arange(MAX_LENGTH) < np.asarray(found.lengths)[:, None]
-    chances = np.asarray(found.uncertainties)[there]
+    result = fn(*_params("t5"), INPUTS, 0.6)
+    there = np.arange(MAX_LENGTH) < np.asarray(result.lengths)[:, None]
+    chances = np.asarray(result.uncertainties)[there]
     assert 0 <= chances.min() and chances.max() < 1 and len(set(chances.tolist())) > 40
     assert abs(chances.mean() - 0.5) < 4 / np.sqrt(12 * len(chances))
-    np.testing.assert_array_equal(np.asarray(found.is_deferred)[there], chances > 0.6)
+    np.testing.assert_array_equal(np.asarray(result.is_deferred)[there], chances > 0.6)
     order = np.random.default_rng(0).permutation(ROWS)
     again = fn(*_params("t5"), INPUTS[order], 0.6)
     for name in ("tokens", "uncertainties"):
-        np.testing.assert_array_equal(getattr(again, name), np.asarray(getattr(found, name))[order])
+        np.testing.assert_array_equal(
+            getattr(again, name), np.asarray(getattr(result, name))[order]
+        )

@@ -144,7 +144,7 @@ def files(folder, student="openai", teacher="openai", changes=()):
     }
 
 
-def config(folder, given=None, **settings):
+def config(folder, arguments=None, **settings):
     defaults = {
         "metric": "accuracy",
         "name": "small",
@@ -153,12 +153,12 @@ def config(folder, given=None, **settings):
         "student_parameters": 1e6,
         "teacher_parameters": 5e6,
     }
-    given = files(folder) if given is None else given
-    return FromJsonlConfig(**given, output=str(folder / "r.parquet"), **(defaults | settings))
+    arguments = files(folder) if arguments is None else arguments
+    return FromJsonlConfig(**arguments, output=str(folder / "r.parquet"), **(defaults | settings))
 
 
-def convert(folder, given=None, **settings):
-    made = config(folder, given, **settings)
+def convert(folder, arguments=None, **settings):
+    made = config(folder, arguments, **settings)
     from_jsonl.from_jsonl(made)
     return records.read(made.output)
 
@@ -177,8 +177,10 @@ def test_every_format_gives_records_that_evaluate(tmp_path, student, teacher):
         assert getattr(read, f"{model}_answer").tolist() == ANSWERS[model]
         right = [a == t for a, t in zip(ANSWERS[model], TARGETS, strict=True)]
         assert getattr(read, f"{model}_quality").tolist() == right
-        for found, wanted in zip(of_rows(read, "log_probs", model), LOG_PROBS[model], strict=True):
-            np.testing.assert_allclose(found, wanted, rtol=1e-6)
+        for actual, expected in zip(
+            of_rows(read, "log_probs", model), LOG_PROBS[model], strict=True
+        ):
+            np.testing.assert_allclose(actual, expected, rtol=1e-6)
     assert read.student_entropies is None and read.student.entropies is None
     assert set(read.student_flops_per_token) == {2e6} and set(read.metric) == {"accuracy"}
     assert read.metadata["figures"]["t0"]["accuracy"]["student"] == pytest.approx(4 / 6)
@@ -191,8 +193,8 @@ def test_every_format_gives_records_that_evaluate(tmp_path, student, teacher):
 def test_top_log_probs_pieces_and_input_tokens_come_along(tmp_path, student):
     read = convert(tmp_path, files(tmp_path, student, "vllm"))
     assert read.metadata["top_k"] == 3
-    wanted = [[v, *others(v)] for values in LOG_PROBS["student"] for v in values]
-    np.testing.assert_allclose(read.student_top_log_probs, wanted, rtol=1e-6)
+    expected = [[v, *others(v)] for values in LOG_PROBS["student"] for v in values]
+    np.testing.assert_allclose(read.student_top_log_probs, expected, rtol=1e-6)
     assert read.student_input_tokens.tolist() == [7 + i for i in range(N)]
     start = "t10" if student == "vllm" else "t"
     assert read.pieces("student", 1) == [f"{start}{place}" for place in range(3)]
@@ -240,12 +242,12 @@ def test_an_answer_that_was_scored_as_the_end_of_a_prompt(tmp_path):
 
 
 def test_a_teacher_of_which_only_the_text_is_known(tmp_path):
-    given = files(tmp_path)
+    arguments = files(tmp_path)
     lines = [openai_line("teacher", i) for i in range(N)]
     for line in lines:
         line["choices"][0]["logprobs"] = None
-    given["teacher"] = write(tmp_path / "teacher.jsonl", lines)
-    read = convert(tmp_path, given)
+    arguments["teacher"] = write(tmp_path / "teacher.jsonl", lines)
+    read = convert(tmp_path, arguments)
     assert len(read.teacher_log_probs) == 0 and set(read.teacher_offsets) == {0}
     assert read.pieces("teacher", 0) is None and len(read.pieces("student", 0)) == 2
 
@@ -253,8 +255,8 @@ def test_a_teacher_of_which_only_the_text_is_known(tmp_path):
 def test_a_plain_table_of_both_models(tmp_path):
     lines = [table_line(i) for i in range(N)]
     lines[2]["target"] = ["no", lines[2]["target"]]
-    given = {"student": write(tmp_path / "table.jsonl", lines)}
-    read = convert(tmp_path, given, metric="token_f1")
+    arguments = {"student": write(tmp_path / "table.jsonl", lines)}
+    read = convert(tmp_path, arguments, metric="token_f1")
     assert read.inputs[3] == "question 3" and read.task.tolist() == ["t0", "t1"] * (N // 2)
     assert read.target[2] == "no | word2 right" and read.student_quality[2] == 1
     assert read.student_quality[3] == quality.token_f1(TARGETS[3:4], ["word0 wrong"])["token_f1"]
@@ -266,10 +268,10 @@ def test_a_field_of_the_lines_is_the_quality(tmp_path):
         for model in ANSWERS:
             line[model]["judged"] = line[model]["quality"] = i / N
         line["student"]["judged"] = 0.5
-    given = {"student": write(tmp_path / "table.jsonl", lines)}
-    read = convert(tmp_path, given, metric="judged")
+    arguments = {"student": write(tmp_path / "table.jsonl", lines)}
+    read = convert(tmp_path, arguments, metric="judged")
     assert set(read.student_quality) == {0.5} and set(read.metric) == {"judged"}
-    read = convert(tmp_path, given, metric=None)
+    read = convert(tmp_path, arguments, metric=None)
     assert read.student_quality.tolist() == [i / N for i in range(N)]
     assert set(read.metric) == {"quality"}
 
@@ -277,8 +279,8 @@ def test_a_field_of_the_lines_is_the_quality(tmp_path):
 def test_a_corpus_metric_brings_its_counts(tmp_path):
     read = convert(tmp_path, metric="bleu")
     rows = list(range(0, N, 2))
-    wanted = Bleu().statistics([TARGETS[i] for i in rows], [ANSWERS["student"][i] for i in rows])
-    np.testing.assert_array_equal(read.statistics("t0").student, wanted)
+    expected = Bleu().statistics([TARGETS[i] for i in rows], [ANSWERS["student"][i] for i in rows])
+    np.testing.assert_array_equal(read.statistics("t0").student, expected)
     assert set(read.metric) == {"sentence_bleu"}
 
 
@@ -323,8 +325,8 @@ def test_records_come_back_from_a_plain_table_as_they_were(tmp_path, has_all):
 
 def test_several_targets_do_not_come_back_as_one(tmp_path):
     lines = [table_line(i) | {"target": [TARGETS[i], "other"]} for i in range(N)]
-    given = {"student": write(tmp_path / "both.jsonl", lines)}
-    assert convert(tmp_path, given).student_quality.tolist() == [
+    arguments = {"student": write(tmp_path / "both.jsonl", lines)}
+    assert convert(tmp_path, arguments).student_quality.tolist() == [
         float(bool(i % 3)) for i in range(N)
     ]
     to_jsonl.to_jsonl(tmp_path / "r.parquet", tmp_path / "back.jsonl")
@@ -350,8 +352,8 @@ def test_what_is_read_is_not_written_over(tmp_path):
 
 def test_a_split_that_is_given_is_that_of_all_rows(tmp_path):
     lines = [table_line(i) | {"split": "test", "mixture": "old"} for i in range(N)]
-    given = {"student": write(tmp_path / "both.jsonl", lines)}
-    read = convert(tmp_path, given, split="calibration", mixture="new")
+    arguments = {"student": write(tmp_path / "both.jsonl", lines)}
+    read = convert(tmp_path, arguments, split="calibration", mixture="new")
     assert set(read.split) == {"calibration"} and set(read.mixture) == {"new"}
 
 
@@ -361,11 +363,11 @@ def test_empty_answers_are_refused_or_dropped(tmp_path):
             choice = lines[i]["choices"][0]
             choice["message"]["content"], choice["logprobs"]["content"] = "", []
 
-    given = files(tmp_path, changes=[change])
+    arguments = files(tmp_path, changes=[change])
     message = r"student.jsonl:4 \(id 'q3'\): has an empty answer.* \(2 such\).*--empty drop"
     with pytest.raises(LineError, match=message):
-        convert(tmp_path, given)
-    made = from_jsonl.from_jsonl(config(tmp_path, given, empty="drop"))
+        convert(tmp_path, arguments)
+    made = from_jsonl.from_jsonl(config(tmp_path, arguments, empty="drop"))
     read = records.read(tmp_path / "r.parquet")
     assert list(made.dropped) == ["q3", "q5"] and made.rows == len(read) == N - 2
     assert read.metadata["dropped_empty"] == 2
@@ -416,9 +418,9 @@ def drop(i):
     ],
 )
 def test_lines_that_are_refused(tmp_path, change, message):
-    given = files(tmp_path, changes=[change])
+    arguments = files(tmp_path, changes=[change])
     with pytest.raises(LineError, match=message):
-        convert(tmp_path, given)
+        convert(tmp_path, arguments)
     assert not (tmp_path / "r.parquet").exists()
 
 
@@ -441,9 +443,9 @@ def in_output(i, **changes):
     ],
 )
 def test_outputs_of_vllm_that_are_refused(tmp_path, change, message):
-    given = files(tmp_path, "vllm", changes=[change])
+    arguments = files(tmp_path, "vllm", changes=[change])
     with pytest.raises(LineError, match=message):
-        convert(tmp_path, given)
+        convert(tmp_path, arguments)
 
 
 @pytest.mark.parametrize(
@@ -492,37 +494,37 @@ def test_files_that_are_refused(tmp_path, text, message):
 
 
 def test_what_is_missing_beside_the_answers(tmp_path):
-    given = files(tmp_path)
+    arguments = files(tmp_path)
     with pytest.raises(FileNotFoundError, match="gone.jsonl: no such file"):
-        convert(tmp_path, given | {"student": str(tmp_path / "gone.jsonl")})
+        convert(tmp_path, arguments | {"student": str(tmp_path / "gone.jsonl")})
     with pytest.raises(LineError, match="has no target to compare with"):
-        convert(tmp_path, given | {"targets": None})
+        convert(tmp_path, arguments | {"targets": None})
     with pytest.raises(LineError, match="no split is given; --split says it"):
-        convert(tmp_path, given, split=None)
+        convert(tmp_path, arguments, split=None)
     with pytest.raises(LineError, match="the teacher's cost is not known: give --teacher_para"):
-        convert(tmp_path, given, teacher_parameters=None)
+        convert(tmp_path, arguments, teacher_parameters=None)
     with pytest.raises(LineError, match=r"student's acuracy is null; .*mean 'accuracy'\?"):
-        convert(tmp_path, given, metric="acuracy")
+        convert(tmp_path, arguments, metric="acuracy")
     with pytest.raises(LineError, match="student's quality is null; must be a number in"):
-        convert(tmp_path, given, metric=None)
+        convert(tmp_path, arguments, metric=None)
     write(tmp_path / "few.jsonl", [{"id": f"q{i}", "target": "x"} for i in range(3)])
     with pytest.raises(LineError, match="lacks 9 ids: 'q3', 'q4', 'q5', 'q6', 'q7' and 4 more"):
-        convert(tmp_path, given | {"targets": str(tmp_path / "few.jsonl")})
+        convert(tmp_path, arguments | {"targets": str(tmp_path / "few.jsonl")})
     with pytest.raises(ValueError, match="format is 'vlm'; .*did you mean 'vllm'"):
-        config(tmp_path, given, format="vlm")
+        config(tmp_path, arguments, format="vlm")
     with pytest.raises(ValueError, match="student_parameters is 0; must be a number above 0"):
-        config(tmp_path, given, student_parameters=0)
+        config(tmp_path, arguments, student_parameters=0)
 
 
 def test_ids_of_a_service_join_nothing_and_the_message_says_so(tmp_path):
-    given = files(tmp_path)
+    arguments = files(tmp_path)
     for model in ANSWERS:
         lines = [openai_line(model, i) for i in range(N)]
         for line in lines:
             del line["custom_id"]
-        given[model] = write(tmp_path / f"{model}.jsonl", lines)
+        arguments[model] = write(tmp_path / f"{model}.jsonl", lines)
     with pytest.raises(LineError, match="lacks 12 ids: 'chatcmpl-.*need the same custom_id"):
-        convert(tmp_path, given)
+        convert(tmp_path, arguments)
 
 
 def test_a_column_that_only_some_lines_have_is_left_out_and_said(tmp_path):

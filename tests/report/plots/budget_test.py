@@ -21,8 +21,8 @@ def budget(**changes):
 
 def lines(axes):
     """Points of every line that has two or more."""
-    found = [np.column_stack([line.get_xdata(), line.get_ydata()]) for line in axes.lines]
-    return [points.astype(float) for points in found if len(points) > 1]
+    result = [np.column_stack([line.get_xdata(), line.get_ydata()]) for line in axes.lines]
+    return [points.astype(float) for points in result if len(points) > 1]
 
 
 def has(axes, points):
@@ -72,8 +72,8 @@ def test_one_repeat_or_one_metric(changes):
 def shaded(axes):
     """Where the background of what is accepted begins and ends."""
     fill = to_rgba("#dcefe6")
-    found = [p.get_extents() for p in axes.patches if tuple(p.get_facecolor()) == fill]
-    boxes = [axes.transData.inverted().transform_bbox(extents) for extents in found]
+    result = [p.get_extents() for p in axes.patches if tuple(p.get_facecolor()) == fill]
+    boxes = [axes.transData.inverted().transform_bbox(extents) for extents in result]
     return sorted((box.x0, box.x1) for box in boxes)
 
 
@@ -181,7 +181,7 @@ def test_all_pictures_are_written_and_those_without_figures_removed(tmp_path):
     bare = synthetic_budget.make(deferred_by_position=[])
     for candidate in bare["candidates"]:
         candidate["hypervolume"] = None
-    found = plots_budget.write_pictures(budget_file.from_values(bare), tmp_path / "c")
-    assert tuple(found) == NAMES[:2]
+    result = plots_budget.write_pictures(budget_file.from_values(bare), tmp_path / "c")
+    assert tuple(result) == NAMES[:2]
     assert {path.stem for path in (tmp_path / "c").iterdir()} == set(NAMES[:2])
     assert math.isnan(budget_file.from_values(bare).candidates[0].hypervolume)

@@ -11,31 +11,31 @@ from cascade_jax.report.plots import scores as plots_scores
 
 
 def cascades(names=("xent", "cat"), n=300, right=None):
-    found = {}
+    result = {}
     for seed, name in enumerate(names):
         rng = np.random.default_rng(seed)
         student = (rng.random(n) < 0.5) * 1.0 if right is None else np.full(n, right)
         score = rng.gamma(2.0, 0.3, n) + 0.3 * (1 - student)
         confidence = np.exp(-score)
-        found[name] = Cascade(score, student, np.ones(n), 2.0, 9.0, confidence=confidence)
-    return found
+        result[name] = Cascade(score, student, np.ones(n), 2.0, 9.0, confidence=confidence)
+    return result
 
 
-def panel_of(found, **more):
-    return summaries.compare("a_task", "exact_match", found, bootstrap_samples=0, **more)
+def panel_of(result, **more):
+    return summaries.compare("a_task", "exact_match", result, bootstrap_samples=0, **more)
 
 
 def test_reliability_shows_every_filled_bin_before_and_after():
     panel = panel_of(cascades())
     figure = plots_scores.reliability_figure(panel)
     for name, axes in zip(("xent", "cat"), figure.axes, strict=True):
-        found = panel.summaries[name].separation
+        result = panel.summaries[name].separation
         drawn = [line.get_xydata() for line in axes.lines]
-        for bins in (found.reliability, found.reliability_scaled):
+        for bins in (result.reliability, result.reliability_scaled):
             there = bins.count > 0
-            wanted = np.column_stack([bins.confidence[there], bins.quality[there]])
-            assert any(np.array_equal(line, wanted) for line in drawn)
-        assert f"ECE {found.ece:.3f}, scaled {found.ece_scaled:.3f}" in axes.get_title("left")
+            expected = np.column_stack([bins.confidence[there], bins.quality[there]])
+            assert any(np.array_equal(line, expected) for line in drawn)
+        assert f"ECE {result.ece:.3f}, scaled {result.ece_scaled:.3f}" in axes.get_title("left")
 
 
 def test_reliability_of_one_kind_of_answers_says_undefined_and_draws_the_rest():
@@ -45,9 +45,9 @@ def test_reliability_of_one_kind_of_answers_says_undefined_and_draws_the_rest():
 
 
 def test_the_histogram_holds_all_answers():
-    found = cascades()
-    figure = plots_scores.histogram_figure("a_task", found)
-    for (_, cascade), axes in zip(found.items(), figure.axes, strict=True):
+    result = cascades()
+    figure = plots_scores.histogram_figure("a_task", result)
+    for (_, cascade), axes in zip(result.items(), figure.axes, strict=True):
         counted = confusion.histogram(cascade.score, cascade.student_quality)
         filled = [patch for patch in axes.patches if patch.get_fill()]
         shown = [patch.get_data().values for patch in filled]
@@ -57,15 +57,15 @@ def test_the_histogram_holds_all_answers():
 
 
 def test_scores_are_drawn_for_every_cascade_in_one_look():
-    found = cascades()
+    result = cascades()
     scores = {
         name: {"own": cascade.score, "turned": -cascade.score, "none": np.zeros(300)}
-        for name, cascade in found.items()
+        for name, cascade in result.items()
     }
-    panel = panel_of(found, scores=scores)
+    panel = panel_of(result, scores=scores)
     figure = plots_scores.scores_figure(panel)
     look = curves.styles(["own", "turned", "none"])
-    for name, axes in zip(found, figure.axes, strict=True):
+    for name, axes in zip(result, figure.axes, strict=True):
         for score, summary in panel.scores[name].items():
             (line,) = [
                 line
@@ -82,12 +82,12 @@ def test_scores_are_drawn_for_every_cascade_in_one_look():
 
 @pytest.mark.parametrize("count", [1, 3, 9])
 def test_legends_cover_no_plot(count):
-    found = cascades([f"cascade_{i}" for i in range(count)], n=40)
-    scores = {name: {f"score {i}": c.score + i for i in range(12)} for name, c in found.items()}
-    panel = panel_of(found, scores=scores)
+    result = cascades([f"cascade_{i}" for i in range(count)], n=40)
+    scores = {name: {f"score {i}": c.score + i for i in range(12)} for name, c in result.items()}
+    panel = panel_of(result, scores=scores)
     for figure in (
         plots_scores.reliability_figure(panel),
-        plots_scores.histogram_figure("a_task", found),
+        plots_scores.histogram_figure("a_task", result),
         plots_scores.scores_figure(panel),
     ):
         FigureCanvasAgg(figure).draw()
@@ -100,11 +100,11 @@ def test_legends_cover_no_plot(count):
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_handful_of_examples_can_be_drawn(n):
-    found = cascades(("one",), n=n)
-    panel = panel_of(found, scores={"one": {"own": found["one"].score}})
+    result = cascades(("one",), n=n)
+    panel = panel_of(result, scores={"one": {"own": result["one"].score}})
     for figure in (
         plots_scores.reliability_figure(panel),
-        plots_scores.histogram_figure("a_task", found),
+        plots_scores.histogram_figure("a_task", result),
         plots_scores.scores_figure(panel),
     ):
         assert curves.png(figure).startswith(b"\x89PNG")
