@@ -253,10 +253,11 @@ class Columns:
         values, count, first = self._made[field.name], 0, None
         step = max(_VALUES // max(values[:1].size, 1), 1)
         for start in range(0, len(values), step):
-            bad = np.argwhere(~check.is_allowed(values[start : start + step]))
-            count += len(bad)
+            bad = ~check.is_allowed(values[start : start + step])
+            count += int(np.count_nonzero(bad))
             if first is None and count:
-                first = (int(bad[0, 0]) + start, *bad[0, 1:])
+                place = np.argwhere(bad)[0]
+                first = (int(place[0]) + start, *place[1:])
         if first is None:
             return
         row = first[0]

@@ -1,8 +1,8 @@
 """The columns and metadata of the records table.
 
 `COLUMNS` is the one place that declares a column: writing, reading, checks, JSONL in both
-directions, `cascade-jax collect` and the table in docs/records.md follow it. A new column is one
-row here.
+directions and `cascade-jax collect` follow it. A new column is one row here, and the row of the
+table in docs/records.md that tests/records_page_test.py then prints.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ UNCERTAINTY = Check(lambda v: np.isfinite(v) & (v >= -_ROUNDING), "finite and 0 
 POSITIVE = Check(lambda v: np.isfinite(v) & (v > 0), "finite and positive")
 COUNT = Check(lambda v: v >= 0, "0 or more")
 IN_UNIT_INTERVAL = Check(lambda v: (v >= 0) & (v <= 1), "in [0, 1]")
-FALLING = Check(  # of rows
+FALLING = Check(  # of the values in each row of a 2-D array
     lambda v: np.pad(~(np.diff(v, axis=1) > 0), ((0, 0), (1, 0)), constant_values=True),
     "at most the one before it: a token's go down from the largest",
 )
@@ -88,7 +88,7 @@ class Column:
         the models.
       sets_lengths: whether its lists say how long the others of this shape and owner are.
       is_read_at_once: whether `read` reads and checks it; others when they are first used.
-      is_for_scores: whether deferral scores get it, in `AnswerTokens.columns`.
+      is_for_scores: whether deferral scores get it, in `AnswerTokens.per_token` or `per_example`.
       collected: when `cascade-jax collect` writes it.
       used_by: what needs it.
     """
@@ -143,6 +143,7 @@ _TEXT, _INT, _FLOAT = pa.string(), pa.int32(), pa.float64()
 _TEXTS, _INTS, _FLOATS = pa.list_(_TEXT), pa.list_(_INT), pa.list_(pa.float32())
 _COUNTS = pa.list_(pa.int64())
 _LIVE_NAMES = ("answer", "tokens", "pieces", "is_deferred", "uncertainties", "quality", "flops")
+# Shorthands for rows of COLUMNS: whose answers they are about, and what columns of a kind share.
 _example = functools.partial(Column, owner=EXAMPLE, is_required=True)
 _key = functools.partial(_example, is_read_at_once=True)
 _model = functools.partial(Column, owner=EVERY_MODEL)

@@ -1,6 +1,6 @@
 """Answers as other systems write them, a line of JSON each, in the plain table's fields."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from cascade_jax.records import schema
@@ -38,12 +38,8 @@ def answer_of(line: Line, form: str) -> ModelAnswer:
     Raises:
       LineError: a field that is missing or has a value that is not allowed.
     """
-    fields: dict[str, Callable[[Line], Mapping[str, Any]]] = {
-        OPENAI: _openai,
-        VLLM: _vllm,
-        TABLE: lambda line: line.row,
-    }
-    return checked(line, line.example_id(), fields[form](line))
+    fields_fn = {OPENAI: _openai, VLLM: _vllm}.get(form)
+    return checked(line, line.example_id(), fields_fn(line) if fields_fn else line.row)
 
 
 def _openai(line: Line) -> dict[str, Any]:

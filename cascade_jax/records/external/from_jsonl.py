@@ -318,22 +318,17 @@ def _live(joined: Joined) -> list[Mapping[str, Any]]:
 
 def _top(joined: Joined, metadata: dict[str, Any]) -> dict[str, list]:
     """The largest log-probs: as many of each token as the token with the fewest has."""
-    columns: dict[str, list] = {}
-    by_model = {
-        model: [answer.values for answer in joined.answers[model].values()]
-        for model in joined.models[:-1]
-    }
+    values = {m: [a.values for a in joined.answers[m].values()] for m in joined.models[:-1]}
     sizes = {
-        model: min(len(top) for values in answers for top in values.get("top_log_probs", [()]))
-        for model, answers in by_model.items()
+        model: min(len(top) for row in rows for top in row.get("top_log_probs", [()]))
+        for model, rows in values.items()
     }
-    top_k = min((size for size in sizes.values() if size), default=0)
+    top_k = min(filter(None, sizes.values()), default=0)
     if schema.TOP_K in metadata or top_k:
         metadata[schema.TOP_K] = top_k
-    for model, answers in by_model.items():
-        for name in ("top_log_probs", "top_ids") if sizes[model] else ():
-            if all(name in values for values in answers):
-                columns[f"{model}_{name}"] = [
-                    np.concatenate([top[:top_k] for top in values[name]]) for values in answers
-                ]
-    return columns
+    return {
+        f"{model}_{name}": [np.concatenate([top[:top_k] for top in row[name]]) for row in rows]
+        for model, rows in values.items()
+        for name in ("top_log_probs", "top_ids")
+        if sizes[model] and all(name in row for row in rows)
+    }

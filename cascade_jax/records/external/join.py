@@ -164,10 +164,11 @@ def _list_missing(needed: Collection[str], present: Collection[str], file: str) 
         return
     shown_ids = ", ".join(map(repr, missing[:_LISTED]))
     more = f" and {len(missing) - _LISTED:,} more" if len(missing) > _LISTED else ""
-    hint = ""
-    if len(missing) == len(needed):
-        hint = (
-            "; no id joins: a service gives each answer an id of its own, so both files need the "
-            "same custom_id or example_id"
-        )
-    raise LineError(f"{file}: lacks {len(missing):,} ids: {shown_ids}{more}{hint}")
+    hint = (
+        "; no id joins: a service gives each answer an id of its own, so both files need the same "
+        "custom_id or example_id"
+    )
+    raise LineError(
+        f"{file}: lacks {len(missing):,} ids: {shown_ids}{more}"
+        + hint * (len(missing) == len(needed))
+    )
