@@ -26,7 +26,7 @@ def _arrays(lists):
 
 
 @pytest.mark.parametrize(
-    ("build", "given", "expected"),
+    ("build", "arguments", "expected"),
     [
         (
             batch_lib.from_seqio,
@@ -65,7 +65,7 @@ def test_packed_batches_have_segments_and_positions_too():
 
 
 @pytest.mark.parametrize(
-    ("build", "given"),
+    ("build", "arguments"),
     [(batch_lib.from_seqio, PREFIX_LM), (batch_lib.from_seqio_prefix_lm, ENCODER_DECODER)],
 )
 def test_what_is_missing_is_named(build, arguments):
