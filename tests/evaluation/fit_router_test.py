@@ -97,7 +97,7 @@ def test_every_score_is_bound_by_its_name(score):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("inputs", "expected"),
     [
         (["--gin.ROUTER=@routers.EdgeRouter()"], routers.EdgeRouter()),
         (
