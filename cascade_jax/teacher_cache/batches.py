@@ -52,6 +52,7 @@ class Lookup:
         self._folder = Path(run.teacher_cache)
         remedy = f"make it again: {identity.command(self._folder)}"
         self._reader = CacheReader(self._folder, holding, remedy)
+        self._needs_top_k = _needs_top_k(run)
 
     def __call__(self, rows: Mapping[str, np.ndarray], split: str) -> Facts:
         """Facts of `losses/teachers.py`, as NumPy arrays [rows, length, …].
@@ -83,7 +84,7 @@ class Lookup:
                 array[row, place] = self._holding.unrounded(values) if is_rounded else values
             return array
 
-        return _facts(self._holding if _needs_top_k(self._run) else None, spread)
+        return _facts(self._holding if self._needs_top_k else None, spread)
 
 
 def _needs_top_k(run: CacheUser) -> bool:
