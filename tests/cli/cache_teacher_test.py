@@ -29,7 +29,7 @@ def test_a_cache_needs_a_folder(refused):
 
 def test_a_cache_needs_a_trained_teacher(refused, tmp_path):
     line = refused("cache-teacher", f"--gin.TEACHER_CACHE='{tmp_path}/cache'")
-    assert f"'cache-teacher' needs its teacher in {tmp_path}/out/teacher, which is not trai" in line
+    assert f"{tmp_path}/out/teacher holds no complete checkpoint; train that run first" in line
     assert not list((tmp_path / "cache").glob("*.json"))
 
 
