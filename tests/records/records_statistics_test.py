@@ -107,7 +107,7 @@ def test_a_metric_without_statistics_and_one_column_alone_are_refused(tmp_path):
     [
         (
             {"corpus_metrics": {"t1": {"name": "ter", "class": "Ter", "options": {}}}},
-            "a: corpus_metrics of task 't1': class 'Ter'; known are Bleu, Chrf",
+            "a: corpus_metrics of task 't1': class is 'Ter'; must be one of Bleu, Chrf",
         ),
         ({"corpus_metrics": "bleu"}, "corpus_metrics must be metrics by task, got 'bleu'"),
         ({"decoding": ["greedy"]}, "'decoding' must be a text, or texts by task"),
