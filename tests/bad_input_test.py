@@ -3,7 +3,7 @@
 Everything here goes through the command line. The same refusals by themselves, and finer cases,
 are tested where they are raised: gin names in gin_test.py, JSONL values in data/sources_test.py,
 sizes in models/config_test.py, meshes in parallel/parallel_test.py, records in
-evaluation/records_test.py and evaluation/evaluate_test.py. A run that is killed
+records/table_test.py and evaluation/evaluate_test.py. A run that is killed
 while saving is in training/resume_test.py.
 """
 

@@ -132,7 +132,7 @@ class RecordsPool:
 
 def _identity(table: records.Records, model: str) -> ModelIdentity:
     """What records say of a model's checkpoint."""
-    return ModelIdentity(**{k: table.metadata.get(f"{model}_{k}") for k in ("checkpoint", "saved")})
+    return ModelIdentity(**{k: table.stated(model, k) for k in ("checkpoint", "saved")})
 
 
 def _check_same(model: str, tables: Sequence[records.Records]) -> None:

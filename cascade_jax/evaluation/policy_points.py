@@ -9,7 +9,6 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -117,7 +116,7 @@ def difference(certificate: Certificate, table: Records, score: DeferralScore) -
     """Why a certificate is not of some records; "" if it may be."""
     for role in PAIR:
         identity = certificate.models.get(role, ModelIdentity())
-        if different := _other_model(role, identity, table.metadata):
+        if different := _other_model(role, identity, table):
             return different
     theirs, ours = certificate.data.mixture, table.metadata["mixture"]
     if theirs is not None and theirs != ours:
@@ -152,13 +151,13 @@ def _other_live(certificate: Certificate, table: Records) -> str:
     return ""
 
 
-def _other_model(role: str, identity: ModelIdentity, metadata: Mapping[str, Any]) -> str:
+def _other_model(role: str, identity: ModelIdentity, table: Records) -> str:
     """Why a certificate's model is not the records'; "" if nothing speaks against it.
 
     When a checkpoint was saved tells it from all others; without that its path counts.
     """
-    checkpoint = metadata.get(f"{role}_checkpoint")
-    ours = {"saved": metadata.get(f"{role}_saved"), "checkpoint": checkpoint}
+    checkpoint = table.stated(role, "checkpoint")
+    ours = {"saved": table.stated(role, "saved"), "checkpoint": checkpoint}
     if isinstance(checkpoint, str):
         parts = pathlib.PurePath(checkpoint).parts
         ours |= {"step": parts[-1], "run": parts[-3] if len(parts) > 2 else None}

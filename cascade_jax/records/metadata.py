@@ -48,7 +48,7 @@ def upgraded(metadata: Mapping[str, Any], source: str) -> dict[str, Any]:
             f"{source}: records schema version {version!r}, this program reads versions 1 and "
             f"{SCHEMA_VERSION}; collect the records again"
         )
-    models = metadata.get(MODELS, PAIR)
+    models = PAIR if version == 1 else metadata.get(MODELS, PAIR)
     check_models(models, source)
     metadata = {**metadata, "schema_version": SCHEMA_VERSION, MODELS: list(models)}
 

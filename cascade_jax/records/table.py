@@ -87,6 +87,10 @@ class Records:
         """Names of the models in order of cost."""
         return tuple(self.metadata[schema.MODELS])
 
+    def stated(self, model: str, key: str) -> Any:
+        """What the metadata state of a model, "checkpoint" say; None if nothing."""
+        return self.metadata.get(self._own(f"{model}_{key}"))
+
     def pieces(self, model: str, row: int) -> list[str] | None:
         """Text of each token of an answer; None if the table has none.
 
@@ -268,4 +272,4 @@ def _stated_metadata(file: pq.ParquetFile, path: pathlib.Path) -> dict[str, Any]
         raise RecordsError(f"{path}: the metadata are not JSON: {error}") from None
     if not isinstance(metadata, dict):
         raise RecordsError(f"{path}: the metadata must be a JSON object, got {metadata!r}")
-    return metadata
+    return {"schema_version": None, **metadata}  # refused where it is not stated

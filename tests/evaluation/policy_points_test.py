@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade_jax import records
+from cascade_jax.calibration.answer_pool import RecordsPool, RecordsSource
 from cascade_jax.deferral.guarantees import splits
 from cascade_jax.deferral.guarantees.certificate import DataIdentity, ModelIdentity
 from cascade_jax.deferral.scores import Average, Sum
@@ -198,6 +199,30 @@ def test_a_model_is_told_by_its_path_where_it_was_not_said_when_it_was_saved(tmp
     assert difference() == ""
     result = certificates.make(0.5, models={}, score="sum")
     assert policy_points.difference(result, table, Sum()) == ""
+
+
+def test_models_of_any_name_are_told_by_the_metadata_under_their_names(folder, tmp_path):
+    table = pq.read_table(folder / "xent.parquet")
+    metadata = json.loads(table.schema.metadata[b"cascade_jax"])
+    names = {"student": "small", "teacher": "large"}
+
+    def renamed(name):
+        role, _, rest = name.partition("_")
+        return f"{names[role]}_{rest}" if role in names and rest else name
+
+    columns = {renamed(name): table[name] for name in table.column_names}
+    metadata = {renamed(key): value for key, value in metadata.items()}
+    records.write(tmp_path / "r", columns, metadata | {"models": list(names.values())})
+    own = records.read(tmp_path / "r")
+    assert own.stated("student", "saved") == own.stated("small", "saved") == "1"
+    pool = RecordsPool(RecordsSource(), [own])
+    assert {role: identity.saved for role, identity in pool.models.items()} == {
+        "student": "1",
+        "teacher": "9",
+    }
+    for saved, is_of_these in (("1", True), ("2", False)):
+        result = certificates.make(0.5, models=models(saved))
+        assert (policy_points.difference(result, own, Average()) == "") is is_of_these
 
 
 def test_files_that_are_no_policy(folder, tmp_path):

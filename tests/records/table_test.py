@@ -108,11 +108,12 @@ def test_parquet_of_something_else(tmp_path):
         records.read(tmp_path / "a")
 
 
-def test_another_schema_version(tmp_path):
+@pytest.mark.parametrize("version", [99, None])
+def test_another_schema_version_or_none(version, tmp_path):
     write(tmp_path / "old.parquet")
-    rewrite(tmp_path / "old.parquet", {"schema_version": 99})
+    rewrite(tmp_path / "old.parquet", {"schema_version": version})
     with pytest.raises(
-        RecordsError, match="old.parquet: records schema version 99, .* versions 1 and 2"
+        RecordsError, match=f"old.parquet: records schema version {version}, .* versions 1 and 2"
     ):
         records.read(tmp_path / "old.parquet")
 

@@ -50,10 +50,13 @@ def write(path, changes=None, rows=None, **metadata):
 
 
 def rewrite(path, change_metadata=None, change_table=None):
-    """Changes a file behind the back of `records.write`, as another program might."""
+    """Changes a file behind the back of `records.write`, as another program might.
+
+    A key of the metadata that is changed to None is taken away.
+    """
     table = pq.read_table(path)
     metadata = json.loads(table.schema.metadata[b"cascade_jax"])
-    metadata.update(change_metadata or {})
+    metadata = {k: v for k, v in (metadata | (change_metadata or {})).items() if v is not None}
     if change_table:
         table = change_table(table)
     pq.write_table(table.replace_schema_metadata({"cascade_jax": json.dumps(metadata)}), path)
