@@ -252,9 +252,10 @@ def _costs(
     for answer in joined.answers[model].values():
         cost = answer.values.get("flops_per_token") if parameters is None else None
         if cost is None and metadata.get(key) is None:
+            ends = dict(zip((joined.models[0], joined.models[-1]), schema.PAIR, strict=True))
+            flag = f"give --{ends[model]}_parameters (8B, say), or " if model in ends else "give "
             raise answer.fail(
-                f"the {model}'s cost is not known: give --{key} (8B, say), or flops_per_token in "
-                "every line"
+                f"the {model}'s cost is not known: {flag}flops_per_token in every line"
             )
         costs.append(float(2.0 * metadata[key] if cost is None else cost))
     return costs
