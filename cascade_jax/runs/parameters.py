@@ -109,7 +109,7 @@ def first_parameters(
     if is_base:
         checkpoints.check_finished(name, folder, "its base")
     step = checkpoints.chosen_step(folder, start.checkpoint)
-    check(name, folder, step, start.source(model), mesh)
+    check(name, folder, step, start.source(model), mesh, table)
     return _first(start, folder, step, model, mesh, table)
 
 
@@ -141,7 +141,7 @@ def load_teacher(
     run_folder.check_same_vocabulary(name, fingerprint, folder)
     checkpoints.check_finished(name, folder)
     step = checkpoints.chosen_step(folder, choice)
-    check(name, folder, step, teacher.config, mesh)
+    check(name, folder, step, teacher.config, mesh, table)
     loaded = load(folder, step, teacher.config, mesh, table)
     return state_lib.in_compute_dtype(teacher, loaded)
 

@@ -11,7 +11,7 @@ from cascade_jax.data import pipeline
 from cascade_jax.models import families
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
-from cascade_jax.runs import checkpoints, run_folder
+from cascade_jax.runs import checkpoints, parameters, run_folder, start
 from cascade_jax.runs.saved_model import CascadeRuns, SavedModel
 from tests.support import fakes
 
@@ -101,3 +101,26 @@ def test_a_checkpoint_is_identified_wherever_its_folder_is(folder):
     identity = SavedModel(str(folder), "small").identity
     assert identity == SavedModel("elsewhere", f"{folder}/small", "last").identity
     assert identity != SavedModel(str(folder), "plain").identity
+
+
+def test_a_checkpoint_is_checked_by_the_rules_that_it_is_read_with(tmp_path):
+    """A size that the default rules can not split is no fault under rules that do not split it."""
+    model = dataclasses.replace(SMALL, mlp_dim=36)
+    fingerprint = pipeline.open_mixture(DATA).fingerprint
+    written = run_folder.write_imported(tmp_path / "odd", model, fingerprint, {"from": "test"})
+    params = families.initialize(families.build(model), jax.random.key(0))
+    checkpoints.save_parameters(tmp_path / "odd", params, written)
+    mesh = MeshConfig(data=1, tensor=8).build()
+
+    def as_teacher(table):
+        settings = families.build(model), tmp_path / "odd", "last", mesh, fingerprint, table
+        return parameters.load_teacher("run", *settings)
+
+    def as_start(table):
+        settings = "run", model, tmp_path, mesh, fingerprint, table
+        return parameters.first_parameters(start.FromRun("odd"), *settings)
+
+    for read in (as_teacher, as_start):
+        assert jax.tree.structure(read("replicated")) == jax.tree.structure(params)
+        with pytest.raises(ValueError, match="size 36 does not divide by the 8 shards"):
+            read(rules.DEFAULT)
