@@ -99,7 +99,7 @@ def span_corruption(
     Args:
       dataset: the texts.
       output_features: from seqio; the vocabulary must have enough sentinels ("byte+100", see
-        `vocabulary.load_vocabulary`).
+        `data/vocabulary/load.py`).
       sequence_length: from seqio; INPUT_LENGTH and TARGET_LENGTH if None.
       noise_density: share of the tokens to take out.
       mean_span_length: tokens in a span, on average.

@@ -46,7 +46,7 @@ def decode(
     Args:
       models: in order of cost; two so far.
       questions: examples, vocabulary, lengths and mesh.
-      uncertainty: see `cascade_decode.make_cascade_decode_fn`.
+      uncertainty: see `decode.make_cascade_decode_fn`.
       thresholds: one, or one for each block of positions; or such a row for each example.
       label, bar_stays: of the progress bar, and whether it stays when it is full.
 

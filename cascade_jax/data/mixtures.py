@@ -25,7 +25,7 @@ class DataConfig:
       input_length, target_length: positions in a row; longer texts are cut, EOS stays.
       batch_size: rows in a global batch, over all hosts.
       vocabulary: "byte", a SentencePiece .model or a tokenizer.json (see
-        `vocabulary.load_vocabulary`); None for the tasks' own.
+        `vocabulary/load.py`); None for the tasks' own.
       data_dir: folder of JSONL files, made the process-wide one when the mixture is opened; None
         leaves what `sources.set_data_dir` has set (TFDS if nothing).
       seed: of the order of the training rows.

@@ -123,5 +123,5 @@ class Watch(Watchdog):
             )
 
     def before_batch(self, is_first: bool) -> None:
-        """See `answers.Questions`."""
+        """See `collection.questions.Questions`."""
         self.before("a batch", may_compile=is_first)

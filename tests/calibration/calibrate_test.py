@@ -255,7 +255,7 @@ def learned(table, tmp_path):
     return {"records": answer_pool.RecordsSource(table, score=router)}
 
 
-def of_another_teacher(table, tmp_path):
+def with_another_teacher(table, tmp_path):
     test = write_records(tmp_path / "test.parquet", 100, 5, "test", N, teacher="b/3")
     return {"records": answer_pool.RecordsSource(table, test)}
 
@@ -281,7 +281,7 @@ REFUSED = {
              "no task matches 'esy'; nearest is 'easy' of 2 tasks"),
     "overlap": (overlapping, "share 1 of 100 examples: 'what is 899"),
     "learned": (learned, "the logistic router was fitted on these examples: 300 of 900"),
-    "teacher": (of_another_teacher, "the teacher of the records to test on is .*b/3.*b/2"),
+    "teacher": (with_another_teacher, "the teacher of the records to test on is .*b/3.*b/2"),
 }  # fmt: skip
 
 

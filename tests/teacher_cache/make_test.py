@@ -24,7 +24,7 @@ from cascade_jax.parallel import hosts, rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import checkpoints, parameters
 from cascade_jax.runs.saved_model import CascadeRuns
-from cascade_jax.teacher_cache import batches as taught_batches
+from cascade_jax.teacher_cache import batches as cached_batches
 from cascade_jax.teacher_cache import facts as teacher_facts
 from cascade_jax.teacher_cache import identity, make, shards
 from cascade_jax.teacher_cache.format import Holding
@@ -219,7 +219,7 @@ def test_a_saved_position_is_that_of_the_next_step(folder, mesh):
     mixture = pipeline.open_mixture(DATA)
 
     def opened():
-        return taught_batches.open_batches(run, mixture, mesh)[0]
+        return cached_batches.open_batches(run, mixture, mesh)[0]
 
     straight, batches = opened(), opened()
     expected = [next(straight) for _ in range(7)]
@@ -237,10 +237,10 @@ def test_a_saved_position_is_that_of_the_next_step(folder, mesh):
 @pytest.mark.parametrize("loss", [variants.CATXent(), variants.CATDist()])
 def test_the_shapes_of_facts_are_known_without_data(folder, mesh, loss):
     run = cached(folder, "few", "run", loss)
-    batches, _ = taught_batches.open_batches(run, pipeline.open_mixture(DATA), mesh)
+    batches, _ = cached_batches.open_batches(run, pipeline.open_mixture(DATA), mesh)
     facts = next(batches).teacher
     expected = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), facts)
-    actual = taught_batches.fact_shapes(run, rules.batch_sharding(mesh))
+    actual = cached_batches.fact_shapes(run, rules.batch_sharding(mesh))
     assert expected == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), actual)
 
 
@@ -260,7 +260,7 @@ def test_facts_are_those_of_whole_logits(folder, mesh, cache, pack):
     data = dataclasses.replace(DATA, pack=pack, input_length=24, target_length=20) if pack else DATA
     run = dataclasses.replace(cached(folder, cache, "run", variants.CATDist()), data=data)
     holding = Holding(VOCAB, **FOLDERS[cache])
-    lookup = taught_batches.Lookup(run, pipeline.open_mixture(data), holding)
+    lookup = cached_batches.Lookup(run, pipeline.open_mixture(data), holding)
     lookup._needs_top_k = holding.top_k > 0
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     arguments = pipeline.HostBatches(data, "train", pipeline.host_shard(one, 16, data.row_length))
@@ -478,7 +478,7 @@ def test_a_changed_prompt_is_refused_at_the_start_and_a_changed_row_by_its_text(
 ):
     run = cached(folder, "bits", "run", variants.CATXent())
     mixture = pipeline.open_mixture(DATA)
-    lookup = taught_batches.Lookup(run, mixture, Holding(VOCAB))
+    lookup = cached_batches.Lookup(run, mixture, Holding(VOCAB))
     seqio.TaskRegistry.remove("cached_v1")
     try:
         register("cached_v1", prompt="Q: ")

@@ -77,7 +77,7 @@ class TokenizerJsonVocabulary(seqio.Vocabulary):
 
     @property
     def fingerprint(self) -> str:
-        """The same for two vocabularies that give the same ids; see `vocabulary.fingerprint`."""
+        """The same for two vocabularies that give the same ids; see `load.fingerprint`."""
         ids = (self.vocab_size, self.extra_ids, self._special.pad, self._special.eos)
         return "-".join(map(str, ("tokenizer", self._digest, *ids)))
 

@@ -77,18 +77,18 @@ def test_the_worked_examples_of_the_docstrings():
     assert value(scores.Kurtosis(), [0.1, 0.9, 0.1, 0.9]) == pytest.approx(2.0)
     assert value(scores.Kurtosis(), [0.9, 0.9, 0.9, 0.1]) == pytest.approx(0.667, abs=1e-3)
 
-    def of_top(score, probabilities):
+    def on_top(score, probabilities):
         rows = np.log(np.atleast_2d(probabilities))
         offsets = np.array([0, len(rows)])
         return score(scores.AnswerTokens(rows[:, 0].copy(), None, offsets, None, rows))[0]
 
-    assert of_top(scores.Margin(), [[0.9, 0.05], [0.5, 0.4]]) == pytest.approx(0.525)
-    rate = of_top(scores.EntropyProductionRate(k=2), [0.5, 0.25])
+    assert on_top(scores.Margin(), [[0.9, 0.05], [0.5, 0.4]]) == pytest.approx(0.525)
+    rate = on_top(scores.EntropyProductionRate(k=2), [0.5, 0.25])
     assert rate == pytest.approx(0.6931, abs=1e-4)
     tiny = 1e-12
-    kurtosis = of_top(scores.TopKurtosis(k=4), [0.9, 0.1, tiny, tiny])
+    kurtosis = on_top(scores.TopKurtosis(k=4), [0.9, 0.1, tiny, tiny])
     assert kurtosis == pytest.approx(0.700, abs=1e-3)
-    assert of_top(scores.TopKurtosis(k=4), [0.4, 0.4, 0.1, 0.1]) == pytest.approx(2.0)
+    assert on_top(scores.TopKurtosis(k=4), [0.4, 0.4, 0.1, 0.1]) == pytest.approx(2.0)
 
 
 def test_the_rate_is_at_most_the_entropy_and_rises_with_k():
