@@ -1,6 +1,6 @@
 """Learned routers: fitted on a calibration split, then a deferral score as any other.
 
-A router sees an answer's features (`router_features`) and predicts one of two things:
+A router sees an answer's features (`features.py`) and predicts one of two things:
 
 | target | learned | the score, higher = defer |
 |---|---|---|
