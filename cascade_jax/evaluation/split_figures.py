@@ -28,9 +28,7 @@ def compute(
     """
     figures: list[SplitFigure] = []
     for task, panel in tasks.items():
-        stated = {
-            name: table.metadata.get(FIGURES, {}).get(task, {}) for name, table in tables.items()
-        }
+        stated = {name: _stated(table, task) for name, table in tables.items()}
         means = per_example.get(task, panel)
         panels = {means.metric: means}
         if panel.is_corpus:
@@ -53,13 +51,25 @@ def compute(
 _Values = tuple[float, dict[str, float], dict[str, tuple[float, ...]]]
 
 
-def _stated_figures(stated: Mapping[str, Mapping], metric: str) -> _Values | tuple[()]:
-    """Values of the large model and of the small ones, as records state them; () if none does."""
+def _stated(table: Records, task: str) -> dict[str, tuple[float, float]]:
+    """By metric, the values of the small and of the large model, as records state them."""
+    ends = table.models[0], table.models[-1]
+    by_metric = table.metadata.get(FIGURES, {}).get(task, {})
+    return {
+        metric: tuple(_number(by_model[model]) for model in ends)
+        for metric, by_model in by_metric.items()
+    }
+
+
+def _stated_figures(
+    stated: Mapping[str, Mapping[str, tuple[float, float]]], metric: str
+) -> _Values | tuple[()]:
+    """Values of the large model and of the small ones; () if no records state any."""
     pairs = {name: figures[metric] for name, figures in stated.items() if metric in figures}
     if not pairs:
         return ()
-    students = {name: _number(pairs.get(name, {}).get("student")) for name in stated}
-    return _number(next(iter(pairs.values()))["teacher"]), students, {}
+    students = {name: pairs.get(name, (math.nan,))[0] for name in stated}
+    return next(iter(pairs.values()))[1], students, {}
 
 
 def _panel_figures(panel: Panel) -> _Values:

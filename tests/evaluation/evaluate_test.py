@@ -15,8 +15,10 @@ from cascade_jax.evaluation import evaluate as evaluate_module
 from cascade_jax.evaluation.costs import Parameters, Price
 from cascade_jax.evaluation.evaluate import EvaluateConfig, evaluate
 from cascade_jax.records.table import RecordsError
+from cascade_jax.report import html_page
 from cascade_jax.report.metrics_json import to_json
 from cascade_jax.report.terminal import format_table
+from tests.support import student_records
 from tests.support.evaluated import N, write
 from tests.support.reports import evaluate_and_write
 
@@ -345,3 +347,19 @@ def test_prices_have_no_prefix_in_the_table(tmp_path):
     assert cost.value > 1e6, label
     assert f" {cost.value:.3g} " in format_table(result)
     assert f"| {cost.value:.3g} |" in (tmp_path / "o" / "summary.md").read_text(encoding="utf-8")
+
+
+def test_models_of_any_name_give_the_same_figures_and_page(tmp_path):
+    figures = {"to_english": {"bleu": {"student": 0.1, "teacher": 0.3}}}
+    plain = student_records.write(tmp_path / "a", "cat", 0.4, live=True, figures=figures)
+    own = student_records.rename_models(plain, tmp_path / "b", "small", "large")
+    settings = {"output_dir": str(tmp_path), "bootstrap_samples": 1, "scores": "available"}
+    results = [evaluate(EvaluateConfig(records_files=[file], **settings)) for file in (plain, own)]
+    pages = [html_page.render(result, {}) for result in results]
+    written = [to_json(result) for result in results]
+    for values in written:
+        values.pop("sources")
+    assert written[0] == written[1]
+    assert any(figure["metric"] == "bleu" for figure in written[0]["figures"])
+    data = [page.partition('id="data">')[2].partition("</script>")[0] for page in pages]
+    assert data[0] == data[1] != ""

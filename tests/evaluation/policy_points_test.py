@@ -202,17 +202,7 @@ def test_a_model_is_told_by_its_path_where_it_was_not_said_when_it_was_saved(tmp
 
 
 def test_models_of_any_name_are_told_by_the_metadata_under_their_names(folder, tmp_path):
-    table = pq.read_table(folder / "xent.parquet")
-    metadata = json.loads(table.schema.metadata[b"cascade_jax"])
-    names = {"student": "small", "teacher": "large"}
-
-    def renamed(name):
-        role, _, rest = name.partition("_")
-        return f"{names[role]}_{rest}" if role in names and rest else name
-
-    columns = {renamed(name): table[name] for name in table.column_names}
-    metadata = {renamed(key): value for key, value in metadata.items()}
-    records.write(tmp_path / "r", columns, metadata | {"models": list(names.values())})
+    student_records.rename_models(folder / "xent.parquet", tmp_path / "r", "small", "large")
     own = records.read(tmp_path / "r")
     assert own.stated("student", "saved") == own.stated("small", "saved") == "1"
     pool = RecordsPool(RecordsSource(), [own])

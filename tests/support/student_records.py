@@ -1,8 +1,10 @@
 """Records of students that the page's tests evaluate: ties, four tasks, one of them with BLEU."""
 
 import collections
+import json
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from cascade_jax import records
 from cascade_jax.task_metrics import corpus, quality
@@ -67,6 +69,24 @@ def write(path, name, skill, *, n=400, seed=0, pieces=True, live=False, **metada
     metadata["corpus_metrics"] = {"to_english": corpus.describe(Bleu())}
     records.write(path, columns, metadata)
     return str(path)
+
+
+def rename_models(path, output, small, large):
+    """The same table, its models under other names."""
+    table, names = pq.read_table(path), {"student": small, "teacher": large}
+
+    def renamed(name):
+        role, _, rest = name.partition("_")
+        return f"{names[role]}_{rest}" if role in names and rest else name
+
+    metadata = json.loads(table.schema.metadata[b"cascade_jax"])
+    for by_metric in metadata.get("figures", {}).values():
+        for metric, by_model in by_metric.items():
+            by_metric[metric] = {names[model]: value for model, value in by_model.items()}
+    metadata = {renamed(key): value for key, value in metadata.items()}
+    columns = {renamed(name): table[name] for name in table.column_names}
+    records.write(output, columns, metadata | {"models": [small, large]})
+    return str(output)
 
 
 def _live(answers, targets, seed):
