@@ -19,7 +19,7 @@ from cascade_jax.collection.questions import Questions
 from cascade_jax.data import pipeline
 from cascade_jax.deferral.guarantees import splits
 from cascade_jax.deferral.guarantees.certificate import DataIdentity
-from cascade_jax.deferral.policy import TOKEN, Thresholds, by_position
+from cascade_jax.deferral.policy import PAIR, TOKEN, Thresholds, by_position
 from cascade_jax.inference.cascade.rules import ENTROPY, LOG_PROB, RANDOM, UNCERTAINTIES
 from cascade_jax.names import check_choice, matching_tasks
 from cascade_jax.parallel import hosts
@@ -117,7 +117,8 @@ class LivePool:
         self.thresholds = source.num_blocks
         self.max_length = data.target_length
         self.uncertainty = source.uncertainty
-        self.models = {"student": student.identity, "teacher": teacher.identity}
+        identities = (model.identity for model in self._models)
+        self.models = dict(zip(PAIR, identities, strict=True))
         self.data = DataIdentity(
             mixture=data.mixture,
             split=source.split,

@@ -10,7 +10,7 @@ from cascade_jax.collection.questions import Questions
 from cascade_jax.data import pipeline
 from cascade_jax.deferral.guarantees import certificate
 from cascade_jax.deferral.guarantees.certificate import Certificate
-from cascade_jax.deferral.policy import TOKEN
+from cascade_jax.deferral.policy import PAIR, TOKEN
 from cascade_jax.records.schema import POLICY
 from cascade_jax.runs.saved_model import SavedModel
 
@@ -23,7 +23,7 @@ class LivePolicy:
 
     def _is_for(self, student: SavedModel) -> bool:
         policy = self.certificate
-        return policy is not None and policy.models.get("student") == student.identity
+        return policy is not None and policy.models.get(PAIR[0]) == student.identity
 
     def metadata(self, student: SavedModel) -> dict[str, Any]:
         """The policy as metadata of a student's records; nothing if it is for another student."""
@@ -96,7 +96,7 @@ def load(
             "already: collect without it, and give it to `cascade-jax evaluate`"
         )
     policy.policy()  # refuses one without a policy
-    for role, models in (("student", students), ("teacher", [teacher])):
+    for role, models in zip(PAIR, (students, [teacher]), strict=True):
         identity, ours = policy.models.get(role), [model.identity for model in models]
         if identity not in ours:
             raise ValueError(

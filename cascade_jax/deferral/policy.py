@@ -15,6 +15,7 @@ from cascade_jax.names import check_choice
 
 ANSWER, TOKEN = "answer", "token"
 LEVELS = (ANSWER, TOKEN)
+PAIR = ("student", "teacher")  # the models of a cascade that does not name them
 Thresholds = tuple[float, ...]  # of a stage: one, or one for each block of answer positions
 _SMALLEST = np.finfo(np.float32).tiny  # the smallest normal number
 
@@ -90,7 +91,7 @@ class Policy:
     level: str
     score: str
     stages: tuple[Thresholds, ...]
-    models: tuple[str, ...] = ("student", "teacher")
+    models: tuple[str, ...] = PAIR
 
     def __post_init__(self):
         check_choice("level", self.level, LEVELS)

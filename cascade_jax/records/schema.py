@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from cascade_jax.deferral.policy import PAIR
 from cascade_jax.names import nearest_names
 
 SCHEMA_VERSION = 2  # 1 is read as 2: it is always about PAIR
@@ -20,7 +21,6 @@ METADATA_KEY = "cascade_jax"
 REQUIRED_METADATA = ("name", "mixture", "split")
 CORPUS_METRICS, FIGURES, DECODING = "corpus_metrics", "figures", "decoding"  # optional, by task
 MODELS = "models"  # names in order of cost
-PAIR = ("student", "teacher")  # the models of a table that does not name them
 POLICY = "policy"  # optional: the certificate that the live cascade keeps to, as a dict
 TOP_K = "top_k"  # optional: how many log-probs a token has in the columns of top log-probs
 # What `collect` writes under "decoding".
