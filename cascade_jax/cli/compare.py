@@ -136,7 +136,7 @@ def _score(name: str):
         return routers.Saved(name)
     name = name.replace(" ", "_")
     kind, _, level = name.rpartition("_")
-    if kind == "quantile":
+    if kind == "quantile" and level.replace(".", "", 1).isdecimal():
         return scores.Quantile(float(level))
     known = {score.name.replace(" ", "_"): score for score in scores.ALL}
     check_choice("a score that is no file", name, known)
@@ -149,10 +149,13 @@ def _cost(name: str):
 
     kind, _, prices = name.partition("=")
     if kind == "price":
-        numbers = prices.split(",")
+        try:
+            numbers = [float(price) for price in prices.split(",")]
+        except ValueError:
+            numbers = []
         if len(numbers) != 4:
             raise ValueError(f"--cost {name}: expected four prices, as in --cost price=0.1,0.4,1,4")
-        return costs.Price(*map(float, numbers))
+        return costs.Price(*numbers)
     known = {"parameters": costs.Parameters, "flops": costs.Flops, "latency": costs.Latency}
     check_choice("cost", name, [*known, "price=IN,OUT,IN,OUT"])
     return known[name]()

@@ -20,7 +20,7 @@ its checkpoint stand model.gin (the model as gin bindings) and the files of its 
 example:
   cascade-jax import --from hf --path models/gemma-3-270m --out runs/gemma_270m --macro SMALL
   cascade-jax import --from hf --path models/flan-t5-xxl --out runs/flan_xxl --scan_layers
-  cascade-jax import --from t5x --path flan_t5_small/checkpoint_1198000 --out runs/flan_small \
+  cascade-jax import --from t5x --path flan_t5_small/checkpoint_1198000 --out runs/flan_small \\
     --vocabulary t5.model+100
 """
 SOURCES = ("hf", "t5x")

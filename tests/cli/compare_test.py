@@ -62,6 +62,8 @@ def test_two_folders_keep_tables_of_one_name_apart(experiment, tmp_path):
         (("{demo}", "--split", "test", "--cost", "flop"), "cost is 'flop'.*did you mean 'flops'"),
         (("{demo}", "--split", "test", "--cost", "price=1,2"), "expected four prices"),
         (("{demo}", "--split", "test", "--cost", "price"), "expected four prices"),
+        (("{demo}", "--split", "test", "--cost", "price=1,2,x,4"), "expected four prices"),
+        (("{demo}", "--split", "test", "--score", "quantile_x"), "a score that is no file"),
         (("none.parquet",), "none.parquet: no such records file"),
         (("{demo}", "--bootstrap", "0"), "bootstrap"),
     ],
