@@ -29,7 +29,7 @@ from cascade_jax.teacher_cache import facts as teacher_facts
 from cascade_jax.teacher_cache import identity, make, shards
 from cascade_jax.teacher_cache.format import Holding
 from cascade_jax.training import experiment
-from cascade_jax.training import run as one_run
+from cascade_jax.training import run as run_lib
 from cascade_jax.training.optimizers import Adafactor
 from cascade_jax.training.programs import Programs
 from cascade_jax.training.run import train_one
@@ -343,7 +343,7 @@ def test_making_goes_on_where_it_was_stopped(folder, mesh, tmp_path, monkeypatch
     assert len(list(cache.glob("*.index.npz"))) == 2
     run = run_config("run", variants.CATXent(), teacher_cache=str(cache))
     with pytest.raises(ValueError, match="is not finished; finish it: `cascade-jax cache-") as said:
-        one_run.check(Programs(run, mesh), folder)
+        run_lib.check(Programs(run, mesh), folder)
     begun = f"--gin.CACHE_BATCH_SIZE={config.rows_at_once} --gin.CACHE_SHARD_ROWS="
     assert f"{begun}{config.shard_rows}" in str(said.value)
     other = dataclasses.replace(config, shard_rows=config.shard_rows * 2)
@@ -458,7 +458,7 @@ def test_rows_that_are_made_anew_each_time_are_refused(folder, tmp_path, mesh, i
 def test_a_cache_that_does_not_fit_is_refused(folder, mesh, changes, message):
     settings = {"loss": variants.CATXent(), "teacher_cache": str(folder / "bits")} | changes
     with pytest.raises(ValueError, match=message):
-        one_run.check(Programs(run_config("run", **settings), mesh), folder)
+        run_lib.check(Programs(run_config("run", **settings), mesh), folder)
 
 
 def test_a_teacher_that_was_trained_anew_is_refused(folder, mesh, tmp_path):
@@ -470,7 +470,7 @@ def test_a_teacher_that_was_trained_anew_is_refused(folder, mesh, tmp_path):
     run = cached(folder, "bits", "run", variants.CATXent())
     message = f"teacher.saved_at is {there} there and {there + 5} here"
     with pytest.raises(ValueError, match=message):
-        one_run.check(Programs(run, mesh), tmp_path)
+        run_lib.check(Programs(run, mesh), tmp_path)
 
 
 def test_a_changed_prompt_is_refused_at_the_start_and_a_changed_row_by_its_text(
@@ -483,7 +483,7 @@ def test_a_changed_prompt_is_refused_at_the_start_and_a_changed_row_by_its_text(
     try:
         register("cached_v1", prompt="Q: ")
         with pytest.raises(ValueError, match=r"data.examples.cached_v1 is '\w+' there and '\w+' h"):
-            one_run.check(Programs(run, mesh), folder)
+            run_lib.check(Programs(run, mesh), folder)
         one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         changed = next(pipeline.rows_once(DATA, one, "train"))
         with pytest.raises(ValueError, match="not have an example .*: inputs 'Q: t0' and targets"):

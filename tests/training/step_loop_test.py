@@ -9,7 +9,7 @@ from cascade_jax.data import pipeline
 from cascade_jax.losses.variants import Xent
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.training import experiment, step_loop
-from cascade_jax.training import run as one_run
+from cascade_jax.training import run as run_lib
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
 from cascade_jax.training.run import train_one
@@ -58,7 +58,7 @@ def events(monkeypatch):
         events.append(("read", len(results)))
         return value.__get__(array)
 
-    monkeypatch.setattr(one_run.pipeline, "train_batches", Batches)
+    monkeypatch.setattr(run_lib.pipeline, "train_batches", Batches)
     monkeypatch.setattr(step_lib, "make_train_step", make_train_step)
     monkeypatch.setattr(jax, "block_until_ready", block_until_ready)
     monkeypatch.setattr(ArrayImpl, "_value", property(read))
