@@ -65,7 +65,7 @@ class Flags(argparse.ArgumentParser):
         self._flags = self.add_argument_group(heading)
 
     def add(self, config_class: type) -> "Flags":
-        """Adds the fields that are flags or arguments, and gives itself."""
+        """Adds the fields that are flags or arguments; returns itself."""
         for field in dataclasses.fields(config_class):
             options = dict(field.metadata)
             if not options:

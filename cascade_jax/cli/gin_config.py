@@ -180,7 +180,7 @@ def _macros_read(parsed) -> set[str]:
 
 @contextlib.contextmanager
 def native_messages_hidden():
-    """Hides what is printed on file descriptor 2; exceptions come through as ever.
+    """Hides what is printed on file descriptor 2; exceptions pass as usual.
 
     Gin files import TensorFlow, which greets with lines about devices that only JAX will use.
     """

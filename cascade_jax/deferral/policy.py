@@ -97,7 +97,7 @@ class Policy:
         check_choice("level", self.level, LEVELS)
         if len(self.stages) != len(self.models) - 1:
             raise ValueError(
-                f"a cascade of {len(self.models)} models has {len(self.models) - 1} stages, got "
+                f"a cascade has one stage less than models, here {len(self.models) - 1}; got "
                 f"thresholds of {len(self.stages)}"
             )
         for thresholds in self.stages:

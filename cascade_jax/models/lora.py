@@ -32,7 +32,7 @@ class Lora:
       targets: names of the linear maps, in all layers, as the parameter tree spells them: "query",
         "key", "value" and "out" of attention, "wi", "wi_0", "wi_1" and "wo" of the MLP,
         "logits_dense". Queries and values are what Hu et al. adapt.
-      alpha: weight of the addition; over the rank, so that another rank wants no other learning
+      alpha: weight of the addition; over the rank, so that another rank needs no other learning
         rate.
 
     Reference: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.

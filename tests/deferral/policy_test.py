@@ -48,7 +48,7 @@ def test_a_cascade_of_three_models_has_two_stages():
     "fields, message",
     [
         (("tokens", "x", ((1.0,),)), "level is 'tokens'; must be one of answer, token; did you"),
-        (("token", "x", ((1.0,), (2.0,))), "a cascade of 2 models has 1 stages, got thresholds"),
+        (("token", "x", ((1.0,), (2.0,))), "one stage less than models, here 1; got"),
         (("token", "x", ((float("nan"),),)), "and not NaN"),
         (("token", "x", ((),)), "one number or more"),
         (("answer", "x", ((1.0, 2.0),)), "one threshold a stage, got"),
