@@ -74,21 +74,17 @@ def write_imported(
     return config
 
 
-def check(folder: Path, run: Any, identity: dict[str, Any]) -> dict:
+def check(folder: Path, config: dict[str, Any]) -> None:
     """Checks that the run's folder, if there is one, holds the same run; writes nothing.
 
     Args:
       folder: the run's folder.
-      run: the TrainRun.
-      identity: JSON values that tell what the run reads: vocabulary, data, teacher checkpoint.
-
-    Returns:
-      The config as JSON values, `identity` included.
+      config: of the run by `describe`, with the identities of what it reads: vocabulary, data,
+        teacher checkpoint.
 
     Raises:
       ValueError: if the folder holds another config; names each difference.
     """
-    config = describe(run) | identity
     file = folder / "config.json"
     if file.exists():
         before = json.loads(file.read_text())
@@ -101,11 +97,10 @@ def check(folder: Path, run: Any, identity: dict[str, Any]) -> dict:
                 f"run folder {folder} holds another config: {'; '.join(differences)}. Choose "
                 f"{other}, or delete the folder"
             )
-    return config
 
 
 def claim(folder: Path, config: dict) -> None:
-    """Makes the run's folder and writes its config.json; `config` is from `check`."""
+    """Makes the run's folder and writes its config.json, see `check`."""
     files.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
@@ -133,17 +128,7 @@ def resolve(output_dir: Path, run: str) -> Path:
     return Path(run) if "/" in run else output_dir / run
 
 
-def check_vocabulary(name: str, model_vocab_size: int, mixture: Any) -> None:
-    """Raises ValueError, with both sizes, for an embedding smaller than the vocabulary."""
-    if model_vocab_size < mixture.vocab_size:
-        raise ValueError(
-            f"run {name!r}: the model's vocab_size {model_vocab_size} is smaller than the "
-            f"vocabulary of mixture {mixture.name!r}, which has {mixture.vocab_size} ids; give "
-            f"the model a vocab_size of at least {mixture.vocab_size}"
-        )
-
-
-def check_same_model(name: str, model: Any, folder: Path) -> None:
+def check_same_model(name: str, model: families.ModelConfig, folder: Path) -> None:
     """Raises ValueError if a run trained another model; dropout, dtype and layout may differ."""
     both = checkpoints.config_of(folder)["model"], describe(model)
     differences = _differences(*(_without(fields, _IGNORED_MODEL_FIELDS) for fields in both))

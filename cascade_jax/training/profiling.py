@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
 from cascade_jax.parallel import hosts
 
@@ -30,7 +30,7 @@ class Profiler:
             jax.profiler.start_trace(str(self._folder))
             self._is_on = True
 
-    def after(self, step: int, report: Any) -> None:
+    def after(self, step: int, report: PyTree) -> None:
         """Step `step` was sent to the devices; `report` is ready when it is done."""
         if self._is_on and step == self._steps[1]:
             jax.block_until_ready(report)

@@ -36,7 +36,7 @@ def check(programs: Programs, output_dir: Path) -> tuple[pipeline.OpenMixture, d
     programs.check()
     run = programs.run
     mixture = pipeline.open_mixture(run.data)
-    run_folder.check_vocabulary(run.name, run.model.vocab_size, mixture)
+    _check_vocabulary(run, mixture)
     splits = {"train", run.eval_split} - {None}
     identity = {
         "vocabulary_fingerprint": mixture.fingerprint,
@@ -53,7 +53,19 @@ def check(programs: Programs, output_dir: Path) -> tuple[pipeline.OpenMixture, d
         identity["teacher_saved"] = parameters.saved_at(teacher, run.teacher_checkpoint)
     if run.lora is not None:
         identity |= parameters.base_identity(run.name, run.start, output_dir)
-    return mixture, run_folder.check(output_dir / run.name, run, identity)
+    config = run_folder.describe(run) | identity
+    run_folder.check(output_dir / run.name, config)
+    return mixture, config
+
+
+def _check_vocabulary(run: TrainRun, mixture: pipeline.OpenMixture) -> None:
+    """Refuses an embedding smaller than the vocabulary."""
+    if run.model.vocab_size < mixture.vocab_size:
+        raise ValueError(
+            f"run {run.name!r}: the model's vocab_size {run.model.vocab_size} is smaller than the "
+            f"vocabulary of mixture {mixture.name!r}, which has {mixture.vocab_size} ids; give "
+            f"the model a vocab_size of at least {mixture.vocab_size}"
+        )
 
 
 def train_one(

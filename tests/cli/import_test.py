@@ -156,7 +156,7 @@ def test_an_imported_folder_is_not_trained_in(tmp_path):
     arguments = ["--from=hf", f"--path={source}", f"--out={run}", "--vocabulary=byte"]
     assert main.main(["import", *arguments]) == 0
     with pytest.raises(ValueError, match="holds an imported model"):
-        run_folder.check(run, T5, {})
+        run_folder.check(run, run_folder.describe(T5))
 
 
 def _fails(capsys, argv) -> str:
