@@ -210,8 +210,8 @@ REFUSED = [
     (GEMMA_3_270M, {"layer_types": ["full_attention"] * 17}, ["layer_types", "18 of full"]),
     (T5_SMALL, {"feed_forward_proj": "gelu"}, ["feed_forward_proj = 'gelu'", "gated-gelu"]),
     (T5_SMALL, {"layer_norm_epsilon": 1e-5}, ["layer_norm_epsilon = 1e-05", "1e-06 is"]),
-    (LLAMA_3_2_1B, {"num_key_value_heads": 5}, ["num_heads = 32", "num_kv_heads = 5"]),
-    (LLAMA_3_2_1B, {"bos_token_id": 128256}, ["bos_id = 128256"]),
+    (LLAMA_3_2_1B, {"num_key_value_heads": 5}, ["num_heads is 32", "num_kv_heads = 5"]),
+    (LLAMA_3_2_1B, {"bos_token_id": 128256}, ["bos_id is 128256"]),
 ]
 
 
