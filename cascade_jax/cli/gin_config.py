@@ -8,6 +8,7 @@ that nothing enters; here both are refused, as long as no command's root reaches
 import argparse
 import contextlib
 import dataclasses
+import importlib.util  # noqa: F401  gin uses it to look for a file, and imports importlib alone
 import os
 import re
 import sys
@@ -103,7 +104,7 @@ def build(root: str, values: argparse.Namespace) -> Any:
 def search_paths() -> list[Path]:
     """Folders in which `gin/...` is looked up: here, the clone, the installed package."""
     package = Path(__file__).parents[1]
-    return [Path.cwd(), package.parent, package / "installed"]
+    return list(dict.fromkeys([Path.cwd(), package.parent, package / "installed"]))
 
 
 def add_current_folder() -> None:

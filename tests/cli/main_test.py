@@ -47,6 +47,19 @@ def test_an_unknown_command_is_answered_with_the_nearest(capsys):
     assert error.count("\n") == 1 and "did you mean 'collect'?" in error
 
 
+def test_a_missing_gin_file_is_named_in_an_interpreter_of_its_own():
+    code = (
+        f"import sys; sys.path = {sys.path!r}\n"
+        "from cascade_jax.cli import main\n"
+        "sys.exit(main.main(['evaluate', '--gin_file=gin/experiments/dmo.gin']))"
+    )
+    # -S: what site-packages start with, such as an editable install, hides missing imports.
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Unable to open file: gin/experiments/dmo.gin" in done.stderr
+
+
 WITH_GIN = sorted(name for name in commands.COMMANDS if hasattr(commands.module_of(name), "CONFIG"))
 
 
