@@ -1,8 +1,8 @@
 """`cascade-jax evaluate`: from records to curves, figures and a report."""
 
 HELP = """\
-Reads records tables, never a model, and writes deferral curves, figures (metrics.json), pictures
-(PNG) and report.html.
+Reads records tables, never a model, and writes deferral curves as pictures (PNG and SVG), figures
+(metrics.json), tables (summary.md) and report.html.
 
 example:
   cascade-jax evaluate --gin_file=gin/experiments/demo.gin

@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-import functools
+import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
@@ -10,7 +10,6 @@ from cascade_jax.names import did_you_mean
 
 Config = TypeVar("Config")
 _REQUIRED = object()
-_FORMAT = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=26, width=100)
 
 
 class UsageError(ValueError):
@@ -49,6 +48,16 @@ def arguments(metavar: str, text: str) -> Any:
     )
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Lines of 100 characters, not broken at hyphens: names such as fit-router stay whole."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=26, width=100)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 class Flags(argparse.ArgumentParser):
     """The flags of a command: `add` takes them from a dataclass, `format_help` is its --help."""
 
@@ -59,7 +68,7 @@ class Flags(argparse.ArgumentParser):
             description=text,
             add_help=False,
             allow_abbrev=False,
-            formatter_class=_FORMAT,
+            formatter_class=_HelpFormatter,
         )
         self._arguments = self.add_argument_group("arguments")
         self._flags = self.add_argument_group(heading)

@@ -14,7 +14,7 @@ READING = """<dl>
 <dt>Cascade</dt><dd>The small model answers every example. Those with the highest deferral score go
 to the large model, whose answer then counts. An example is deferred iff its score is above the
 threshold τ.</dd>
-<dt>Cost</dt><dd>By custom FLOPs per token = 2 × parameters: C<sub>S</sub> + rate × C<sub>L</sub>,
+<dt>Cost</dt><dd>By default FLOPs per token = 2 × parameters: C<sub>S</sub> + rate × C<sub>L</sub>,
 the small model always paid, the large one for deferred examples only. Other costs are by example
 (FLOPs of the whole answer, measured seconds, a price of tokens): then it is the mean of the small
 model's costs plus those of the large one for the deferred, over n. Deferring everything therefore
