@@ -21,6 +21,7 @@ import cascade_jax
 from cascade_jax import checks, files
 from cascade_jax.data import example_keys, pipeline, placement
 from cascade_jax.models import families
+from cascade_jax.names import check_choice
 from cascade_jax.parallel import hosts, rules
 from cascade_jax.runs import checkpoints, run_folder
 from cascade_jax.runs import identity as identity_lib
@@ -30,7 +31,7 @@ from cascade_jax.runs.saved_model import CascadeRuns, SavedModel
 from cascade_jax.runs.watchdog import Watchdog
 from cascade_jax.teacher_cache import facts as teacher_facts
 from cascade_jax.teacher_cache import identity as cache_identity
-from cascade_jax.teacher_cache.format import Holding, TokenFacts
+from cascade_jax.teacher_cache.format import FLOORS, Holding, TokenFacts
 from cascade_jax.teacher_cache.shards import (
     COMPLETE,
     FINGERPRINT,
@@ -79,6 +80,8 @@ class CacheConfig:
         for field in ("eval_batches", "shard_rows", "batch_size"):
             checks.whole_number(field, getattr(self, field), 1, optional=field == "batch_size")
         checks.positive("hang_seconds", self.hang_seconds, optional=True)
+        checks.whole_number("top_k", self.top_k, 0)  # `Holding` compares it with the vocabulary
+        check_choice("dtype", self.dtype, FLOORS)
 
     def holding(self, vocab_size: int) -> Holding:
         """The facts to save for a teacher with so many ids."""
