@@ -9,6 +9,7 @@ from typing import Any
 
 from cascade_jax import files
 from cascade_jax.models import families
+from cascade_jax.names import check_choice
 from cascade_jax.runs import checkpoints
 
 # Settings that may change between two starts of one run: they change neither its parameters, but
@@ -37,8 +38,13 @@ def describe(value: Any) -> Any:
 
 
 def model_of(config: Mapping[str, Any]) -> families.ModelConfig:
-    """The model's config out of a run's config.json: the inverse of `describe`."""
+    """The model's config out of a run's config.json: the inverse of `describe`.
+
+    Raises:
+      ValueError: a model that this version has no class or field for.
+    """
     families_by_name = {kind.__name__: kind for kind in families.FAMILIES}
+    check_choice("the model's type", config["model"]["type"], families_by_name)
     # The classes of a config's own values stand beside it.
     classes = vars(sys.modules[families_by_name[config["model"]["type"]].__module__])
 
@@ -48,7 +54,10 @@ def model_of(config: Mapping[str, Any]) -> families.ModelConfig:
         fields = {key: built(item) for key, item in value.items() if key != "type"}
         return classes[value["type"]](**fields)
 
-    return built(config["model"])
+    try:
+        return built(config["model"])
+    except (KeyError, TypeError) as error:  # a class or a field that is unknown or missing
+        raise ValueError(f"the model can't be built as this version has it: {error}") from error
 
 
 def write_imported(

@@ -48,6 +48,7 @@ class SavedModel:
 
         Raises:
           CheckpointError: the run has no complete checkpoint.
+          ValueError: its config.json has a model that this version does not know.
         """
         self.folder = run_folder.resolve(Path(experiment_dir), run)
         self.name = self.folder.name
@@ -58,7 +59,10 @@ class SavedModel:
             raise checkpoints.CheckpointError(f"{error}{did_you_mean(self.name, others)}") from None
         self.saved = checkpoints.saved_at(self.folder, self.step)
         config = checkpoints.config_of(self.folder)
-        self.config = run_folder.model_of(config)
+        try:
+            self.config = run_folder.model_of(config)
+        except ValueError as error:
+            raise ValueError(f"{self.folder}/config.json: {error}") from error
         self.rules = rules_lib.table(config.get("rules", rules_lib.DEFAULT))
 
     def check(self, mesh: Mesh) -> None:

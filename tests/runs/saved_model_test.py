@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import pytest
@@ -95,6 +96,23 @@ def test_runs_that_do_not_fit_are_refused(folder, changes, message):
 def test_what_names_no_runs_is_refused(folder, changes, message):
     with pytest.raises(ValueError, match=message):
         runs(folder, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"type": "T5Confg"}, "plain/config.json: .* is 'T5Confg'; must be .*; did you mean 'T5C"),
+        ({"mlp_dimension": 3}, "plain/config.json: the model can't be built .*'mlp_dimension'"),
+        ({"num_heads": 0}, "plain/config.json: num_heads is 0; must be"),
+    ],
+)
+def test_a_model_of_another_version_is_refused(folder, tmp_path, changes, message):
+    shutil.copytree(folder / "plain", tmp_path / "plain")
+    file = tmp_path / "plain/config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"model": config["model"] | changes}))
+    with pytest.raises(ValueError, match=message):
+        SavedModel(tmp_path, "plain")
 
 
 def test_a_checkpoint_is_identified_wherever_its_folder_is(folder):
