@@ -67,7 +67,11 @@ def test_flops_are_those_of_the_closed_forms(mesh):
 
 @pytest.mark.parametrize(
     "mesh, table",
-    [("slices", "replicated"), ("all", "fsdp_tensor"), ("fsdp", "fsdp")],
+    [
+        ("slices", "replicated"),
+        ("all", "fsdp_tensor"),
+        pytest.param("fsdp", "fsdp", marks=pytest.mark.slow),  # compiles a mesh for this alone
+    ],
 )
 def test_parameter_and_optimizer_bytes_are_those_of_real_arrays(mesh, table):
     run = tiny_runs.run(rules=table, teacher_rules="fsdp_tensor")
