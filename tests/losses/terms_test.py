@@ -233,7 +233,12 @@ def test_top_k_log_probs_are_k_probabilities_and_the_rest(x, k, seed):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_low_precision_logits_are_worked_on_in_float32(dtype):
-    x, t = jax.random.normal(jax.random.key(4), (2, 3, 6)).astype(dtype)
+    try:
+        x, t = jax.random.normal(jax.random.key(4), (2, 3, 6)).astype(dtype)
+    except jax.errors.JaxRuntimeError as error:
+        if "materialize symbols" not in str(error):
+            raise
+        pytest.skip(f"XLA does not convert to {dtype} with these instructions (SSE4_2 alone)")
     for function in PAIRS.values():
         actual = function(x, t)
         assert actual.dtype == jnp.float32
