@@ -39,7 +39,7 @@ class LiveSource:
       split: which split of every task is calibrated on.
       test_split: another to test the promise on; None for the examples that the calibration leaves.
       tasks: patterns of the mixture's tasks that count.
-      limit: at most so many examples of a task and split; None for all.
+      limit: the most examples of a task and split; None for all.
       uncertainty: what is compared with the thresholds: "log_prob" (minus that of the student's
         token), "entropy", or "random".
       num_blocks: thresholds of a configuration, one for each block of positions.

@@ -54,7 +54,7 @@ def answer(
     Args:
       model: what answers.
       questions: examples and how to answer them.
-      top_k: so many of the largest log-probs at each token.
+      top_k: the number of largest log-probs to keep at each token.
       embeddings: whether to add each input's mean-pooled hidden state.
 
     Raises:

@@ -31,7 +31,7 @@ class CollectConfig:
     Attributes:
       cascade: the runs, the data and the mesh; each student gets a records table of its own.
       split: which split of every task.
-      limit: at most so many examples of a task; None for all.
+      limit: the most examples of a task; None for all.
       decoding: "greedy"; "rank_classification": where rows have options, the likeliest of
         them is the answer, and tasks without options are decoded greedily; "teacher_forced": each
         token of a target is a row, answered by the likeliest token after the target's before it.

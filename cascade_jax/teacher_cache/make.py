@@ -84,7 +84,7 @@ class CacheConfig:
         check_choice("dtype", self.dtype, FLOORS)
 
     def holding(self, vocab_size: int) -> Holding:
-        """The facts to save for a teacher with so many ids."""
+        """The facts to save for a teacher whose vocabulary has `vocab_size` ids."""
         return Holding(vocab_size, self.top_k, self.dtype, self.label_log_probs)
 
     @property

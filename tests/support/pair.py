@@ -1,4 +1,4 @@
-"""A tiny pair of models, trained once in a test session, and the gin text of whoever uses it."""
+"""A tiny pair of models, trained once in a test session, and the gin text for its users."""
 
 import os
 from collections.abc import Callable
