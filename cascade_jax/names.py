@@ -34,6 +34,12 @@ def nearest_names(
     return difflib.get_close_matches(str(name), list(known), count, cutoff)
 
 
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """The names with commas between, no more than `most` of them, and then how many there are."""
+    text = ", ".join(names[:most])
+    return text if len(names) <= most else f"{text}, ... ({len(names)} in all)"
+
+
 def matching_tasks(patterns: Iterable[str], tasks: Sequence[str]) -> list[str]:
     """The tasks that match some pattern such as "wmt22_*", in their order.
 

@@ -1,8 +1,9 @@
-"""Masked sums, safe ratios, log-softmax and entropy that stay finite."""
+"""Masked sums, safe ratios, log-softmax and entropy that stay finite; arrays that are not."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Shaped
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 DTYPE_NAMES = ("bfloat16", "float32")  # of a computation; sums are float32 in either
 LOWEST = -1e30  # used for -inf where 0 * -inf would be NaN
@@ -68,3 +69,28 @@ def entropy(log_p: Float[Array, "*n V"]) -> Float[Array, "*n"]:
     """Shannon entropy in nats of distributions given by their log-probs; log-prob -inf counts 0."""
     log_p = jnp.maximum(log_p, LOWEST)
     return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+
+_all_finite = jax.jit(lambda values: jnp.isfinite(values).all())
+
+
+def not_finite(arrays: PyTree) -> list[str]:
+    """Paths ("decoder/logits_dense/kernel") of the arrays with NaN or infinite numbers.
+
+    Arrays of JAX are checked on their devices; all hosts that hold parts of one must call this.
+
+    Args:
+      arrays: a tree of arrays of NumPy or JAX; integers and booleans are always finite.
+    """
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, array in jax.tree_util.tree_leaves_with_path(arrays)
+        if not is_finite(array)
+    ]
+
+
+def is_finite(array: np.ndarray | Array) -> bool:
+    """Whether an array of any dtype has no NaN and no infinite number."""
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return True
+    return bool(np.isfinite(array).all() if isinstance(array, np.ndarray) else _all_finite(array))

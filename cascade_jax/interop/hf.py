@@ -22,7 +22,7 @@ from cascade_jax.interop.hf_keys import UnsupportedError
 from cascade_jax.interop.safetensors_io import StoredTensor
 from cascade_jax.models import families
 from cascade_jax.models.config import DecoderConfig
-from cascade_jax.names import check_choice
+from cascade_jax.names import check_choice, listed
 from cascade_jax.parallel import rules
 
 # Of config.json, what the vocabulary or its users decide and no parameter depends on.
@@ -142,7 +142,6 @@ def _plan(
             misshapen.append(f"{name} {list(tensor.shape)} where config.json says {list(shape)}")
         if tensor.dtype not in safetensors_io.DTYPES:
             other_dtype.append(f"{name} {tensor.dtype}")
-    listed = safetensors_io.listed
     texts = [f"{len(names)} {what}: {listed(names)}" for what, names in problems.items() if names]
     if texts:
         text = "; ".join(texts)

@@ -17,6 +17,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from cascade_jax.names import listed
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 DTYPES = {
@@ -86,12 +88,6 @@ def open_folder(folder: str | os.PathLike) -> dict[str, StoredTensor]:
     if wrong:
         raise SafetensorsError(f"{folder / INDEX} names tensors that are missing: {listed(wrong)}")
     return {name: tensor for tensors in files.values() for name, tensor in tensors.items()}
-
-
-def listed(names: Sequence[str], most: int = 20) -> str:
-    """The names with commas between, no more than `most` of them, and then how many there are."""
-    text = ", ".join(names[:most])
-    return text if len(names) <= most else f"{text}, ... ({len(names)} in all)"
 
 
 def _read_index(file: Path) -> dict[str, str]:
