@@ -7,24 +7,53 @@ import math
 import numbers
 from typing import Any
 
+LARGEST = 2**31 - 1  # of a size, a number of steps or a seed: what devices count with
 
-def whole_number(name: str, value: Any, least: int, optional: bool = False) -> None:
-    """Refuses what is not an integer of at least `least`, nor None where it is optional."""
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite real number; True and False are none."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def whole_number(
+    name: str, value: Any, least: int, optional: bool = False, most: int = LARGEST
+) -> None:
+    """Refuses what is not an integer from `least` to `most`, nor None where it is optional."""
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not (optional and value is None) and not (is_whole and value >= least):
+    if not (optional and value is None) and not (is_whole and least <= value <= most):
+        at_most = f" and at most {most}" * (is_whole and value > most)
         rest = ", or None" * optional
-        raise ValueError(f"{name} is {value!r}; must be an integer of at least {least}{rest}")
+        raise ValueError(
+            f"{name} is {shown(value)}; must be an integer of at least {least}{at_most}{rest}"
+        )
 
 
 def positive(name: str, value: Any, optional: bool = False) -> None:
     """Refuses what is not a finite number above 0, nor None where it is optional."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (optional and value is None) and not (is_number and 0 < value < math.inf):
+    if not (optional and value is None) and not (is_number(value) and value > 0):
         rest = ", or None" * optional
-        raise ValueError(f"{name} is {value!r}; must be a number above 0{rest}")
+        raise ValueError(f"{name} is {shown(value)}; must be a number above 0{rest}")
+
+
+def true_or_false(name: str, value: Any) -> None:
+    """Refuses what is neither True nor False."""
+    require(isinstance(value, bool), name, value, "True or False")
 
 
 def require(is_allowed: bool, name: str, value: Any, allowed: str) -> None:
     """Refuses a value unless `is_allowed`; `allowed` says in words what it must be."""
     if not is_allowed:
-        raise ValueError(f"{name} is {value!r}; must be {allowed}")
+        raise ValueError(f"{name} is {shown(value)}; must be {allowed}")
+
+
+def shown(value: Any) -> str:
+    """A value for a message, cut short: repr, and of a number of very many digits their count."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return f"an integer of {math.floor(math.log10(abs(value))) + 1} digits"
+    text = repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."
