@@ -175,4 +175,5 @@ def _write_certificates(config: CalibrateConfig, pool: Pool, repeat: Repeat) -> 
 
 def certificate_path(output_dir: str, alpha: float) -> Path:
     """Where the certificate of a limit lies: certificate_0.05.json."""
-    return Path(output_dir) / f"certificate_{alpha:g}.json"
+    name = f"{alpha:g}"  # the usual form, unless it is that of another limit too
+    return Path(output_dir) / f"certificate_{name if float(name) == alpha else repr(alpha)}.json"

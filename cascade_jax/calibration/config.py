@@ -17,6 +17,12 @@ from cascade_jax.names import check_choice
 BAYESIAN, GRID = "bayesian", "grid"
 SEARCHES = (BAYESIAN, GRID)
 MOST_CANDIDATES = 4096
+_MOST_REPEATS = 10_000
+_RANGES = {
+    "iterations": (5, checks.LARGEST), "grid_size": (2, 100_000), "repeats": (1, _MOST_REPEATS),
+    "first_size": (1, checks.LARGEST), "second_size": (1, checks.LARGEST),
+    "test_size": (1, checks.LARGEST), "seed": (0, checks.LARGEST - _MOST_REPEATS),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +80,9 @@ class CalibrateConfig:
     def __post_init__(self):
         for name, choices in (("level", LEVELS), ("promise", PROMISES), ("search", SEARCHES)):
             check_choice(name, getattr(self, name), choices)
-        for name, least in (("iterations", 5), ("grid_size", 2), ("repeats", 1)):
-            checks.whole_number(name, getattr(self, name), least)
-        for name in ("first_size", "second_size", "test_size"):
-            checks.whole_number(name, getattr(self, name), 1, optional=name == "test_size")
+        for name, (least, most) in _RANGES.items():
+            checks.whole_number(name, getattr(self, name), least, name == "test_size", most)
+        checks.true_or_false("baselines", self.baselines)
         if self.iterations > self.num_candidates and self.search == BAYESIAN:
             among = f"with {self.num_candidates} thresholds to choose among; raise grid_size"
             raise ValueError(f"iterations is {self.iterations}, {among}")
@@ -87,17 +92,7 @@ class CalibrateConfig:
                 f"{bounds.WSR!r} or {bounds.HOEFFDING_BENTKUS!r}"
             )
         checks.positive("hang_seconds", self.hang_seconds, optional=True)
-        alphas = self.alphas
-        is_list = not isinstance(alphas, int | float | str) and len(alphas) > 0
-        if not is_list or len({*alphas}) < len(alphas) or any(isinstance(a, str) for a in alphas):
-            raise ValueError(f"alphas are {alphas!r}; must be a list of different numbers")
-        lower = 0.0 if self.promise == COST else -1.0
-        for alpha in alphas:
-            try:
-                bounds.check_limit(alpha, lower, 1.0)
-            except ValueError as error:
-                raise ValueError(f"ALPHAS holds {alpha!r}: {error}") from None
-            self.settings(alpha)  # refuses what it can not use
+        self._check_limits()
         if self.objective is not None:
             check_choice("objective", self.objective, self.metrics)
         if self.output_dir is None:
@@ -106,6 +101,24 @@ class CalibrateConfig:
             name += "_quality" * (self.promise == QUALITY)
             folder = Path(cascade.experiment_dir) / "calibration" / name
             object.__setattr__(self, "output_dir", str(folder))
+
+    def _check_limits(self) -> None:
+        alphas = self.alphas
+        is_list = isinstance(alphas, list | tuple) and len(alphas) > 0
+        if not is_list or not all(map(checks.is_number, alphas)) or len({*alphas}) < len(alphas):
+            shown = checks.shown(alphas)
+            raise ValueError(f"ALPHAS are {shown}; must be a list of different numbers, not empty")
+        lower = 0.0 if self.promise == COST else -1.0
+        limits = [("ALPHAS holds", alpha, lower) for alpha in alphas]
+        if self.promise == COST and self.quality_drop is not None:
+            limits.append(("quality_drop is", self.quality_drop, -1.0))
+        for label, limit, least in limits:
+            try:
+                bounds.check_limit(limit, least, 1.0)
+            except ValueError as error:
+                raise ValueError(f"{label} {checks.shown(limit)}: {error}") from None
+        for alpha in alphas:
+            self.settings(alpha)  # refuses what it can not use
 
     @property
     def metrics(self) -> Sequence[str]:

@@ -60,6 +60,7 @@ class LiveSource:
         if len(self.cascade.students) != 1:
             raise ValueError(f"students is {list(self.cascade.students)}; must be the one student")
         check_patterns(self.tasks)
+        checks.whole_number("limit", self.limit, 1, optional=True)
         check_choice("uncertainty", self.uncertainty, UNCERTAINTIES)
         is_list = not isinstance(self.metrics, str) and len(self.metrics) > 0
         checks.require(is_list, "metrics", self.metrics, f"a list of {METRICS}")

@@ -38,6 +38,7 @@ class FitRouterConfig:
         is_router = isinstance(self.router, Router)
         checks.require(is_router, "router", self.router, "one such as LogisticRouter()")
         checks.whole_number("folds", self.folds, 2)
+        checks.whole_number("seed", self.seed, 0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -224,6 +224,16 @@ def test_so_many_examples_of_each_task_and_table(table, tmp_path):
         answer_pool.RecordsSource(table, limit=0)
 
 
+def test_limits_that_are_nearly_the_same_have_certificates_of_their_own(table, tmp_path):
+    alphas = [0.3, 0.30000001, 1 / 3]
+    calibrated(config(table, tmp_path, alphas=alphas, baselines=False))
+    folder = tmp_path / "calibration" / "tiny_answers"
+    files = {path.name: certificate.load(path) for path in folder.glob("certificate_*.json")}
+    names = ["certificate_0.3.json", "certificate_0.30000001.json"]
+    assert sorted(files) == [*names, "certificate_0.3333333333333333.json"]
+    assert [files[name].risks[0].limit for name in sorted(files)] == alphas
+
+
 def test_another_table_to_test_on(table, tmp_path):
     test = write_records(tmp_path / "test.parquet", 100, 5, "test", start=N)
     source = answer_pool.RecordsSource(table, test)
@@ -263,10 +273,18 @@ def with_another_teacher(table, tmp_path):
 REFUSED = {
     "delta": ({"delta": 1.0}, "delta must be above 0 and below 1, got 1.0"),
     "alpha": ({"alphas": [0.1, 1.2]}, r"limit must be strictly between 0.0 and 1.0, got 1.2"),
-    "nan": ({"alphas": [math.nan]}, "limit must be strictly between .*, got nan"),
-    "alphas": ({"alphas": 0.1}, "alphas are 0.1; must be a list of different numbers"),
+    "nan": ({"alphas": [math.nan]}, "ALPHAS are .nan.; must be a list of different numbers"),
+    "bool": ({"alphas": [0.1, False]}, r"ALPHAS are \[0.1, False\]; must be a list of different"),
+    "huge": ({"alphas": [10**400]}, r"ALPHAS are .*; must be a list of different numbers"),
+    "tiny": ({"alphas": [1e-12]}, "ALPHAS holds 1e-12: the limit must be above 0.0 by at least"),
+    "small": ({"alphas": [1e-7]}, "'second' has 200 examples.*: it takes 23,025,850 or more"),
+    "drop": ({"quality_drop": 1.5}, "quality_drop is 1.5: the limit must be strictly between -1"),
+    "repeats": ({"repeats": 10**9}, "repeats is 1000000000; must be .* and at most 10000"),
+    "seed": ({"seed": -1}, "seed is -1; must be an integer of at least 0"),
+    "alphas": ({"alphas": 0.1}, "ALPHAS are 0.1; must be a list of different numbers"),
     "none": ({"alphas": []}, "must be a list of different numbers"),
     "twice": ({"alphas": [0.1, 0.1]}, "must be a list of different numbers"),
+    "large grid": ({"grid_size": 10**7}, "grid_size is .* and at most 100000"),
     "grid": ({"grid_size": 1}, "grid_size is 1; must be an integer of at least 2"),
     "iterations": ({"search": "bayesian", "iterations": 99}, "with 60 thresholds to choose"),
     "search": ({"search": "bayes"}, "did you mean 'bayesian'"),

@@ -13,17 +13,23 @@ Example: 0 for each of 22 sequences at the limit 0.1 gives (1 - 0.1)^22 = 0.098 
 
 import bisect
 import math
+import numbers
 import warnings
 
 import numpy as np
 from jaxtyping import Float, Real
 
-from cascade_jax import names
+from cascade_jax import checks, names
 
 WSR, HOEFFDING_BENTKUS, BINOMIAL, PAPER = "wsr", "hoeffding_bentkus", "binomial", "paper"
 BOUNDS = (WSR, HOEFFDING_BENTKUS, BINOMIAL, PAPER)
 # A bet is at most this share of the one that a loss of 1 would ruin.
 _LARGEST_BET = 0.95
+# The smallest limit, as a share of a loss's range, and the smallest delta: for less than these a
+# calibration needs more examples than there can be.
+_LEAST_LIMIT, _LEAST_LEVEL = 1e-8, 1e-12
+# `smallest_n` searches no further: its tests would take minutes.
+_MOST_SEARCHED = 20_000
 # What rounding can add to a sum of losses, as a count.
 _ROUNDING = 1e-9
 
@@ -181,6 +187,8 @@ def smallest_n(
 ) -> int:
     """The fewest sequences to certify anything: with fewer, losses of `lower` give p > delta.
 
+    Beyond 20,000 it is what every bound needs, and some need more.
+
     The arguments are those of `p_values`; delta is the level of one test, so that of Bonferroni is
     divided by the number of configurations.
     """
@@ -193,6 +201,8 @@ def smallest_n(
         return bool(p_values(np.zeros((1, n)), scaled_limit, bound, delta=delta)[0] <= delta)
 
     least = most = _flips(scaled_limit, delta)  # which no bound can do without
+    if least > _MOST_SEARCHED:
+        return least
     while not is_enough(most):
         most *= 2
     return least + bisect.bisect_left(range(least, most), True, key=is_enough)
@@ -206,29 +216,35 @@ def _flips(limit: float, delta: float) -> int:
 
 def checked_tokens(tokens_per_sequence: int | None) -> int:
     """The number of tokens for `paper`; raises ValueError without one."""
-    if tokens_per_sequence is None or tokens_per_sequence < 1:
-        raise ValueError(
-            f"the bound {PAPER!r} needs tokens_per_sequence, at least 1, got {tokens_per_sequence}"
-        )
+    name = f"the bound {PAPER!r} counts tokens: tokens_per_sequence"
+    checks.whole_number(name, tokens_per_sequence, 1)
     return tokens_per_sequence
 
 
 def check_level(delta: float) -> None:
     """Raises ValueError unless delta is a chance of error strictly between 0 and 1."""
-    if not 0 < delta < 1:
-        why = "it is the chance that the promise does not hold, 0.1 say"
-        raise ValueError(f"delta must be above 0 and below 1, got {delta}: {why}")
+    why = "it is the chance that the promise does not hold, 0.1 say"
+    if not (checks.is_number(delta) and 0 < delta < 1):
+        raise ValueError(f"delta must be above 0 and below 1, got {checks.shown(delta)}: {why}")
+    if delta < _LEAST_LEVEL:
+        raise ValueError(f"delta must be at least {_LEAST_LEVEL:g}, got {delta}: {why}")
 
 
 def check_limit(limit: float, lower: float, upper: float) -> None:
     """Raises ValueError unless the limit is inside the range of a loss."""
-    if not -math.inf < lower < upper < math.inf:
+    if not (checks.is_number(lower) and checks.is_number(upper) and lower < upper):
         raise ValueError(f"a loss must have a finite range, lower < upper, got {lower} to {upper}")
+    if isinstance(limit, bool) or not isinstance(limit, numbers.Real):
+        raise ValueError(f"the limit must be a number, got {checks.shown(limit)}")
     if not lower < limit < upper:
         when = "always" if limit >= upper else "never"
         why = f": a mean of losses in this range is {when} below it" * (limit == limit)
+        text = f"the limit must be strictly between {lower} and {upper}"
+        raise ValueError(f"{text}, got {checks.shown(limit)}{why}")
+    if limit - lower < _LEAST_LIMIT * (upper - lower):
         raise ValueError(
-            f"the limit must be strictly between {lower} and {upper}, got {limit}{why}"
+            f"the limit must be above {lower} by at least {_LEAST_LIMIT:g} of the range, got "
+            f"{limit}: to certify it would take more than 100 million examples"
         )
 
 

@@ -116,10 +116,11 @@ class CalibrationSettings:
             )
             if num_examples < needed:
                 corrected = f" / {num_configurations}" * (level < self.delta)
+                could = f"{needed:,} could" if needed < 10_000 else f"it takes {needed:,} or more"
                 raise ValueError(
                     f"{split!r} has {num_examples} examples, too few to certify any threshold for "
                     f"{risk.name!r} ≤ {risk.limit} at delta = {self.delta}{corrected} with the "
-                    f"bound {self.bound!r}: {needed} could, if every loss were {risk.lower}"
+                    f"bound {self.bound!r}: {could}, if every loss were {risk.lower}"
                 )
 
     def fallback(self) -> str:

@@ -1,7 +1,8 @@
 """Features of an answer for learned routers: a row of numbers of one width for all answers."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,11 +42,17 @@ class QuantileFeatures:
     embeddings: bool = False
 
     def __post_init__(self):
-        quantiles = tuple(float(q) for q in self.quantiles)
-        object.__setattr__(self, "quantiles", quantiles)
-        rises = all(a < b for a, b in zip(quantiles, quantiles[1:], strict=False))
+        quantiles = self.quantiles
+        quantiles = tuple(quantiles) if isinstance(quantiles, Iterable) else ()
+        are_numbers = all(map(checks.is_number, quantiles))
+        rises = are_numbers and all(a < b for a, b in itertools.pairwise(quantiles))
         if not quantiles or not rises or quantiles[0] < 0 or quantiles[-1] > 1:
-            raise ValueError(f"quantiles must rise within [0, 1], got {quantiles}")
+            raise ValueError(
+                f"quantiles must rise within [0, 1], got {checks.shown(self.quantiles)}"
+            )
+        object.__setattr__(self, "quantiles", tuple(map(float, quantiles)))
+        checks.true_or_false("lengths", self.lengths)
+        checks.true_or_false("embeddings", self.embeddings)
 
     def width(self, answers: AnswerTokens) -> int:
         """Numbers per answer.
@@ -114,7 +121,7 @@ class ProbabilityFeatures:
     length: int = 2048
 
     def __post_init__(self):
-        checks.whole_number("length", self.length, 1)
+        checks.whole_number("length", self.length, 1, most=1 << 20)
 
     def width(self, answers: AnswerTokens) -> int:
         """Columns that are not zero for all: those up to the longest answer."""

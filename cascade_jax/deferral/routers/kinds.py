@@ -109,8 +109,13 @@ class BoostedRouter(QuantileRouter):
 
     def _check(self) -> None:
         super()._check()
-        for name in ("trees", "learning_rate", "max_depth", "min_leaf"):
-            checks.positive(name, getattr(self, name))
+        for name, most in (("trees", 10_000), ("max_depth", 64), ("min_leaf", checks.LARGEST)):
+            checks.whole_number(name, getattr(self, name), 1, most=most)
+        is_share = checks.is_number(self.learning_rate) and 0 < self.learning_rate <= 1
+        checks.require(is_share, "learning_rate", self.learning_rate, "above 0 and at most 1")
+        is_penalty = checks.is_number(self.l2) and self.l2 >= 0
+        checks.require(is_penalty, "l2", self.l2, "a number of at least 0")
+        checks.whole_number("seed", self.seed, 0)
 
     def _fit(self, features, labels) -> arrays.Trees:
         names = ("trees", "learning_rate", "max_depth", "min_leaf", "l2", "seed")
@@ -195,8 +200,11 @@ def check_not_fitted_on(
 
 
 def _check_network(router: "MlpRouter | EdgeRouter") -> None:
+    is_list = isinstance(router.hidden, list | tuple) and len(router.hidden) > 0
+    checks.require(is_list, "hidden", router.hidden, "widths of layers, such as (32,)")
+    for width in router.hidden:
+        checks.whole_number("a width of hidden", width, 1, most=1 << 16)
     object.__setattr__(router, "hidden", tuple(router.hidden))
-    if not router.hidden or min(router.hidden) < 1:
-        raise ValueError(f"hidden must be widths of layers, such as (32,), got {router.hidden}")
-    for name in ("l2", "max_epochs"):
-        checks.positive(name, getattr(router, name))
+    checks.positive("l2", router.l2)
+    checks.whole_number("max_epochs", router.max_epochs, 1, most=1_000_000)
+    checks.whole_number("seed", router.seed, 0)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
+from cascade_jax import checks
 from cascade_jax.deferral.scores import segments
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 from cascade_jax.deferral.scores.base import Score
@@ -109,8 +110,8 @@ class Quantile(Score):
     q: float = 0.4
 
     def __post_init__(self):
-        if not 0 <= self.q <= 1:
-            raise ValueError(f"a quantile lies in [0, 1], got {self.q}")
+        if not (checks.is_number(self.q) and 0 <= self.q <= 1):
+            raise ValueError(f"a quantile lies in [0, 1], got {checks.shown(self.q)}")
 
     @property
     def name(self) -> str:

@@ -155,6 +155,10 @@ def test_the_smallest_n_is_where_nothing_but_the_best_begins_to_do(bound, limit,
     assert moved == first + 1
 
 
+def test_a_smallest_n_that_can_not_be_searched_is_what_every_bound_needs():
+    assert bounds.smallest_n(1e-6, 0.1) == math.ceil(math.log(0.1) / math.log1p(-1e-6))
+
+
 def test_the_smallest_n_of_the_papers_counts_tokens():
     assert bounds.smallest_n(0.1, 0.1, "binomial") == 22
     assert bounds.smallest_n(0.1, 0.1, "paper", tokens_per_sequence=20) == 2
@@ -189,9 +193,11 @@ def test_four_hundred_configurations_take_no_time():
         ([[0.5]], {"lower": 2.0}, "finite range"),
         ([[0.5]], {"delta": 0.0}, "delta must be above 0 and below 1, got 0.0"),
         ([[0.5]], {"delta": 1.0}, "delta must be above 0"),
+        ([[0.5]], {"delta": 1e-300}, "delta must be at least 1e-12, got 1e-300"),
+        ([[0.5]], {"limit": 1e-320}, "above 0.0 by at least 1e-08 of the range, got 1e-320"),
         ([[0.5]], {"bound": "wrs"}, "bound is 'wrs'.*did you mean 'wsr'"),
         ([[0, 1], [0, 0.5]], {"bound": "binomial"}, "configuration 1 has another for example 1"),
-        ([[0.5]], {"bound": "paper"}, "needs tokens_per_sequence, at least 1, got None"),
+        ([[0.5]], {"bound": "paper"}, "tokens_per_sequence is None; must be an integer of"),
     ],
 )
 def test_bad_input_is_named(losses, options, message):

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import pickle
 
 import numpy as np
@@ -319,9 +320,14 @@ def test_qualities_that_do_not_fit_are_refused():
         (lambda: routers.LogisticRouter("teacher_gian"), "did you mean 'teacher_gain'?"),
         (lambda: routers.LogisticRouter(l2=0.0), "l2 is 0.*; must be a number above 0"),
         (lambda: routers.LogisticRouter(quantiles=(2.0,)), "quantiles must rise within"),
-        (lambda: routers.MlpRouter(hidden=()), r"hidden must be widths of layers"),
-        (lambda: routers.MlpRouter(max_epochs=0), "max_epochs is 0.*; must be a number above 0"),
-        (lambda: routers.BoostedRouter(trees=0), "trees is 0.*; must be a number above 0"),
+        (lambda: routers.MlpRouter(hidden=()), r"hidden is \(\); must be widths of layers"),
+        (lambda: routers.MlpRouter(max_epochs=0), "max_epochs is 0; must be an integer of at"),
+        (lambda: routers.BoostedRouter(trees=0), "trees is 0; must be an integer of at least 1"),
+        (lambda: routers.MlpRouter(hidden=(8, 10**9)), "a width of hidden is 1000000000; must be"),
+        (lambda: routers.MlpRouter(seed=-1), "seed is -1; must be an integer of at least 0"),
+        (lambda: routers.BoostedRouter(trees=10**9), "trees is .* at least 1 and at most 10000"),
+        (lambda: routers.BoostedRouter(learning_rate=1e9), "learning_rate is .* at most 1"),
+        (lambda: routers.BoostedRouter(l2=math.nan), "l2 is nan; must be a number of at least 0"),
         (lambda: routers.EdgeRouter(length=0), "length is 0; must be an integer of at least 1"),
     ],
 )
