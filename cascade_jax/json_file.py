@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from cascade_jax import files
+from cascade_jax import files, json_text
 from cascade_jax.names import did_you_mean
 
 T = TypeVar("T")
@@ -76,24 +76,24 @@ def write(path: str | os.PathLike, value: Any, indent: int | None = None) -> Non
     files.write_text(path, to_text(value, indent))
 
 
-def parse(text: str | bytes, source: str = "") -> Any:
-    """JSON values of a text; raises ValueError if it is not JSON."""
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{_prefix(source)}not JSON ({error})") from None
+def read_values(path: str | os.PathLike, *, allow_nan: bool = False) -> Any:
+    """JSON values of a file; raises ValueError as `json_text.parse`, with the file's name."""
+    return json_text.parse(Path(path).read_bytes(), os.fspath(path), allow_nan=allow_nan)
 
 
-def read_values(path: str | os.PathLike) -> Any:
-    """JSON values of a file; raises ValueError if it is not JSON."""
-    return parse(Path(path).read_bytes(), os.fspath(path))
+def read_object(path: str | os.PathLike, *, allow_nan: bool = False) -> dict[str, Any]:
+    """The JSON object of a file; raises ValueError as `read_values`, or if it is another value."""
+    values = read_values(path, allow_nan=allow_nan)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: is {json_text.shown(values)}; must be an object {{...}}")
+    return values
 
 
 def from_values(values: Any, kind: type[T], source: str = "", complete: bool = False) -> T:
     """A dataclass from JSON values.
 
     Args:
-      values: what `parse` gives.
+      values: what `read_values` gives.
       kind: the dataclass.
       source: the file, for messages.
       complete: whether fields that have a default must be present too.

@@ -1,15 +1,25 @@
 """Reading JSONL: one JSON object a line, with messages that name file and line."""
 
-import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cascade_jax import json_text
+
+IDS = ("example_id", "custom_id", "id", "request_id")  # a line's id is the first that it has
+_SOME_ID = [re.compile(rb'"%s"\s*:\s*("[\x20-\x7e]{1,60}?"|\d{1,60})' % n.encode()) for n in IDS]
+
 
 def read_objects(
-    path: str | Path, error: type[ValueError] = ValueError
+    path: str | Path, error: type[ValueError] = ValueError, *, allow_nan: bool = False
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields ("<file>:<line>", object) of a UTF-8 file; blank lines are skipped.
+
+    Args:
+      path: the file.
+      error: of a line that is refused.
+      allow_nan: see `json_text.parse`.
 
     Raises:
       FileNotFoundError: no such file.
@@ -23,35 +33,16 @@ def read_objects(
                 continue
             where = f"{path}:{number}"
             try:
-                value = json.loads(line.decode("utf-8-sig").rstrip())
-            except UnicodeDecodeError as problem:
-                raise error(f"{where}: not UTF-8 ({problem.reason})") from None
-            except json.JSONDecodeError as problem:
-                what = problem.msg.removesuffix(" at")
-                what += f" at column {problem.colno}"
-                raise error(f"{where}: not a JSON object ({what})") from None
-            except RecursionError:
-                raise error(f"{where}: nested too deeply to be read") from None
-            if rb"\ud" in line.lower() and _has_half_a_character(value):
-                half = "half of a character, such as \\ud83d alone, which is no text"
-                raise error(f"{where}: holds {half}")
+                value = json_text.parse(line.rstrip(), where, allow_nan=allow_nan)
+            except ValueError as problem:
+                reason = str(problem).removeprefix(where)
+                raise error(f"{where}{_id_of(line)}{reason}") from None
             if not isinstance(value, dict):
-                raise error(f"{where}: is {shown(value)}; must be an object {{...}}")
+                raise error(f"{where}: is {json_text.shown(value)}; must be an object {{...}}")
             yield where, value
 
 
-def _has_half_a_character(value: Any) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def shown(value: Any) -> str:
-    """A value as JSON, cut short, for messages."""
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        return "nested too deeply to be shown"
-    return text if len(text) <= 60 else text[:57] + "..."
+def _id_of(line: bytes) -> str:
+    """The id of a line that can not be read, as far as it shows: ` (id "q1")`, or nothing."""
+    match = next((match for name in _SOME_ID if (match := name.search(line))), None)
+    return f" (id {match[1].decode()})" if match else ""

@@ -163,7 +163,7 @@ ROWS = [{"sentence": f"row {i} of many", "label": i % 2, "idx": i} for i in rang
     [
         (
             '{"sentence": "no end',
-            ":41: not a JSON object (Unterminated string starting at column 14)",
+            ":41: not JSON (Unterminated string starting at column 14)",
         ),
         ('{"label": 1}', ":41: lacks field 'sentence'; the line has ['label']"),
         ('{"sentence": "a", "label": 7}', ":41: field 'label' is 7, must be an integer from -1 to"),

@@ -110,5 +110,5 @@ def test_nan_is_written_only_where_it_may_be():
 @pytest.mark.parametrize("text", [b"", b"[", b'{"a": NaN}', b"\x00", b"\xff"])
 def test_what_is_no_json_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text)
-    with pytest.raises(ValueError, match=r"a.json: not JSON \("):
+    with pytest.raises(ValueError, match=r"a.json: (not JSON \(|not UTF-8 \(|holds NaN)"):
         json_file.read_values(tmp_path / "a.json")

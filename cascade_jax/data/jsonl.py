@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cascade_jax import jsonl
+from cascade_jax import json_text, jsonl
 from cascade_jax.names import nearest_names
 
 # What a field may be: a text, a number, a flag, a list of texts or of integers, or a class label
@@ -95,7 +95,7 @@ def _pick(row: dict[str, Any], field: str, kind: FieldType, where: str, may_be_b
             raise ValueError(f"{where}: lacks field {field!r}; the line has {sorted(row)}")
         value = value[key]
     if not _fits(value, kind):
-        shown = jsonl.shown(value)
+        shown = json_text.shown(value)
         raise ValueError(f"{where}: field {field!r} is {shown}, must be {_describe(kind)}")
     if not may_be_blank and _is_blank(value):
         raise ValueError(f"{where}: field {field!r} is {value!r}, must have text")

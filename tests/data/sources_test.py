@@ -108,7 +108,7 @@ def test_missing_folders_and_splits_say_what_is_there(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"text": "a", ', "train.jsonl:2: not a JSON object ("),
+        ('{"text": "a", ', "train.jsonl:2: not JSON ("),
         ("[1]", "train.jsonl:2: is [1]; must be an object"),
         ('{"text": "a"}', "train.jsonl:2: lacks field 'label'; the line has ['text']"),
         (

@@ -135,7 +135,7 @@ def test_a_data_file_that_is_cut_in_half(refused, tmp_path):
     # Not the run's data any more, and for a run of its own not data at all.
     assert "data_fingerprints.train.local_cola_v1 was 'file-" in refused(*argv)
     line = refused(*argv, f"--gin.OUTPUT_DIR='{tmp_path}/other'")
-    assert f"{data}:" in line and "not a JSON object" in line
+    assert f"{data}:" in line and "not JSON" in line
     data.write_bytes(whole)
     assert main(["train", *argv]) == 0
 

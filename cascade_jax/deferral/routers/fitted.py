@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Real, UInt64
 
-from cascade_jax import files, json_file
+from cascade_jax import files, json_file, json_text
 from cascade_jax.deferral.routers import arrays as router_models
 from cascade_jax.deferral.routers import features as router_features
 from cascade_jax.deferral.routers import fingerprints
@@ -158,7 +158,7 @@ def load(path: str | os.PathLike, features: router_features.Features | None = No
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = dict(file.items())
-        about = json_file.parse(str(arrays.pop(_ABOUT)))
+        about = json_text.parse(str(arrays.pop(_ABOUT)))
     except _NO_ARRAYS as error:
         reason = "it has no arrays" if "pickle" in str(error) else error
         raise ValueError(f"{os.fspath(path)} is not a file of a router: {reason}") from None

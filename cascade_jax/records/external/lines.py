@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cascade_jax import jsonl
-from cascade_jax.jsonl import shown
-
-_IDS = ("example_id", "custom_id", "id", "request_id")  # the first that a line has
+from cascade_jax.json_text import shown
+from cascade_jax.jsonl import IDS
 
 
 class LineError(ValueError):
@@ -42,10 +41,10 @@ class Line:
 
     def example_id(self) -> str:
         """The id that joins lines of several files."""
-        name = next((name for name in _IDS if self.row.get(name) is not None), None)
+        name = next((name for name in IDS if self.row.get(name) is not None), None)
         if name is None:
             raise self.fail(
-                f"has no id to join by; must have one of {', '.join(_IDS)} (it has "
+                f"has no id to join by; must have one of {', '.join(IDS)} (it has "
                 f"{', '.join(map(str, self.row)) or 'nothing'})"
             )
         value = self.row[name]
@@ -57,11 +56,13 @@ class Line:
 def read_lines(path: str | Path) -> Iterator[Line]:
     """The objects of a JSONL file; blank lines are skipped.
 
+    NaN and infinities are taken, since servers in Python write them: what uses a number checks it.
+
     Raises:
       FileNotFoundError: no such file.
       LineError: a line that is no JSON object.
     """
-    return (Line(where, row) for where, row in jsonl.read_objects(path, LineError))
+    return (Line(where, row) for where, row in jsonl.read_objects(path, LineError, allow_nan=True))
 
 
 def step(value: Any, key: str) -> Any:

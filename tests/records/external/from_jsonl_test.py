@@ -451,7 +451,7 @@ def test_outputs_of_vllm_that_are_refused(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "a.jsonl:1: not a JSON object"),
+        ("{", "a.jsonl:1: not JSON"),
         ("\n[1]", r"a.jsonl:2: is \[1\]; must be an object"),
         ("\xff", "a.jsonl:1: not UTF-8"),
         ("", "a.jsonl: holds no answer"),
