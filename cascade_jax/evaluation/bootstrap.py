@@ -1,9 +1,16 @@
-"""Bootstrap intervals of what is read off a deferral curve: percentile, over examples, seeded.
+"""Bootstrap intervals of what is read off a deferral curve: percentile, over inputs, seeded.
+
+Inputs are drawn with all their examples (the cluster bootstrap): two examples of one input are not
+independent, and intervals that draw them one by one are too narrow. Where all inputs differ, that
+is to draw examples. Figures of a resample are ratios of its sums to its number of examples.
 
 A resample is a weight per example (how often it was drawn), so one sort serves all resamples: along
 the sorted order the cumulated weights are deferral rates, the cumulated weighted gains qualities.
 Copies of one example are tied, and so linear, exactly as `curves.deferral_curve` treats ties. The
 draws are made once for all cascades and scores of a panel, so that differences are paired.
+
+Reference: Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8 (data in
+  groups, of which whole groups are drawn).
 
 Up to 1,000 groups of tied scores every one of them is a node of each resample's curve, and the
 figures are exact. Of more, 1,000 are nodes, evenly spread over the examples: the curves are exact
@@ -37,10 +44,10 @@ _ROUNDING = 1e-12
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Resamples:
-    """Statistics of one cascade in B resamples of its examples.
+    """Statistics of one cascade in B resamples of its inputs.
 
-    Resamples of two cascades with the same number of examples and the same seed draw the same
-    examples, so that differences of their statistics are paired.
+    Resamples of two cascades with the same number of inputs and the same seed draw the same
+    inputs, so that differences of their statistics are paired.
 
     Attributes:
       student_quality, teacher_quality: means.
@@ -100,15 +107,17 @@ def p_value(value: float, values: Float[np.ndarray, " B"]) -> float:
     return float((1 + as_large) / (len(values) + 1))
 
 
-def draws(n: int, samples: int, seed: int) -> Iterator[UInt8[np.ndarray, "n B"]]:
-    """How often each of n examples is drawn, in each resample of n; some resamples at a time.
+def draws(
+    n: int, samples: int, seed: int, chunk_values: int | None = None
+) -> Iterator[UInt8[np.ndarray, "n B"]]:
+    """How often each of n inputs is drawn, in each resample of n; some resamples at a time.
 
     One resample is drawn after the other, so how many come at a time does not change the draws.
     """
     rng, start = np.random.default_rng(seed), 0
-    most = max(1, _CHUNK_VALUES // n)
+    most = max(1, (chunk_values or _CHUNK_VALUES) // n)
     while start < samples:
-        # No example is drawn 256 times: the chance is below 1e-500.
+        # No input is drawn 256 times: the chance is below 1e-500.
         counts = np.empty((n, min(most, samples - start)), np.uint8)
         for at in range(0, counts.shape[1], 32):  # by rows of a block: its columns lie far apart
             block = np.empty((min(32, counts.shape[1] - at), n), np.uint8)
@@ -128,10 +137,11 @@ def resample_all(
     samples: int = 1000,
     seed: int = 0,
 ) -> list[tuple[Resamples, ...]]:
-    """Draws examples with replacement and reads the statistics off each resample's curves.
+    """Draws inputs with replacement and reads the statistics off each resample's curves.
 
     Args:
-      cascades: each with the deferral scores whose curves are resampled; of the same n examples.
+      cascades: each with the deferral scores whose curves are resampled; of the same n examples,
+        whose inputs are those that the first cascade says.
       rates: deferral rates to give the quality at.
       costs: costs to give the quality at.
       qualities: qualities to give the smallest deferral rate and cost for.
@@ -145,12 +155,24 @@ def resample_all(
     readers = [_Reader(*pair, rates, costs, qualities) for pair in cascades]
     pieces = [
         [reader.read(counts) for reader in readers]
-        for counts in draws(len(cascades[0][0].score), samples, seed)
+        for counts in _draws_of_examples(cascades[0][0], samples, seed)
     ]
     return [
         tuple(map(_joined, zip(*of_cascade, strict=True)))
         for of_cascade in zip(*pieces, strict=True)
     ]
+
+
+def _draws_of_examples(
+    cascade: Cascade, samples: int, seed: int
+) -> Iterator[UInt8[np.ndarray, "n B"]]:
+    """How often each example is drawn: as often as its input."""
+    n, num_inputs = len(cascade.score), cascade.num_inputs
+    if num_inputs == n:
+        yield from draws(n, samples, seed)
+        return
+    for counts in draws(num_inputs, samples, seed, _CHUNK_VALUES * num_inputs // n):
+        yield counts[cascade.inputs]
 
 
 def _joined(pieces: Sequence[Resamples]) -> Resamples:
@@ -179,12 +201,14 @@ class _Reader:
     def read(self, counts: UInt8[np.ndarray, "n B"]) -> list[Resamples]:
         """Resamples of each score, by some of the draws."""
         total = _total(counts, self.totals)
-        oracle_rate, oracle_quality, _ = self._curves(counts, total, *self.orders[0])
+        # Inputs that are drawn bring one example each, or more.
+        size = np.sum(counts, axis=0, dtype=np.int64)
+        oracle_rate, oracle_quality, _ = self._curves(counts, size, total, *self.orders[0])
         oracle_area = np.trapezoid(oracle_quality, oracle_rate, axis=1)
         ends = oracle_quality[:, 0], oracle_quality[:, -1]
         resamples = []
         for order, nodes in self.orders[1:]:
-            rate, quality, cost = self._curves(counts, total, order, nodes)
+            rate, quality, cost = self._curves(counts, size, total, order, nodes)
             at_quality = _first_reaching(rate, quality, cost, self.qualities)
             resamples.append(
                 Resamples(
@@ -201,19 +225,19 @@ class _Reader:
             )
         return resamples
 
-    def _curves(self, counts, total, order, nodes) -> tuple[np.ndarray, ...]:
+    def _curves(self, counts, size, total, order, nodes) -> tuple[np.ndarray, ...]:
         """Rates, qualities and costs [B, nodes] between which each resample's curve is straight."""
-        n, k = len(order), self.num_statistics
+        k = self.num_statistics
         sums = _summed(counts, self.columns, order, nodes)
-        rate = sums[..., 0] / n
+        rate = sums[..., 0] / size
         if self.scores_fn is None:
-            quality = (total[:, 0] + sums[..., 1]) / n
+            quality = (total[:, 0] + sums[..., 1]) / size
         else:
             quality = self.scores_fn(total[:, :k] + sums[..., 1 : k + 1])
         student, teacher = self.costs
-        student = total[:, k] / n if total.shape[1] > k else curves.mean_cost(student)
+        student = total[:, k] / size if total.shape[1] > k else curves.mean_cost(student)
         is_one = sums.shape[2] == k + 1
-        teacher = curves.mean_cost(teacher) * rate if is_one else sums[..., k + 1] / n
+        teacher = curves.mean_cost(teacher) * rate if is_one else sums[..., k + 1] / size
         return rate.T, quality.T, (student + teacher).T
 
     def _line_areas(self, ends, counts, total) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
-from jaxtyping import Float, Real
+from jaxtyping import Float, Int, Real
 
 from cascade_jax.evaluation import curves
 from cascade_jax.task_metrics import corpus
@@ -24,6 +24,8 @@ class Cascade:
       statistics: of a corpus metric; None for means over examples.
       confidence: of the small model's answers, in [0, 1]; None where it is not known, and what
         needs it (ECE, overlap) is then undefined.
+      inputs: a number for each example, equal where inputs are equal, from 0 on without gaps;
+        examples of one input are not independent, so intervals draw inputs. None: all differ.
     """
 
     score: Real[np.ndarray, " n"]
@@ -33,6 +35,12 @@ class Cascade:
     teacher_cost: curves.Cost
     statistics: corpus.Statistics | None = None
     confidence: Float[np.ndarray, " n"] | None = None
+    inputs: Int[np.ndarray, " n"] | None = None
+
+    @property
+    def num_inputs(self) -> int:
+        """How many different inputs the examples have."""
+        return len(self.score) if self.inputs is None else int(np.max(self.inputs)) + 1
 
     @property
     def costs(self) -> tuple[curves.Cost, curves.Cost]:
@@ -81,8 +89,14 @@ class Cascade:
 
         names = ("score", "student_quality", "teacher_quality", "student_cost", "teacher_cost")
         changes = {name: taken(getattr(self, name)) for name in (*names, "confidence")}
+        inputs = self.inputs
+        if inputs is not None:
+            inputs = np.unique(inputs[rows], return_inverse=True)[1]
         return dataclasses.replace(
-            self, **changes, statistics=self.statistics and self.statistics.take(rows)
+            self,
+            **changes,
+            statistics=self.statistics and self.statistics.take(rows),
+            inputs=inputs,
         )
 
 

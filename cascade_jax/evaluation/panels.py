@@ -9,6 +9,7 @@ from jaxtyping import Int, Real
 from cascade_jax import checks
 from cascade_jax.deferral import routers
 from cascade_jax.deferral import scores as scores_lib
+from cascade_jax.deferral.guarantees import splits
 from cascade_jax.deferral.scores import Average
 from cascade_jax.deferral.scores.base import DeferralScore, name_of
 from cascade_jax.evaluation import reliability, split_figures, summaries
@@ -88,6 +89,8 @@ def score_all(
     """
     cascades, by_score = {}, {}
     several = _several(tables, settings)
+    # Tables that are compared have the same inputs in one order.
+    inputs = splits.text_numbers(next(iter(tables.values())).inputs)
     for name, table in tables.items():
         answers = table.student
         qualities = table.student_quality, table.teacher_quality
@@ -100,7 +103,9 @@ def score_all(
                 values[name_of(score)] = np.asarray(score(answers))
         by_score[name] = values
         confidence = reliability.confidence_of(answers)
-        cascades[name] = Cascade(main, *qualities, *settings.cost(table), confidence=confidence)
+        cascades[name] = Cascade(
+            main, *qualities, *settings.cost(table), confidence=confidence, inputs=inputs
+        )
     return cascades, by_score
 
 

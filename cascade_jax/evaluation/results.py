@@ -120,6 +120,8 @@ class Panel:
       randoms: quality of random deferral at the rates of each curve.
       is_corpus: whether quality is a corpus metric rather than a mean over examples.
       cost_label, cost_unit: what costs are, see `costs.CostModel`.
+      num_inputs: how many different inputs the examples have, which intervals draw; None if that is
+        not known.
       comparisons: of each cascade but the first with the first, by name.
       scores: by cascade and name of the score, where several scores were asked for.
     """
@@ -134,12 +136,18 @@ class Panel:
     is_corpus: bool = False
     cost_label: str = "FLOPs per token (2 × parameters)"
     cost_unit: str = "FLOPs"
+    num_inputs: int | None = None
     comparisons: dict[str, Comparison] = dataclasses.field(default_factory=dict)
     scores: dict[str, dict[str, ScoreSummary]] = dataclasses.field(default_factory=dict)
 
     @property
     def num_examples(self) -> int:
         return next(iter(self.summaries.values())).num_examples
+
+    @property
+    def num_repeats(self) -> int:
+        """Examples whose input an example before them has too."""
+        return 0 if self.num_inputs is None else self.num_examples - self.num_inputs
 
 
 @dataclasses.dataclass(frozen=True)

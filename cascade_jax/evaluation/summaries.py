@@ -93,6 +93,7 @@ def compare(
         is_corpus=cascades[first].statistics is not None,
         cost_label=cost.label,
         cost_unit=cost.unit,
+        num_inputs=cascades[first].num_inputs,
         comparisons=comparisons,
         scores=by_score,
     )
@@ -100,7 +101,9 @@ def compare(
 
 def _resample(orders, points: References, samples: int, seed: int):
     """Resamples of each cascade by each of its scores; None in place of each without any."""
-    if samples == 0:
+    first = orders[0][0]
+    has_one_input = first.num_inputs == 1 < len(first.score)  # all resamples would be alike
+    if samples == 0 or has_one_input:
         return [[None] * len(scores) for _, scores in orders]
     at = {"rates": points.rates, "costs": points.costs, "qualities": points.qualities.values()}
     return bootstrap.resample_all(orders, **at, samples=samples, seed=seed)

@@ -15,7 +15,7 @@ from cascade_jax.evaluation import split_figures
 from cascade_jax.evaluation.results import Evaluation
 from cascade_jax.records.schema import SCHEMA_VERSION
 from cascade_jax.report import budget, headline, page_data, tables, words
-from cascade_jax.report.numbers import cost_text
+from cascade_jax.report.numbers import cost_text, repeats_text
 from cascade_jax.text_table import Table, as_html, number, percent
 
 _PAGE = pathlib.Path(__file__).parent / "assets"
@@ -157,12 +157,17 @@ def _headline(evaluation: Evaluation) -> str:
 def _interval_note(evaluation: Evaluation) -> str:
     if not evaluation.bootstrap_samples:
         return '<p class="soft">Without intervals. “–”: undefined or never reached.</p>'
-    return (
-        '<p class="soft">Small print under a value: 95 % bootstrap interval over examples '
+    pooled = evaluation.pooled
+    what = "inputs" if pooled.num_repeats else "examples"
+    sentences = [
+        f"Small print under a value: 95 % bootstrap interval over {what} "
         f"({evaluation.bootstrap_samples} resamples, seed {evaluation.seed}; differences paired, "
-        "p two-sided). “∞” as an end: some resamples never reach that quality. “–”: undefined or "
-        "never reached.</p>"
-    )
+        "p two-sided).",
+        repeats_text(pooled),
+        "“∞” as an end: some resamples never reach that quality.",
+        "“–”: undefined or never reached.",
+    ]
+    return f'<p class="soft">{" ".join(filter(None, sentences))}</p>'
 
 
 def _footer(evaluation: Evaluation) -> str:

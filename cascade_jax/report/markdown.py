@@ -3,6 +3,7 @@
 from cascade_jax.evaluation import split_figures
 from cascade_jax.evaluation.results import Evaluation
 from cascade_jax.report import tables
+from cascade_jax.report.numbers import repeats_text
 from cascade_jax.text_table import Column, as_markdown
 
 
@@ -11,10 +12,12 @@ def render(evaluation: Evaluation) -> str:
     pooled = evaluation.pooled
     teacher = next(iter(pooled.summaries.values())).teacher_quality
     (large,) = Column("", [tables.estimate(teacher)]).texts()
+    what = "inputs" if pooled.num_repeats else "examples"
     parts = [
         f"{pooled.title}: {pooled.num_examples:,} examples; quality is {pooled.metric}; the large "
         f"model alone has {large}. In brackets 95 % intervals "
-        f"({evaluation.bootstrap_samples} bootstrap resamples of the examples).",
+        f"({evaluation.bootstrap_samples} bootstrap resamples of the {what}).",
+        *filter(None, [repeats_text(pooled)]),
         as_markdown(tables.summary(pooled)),
     ]
     if evaluation.points:

@@ -10,7 +10,8 @@ from cascade_jax.records.schema import POLICY
 
 MAX_POINTS = 201  # of a curve
 _SCORE_POINTS = 101  # of a curve of one of several scores
-PANEL_FIELDS = ("title", "metric", "is_corpus", "num_examples", "cost_label", "cost_unit")
+PANEL_FIELDS = ("title", "metric", "is_corpus", "num_examples", "num_inputs")
+PANEL_FIELDS += ("cost_label", "cost_unit")
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a report writes costs and promises in words."""
+"""How a report writes costs, promises and repeated inputs in words."""
 
 import math
 
@@ -22,3 +22,14 @@ def promise_text(kept: RiskCheck) -> str:
     verdict = {True: "within", False: "above it", None: "these records can not tell"}
     measured = "" if kept.is_within is None else f"measured {number(kept.measured)}: "
     return f"mean {kept.name} promised ≤ {kept.limit:g}, {measured}{verdict[kept.is_within]}"
+
+
+def repeats_text(panel: Panel) -> str:
+    """How many examples repeat an input, and what intervals draw then; "" if none does."""
+    if not panel.num_repeats:
+        return ""
+    text = f"{panel.num_repeats:,} of the {panel.num_examples:,} examples repeat the input of "
+    text += "another one: intervals and p-values "
+    if panel.num_inputs == 1:
+        return text + "are not defined, as there is one input only."
+    return text + f"draw the {panel.num_inputs:,} different inputs, each with all its examples."

@@ -10,7 +10,7 @@ from cascade_jax.evaluation.fit_router import RouterRun
 from cascade_jax.evaluation.policy_points import PolicyPoint
 from cascade_jax.evaluation.results import Evaluation, Panel
 from cascade_jax.report import tables
-from cascade_jax.report.numbers import cost_text, promise_text
+from cascade_jax.report.numbers import cost_text, promise_text, repeats_text
 from cascade_jax.text_table import Column, Table, as_text
 
 
@@ -22,7 +22,8 @@ def format_table(evaluation: Evaluation) -> str:
         f"{pooled.title}: {pooled.num_examples:,} examples, quality = {pooled.metric}, "
         f"large model {teacher:.3f}"
     )
-    return f"{title}\n\n{as_text(tables.brief(pooled), rule=True)}"
+    parts = [title, *filter(None, [repeats_text(pooled)]), as_text(tables.brief(pooled), rule=True)]
+    return "\n\n".join(parts)
 
 
 def below(evaluation: Evaluation, output_dir: str | os.PathLike) -> str:

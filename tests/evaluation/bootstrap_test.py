@@ -18,9 +18,9 @@ def _cascade(n, seed=0, levels=None):
     return (score if levels is None else np.round(score * levels)), student, teacher
 
 
-def _resample(score, student, teacher, **settings):
+def _resample(score, student, teacher, inputs=None, **settings):
     """Resamples of one score, by means of quality."""
-    cascade = Cascade(score, student, teacher, 1.0, 1.0)
+    cascade = Cascade(score, student, teacher, 1.0, 1.0, inputs=inputs)
     ((resamples,),) = bootstrap.resample_all([(cascade, (score,))], **settings)
     return resamples
 
@@ -197,3 +197,72 @@ def test_the_p_value_counts_resamples_as_far_from_the_observed_as_that_is_from_z
     assert bootstrap.p_value(0.0, np.zeros(9)) == 1.0
     for value, drawn in ((math.nan, values), (0.2, np.array([0.1, math.nan])), (0.2, np.zeros(0))):
         assert math.isnan(bootstrap.p_value(value, drawn))
+
+
+# ---- examples that repeat an input
+
+
+def _clusters(sizes):
+    """Numbers of inputs, each with so many examples, in a mixed order."""
+    numbers = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    return np.unique(numbers, return_inverse=True)[1]
+
+
+def test_inputs_are_drawn_with_all_their_examples():
+    """Against a cluster bootstrap that writes every resample out."""
+    inputs = _clusters([1, 2, 3, 1, 5, 1, 2, 1, 1, 4])
+    n, num_inputs = len(inputs), 10
+    score, student, teacher = _cascade(n, levels=2)
+    costs = np.linspace(1.0, 2.0, n), np.linspace(3.0, 2.0, n)
+    cascade = Cascade(score, student, teacher, *costs, inputs=inputs)
+    ((got,),) = bootstrap.resample_all(
+        [(cascade, (score,))], rates=(0.3,), costs=(2.5,), samples=40, seed=3
+    )
+    rng = np.random.default_rng(3)
+    for b in range(40):
+        drawn = rng.integers(num_inputs, size=num_inputs, dtype=np.int32)
+        rows = np.concatenate([np.flatnonzero(inputs == number) for number in drawn])
+        parts = [values[rows] for values in (score, student, teacher, *costs)]
+        curve = curves.deferral_curve(*parts)
+        assert got.student_quality[b] == pytest.approx(parts[1].mean())
+        assert got.area[b] == pytest.approx(curves.area(curve))
+        assert got.quality_at_rate[b, 0] == pytest.approx(curves.quality_at_rate(curve, 0.3))
+        at_cost = curves.quality_at_cost(curve, 2.5)
+        assert got.quality_at_cost[b, 0] == pytest.approx(at_cost, nan_ok=True)
+
+
+def test_copies_of_all_examples_change_no_resample():
+    once = _cascade(40)
+    single = _resample(*once, rates=(0.3,), qualities=(0.7,), samples=20)
+    twice = [np.repeat(values, 2) for values in once]
+    inputs = np.repeat(np.arange(40), 2)
+    double = _resample(*twice, inputs, rates=(0.3,), qualities=(0.7,), samples=20)
+    for field in vars(single):
+        np.testing.assert_allclose(getattr(double, field), getattr(single, field), rtol=1e-12)
+
+
+def test_different_inputs_are_drawn_as_examples_are():
+    cascade = _cascade(50)
+    plain, numbered = (
+        _resample(*cascade, samples=20),
+        _resample(*cascade, np.arange(50), samples=20),
+    )
+    for field in vars(plain):
+        np.testing.assert_array_equal(getattr(numbered, field), getattr(plain, field))
+
+
+def test_intervals_of_rows_that_stand_twice_cover_the_truth():
+    """Drawn one by one, such rows are covered in 0.84 of the trials."""
+    rng = np.random.default_rng(6)
+    trials, n, covered = 200, 60, np.zeros(2)
+    for trial in range(trials):
+        student = np.repeat((rng.random(n) < 0.6) * 1.0, 2)
+        score = np.repeat(rng.normal(size=n), 2)
+        for kind, inputs in enumerate([np.repeat(np.arange(n), 2), None]):
+            part = _resample(score, student, student, inputs, samples=200, seed=trial)
+            low, high = bootstrap.interval(part.student_quality)
+            covered[kind] += low <= 0.6 <= high
+    by_input, by_row = covered / trials
+    # Three standard errors of 200 trials about 0.95 are 0.05.
+    assert 0.9 <= by_input <= 0.99
+    assert by_row <= 0.89

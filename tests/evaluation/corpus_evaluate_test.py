@@ -40,7 +40,7 @@ def write(path, name, share, with_statistics=True, **more):
         "task": task,
         "split": ["test"] * 2 * N,
         "example_id": [f"{t}/{i}" for i, t in enumerate(task)],
-        "inputs": ["in"] * 2 * N,
+        "inputs": [f"in {row}" for row in range(2 * N)],
         "target": targets,
         "metric": ["sentence_bleu"] * N + ["accuracy"] * N,
         "student_flops_per_token": np.full(2 * N, 2e6),

@@ -176,3 +176,32 @@ def test_the_json_is_the_whole_of_what_is_dumped(outcome):
     assert written == json.loads(json.dumps(metrics_json.to_json(result)))
     odd = {"a": [], "b": {}, "c": [{"d": [1, None]}, []], "e": 'ü\n"', "f": [[1], [2.5]]}
     assert json.loads(metrics_json.dump(odd)) == odd
+
+
+# ---- examples that repeat an input
+
+
+def test_repeated_inputs_are_drawn_together_and_counted(tmp_path):
+    """Half of the inputs stand twice, in white space of their own."""
+    inputs = [f"what is {row % 4}  ?" if row < 8 else f"what is {row}?" for row in range(N)]
+    inputs[0] = "what  is 0 ?\n"
+    repeated = write(tmp_path / "repeated.parquet", "xent", changes={"inputs": inputs})
+    plain = write(tmp_path / "plain.parquet", "xent")
+    result = evaluate_and_write([repeated], tmp_path / "report", bootstrap_samples=DRAWS, seed=SEED)
+    assert (result.pooled.num_inputs, result.pooled.num_repeats) == (N - 4, 4)
+    area, other = (r.pooled.summaries["xent"].area for r in (result, evaluated([plain])))
+    assert area.value == other.value and (area.low, area.high) != (other.low, other.high)
+    text = f"4 of the {N} examples repeat the input of another one: intervals and p-values draw the"
+    assert text in (tmp_path / "report" / "summary.md").read_text()
+    assert text in (tmp_path / "report" / "report.html").read_text()
+    assert text in format_table(result)
+    written = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert written["pooled"]["num_inputs"] == N - 4
+
+
+def test_blank_inputs_are_not_known_and_one_input_has_no_interval(tmp_path):
+    blank = evaluated([write(tmp_path / "b.parquet", "xent", changes={"inputs": [""] * N})])
+    assert blank.pooled.num_repeats == 0 and blank.pooled.summaries["xent"].area.low > 0
+    one = evaluated([write(tmp_path / "o.parquet", "xent", changes={"inputs": ["?"] * N})])
+    assert math.isnan(one.pooled.summaries["xent"].area.low)
+    assert "intervals and p-values are not defined" in format_table(one)

@@ -89,6 +89,18 @@ def without_repetitions(texts: Texts) -> Int[np.ndarray, " kept"]:
     return np.sort(np.unique(marks, return_index=True)[1])
 
 
+def text_numbers(texts: Texts) -> Int[np.ndarray, " n"]:
+    """A number for each text from 0 on, the same for texts that differ in white space alone.
+
+    A blank text is one that is not known, so it has a number of its own.
+
+    Example: ["a b", "c", "a  b", "", ""] gives 0, 1, 0, 2, 3.
+    """
+    numbers: dict[object, int] = {}
+    keys = (" ".join(text.split()) or row for row, text in enumerate(texts))
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+
+
 def fingerprint(ids: Texts, texts: Texts) -> str:
     """32 hexadecimal digits of examples, in any order."""
     return split_fingerprint(

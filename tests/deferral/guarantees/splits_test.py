@@ -85,3 +85,8 @@ def test_the_fingerprint_is_of_ids_and_texts_in_any_order():
     assert whole == splits.fingerprint(IDS[::-1], TEXTS[::-1])
     assert whole != splits.fingerprint(IDS, [*TEXTS[:-1], "changed"])
     assert whole != splits.fingerprint([*IDS[:-1], "changed"], TEXTS)
+
+
+def test_numbers_of_texts_leave_white_space_aside_and_know_no_blank_text():
+    texts = ["a b", "c", " a \n b", "", " ", "c"]
+    assert splits.text_numbers(texts).tolist() == [0, 1, 0, 2, 3, 1]
