@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator
 from types import ModuleType
 
-from cascade_jax.cli.flags import flag
+from cascade_jax.cli.flags import at_least, flag
 
 # Of errors that JAX raises when a host that takes part in a collective is gone.
 _LOST = ("UNAVAILABLE", "Gloo", "heartbeat", "DEADLINE_EXCEEDED", "ABORTED", "oordination service")
@@ -33,6 +33,12 @@ class HostFlags:
     )
     processes: str | None = flag("N", "how many processes there are; or JAX_NUM_PROCESSES", None)
     process: str | None = flag("N", "which one this is, from 0; or JAX_PROCESS_ID", None)
+    wait_seconds: int = flag(
+        "N",
+        "how long to wait for the other processes; then the command ends with status 76",
+        300,
+        type=at_least(1),
+    )
 
 
 def meet(values: argparse.Namespace, name: str) -> None:
@@ -43,11 +49,14 @@ def meet(values: argparse.Namespace, name: str) -> None:
       name: begins the lines that hosts print.
 
     Raises:
-      HostsError: a flag is not as it should be, or the others do not come.
+      HostsError: a flag is not as it should be.
+      LostHostError: the others do not come.
     """
     from cascade_jax.parallel import hosts
+    from cascade_jax.parallel.address import address
 
-    hosts.initialize(hosts.address(values.coordinator, values.processes, values.process), name)
+    where = address(values.coordinator, values.processes, values.process)
+    hosts.initialize(where, name, values.wait_seconds)
 
 
 def is_first() -> bool:

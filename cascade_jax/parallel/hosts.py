@@ -10,7 +10,6 @@ LOST_STATUS and a line that says so, instead of waiting in a collective for ever
 
 import contextlib
 import ctypes
-import dataclasses
 import json
 import os
 import signal
@@ -25,24 +24,22 @@ import jax
 from jax._src import distributed, xla_bridge
 from jax.experimental import multihost_utils
 
-LOST_STATUS = 76  # another host died, failed or hung
+from cascade_jax.parallel import rendezvous
+from cascade_jax.parallel.address import (
+    LOST_STATUS,
+    Address,
+    HostsError,
+    LostHostError,
+    cluster_address,
+)
+
 STOPPED_STATUS = 75  # asked to stop; everything is saved
 HEARTBEAT_SECONDS = 30
-MEET_SECONDS = 300
+WAIT_SECONDS = 300  # for the other processes, at the start and where all have to come
 WORK_SECONDS = 24 * 3600  # for work that one host does and others don't
-VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_CONNECT_SECONDS = 60  # for JAX to connect processes that are all there
 _GRACE_SECONDS = 3.0  # for a process that learns of a failure to fail with its own message
 _FAILED = "cascade_jax/failed"
-
-
-class HostsError(ValueError):
-    """The hosts can't connect, or differ."""
-
-
-class LostHostError(RuntimeError):
-    """Another host is gone."""
-
-    exit_status = LOST_STATUS
 
 
 class Stopped(Exception):
@@ -51,106 +48,71 @@ class Stopped(Exception):
     exit_status = STOPPED_STATUS
 
 
-@dataclasses.dataclass(frozen=True)
-class Address:
-    """Where the processes of a run meet."""
-
-    coordinator: str  # HOST:PORT of process 0, reachable from all
-    processes: int  # how many there are
-    process: int  # which one this is, from 0
-
-    def __post_init__(self):
-        host, _, port = self.coordinator.rpartition(":")
-        if not host or not port.isdigit():
-            raise HostsError(
-                f"coordinator is {self.coordinator!r}; must be HOST:PORT of process 0, such as "
-                "10.0.0.2:8476"
-            )
-        if self.processes < 1:
-            raise HostsError(f"processes is {self.processes}; must be at least 1")
-        if not 0 <= self.process < self.processes:
-            raise HostsError(
-                f"process is {self.process}; must be from 0 to {self.processes - 1}, as there are "
-                f"{self.processes} processes"
-            )
-
-
-def address(coordinator: str | None, processes: str | None, process: str | None) -> Address | None:
-    """The address out of flags and, for those that are None, the environment (VARIABLES).
-
-    None where none of the three is given: the cluster is asked.
-
-    Raises:
-      HostsError: if some are given and others not, or not as they should be.
-    """
-    flags = ("--coordinator", "--processes", "--process")
-    parts = [
-        value if value is not None else os.environ.get(variable) or None
-        for value, variable in zip((coordinator, processes, process), VARIABLES, strict=True)
-    ]
-    # JAX itself reads the coordinator's variable beside what the cluster tells.
-    if coordinator is None and parts[1:] == [None, None]:
-        return None
-    missing = [
-        f"{flag} (or {variable})"
-        for flag, variable, value in zip(flags, VARIABLES, parts, strict=True)
-        if value is None
-    ]
-    if parts[1] == "1":
-        return Address("localhost:0", 1, 0)
-    if missing:
-        raise HostsError(
-            f"{' and '.join(missing)} is missing; give all three of {', '.join(flags)}, or none"
-        )
-    for flag, value in zip(flags[1:], parts[1:], strict=True):
-        if not value.isdigit():
-            raise HostsError(f"{flag} is {value!r}; must be a number")
-    return Address(parts[0], int(parts[1]), int(parts[2]))
-
-
-def initialize(where: Address | None = None, command: str = "cascade-jax") -> None:
+def initialize(
+    where: Address | None = None, command: str = "cascade-jax", seconds: int = WAIT_SECONDS
+) -> None:
     """Connects the processes of a run; must come before anything that asks JAX for devices.
 
     Without an address Cloud TPU, GKE, Slurm and Open MPI are recognised by what they set; where
     there is none of them the process is alone. A second call does nothing.
 
-    `command` begins the lines that this process prints when another one is lost.
+    Args:
+      where: the address, or None to ask the cluster.
+      command: begins the lines that this process prints when another one is lost.
+      seconds: how long to wait for the others.
 
     Raises:
-      HostsError: if the others do not come.
+      LostHostError: the others do not come.
+      HostsError: the address is not as it should be.
     """
     if connected() or (where is not None and where.processes == 1):
         return
     if where is None and xla_bridge.backends_are_initialized():
         return  # not the first command of this process, which is alone
-    options = {
-        "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
-        "initialization_timeout": MEET_SECONDS,
-        "shutdown_timeout_seconds": 2 * HEARTBEAT_SECONDS,
-    }
-    if where is not None:
-        # The address is all there is to know: no cluster is asked.
-        options |= {
-            "coordinator_address": where.coordinator,
-            "num_processes": where.processes,
-            "process_id": where.process,
-            "cluster_detection_method": "deactivate",
-        }
-        print(
-            f"process {where.process} of {where.processes} meets the others at {where.coordinator}",
-            flush=True,
-        )
-    try:
-        jax.distributed.initialize(**options)
-    except ValueError as error:
-        if where is None and "coordinator_address should be defined" in str(error):
-            return
-        raise HostsError(f"the hosts could not meet: {error}") from error
-    except RuntimeError as error:
-        place = f" at {where.coordinator}" if where is not None else ""
-        raise HostsError(f"the hosts could not meet{place}: {error}") from error
-    _say_last_words(command)
+    end, remind = time.monotonic() + seconds, rendezvous.Reminder()
+    where = where or cluster_address(seconds, remind)
+    if where is None:
+        return
+    print(
+        f"process {where.process} of {where.processes} meets the others at {where.coordinator}",
+        flush=True,
+    )
+    rendezvous.wait_for_all(where, max(end - time.monotonic(), 1.0), remind)
+    _connect(where, command)
     threading.Thread(target=_watch_others, args=(command,), daemon=True).start()
+
+
+def _connect(where: Address, command: str) -> None:
+    """Connects JAX on all hosts, which are there; ends the process if one dies meanwhile."""
+    who = f"host {where.process} of {where.processes} ({socket.gethostname()})"
+    _say_last_words(command, who)
+
+    def give_up() -> None:
+        text = f"{who} ends, since another host died before all were connected"
+        print(f"{command}: {text}; start the same command on all hosts again", file=sys.stderr)
+        end_now(LOST_STATUS)
+
+    # Sooner than JAX, which aborts.
+    timer = threading.Timer(_CONNECT_SECONDS, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            coordinator_address=where.coordinator,
+            num_processes=where.processes,
+            process_id=where.process,
+            local_device_ids=where.local_device_ids,
+            cluster_detection_method="deactivate",  # it has been asked
+            initialization_timeout=2 * _CONNECT_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=2 * HEARTBEAT_SECONDS,
+        )
+    except jax.errors.JaxRuntimeError as error:
+        raise LostHostError(f"the hosts could not meet at {where.coordinator}: {error}") from error
+    except (ValueError, RuntimeError) as error:
+        raise HostsError(f"the hosts could not meet at {where.coordinator}: {error}") from error
+    finally:
+        timer.cancel()
 
 
 def connected() -> bool:
@@ -191,7 +153,7 @@ def to_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def barrier(what: str, seconds: int = MEET_SECONDS) -> None:
+def barrier(what: str, seconds: int = WAIT_SECONDS) -> None:
     """Waits until all hosts have come this far, e.g. until process 0 has written a file."""
     assert_equal_across_hosts(what, {}, seconds)
 
@@ -202,7 +164,7 @@ _comparisons = 0
 
 
 def assert_equal_across_hosts(
-    what: str, facts: Mapping[str, Any], seconds: int = MEET_SECONDS
+    what: str, facts: Mapping[str, Any], seconds: int = WAIT_SECONDS
 ) -> None:
     """Raises when the hosts differ in some fact; all of them must call it.
 
@@ -360,14 +322,14 @@ def _watch_others(command: str) -> None:
             end_now(LOST_STATUS)
 
 
-def _say_last_words(command: str) -> None:
+def _say_last_words(command: str, who: str) -> None:
     """Gives JAX's abort, when another process is gone, a last line and a status.
 
     JAX's coordination service aborts the process from a thread of its own, with a stack of C++
     functions. No exception reaches Python, but the abort's signal does.
     """
     text = (
-        f"{command}: {label()} ends, since another host died or can't be reached any more. What is "
+        f"{command}: {who} ends, since another host died or can't be reached any more. What is "
         "saved stays; start the same command on all hosts again\n"
     ).encode()
 

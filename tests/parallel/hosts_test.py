@@ -5,24 +5,25 @@ import numpy as np
 import pytest
 
 from cascade_jax.cli import evaluate, gin_config, many_hosts, run_command, train
+from cascade_jax.parallel import address as addresses
 from cascade_jax.parallel import hosts
 
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch):
-    for variable in hosts.VARIABLES:
+    for variable in addresses.VARIABLES:
         monkeypatch.delenv(variable, raising=False)
 
 
 def test_flags_come_before_the_environment(monkeypatch):
-    assert hosts.address(None, None, None) is None
+    assert addresses.address(None, None, None) is None
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.2:8476")
-    assert hosts.address(None, None, None) is None  # a cluster may set it and tell the rest
+    assert addresses.address(None, None, None) is None  # a cluster may set it and tell the rest
     monkeypatch.setenv("JAX_NUM_PROCESSES", "4")
     monkeypatch.setenv("JAX_PROCESS_ID", "2")
-    assert hosts.address(None, None, None) == hosts.Address("10.0.0.2:8476", 4, 2)
-    assert hosts.address("h:1", None, "3") == hosts.Address("h:1", 4, 3)
-    assert hosts.address(None, "1", None).processes == 1
+    assert addresses.address(None, None, None) == addresses.Address("10.0.0.2:8476", 4, 2)
+    assert addresses.address("h:1", None, "3") == addresses.Address("h:1", 4, 3)
+    assert addresses.address(None, "1", None).processes == 1
 
 
 @pytest.mark.parametrize(
@@ -38,8 +39,8 @@ def test_flags_come_before_the_environment(monkeypatch):
     ],
 )
 def test_addresses_that_are_refused(arguments, said):
-    with pytest.raises(hosts.HostsError, match=said):
-        hosts.address(*arguments)
+    with pytest.raises(addresses.HostsError, match=said):
+        addresses.address(*arguments)
 
 
 def test_what_differs():
@@ -56,7 +57,7 @@ def test_what_differs():
 
 def test_a_process_that_is_alone_has_nothing_to_agree_on():
     assert hosts.is_first() and not hosts.connected()
-    hosts.initialize(hosts.Address("localhost:0", 1, 0))
+    hosts.initialize(addresses.Address("localhost:0", 1, 0))
     jax.devices()
     hosts.initialize()  # a later command of this process
     hosts.assert_equal_across_hosts("configs", {"seed": 0})
@@ -78,6 +79,6 @@ def test_flags_of_commands_that_many_hosts_do():
 
 def test_statuses_of_errors():
     assert many_hosts.status_of(hosts.Stopped("asked")) == hosts.STOPPED_STATUS == 75
-    assert many_hosts.status_of(hosts.LostHostError("gone")) == hosts.LOST_STATUS == 76
+    assert many_hosts.status_of(addresses.LostHostError("gone")) == hosts.LOST_STATUS == 76
     # Alone, no error means that a host was lost.
     assert many_hosts.status_of(RuntimeError("UNAVAILABLE: Gloo")) is None
