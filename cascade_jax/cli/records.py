@@ -89,6 +89,13 @@ class FromJsonlFlags:
         "drop",
         "refuse",
     )
+    unusable: str = flag(
+        "refuse|drop",
+        "what is done with an answer that is none (null, a request that failed) or whose log-probs "
+        "are not its own (a sentinel such as -9999, tokens without the answer); e.g. "
+        "--unusable drop",
+        "refuse",
+    )
     output: str = flag(
         "FILE", "the records table to write; e.g. --output runs/trivia/small.parquet"
     )
@@ -152,8 +159,5 @@ def run(config) -> None:
     made = from_jsonl.from_jsonl(config)
     formats = ", ".join(f"{model} from {form}" for model, form in made.formats.items())
     print(f"{config.output}: {made.rows:,} examples, {formats}")
-    if made.dropped:
-        shown = ", ".join(made.dropped[:5]) + (", ..." if len(made.dropped) > 5 else "")
-        print(f"dropped {len(made.dropped):,} examples with an empty answer: {shown}")
-    for name, count in made.left_out.items():
-        print(f"left out {name}: {count:,} answers lack it")
+    for line in made.lines():
+        print(line)

@@ -247,6 +247,7 @@ class Columns:
             self._refuse(field, column.check)
         if column.is_falling:
             self._refuse(field, schema.FALLING)
+            self._refuse(field, schema.TOGETHER_ONE)
 
     def _refuse(self, field: Field, check: schema.Check) -> None:
         """Refuses a column with a value that a check does not allow."""

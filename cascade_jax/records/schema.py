@@ -39,6 +39,7 @@ PER_SAMPLE_TOKEN = "one per token of each sampled answer"
 
 # Log-softmax rounding can leave a log-prob a little above 0; a probability is far above.
 _ROUNDING = 1e-3
+MOST_PROBABILITY = 1.01  # of the likeliest tokens together, at a rounding to bfloat16
 
 
 class RecordsError(ValueError):
@@ -59,13 +60,19 @@ LOG_PROB = Check(
     "finite and at most 0, the natural logarithm of a probability",
 )
 NOT_NEGATIVE = Check(lambda v: np.isfinite(v) & (v >= 0), "finite and 0 or more")
-UNCERTAINTY = Check(lambda v: np.isfinite(v) & (v >= -_ROUNDING), "finite and 0 or more")
+NATS = Check(lambda v: np.isfinite(v) & (v >= -_ROUNDING), "finite and 0 or more")
 POSITIVE = Check(lambda v: np.isfinite(v) & (v > 0), "finite and positive")
 COUNT = Check(lambda v: v >= 0, "0 or more")
 IN_UNIT_INTERVAL = Check(lambda v: (v >= 0) & (v <= 1), "in [0, 1]")
 FALLING = Check(  # of the values in each row of a 2-D array
     lambda v: np.pad(~(np.diff(v, axis=1) > 0), ((0, 0), (1, 0)), constant_values=True),
     "at most the one before it: a token's go down from the largest",
+)
+TOGETHER_ONE = Check(  # of the log-probs in each row of a 2-D array
+    lambda v: np.broadcast_to(
+        np.exp(v, dtype=np.float32).sum(axis=1, keepdims=True) <= MOST_PROBABILITY, v.shape
+    ),
+    "one of probabilities that add up to at most 1 at each token",
 )
 
 
@@ -165,11 +172,11 @@ COLUMNS: tuple[Column, ...] = (
     _example("target", _TEXT, "the right answer"),
     _key("metric", _TEXT, "name of the per-example quality"),
     _needed("answer", _TEXT, "the answer; may be empty"),
-    _needed("tokens", _INTS, "its tokens", PER_TOKEN),
+    _needed("tokens", _INTS, "its tokens", PER_TOKEN, COUNT),
     _needed("log_probs", _FLOATS, "log-prob of each token; the last model's may be empty",
             PER_TOKEN, LOG_PROB, sets_lengths=True),
     _needed("entropies", _FLOATS, "nats, of the whole distribution at each token",
-            PER_TOKEN, FINITE),
+            PER_TOKEN, NATS),
     _needed("quality", _FLOAT, "quality of the answer, higher is better", ONE, IN_UNIT_INTERVAL,
             is_read_at_once=True),
     _needed("flops_per_token", _FLOAT, "2 × parameters", ONE, POSITIVE, is_read_at_once=True),
@@ -191,14 +198,14 @@ COLUMNS: tuple[Column, ...] = (
             sets_lengths=True),
     _sample("sample_log_probs", pa.list_(_FLOATS), "log-prob of each of their tokens",
             PER_SAMPLE_TOKEN, LOG_PROB, needs=("sample_answers",), sets_lengths=True),
-    _sample("sample_tokens", pa.list_(_INTS), "their tokens", PER_SAMPLE_TOKEN,
+    _sample("sample_tokens", pa.list_(_INTS), "their tokens", PER_SAMPLE_TOKEN, COUNT,
             needs=("sample_log_probs",)),
     _live("answer", _TEXT, "the answer, each token by one of the models"),
-    _live("tokens", _INTS, "its tokens", PER_TOKEN, sets_lengths=True),
+    _live("tokens", _INTS, "its tokens", PER_TOKEN, COUNT, sets_lengths=True),
     _live("pieces", _TEXTS, "text of each token", PER_TOKEN),
     _live("is_deferred", pa.list_(pa.bool_()), "whether a larger model wrote the token", PER_TOKEN),
     _live("uncertainties", _FLOATS, "how unsure the small model was of the token it proposed there",
-          PER_TOKEN, UNCERTAINTY),
+          PER_TOKEN, NATS),
     _live("quality", _FLOAT, "by the row's metric", ONE, IN_UNIT_INTERVAL),
     _live("flops", _FLOAT, "really spent on the answer, by all models", ONE, POSITIVE),
     _live("statistics", _COUNTS, "like the models', and only beside theirs", COUNTS, COUNT,

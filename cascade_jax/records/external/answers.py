@@ -10,6 +10,7 @@ from jaxtyping import Shaped
 
 from cascade_jax.names import did_you_mean
 from cascade_jax.records import schema
+from cascade_jax.records.external import notes as kinds
 from cascade_jax.records.external.lines import Line, LineError, shown
 from cascade_jax.records.schema import Column
 
@@ -25,6 +26,9 @@ def model_columns() -> Mapping[str, Column]:
     return columns_about(schema.EVERY_MODEL, schema.DEFERRING_MODEL)
 
 
+_NO_NOTES: Mapping[str, int] = {}
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelAnswer:
     """One model's answer to one example.
@@ -34,12 +38,14 @@ class ModelAnswer:
         many times the memory of all the rest.)
       values: what is known of it, by column.
       numbers: all fields that hold one, such as quality, input_tokens or one of the user's own.
+      notes: what of it is left out or doubted, by kind (`notes.KINDS`), with how many.
     """
 
     example_id: str
     where: str
     values: Mapping[str, Any]
     numbers: Mapping[str, int | float]
+    notes: Mapping[str, int]
 
     @property
     def text(self) -> str:
@@ -56,10 +62,13 @@ class ModelAnswer:
         return len(self.values.get("log_probs", ()))
 
 
-def checked(line: Line, example_id: str, values: Mapping[str, Any]) -> ModelAnswer:
+def checked(
+    line: Line, example_id: str, values: Mapping[str, Any], notes: Mapping[str, int] = _NO_NOTES
+) -> ModelAnswer:
     """An answer of the plain table's fields.
 
     Raises:
+      UnusableError: a sentinel in place of a log-prob.
       LineError: which field has what, and what is allowed.
     """
     row = values if values is line.row else {**line.row, **values}
@@ -67,12 +76,28 @@ def checked(line: Line, example_id: str, values: Mapping[str, Any]) -> ModelAnsw
     if not isinstance(values.get("answer"), str):
         near = did_you_mean("answer", values) if "answer" not in values else ""
         raise line.fail(f"answer is {shown(values.get('answer'))}; must be a text{near}")
+    _refuse_sentinels(line)
     return ModelAnswer(
         example_id,
         line.where,
         parsed(line, model_columns(), "log_probs"),
         numbers_of(line.row),
+        notes,
     )
+
+
+def _refuse_sentinels(line: Line) -> None:
+    """Refuses numbers that are no log-probs but stand for one that a server does not know."""
+    log_probs = line.row.get("log_probs")
+    if not isinstance(log_probs, list):
+        return
+    for i, value in enumerate(log_probs):
+        if type(value) in (int, float) and value <= kinds.LEAST_LOG_PROB:
+            raise line.unusable(
+                kinds.SENTINEL,
+                f"log_probs[{i}] is {value}; must be a log-prob, and servers write such a number "
+                "where they know none. --unusable drop leaves such examples out",
+            )
 
 
 def numbers_of(row: Mapping[str, Any]) -> dict[str, int | float]:
@@ -176,6 +201,14 @@ def _lists(line: Line, column: Column, values: Any) -> list[Shaped[np.ndarray, "
         if is_rise.any():
             i = int(np.searchsorted(ends, np.argmax(is_rise), "right"))
             raise line.fail(f"{name}[{i}] is {shown(values[i])}; must go down")
+        totals = np.concatenate([[0.0], np.cumsum(np.exp(flat, dtype=np.float64))])
+        sums = totals[ends] - totals[ends - sizes]
+        if (is_over := sums > schema.MOST_PROBABILITY).any():
+            i = int(np.argmax(is_over))
+            raise line.fail(
+                f"{name}[{i}] is {shown(values[i])}, probabilities that add up to {sums[i]:.4g}; "
+                "must be at most 1"
+            )
     return [flat[start:end] for start, end in zip(ends - sizes, ends, strict=True)]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from cascade_jax import checks, files
 from cascade_jax.names import check_choice, did_you_mean
 from cascade_jax.records import schema, table
-from cascade_jax.records.external import join
+from cascade_jax.records.external import join, likeliest_columns, notes
 from cascade_jax.records.external.formats import FORMATS
 from cascade_jax.records.external.join import Joined
 from cascade_jax.records.external.lines import LineError, shown
@@ -29,7 +29,7 @@ METRICS: dict[str, Callable] = {
     "bleu": Bleu(),
     "corpus_chrf": Chrf(),
 }
-EMPTY = ("refuse", "drop")
+EMPTY = UNUSABLE = ("refuse", "drop")
 SEVERAL_TARGETS = "has_several_targets"  # in the metadata: the column holds them joined by " | "
 
 
@@ -50,6 +50,8 @@ class FromJsonlConfig:
         if the lines bring `flops_per_token`.
       empty: what is done with a student's answer without tokens, which has no score: "refuse", or
         "drop" its example.
+      unusable: the same of an answer that is none (null, a failed request) or whose log-probs are
+        not its own (a sentinel, tokens in which the answer is not found).
     """
 
     student: str
@@ -64,11 +66,13 @@ class FromJsonlConfig:
     student_parameters: int | float | None = None
     teacher_parameters: int | float | None = None
     empty: str = "refuse"
+    unusable: str = "refuse"
 
     def __post_init__(self):
         if self.format is not None:
             check_choice("format", self.format, FORMATS)
         check_choice("empty", self.empty, EMPTY)
+        check_choice("unusable", self.unusable, UNUSABLE)
         for name in ("student_parameters", "teacher_parameters"):
             checks.positive(name, getattr(self, name), optional=True)
 
@@ -80,14 +84,27 @@ class ImportSummary:
     Attributes:
       rows: examples in the records.
       formats: by model.
-      dropped: ids of examples whose answer was empty.
+      dropped: ids of examples that were left out, by what is wrong with their answers.
       left_out: optional columns that some lines have and others lack, with how many lack them.
+      notes: a line for everything else that was left out, cut or is in doubt.
     """
 
     rows: int
     formats: Mapping[str, str]
-    dropped: Sequence[str]
+    dropped: Mapping[str, Sequence[str]]
     left_out: Mapping[str, int]
+    notes: Sequence[str]
+
+    def lines(self) -> list[str]:
+        """For people: whatever is not in the records, with counts."""
+        return [
+            *(
+                f"dropped {len(ids):,} examples with {reason}: {notes.listed(ids)}"
+                for reason, ids in self.dropped.items()
+            ),
+            *(f"left out {n}: {count:,} answers lack it" for n, count in self.left_out.items()),
+            *self.notes,
+        ]
 
 
 def from_jsonl(config: FromJsonlConfig) -> ImportSummary:
@@ -100,16 +117,21 @@ def from_jsonl(config: FromJsonlConfig) -> ImportSummary:
       RecordsError: what `table.write` refuses.
     """
     files.check_not_read(config.output, config.student, config.teacher, config.targets)
-    joined = join.read(config.student, config.teacher, config.targets, config.format)
-    dropped = _without_empty(joined, config.empty)
+    drops_unusable = config.unusable == "drop"
+    read = config.student, config.teacher, config.targets, config.format
+    joined = join.read(*read, drops_unusable)
+    _drop_empty(joined, config.empty)
     metadata = joined.metadata
     for key in schema.REQUIRED_METADATA:
         if getattr(config, key) is not None:
             metadata[key] = getattr(config, key)
         if not metadata.get(key):
             raise LineError(f"no {key} is given; --{key} says it")
-    if dropped:
-        metadata["dropped_empty"] = len(dropped)
+    if joined.dropped:
+        counts = {reason: len(ids) for reason, ids in joined.dropped.items()}
+        empty = sum(counts.pop(reason, 0) for reason in (notes.EMPTY, notes.NO_LOG_PROBS))
+        metadata |= {"dropped_empty": empty} if empty else {}
+        metadata |= {"dropped_unusable": sum(counts.values())} if counts else {}
         metadata.pop(schema.FIGURES, None)  # those of a table are of all its examples
     columns = _columns_about(config, joined, metadata)
     columns |= _qualities(config, joined, columns, metadata)
@@ -120,34 +142,38 @@ def from_jsonl(config: FromJsonlConfig) -> ImportSummary:
     for model in joined.models:
         costs = _costs(model, joined, parameters.get(model), metadata)
         columns[f"{model}_flops_per_token"] = costs
-    columns |= _top(joined, metadata)
+    top, said = likeliest_columns.of_answers(joined.answers, metadata)
+    columns |= top
     left_out = _add_stated(config, joined, columns, metadata)
     table.write(config.output, columns, metadata)
-    return ImportSummary(len(joined.ids), joined.formats, dropped, left_out)
+    for model, answers in joined.answers.items():
+        said += notes.lines_of(model, {i: answer.notes for i, answer in answers.items()})
+    return ImportSummary(len(joined.ids), joined.formats, joined.dropped, left_out, said)
 
 
-def _without_empty(joined: Joined, empty: str) -> list[str]:
-    """Refuses or drops examples in which a model that may defer has no tokens; which."""
-    dropped: list[str] = []
+def _drop_empty(joined: Joined, empty: str) -> None:
+    """Refuses or drops examples in which a model that may defer has no tokens."""
     for model in joined.models[:-1]:
         answers = joined.answers[model]
         ids = [key for key, answer in answers.items() if not answer.num_tokens]
+        lacking = [
+            key for key in ids if answers[key].text or "log_probs" not in answers[key].values
+        ]
         if ids and empty == "refuse":
-            first = answers[ids[0]]
+            first = answers[(lacking or ids)[0]]
             what = "an empty answer: its list of log-probs is empty"
-            if "log_probs" not in first.values:
+            if lacking:
                 what = "no log-probs: the service gives them if asked (logprobs)"
             raise first.fail(
-                f"has {what} ({len(ids)} such); without a token there is no deferral score. "
-                "--empty drop leaves such examples out"
+                f"has {what} ({len(lacking or ids)} such); without a token there is no deferral "
+                "score. --empty drop leaves such examples out"
             )
-        for example_id in ids:
-            for by_id in (*joined.answers.values(), joined.about):
-                del by_id[example_id]
-        dropped += ids
+        if lacking:
+            joined.drop(lacking, notes.NO_LOG_PROBS)
+        if is_empty := [key for key in ids if key not in set(lacking)]:
+            joined.drop(is_empty, notes.EMPTY)
     if not joined.ids:
-        raise LineError("no example is left: all answers of the student are empty")
-    return dropped
+        raise LineError("no example is left: no answer of the student can be used")
 
 
 def _columns_about(
@@ -315,21 +341,3 @@ def _live(joined: Joined) -> list[Mapping[str, Any]]:
     """What each line says of a live cascade's answer."""
     nothing: dict[str, Any] = {}  # one for all: a dict for each line would keep Python's gc busy
     return [joined.about[example_id].get(schema.LIVE, nothing) for example_id in joined.ids]
-
-
-def _top(joined: Joined, metadata: dict[str, Any]) -> dict[str, list]:
-    """The largest log-probs: as many of each token as the token with the fewest has."""
-    values = {m: [a.values for a in joined.answers[m].values()] for m in joined.models[:-1]}
-    sizes = {
-        model: min(len(top) for row in rows for top in row.get("top_log_probs", [()]))
-        for model, rows in values.items()
-    }
-    top_k = min(filter(None, sizes.values()), default=0)
-    if schema.TOP_K in metadata or top_k:
-        metadata[schema.TOP_K] = top_k
-    return {
-        f"{model}_{name}": [np.concatenate([top[:top_k] for top in row[name]]) for row in rows]
-        for model, rows in values.items()
-        for name in ("top_log_probs", "top_ids")
-        if sizes[model] and all(name in row for row in rows)
-    }

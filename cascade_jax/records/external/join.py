@@ -6,6 +6,7 @@ from typing import Any
 
 from cascade_jax.records import metadata as records_metadata
 from cascade_jax.records import schema
+from cascade_jax.records.external.agreement import Agreement
 from cascade_jax.records.external.answers import (
     ModelAnswer,
     checked,
@@ -14,7 +15,13 @@ from cascade_jax.records.external.answers import (
     parsed,
 )
 from cascade_jax.records.external.formats import METADATA, TABLE, answer_of, recognised
-from cascade_jax.records.external.lines import Line, LineError, read_lines, shown
+from cascade_jax.records.external.lines import (
+    Line,
+    LineError,
+    UnusableError,
+    read_lines,
+    shown,
+)
 
 _LISTED = 5  # ids in a message
 
@@ -28,12 +35,22 @@ class Joined:
       about: by id, the columns of the example, its target, and the answer of a live cascade.
       formats: by model.
       metadata: those of a table's first line.
+      dropped: ids of examples that are left out, by what is wrong with them.
     """
 
     answers: dict[str, dict[str, ModelAnswer]]
     about: dict[str, dict[str, Any]]
     formats: dict[str, str]
     metadata: dict[str, Any]
+    dropped: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
+    def drop(self, ids: Collection[str], reason: str) -> None:
+        """Leaves examples out."""
+        listed = self.dropped.setdefault(reason, [])
+        listed += [example_id for example_id in ids if example_id not in listed]
+        for by_id in (*self.answers.values(), self.about):
+            for example_id in ids:
+                by_id.pop(example_id, None)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -46,27 +63,39 @@ class Joined:
         return list(self.answers[self.models[0]])
 
 
-def read(student: str, teacher: str | None, targets: str | None, form: str | None) -> Joined:
+def read(
+    student: str,
+    teacher: str | None,
+    targets: str | None,
+    form: str | None,
+    drops_unusable: bool = False,
+) -> Joined:
     """Reads and joins files of answers and targets.
 
     Args:
       student, teacher, targets, form: see `from_jsonl.FromJsonlConfig`.
+      drops_unusable: whether examples with an answer that can't be used are left out.
 
     Raises:
       FileNotFoundError: a file is not there.
-      LineError: a line that can not be used, or ids that do not join (which).
+      UnusableError: an answer that can't be used, unless its example is left out.
+      LineError: a line that can not be used, or ids that do not join (which), or join lines that
+        say different things of one example.
     """
     joined = Joined({model: {} for model in schema.PAIR}, {}, {}, {})
-    _read_answers(student, 0, form, joined)
+    agreement = Agreement()
+    unusable = _read_answers(student, 0, form, joined, agreement, drops_unusable)
     last = joined.models[-1]
     if teacher is not None:
         if joined.answers[last]:
             raise LineError(f"{student} holds the {last}'s answers too: leave --teacher out")
-        _read_answers(teacher, -1, form, joined)
+        unusable |= _read_answers(teacher, -1, form, joined, agreement, drops_unusable)
     elif not joined.answers[last]:
         raise LineError(
             f"{student} holds answers of one model; --teacher names the file of the other's"
         )
+    for example_id, reason in unusable.items():
+        joined.drop([example_id], reason)
     ids = joined.answers[joined.models[0]]
     for model in joined.models[1:]:
         answers = joined.answers[model]
@@ -74,11 +103,12 @@ def read(student: str, teacher: str | None, targets: str | None, form: str | Non
         _list_missing(answers, ids, student)
         joined.answers[model] = {example_id: answers[example_id] for example_id in ids}
     if targets is not None:
-        _read_targets(targets, joined)
+        _read_targets(targets, joined, agreement)
+    agreement.check()
     return joined
 
 
-def _read_targets(path: str, joined: Joined) -> None:
+def _read_targets(path: str, joined: Joined, agreement: Agreement) -> None:
     """What a file of targets says stands over what lines of answers say."""
     seen = set()
     for line in read_lines(path):
@@ -88,42 +118,67 @@ def _read_targets(path: str, joined: Joined) -> None:
         seen.add(example_id)
         if example_id in joined.about:
             joined.about[example_id] |= _about(line)
+            agreement.add(path, line, example_id)
     _list_missing(joined.ids, seen, path)
 
 
-def _read_answers(path: str, number: int, form: str | None, joined: Joined) -> None:
-    """Reads a file of the answers of one model, by its number; or a table of all models'."""
+def _read_answers(
+    path: str,
+    number: int,
+    form: str | None,
+    joined: Joined,
+    agreement: Agreement,
+    drops_unusable: bool,
+) -> dict[str, str]:
+    """Reads a file of the answers of one model, by its number; or a table of all models'.
+
+    Returns:
+      What is wrong with the answers that can't be used, by id, if they are to be dropped.
+    """
+    lines_of: dict[str, str] = {}
+    unusable: dict[str, str] = {}
     for line in read_lines(path):
         if METADATA in line.row:
             _take_metadata(line, joined)
             joined.formats[joined.models[number]] = TABLE
             continue
-        model, form = joined.models[number], form or recognised(line, joined.models)
-        joined.formats[model] = form
-        if form == TABLE and number == 0 and set(joined.models) & set(line.row):
-            example_id = line.example_id()
-            answers = {
-                name: checked(
-                    Line(f"{line.where}, {name}", line.get(name, dict, "an object")),
-                    example_id,
-                    line.row[name],
-                )
-                for name in joined.models
-            }
-            joined.formats |= dict.fromkeys(joined.models, form)
-        else:
-            answers = {model: answer_of(line, form)}
+        form = form or recognised(line, joined.models)
+        example_id = line.example_id()
+        if example_id in lines_of:
+            raise line.fail(f"id {example_id!r} came before, in {lines_of[example_id]}")
+        lines_of[example_id] = line.where
+        try:
+            answers = _answers_of(line, number, form, joined)
+        except UnusableError as error:
+            if not drops_unusable:
+                raise
+            unusable[example_id], answers = error.reason, {}
         for name, answer in answers.items():
-            others = joined.answers[name]
-            if answer.example_id in others:
-                before = others[answer.example_id].where
-                raise line.fail(f"id {answer.example_id!r} came before, in {before}")
-            others[answer.example_id] = answer
+            joined.answers[name][example_id] = answer
         # All answers are to one example. What the student's file says of it stands.
-        about = joined.about.get(answer.example_id, {})
-        joined.about[answer.example_id] = _about(line) | about
-    if not joined.answers[joined.models[number]]:
+        about = joined.about.get(example_id, {})
+        joined.about[example_id] = _about(line) | about
+        agreement.add(path, line, example_id)
+    if not joined.answers[joined.models[number]] and not unusable:
         raise LineError(f"{path}: holds no answer; must have one a line")
+    return unusable
+
+
+def _answers_of(line: Line, number: int, form: str, joined: Joined) -> dict[str, ModelAnswer]:
+    """The answers of a line by model: that of one model, or those of all in a table."""
+    model = joined.models[number]
+    joined.formats[model] = form
+    if form != TABLE or number != 0 or not set(joined.models) & set(line.row):
+        return {model: answer_of(line, form)}
+    joined.formats |= dict.fromkeys(joined.models, form)
+    return {
+        name: checked(
+            Line(f"{line.where}, {name}", line.get(name, dict, "an object")),
+            line.example_id(),
+            line.row[name],
+        )
+        for name in joined.models
+    }
 
 
 def _take_metadata(line: Line, joined: Joined) -> None:

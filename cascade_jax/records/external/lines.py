@@ -14,6 +14,18 @@ class LineError(ValueError):
     """A line that can not be used: file, line, what is there and what is allowed."""
 
 
+class UnusableError(LineError):
+    """An answer that is no answer, or has no log-probs of its own; its example can be dropped.
+
+    Attributes:
+      reason: what is wrong, in words for all such answers (`notes`).
+    """
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Line:
     """A line of a file.
@@ -30,6 +42,10 @@ class Line:
         """An error about it, to raise."""
         return LineError(f"{self.where}: {problem}")
 
+    def unusable(self, reason: str, problem: str) -> UnusableError:
+        """An error about an answer whose example can be dropped, to raise."""
+        return UnusableError(reason, f"{self.where}: {problem}")
+
     def get(self, path: str, kind: type | tuple[type, ...], what: str) -> Any:
         """The value at a path such as "choices/0/message/content", which must be of a kind."""
         value: Any = self.row
@@ -45,7 +61,7 @@ class Line:
         if name is None:
             raise self.fail(
                 f"has no id to join by; must have one of {', '.join(IDS)} (it has "
-                f"{', '.join(map(str, self.row)) or 'nothing'})"
+                f"{listed_keys(self.row)})"
             )
         value = self.row[name]
         if type(value) not in (str, int) or value == "":
@@ -72,6 +88,19 @@ def step(value: Any, key: str) -> Any:
     if isinstance(value, list) and key.isdigit() and int(key) < len(value):
         return value[int(key)]
     return None
+
+
+def check_one(line: Line, name: str) -> None:
+    """Refuses a list of answers that does not hold one."""
+    answers = line.get(name, list, "a list of one answer")
+    if len(answers) != 1:
+        raise line.fail(f"{name} has {len(answers)} answers; must have one (n = 1)")
+
+
+def listed_keys(row: Mapping[str, Any]) -> str:
+    """The keys of an object, for messages."""
+    text = ", ".join(key if key.isprintable() else ascii(key) for key in row)
+    return (text if len(text) <= 200 else text[:197] + "...") or "nothing"
 
 
 def _named(path: str) -> str:

@@ -33,22 +33,29 @@ def ids():
 
 
 def others(log_prob, count=2):
-    """Log-probs of `count` tokens less likely than one."""
-    return [round(float(log_prob) - 0.5 * (k + 1), 3) for k in range(count)]
+    """Log-probs of `count` tokens less likely than one, of the probability that it leaves."""
+    left = np.log(max(-np.expm1(log_prob), 1e-3))
+    return [round(float(min(log_prob - k / 2, left - 0.7 * k)), 3) for k in range(1, count + 1)]
+
+
+def pieces(model, i):
+    """The answer as that many tokens."""
+    count = len(LOG_PROBS[model][i])
+    return [*ANSWERS[model][i][: count - 1], ANSWERS[model][i][count - 1 :]]
 
 
 def openai_line(model, i):
     content = [
         {
-            "token": f"t{place}",
+            "token": piece,
             "logprob": float(value),
             "bytes": None,
             "top_logprobs": [
-                {"token": f"t{place}", "logprob": float(value), "bytes": None},
-                *({"token": "x", "logprob": other, "bytes": None} for other in others(value)),
+                {"token": piece, "logprob": float(value), "bytes": None},
+                *({"token": f"x{x}", "logprob": x, "bytes": None} for x in others(value)),
             ],
         }
-        for place, value in enumerate(LOG_PROBS[model][i])
+        for piece, value in zip(pieces(model, i), LOG_PROBS[model][i], strict=True)
     ]
     choice = {
         "index": 0,
@@ -196,8 +203,8 @@ def test_top_log_probs_pieces_and_input_tokens_come_along(tmp_path, student):
     expected = [[v, *others(v)] for values in LOG_PROBS["student"] for v in values]
     np.testing.assert_allclose(read.student_top_log_probs, expected, rtol=1e-6)
     assert read.student_input_tokens.tolist() == [7 + i for i in range(N)]
-    start = "t10" if student == "vllm" else "t"
-    assert read.pieces("student", 1) == [f"{start}{place}" for place in range(3)]
+    of_vllm = [f"t{100 + place}" for place in range(3)]
+    assert read.pieces("student", 1) == (of_vllm if student == "vllm" else pieces("student", 1))
     assert (read.student_tokens is None) == (student != "vllm")
     if student == "vllm":
         assert read.student_tokens[:2].tolist() == [100, 101]
@@ -290,7 +297,7 @@ def full_rows():
     for i, row in enumerate(rows):
         count = len(row["student_tokens"])
         row["student_log_probs"] = (-RNG.exponential(size=count)).astype(np.float32).tolist()
-        top = -np.sort(RNG.exponential(size=(count, 3)), axis=1).astype(np.float32)
+        top = -np.sort(2 + RNG.exponential(size=(count, 3)), axis=1).astype(np.float32)
         row |= {
             "student_top_log_probs": top.ravel().tolist(),
             "student_top_ids": list(range(3 * count)),
@@ -369,7 +376,7 @@ def test_empty_answers_are_refused_or_dropped(tmp_path):
         convert(tmp_path, arguments)
     made = from_jsonl.from_jsonl(config(tmp_path, arguments, empty="drop"))
     read = records.read(tmp_path / "r.parquet")
-    assert list(made.dropped) == ["q3", "q5"] and made.rows == len(read) == N - 2
+    assert made.dropped == {"an empty answer": ["q3", "q5"]} and made.rows == len(read) == N - 2
     assert read.metadata["dropped_empty"] == 2
 
 
@@ -406,7 +413,7 @@ def drop(i):
         (in_content(0, 0, logprob=None), r":1 \(id 'q0'\): log_probs\[0\] is null; must be one of"),
         (in_content(0, 0, logprob="-1"), r'log_probs\[0\] is "-1"'),
         (in_content(0, 0, token=None), r"pieces\[0\] is null; must be one of a list of texts"),
-        (in_line(1, choices=[]), ":2: choices has 0 answers; must have one"),
+        (in_line(1, choices=[]), r":2 \(id 'q1'\): choices has 0 answers; must have one"),
         (in_line(1, custom_id=["q1"]), r':2: custom_id is \["q1"\]; must be a text or a whole num'),
         (in_line(1, custom_id="q0"), "student.jsonl:2: id 'q0' came before, in .*student.jsonl:1"),
         (in_line(1, usage={"prompt_tokens": "3"}), 'input_tokens is "3"; must be a whole number'),

@@ -1,0 +1,166 @@
+"""Whether the lines of several files that are joined by id are about the same example.
+
+Running numbers such as vLLM's request_id join anything with anything. What the lines say of their
+example beside the id shows it: the question, the right answer, the task, another id.
+"""
+
+import collections
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from cascade_jax.records.external.lines import Line, LineError, shown
+
+_TEXTS = ("inputs", "question", "input", "prompt", "messages")  # the barest first
+_IDS = ("example_id", "custom_id")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Saying:
+    """What one line says: a field of a file with its value, and file and line."""
+
+    key: tuple[str, str]
+    value: Any
+    where: str
+
+    def __str__(self) -> str:
+        field = self.key[0]
+        if field == _TOKENS:
+            return f"{self.where} has other {_TOKENS}"
+        return f"{self.where} has {field} {shown(self.value)}"
+
+
+_TOKENS = "prompt_token_ids"
+
+
+class Agreement:
+    """Compares what each line says of its example with what other lines said before."""
+
+    def __init__(self):
+        self._said: dict[str, dict[str, _Saying]] = collections.defaultdict(dict)
+        self._templates: dict[tuple[str, str], _Template] = collections.defaultdict(_Template)
+        self._questions: dict[str, tuple[_Saying, _Saying]] = {}  # that differ, by id
+        self._facts: dict[str, tuple[_Saying, _Saying]] = {}
+        self._marks: dict[str, dict[str, dict[str, _Saying]]] = {
+            name: collections.defaultdict(dict) for name in (*_IDS, _TOKENS)
+        }
+
+    def add(self, file: str, line: Line, example_id: str) -> None:
+        """What a line of a file says of its example."""
+        texts = {field: _text(line.row.get(field)) for field in _TEXTS}
+        for field, text in texts.items():
+            if text:
+                self._templates[field, file].add(text)
+                self._compare("text", _Saying((field, file), text, line.where), example_id)
+        for field in ("target", "task"):
+            if (value := line.row.get(field)) not in (None, "", []):
+                self._compare(field, _Saying((field, file), value, line.where), example_id)
+        for field in _IDS:
+            value = line.row.get(field)
+            if type(value) in (str, int) and str(value) != example_id:
+                self._marks[field][file][example_id] = _Saying((field, file), value, line.where)
+        tokens = line.row.get(_TOKENS)
+        if isinstance(tokens, list) and not any(texts.values()):
+            value = hash(tuple(map(str, tokens)))
+            self._marks[_TOKENS][file][example_id] = _Saying((_TOKENS, file), value, line.where)
+
+    def _compare(self, kind: str, saying: _Saying, example_id: str) -> None:
+        before = self._said[kind].setdefault(example_id, saying)
+        if before is saying or before.value == saying.value:
+            return
+        if kind == "text" and not _holds(before.value, saying.value):
+            self._questions.setdefault(example_id, (before, saying))
+        elif kind == "task" or (kind == "target" and not _same_target(before.value, saying.value)):
+            self._facts.setdefault(example_id, (before, saying))
+
+    def check(self) -> None:
+        """Refuses lines that say different things of the same example.
+
+        Raises:
+          LineError: with two such examples.
+        """
+        differing = {i: pair for i, pair in self._questions.items() if not self._same_core(*pair)}
+        for by_file in self._marks.values():
+            said = list(by_file.values())
+            for number, one in enumerate(said):
+                for other in said[number + 1 :]:
+                    differing |= _crossed(one, other)
+        differing = differing or self._facts
+        if not differing:
+            return
+        two = [f"of {i!r}, {one} and {other}" for i, (one, other) in [*differing.items()][:2]]
+        raise LineError(
+            f"lines that are joined say different things of the same example: {'; '.join(two)} "
+            f"({len(differing):,} such). Where their ids are only running numbers, give all files "
+            "the same custom_id or example_id; where both are right, leave one of the fields out"
+        )
+
+    def _same_core(self, one: _Saying, other: _Saying) -> bool:
+        """Whether two questions are the same but for the templates around them."""
+        cores = [self._templates[each.key].core_of(each.value) for each in (one, other)]
+        return (
+            cores[0] == cores[1]
+            or bool(cores[0] and cores[0] in other.value)
+            or bool(cores[1] and cores[1] in one.value)
+        )
+
+
+class _Template:
+    """What all texts of a field begin and end with."""
+
+    def __init__(self):
+        self._count, self._shortest = 0, 0
+        self._prefix = self._suffix = ""  # that reversed
+
+    def add(self, text: str) -> None:
+        if not self._count:
+            self._prefix, self._suffix, self._shortest = text, text[::-1], len(text)
+        self._count += 1
+        self._shortest = min(self._shortest, len(text))
+        if not text.startswith(self._prefix):
+            self._prefix = os.path.commonprefix([text, self._prefix])
+        if not (backwards := text[::-1]).startswith(self._suffix):
+            self._suffix = os.path.commonprefix([backwards, self._suffix])
+
+    def core_of(self, text: str) -> str:
+        """A text without them; all of it if it is the only one."""
+        if self._count == 1:
+            return text
+        start = len(self._prefix)
+        return text[start : len(text) - min(len(self._suffix), self._shortest - start)]
+
+
+def _text(value: Any) -> str:
+    """A text, or the texts of a chat's messages, with single spaces."""
+    if isinstance(value, list):
+        contents = [message.get("content") for message in value if isinstance(message, dict)]
+        value = " ".join(text for text in contents if isinstance(text, str))
+    return " ".join(value.split()) if isinstance(value, str) else ""
+
+
+def _holds(one: str, other: str) -> bool:
+    """Whether one is part of the other, as a question is of the prompt that is made of it."""
+    return one in other or other in one
+
+
+def _same_target(one: Any, other: Any) -> bool:
+    """Whether two lists of right answers share one; records keep several as one text, "a | b"."""
+    return bool(_answers(one) & _answers(other))
+
+
+def _answers(target: Any) -> set[str]:
+    texts = [str(text) for text in (target if isinstance(target, list) else [target])]
+    return {_text(part).casefold() for text in texts for part in (text, *text.split(" | "))}
+
+
+def _crossed(
+    one: Mapping[str, _Saying], other: Mapping[str, _Saying]
+) -> dict[str, tuple[_Saying, _Saying]]:
+    """Examples whose mark in one file is that of another example in the other file, by id."""
+    values = {saying.value for saying in other.values()}
+    return {
+        i: (saying, other[i])
+        for i, saying in one.items()
+        if i in other and saying.value != other[i].value and saying.value in values
+    }

@@ -1,0 +1,192 @@
+"""Chat completions, bare or as lines of a batch's output, in the plain table's fields."""
+
+import collections
+from collections.abc import Mapping
+from typing import Any
+
+from cascade_jax.records.external import answer_span
+from cascade_jax.records.external import notes as kinds
+from cascade_jax.records.external.likeliest import likeliest, token_key
+from cascade_jax.records.external.lines import Line, UnusableError, check_one, shown, step
+
+_DROP = "--unusable drop leaves such examples out"
+
+
+def fields(line: Line, notes: collections.Counter) -> dict[str, Any]:
+    """Fields of a chat completion.
+
+    Raises:
+      UnusableError: a request that failed; no content; log-probs that are not of the answer.
+      LineError: a field that is missing or has a value that is not allowed.
+    """
+    body = _body(line)
+    check_one(body, "choices")
+    choice = body.get("choices/0", dict, "an object")
+    if "message" not in choice:
+        raise body.fail(f"choices[0] has no message{_other_kind(choice)}")
+    message = body.get("choices/0/message", dict, "an object")
+    if message.get("content") is None:
+        raise _no_content(body, choice, message)
+    made: dict[str, Any] = {"answer": message["content"]}
+    usage = body.row.get("usage")
+    prompt_tokens = step(usage, "prompt_tokens")
+    if prompt_tokens is not None:
+        made["input_tokens"] = prompt_tokens
+    places = _places(body, choice)
+    # An empty list beside an answer: the service was not asked for log-probs, or lost them.
+    if places is None or (not places and made["answer"]):
+        return made
+    notes[kinds.OTHER_USAGE] += bool(places) and not _is_count(body, usage, len(places))
+    return made | _of_tokens(body, choice, message, places, notes)
+
+
+def _body(line: Line) -> Line:
+    """The completion of a line, or of a batch's line.
+
+    Raises:
+      UnusableError: the service's status and words in place of one.
+    """
+    if is_ollama(line.row):
+        raise line.fail(
+            "is an answer of Ollama's own API (/api/chat or /api/generate); ask for chat "
+            "completions at its /v1/chat/completions, with logprobs = true"
+        )
+    response, error = line.row.get("response"), line.row.get("error")
+    if response is None:
+        if error is not None or "response" in line.row:
+            raise _failed(line, None, error)
+        return line
+    body, status = step(response, "body"), step(response, "status_code")
+    error = step(body, "error") if error is None else error
+    if error is not None or str(status) not in ("200", "None"):
+        raise _failed(line, status, body if error is None else error)
+    return Line(line.where, line.get("response/body", dict, "a chat completion"))
+
+
+def is_ollama(row: Mapping[str, Any]) -> bool:
+    """Whether it is a line of Ollama's own API, which has neither choices nor a response's body."""
+    return "done" in row and ("message" in row or isinstance(row.get("response"), str))
+
+
+def _failed(line: Line, status: Any, error: Any) -> UnusableError:
+    """The error of a request: "status 400, max_tokens is too large (invalid_request_error)"."""
+    words = step(error, "message") or (error if isinstance(error, str) else shown(error))
+    codes = [str(c) for c in (step(error, "type"), step(error, "code")) if c not in (None, status)]
+    text = " ".join(str(words).split()) + f" ({', '.join(codes)})" * bool(codes)
+    status = "" if status is None else f"status {shown(status)}: "
+    return line.unusable(kinds.FAILED, f"the request has no answer; {status}{text}. {_DROP}")
+
+
+def _no_content(body: Line, choice: dict, message: dict) -> UnusableError:
+    more = [key for key in message if key not in ("role", "content") and message[key]]
+    beside = f", and the message has {', '.join(more)}" if more else ""
+    return body.unusable(
+        kinds.NO_CONTENT,
+        f"choices[0].message.content is null, which is no empty answer (finish_reason "
+        f"{shown(choice.get('finish_reason'))}{beside}). {_DROP}",
+    )
+
+
+def _other_kind(choice: dict) -> str:
+    if "text" in choice:
+        return ": it is an answer of the older completions API (text); ask for chat completions"
+    if "delta" in choice:
+        return ": it is a part of a stream (delta); ask for whole answers, stream = false"
+    return ""
+
+
+def _places(body: Line, choice: dict) -> list[dict] | None:
+    """What is said of each token; None without log-probs."""
+    log_probs = choice.get("logprobs")
+    if log_probs is None or (isinstance(log_probs, dict) and log_probs.get("content") is None):
+        return None
+    places = body.get("choices/0/logprobs/content", list, "a list of tokens with their log-probs")
+    for i, place in enumerate(places):
+        if not isinstance(place, dict):
+            raise body.fail(
+                f"choices[0].logprobs.content[{i}] is {shown(place)}; must be an object"
+            )
+    return places
+
+
+def _is_count(body: Line, usage: Any, count: int) -> bool:
+    """Whether the usage may be that of so many tokens.
+
+    The token that ends the answer may be counted and not listed, and so may reasoning.
+    """
+    stated = step(usage, "completion_tokens")
+    if stated is None:
+        return True
+    if type(stated) is not int or stated < 0:
+        raise body.fail(
+            f"usage.completion_tokens is {shown(stated)}; must be a whole number of 0 or more"
+        )
+    reasoning = step(step(usage, "completion_tokens_details"), "reasoning_tokens")
+    hidden = (0, reasoning) if type(reasoning) is int else (0,)
+    return any(count - stated + tokens in (0, -1) for tokens in hidden)
+
+
+def _of_tokens(
+    body: Line, choice: dict, message: dict, places: list[dict], notes: collections.Counter
+) -> dict[str, Any]:
+    """Log-probs and texts of the answer's tokens among all that are listed."""
+    pieces = [place.get("token") for place in places]
+    start, stop = 0, len(places)
+    if isinstance(message["content"], str) and all(isinstance(piece, str) for piece in pieces):
+        start, stop = _span(body, message, places, pieces)
+    notes[kinds.NOT_ANSWER] += len(places) - (stop - start)
+    places = places[start:stop]
+    made: dict[str, Any] = {
+        "log_probs": [place.get("logprob") for place in places],
+        "pieces": pieces[start:stop],
+    }
+    top = [_likeliest(body, start + i, place, notes) for i, place in enumerate(places)]
+    if any(top):
+        made["top_log_probs"] = top
+    tokens = choice.get("token_ids")
+    if tokens is not None:  # vLLM's server can add them
+        if not isinstance(tokens, list) or len(tokens) != len(pieces):
+            size = f"{len(tokens)} tokens" if isinstance(tokens, list) else shown(tokens)
+            raise body.fail(f"token_ids has {size}, logprobs {len(pieces)}")
+        made["tokens"] = tokens[start:stop]
+    return made
+
+
+def _span(body: Line, message: dict, places: list[dict], pieces: list[str]) -> tuple[int, int]:
+    data = [place.get("bytes") for place in places]
+    data = [each if isinstance(each, list) else None for each in data]
+    span = answer_span.span_of_answer(message["content"], pieces, data)
+    has_reasoning = any(message.get(key) for key in ("reasoning_content", "reasoning"))
+    if span is None and answer_span.are_ids(pieces) and not has_reasoning:
+        return 0, len(pieces)
+    if span is None:
+        raise body.unusable(
+            kinds.OTHER_TOKENS,
+            f"logprobs have {len(pieces)} tokens, {shown(''.join(pieces))}, in which the answer "
+            f"{shown(message['content'])} is not found; they must be those of the answer. {_DROP}",
+        )
+    return span
+
+
+def _likeliest(body: Line, i: int, place: dict, notes: collections.Counter) -> list[Any]:
+    """Log-probs of the likeliest tokens at a place."""
+    entries = place.get("top_logprobs")
+    if entries is None:
+        return []
+    where = f"choices[0].logprobs.content[{i}].top_logprobs"
+    if not isinstance(entries, list):
+        raise body.fail(f"{where} is {shown(entries)}; must be a list")
+    for entry in entries:
+        if type(step(entry, "logprob")) not in (int, float):
+            raise body.fail(
+                f"{where} has {shown(entry)}; must be tokens with a number as their logprob"
+            )
+    keyed = [(_key(entry), entry["logprob"]) for entry in entries]
+    chosen = _key(place) if type(place.get("logprob")) in (int, float) else None
+    is_in_place = bool(keyed) and keyed[-1][0] == chosen
+    return [value for _, value in likeliest(keyed, chosen, notes, is_in_place=is_in_place)]
+
+
+def _key(entry: dict) -> Any:
+    number = entry.get("id", entry.get("token_id"))
+    return token_key(entry.get("token"), entry.get("bytes"), entry["logprob"], number)
