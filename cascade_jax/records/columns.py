@@ -103,13 +103,19 @@ class Columns:
         nulls = 0
         try:
             for chunk in chunks:
+                if field.column.is_text:
+                    chunk.validate(full=True)  # that it is UTF-8
                 if chunk.type != kind:
                     chunk = self._cast(chunk, kind, name)
                 nulls += chunk.null_count
                 if not nulls:
                     yield chunk
         except (pa.ArrowException, OSError) as error:
-            raise RecordsError(f"{self._source}: column {name!r} can't be read: {error}") from error
+            reason = " ".join(str(error).split())
+            raise RecordsError(
+                f"{self._source}: column {name!r} can't be read: {reason}; the file is "
+                "damaged, get another copy or make it anew"
+            ) from error
         if nulls:
             raise RecordsError(f"{self._source}: column {name!r} holds {nulls} nulls")
 

@@ -69,8 +69,10 @@ FALLING = Check(  # of the values in each row of a 2-D array
     "at most the one before it: a token's go down from the largest",
 )
 TOGETHER_ONE = Check(  # of the log-probs in each row of a 2-D array
-    lambda v: np.broadcast_to(
-        np.exp(v, dtype=np.float32).sum(axis=1, keepdims=True) <= MOST_PROBABILITY, v.shape
+    lambda v: np.pad(
+        np.exp(v).sum(axis=1, keepdims=True) <= MOST_PROBABILITY,
+        ((0, 0), (0, v.shape[1] - 1)),
+        constant_values=True,
     ),
     "one of probabilities that add up to at most 1 at each token",
 )

@@ -13,7 +13,7 @@ def make_rows(n=6):
     rows = records_table.make_rows(n)
     for i, row in enumerate(rows):
         count = len(row["student_tokens"])
-        top = -np.sort(rng.exponential(size=(count, TOP_K)), axis=1).astype(np.float32)
+        top = -np.sort(2 + rng.exponential(size=(count, TOP_K)), axis=1).astype(np.float32)
         row["student_top_log_probs"] = top.ravel().tolist()
         row["student_top_ids"] = rng.integers(0, 99, count * TOP_K).tolist()
         row["student_embedding"] = rng.normal(size=WIDTH).astype(np.float32).tolist()

@@ -149,7 +149,7 @@ def _span_of_damaged(answer: str, pieces: Sequence[str]) -> tuple[int, int] | No
             left, lost = left[: len(left) - skipped - 1], 0
             if not left:
                 break
-        if left and len(left) <= lost and not left.isascii():
+        if left and len(left) <= lost and not any(letter.isascii() for letter in left):
             left = ""
             while start and set(pieces[start - 1]) == {_LOST}:
                 start -= 1

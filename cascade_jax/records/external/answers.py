@@ -163,6 +163,8 @@ def _one(line: Line, column: Column, value: Any) -> Any:
         raise line.fail(f"{name} is {shown(value)}; too large a number") from None
     if not check.is_allowed(number):
         raise line.fail(f"{name} is {value}; must be {check.allowed}")
+    if column.dtype.kind == "i" and number > np.iinfo(column.dtype).max:
+        raise line.fail(f"{name} is {value}; too large a number for {column.dtype}")
     return value
 
 

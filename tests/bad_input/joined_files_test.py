@@ -1,0 +1,153 @@
+"""Answers joined to another question: what several files say of one example is compared."""
+
+import pytest
+
+from cascade_jax.records.external.lines import LineError
+from tests.support.server_lines import chat, convert, token, vllm
+
+QUESTIONS = ["capital of France?", "capital of Peru?", "capital of Norway?", "capital of Italy?"]
+N = len(QUESTIONS)
+ORDER = [3, 0, 1, 2]  # of the large model's outputs
+
+
+def outputs(questions, before="", after="", **more):
+    """Outputs of vLLM that are numbered as they come."""
+    return [
+        vllm(f"q{i}", "Paris", [{"9": -0.1}], prompt=f"{before}{question}{after}", **more)
+        for i, question in enumerate(questions)
+    ]
+
+
+def targets(questions=QUESTIONS, field="inputs"):
+    return [{"id": f"q{i}", "target": "Paris", field: text} for i, text in enumerate(questions)]
+
+
+SHUFFLED = [QUESTIONS[i] for i in ORDER]
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "of_targets"),
+    [
+        (outputs(QUESTIONS), outputs(SHUFFLED), None),
+        (outputs(QUESTIONS, "<u>", "</u>"), outputs(SHUFFLED, "Q: ", "\nA:"), None),
+        (outputs(QUESTIONS, "<u>"), None, targets(SHUFFLED)),
+        (outputs(SHUFFLED, "<u>"), outputs(QUESTIONS, "Q: "), targets()),
+        (outputs(QUESTIONS), None, targets(SHUFFLED, "question")),
+        (
+            outputs(QUESTIONS),
+            [
+                {"id": f"q{i}", "answer": "Paris", "messages": [{"role": "user", "content": text}]}
+                for i, text in enumerate(SHUFFLED)
+            ],
+            None,
+        ),
+    ],
+)
+def test_questions_in_another_order(tmp_path, student, teacher, of_targets):
+    message = (
+        r"of 'q0', .*jsonl:1 has \w+ .*France.* and .*jsonl:1 has \w+ .*Italy.*; of 'q1', .* "
+        r"\(4 such\).*custom_id"
+    )
+    swapped = message.replace("France", "X").replace("Italy", "France").replace("X", "Italy")
+    with pytest.raises(LineError, match=f"{message}|{swapped}"):
+        convert(tmp_path, student, teacher, of_targets)
+
+
+def test_one_question_that_differs(tmp_path):
+    other = [*QUESTIONS[:3], "capital of Kenya?"]
+    with pytest.raises(LineError, match=r"of 'q3', .*Italy.* and .*Kenya.* \(1 such\)"):
+        convert(tmp_path, outputs(QUESTIONS), outputs(other))
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "of_targets"),
+    [
+        (outputs(QUESTIONS), outputs(QUESTIONS), targets()),
+        (outputs(QUESTIONS, "<u>", "</u>"), outputs(QUESTIONS, "Q: ", "\nA:"), None),
+        (outputs(QUESTIONS, "<u>", "</u>"), outputs(QUESTIONS, "Q: ", "\nA:"), targets()),
+        (outputs(QUESTIONS), outputs(QUESTIONS), targets([f"  {q}\n" for q in QUESTIONS])),
+        (outputs(QUESTIONS), outputs(QUESTIONS), targets([*QUESTIONS, "Who wrote it?"])),
+        (outputs(QUESTIONS), None, targets([""] * N)),
+    ],
+)
+def test_the_same_questions_in_other_templates(tmp_path, student, teacher, of_targets):
+    read, _ = convert(tmp_path, student, teacher, of_targets)
+    assert len(read) == N
+
+
+def test_prompts_of_which_only_the_ids_are_known(tmp_path):
+    def made(order, ids=range(N)):
+        lines = [vllm(f"q{i}", "Paris", [{"9": -0.1}]) for i in range(N)]
+        for line, number, i in zip(lines, order, ids, strict=True):
+            line |= {"prompt": None, "prompt_token_ids": [1, 2 + number, 3 + i - i]}
+        return lines
+
+    with pytest.raises(LineError, match=r"of 'q0', .*:1 has other prompt_token_ids .*\(4 such\)"):
+        convert(tmp_path, made(range(N)), made(ORDER))
+    assert len(convert(tmp_path, made(range(N)), made(range(N)))[0]) == N
+    others = made([n + 50 for n in ORDER])  # of another vocabulary: nothing to compare
+    assert len(convert(tmp_path, made(range(N)), others)[0]) == N
+
+
+def answers(**fields):
+    """Answers to each question; a field has a value for each."""
+    of_line = [
+        dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)
+    ]
+    return [
+        {"example_id": f"q{i}", "answer": "Paris", "log_probs": [-1], **f}
+        for i, f in enumerate(of_line)
+    ]
+
+
+CUSTOM = ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "message"),
+    [
+        (
+            answers(custom_id=CUSTOM),
+            answers(custom_id=[CUSTOM[i] for i in ORDER]),
+            r'of .q0., .*:1 has custom_id "a" and .*:1 has custom_id "d"; of .q1.*\(4 such\)',
+        ),
+        (
+            answers(task=["t"] * N),
+            answers(task=["t", "u", "t", "u"]),
+            r'of .q1., .*"t" .*"u".*\(2 su',
+        ),
+        (
+            answers(target=["Paris"] * N),
+            answers(target=["Paris", "Lima", ["Oslo", "oslo"], "paris "]),
+            r'of .q1., .*target "Paris" and .*target "Lima"; of .q2., .*\["Oslo", .*\(2 such\)',
+        ),
+    ],
+)
+def test_other_facts_that_differ(tmp_path, student, teacher, message):
+    with pytest.raises(LineError, match=message):
+        convert(tmp_path, student, teacher, [{"id": f"q{i}"} for i in range(N)], metric="q")
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "others"),
+    [
+        ("custom_id", CUSTOM, [f"{text}-large" for text in CUSTOM]),
+        ("request_id", ["0", "1", "2", "3"], ["3", "0", "1", "2"]),  # a service's own
+        ("id", ["0", "1", "2", "3"], ["3", "0", "1", "2"]),
+        ("target", ["Paris"] * N, [["paris", "x"], "Paris | y", " Paris", "PARIS"]),
+        ("target", ["Paris"] * N, [None, "", None, "Paris"]),
+    ],
+)
+def test_what_may_differ(tmp_path, field, values, others):
+    named = [{"example_id": f"q{i}", "target": "Paris"} for i in range(N)]
+    others = answers(**{field: others})
+    read, _ = convert(tmp_path, answers(**{field: values}), others, named)
+    assert len(read) == N
+
+
+def test_chat_completions_joined_by_their_custom_id(tmp_path):
+    lines = [
+        chat(f"q{i}", "Paris", [token("Paris")]) | {"prompt": q} for i, q in enumerate(QUESTIONS)
+    ]
+    read, _ = convert(tmp_path, lines, lines[::-1], targets())
+    assert read.inputs.tolist() == QUESTIONS
