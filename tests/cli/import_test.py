@@ -129,6 +129,7 @@ def test_imported_models_in_an_experiment(tmp_path, monkeypatch, repository):
         "TEACHER_RUN": f"'{tmp_path}/LARGE'", "OUTPUT_DIR": f"'{tmp_path}/runs'",
         "NAME": "'student'", "STUDENT_STEPS": 1, "STUDENT_LEARNING_RATE": 0.01, "BATCH_SIZE": 8,
         "SCHEDULE": "'constant'", "EVAL_BATCHES": 1, "COLLECT_LIMIT": 4,
+        "MIXTURE": "'demo_last_v1'",
     }  # fmt: skip
     files = ["gin/runs/student.gin", tmp_path / "pair.gin", "gin/data/demo.gin"]
     arguments = [f"--gin_file={file}" for file in (*files, "gin/losses/cat_dist.gin")]

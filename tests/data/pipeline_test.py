@@ -182,7 +182,11 @@ def _assert_same(ours, theirs):
 
 @pytest.mark.parametrize(
     ("mixture", "pack", "cache_rows"),
-    [("toy_a", False, 100), ("toy_mixture", False, 0), ("toy_mixture", True, 100)],
+    [
+        ("toy_a", False, 100),
+        ("toy_mixture", True, 100),
+        pytest.param("toy_mixture", False, 0, marks=pytest.mark.slow),  # the two above together
+    ],
 )
 def test_four_hosts_have_together_the_batches_of_one(mixture, pack, cache_rows):
     config = dataclasses.replace(

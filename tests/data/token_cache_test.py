@@ -124,8 +124,16 @@ def _assert_equal(ours, theirs):
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
-@pytest.mark.parametrize("mixture", ["toy_kept", "toy_some_kept"])
-@pytest.mark.parametrize("pack", [False, True])
+# Each mixture and each kind of rows once; the other two pairs are slow.
+@pytest.mark.parametrize(
+    "pack, mixture",
+    [
+        (False, "toy_kept"),
+        (True, "toy_some_kept"),
+        pytest.param(True, "toy_kept", marks=pytest.mark.slow),
+        pytest.param(False, "toy_some_kept", marks=pytest.mark.slow),
+    ],
+)
 def test_batches_are_those_that_seqio_gives_without_a_cache(mixture, pack):
     config = dataclasses.replace(CONFIG, mixture=mixture, pack=pack)
     kept = _batches(config, 60)

@@ -48,6 +48,7 @@ def everything(problem, head=fused_head, chunk=13):
     )  # fmt: skip
 
 
+@pytest.mark.slow  # both heads are compared with the oracle: below, and in variants_test.py
 def test_every_variant_is_the_plain_head():
     problem = cases.Problem.draw()
     actual, expected = everything(problem), everything(problem, plain_head)
@@ -103,7 +104,8 @@ def test_in_bfloat16_it_is_the_plain_head_to_the_rounding_of_bfloat16():
     ours = dict(bias=True, vocab_size=cases.Problem.VOCAB, dtype="bfloat16", scale=0.5)
     theirs = dict(tied=True, vocab_size=cases.Problem.VOCAB, dtype="bfloat16")
     problem = cases.Problem.draw(2, ours, theirs, "bfloat16")
-    names = tuple(n for n in cases.CASES if n not in ("dist_jsd", "dist_w1", "cat_xent_s"))
+    # One case of each formula: what they differ in besides is of float32.
+    names = "xent_smoothing_z", "dist_reverse_t2", "dist_jsd_t1.5", "cat_dist_kept", "gatekeeper"
     actual = run(fused_head, names, *problem.arrays, chunk=13)
     plain = run(plain_head, names, *problem.arrays)
     for (case, kind), (sums, (d_hidden, d_head)) in actual.items():

@@ -106,7 +106,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def folder(task, mesh, tmp_path_factory):
-    """A trained teacher, caches of it, and two students trained beside it."""
+    """A trained teacher, caches of it, and a student trained beside it."""
     folder = tmp_path_factory.mktemp("experiment")
     learning = Adafactor(0.1, warmup_steps=2)
     teacher = run_config(
@@ -117,7 +117,6 @@ def folder(task, mesh, tmp_path_factory):
     for name, changes in FOLDERS.items():
         make.make(cache_config(folder, name, **changes), mesh)
     train_one(run_config("cat_xent", variants.CATXent()), folder, mesh)
-    train_one(run_config("cat_dist", variants.CATDist()), folder, mesh)
     return folder
 
 
@@ -185,7 +184,9 @@ def test_cat_xent_from_the_whole_distribution_is_that_beside_the_teacher(folder,
     check_cat_xent(folder, tmp_path / "run")
 
 
+@pytest.mark.slow  # what is kept is compared below, the loss from it in losses/fused_test.py
 def test_cat_dist_from_the_whole_distribution_is_that_beside_the_teacher(folder, mesh, tmp_path):
+    train_one(run_config("cat_dist", variants.CATDist()), folder, mesh)
     train_beside_no_teacher(folder, "all", variants.CATDist(), mesh, tmp_path)
     ours, theirs = figures(tmp_path / "run"), figures(folder / "cat_dist")
     assert len(ours) == len(theirs) == STEPS + 2

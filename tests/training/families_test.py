@@ -147,7 +147,10 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("name", PAIRS)
+# Each model of "two decoders" is in one of the other pairs.
+@pytest.mark.parametrize(
+    "name", [*PAIRS][:2] + [pytest.param("two decoders", marks=pytest.mark.slow)]
+)
 def test_fused_and_plain_heads_agree_for_every_kind_of_pair(name):
     student, teacher = PAIRS[name]
     batch, params, frozen = fakes.ragged_batch(8), _fresh(student), _fresh(teacher)
