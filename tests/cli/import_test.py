@@ -34,6 +34,7 @@ def _vocabulary_in_this_process(request, monkeypatch):
         monkeypatch.setattr(import_checkpoint, "facts_apart", import_checkpoint.facts)
 
 
+@pytest.mark.medium
 def test_facts_of_a_vocabulary_found_apart_are_the_same():
     actual = import_checkpoint.facts_apart("byte")
     assert actual == import_checkpoint.facts("byte") == {"size": 259, "fingerprint": "byte-259"}
@@ -114,6 +115,7 @@ def test_model_gin_builds_the_imported_config(kind, macro, tmp_path):
     assert built.dtype == "bfloat16"
 
 
+@pytest.mark.medium
 def test_imported_models_in_an_experiment(tmp_path, monkeypatch, repository):
     monkeypatch.chdir(repository)
     source = public_folder(tmp_path / "public", T5)

@@ -180,6 +180,7 @@ def _assert_same(ours, theirs):
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("mixture", "pack", "cache_rows"),
     [

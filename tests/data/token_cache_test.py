@@ -25,6 +25,8 @@ ROWS = [
     for i in range(90)
 ]
 
+pytestmark = pytest.mark.medium
+
 
 def _texts(row):
     return {name: row[name] for name in ("inputs", "targets")}

@@ -278,6 +278,7 @@ def test_padding_columns_are_outside_the_vocabulary(head):
         )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("target", [-1, VOCAB])
 def test_inside_jit_a_counted_label_outside_the_vocabulary_makes_the_loss_nan(head, target):

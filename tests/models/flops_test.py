@@ -118,6 +118,7 @@ def test_forward_flops_are_the_matmuls_of_the_program(name):
     assert flops.training_flops(config, INPUTS, TARGETS) == 3 * expected
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", MODELS)
 def test_flops_of_decoding_are_the_matmuls_of_its_steps(name):
     config, places = MODELS[name], 4

@@ -325,6 +325,7 @@ next(busy)
 
 
 # Each starts another process; tests/data/token_cache_test.py restores positions with a cache.
+@pytest.mark.medium
 @pytest.mark.parametrize("cache_rows", [0, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_saved_position_is_restored_here_and_in_a_new_process(
     chat, tmp_path, repository, cache_rows
@@ -354,6 +355,7 @@ def test_a_saved_position_is_restored_here_and_in_a_new_process(
     np.testing.assert_equal(pickle.loads(output.read_bytes()), expected)
 
 
+@pytest.mark.medium
 def test_a_position_is_not_restored_on_another_tokenizer(chat, tmp_path):
     config = pipeline.DataConfig("demo_last_v1", 24, 8, 4, vocabulary=chat)
     shard = pipeline.seqio.ShardInfo(0, 1)
