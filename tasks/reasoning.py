@@ -2,16 +2,15 @@
 
 The choices of ARC and MMLU stand in the input with letters, and the target is the letter: the
 options of a row are the letters of its choices (three to five in ARC, four in MMLU). GSM8K is there
-twice: with the number alone as target, and with the worked solution, of which only the last number
-is compared. It has no validation split.
+twice: with the number alone as target, and with the worked solution, of which only the number is
+compared (`final_number.final_number`). It has no validation split. Version 1 of both tasks, which
+takes the last number behind the last "####", stays for figures that were made with it.
 
 MMLU is not in TFDS; a data folder has mmlu/<split>.jsonl with the fields of cais/mmlu (question,
 subject, choices, answer), and auxiliary_train.jsonl to train on. For GSM8K the authors' files do.
 """
 
-import decimal
 import functools
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,15 +19,14 @@ import tensorflow as tf
 
 from cascade_jax.data.sources import ProblemOf, TfdsOrJsonlSource
 from cascade_jax.task_metrics import quality
+from tasks.final_number import ANSWER_MARK, final_number, last_number
 from tasks.registration import add_task
 
 LETTERS = ("A", "B", "C", "D", "E")
-ANSWER_MARK = "####"  # GSM8K: before the number
 
 Row = Mapping[str, Any]
 
 _ALL_SPLITS = {split: split for split in ("train", "validation", "test")}
-_NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 
 _add = functools.partial(add_task, metric_fns=[quality.accuracy])
 
@@ -107,26 +105,14 @@ def _add_mmlu() -> str:
 # ---- GSM8K
 
 
-def last_number(text: str) -> str:
-    """The number that a worked solution ends in, without commas, in one spelling; "" if none.
-
-    Only the text after the last "####" counts, if there is one.
-
-    Examples: "5 * 2 = 10\\n#### 1,010" gives "1010", "so it costs $7.50." gives "7.5", "I give up"
-    gives "".
-    """
-    numbers = _NUMBER.findall(text.rpartition(ANSWER_MARK)[2])
-    if not numbers:
-        return ""
-    digits = numbers[-1].replace(",", "")
-    exact = decimal.Context(prec=len(digits))  # the usual one rounds to 28 digits
-    # plus() makes 0 of -0, normalize() drops zeros behind the point, "f" writes 1E+1 as 10.
-    return f"{exact.plus(decimal.Decimal(digits)).normalize(exact):f}"
+def last_number_of(output: str, **_unused) -> str:
+    """seqio postprocessor of version 1: the last number behind the last "####"."""
+    return last_number(output)
 
 
 def number_of(output: str, **_unused) -> str:
-    """seqio postprocessor: the last number of an answer or of a target."""
-    return last_number(output)
+    """seqio postprocessor: the number that an answer or a target comes to."""
+    return final_number(output)
 
 
 def worked(is_short: bool) -> list[Callable]:
@@ -149,12 +135,12 @@ def worked(is_short: bool) -> list[Callable]:
 
 
 def _solution_problem(row: Row) -> str | None:
-    if ANSWER_MARK not in row["answer"] or not last_number(row["answer"]):
+    if ANSWER_MARK not in row["answer"] or not final_number(row["answer"]):
         return f"field 'answer' must end in {ANSWER_MARK!r} and a number"
     return None
 
 
-def _add_gsm8k(name: str, kind: str) -> str:
+def _add_gsm8k(name: str, kind: str, version: int, postprocess_fn: Callable) -> str:
     source = TfdsOrJsonlSource(
         "gsm8k:1.0.0",
         {"question": str, "answer": str},
@@ -163,13 +149,17 @@ def _add_gsm8k(name: str, kind: str) -> str:
         problem_of=_solution_problem,
     )
     steps, options = worked(is_short=name == "main"), {"suite": "gsm8k", "kind": kind}
-    return _add(f"cascade_gsm8k_{name}_v1", source, steps, postprocess_fn=number_of, **options)
+    name = f"cascade_gsm8k_{name}_v{version}"
+    return _add(name, source, steps, postprocess_fn=postprocess_fn, **options)
 
 
 TASKS = (
     _add_arc("ARC-Challenge", "challenge"),
     _add_arc("ARC-Easy", "easy"),
     _add_mmlu(),
-    _add_gsm8k("main", "short_answer"),
-    _add_gsm8k("reasoning", "generation"),
+    *(
+        _add_gsm8k(name, kind, version, postprocess_fn)
+        for version, postprocess_fn in ((1, last_number_of), (2, number_of))
+        for name, kind in (("main", "short_answer"), ("reasoning", "generation"))
+    ),
 )

@@ -62,7 +62,7 @@ KINDS = {
     for kind, places in PAPERS.items()
     for place in places.split()
 }
-SUITES = {name.split("_")[1] for name in KINDS} | {"demo", "local", "wikitext2"}
+SUITES = {name.split("_")[1] for name in KINDS} | {"demo", "local", "mathematics", "wikitext2"}
 # Also variants of these tasks, and those of demos; not what other tests may have registered.
 EVERY_TASK = sorted(
     name
