@@ -100,9 +100,10 @@ class Columns:
             chunks = (batch.column(0) for batch in parts)
         else:
             chunks = iter(self._table.column(name).chunks)
-        nulls = 0
+        nulls = rows = 0
         try:
             for chunk in chunks:
+                rows += len(chunk)
                 if field.column.is_text:
                     chunk.validate(full=True)  # that it is UTF-8
                 if chunk.type != kind:
@@ -118,6 +119,11 @@ class Columns:
             ) from error
         if nulls:
             raise RecordsError(f"{self._source}: column {name!r} holds {nulls} nulls")
+        if rows != self.num_rows:  # checksums are of pages, not of the headers before them
+            raise RecordsError(
+                f"{self._source}: column {name!r} has {rows} rows, the file {self.num_rows}; the "
+                "file is damaged, get another copy or make it anew"
+            )
 
     def _cast(self, chunk: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
         try:

@@ -12,6 +12,7 @@ from cascade_jax.data import pipeline
 from cascade_jax.deferral.guarantees.certificate import ModelIdentity
 from cascade_jax.models import families, pair
 from cascade_jax.names import check_choice, did_you_mean
+from cascade_jax.parallel import hosts
 from cascade_jax.parallel import rules as rules_lib
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import checkpoints, parameters, run_folder
@@ -75,6 +76,18 @@ class SavedModel:
         return LoadedModel(self.name, families.build(self.config), params, self.rules)
 
     @property
+    def unfinished(self) -> str:
+        """What is to be said of a run that was not trained to its last step; "" of one that was."""
+        last = checkpoints.chosen_step(self.folder, "last")
+        steps = checkpoints.config_of(self.folder).get("steps", 0)
+        if last >= steps:
+            return ""
+        used = f"; its checkpoint of step {self.step} is used" * (self.step != last)
+        return (
+            f"{self.name} is not finished: its last checkpoint is of step {last} of {steps}{used}"
+        )
+
+    @property
     def identity(self) -> ModelIdentity:
         """Identifies this checkpoint, wherever its folder is."""
         return ModelIdentity(run=self.folder.name, step=self.step, saved=self.saved)
@@ -125,6 +138,8 @@ class CascadeRuns:
     def open(self) -> tuple[list[tuple[SavedModel, ...]], pipeline.OpenMixture, Mesh]:
         """Finds all checkpoints and opens the data; loads no parameter yet.
 
+        Prints which runs are not trained to their last step.
+
         Returns:
           For each student the models of its cascade, in order of cost; the mixture; the mesh.
 
@@ -140,4 +155,6 @@ class CascadeRuns:
             pair.ModelPair(student=model.config, teacher=teachers[-1].config)
             rules_lib.check_batch_size("batch_size", self.data.batch_size, mesh, model.rules)
             model.check(mesh)
+            if model.unfinished:
+                hosts.print_once(model.unfinished)
         return [(student, *teachers) for student in students], mixture, mesh

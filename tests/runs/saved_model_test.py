@@ -142,3 +142,14 @@ def test_a_checkpoint_is_checked_by_the_rules_that_it_is_read_with(tmp_path):
         assert jax.tree.structure(read("replicated")) == jax.tree.structure(params)
         with pytest.raises(ValueError, match="size 36 does not divide by the 8 shards"):
             read(rules.DEFAULT)
+
+
+def test_a_run_that_is_not_finished_is_said(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "runs")
+    file = tmp_path / "runs" / "small" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"steps": 500}))
+    runs(tmp_path / "runs").open()
+    line = "small is not finished: its last checkpoint is of step 0 of 500"
+    assert capsys.readouterr().out.splitlines() == [line]
+    runs(folder).open()
+    assert capsys.readouterr().out == ""
