@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 RUN := $(BIN)/cascade-jax
 DEMO := --gin_file=gin/experiments/demo.gin
 
-.PHONY: demo test test-fast test-slow lint format map clean install
+.PHONY: demo test test-fast test-slow fuzz lint format map clean install
 
 install: $(STAMP)
 
@@ -34,6 +34,10 @@ test-fast: $(STAMP)
 # One after the other: some are hosts that wait for each other only so long.
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# 5,000 damaged inputs, ten minutes on two cores; others: make fuzz FUZZ="--seed 1 --reader hf".
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
