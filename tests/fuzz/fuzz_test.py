@@ -1,8 +1,6 @@
 """The fuzzer: some of its cases with the readers that are quick, and that it notices each fault."""
 
 import random
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,8 +10,9 @@ from tests.fuzz import worker
 from tests.fuzz.json_mutations import change_bytes, change_json
 from tests.fuzz.reader import Reader, WrongValue
 
-QUICK = ("records.openai", "records.vllm", "records.table", "parquet.live", "router.linear")
-QUICK += ("corpus", "logs", "teacher_cache", "answer_store", "token_cache")
+# None of them imports TensorFlow or compiles.
+QUICK = ("records.openai", "records.batch", "records.sglang", "records.vllm", "records.plain")
+QUICK += ("records.table", "lock", "answer_store", "budget.tokens")
 
 
 @pytest.fixture
@@ -27,11 +26,12 @@ def cases(tmp_path):
     return make
 
 
+@pytest.mark.medium
 def test_fifty_changed_inputs_end_in_a_value_or_in_one_line(cases, in_the_clone):
     runner = cases()
     jobs = [(name, 0, index) for name in QUICK for index in range(5)]
     found = {job: finding for job in jobs if (finding := runner.run(*job))}
-    assert not found
+    assert not found, found
 
 
 def _write(folder: Path) -> None:
@@ -133,11 +133,3 @@ def test_shares_and_order():
     assert counts == {"a": 30, "b": 10}
     first = [name for name, *_ in list(fuzzer.jobs(counts, 0))[:8]]
     assert first.count("b") == 2  # a run that ends early has read a quarter of them
-
-
-def _sleep(folder: Path) -> None:
-    time.sleep(60)
-
-
-def _end(folder: Path) -> None:
-    sys.exit(3)
