@@ -34,6 +34,13 @@ class ExportConfig:
         "FOLDER", "whose tokenizer files are copied; those of an imported run without it", None
     )
     dtype: str = choice("of the numbers", *_DTYPES)
+    layout: str | None = flag(
+        "scanned|unrolled",
+        "of T5X's checkpoint: layers stacked, for its scalable network, or apart, for its minimal "
+        "one; unrolled without it, or scanned for a model with a relative position bias per layer",
+        None,
+        type=one_of("scanned", "unrolled"),
+    )
     pad_id: int | None = flag(
         "N", "this id and 0 change places again; else by the tokenizer", None, type=at_least(0)
     )
@@ -63,9 +70,10 @@ def run(config: ExportConfig) -> None:
     step = checkpoints.chosen_step(config.run, config.checkpoint)
     params = parameters.load(Path(config.run), step, model, mesh)
     if config.to == "t5x":
-        file = _to_t5x(config, model, params, step)
-        print(f"{file}: step {step} of {config.run}")
+        print(_to_t5x(config, model, params, step))
         return
+    if config.layout is not None:
+        raise ValueError(f"--layout {config.layout} is for --to t5x")
     tokenizer = _tokenizer(config)
     pad_id = _pad_id(config, described, tokenizer)
     options = {"dtype": _DTYPES[config.dtype], "progress": progress("export")}
@@ -73,15 +81,21 @@ def run(config: ExportConfig) -> None:
     print(f"{config.out}: step {step} of {config.run} in {', '.join(file.name for file in files)}")
 
 
-def _to_t5x(config: ExportConfig, model, params, step: int) -> Path:
-    from cascade_jax.interop import t5x_checkpoints
+def _to_t5x(config: ExportConfig, model, params, step: int) -> str:
+    from cascade_jax.interop import t5x_checkpoints, t5x_layouts
     from cascade_jax.models.config import T5Config
 
     if not isinstance(model, T5Config):
         raise ValueError(f"{config.run} is a {type(model).__name__}; T5X has encoder-decoders only")
     if config.dtype == "float16":
         raise ValueError("--dtype float16 is for --to hf; T5X has float32 and bfloat16")
-    return Path(t5x_checkpoints.save(config.out, model, params, step, dtype=config.dtype))
+    per_layer = model.relative_bias_per_layer
+    layout = config.layout or (t5x_layouts.SCANNED if per_layer else t5x_layouts.UNROLLED)
+    file = t5x_checkpoints.save(config.out, model, params, step, layout=layout, dtype=config.dtype)
+    network = "t5x/examples/t5"
+    if layout == t5x_layouts.SCANNED or per_layer:
+        network = f"t5x/examples/scalable_t5, scan_layers = {layout == t5x_layouts.SCANNED}"
+    return f"{file}: step {step} of {config.run}, for {network}"
 
 
 def _tokenizer(config: ExportConfig) -> Path | None:

@@ -147,6 +147,15 @@ def _from_t5x(config: ImportConfig) -> _Loaded:
     model = dataclasses.replace(t5x_checkpoints.config_of(config.path), **changes)
     fingerprint = _fingerprint(config.vocabulary, model.vocab_size)
     checkpoint = t5x_checkpoints.load(config.path, model)
+    print(
+        f"{config.path}: a T5X checkpoint does not say its activations; taken to be "
+        f"{', '.join(model.mlp_activations)}"
+    )
+    if model.relative_bias_per_layer:
+        print(
+            f"{config.path}: its layers have different relative position biases, so the model has "
+            "relative_bias_per_layer = True"
+        )
     source = {"model_type": "t5x", "pad_id": 0, "step": checkpoint.step}
     return _Loaded(model, checkpoint.params, config.vocabulary, fingerprint, source)
 

@@ -21,7 +21,7 @@ from cascade_jax.interop.hf_families import Config, Family, read_config, write_c
 from cascade_jax.interop.hf_keys import UnsupportedError
 from cascade_jax.interop.safetensors_io import StoredTensor
 from cascade_jax.models import families
-from cascade_jax.models.config import DecoderConfig
+from cascade_jax.models.config import DecoderConfig, T5Config
 from cascade_jax.names import check_choice, listed
 from cascade_jax.parallel import rules
 
@@ -193,13 +193,16 @@ def save(
       progress: wraps the tensors of a file.
 
     Raises:
-      UnsupportedError: if transformers has no such model.
+      UnsupportedError: if transformers has no such model, or the layers of a T5 have different
+        relative position biases.
       ValueError: if the folder is not empty, or for another dtype.
     """
     folder = Path(folder)
     check_choice("dtype", dtype, safetensors_io.DTYPES)
     _check_pad_id(pad_id, config.vocab_size)
     hf_folder.check_empty(folder)
+    if isinstance(config, T5Config) and config.relative_bias_per_layer:
+        config, params = _with_one_bias(config, params)
     written = _config_json(config, pad_id, tokenizer_from)
     written["torch_dtype"] = safetensors_io.DTYPES[dtype].name
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -218,6 +221,23 @@ def save(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return sorted(folder.iterdir())
+
+
+def _with_one_bias(config: T5Config, params: PyTree) -> tuple[T5Config, PyTree]:
+    """A T5 whose layers have equal relative position biases, as one with a bias for all layers."""
+    params = dict(params)
+    for stack in ("encoder", "decoder"):
+        rest = dict(params[stack])
+        layers = {name: dict(rest[name]) for name in rest if name.startswith("layers")}
+        biases = [layer.pop("relpos_bias")["rel_embedding"] for layer in layers.values()]
+        biases = list(biases[0]) if config.scan_layers else biases
+        if not all(np.array_equal(bias, biases[0]) for bias in biases):
+            raise UnsupportedError(
+                f"the layers of the {stack} have different relative position biases, and T5 has "
+                "one for all layers in transformers; export --to t5x keeps them"
+            )
+        params[stack] = rest | layers | {"relpos_bias": {"rel_embedding": biases[0]}}
+    return dataclasses.replace(config, relative_bias_per_layer=False), params
 
 
 def _config_json(config: Config, pad_id: int, tokenizer_from) -> dict[str, Any]:

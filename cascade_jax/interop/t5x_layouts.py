@@ -2,12 +2,17 @@
 
 T5X's minimal network keeps layers apart, `encoder/layers_0/mlp/wo/kernel`, and has one relative
 position bias for a stack, `encoder/relpos_bias/rel_embedding`; these are this project's names too.
-T5X's scalable network stacks its layers on axis 1, `encoder/encoder/mlp/wo/kernel`, keeps the heads
-of attention apart, [embed, layers, heads, head size], and has a bias in every layer. The two are
-the same function as long as the biases of a stack are equal.
+
+T5X's scalable network has a bias in every layer, and kernels of attention that keep the heads
+apart, [embed, heads, head size]. It stacks its layers on axis 1, `encoder/encoder/mlp/wo/kernel`
+[mlp, layers, embed], or, with its scan_layers = False, keeps them apart as the minimal network
+does.
 """
 
+import dataclasses
+import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from flax import linen as nn
@@ -38,8 +43,8 @@ def layer_name(stack: str, layer: int, rest: Name) -> Name:
 
 def layer_of(name: Name) -> int | None:
     """Number of the layer that a parameter belongs to; None outside the layers."""
-    is_layer = len(name) > 2 and name[0] in STACKS and name[1].startswith("layers_")
-    return int(name[1].removeprefix("layers_")) if is_layer else None
+    match = re.fullmatch(r"layers_([0-9]+)", name[1]) if len(name) > 2 else None
+    return int(match[1]) if match and name[0] in STACKS else None
 
 
 def layer_counts(names: Iterable[Name]) -> dict[str, int]:
@@ -49,89 +54,110 @@ def layer_counts(names: Iterable[Name]) -> dict[str, int]:
 
 
 def unrolled(arrays: Mapping[Name, StoredArray]) -> dict[Name, StoredArray]:
-    """The scalable network's parameters under this project's names, a bias of every layer included.
+    """Either network's parameters with layers apart and heads joined, under this project's names.
+
+    A scalable network's have a bias in every layer; see `with_biases`.
 
     Raises:
-      ValueError: if what should be a stack of layers has fewer than two axes.
+      ValueError: if what should be a stack of layers has fewer than two axes, the parameters of a
+        stack differ in their number of layers, or a layer is there twice.
     """
-    layers = {}
+    layers, first = {}, {}
     for name, array in arrays.items():
         if len(name) < 3 or name[0] not in STACKS or name[1] != name[0]:
-            layers[name] = array
+            is_layers = layer_of(name) is not None
+            joined = _heads_axis(name, len(array.shape)) if is_layers else None
+            layers[name] = array if joined is None else StoredArray(array.source, None, joined)
             continue
         if len(array.shape) < 2:
-            raise ValueError(f"{'/'.join(name)} of shape {array.shape} is no stack of layers")
-        joined = None
-        if len(array.shape) == 4:  # three axes in older checkpoints, which have the heads joined
-            joined = {**dict.fromkeys(_TO_HEADS, 1), **dict.fromkeys(_FROM_HEADS, 0)}.get(name[-2])
+            raise ValueError(f"{_join(name)} of shape {array.shape} is no stack of layers")
+        other, shape = first.setdefault(name[0], (name, array.shape))
+        if array.shape[1] != shape[1]:
+            raise ValueError(
+                f"the layers of the {name[0]} are not stacked on axis 1, where T5X's scalable "
+                f"network has them unless its param_scan_axis is changed: {_join(other)} "
+                f"{tuple(shape)} has {shape[1]} there, {_join(name)} {tuple(array.shape)} has "
+                f"{array.shape[1]}"
+            )
+        joined = _heads_axis(name, len(array.shape) - 1)
         for layer in range(array.shape[1]):
-            layers[layer_name(name[0], layer, name[2:])] = StoredArray(array.source, layer, joined)
+            alone = layer_name(name[0], layer, name[2:])
+            if alone in arrays:
+                raise ValueError(f"{_join(name)} has the layers that stand alone in {_join(alone)}")
+            layers[alone] = StoredArray(array.source, layer, joined)
     return layers
 
 
-def one_bias(path, biases: Mapping[Name, np.ndarray]) -> dict[Name, np.ndarray]:
-    """One relative position bias for a stack in the place of equal ones in every layer.
+def _heads_axis(name: Name, axes: int) -> int | None:
+    """Axis of the heads in one layer's kernel of attention; None if it has them joined."""
+    if axes != 3:  # as in the minimal network, and in older checkpoints of the scalable one
+        return None
+    return {**dict.fromkeys(_TO_HEADS, 1), **dict.fromkeys(_FROM_HEADS, 0)}.get(name[-2])
 
-    Raises:
-      ValueError: if they differ, as in a scalable network that was trained: this project's T5, like
-        T5's own definition, has one for all layers.
+
+def layer_biases(names: Iterable[Name], stack: str) -> list[Name]:
+    """Names of the relative position biases that a stack's layers have of their own, in order."""
+    own = [name for name in names if name[0] == stack and name[2:] == BIAS]
+    return sorted((name for name in own if layer_of(name) is not None), key=layer_of)
+
+
+def with_biases(arrays: Mapping[Name, Any], *, per_layer: bool) -> dict[Name, Any]:
+    """Parameters with a relative position bias in every layer, or one for a stack.
+
+    One bias is repeated for all layers, and the first layer's stands for those of all, which must
+    be equal. A stack whose biases are incomplete stays as it is.
     """
-    one_each = {}
+    result, counts = dict(arrays), layer_counts(arrays)
     for stack in STACKS:
-        same = [array for name, array in biases.items() if name[0] == stack]
-        distance = max((float(np.abs(bias - same[0]).max()) for bias in same), default=0.0)
-        if not distance <= 0:
-            raise ValueError(
-                f"{path}: the {len(same)} layers of the {stack} have different relative position "
-                f"biases (by up to {distance:.3g}); T5 has one for all layers, and there is no "
-                "place for more"
-            )
-        if same:
-            one_each[(stack, *BIAS)] = same[0]
-    return one_each
+        one, own = (stack, *BIAS), layer_biases(arrays, stack)
+        if per_layer and one in result and not own:
+            bias = result.pop(one)
+            result |= {layer_name(stack, i, BIAS): bias for i in range(counts[stack])}
+        elif not per_layer and own and len(own) == counts[stack] and one not in result:
+            result[one] = result[own[0]]
+            for name in own:
+                del result[name]
+    return result
+
+
+def heads_apart(arrays: Mapping[Name, np.ndarray], config: T5Config) -> dict[Name, np.ndarray]:
+    """Kernels of attention as the scalable network has them; layers are apart."""
+    heads = config.num_heads, config.head_dim
+    result = dict(arrays)
+    for name, array in arrays.items():
+        if layer_of(name) is None:
+            continue
+        if name[-2] in _TO_HEADS:
+            result[name] = np.asarray(array).reshape(array.shape[0], *heads)
+        elif name[-2] in _FROM_HEADS:
+            result[name] = np.asarray(array).reshape(*heads, array.shape[1])
+    return result
 
 
 def scanned(arrays: Mapping[Name, np.ndarray], config: T5Config) -> dict[Name, np.ndarray]:
-    """This project's unrolled parameters as the scalable network's; the inverse of `unrolled`."""
-    heads = config.num_heads, config.head_dim
+    """This project's parameters, layers apart, as the scalable network's; inverts `unrolled`."""
     groups: dict[Name, dict[int, np.ndarray]] = {}
     stacked = {}
-    for name, array in arrays.items():
+    for name, array in heads_apart(with_biases(arrays, per_layer=True), config).items():
         layer = layer_of(name)
-        if layer is not None:
-            groups.setdefault((name[0], *name[2:]), {})[layer] = array
-        elif name[1:] != BIAS:
+        if layer is None:
             stacked[name] = array
+        else:
+            groups.setdefault((name[0], *name[2:]), {})[layer] = array
     for (stack, *rest), layers in groups.items():
         ordered = [np.asarray(layers[i]) for i in range(len(layers))]
-        if rest[-2] in _TO_HEADS:
-            ordered = [array.reshape(array.shape[0], *heads) for array in ordered]
-        elif rest[-2] in _FROM_HEADS:
-            ordered = [array.reshape(*heads, array.shape[1]) for array in ordered]
         stacked[(stack, stack, *rest)] = np.stack(ordered, axis=1)
-    for stack, count in layer_counts(arrays).items():
-        bias = np.asarray(arrays[(stack, *BIAS)])
-        stacked[(stack, stack, *BIAS)] = np.stack([bias] * count, axis=1)
     return stacked
 
 
 # ---------------------------------------------------------------- checks
 
 
-def model_shapes(config: T5Config, layout: str = UNROLLED) -> dict[Name, tuple[int, ...]]:
-    """Shapes of the parameters with layers apart, whether or not the config scans its layers.
-
-    The layout "scanned" lists a bias in every layer, as `unrolled` gives them.
-    """
-    apart = T5Config(**{**vars(config), "scan_layers": False})
+def model_shapes(config: T5Config) -> dict[Name, tuple[int, ...]]:
+    """Shapes of the parameters with layers apart, whether or not the config scans its layers."""
+    apart = dataclasses.replace(config, scan_layers=False)
     boxed = flatten_dict(nn.meta.unbox(parameter_shapes(apart)))
-    shapes = {name: tuple(leaf.shape) for name, leaf in boxed.items()}
-    if layout == SCANNED:
-        counts = config.num_encoder_layers, config.num_decoder_layers
-        for stack, count in zip(STACKS, counts, strict=True):
-            bias = shapes.pop((stack, *BIAS))
-            shapes |= {layer_name(stack, layer, BIAS): bias for layer in range(count)}
-    return shapes
+    return {name: tuple(leaf.shape) for name, leaf in boxed.items()}
 
 
 def config_of(shapes: Mapping[Name, tuple[int, ...]]) -> T5Config:
@@ -139,6 +165,7 @@ def config_of(shapes: Mapping[Name, tuple[int, ...]]) -> T5Config:
 
     Shapes (with layers apart) say everything but the activations: a gated MLP is taken for T5 1.1's
     ("gelu", "linear"), a plain one for T5 1.0's ("relu",). The dropout rate is the default.
+    Distances of the relative position bias end at 128, as in all of T5X's networks.
 
     Raises:
       ValueError: if parameters that say a size are missing.
@@ -166,6 +193,7 @@ def config_of(shapes: Mapping[Name, tuple[int, ...]]) -> T5Config:
         mlp_activations=("gelu", "linear") if gated in shapes else ("relu",),
         tied_logits=("decoder", "logits_dense", "kernel") not in shapes,
         relative_buckets=buckets,
+        relative_bias_per_layer=any(layer_biases(shapes, stack) for stack in STACKS),
     )
 
 

@@ -9,6 +9,8 @@ from cascade_jax.numerics import DTYPE_NAMES
 
 ACTIVATION_NAMES = ("gelu", "linear", "relu", "sigmoid", "silu", "tanh")
 REMAT_NAMES = ("none", "full", "dots")
+# Of a field that runs of older versions lack: at its default, new ones leave it out as well.
+ADDED_LATER = {"added_later": True}
 
 
 class ModelConfig:
@@ -69,6 +71,8 @@ class T5Config(ModelConfig):
       tied_logits: as in `ModelConfig`; T5X calls it logits_via_embedding.
       relative_buckets, relative_max_distance: of the relative position bias; all distances from
         relative_max_distance on share the last bucket.
+      relative_bias_per_layer: whether every layer has a relative position bias of its own, as in
+        T5X's scalable network and umT5. T5 has one for a stack.
 
     The others are those of `ModelConfig`.
     """
@@ -89,11 +93,15 @@ class T5Config(ModelConfig):
     relative_buckets: int = 32
     relative_max_distance: int = 128
     query_chunk: int = 512
+    relative_bias_per_layer: bool = dataclasses.field(default=False, metadata=ADDED_LATER)
 
     def __post_init__(self):
         self._check_sizes("num_heads", "head_dim", "mlp_dim", "num_encoder_layers")
         self._check_sizes("num_decoder_layers", "relative_buckets", "relative_max_distance")
         self._check_switches()
+        per_layer = self.relative_bias_per_layer
+        is_bool = isinstance(per_layer, bool)
+        checks.require(is_bool, "relative_bias_per_layer", per_layer, "True or False")
         buckets, distance = self.relative_buckets, self.relative_max_distance
         halves = "an even number of at least 4 (the encoder uses one half for each direction)"
         checks.require(buckets % 2 == 0 and buckets >= 4, "relative_buckets", buckets, halves)

@@ -9,7 +9,8 @@ size K, M the MLP's hidden size with g gates, V the vocabulary, a layer has per 
     MLP         2 D M (g + 1)
 
 and the logits take 2 D V. In a T5's cross-attention, queries and output are per target token, keys
-and values per input token, once. The embedding is a look-up and takes none.
+and values per input token, once. The embedding and a T5's relative position bias are look-ups and
+take none.
 """
 
 from cascade_jax.models.config import DecoderConfig, ModelConfig, T5Config

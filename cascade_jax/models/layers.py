@@ -212,7 +212,7 @@ def relative_position_buckets(
 class RelativePositionBias(nn.Module):
     """A learned number per head and bucket of distance, added to the attention logits.
 
-    Computed once and used by every layer of a stack.
+    Computed once and used by every layer of a stack, or a module of each layer.
 
     Reference: Raffel et al. 2020, section 2.1.
     """
@@ -222,9 +222,13 @@ class RelativePositionBias(nn.Module):
 
     @nn.compact
     def __call__(
-        self, query_positions: Int[Array, " Q"], key_positions: Int[Array, " T"]
-    ) -> Float[Array, "1 H Q T"]:
+        self,
+        query_positions: Int[Array, " Q"] | Int[Array, "B Q"],
+        key_positions: Int[Array, " T"],
+    ) -> Float[Array, "#B H Q T"]:
+        """Bias of every query and key; queries may have other positions in every row."""
         config = self.config
+        queries = query_positions.reshape(-1)
         embedding = self.param(
             "rel_embedding",
             nn.with_logical_partitioning(
@@ -235,7 +239,7 @@ class RelativePositionBias(nn.Module):
             jnp.float32,
         )
         buckets = relative_position_buckets(
-            key_positions[None, :] - query_positions[:, None],
+            key_positions[None, :] - queries[:, None],
             bidirectional=self.bidirectional,
             num_buckets=config.relative_buckets,
             max_distance=config.relative_max_distance,
@@ -244,7 +248,9 @@ class RelativePositionBias(nn.Module):
         # numbers, which a TPU does one after the other. Each sum has one term, so it is exact.
         one_hot = jax.nn.one_hot(buckets, config.relative_buckets, dtype=jnp.float32)
         bias = jnp.einsum("hb,qtb->hqt", embedding, one_hot, precision=jax.lax.Precision.HIGHEST)
-        return bias[None]
+        if query_positions.ndim == 1:
+            return bias[None]
+        return bias.reshape(-1, *query_positions.shape, key_positions.size).swapaxes(0, 1)
 
 
 class Attention(nn.Module):

@@ -2,6 +2,8 @@
 
 The parameter tree has the names and shapes of T5X's minimal T5, except that with
 `config.scan_layers` the trees `layers_0`, `layers_1`, ... are stacked on a new axis 0 as `layers`.
+With `config.relative_bias_per_layer` each of them has a `relpos_bias`, as in T5X's scalable T5, and
+the stack has none.
 """
 
 import math

@@ -17,6 +17,9 @@ from cascade_jax.models.layers import (
 from cascade_jax.models.ragged import Ragged
 from cascade_jax.models.stack import layer_stack, run_layers
 
+# Positions of queries and keys, of which a layer with a bias of its own computes it.
+Places = tuple[Int[Array, "*B Q"], Int[Array, " T"]]
+
 
 class EncoderLayer(nn.Module):
     """Self-attention and MLP, each as `x + dropout(block(norm(x)))`."""
@@ -28,11 +31,13 @@ class EncoderLayer(nn.Module):
         self,
         x: Float[Array, "B S D"],
         mask: Bool[Array, "B 1 S S"],
-        bias: Float[Array, "1 H S S"],
+        bias: Float[Array, "1 H S S"] | Places,
         deterministic: bool,
     ) -> tuple[Float[Array, "B S D"], None]:
         """Returns the new residual stream, and None as `nn.scan` wants a second output."""
         config = self.config
+        if config.relative_bias_per_layer:
+            bias = RelativePositionBias(config, bidirectional=True, name="relpos_bias")(*bias)
         dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
         y = RMSNorm(config.dtype, name="pre_attention_layer_norm")(x)
         y = Attention(config, name="attention")(y, y, mask, bias, None, deterministic)
@@ -54,12 +59,14 @@ class DecoderLayer(nn.Module):
         encoded: Float[Array, "B S D"] | None,
         self_mask: Bool[Array, "#B 1 L T"],
         cross_mask: Bool[Array, "B 1 #L S"],
-        bias: Float[Array, "#B H L T"],
+        bias: Float[Array, "#B H L T"] | Places,
         position: Int[Array, ""] | Ragged | None,
         deterministic: bool,
     ) -> tuple[Float[Array, "B L D"], None]:
         """Returns the new residual stream, and None as `nn.scan` wants a second output."""
         config = self.config
+        if config.relative_bias_per_layer:
+            bias = RelativePositionBias(config, bidirectional=False, name="relpos_bias")(*bias)
         dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
         y = RMSNorm(config.dtype, name="pre_self_attention_layer_norm")(x)
         attention = Attention(config, name="self_attention")
@@ -81,7 +88,8 @@ class Encoder(nn.Module):
 
     def setup(self):
         config = self.config
-        self.relpos_bias = RelativePositionBias(config, bidirectional=True)
+        if not config.relative_bias_per_layer:
+            self.relpos_bias = RelativePositionBias(config, bidirectional=True)
         self.layers = layer_stack(EncoderLayer, config, config.num_encoder_layers, 3)
         self.encoder_norm = RMSNorm(config.dtype)
         self.input_dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
@@ -92,7 +100,8 @@ class Encoder(nn.Module):
     ) -> Float[Array, "B S D"]:
         """Runs the stack; mask is True where a query may look at a key."""
         positions = jnp.arange(x.shape[1])
-        bias = self.relpos_bias(positions, positions)
+        places = positions, positions
+        bias = places if self.config.relative_bias_per_layer else self.relpos_bias(*places)
         x = self.input_dropout(x, deterministic=deterministic)
         x = run_layers(self.layers, x, mask, bias, deterministic)
         return self.output_dropout(self.encoder_norm(x), deterministic=deterministic)
@@ -105,7 +114,8 @@ class Decoder(nn.Module):
 
     def setup(self):
         config = self.config
-        self.relpos_bias = RelativePositionBias(config, bidirectional=False)
+        if not config.relative_bias_per_layer:
+            self.relpos_bias = RelativePositionBias(config, bidirectional=False)
         self.layers = layer_stack(DecoderLayer, config, config.num_decoder_layers, 6)
         self.decoder_norm = RMSNorm(config.dtype)
         self.input_dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
@@ -126,11 +136,10 @@ class Decoder(nn.Module):
         """`position` says where x stands when decoding with a cache, and is None otherwise."""
         keys = jnp.arange(self_mask.shape[-1])
         if isinstance(position, Ragged):
-            places = position.places_by_row
-            bias = self.relpos_bias(places.reshape(-1), keys)[0]  # [H, B * W, T]
-            bias = bias.reshape(-1, *places.shape, keys.size).swapaxes(0, 1)
+            places = position.places_by_row, keys
         else:
-            bias = self.relpos_bias(keys if position is None else position[None], keys)
+            places = keys if position is None else position[None], keys
+        bias = places if self.config.relative_bias_per_layer else self.relpos_bias(*places)
         x = self.input_dropout(x, deterministic=deterministic)
         x = run_layers(
             self.layers, x, encoded, self_mask, cross_mask, bias, position, deterministic

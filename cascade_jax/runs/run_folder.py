@@ -9,6 +9,7 @@ from typing import Any
 
 from cascade_jax import files
 from cascade_jax.models import families
+from cascade_jax.models.config import ADDED_LATER
 from cascade_jax.names import check_choice
 from cascade_jax.runs import checkpoints
 
@@ -28,9 +29,17 @@ _IMPORTED = "imported"
 
 
 def describe(value: Any) -> Any:
-    """A config as JSON values: a dataclass becomes a dictionary with its class name as "type"."""
+    """A config as JSON values: a dataclass becomes a dictionary with its class name as "type".
+
+    A field that was added later is left out at its default, so that a config is described as it
+    always was: the descriptions and digests of older runs and caches are compared with it.
+    """
     if dataclasses.is_dataclass(value):
-        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {
+            f.name: describe(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not (f.metadata == ADDED_LATER and getattr(value, f.name) == f.default)
+        }
         return {"type": type(value).__name__} | fields
     if isinstance(value, list | tuple):
         return [describe(item) for item in value]

@@ -1,5 +1,6 @@
 """`cascade-jax import` and `export`: from a public folder to a run, to an experiment, and back."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -79,6 +80,48 @@ def test_from_a_checkpoint_of_t5x_to_a_run_and_back(scan, tmp_path, capsys):
     assert_same(t5x_checkpoints.load(folder, T5).params, params)
 
 
+@pytest.mark.parametrize("layout", [None, "scanned", "unrolled"])
+def test_a_bias_per_layer_from_t5x_to_a_run_and_back(layout, tmp_path, capsys):
+    config = dataclasses.replace(T5, num_decoder_layers=2, relative_bias_per_layer=True)
+    params = random_parameters(config)
+    source = t5x_checkpoints.save(tmp_path / "public", config, params, 70, layout="scanned")
+    flags = [f"--path={source}", f"--out={tmp_path}/run", "--vocabulary=byte"]
+    assert main.main(["import", "--from=t5x", *flags]) == 0, capsys.readouterr().err
+    assert run_folder.model_of(checkpoints.config_of(tmp_path / "run")).relative_bias_per_layer
+    assert "relative_bias_per_layer = True" in (tmp_path / "run" / "model.gin").read_text()
+    said = capsys.readouterr().out
+    assert "its layers have different relative position biases" in said
+    assert "a T5X checkpoint does not say its activations; taken to be relu" not in said
+    assert "taken to be gelu, linear" in said
+    argv = ["export", f"--run={tmp_path}/run", f"--out={tmp_path}/out"]
+    asked = [f"--layout={layout}"] if layout else []
+    assert main.main([*argv, "--to=t5x", *asked]) == 0, capsys.readouterr().err
+    is_scanned = layout != "unrolled"
+    network = f"t5x/examples/scalable_t5, scan_layers = {is_scanned}"
+    assert capsys.readouterr().out.endswith(f", for {network}\n")
+    (folder,) = (tmp_path / "out").iterdir()
+    loaded = t5x_checkpoints.load(folder, config)
+    assert loaded.layout == ("scanned" if is_scanned else "unrolled")
+    assert_same(loaded.params, params)
+    if layout is None:
+        argv = [*argv[:2], f"--out={tmp_path}/hf", "--to=hf"]
+        error = _fails(capsys, argv)
+        assert "the layers of the decoder have different relative position biases" in error
+        assert "--layout scanned is for --to t5x" in _fails(capsys, [*argv, "--layout=scanned"])
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_equal_biases_of_layers_are_one_for_transformers(scan_layers, tmp_path):
+    one = dataclasses.replace(T5, num_decoder_layers=3)
+    params = random_parameters(one)
+    t5x = t5x_checkpoints.save(tmp_path / "t5x", one, params, layout="scanned")
+    each = dataclasses.replace(one, relative_bias_per_layer=True, scan_layers=scan_layers)
+    hf.save(tmp_path / "hf", each, t5x_checkpoints.load(t5x, each).params)
+    loaded = hf.load(tmp_path / "hf")
+    assert loaded[0] == one
+    assert_same(loaded[1], params)
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_from_a_public_folder_to_a_run_and_back(kind, tmp_path, capsys):
     config = CONFIGS[kind]
@@ -151,6 +194,19 @@ def test_imported_models_in_an_experiment(tmp_path, monkeypatch, repository):
     mesh = MeshConfig(data=1).build(jax.devices()[:1])
     abstract = state.abstract_parameters(families.build(config), mesh)
     assert_same(params, checkpoints.load_parameters(student, step, abstract))
+
+
+def test_a_run_of_a_version_without_a_bias_per_layer_is_the_same_run(tmp_path):
+    """Its config.json lacks the field, and so does a new one that is at the default."""
+    described = run_folder.describe(T5)
+    assert "relative_bias_per_layer" not in described
+    assert run_folder.model_of({"model": described}) == T5
+    per_layer = dataclasses.replace(T5, relative_bias_per_layer=True)
+    assert run_folder.model_of({"model": run_folder.describe(per_layer)}) == per_layer
+    (tmp_path / "config.json").write_text(json.dumps({"model": described, "data": {}}))
+    run_folder.check(tmp_path, {"model": run_folder.describe(T5), "data": {}})
+    with pytest.raises(ValueError, match="relative_bias_per_layer was None and is now True"):
+        run_folder.check(tmp_path, {"model": run_folder.describe(per_layer), "data": {}})
 
 
 def test_an_imported_folder_is_not_trained_in(tmp_path):

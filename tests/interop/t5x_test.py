@@ -4,18 +4,12 @@ Skipped where T5X can't be imported; docs/t5x.md says how to get it. T5X runs in
 own, with one device, since it wants other settings of JAX than these tests.
 """
 
-import importlib.util
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from cascade_jax import batch as batch_lib
@@ -28,33 +22,14 @@ from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import state as state_lib
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
-from tests.support import fakes
+from tests.support import t5x_files, t5x_peer
+from tests.support.t5x_peer import run
 
-NEEDED = ("t5x", "airio", "jestimator", "clu", "fiddle", "grain")
-MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-pytestmark = [
-    pytest.mark.medium,
-    pytest.mark.skipif(
-        bool(MISSING), reason=f"T5X can't be imported (no {', '.join(MISSING)}); see docs/t5x.md"
-    ),
-]
-ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = [pytest.mark.medium, t5x_peer.needed]
 # As in gin/t5x.
 STEPS, TEACHER_STEPS, BATCH_SIZE, LEARNING_RATE = 20, 100, 32, 0.02
 STUDENT = T5Config(384, 32, 2, 16, 64, 1, 1, dropout_rate=0.0)
 TEACHER = T5Config(384, 64, 2, 16, 128, 1, 1, dropout_rate=0.0)
-
-
-def run(*command, **environment):
-    """Runs Python in the project's folder with one device and gives its output."""
-    settings = {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=ROOT, env={**os.environ, **settings, **environment},
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-5000:]
-    return done.stdout
 
 
 def train(folder, gin_file, *arguments, **environment):
@@ -254,6 +229,7 @@ def test_t5x_goes_on_training_from_our_export(runs, teacher, ours, batches):
         np.testing.assert_allclose(loss, result[step], atol=1e-4, rtol=0)
 
 
+CONFIG = T5Config(64, 16, 2, 8, 24, 2, 3, dropout_rate=0.0)
 READ = """
 import sys
 import numpy as np
@@ -266,7 +242,7 @@ np.savez(sys.argv[2], **{"/".join(k): np.asarray(v) for k, v in flatten_dict(fou
 
 @pytest.mark.parametrize("layout", ["unrolled", "scanned"])
 def test_t5x_reads_what_we_export(tmp_path, layout):
-    params = random_params(CONFIG)
+    params = t5x_files.random_parameters(CONFIG)
     export = t5x_checkpoints.save(tmp_path, CONFIG, params, 7, layout=layout)
     run("-c", READ, export, tmp_path / "read.npz")
     read = np.load(tmp_path / "read.npz")
@@ -276,43 +252,6 @@ def test_t5x_reads_what_we_export(tmp_path, layout):
     for name, array in ours.items():
         np.testing.assert_array_equal(read["/".join(name)], array)
     assert read["state/step"] == 7
-
-
-CONFIG = T5Config(64, 16, 2, 8, 24, 2, 3, dropout_rate=0.0)
-SCALABLE = """
-import sys
-import jax
-import numpy as np
-from t5x import checkpoints
-from t5x.examples.scalable_t5 import network
-config = network.T5Config(
-    vocab_size=64, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24, num_encoder_layers=2,
-    num_decoder_layers=3, mlp_activations=("gelu", "linear"), dropout_rate=0.0)
-params = checkpoints.load_t5x_checkpoint(sys.argv[1])["target"]
-batch = np.load(sys.argv[2])
-logits = network.Transformer(config).apply(
-    {"params": jax.tree.map(np.asarray, params)}, batch["inputs"], batch["decoder_inputs"],
-    batch["targets"], enable_dropout=False)
-np.savez(sys.argv[3], logits=logits)
-"""
-
-
-def random_params(config):
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    return nn.meta.unbox(t5.T5(config).init(jax.random.key(3), tokens, tokens)["params"])
-
-
-def test_t5xs_scalable_network_gives_our_logits_from_a_scanned_export(tmp_path):
-    params = random_params(CONFIG)
-    export = t5x_checkpoints.save(tmp_path, CONFIG, params, layout="scanned")
-    batch = fakes.ragged_batch(6)
-    tokens = {name: getattr(batch, name) for name in ("inputs", "decoder_inputs", "targets")}
-    np.savez(tmp_path / "batch.npz", **tokens)
-    run("-c", SCALABLE, export, tmp_path / "batch.npz", tmp_path / "logits.npz")
-    theirs = np.load(tmp_path / "logits.npz")["logits"]
-    ours = t5.T5(CONFIG).apply({"params": params}, batch.inputs, batch.decoder_inputs)
-    counted = batch.weights > 0
-    np.testing.assert_allclose(ours[counted], theirs[counted], atol=1e-5, rtol=0)
 
 
 REFUSALS = """
@@ -395,7 +334,7 @@ def built(*files_and_bindings):
 
 
 def test_gin_files_build_and_every_loss_file_fits():
-    names = sorted(path.stem for path in (ROOT / "gin/losses").glob("*.gin"))
+    names = sorted(path.stem for path in (t5x_peer.ROOT / "gin/losses").glob("*.gin"))
     tiny = [["gin/t5x/cat_dist_tiny.gin", f"gin/losses/{name}.gin"] for name in names]
     lines = built(
         *([files, [TEACHER_IS]] for files in tiny),

@@ -76,6 +76,13 @@ def test_max_distance_must_lie_beyond_the_exact_buckets():
         T5Config(**SIZES, relative_max_distance=16)
 
 
+@pytest.mark.parametrize("value", [1, "True", None])
+def test_a_bias_per_layer_is_wanted_or_not(value):
+    message = f"relative_bias_per_layer is {value!r}; must be True or False"
+    with pytest.raises(ValueError, match=message):
+        T5Config(**SIZES, relative_bias_per_layer=value)
+
+
 def test_config_cannot_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         T5Config(**SIZES).mlp_dim = 3

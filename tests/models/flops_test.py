@@ -34,12 +34,21 @@ def _count_by_hand(config: T5Config) -> int:
     encoder = config.num_encoder_layers * (attention + mlp + 2 * embed) + embed
     decoder = config.num_decoder_layers * (2 * attention + mlp + 3 * embed) + embed
     tables = config.vocab_size * embed * (1 if config.tied_logits else 2)
-    return encoder + decoder + tables + 2 * config.num_heads * config.relative_buckets
+    layers = config.num_encoder_layers + config.num_decoder_layers
+    biases = layers if config.relative_bias_per_layer else 2
+    return encoder + decoder + tables + biases * config.num_heads * config.relative_buckets
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"tied_logits": True}, {"mlp_activations": ("relu",)}, {"scan_layers": True}],
+    [
+        {},
+        {"tied_logits": True},
+        {"mlp_activations": ("relu",)},
+        {"scan_layers": True},
+        {"relative_bias_per_layer": True},
+        {"relative_bias_per_layer": True, "scan_layers": True},
+    ],
     ids=str,
 )
 def test_count_by_hand(changes):

@@ -82,6 +82,17 @@ def test_bias_is_the_heads_number_for_the_bucket():
                 assert bias[0, head, i, key] == params["rel_embedding"][head, bucket]
 
 
+def test_queries_may_have_other_positions_in_every_row():
+    module = RelativePositionBias(CONFIG, bidirectional=False)
+    rows, keys = np.array([[3, 4], [0, 1], [9, 9]]), np.arange(5)
+    params = _init(module, rows, keys)
+    bias = module.apply({"params": params}, rows, keys)
+    assert bias.shape == (3, CONFIG.num_heads, 2, 5)
+    for row, queries in enumerate(rows):
+        alone = module.apply({"params": params}, queries, keys)
+        np.testing.assert_array_equal(bias[row], alone[0])
+
+
 # ---------------------------------------------------------------- norm, embedding, MLP
 
 

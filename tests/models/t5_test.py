@@ -33,6 +33,7 @@ CONFIG = T5Config(
     relative_buckets=4,
     relative_max_distance=6,
 )
+PER_LAYER = dataclasses.replace(CONFIG, relative_bias_per_layer=True)
 SHALLOW = dataclasses.replace(CONFIG, num_encoder_layers=1, num_decoder_layers=1)
 INPUTS = np.array([[3, 4, 5, 6, 7, 8, 1], [9, 10, 1, 0, 0, 0, 0]])
 DECODER_INPUTS = np.array([[0, 11, 12, 13, 14], [0, 15, 16, 0, 0]])
@@ -90,9 +91,10 @@ def test_names_are_those_of_t5x(tied_logits, mlp_activations):
     assert shapes["decoder/layers_1/self_attention/out/kernel"].shape == (6, 8)
 
 
+@pytest.mark.parametrize("config", [CONFIG, PER_LAYER], ids=["one bias", "bias per layer"])
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_every_axis_of_every_parameter_has_a_logical_name(scan_layers):
-    boxed = parameter_shapes(dataclasses.replace(CONFIG, scan_layers=scan_layers))
+def test_every_axis_of_every_parameter_has_a_logical_name(config, scan_layers):
+    boxed = parameter_shapes(dataclasses.replace(config, scan_layers=scan_layers))
     specs = flatten_dict(nn.get_partition_spec(boxed), sep="/")
     shapes = flatten_dict(nn.meta.unbox(boxed), sep="/")
     assert specs.keys() == shapes.keys()
