@@ -176,7 +176,7 @@ def config_of(shapes: Mapping[Name, tuple[int, ...]]) -> T5Config:
     gated = (*first, "mlp", "wi_0", "kernel")
     plain = (*first, "mlp", "wi", "kernel")
     try:
-        num_heads, buckets = shapes[biases[0]]
+        num_heads, buckets = shapes[biases[0] if biases else ("encoder", *BIAS)]
         vocab_size, embed_dim = shapes[("token_embedder", "embedding")]
         _, width = shapes[(*first, "attention", "query", "kernel")]
         _, mlp_dim = shapes[gated] if gated in shapes else shapes[plain]
