@@ -19,11 +19,11 @@ ProblemOf = Callable[[Mapping[str, Any]], str | None]
 
 _KINDS = {
     str: "a string",
-    int: "an integer",
-    float: "a number",
+    int: "an integer of 64 bits",
+    float: "a number in the range of float32",
     bool: "true or false",
     list[str]: "a list of strings",
-    list[int]: "a list of integers",
+    list[int]: "a list of integers of 64 bits",
 }
 
 
@@ -73,11 +73,11 @@ def _fits(value: Any, kind: FieldType) -> bool:
     if isinstance(kind, range):
         return type(value) is int and value in kind
     if kind is float:
-        return type(value) in (int, float)
+        return type(value) in (int, float) and abs(value) < 2.0**128
     if kind in (list[str], list[int]):
         (item_kind,) = kind.__args__
-        return isinstance(value, list) and all(type(item) is item_kind for item in value)
-    return type(value) is kind
+        return isinstance(value, list) and all(_fits(item, item_kind) for item in value)
+    return type(value) is kind and (kind is not int or -(2**63) <= value < 2**63)
 
 
 def _is_blank(value: Any) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from cascade_jax import json_text
 from cascade_jax.batch import Batch, DecoderBatch
 from cascade_jax.data import features, stream
 from cascade_jax.data.examples import Example, answer_for_metric, batch_inputs, decode_examples
@@ -123,8 +124,8 @@ class HostBatches:
         """
         try:
             archive = zipfile.ZipFile(io.BytesIO(state))
-            saved = json.loads(archive.read("signature.json"))
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            saved = dict(json_text.parse(archive.read("signature.json")))
+        except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
             raise ValueError(f"not a data iterator state ({len(state)} bytes): {error}") from None
         for key in sorted(saved.keys() | self._signature.keys()):
             old, new = saved.get(key), self._signature.get(key)

@@ -21,6 +21,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from cascade_jax import json_file
 from cascade_jax.data import slices
 from cascade_jax.data.jsonl import FieldType as FieldType
 from cascade_jax.data.jsonl import ProblemOf as ProblemOf
@@ -44,6 +45,14 @@ def set_data_dir(path: str | os.PathLike | None) -> None:
 def get_data_dir() -> Path | None:
     """The folder set by `set_data_dir`, or None for TFDS."""
     return _data_dir
+
+
+def _splits_in(info: Path) -> list[str]:
+    """The splits of a prepared data set, by its dataset_info.json; none if that is damaged."""
+    try:
+        return [split["name"] for split in json_file.read_values(info)["splits"]]
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def _dtype(kind: FieldType) -> tf.DType:
@@ -258,8 +267,7 @@ class TfdsOrJsonlSource(RowsSource):
         for folder in tfds.core.utils.file_utils.list_data_dirs(self._tfds.tfds_dataset.data_dir):
             for pattern in patterns:
                 for info in Path(folder).glob(f"{pattern}/dataset_info.json"):
-                    splits = [split["name"] for split in json.loads(info.read_text())["splits"]]
-                    if tfds_split.partition("[")[0] in splits:
+                    if tfds_split.partition("[")[0] in _splits_in(info):
                         return True
         return False
 

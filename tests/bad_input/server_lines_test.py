@@ -88,6 +88,7 @@ def test_json_that_is_none_is_named_by_file_line_and_id(tmp_path, text):
         ({"tokens": [10**30]}, "tokens holds a number that is too large for int32"),
         ({"log_probs": [0.5]}, r"log_probs\[0\] is 0.5; must be finite and at most 0"),
         ({"input_tokens": 10**30}, "input_tokens"),
+        ({"entropies": [1e300]}, r"entropies\[0\] is 1e\+300; must be finite and 0 or more"),
         ({"seconds": -1}, "seconds is -1; must be finite and 0 or more"),
     ],
 )

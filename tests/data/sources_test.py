@@ -139,6 +139,16 @@ def test_other_bad_types_and_files(tmp_path):
     assert 'is "a", must be a number' in _message(tmp_path, ValueError, {"text": float})
     assert 'is "a", must be true or false' in _message(tmp_path, ValueError, {"text": bool})
     assert "lacks field 'text/x'" in _message(tmp_path, ValueError, {"text/x": str})
+    for value, kind, said in (
+        (2**63, int, f"is {2**63}, must be an integer of 64 bits"),
+        ([-(2**63) - 1], list[int], "must be a list of integers of 64 bits"),
+        (1e39, float, "is 1e+39, must be a number in the range of float32"),
+        (10**300, float, "must be a number in the range of float32"),
+    ):
+        _write(tmp_path, "glue/sst2", "train", [{"x": value}])
+        assert said in _message(tmp_path, ValueError, {"x": kind})
+    path.write_text('{"x": NaN}')
+    assert "train.jsonl:1: holds NaN" in _message(tmp_path, ValueError, {"x": float})
     path.write_bytes(b'{"text": "\xff", "label": 0}\n')
     assert "train.jsonl:1: not UTF-8" in _message(tmp_path, ValueError)
     path.write_text("\n \n")
