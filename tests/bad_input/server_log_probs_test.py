@@ -51,6 +51,16 @@ def test_what_makes_two_entries_one_token(tmp_path, second, kept):
     np.testing.assert_allclose(read.student_top_log_probs, [kept])
 
 
+def test_an_id_that_a_table_lists_twice_counts_once(tmp_path):
+    line = {"id": "q0", "answer": "Paris", "log_probs": [-0.01, -0.1]}
+    line["top_ids"] = [[4, 4, 5], [7, 8, 9]]
+    line["top_log_probs"] = [[-0.01, -0.01, -5], [-0.1, -3, -4]]
+    read, lines = convert(tmp_path, [line])
+    np.testing.assert_allclose(read.student_top_log_probs, [[-0.01, -5.0], [-0.1, -3.0]])
+    assert read.student_top_ids.tolist() == [[4, 5], [7, 8]]
+    assert "student: 1 tokens of 1 answers (q0) list a token twice" in " ".join(lines)
+
+
 def test_parts_of_characters_are_told_apart_by_their_log_probs(tmp_path):
     top = [entry("\ufffd", -0.1), entry("\ufffd", -3.0), entry("\ufffd", -0.1), entry("", -4.0)]
     read, _ = convert(
@@ -114,17 +124,21 @@ def test_ranks_that_are_none(tmp_path, rank):
 
 
 @pytest.mark.parametrize(
-    "sentinel", [-9999.0, -9999, -1e9, -3.4028235e38, -1000, -999.0, float("-inf")]
+    "sentinel",
+    [-9999.0, -9999, -1e9, -3.4028235e38, -1000, -999.0, float("-inf"), None, float("nan")],
 )
 def test_a_sentinel_is_no_log_prob(tmp_path, sentinel):
     lines = [chat("q0", "Paris", [PARIS]), chat("q1", "Lima", [token("Lima"), token("", sentinel)])]
     with pytest.raises(
-        LineError, match=r"student.jsonl:2 \(id 'q1'\): log_probs\[1\] is -.*; must be a log"
+        LineError, match=r"student.jsonl:2 \(id 'q1'\): log_probs\[1\] is .*; must be f"
     ):
         convert(tmp_path, lines)
     read, said = convert(tmp_path, lines, unusable="drop")
     assert read.example_id.tolist() == ["q0"] and read.metadata["dropped_unusable"] == 1
-    assert "dropped 1 examples with a sentinel such as -9999 in place of a log-prob: q1" in said
+    assert (
+        "dropped 1 examples with null, NaN or a sentinel such as -9999 in place of a log-prob: q1"
+        in said
+    )
 
 
 def test_sentinels_of_other_formats_and_of_the_teacher(tmp_path):
@@ -139,7 +153,7 @@ def test_sentinels_of_other_formats_and_of_the_teacher(tmp_path):
     assert log_probs(convert(tmp_path, least)[0]) == [-998.5]
 
 
-@pytest.mark.parametrize("sentinel", [-9999.0, float("-inf")])
+@pytest.mark.parametrize("sentinel", [-9999.0, float("-inf"), None])
 def test_a_sentinel_among_the_likeliest_is_left_out(tmp_path, sentinel):
     top = [("Paris", -0.1), ("Lyon", -3.0), ("Nice", sentinel)]
     read, lines = of_lists(tmp_path, (-0.1, top))
@@ -216,6 +230,14 @@ def test_an_answer_that_is_not_found_is_refused(tmp_path, content, places, messa
         convert(tmp_path, [line])
     read, said = convert(tmp_path, [line, chat("q1", "Paris", [PARIS])], unusable="drop")
     assert "dropped 1 examples with tokens that are not those of the answer: q0" in said
+
+
+@pytest.mark.parametrize("content", ["<think>hm</think>Paris", "\n<think> hm </think>\nParis"])
+def test_reasoning_that_the_server_left_in_the_text_is_said(tmp_path, content):
+    for line in (chat("q0", content, [token(content)]), vllm("q0", content, [{"9": -0.1}])):
+        read, lines = convert(tmp_path, [line])
+        assert read.student_answer.tolist() == [content] and len(read.student_log_probs) == 1
+        assert "student: 1 answers (q0) have reasoning (<think>) in their text" in lines[0]
 
 
 def test_all_that_belongs_to_a_token_is_cut_with_it(tmp_path):

@@ -77,6 +77,9 @@ def checked(
         near = did_you_mean("answer", values) if "answer" not in values else ""
         raise line.fail(f"answer is {shown(values.get('answer'))}; must be a text{near}")
     _refuse_sentinels(line)
+    line, twice = _with_each_once(line)
+    if twice:
+        notes = {**notes, kinds.LISTED_TWICE: notes.get(kinds.LISTED_TWICE, 0) + twice}
     return ModelAnswer(
         example_id,
         line.where,
@@ -86,17 +89,43 @@ def checked(
     )
 
 
+def _with_each_once(line: Line) -> tuple[Line, int]:
+    """Without all but the first of equal ids at a token; and at how many tokens there were some."""
+    ids, log_probs = line.row.get("top_ids"), line.row.get("top_log_probs")
+    if not isinstance(ids, list) or not isinstance(log_probs, list):
+        return line, 0
+    kept = {}
+    for i, (of_token, values) in enumerate(zip(ids, log_probs, strict=False)):
+        are_lists = isinstance(of_token, list) and isinstance(values, list)
+        if are_lists and len(of_token) == len(values) and set(map(type, of_token)) == {int}:
+            first = dict(zip(reversed(of_token), reversed(values), strict=True))
+            if len(first) < len(of_token):
+                kept[i] = {token: first[token] for token in dict.fromkeys(of_token)}
+    if not kept:
+        return line, 0
+    once = {
+        "top_ids": [list(kept[i]) if i in kept else old for i, old in enumerate(ids)],
+        "top_log_probs": [
+            list(kept[i].values()) if i in kept else old for i, old in enumerate(log_probs)
+        ],
+    }
+    return Line(line.where, {**line.row, **once}), len(kept)
+
+
 def _refuse_sentinels(line: Line) -> None:
     """Refuses numbers that are no log-probs but stand for one that a server does not know."""
     log_probs = line.row.get("log_probs")
     if not isinstance(log_probs, list):
         return
     for i, value in enumerate(log_probs):
-        if type(value) in (int, float) and value <= kinds.LEAST_LOG_PROB:
+        is_number = type(value) in (int, float)
+        # NaN is above nothing.
+        if value is None or (is_number and not value > kinds.LEAST_LOG_PROB):
             raise line.unusable(
                 kinds.SENTINEL,
-                f"log_probs[{i}] is {value}; must be a log-prob, and servers write such a number "
-                "where they know none. --unusable drop leaves such examples out",
+                f"log_probs[{i}] is {'null' if value is None else value}; must be finite and at "
+                "most 0, and servers write such a value where they know none. --unusable drop "
+                "leaves such examples out",
             )
 
 

@@ -1,6 +1,7 @@
 """Answers as other systems write them, a line of JSON each, in the plain table's fields."""
 
 import collections
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,9 +9,11 @@ from cascade_jax.records import schema
 from cascade_jax.records.external import openai, vllm
 from cascade_jax.records.external.answers import ModelAnswer, checked, model_columns
 from cascade_jax.records.external.lines import Line, listed_keys
+from cascade_jax.records.external.notes import HAS_REASONING
 
 OPENAI, VLLM, TABLE = "openai", "vllm", "table"
 FORMATS = (OPENAI, VLLM, TABLE)
+_REASONING = re.compile(r"\s*(<think>|<\|channel\|>analysis)")
 METADATA = "cascade_jax"  # a table's first line may hold the metadata of records, under this key
 
 
@@ -47,6 +50,7 @@ def answer_of(line: Line, form: str) -> ModelAnswer:
         return checked(line, example_id, line.row)
     notes: collections.Counter = collections.Counter()
     fields = fields_fn(Line(f"{line.where} (id {example_id!r})", line.row), notes)
+    notes[HAS_REASONING] += bool(_REASONING.match(str(fields["answer"])))
     fields |= {name: value for name, value in _more(line).items() if name != "answer"}
     return checked(line, example_id, fields, {kind: n for kind, n in notes.items() if n})
 

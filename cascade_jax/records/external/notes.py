@@ -16,11 +16,15 @@ NO_ALTERNATIVE = (
     "left out {count:,} of the likeliest tokens of {answers}: a sentinel such as -9999 in place of "
     "their log-prob"
 )
+HAS_REASONING = (
+    "{answers} have reasoning (<think>) in their text, all of which counts as the answer: let the "
+    "server part them (vLLM: --reasoning-parser)"
+)
 OTHER_USAGE = "usage.completion_tokens contradicts the number of log-probs of {answers}"
-KINDS = (NOT_ANSWER, LISTED_TWICE, OUTSIDE, NO_ALTERNATIVE, OTHER_USAGE)
+KINDS = (NOT_ANSWER, LISTED_TWICE, OUTSIDE, NO_ALTERNATIVE, OTHER_USAGE, HAS_REASONING)
 
 # Why an example is dropped: `UnusableError.reason`.
-SENTINEL = "a sentinel such as -9999 in place of a log-prob"
+SENTINEL = "null, NaN or a sentinel such as -9999 in place of a log-prob"
 OTHER_TOKENS = "tokens that are not those of the answer"
 NO_CONTENT = "null in place of an answer"
 FAILED = "a request that failed"

@@ -1,6 +1,7 @@
 """Chat completions, bare or as lines of a batch's output, in the plain table's fields."""
 
 import collections
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,7 +73,7 @@ def _failed(line: Line, status: Any, error: Any) -> UnusableError:
     """The error of a request: "status 400, max_tokens is too large (invalid_request_error)"."""
     words = step(error, "message") or (error if isinstance(error, str) else shown(error))
     codes = [str(c) for c in (step(error, "type"), step(error, "code")) if c not in (None, status)]
-    text = " ".join(str(words).split()) + f" ({', '.join(codes)})" * bool(codes)
+    text = " ".join(str(words).split())[:300] + f" ({', '.join(codes)})" * bool(codes)
     status = "" if status is None else f"status {shown(status)}: "
     return line.unusable(kinds.FAILED, f"the request has no answer; {status}{text}. {_DROP}")
 
@@ -177,16 +178,23 @@ def _likeliest(body: Line, i: int, place: dict, notes: collections.Counter) -> l
     if not isinstance(entries, list):
         raise body.fail(f"{where} is {shown(entries)}; must be a list")
     for entry in entries:
-        if type(step(entry, "logprob")) not in (int, float):
+        value = step(entry, "logprob")
+        if type(value) not in (int, float) and not (value is None and isinstance(entry, dict)):
             raise body.fail(
                 f"{where} has {shown(entry)}; must be tokens with a number as their logprob"
             )
-    keyed = [(_key(entry), entry["logprob"]) for entry in entries]
-    chosen = _key(place) if type(place.get("logprob")) in (int, float) else None
+    keyed = [(_key(entry), _value(entry)) for entry in entries]
+    chosen = _key(place)
     is_in_place = bool(keyed) and keyed[-1][0] == chosen
     return [value for _, value in likeliest(keyed, chosen, notes, is_in_place=is_in_place)]
 
 
 def _key(entry: dict) -> Any:
     number = entry.get("id", entry.get("token_id"))
-    return token_key(entry.get("token"), entry.get("bytes"), entry["logprob"], number)
+    return token_key(entry.get("token"), entry.get("bytes"), _value(entry), number)
+
+
+def _value(entry: dict) -> float:
+    """A log-prob; where there is none it is as good as a sentinel."""
+    value = entry.get("logprob")
+    return value if type(value) in (int, float) else -math.inf

@@ -410,7 +410,7 @@ def drop(i):
         ),
         (in_content(2, 1, logprob=float("-inf")), r"\(id 'q2'\): log_probs\[1\] is -inf; must be"),
         (in_content(2, 1, logprob=0.8), r"log_probs\[1\] is 0.8; .* at most 0, the natural log"),
-        (in_content(0, 0, logprob=None), r":1 \(id 'q0'\): log_probs\[0\] is null; must be one of"),
+        (in_content(0, 0, logprob=None), r":1 \(id 'q0'\): log_probs\[0\] is null; must be fin"),
         (in_content(0, 0, logprob="-1"), r'log_probs\[0\] is "-1"'),
         (in_content(0, 0, token=None), r"pieces\[0\] is null; must be one of a list of texts"),
         (in_line(1, choices=[]), r":2 \(id 'q1'\): choices has 0 answers; must have one"),
