@@ -66,6 +66,13 @@ class FromJsonlFlags:
         "--metric judged",
         None,
     )
+    tokenizer: str | None = flag(
+        "NAME",
+        "makes the words of bleu, rouge_l, token_f1, squad and trivia_qa: 13a, intl, zh, ja-mecab, "
+        "char, none, or a language, which needs one if it has no spaces between words; e.g. "
+        "--tokenizer zh, --tokenizer th",
+        None,
+    )
     name: str | None = flag(
         "NAME", "the small model's label in tables and plots; e.g. --name gemma_1b", None
     )

@@ -16,6 +16,7 @@ from cascade_jax.data import mixtures
 from cascade_jax.data.browse import rows as row_view
 from cascade_jax.data.browse import tasks as browse
 from cascade_jax.data.browse import token_counts
+from cascade_jax.task_metrics import words
 from cascade_jax.text_table import columns
 
 _WIDTH = 100
@@ -61,11 +62,13 @@ def pages(config: Any) -> Iterator[str]:
     yield _facts(task, paint)
     if not config.download:
         row_view.check_is_available(task)
-    example = None
+    targets = []
     for example in row_view.seen_examples(task, config.examples):
         yield _example(task, example, config.tokens, paint)
-    if example is None:
+        targets.append(example.targets.kept_text)
+    if not targets:
         raise ValueError(f"{task.name} has no row in split {task.split!r}")
+    yield from _unread_words(task, targets, paint)
 
 
 # ------------------------------------------------------------------ lists
@@ -134,6 +137,14 @@ def _facts(opened: row_view.OpenTask, paint: Paint) -> str:
     }
     shown = [f"  {name:<10}  {text}" for name, text in lines.items() if text]
     return "\n".join([paint("bold", facts.name), *shown])
+
+
+def _unread_words(opened: row_view.OpenTask, targets: Sequence[str], paint: Paint) -> Iterator[str]:
+    """A line for each metric that can't tell the words of these targets apart."""
+    for metric_fn in opened.task.metric_fns:
+        if unread := words.unread(metric_fn, targets):
+            remedy = f"a tokenizer such as {unread.tokenizer!r} would"
+            yield paint("missing", f"\n  ! {_visible(unread.text)}; {remedy}")
 
 
 def _visible(text: str) -> str:

@@ -140,6 +140,8 @@ def _write_tables(
         hosts.print_once(f"{schema.RANK}: {ranked} of {count} tasks, the others greedily")
     if config.decoding == schema.TEACHER_FORCED:
         examples, what = next_tokens.examples(questions), "target tokens"
+    else:
+        measuring.print_unread_words(questions)
     teacher_side = _answer(config, teacher, questions, is_student=False)
     for table in tables:
         student_side = _answer(config, table.student, questions, is_student=True)

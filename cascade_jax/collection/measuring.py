@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 
 from cascade_jax.collection.questions import Questions
 from cascade_jax.data import pipeline
-from cascade_jax.task_metrics import corpus, overlap, quality
+from cascade_jax.parallel import hosts
+from cascade_jax.task_metrics import corpus, overlap, quality, words
 
 CHRF, TASK = "chrf", "task"
 METRICS = (*overlap.ROUGE_VARIANTS, CHRF, TASK)
@@ -46,6 +47,16 @@ def corpus_metrics(mixture: pipeline.OpenMixture, split: str) -> dict[str, corpu
     tasks = mixture.tasks_with(split)
     firsts = {name: corpus.first_of(task.metric_fns) for name, task in tasks.items()}
     return {name: metric for name, metric in firsts.items() if metric is not None}
+
+
+def print_unread_words(questions: Questions) -> None:
+    """Prints, before anything is answered, of which targets a metric can't tell the words apart."""
+    for task in _tasks(questions):
+        targets = [questions.examples[row].target for row in questions.rows_of(task)]
+        for metric_fn in questions.mixture.tasks[task].metric_fns:
+            if unread := words.unread(metric_fn, targets):
+                remedy = f"a tokenizer such as {unread.tokenizer!r} would"
+                hosts.print_once(f"{task}: {unread.text}; {remedy}")
 
 
 def measure(texts: Sequence[str], questions: Questions) -> AnswerQuality:

@@ -11,9 +11,11 @@ threshold. A metric of the whole list (`corpus_metric`) is not; it says what mea
 | classes.py | F1 of classes, groups, Matthews, correlations |
 | short_answers.py | SQuAD, TriviaQA |
 | overlap.py | ROUGE, word edit distance |
+| words.py | words of a text by a tokenizer, and texts that a metric of words is blind to |
 | translation.py | corpus BLEU and chrF, by statistics that add up |
 """
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +23,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+
+from cascade_jax.task_metrics import words
 
 Target = str | Sequence[str]
 MetricFn = Callable[[Sequence[Any], Sequence[Any]], Mapping[str, Any]]
@@ -144,42 +148,56 @@ def bag_f1(target: Sequence[str], prediction: Sequence[str]) -> float:
     return 2.0 * common / total if total else 1.0
 
 
-def token_f1(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
+@words.by_words
+def token_f1(
+    targets: Sequence[Target], predictions: Sequence[str], tokenize: str | None = None
+) -> dict[str, float]:
     """F1 of the bags of lower-cased words, repeated words counted.
+
+    Words are what white space parts, or what a tokenizer of `words.TOKENIZERS` makes of the text;
+    the figure of "zh" is named token_f1_zh.
 
     Example: target "the red dog", prediction "red red dog": 2 words in common, F1 = 4 / 6.
     """
 
     def score(target: str, prediction: str) -> float:
-        return bag_f1(target.lower().split(), prediction.lower().split())
+        return bag_f1(*(words.split(text.lower(), tokenize) for text in (target, prediction)))
 
-    return {"token_f1": mean_of_best(score, targets, predictions)}
+    return {named("token_f1", tokenize): mean_of_best(score, targets, predictions)}
 
 
-class _WhiteSpaceTokenizer:
-    """For rouge-score, whose own tokenizer knows the letters a to z only."""
+def named(figure: str, tokenize: str | None) -> str:
+    """Name of a figure of words, with the tokenizer that makes them, if one does."""
+    return f"{figure}_{tokenize}" if tokenize else figure
+
+
+@dataclasses.dataclass(frozen=True)
+class RougeTokenizer:
+    """For rouge-score, whose own tokenizer knows the letters a to z only; see `words.split`."""
+
+    name: str | None = None
 
     def tokenize(self, text: str) -> list[str]:
-        return text.lower().split()
+        """Lower-cased words."""
+        return words.split(text.lower(), self.name)
 
 
 @functools.cache
-def _rouge_scorer():
+def _rouge_scorer(tokenize: str | None):
     from rouge_score import rouge_scorer
 
-    return rouge_scorer.RougeScorer(["rougeL"], tokenizer=_WhiteSpaceTokenizer())
+    return rouge_scorer.RougeScorer(["rougeL"], tokenizer=RougeTokenizer(tokenize))
 
 
-def _rouge_l(target: str, prediction: str) -> float:
-    if not target.strip():
-        return float(not prediction.strip())
-    return float(_rouge_scorer().score(target, prediction)["rougeL"].fmeasure)
+@words.by_words
+def rouge_l(
+    targets: Sequence[Target], predictions: Sequence[str], tokenize: str | None = None
+) -> dict[str, float]:
+    """ROUGE-L F1 over lower-cased words, no stemming; best reference counts.
 
-
-def rouge_l(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, float]:
-    """ROUGE-L F1 over lower-cased words split at white space, no stemming; best reference counts.
-
-    Suits every language that has spaces; punctuation belongs to its word. For the figures that
+    Words are what white space parts, which suits every language that has spaces (punctuation
+    belongs to its word), or what a tokenizer of `words.TOKENIZERS` makes of the text; the figure of
+    "zh" is named rouge_l_zh. For the figures that
     papers on English print, with rouge-score's own words, see `overlap.Rouge`.
 
     Example: target "a dog ran off", prediction "a cat ran": "a ran" is common, F1 = 2 * 2 / 7.
@@ -187,7 +205,13 @@ def rouge_l(targets: Sequence[Target], predictions: Sequence[str]) -> dict[str, 
     Reference: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", section 3.1,
     with beta = 1.
     """
-    return {"rouge_l": mean_of_best(_rouge_l, targets, predictions)}
+
+    def score(target: str, prediction: str) -> float:
+        if not target.strip():
+            return float(not prediction.strip())
+        return float(_rouge_scorer(tokenize).score(target, prediction)["rougeL"].fmeasure)
+
+    return {named("rouge_l", tokenize): mean_of_best(score, targets, predictions)}
 
 
 @functools.cache

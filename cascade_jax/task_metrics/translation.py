@@ -14,7 +14,6 @@ sacrebleu's divided by 100.
 
 import dataclasses
 import functools
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,29 +21,8 @@ import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
 
 from cascade_jax.names import check_choice
-from cascade_jax.task_metrics import quality
-
-# sacrebleu's others (spm, flores200) load a model from elsewhere when first used.
-TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "char", "none")
-LANGUAGE_TOKENIZERS = {
-    **dict.fromkeys(
-        ("bg", "cs", "da", "de", "el", "en", "es", "et", "fi", "fr", "hr", "hu", "is", "it", "lt",
-         "lv", "nl", "no", "pl", "pt", "ro", "ru", "sk", "sl", "sv", "tr", "uk"),
-        "13a",
-    ),
-    "ja": "ja-mecab",
-    "zh": "zh",
-}  # fmt: skip
-
-
-def tokenizer_of(language: str) -> str:
-    """sacrebleu's tokenizer for translations into a language ("zh", "ja", "ru").
-
-    Raises:
-      ValueError: a language that is not in the table; name a tokenizer to `Bleu` then.
-    """
-    check_choice("language", language, sorted(LANGUAGE_TOKENIZERS))
-    return LANGUAGE_TOKENIZERS[language]
+from cascade_jax.task_metrics import quality, words
+from cascade_jax.task_metrics.words import TOKENIZERS, tokenizer_of
 
 
 def _ratio(numerator: Any, denominator: Any) -> np.ndarray:
@@ -165,16 +143,13 @@ class Bleu(CorpusMetric):
         return cls(tokenize=tokenizer_of(language))
 
     def check_installed(self) -> None:
-        """Raises what the first use would: an ImportError if the tokenizer's extra is missing.
+        """Raises what the first use would: an ImportError if the tokenizer's extra is missing."""
+        words.check_installed(self.tokenize)
 
-        Not done when built, so that tasks into Japanese register without it.
-        """
-        missing = [name for name in ("MeCab", "ipadic") if importlib.util.find_spec(name) is None]
-        if self.tokenize == "ja-mecab" and missing:
-            raise ImportError(
-                f"tokenize 'ja-mecab' needs {' and '.join(missing)}, which are not installed: "
-                "pip install 'cascade-jax[ja]'"
-            )
+    @property
+    def words_by(self) -> str:
+        """For `words.unread`."""
+        return self.tokenize
 
     def _sentence(self, references: list[str], prediction: str) -> Any:
         self.check_installed()
@@ -240,6 +215,11 @@ class Chrf(CorpusMetric):
     @property
     def label(self) -> str:
         return "chrF" + "+" * self.word_order
+
+    @property
+    def words_by(self) -> str | None:
+        """For `words.unread`: n-grams of words are of what white space parts."""
+        return "none" if self.word_order else None
 
     @property
     def num_statistics(self) -> int:

@@ -8,7 +8,8 @@ In both directions BLEU splits words as for the target language, here always 13a
 
 from collections.abc import Mapping
 
-from cascade_jax.task_metrics.translation import Bleu, Chrf, tokenizer_of
+from cascade_jax.task_metrics.translation import Bleu, Chrf
+from cascade_jax.task_metrics.words import tokenizer_of
 from tasks.flan2021.flan_task import FlanTask, Row, own_validation
 from tasks.registration import MANUAL_FOLDER
 

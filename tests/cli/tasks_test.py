@@ -288,3 +288,15 @@ def test_a_module_of_the_current_folder(run, tmp_path, monkeypatch):
     finally:
         sys.modules.pop("tasks_test_own", None)
         seqio.TaskRegistry.remove("tasks_test_own_v1")
+
+
+# ---- metrics that are blind to the language of the targets
+
+
+def test_a_metric_of_words_on_texts_without_spaces_is_said(run, tmp_path):
+    fakes.write_jsonl(
+        tmp_path, "xsum", "test", [{"document": "Eine Katze.", "summary": "猫坐在垫子上。"}]
+    )
+    page = run("cascade_xsum_xsum_v1", "--data_dir", str(tmp_path), "--split", "test")
+    assert "! Rouge can't tell apart the words of 1 of 1 targets" in page
+    assert "a tokenizer such as 'zh' would" in page

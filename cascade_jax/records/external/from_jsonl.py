@@ -12,23 +12,13 @@ import numpy as np
 from cascade_jax import checks, files
 from cascade_jax.names import check_choice, did_you_mean
 from cascade_jax.records import schema, table
-from cascade_jax.records.external import join, likeliest_columns, notes
+from cascade_jax.records.external import join, likeliest_columns, named_metrics, notes
 from cascade_jax.records.external.formats import FORMATS
 from cascade_jax.records.external.join import Joined
 from cascade_jax.records.external.lines import LineError, shown
-from cascade_jax.task_metrics import corpus, quality, short_answers
-from cascade_jax.task_metrics.translation import Bleu, Chrf
+from cascade_jax.records.external.named_metrics import METRICS
+from cascade_jax.task_metrics import corpus, quality
 
-METRICS: dict[str, Callable] = {
-    "accuracy": quality.accuracy,
-    "token_f1": quality.token_f1,
-    "rouge_l": quality.rouge_l,
-    "chrf": quality.chrf,
-    "squad": short_answers.squad,
-    "trivia_qa": short_answers.trivia_qa,
-    "bleu": Bleu(),
-    "corpus_chrf": Chrf(),
-}
 EMPTY = UNUSABLE = ("refuse", "drop")
 SEVERAL_TARGETS = "has_several_targets"  # in the metadata: the column holds them joined by " | "
 
@@ -45,6 +35,8 @@ class FromJsonlConfig:
       format: one of FORMATS; None recognises each file's by its first line.
       metric: one of METRICS, computed from answer and target; or a field of numbers in [0, 1] that
         the lines bring; None takes their field `quality`.
+      tokenizer: of a metric of words, one of `words.TOKENIZERS` or a language; None for the
+        metric's own, which refuses texts that have no spaces between words.
       name, mixture, split: metadata; None for those of the table's first line.
       student_parameters, teacher_parameters: numbers of parameters, for the cost of a token; None
         if the lines bring `flops_per_token`.
@@ -60,6 +52,7 @@ class FromJsonlConfig:
     targets: str | None = None
     format: str | None = None
     metric: str | None = None
+    tokenizer: str | None = None
     name: str | None = None
     mixture: str | None = None
     split: str | None = None
@@ -72,6 +65,7 @@ class FromJsonlConfig:
         if self.format is not None:
             check_choice("format", self.format, FORMATS)
         check_choice("empty", self.empty, EMPTY)
+        named_metrics.check(self.metric, self.tokenizer)
         check_choice("unusable", self.unusable, UNUSABLE)
         for name in ("student_parameters", "teacher_parameters"):
             checks.positive(name, getattr(self, name), optional=True)
@@ -144,6 +138,8 @@ def from_jsonl(config: FromJsonlConfig) -> ImportSummary:
         columns[f"{model}_flops_per_token"] = costs
     top, said = likeliest_columns.of_answers(joined.answers, metadata)
     columns |= top
+    targets = [joined.about[example_id].get("target") for example_id in joined.ids]
+    said += named_metrics.check_words(config.metric, config.tokenizer, columns["task"], targets)
     left_out = _add_stated(config, joined, columns, metadata)
     table.write(config.output, columns, metadata)
     for model, answers in joined.answers.items():
@@ -207,7 +203,9 @@ def _qualities(
                 f"--metric {config.metric}: some rows had several targets, of which records keep "
                 "one text; give them anew with --targets"
             )
-        return _computed(METRICS[config.metric], joined, columns, metadata)
+        return _computed(
+            named_metrics.choose(config.metric, config.tokenizer), joined, columns, metadata
+        )
     field = config.metric or "quality"
     columns_made: dict[str, Any] = {}
     for model, answers in joined.answers.items():
