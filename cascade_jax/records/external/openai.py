@@ -2,6 +2,7 @@
 
 import collections
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -183,10 +184,23 @@ def _likeliest(body: Line, i: int, place: dict, notes: collections.Counter) -> l
             raise body.fail(
                 f"{where} has {shown(entry)}; must be tokens with a number as their logprob"
             )
-    keyed = [(_key(entry), _value(entry)) for entry in entries]
+    values = [_value(entry) for entry in entries]
+    if _are_plain(entries, values):
+        return values
+    keyed = [(_key(entry), value) for entry, value in zip(entries, values, strict=True)]
     chosen = _key(place)
     is_in_place = bool(keyed) and keyed[-1][0] == chosen
     return [value for _, value in likeliest(keyed, chosen, notes, is_in_place=is_in_place)]
+
+
+def _are_plain(entries: list[dict], values: list[float]) -> bool:
+    """Whether nothing can be left out of a list: it goes down, and its texts are different ones."""
+    return (
+        all(map(operator.gt, values, values[1:]))
+        and all(value > kinds.LEAST_LOG_PROB for value in values)
+        and len({str(entry.get("token")) for entry in entries}) == len(entries)
+        and not any("id" in entry or "token_id" in entry for entry in entries)
+    )
 
 
 def _key(entry: dict) -> Any:
