@@ -46,6 +46,8 @@ def parse(text: str | bytes, source: str = "", *, allow_nan: bool = False) -> An
 def shown(value: Any) -> str:
     """A value as JSON, cut short, for messages."""
     text = json.dumps(value, ensure_ascii=False)
+    # Some characters that JSON has as they are break lines, such as U+2028.
+    text = text if text.isprintable() else json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -76,6 +76,19 @@ def test_what_is_refused(text, problem):
     assert len(str(refused.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("é🙂 \ufffd", '"é🙂 \ufffd"'),
+        ("a\u2028b\x85\n", '"a\\u2028b\\u0085\\n"'),
+        ({"a": [1, None]}, '{"a": [1, null]}'),
+        ("x" * 99, '"' + "x" * 56 + "..."),
+    ],
+)
+def test_values_in_messages_take_one_line(value, text):
+    assert json_text.shown(value) == text
+
+
 def test_nan_where_it_is_allowed():
     values = json_text.parse("[NaN, Infinity, -Infinity]", allow_nan=True)
     assert math.isnan(values[0]) and values[1:] == [math.inf, -math.inf]

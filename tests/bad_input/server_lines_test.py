@@ -51,6 +51,13 @@ OLLAMA = {"custom_id": "q0", "model": "llama3", "created_at": "2025", "done": Tr
         (OLLAMA | {"message": {"role": "assistant", "content": "Paris"}}, "of Ollama's own API"),
         (OLLAMA | {"response": "Paris", "context": [1]}, "of Ollama's own API"),
         ({"id": "q0", "choices": [{"text": "Paris"}]}, "has no message: .* older completions API"),
+        (
+            {
+                "id": "q0",
+                "choices": [{"message": {"content": "a"}, "logprobs": {"token_logprobs": [-1]}}],
+            },
+            "logprobs has token_logprobs, as in the older completions API",
+        ),
         ({"id": "q0", "choices": [{"delta": {"content": "P"}}]}, "has no message: .* of a stream"),
     ],
 )

@@ -187,6 +187,7 @@ HARMONY = (
         ("Paris", [*THINKING, token("\n\nParis"), END], (3, 5)),
         ("Paris", tokens(*HARMONY), (10, 12)),
         ("Paris", tokens("Paris", "\n", "Question", ":"), (0, 2)),  # a stop text
+        ("4", tokens("4", "+", "4", "x"), (0, 1)),
         ("Paris", tokens(" Paris", "</s>", "<|endoftext|>"), (0, 2)),
         ("Paris", tokens(" ", "Paris"), (0, 2)),  # stripped by the server
         ("a < b", tokens("a", " <", " b"), (0, 3)),
@@ -219,7 +220,7 @@ def test_only_the_answers_tokens_count(tmp_path, content, places, span):
             [*THINKING, token("Paris")],
             r'4 tokens, "<think> Paris\?</think>Paris", in which',
         ),
-        ("4", [token("4"), token("+"), token("4"), token("x")], 'in which the answer "4" is not'),
+        ("4", tokens("x", "4", "+", "4", "y"), 'in which the answer "4" is not'),
         ("你好", [token("\ufffd"), token("坏")], "is not found"),
         ("Paris", [token("token_id:4", bytes=None)], "is not found"),
     ],
@@ -335,6 +336,14 @@ def test_tokens_without_likeliest_ones_are_counted(tmp_path, missing):
     assert read.student_top_log_probs.shape == (3, 1)
     cut = "cut student_top_log_probs to 1 at each token: 1 of 3 tokens have no more (q1), others"
     assert any(line.startswith(cut) for line in said)
+
+
+def test_ids_that_break_lines_do_not(tmp_path):
+    lines = [{"id": "a\u2028\nb", "answer": "Paris", "log_probs": []}]
+    lines += [{"id": "c", "answer": "Paris", "log_probs": [-1]}]
+    targets = [{"id": line["id"], "target": "Paris"} for line in lines]
+    _, said = convert(tmp_path, lines, lines, targets, empty="drop")
+    assert said == [r"dropped 1 examples with no log-probs: 'a\u2028\nb'"]
 
 
 def test_nothing_is_said_where_nothing_is_left_out(tmp_path):

@@ -105,14 +105,18 @@ def _span(answer: bytes, pieces: list[bytes]) -> tuple[int, int] | None:
 
 
 def _place(answer: bytes, joined: bytes, pieces: list[bytes], ends: list[int]) -> int | None:
-    """Where the answer begins: at the end but for what ends it, or where it stands only once."""
+    """Where the answer begins: at the end but for what ends it.
+
+    Or, where a stop text follows that the server cut off, at the start or in its only place.
+    """
     for count in range(len(pieces), 0, -1):
         text = joined[: ends[count]].rstrip()
         if text.endswith(answer):
             return len(text) - len(answer)
         if not _is_end(pieces[count - 1]):
             break
-    return joined.find(answer) if joined.count(answer) == 1 else None
+    is_first = joined.lstrip().startswith(answer)
+    return joined.find(answer) if is_first or joined.count(answer) == 1 else None
 
 
 def _is_end(piece: bytes) -> bool:

@@ -39,7 +39,8 @@ _LISTED = 5  # ids in a line
 def listed(ids: Iterable[str]) -> str:
     """Some ids, the first of them by name: "q1, q2, ..."."""
     ids = list(ids)
-    return ", ".join(ids[:_LISTED]) + ", ..." * (len(ids) > _LISTED)
+    shown = (text if text.isprintable() else repr(text) for text in ids[:_LISTED])
+    return ", ".join(shown) + ", ..." * (len(ids) > _LISTED)
 
 
 def lines_of(model: str, notes: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -100,7 +100,14 @@ def _other_kind(choice: dict) -> str:
 def _places(body: Line, choice: dict) -> list[dict] | None:
     """What is said of each token; None without log-probs."""
     log_probs = choice.get("logprobs")
-    if log_probs is None or (isinstance(log_probs, dict) and log_probs.get("content") is None):
+    if log_probs is None:
+        return None
+    if isinstance(log_probs, dict) and "token_logprobs" in log_probs:
+        raise body.fail(
+            "choices[0].logprobs has token_logprobs, as in the older completions API; must have "
+            "content, a list of tokens with their log-probs"
+        )
+    if isinstance(log_probs, dict) and log_probs.get("content") is None:
         return None
     places = body.get("choices/0/logprobs/content", list, "a list of tokens with their log-probs")
     for i, place in enumerate(places):
