@@ -130,8 +130,9 @@ class Cases:
 
 
 def _names(folder: Path, message: str) -> bool:
+    """Whether a message says where to look: a file of the input, or a flag."""
     names = {path.name for path in folder.rglob("*")} | {folder.name}
-    return any(name in message for name in names)
+    return " --" in message or any(name in message for name in names)
 
 
 def _finding(kind: str, error: BaseException) -> dict[str, Any]:
