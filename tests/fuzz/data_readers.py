@@ -274,13 +274,13 @@ def readers() -> list[Reader]:
                 _rows_of(name),
                 _show_rows(name),
                 {f"{name}/{_TASKS[name][0]}.*": _JSONL},
-                0.7,
+                0.4,
             )
             for name in _TASKS
         ),
-        Reader("corpus", _corpus, _write_train, texts, 1.5),
-        Reader("teacher_cache", _teacher_cache("float32"), _look_up, cache, 3, True),
-        Reader("teacher_cache.uint8", _teacher_cache("uint8"), _look_up, cache, 1.5, True),
+        Reader("corpus", _corpus, _write_train, texts, 2),
+        Reader("teacher_cache", _teacher_cache("float32"), _look_up, cache, 4, True),
+        Reader("teacher_cache.uint8", _teacher_cache("uint8"), _look_up, cache, 2, True),
         # A file that is damaged is made anew, which needs no refusal.
         Reader("answer_store", _answer_store, _read_store, {"*.npz": (change_zip,)}, 1, True),
         Reader("token_cache", _token_cache, _read_tokens, {"*.npz": (change_zip,)}, 1),

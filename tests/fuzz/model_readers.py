@@ -220,13 +220,13 @@ def readers() -> list[Reader]:
     byte = ("--vocabulary", "byte")
     return [
         Reader("tokenizer.bpe", functools.partial(_tokenizer_files, is_unigram=False),
-               _read_vocabulary("tokenizer.json"), {"*.json": _JSON} | tokenizer, 2),
+               _read_vocabulary("tokenizer.json"), {"*.json": _JSON} | tokenizer, 3),
         Reader("tokenizer.unigram", functools.partial(_tokenizer_files, is_unigram=True),
-               _read_vocabulary("tokenizer.json"), {"*.json": _JSON} | tokenizer, 2),
+               _read_vocabulary("tokenizer.json"), {"*.json": _JSON} | tokenizer, 3),
         Reader("sentencepiece", _sentencepiece, _read_vocabulary("spiece.model"),
-               {"spiece.model": (change_bytes,)}, 1),
-        Reader("hf.decoder", _decoder_folder, _import("hf"), decoder | {"tok*": _JSON}, 3),
-        Reader("hf.t5", _t5_folder, _import("hf"), t5, 3),
-        Reader("t5x.index", _t5x_index, _import("t5x", *byte), index, 1.5),
-        Reader("t5x.orbax", _t5x_orbax, _import("t5x", *byte), orbax, 1.5),
+               {"spiece.model": (change_bytes,)}, 1.5),
+        Reader("hf.decoder", _decoder_folder, _import("hf"), decoder | {"tok*": _JSON}, 2),
+        Reader("hf.t5", _t5_folder, _import("hf"), t5, 2),
+        Reader("t5x.index", _t5x_index, _import("t5x", *byte), index, 0.8),
+        Reader("t5x.orbax", _t5x_orbax, _import("t5x", *byte), orbax, 0.8),
     ]  # fmt: skip

@@ -237,13 +237,13 @@ def readers() -> list[Reader]:
     lora = functools.partial(_make_run, lora=True)
     adapted = {"adapted/config.json": _JSON, "adapted/checkpoints/**/_METADATA": _JSON}
     return [
-        Reader("checkpoint.restore", _make_run, _restore, every | json_files, 3, True),
-        Reader("checkpoint.load", _make_run, _load, every | json_files, 3, True),
-        Reader("run.config", _make_run, _load, config, 2),
+        Reader("checkpoint.restore", _make_run, _restore, every | json_files, 1.5, True),
+        Reader("checkpoint.load", _make_run, _load, every | json_files, 1.5, True),
+        Reader("run.config", _make_run, _load, config, 1.5),
         Reader("run.go_on", _make_run, _go_on, config, 1),
-        Reader("run.export", _make_run, _export, config | json_files, 1.5),
-        Reader("run.lora", lora, _load_adapted, adapted | config, 1.5),
-        Reader("logs", _logs, _report, {"*.jsonl": _JSONL}, 1.5),
+        Reader("run.export", _make_run, _export, config | json_files, 0.7),
+        Reader("run.lora", lora, _load_adapted, adapted | config, 0.7),
+        Reader("logs", _logs, _report, {"*.jsonl": _JSONL}, 2),
         Reader("lock", _lock, _take_lock, {"lock.json": _JSON}, 0.5, names_a_file=False),
         Reader("position", _position, _go_to, {"position": (change_zip,)}, 0.5, True, False),
         Reader("gin.train", _gin_file, _gin("train"), {"*.gin": (change_text,)}, 2),

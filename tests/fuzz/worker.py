@@ -25,7 +25,8 @@ MOST_MEMORY = 500_000_000  # besides twice the input
 
 TRACEBACK, HANG, MEMORY, CRASH = "traceback", "hang", "memory", "crash"
 UNNAMED, ACCEPTED, WRONG = "no file named", "changed content accepted", "wrong value accepted"
-REFUSED_VALID = "valid input refused"
+REFUSED_VALID, LONG = "valid input refused", "message too long"
+_MOST_MESSAGE = 2000  # characters: a value is shown cut short
 
 
 def set_up() -> None:
@@ -110,8 +111,10 @@ class Cases:
         try:
             value = reader.read(folder)
         except REFUSALS as error:
-            kind = UNNAMED if reader.names_a_file and not _names(folder, str(error)) else None
-            result = kind and _finding(kind, error)
+            is_unnamed = reader.names_a_file and not _names(folder, str(error))
+            is_long = len(str(error)) > _MOST_MESSAGE
+            kind = LONG if is_long else UNNAMED
+            result = _finding(kind, error) if is_long or is_unnamed else None
         except WrongValue as error:
             result = _finding(WRONG, error)
         except BaseException as error:  # also what a library derives from it, a panic of Rust say
