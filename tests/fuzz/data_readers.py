@@ -143,6 +143,11 @@ def _user(folder: str) -> Any:
     )
 
 
+_DATA = {
+    **{"mixture": "demo_last_v1", "input_length": 5, "target_length": 4},
+    **{"architecture": "encoder_decoder", "vocabulary": "byte-259"},
+    **{"rows": {"train": {"demo_last_v1": "rows-12"}}, "examples": {"demo_last_v1": "34"}},
+}
 _MIXTURE = types.SimpleNamespace(
     name="demo_last_v1", vocabulary=types.SimpleNamespace(decode=str), fingerprint="byte-259"
 )
@@ -164,7 +169,7 @@ def _teacher_cache(dtype: str) -> Callable[[Path], None]:
         fingerprint = {
             "format": identity.FORMAT,
             "teacher": {"folder": "/x", "model": teacher, "step": 4, "saved_at": 7},
-            "data": {"mixture": "demo_last_v1", "rows": {"train": {}}},
+            "data": _DATA,
             "holding": vars(holding) | {},
             "batch_size": _ROWS,
             "shard_rows": _ROWS,
@@ -196,7 +201,7 @@ def _look_up(folder: Path) -> Any:
 
     run = _user(str(folder))
     # What a run compares its data with takes seconds, and does not read the cache.
-    identity.data_identity = lambda *_: {"mixture": "demo_last_v1", "rows": {"train": {}}}
+    identity.data_identity = lambda *_: _DATA
     there = identity.check_run(run, folder / "runs", _MIXTURE)
     shards.shards_in(folder, identity.digest(there))
     holding = Holding(**shards.read_json(folder, shards.FINGERPRINT)["holding"])

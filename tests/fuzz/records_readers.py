@@ -162,7 +162,7 @@ def _imported_records(folder: Path) -> None:
     rows = []
     for key, _, right in _QUESTIONS:
         models = {name: _plain(key, right) for name in ("student", "teacher")}
-        models["student"]["top_log_probs"] = [[-0.1, -2.0], [-0.2, -3.0]]
+        models["student"]["top_log_probs"] = [[-0.1, -3.0], [-0.2, -3.0]]
         models["student"]["top_ids"] = [[4, 7], [5, 7]]
         rows.append({"id": key, "target": right, **models})
     write_lines(folder / "table.jsonl", rows)

@@ -74,6 +74,7 @@ class Cases:
         self._cache, self._place = cache, place
         self._readers = all_readers()
         self._values: dict[str, str] = {}
+        self._refused: dict[str, dict[str, Any] | None] = {}
 
     def run(self, name: str, seed: int, index: int) -> dict[str, Any] | None:
         """Reads one changed input; what was wrong, if anything.
@@ -82,10 +83,10 @@ class Cases:
         as memory of a case.
         """
         reader = self._readers[name]
-        if name not in self._values:
-            finding = self._warm_up(reader)
-            if finding is not None:
-                return finding
+        if name not in self._refused:
+            self._refused[name] = self._warm_up(reader)
+        if self._refused[name]:
+            return self._refused[name]
         folder = self._copied(reader)
         file, words = reader.change(folder, seed, index)
         (self._place / "case.json").write_text(json.dumps([name, index, file, words]))
