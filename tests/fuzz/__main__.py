@@ -234,6 +234,7 @@ def fuzz(values: argparse.Namespace, readers: Sequence[Any]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 1 if anything was found."""
     values = _flags(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # messages may hold half of a character
     worker.set_up()
     readers = list(worker.all_readers().values())
     if values.reader:
