@@ -36,7 +36,7 @@ def nearest_names(
 
 def listed(names: Sequence[str], most: int = 20) -> str:
     """The names with commas between, no more than `most` of them, and then how many there are."""
-    text = ", ".join(names[:most])
+    text = ", ".join(name if len(name) <= 200 else f"{name[:197]}..." for name in names[:most])
     return text if len(names) <= most else f"{text}, ... ({len(names)} in all)"
 
 

@@ -117,7 +117,7 @@ class _Loaded:
 def _from_hf(config: ImportConfig) -> _Loaded:
     from cascade_jax.interop import hf
 
-    family, described = hf.read_family(config.path)
+    family, described = hf.check(config.path)
     vocabulary = _vocabulary(config, family.model_type)
     pad_id = _pad_id(config, vocabulary)
     fingerprint = _fingerprint(vocabulary, config.vocab_size or described.vocab_size)

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import PyTree
 
-from cascade_jax import checks
+from cascade_jax import checks, json_file
 from cascade_jax.interop import hf_blocks, hf_folder, hf_names, safetensors_io
 from cascade_jax.interop.hf_families import Config, Family, read_config, write_config
 from cascade_jax.interop.hf_keys import UnsupportedError
@@ -45,15 +45,20 @@ def read_family(folder: str | os.PathLike) -> tuple[Family, Config]:
     if not file.is_file():
         raise UnsupportedError(f"{folder} is not the folder of a model: it has no config.json")
     try:
-        keys = json.loads(file.read_text())
-    except ValueError as error:
-        raise UnsupportedError(f"{file} is not JSON: {error}") from error
-    if not isinstance(keys, dict):
-        raise UnsupportedError(f"{file} holds {type(keys).__name__}, not the keys of a config")
-    try:
-        return read_config(keys)
+        return read_config(json_file.read_object(file))
     except UnsupportedError as error:
         raise UnsupportedError(f"{file}: {str(error).removeprefix('config.json: ')}") from error
+
+
+def check(folder: str | os.PathLike) -> tuple[Family, Config]:
+    """Family and config of a folder whose tensors fit its config.json; reads no numbers.
+
+    Raises:
+      UnsupportedError, SafetensorsError, TensorsError: as `load` does.
+    """
+    family, config = read_family(folder)
+    _plan(folder, config, _open(folder, config, say=lambda text: None))
+    return family, config
 
 
 def load(
@@ -82,8 +87,9 @@ def load(
 
     Raises:
       UnsupportedError: for a model, or an option of it, that is not supported.
-      SafetensorsError: for a file that is missing or cut off.
+      SafetensorsError: for a file that is missing, cut off or not of its format.
       TensorsError: listing all missing, extra and misshapen tensors.
+      NotFiniteError: naming a tensor with NaN or infinite numbers.
     """
     _, public = read_family(folder)
     _check_pad_id(pad_id, public.vocab_size)
@@ -95,9 +101,9 @@ def load(
     config = dataclasses.replace(public, scan_layers=scan_layers, dtype=dtype)
     if isinstance(config, DecoderConfig):
         config = dataclasses.replace(config, bos_id=hf_blocks.exchanged(config.bos_id, pad_id))
-    boxes = families.parameter_shapes(config)
-    stored = safetensors_io.open_folder(folder)
-    plan = _plan(folder, config, boxes, stored)
+    stored = _open(folder, config)
+    plan = _plan(folder, config, stored)
+    _check_copies(folder, config, stored)
     config = dataclasses.replace(config, vocab_size=vocab_size or config.vocab_size)
     boxes = families.parameter_shapes(config)
     shapes = flatten_dict(nn.unbox(boxes))
@@ -116,21 +122,36 @@ def _check_pad_id(pad_id: int, vocab_size: int) -> None:
     checks.require(is_id, "pad_id", pad_id, f"an id of the model, 0 to {vocab_size - 1}")
 
 
+def _open(
+    folder: str | os.PathLike, config: Config, say: Callable[[str], None] = print
+) -> dict[str, StoredTensor]:
+    """The tensors of a language model alone, once each of its layers is known to have some."""
+    stored = safetensors_io.open_folder(folder, say)
+    stored = {name: stored[in_file] for name, in_file in hf_names.renamed(stored).items()}
+    numbers = hf_names.layers(stored)
+    for start, count in hf_names.layer_counts(config).items():
+        actual = numbers.get(start, set())
+        if missing := [str(number) for number in range(count) if number not in actual]:
+            raise TensorsError(
+                f"the tensors in {folder} do not fit its config.json, which says {count} layers "
+                f"{start}: of {len(missing)} there is no tensor, {listed(missing, 5)}"
+            )
+    return stored
+
+
 def _plan(
-    folder, config, boxes, stored: Mapping[str, StoredTensor]
+    folder: str | os.PathLike, config: Config, stored: Mapping[str, StoredTensor]
 ) -> dict[tuple, list[tuple[hf_names.Source, StoredTensor]]]:
     """Which tensors each parameter is read from, once all of them are known to fit."""
-    names = hf_names.renamed(stored)
-    stored = {name: stored[file_name] for name, file_name in names.items()}
-    shapes = flatten_dict(nn.unbox(boxes))
+    shapes = flatten_dict(nn.unbox(families.parameter_shapes(config)))
     sources = hf_blocks.sources(config, shapes)
     needed = {}
     for path, path_sources in sources.items():
         shape = shapes[path].shape[1:] if "layers" in path else shapes[path].shape
         for source in path_sources:
             needed[source.name] = shape[::-1] if source.is_transposed else shape
-    copies = {k: v for k, v in hf_names.copies(config).items() if k in stored and k not in needed}
-    problems = {"missing": [], "extra": sorted(stored.keys() - needed.keys() - copies.keys())}
+    known = needed.keys() | hf_names.copies(config).keys()
+    problems = {"missing": [], "extra": sorted(stored.keys() - known)}
     problems |= {"of another shape": [], f"not {', '.join(safetensors_io.DTYPES)}": []}
     missing, _, misshapen, other_dtype = problems.values()
     for name, shape in sorted(needed.items()):
@@ -146,16 +167,22 @@ def _plan(
     if texts:
         text = "; ".join(texts)
         raise TensorsError(f"the tensors in {folder} do not fit its config.json: {text}")
-    for name, first in copies.items():
-        if not _are_equal(stored[name], stored[first]):
-            raise TensorsError(
-                f"{folder}: config.json says that {name} is {first} (tie_word_embeddings), but "
-                "their numbers differ; set tie_word_embeddings to false there if that is meant"
-            )
     return {
         path: [(source, stored[source.name]) for source in path_sources]
         for path, path_sources in sources.items()
     }
+
+
+def _check_copies(
+    folder: str | os.PathLike, config: Config, stored: Mapping[str, StoredTensor]
+) -> None:
+    """Refuses tensors that repeat another one with other numbers."""
+    for name, first in hf_names.copies(config).items():
+        if name in stored and not _are_equal(stored[name], stored[first]):
+            raise TensorsError(
+                f"{folder}: config.json says that {name} is {first} (tie_word_embeddings), but "
+                "their numbers differ; set tie_word_embeddings to false there if that is meant"
+            )
 
 
 def _are_equal(tensor: StoredTensor, other: StoredTensor) -> bool:
@@ -195,6 +222,7 @@ def save(
     Raises:
       UnsupportedError: if transformers has no such model, or the layers of a T5 have different
         relative position biases.
+      NotFiniteError: naming a tensor with NaN, infinite numbers or numbers too large for the dtype.
       ValueError: if the folder is not empty, or for another dtype.
     """
     folder = Path(folder)
@@ -241,16 +269,30 @@ def _with_one_bias(config: T5Config, params: PyTree) -> tuple[T5Config, PyTree]:
 
 
 def _config_json(config: Config, pad_id: int, tokenizer_from) -> dict[str, Any]:
-    carried = {}
-    if tokenizer_from is not None and (file := Path(tokenizer_from) / "config.json").is_file():
-        carried = json.loads(file.read_text())
+    carried = _carried(tokenizer_from)
     if isinstance(config, DecoderConfig):
         config = dataclasses.replace(config, bos_id=hf_blocks.exchanged(config.bos_id, pad_id))
     written = write_config(config, carried.get("model_type"))
-    carried = {**(carried.get("text_config") or {}), **carried}
     written |= {key: carried[key] for key in _CARRIED if carried.get(key) is not None}
     if isinstance(config, DecoderConfig):
         # Without them transformers takes the ids of the family's first model.
         written = {"eos_token_id": None, "pad_token_id": pad_id or None} | written
         written.setdefault("max_position_embeddings", 32768)
     return written
+
+
+def _carried(tokenizer_from: str | os.PathLike | None) -> dict[str, Any]:
+    """The config.json beside a tokenizer, if there is one, that of its language model included."""
+    if tokenizer_from is None or not (file := Path(tokenizer_from) / "config.json").is_file():
+        return {}
+    keys = json_file.read_object(file)
+    text = keys.get("text_config") or {}
+    allowed = isinstance(text, dict)
+    checks.require(allowed, f"{file}: text_config", text, "an object")
+    keys = {**text, **keys}
+    for key in _CARRIED:
+        value = keys.get(key)
+        numbers = value if isinstance(value, list) else [0 if value is None else value]
+        allowed = all(type(number) is int and number >= 0 for number in numbers)
+        checks.require(allowed, f"{file}: {key}", value, "an integer of at least 0, or a list")
+    return keys

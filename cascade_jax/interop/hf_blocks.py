@@ -11,9 +11,10 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Sharding
 from jaxtyping import PyTree
 
+from cascade_jax import numerics
 from cascade_jax.interop import hf_names
 from cascade_jax.interop.hf_families import Config
-from cascade_jax.interop.safetensors_io import Output, StoredTensor
+from cascade_jax.interop.safetensors_io import NotFiniteError, Output, StoredTensor
 
 Stored = tuple[hf_names.Source, StoredTensor]
 Bounds = tuple[int, int]
@@ -54,7 +55,10 @@ def _fill(out: np.ndarray, stored: Stored, bounds: Sequence[Bounds], pad_id: int
         out, bounds = out.T, bounds[::-1]
     (start, stop), rest = bounds[0], tuple(slice(*each) for each in bounds[1:])
     for first, rows in tensor.blocks(start, stop):
-        out[first - start : first - start + len(rows)] = rows[(slice(None), *rest)]
+        part = out[first - start : first - start + len(rows)]
+        part[...] = rows[(slice(None), *rest)]
+        if not numerics.is_finite(part):
+            raise NotFiniteError(f"{tensor.file}: NaN or infinite numbers in tensor {source.name}")
     if source.is_by_id and pad_id:
         for ours in (0, pad_id):
             if start <= ours < stop:

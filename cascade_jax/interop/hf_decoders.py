@@ -41,7 +41,7 @@ GEMMA = {
     "rope_local_base_freq": 10_000.0,
     "attn_logit_softcapping": None,
     "final_logit_softcapping": None,
-    "_sliding_window_pattern": 6,
+    "sliding_window_pattern": 6,
 }
 GEMMA2 = {**GEMMA, "vocab_size": 256000, "rope_theta": 10_000.0}
 GEMMA2 |= {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
@@ -49,24 +49,35 @@ GEMMA2 |= {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 
 def read_decoder(keys: Keys, **own: Any) -> DecoderConfig:
     """Llama's keys, which all have; `own` is what another family does its own way."""
-    heads = keys("num_attention_heads")
+    heads, width = keys.size("num_attention_heads"), keys.size("hidden_size")
     act = "hidden_activation" if "hidden_activation" in keys else "hidden_act"
     activation = keys.one_of(act, ACTIVATIONS)
-    biased = bool(keys("attention_bias", False))
+    if act == "hidden_activation":  # which transformers reads alone
+        keys.only("hidden_act", activation)
+    biased = keys.flag("attention_bias", False)
     keys.only("mlp_bias", False)
+    keys.only("is_encoder_decoder", False)
+    head_dim = keys.size("head_dim", None)
+    if head_dim is None:
+        head_dim = max(width // heads, 1)
+        if width % heads:
+            keys.refuse("hidden_size", width, f"a multiple of num_attention_heads = {heads} is")
+    if "attention_kinds" not in own and hf_rope.attention_kinds(keys, ("full",)) != ("full",):
+        keys.refuse("layer_types", keys("layer_types"), f"{hf_rope.FULL} in all layers is")
+    kv_heads = keys.size("num_key_value_heads", None)
     common = {
-        "vocab_size": keys("vocab_size"),
-        "embed_dim": keys("hidden_size"),
-        "num_layers": keys("num_hidden_layers"),
+        "vocab_size": keys.size("vocab_size"),
+        "embed_dim": width,
+        "num_layers": keys.layers("num_hidden_layers"),
         "num_heads": heads,
-        "num_kv_heads": keys("num_key_value_heads", None) or heads,
-        "head_dim": keys("head_dim", None) or keys("hidden_size") // heads,
-        "mlp_dim": keys("intermediate_size"),
-        "mlp_activations": (ACTIVATIONS.get(activation, "silu"), "linear"),
-        "norm_epsilon": keys("rms_norm_eps"),
+        "num_kv_heads": heads if kv_heads is None else kv_heads,
+        "head_dim": head_dim,
+        "mlp_dim": keys.size("intermediate_size"),
+        "mlp_activations": (ACTIVATIONS[activation], "linear"),
+        "norm_epsilon": keys.number("rms_norm_eps"),
         "qkv_bias": biased,
         "attention_out_bias": biased,
-        "tied_logits": bool(keys("tie_word_embeddings")),
+        "tied_logits": keys.flag("tie_word_embeddings"),
         "bos_id": _bos_id(keys),
     }
     if "rope_theta" not in own:
@@ -77,21 +88,25 @@ def read_decoder(keys: Keys, **own: Any) -> DecoderConfig:
 
 def _bos_id(keys: Keys) -> int:
     """The start of a text; where a family has none, what ends the text before it."""
+    ids = []
     for key in ("bos_token_id", "eos_token_id"):
         value = keys(key, None)
-        value = value[0] if isinstance(value, list) and value else value
-        if isinstance(value, int):
-            return value
-    return 0
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(type(each) is int and each >= 0 for each in values):
+            keys.refuse(key, value, "a token's id, a list of ids or null is")
+        ids += values
+    return ids[0] if ids else 0
 
 
 def read_qwen(keys: Keys, **own: Any) -> DecoderConfig:
     """Qwen 2's and 3's keys; `own` is what one of the two does its own way."""
-    if keys("use_sliding_window"):
-        full = min(keys("max_window_layers"), keys("num_hidden_layers"))
-        kinds = ("full",) * full + ("sliding",) * (keys("num_hidden_layers") - full)
+    window = keys.size("sliding_window", None)
+    first, count = keys.size("max_window_layers", least=0), keys.layers("num_hidden_layers")
+    if keys.flag("use_sliding_window") and window is not None:
+        full = min(first, count)
+        kinds = ("full",) * full + ("sliding",) * (count - full)
         own |= {
-            "sliding_window": keys("sliding_window"),
+            "sliding_window": window,
             "attention_kinds": hf_rope.attention_kinds(keys, kinds),
         }
     return read_decoder(keys, **own)
@@ -99,14 +114,14 @@ def read_qwen(keys: Keys, **own: Any) -> DecoderConfig:
 
 def _read_gemma(keys: Keys, **own: Any) -> DecoderConfig:
     keys.only("use_bidirectional_attention", False)
-    scalar, head_dim = keys("query_pre_attn_scalar"), keys("head_dim")
+    scalar, head_dim = keys.number("query_pre_attn_scalar"), keys.size("head_dim")
     own |= {"norm_adds_one": True, "post_norms": True, "scaled_embedding": True}
     return read_decoder(
         keys,
         query_scale=None if scalar == head_dim else scalar**-0.5,
-        sliding_window=keys("sliding_window"),
-        attention_soft_cap=keys("attn_logit_softcapping"),
-        logit_soft_cap=keys("final_logit_softcapping"),
+        sliding_window=keys.size("sliding_window", None),
+        attention_soft_cap=keys.number("attn_logit_softcapping", None),
+        logit_soft_cap=keys.number("final_logit_softcapping", None),
         **own,
     )
 
@@ -118,7 +133,7 @@ def read_gemma2(keys: Keys) -> DecoderConfig:
 
 def read_gemma3(keys: Keys) -> DecoderConfig:
     """Keys of Gemma 3's language model."""
-    pattern = keys("sliding_window_pattern", None) or keys("_sliding_window_pattern")
+    pattern = keys.layers("sliding_window_pattern")
     kinds = hf_rope.attention_kinds(keys, ("sliding",) * (pattern - 1) + ("full",))
     theta, scaling, sliding = hf_rope.read_by_kind(keys)
     return _read_gemma(

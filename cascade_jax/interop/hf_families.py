@@ -1,13 +1,15 @@
 """Supported model families of transformers: `config.json` to our configs, and back.
 
-A key that would change the computation is either carried over or refused. Keys that change nothing
-here (initial ranges, caches, training dropout of the attention weights) are not looked at.
+Every key is read and carried over, is known to change nothing (initial ranges, caches, training
+dropout of the attention weights: `hf_other_keys.py`), or is refused.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cascade_jax import checks
+from cascade_jax.checks import shown
 from cascade_jax.interop import hf_decoders as decoders
 from cascade_jax.interop.hf_keys import Keys, UnsupportedError
 from cascade_jax.models.config import DecoderConfig, T5Config
@@ -35,29 +37,55 @@ _GATES = {
     "gated-relu": ("relu", "linear"),
     "gated-gelu_new": ("gelu", "linear"),
 }
+_T5_ALIASES = {
+    "hidden_size": "d_model",
+    "num_attention_heads": "num_heads",
+    "num_hidden_layers": "num_layers",
+    "head_dim": "d_kv",
+}
 _WRITTEN_GATES = {ours: theirs for theirs, ours in reversed(_GATES.items())}
 
 
 def _read_t5(keys: Keys) -> T5Config:
     kind = keys.one_of("feed_forward_proj", _GATES)
+    activation = _GATES[kind]
+    # Should these say something else, transformers computes what they say.
+    keys.only("is_gated_act", len(activation) == 2)
+    keys.only("dense_act_fn", "gelu_new" if activation[0] == "gelu" else activation[0])
     keys.only("layer_norm_epsilon", 1e-6)
     keys.only("decoder_start_token_id", 0, None)
-    tied = keys("tie_word_embeddings") is not False and keys("scale_decoder_outputs", True)
+    keys.only("is_encoder_decoder", True)
+    for alias, key in _T5_ALIASES.items():
+        keys.only(alias, keys.size(key))
+    tied = keys.flag("tie_word_embeddings")
+    scaled = keys.flag("scale_decoder_outputs", tied)
+    if scaled and not tied:
+        keys.refuse("scale_decoder_outputs", True, "false is, without tie_word_embeddings")
+    layers = keys.layers("num_layers")
+    decoder_layers = keys.layers("num_decoder_layers", None)
     return keys.build(
         T5Config,
-        vocab_size=keys("vocab_size"),
-        embed_dim=keys("d_model"),
-        num_heads=keys("num_heads"),
-        head_dim=keys("d_kv"),
-        mlp_dim=keys("d_ff"),
-        num_encoder_layers=keys("num_layers"),
-        num_decoder_layers=keys("num_decoder_layers", None) or keys("num_layers"),
-        mlp_activations=_GATES.get(kind, ("relu",)),
-        dropout_rate=keys("dropout_rate"),
-        tied_logits=bool(tied),
-        relative_buckets=keys("relative_attention_num_buckets"),
-        relative_max_distance=keys("relative_attention_max_distance"),
+        vocab_size=keys.size("vocab_size"),
+        embed_dim=keys.size("d_model"),
+        num_heads=keys.size("num_heads"),
+        head_dim=keys.size("d_kv"),
+        mlp_dim=keys.size("d_ff"),
+        num_encoder_layers=layers,
+        num_decoder_layers=layers if decoder_layers is None else decoder_layers,
+        mlp_activations=activation,
+        dropout_rate=_dropout(keys),
+        tied_logits=tied and scaled,
+        relative_buckets=keys.size("relative_attention_num_buckets"),
+        relative_max_distance=keys.size("relative_attention_max_distance"),
     )
+
+
+def _dropout(keys: Keys) -> float:
+    rate = keys("dropout_rate")
+    if checks.is_number(rate) and 0 <= rate < 1:
+        return rate
+    keys.refuse("dropout_rate", rate, "a number of at least 0 and below 1 is")
+    return 0.0
 
 
 def _read_mt5(keys: Keys) -> T5Config:
@@ -140,18 +168,19 @@ def family_of(contents: Mapping[str, Any]) -> tuple[Family, Mapping[str, Any]]:
       UnsupportedError: for another `model_type` or architecture.
     """
     model_type, architectures = contents.get("model_type"), contents.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(n, str) for n in architectures):
+        raise UnsupportedError(
+            f"architectures is {shown(architectures)}; must be a list of classes' names"
+        )
     if model_type == GEMMA3_WITH_IMAGES:
         if architectures and architectures != ["Gemma3ForConditionalGeneration"]:
             raise _unknown("architectures", architectures, ["Gemma3ForConditionalGeneration"])
-        text = contents.get("text_config") or {}
-        # Tying is stated outside of text_config, if at all.
-        outside = {k: contents[k] for k in ("tie_word_embeddings", "bos_token_id") if k in contents}
-        return FAMILIES["gemma3_text"], {**outside, **text}
+        return FAMILIES["gemma3_text"], _text_part(contents)
     if model_type is None:
         by_class = {name: each for each in FAMILIES.values() for name in each.architectures}
         family = by_class.get(architectures[0]) if architectures else None
     else:
-        family = FAMILIES.get(model_type)
+        family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
         raise _unknown("model_type", model_type, [*FAMILIES, GEMMA3_WITH_IMAGES])
     if architectures and not set(architectures) & set(family.architectures):
@@ -159,10 +188,25 @@ def family_of(contents: Mapping[str, Any]) -> tuple[Family, Mapping[str, Any]]:
     return family, contents
 
 
+def _text_part(contents: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the config.json of a model with images says of its language model."""
+    keys = Keys(contents, {})
+    text = keys.mapping("text_config")
+    keys.only("quantization_config", None, hint="weights of full precision")
+    for key in ("vision_config", "mm_tokens_per_image"):
+        keys(key, None)
+    # Tying is stated outside of text_config, if at all.
+    outside = {k: keys(k) for k in ("tie_word_embeddings", "bos_token_id") if k in contents}
+    keys.refuse_unread()
+    keys.raise_problems()
+    return {**outside, **text}
+
+
 def _unknown(key: str, value: Any, allowed: list[str]) -> UnsupportedError:
-    text = value[0] if isinstance(value, list) and value else str(value)
-    hint = did_you_mean(text, allowed)
-    return UnsupportedError(f"{key} = {value!r} is not supported: {', '.join(allowed)} are{hint}")
+    text = shown(value[0] if isinstance(value, list) and value else value)
+    hint = did_you_mean(text.strip("'"), allowed)
+    names = ", ".join(allowed)
+    return UnsupportedError(f"{key} = {shown(value)} is not supported: {names} are{hint}")
 
 
 def read_config(contents: Mapping[str, Any]) -> tuple[Family, Config]:
@@ -174,7 +218,6 @@ def read_config(contents: Mapping[str, Any]) -> tuple[Family, Config]:
     family, part = family_of(contents)
     keys = Keys(part, family.defaults)
     keys.only("quantization_config", None, hint="weights of full precision")
-    keys.only("add_cross_attention", False)
     return family, family.read(keys)
 
 

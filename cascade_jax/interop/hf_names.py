@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from cascade_jax.models.config import DecoderConfig, T5Config
 
@@ -110,7 +110,11 @@ _TEXT_PREFIX = re.compile(r"language_model\.(model|lm_head)\.|model\.(language_m
 
 
 def renamed(names: Collection[str]) -> Mapping[str, str]:
-    """Names as a language model alone has them, with the names in the files; images' left out."""
+    """Names as a language model alone has them, with the names in the files; images' left out.
+
+    Raises:
+      ValueError: a parameter is there under two names.
+    """
     stored_names = {}
     for name in names:
         if _NEEDLESS.fullmatch(name) or _IMAGE_PARTS.match(name):
@@ -119,8 +123,31 @@ def renamed(names: Collection[str]) -> Mapping[str, str]:
         if prefix := _TEXT_PREFIX.match(name):
             part = "lm_head" if prefix[1] == "lm_head" else "model"
             alone = f"{part}.{name[prefix.end() :]}"
+        if alone in stored_names:
+            raise ValueError(f"tensors {stored_names[alone]} and {name} are the same parameter")
         stored_names[alone] = name
     return stored_names
+
+
+_LAYER = re.compile(r"(model\.layers|encoder\.block|decoder\.block)\.(\d+)\.")
+
+
+def layers(names: Iterable[str]) -> dict[str, set[int]]:
+    """Numbers of the layers that tensors are of, by the start of their names ("model.layers")."""
+    numbers = {}
+    for match in filter(None, map(_LAYER.match, names)):
+        numbers.setdefault(match[1], set()).add(int(match[2]))
+    return numbers
+
+
+def layer_counts(config: DecoderConfig | T5Config) -> dict[str, int]:
+    """How many layers of each kind that `layers` tells apart a model has."""
+    if isinstance(config, T5Config):
+        return {
+            "encoder.block": config.num_encoder_layers,
+            "decoder.block": config.num_decoder_layers,
+        }
+    return {"model.layers": config.num_layers}
 
 
 def copies(config: DecoderConfig | T5Config) -> dict[str, str]:

@@ -1,9 +1,8 @@
 """Safetensors files, read and written in slices, so that no file is ever in memory as a whole.
 
-A file is the length of its header (8 bytes, little endian), the header (JSON: for the name of each
-tensor its dtype, shape, first byte and end) and the numbers. The package `safetensors` (0.8) does
-not serve here: it maps files into memory, so that a reader's peak grows by the whole file, and it
-writes only tensors that are all in memory.
+A file is the length of its header (8 bytes, little endian), the header and the numbers. The package
+`safetensors` (0.8) does not serve here: it maps files into memory, so that a reader's peak grows by
+the whole file, and it writes only tensors that are all in memory.
 """
 
 import dataclasses
@@ -12,15 +11,19 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from cascade_jax import json_file, numerics
+from cascade_jax.checks import shown
+from cascade_jax.interop import safetensors_header
 from cascade_jax.names import listed
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_ADAPTER = "adapter_config.json"
+_WEIGHTS = (".safetensors", "model.bin", ".gguf", ".h5", ".msgpack", ".pth")
 DTYPES = {
     "F32": np.dtype(np.float32),
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -32,6 +35,10 @@ _MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 
 class SafetensorsError(ValueError):
     """A file is not there, not whole, or not what its header says."""
+
+
+class NotFiniteError(ValueError):
+    """A tensor has NaN or infinite numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,42 +69,94 @@ class StoredTensor:
                 yield first, numbers.reshape(last - first, *row)
 
 
-def open_folder(folder: str | os.PathLike) -> dict[str, StoredTensor]:
+def open_folder(
+    folder: str | os.PathLike, say: Callable[[str], None] = print
+) -> dict[str, StoredTensor]:
     """All tensors of a model folder: of `model.safetensors`, or of the files that its index names.
 
-    Reads headers only.
+    Reads headers only. As transformers does, of a folder with both the single file is read; a
+    tensor that several files have is read from the one that the index names.
+
+    Args:
+      folder: of the model.
+      say: gets a line on what is not read, or read from one of several places.
 
     Raises:
       SafetensorsError: naming the file that is missing, cut off or not of this format.
     """
     folder = Path(folder)
-    if not (folder / INDEX).is_file():
-        if (folder / SINGLE).is_file():
-            return open_file(folder / SINGLE)
-        there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        hint = f"it holds {', '.join(there)}" if there else "it is empty or does not exist"
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if _ADAPTER in there:
+        raise SafetensorsError(
+            f"{folder} has {_ADAPTER}: transformers adds that adapter to the model; merge them and "
+            "save the model, or take the file away"
+        )
+    if (folder / SINGLE).is_file():
+        files = {SINGLE: open_file(folder / SINGLE)}
+        tensors = files[SINGLE]
+    elif (folder / INDEX).is_file():
+        places = _read_index(folder / INDEX)
+        files = _open_shards(folder, places)
+        tensors = _joined(folder, places, files, say)
+    else:
+        hint = f"it holds {listed(there)}" if there else "it is empty or does not exist"
         if any(name.endswith((".bin", ".pt", ".pth", ".gguf")) for name in there):
             hint += "; load it with transformers and save it with save_pretrained, which writes it"
         raise SafetensorsError(f"{folder} has neither {SINGLE} nor {INDEX}: {hint}")
-    places = _read_index(folder / INDEX)
-    missing = sorted({name for name in places.values() if not (folder / name).is_file()})
-    if missing:
-        raise SafetensorsError(f"{folder / INDEX} names files that are missing: {listed(missing)}")
-    files = {name: open_file(folder / name) for name in sorted(set(places.values()))}
+    unread = [name for name in there if name.endswith(_WEIGHTS) and name not in files]
+    unread += [INDEX] * (INDEX in there and SINGLE in files)
+    if unread:
+        text = f"{folder}: as transformers does, {listed(list(files), 3)} is read"
+        say(f"{text}, and not {listed(unread, 3)}")
+    return tensors
+
+
+def _open_shards(folder: Path, places: Mapping[str, str]) -> dict[str, dict[str, StoredTensor]]:
+    """The tensors of each file that an index (a map of tensors to files) names."""
+    index, names = folder / INDEX, sorted(set(places.values()))
+    if outside := [n for n in names if Path(n).is_absolute() or ".." in Path(n).parts]:
+        raise SafetensorsError(f"{index} names files outside of its folder: {listed(outside)}")
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise SafetensorsError(f"{index} names files that are missing: {listed(missing)}")
+    files = {name: open_file(folder / name) for name in names}
     wrong = sorted(f"{name} in {file}" for name, file in places.items() if name not in files[file])
     if wrong:
-        raise SafetensorsError(f"{folder / INDEX} names tensors that are missing: {listed(wrong)}")
-    return {name: tensor for tensors in files.values() for name, tensor in tensors.items()}
+        raise SafetensorsError(f"{index} names tensors that are missing: {listed(wrong)}")
+    return files
+
+
+def _joined(
+    folder: Path,
+    places: Mapping[str, str],
+    files: Mapping[str, Mapping[str, StoredTensor]],
+    say: Callable[[str], None],
+) -> dict[str, StoredTensor]:
+    """The tensors of all files, each from the file that the index names for it."""
+    holders = {}
+    for file, tensors in files.items():
+        for name in tensors:
+            holders.setdefault(name, []).append(file)
+    unnamed = sorted(holders.keys() - places.keys())
+    if unclear := [name for name in unnamed if len(holders[name]) > 1]:
+        raise SafetensorsError(
+            f"{folder / INDEX} does not say from which of several files to read {listed(unclear)}"
+        )
+    if unnamed:
+        say(f"{folder / INDEX} does not name tensors that its files hold: {listed(unnamed)}")
+    if twice := sorted(name for name, held in holders.items() if len(held) > 1):
+        say(f"{folder}: in several files, read from the one that {INDEX} names: {listed(twice)}")
+    return {name: files[places.get(name, held[0])][name] for name, held in holders.items()}
 
 
 def _read_index(file: Path) -> dict[str, str]:
-    try:
-        places = json.loads(file.read_text())["weight_map"]
-        if isinstance(places, dict) and all(isinstance(name, str) for name in places.values()):
-            return places
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise SafetensorsError(f'{file} is not an index: no "weight_map" of tensors to files in it')
+    places = json_file.read_object(file).get("weight_map")
+    if not isinstance(places, dict):
+        raise SafetensorsError(f'{file} is not an index: no "weight_map" of tensors to files in it')
+    for name, place in places.items():
+        if not isinstance(place, str):
+            where = f"{file}: weight_map.{name}"
+            raise SafetensorsError(f"{where} is {shown(place)}; must be a file's name")
+    return places
 
 
 def open_file(file: str | os.PathLike) -> dict[str, StoredTensor]:
@@ -116,36 +175,24 @@ def open_file(file: str | os.PathLike) -> dict[str, StoredTensor]:
                 "with `git lfs pull`"
             )
         length = int.from_bytes(start, "little")
+        if len(start) == 8 and length > _MOST_HEADER_BYTES:
+            raise SafetensorsError(f"{file} is not a safetensors file: a header of {length} bytes")
         if len(start) < 8 or 8 + length > size:
             needs = f"its header needs {8 + length}" if len(start) == 8 else "a header needs 8"
             raise SafetensorsError(f"{file} is truncated: it has {size} bytes, {needs}")
-        if length > _MOST_HEADER_BYTES:
-            raise SafetensorsError(f"{file} is not a safetensors file: a header of {length} bytes")
         header = stream.read(length)
     try:
-        entries = json.loads(header)
-        entries.pop("__metadata__", None)
-        tensors = {name: _entry(file, 8 + length, each) for name, each in entries.items()}
-    except SafetensorsError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        entries = safetensors_header.parse(header)
+    except ValueError as error:
         raise SafetensorsError(f"{file} is not a safetensors file: {error}") from error
-    needed = max((each["data_offsets"][1] for each in entries.values()), default=0) + 8 + length
-    if size < needed:
-        raise SafetensorsError(
-            f"{file} is truncated: it has {size} bytes, its header speaks of {needed}"
-        )
-    return tensors
-
-
-def _entry(file: Path, data_start: int, entry: Mapping[str, Any]) -> StoredTensor:
-    shape, (first, last) = tuple(entry["shape"]), entry["data_offsets"]
-    dtype = DTYPES.get(entry["dtype"])
-    if dtype is not None and last - first != math.prod(shape) * dtype.itemsize:
-        raise SafetensorsError(
-            f"{file}: {last - first} bytes for a tensor of shape {shape} and dtype {entry['dtype']}"
-        )
-    return StoredTensor(file, entry["dtype"], shape, data_start + first)
+    needed = 8 + length + max((entry.end for entry in entries.values()), default=0)
+    if size != needed:
+        what = "is truncated" if size < needed else "is not a safetensors file"
+        raise SafetensorsError(f"{file} {what}: it has {size} bytes, its header speaks of {needed}")
+    return {
+        name: StoredTensor(file, entry.dtype, entry.shape, 8 + length + entry.start)
+        for name, entry in entries.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +219,9 @@ def write_folder(
       dtype: one of DTYPES.
       file_bytes: the most numbers' bytes of a file (a larger tensor has a file of its own).
       progress: wraps the tensors of each file, to show how far the writing is.
+
+    Raises:
+      NotFiniteError: naming a tensor with NaN, infinite numbers or numbers too large for the dtype.
     """
     folder, itemsize = Path(folder), DTYPES[dtype].itemsize
     groups, used = [[]], 0
@@ -209,4 +259,10 @@ def _write_file(file, tensors, dtype, progress) -> None:
             step = max(1, BLOCK_BYTES // width)
             for start in range(0, tensor.shape[0], step):
                 rows = tensor.rows(start, min(start + step, tensor.shape[0]))
-                np.ascontiguousarray(rows, DTYPES[dtype]).tofile(stream)
+                with np.errstate(over="ignore"):  # refused in the next line
+                    numbers = np.ascontiguousarray(rows, DTYPES[dtype])
+                if not numerics.is_finite(numbers):
+                    beyond = f"numbers beyond those of {dtype}; choose another dtype"
+                    what = beyond if numerics.is_finite(rows) else "NaN or infinite numbers"
+                    raise NotFiniteError(f"tensor {tensor.name} has {what}")
+                numbers.tofile(stream)

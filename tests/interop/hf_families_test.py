@@ -182,8 +182,14 @@ _NEW_FLAN = FLAN_T5_SMALL | {"tie_word_embeddings": True, "scale_decoder_outputs
 )
 def test_both_spellings_are_the_same_model(old, new):
     assert read_config(old) == read_config(new)
-    changed = {"sliding_window_pattern": 6} | {k: v for k, v in new.items() if k != "layer_types"}
-    assert read_config(old) == read_config(changed)
+
+
+def test_gemma_3_without_a_list_of_layers():
+    changed = {k: v for k, v in GEMMA_3_270M.items() if k != "layer_types"}
+    assert read_config(GEMMA_3_270M) == read_config(changed)
+    assert read_config(GEMMA_3_270M) == read_config(changed | {"sliding_window_pattern": 6})
+    with pytest.raises(UnsupportedError, match="sliding_window_pattern = 0"):
+        read_config(changed | {"sliding_window_pattern": 0})
 
 
 REFUSED = [
@@ -215,12 +221,129 @@ REFUSED = [
 ]
 
 
+ROPE = "rope_scaling"
+LLAMA3 = LLAMA_3_2_1B[ROPE]
+REFUSED += [
+    # Options that change the computation.
+    (LLAMA_3_2_1B, {"is_causal": False}, ["is_causal = False", "True is"]),
+    (LLAMA_3_2_1B, {"is_causal": None, "is_decoder": True, "alibi": True}, ["alibi = True"]),
+    (LLAMA_3_2_1B, {"use_bidirectional_attention": True}, ["use_bidirectional_attention = True"]),
+    (LLAMA_3_2_1B, {"per_layer_config": {"0": {"head_dim": 2}}}, ["per_layer_config = "]),
+    (LLAMA_3_2_1B, {"transformers_weights": "x.safetensors"}, ["transformers_weights = 'x.saf"]),
+    (LLAMA_3_2_1B, {"auto_map": {"AutoModelForCausalLM": "m.M"}}, ["auto_map = "]),
+    (LLAMA_3_2_1B, {"is_encoder_decoder": True}, ["is_encoder_decoder = True"]),
+    (T5_SMALL, {"is_encoder_decoder": False}, ["is_encoder_decoder = False"]),
+    (FLAN_T5_SMALL, {"dense_act_fn": "relu"}, ["dense_act_fn = 'relu'", "'gelu_new' is"]),
+    (FLAN_T5_SMALL, {"is_gated_act": False}, ["is_gated_act = False"]),
+    (FLAN_T5_SMALL, {"scale_decoder_outputs": True}, ["scale_decoder_outputs = True"]),
+    (T5_SMALL, {"hidden_size": 8}, ["hidden_size = 8", "512 is"]),
+    (GEMMA_2_2B, {"hidden_act": "silu"}, ["hidden_act = 'silu'", "'gelu_pytorch_tanh' is"]),
+    (GEMMA_3_4B, {"quantization_config": {"bits": 4}}, ["full precision"]),
+    (GEMMA_3_4B, {"text_config": [1]}, ["text_config = [1]", "an object is"]),
+    # Keys of other families, and of none.
+    (LLAMA_3_2_1B, {"attn_logit_softcapping": 50.0}, ["attn_logit_softcapping = 50.0"]),
+    (LLAMA_3_2_1B, {"query_pre_attn_scalar": 256}, ["query_pre_attn_scalar = 256", "delete"]),
+    (LLAMA_3_2_1B, {"sliding_window": 4096}, ["sliding_window = 4096"]),
+    (LLAMA_3_2_1B, {"num_local_experts": 8}, ["num_local_experts = 8"]),
+    (LLAMA_3_2_1B, {"embedding_multiplier": 12.0}, ["embedding_multiplier = 12.0", "1.0 is"]),
+    (LLAMA_3_2_1B, {"layer_types": ["sliding_attention"] * 16}, ["layer_types = ", "in all"]),
+    (QWEN3_0_6B, {"layer_types": ["sliding_attention"] * 28}, ["layer_types = ", "in all"]),
+    (QWEN3_0_6B, {"no_such_key": 0}, ["no_such_key = 0", "unknown to this version; delete"]),
+    # Values of other kinds.
+    (LLAMA_3_2_1B, {"model_type": ["llama"]}, ["model_type = ['llama']", "did you mean 'llama'"]),
+    (LLAMA_3_2_1B, {"architectures": "LlamaForCausalLM"}, ["architectures is 'LlamaForCausalLM'"]),
+    (LLAMA_3_2_1B, {"tie_word_embeddings": "false"}, ["tie_word_embeddings = 'false'"]),
+    (LLAMA_3_2_1B, {"attention_bias": "no"}, ["attention_bias = 'no'", "true or false are"]),
+    (LLAMA_3_2_1B, {"mlp_bias": 0}, ["mlp_bias = 0"]),
+    (LLAMA_3_2_1B, {"hidden_act": ["silu"]}, ["hidden_act = ['silu']"]),
+    (LLAMA_3_2_1B, {"rms_norm_eps": "1e-5"}, ["rms_norm_eps = '1e-5'", "a number above 0"]),
+    (LLAMA_3_2_1B, {"bos_token_id": "1"}, ["bos_token_id = '1'"]),
+    (LLAMA_3_2_1B, {"bos_token_id": True}, ["bos_token_id = True"]),
+    (LLAMA_3_2_1B, {"eos_token_id": [[1]]}, ["eos_token_id = [[1]]"]),
+    (QWEN3_0_6B, {"use_sliding_window": "false"}, ["use_sliding_window = 'false'"]),
+    (T5_SMALL, {"dropout_rate": "0"}, ["dropout_rate = '0'"]),
+    (T5_SMALL, {"tie_word_embeddings": "False"}, ["tie_word_embeddings = 'False'"]),
+    # Sizes that can't be.
+    (LLAMA_3_2_1B, {"hidden_size": True}, ["hidden_size = True", "an integer from 1"]),
+    (LLAMA_3_2_1B, {"hidden_size": 2048.0}, ["hidden_size = 2048.0"]),
+    (LLAMA_3_2_1B, {"num_hidden_layers": 10**9}, ["num_hidden_layers = 1000000000", "10000 is"]),
+    (LLAMA_3_2_1B, {"num_hidden_layers": -1}, ["num_hidden_layers = -1"]),
+    (LLAMA_3_2_1B, {"num_key_value_heads": 0}, ["num_key_value_heads = 0"]),
+    (LLAMA_3_2_1B, {"head_dim": 0}, ["head_dim = 0"]),
+    (LLAMA_3_2_1B, {"vocab_size": 10**40}, ["vocab_size = an integer of 41 digits"]),
+    (LLAMA_3_2_1B, {"head_dim": None, "hidden_size": 2049}, ["a multiple of num_attention_heads"]),
+    (LLAMA_3_2_1B, {"num_attention_heads": None}, ["num_attention_heads = None"]),
+    (T5_SMALL, {"num_decoder_layers": 0}, ["num_decoder_layers = 0"]),
+    (GEMMA_3_270M, {"sliding_window": "512"}, ["sliding_window = '512'"]),
+    (GEMMA_2_2B, {"query_pre_attn_scalar": 0}, ["query_pre_attn_scalar = 0"]),
+    (GEMMA_2_2B, {"final_logit_softcapping": 0.0}, ["final_logit_softcapping = 0.0"]),
+    (GEMMA_3_270M, {"layer_types": "full"}, ["layer_types = 'full'", "18 of"]),
+    (GEMMA_3_270M, {"layer_types": [["full_attention"]] * 18}, ["layer_types = "]),
+    # Rotary positions.
+    (LLAMA_3_2_1B, {"rope_theta": None}, ["rope_theta = None", "a number above 0"]),
+    (LLAMA_3_2_1B, {"rope_theta": "500000"}, ["rope_theta = '500000'"]),
+    (LLAMA_3_2_1B, {ROPE: "x"}, ["rope_scaling = 'x'", "an object is"]),
+    (LLAMA_3_2_1B, {ROPE: {"rope_type": ["linear"]}}, ["rope_scaling = ", "linear and llama3"]),
+    (LLAMA_3_2_1B, {ROPE: LLAMA3 | {"factor": "32"}}, ["numbers above 0 for factor"]),
+    (LLAMA_3_2_1B, {ROPE: LLAMA3 | {"factor": 0}}, ["numbers above 0 for factor"]),
+    (LLAMA_3_2_1B, {ROPE: LLAMA3 | {"beta_fast": 32}}, ["rope_scaling.beta_fast = 32"]),
+    (LLAMA_3_2_1B, {ROPE: LLAMA3 | {"type": "linear"}}, ["default, linear and llama3 are"]),
+    (LLAMA_3_2_1B, {ROPE: {"rope_type": "default", "factor": 8.0}}, ["rope_scaling.factor = 8.0"]),
+    (LLAMA_3_2_1B, {"rope_parameters": {"rope_theta": 1e4}}, ["the same as in rope_parameters"]),
+    (LLAMA_3_2_1B, {"partial_rotary_factor": True}, ["partial_rotary_factor = True"]),
+    (LLAMA_3_2_1B, {"original_max_position_embeddings": 4}, ["original_max_position_embeddings"]),
+    (GEMMA_3_270M, {"rope_parameters": {"rope_type": "linear"}}, ["rope_parameters = ", "objects"]),
+    (GEMMA_3_270M, {"rope_parameters": {"full_attention": 1}}, ["rope_parameters = ", "objects"]),
+    (GEMMA_3_270M, {"rope_local_base_freq": None}, ["rope_local_base_freq = None"]),
+]
+
+
 @pytest.mark.parametrize("result, change, said", REFUSED)
 def test_what_is_not_supported_is_named(result, change, said):
     with pytest.raises(UnsupportedError) as error:
         read_config(result | change)
     for text in said:
         assert text in str(error.value)
+
+
+# What published models and their fine-tuned versions have besides.
+HARMLESS = {
+    "_name_or_path": "meta-llama/Llama-2-7b-hf", "_attn_implementation_autoset": True,
+    "torch_dtype": "bfloat16", "dtype": "float32", "transformers_version": "4.31.0",
+    "use_cache": True, "initializer_range": 0.02, "attention_dropout": 0.0, "pretraining_tp": 1,
+    "max_length": 20, "do_sample": False, "temperature": 1.0, "top_k": 50, "early_stopping": False,
+    "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "num_labels": 1, "problem_type": None,
+    "output_attentions": False, "output_hidden_states": False, "return_dict": True, "prefix": None,
+    "chunk_size_feed_forward": 0, "pruned_heads": {}, "tie_encoder_decoder": False,
+    "task_specific_params": {"summarization": {"num_beams": 4}}, "torchscript": False,
+    "unsloth_fixed": True, "unsloth_version": "2024.9", "cross_attention_hidden_size": None,
+    "transformers.js_config": {"kv_cache_dtype": "float16"}, "gradient_checkpointing": False,
+    "sep_token_id": None, "unk_token_id": 0, "pad_token_id": 3, "max_sequence_length": 2048,
+    "add_cross_attention": False, "is_decoder": False, "auto_map": {"AutoTokenizer": ["t.T", None]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_keys_that_change_nothing_are_no_hindrance(name):
+    result, _ = PUBLIC[name]
+    assert read_config(result | HARMLESS) == read_config(result)
+
+
+def test_other_spellings_of_the_same():
+    same = {
+        "num_key_value_heads": None, "head_dim": None, "bos_token_id": None, "mlp_bias": None,
+        "rope_scaling": {}, "sliding_window": None, "layer_types": ["full_attention"] * 30,
+        "use_mrope": False, "quantization_config": None, "partial_rotary_factor": 1.0,
+    }  # fmt: skip
+    plain = SMOLLM2_135M | {"num_key_value_heads": 9}
+    assert read_config(plain | same) == read_config(plain)
+    assert read_config(plain | {"rope_scaling": {"type": "default"}}) == read_config(plain)
+    both = {"rope_parameters": LLAMA3 | {"rope_theta": 500000.0}}
+    assert read_config(LLAMA_3_2_1B | both) == read_config(LLAMA_3_2_1B)
+    windows = {"use_sliding_window": True, "sliding_window": None}
+    assert read_config(QWEN3_0_6B | windows) == read_config(QWEN3_0_6B)
+    gelu = {"dense_act_fn": "gelu_new", "is_gated_act": True, "hidden_size": 512}
+    assert read_config(FLAN_T5_SMALL | gelu) == read_config(FLAN_T5_SMALL)
 
 
 def test_all_that_is_not_supported_is_named_at_once():

@@ -13,7 +13,6 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import PartitionSpec
 
 from cascade_jax.interop import hf, hf_names, safetensors_io
-from cascade_jax.interop.hf_keys import UnsupportedError
 from cascade_jax.interop.safetensors_io import SafetensorsError
 from cascade_jax.models import families
 from cascade_jax.models.config import DecoderConfig, T5Config
@@ -223,7 +222,7 @@ def test_a_truncated_file(left, tmp_path):
         (struct.pack("<Q", 10) + b'{"a": [1]}', "not a safetensors file"),
         (
             struct.pack("<Q", 55) + b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}     ',
-            "4 bytes for a tensor",
+            "4 bytes for shape",
         ),
     ],
 )
@@ -249,9 +248,10 @@ def test_an_index_that_names_what_is_missing(tmp_path):
     index.write_text(json.dumps(result))
     with pytest.raises(SafetensorsError, match=f"tensors that are missing: another in {lost[0]}"):
         hf.load(tmp_path / "m")
-    index.write_text("[]")
-    with pytest.raises(SafetensorsError, match="is not an index"):
-        hf.load(tmp_path / "m")
+    for content, said in (("[]", "must be an object"), ('{"weight_map": []}', "is not an index")):
+        index.write_text(content)
+        with pytest.raises(ValueError, match=f"{index}.* {said}"):
+            hf.load(tmp_path / "m")
 
 
 def test_a_folder_without_safetensors(tmp_path):
@@ -261,11 +261,166 @@ def test_a_folder_without_safetensors(tmp_path):
         hf.load(folder)
 
 
-@pytest.mark.parametrize("content, said", [("{", "is not JSON"), ("[]", "holds list")])
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("{", "not JSON"),
+        ("[]", r"is \[\]; must be an object"),
+        ('{"a": ' + "[" * 300 + "]" * 300 + "}", "nested too deeply"),
+        ('{"model_type": "llama", "model_type": "t5"}', "twice"),
+        ('{"hidden_size": NaN}', "NaN"),
+    ],
+)
 def test_a_config_that_is_none(content, said, tmp_path):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(UnsupportedError, match=said):
+    with pytest.raises(ValueError, match=rf"{tmp_path}/config.json: .*{said}"):
         hf.load(tmp_path)
+
+
+# ---------------------------------------------------------------- folders that say two things
+
+
+def shards(folder, places, tensors):
+    """Files by name with the tensors that each has, and an index of (other) places."""
+    hf.save(folder, DECODER, random_parameters(DECODER))
+    (folder / "model.safetensors").unlink()
+    for file, names in tensors.items():
+        write_file(folder / file, names)
+    index = {"metadata": {}, "weight_map": places}
+    (folder / safetensors_io.INDEX).write_text(json.dumps(index))
+    return folder
+
+
+def test_the_single_file_wins_over_an_index_and_that_is_said(tmp_path, capsys):
+    stale = {name: array + 1 for name, array in tensors_of(DECODER).items()}
+    folder = shards(
+        tmp_path / "m", dict.fromkeys(stale, "old.safetensors"), {"old.safetensors": stale}
+    )
+    write_file(folder / "model.safetensors", tensors_of(DECODER))
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    assert_same(hf.load(folder)[1], random_parameters(DECODER))
+    assert capsys.readouterr().out == (
+        f"{folder}: as transformers does, model.safetensors is read, and not old.safetensors, "
+        f"pytorch_model.bin, {safetensors_io.INDEX}\n"
+    )
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_tensor_in_two_files_is_the_one_that_the_index_names(first, tmp_path, capsys):
+    tensors = tensors_of(DECODER)
+    stale = {EMBEDDING: tensors[EMBEDDING] + 1}
+    right, wrong = ("1.safetensors", "2.safetensors")[:: 1 if first else -1]
+    rest = {name: array for name, array in tensors.items() if name != OUTPUT}
+    files = {right: rest, wrong: stale | {OUTPUT: tensors[OUTPUT]}}
+    places = {OUTPUT: wrong} | dict.fromkeys(rest, right)
+    assert_same(hf.load(shards(tmp_path / "m", places, files))[1], random_parameters(DECODER))
+    assert (
+        f"in several files, read from the one that {safetensors_io.INDEX} names: {EMBEDDING}"
+        in (capsys.readouterr().out)
+    )
+    del places[EMBEDDING]
+    with pytest.raises(SafetensorsError, match=f"does not say from which .* to read {EMBEDDING}"):
+        hf.load(shards(tmp_path / "n", places, files))
+
+
+def test_a_tensor_that_the_index_leaves_out_is_read_and_said(tmp_path, capsys):
+    tensors = tensors_of(DECODER)
+    places = {name: "1.safetensors" for name in tensors if name != OUTPUT}
+    folder = shards(tmp_path / "m", places, {"1.safetensors": tensors})
+    assert_same(hf.load(folder)[1], random_parameters(DECODER))
+    assert f"does not name tensors that its files hold: {OUTPUT}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "file, said",
+    [
+        ("../x.safetensors", "names files outside of its folder: ../x.safetensors"),
+        ("/x.safetensors", "names files outside of its folder: /x.safetensors"),
+        ("a/../../x.safetensors", "names files outside of its folder"),
+        ("no.safetensors", "names files that are missing: no.safetensors"),
+        ("", "names files that are missing"),
+        ("no\0", "names files that are missing"),
+        (7, "weight_map.model.norm.weight is 7; must be a file's name"),
+        (None, "weight_map.model.norm.weight is None; must be a file's name"),
+    ],
+)
+def test_an_index_with_files_that_can_not_be(file, said, tmp_path):
+    folder = shards(tmp_path / "m", {"model.norm.weight": file}, {})
+    with pytest.raises(SafetensorsError) as error:
+        hf.load(folder)
+    assert str(error.value).startswith(str(folder / safetensors_io.INDEX))
+    assert said in str(error.value)
+
+
+def test_an_adapter_beside_the_model_is_refused(tmp_path):
+    folder = write(tmp_path / "m", DECODER, tensors_of(DECODER))
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(SafetensorsError, match="adapter_config.json: .* merge them"):
+        hf.load(folder)
+
+
+def test_a_parameter_under_two_names_is_refused(tmp_path):
+    tensors = tensors_of(DECODER)
+    tensors["language_model.model.norm.weight"] = tensors["model.norm.weight"] + 1
+    with pytest.raises(ValueError, match="model.norm.weight .* are the same parameter"):
+        hf.load(write(tmp_path / "m", DECODER, tensors))
+
+
+# ---------------------------------------------------------------- numbers and sizes that can't be
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_numbers_that_are_not_finite_are_refused_by_tensor(dtype, bad, tmp_path):
+    tensors = {name: array.astype(dtype) for name, array in tensors_of(DECODER).items()}
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name][3, 2] = bad
+    folder = write(tmp_path / "m", DECODER, tensors)
+    for scan_layers in (False, True):
+        message = f"^{folder}/model.safetensors: NaN or infinite numbers in tensor {name}$"
+        with pytest.raises(safetensors_io.NotFiniteError, match=message):
+            hf.load(folder, scan_layers=scan_layers)
+
+
+@pytest.mark.parametrize(
+    "value, dtype, said",
+    [
+        (np.nan, "F32", "NaN or infinite numbers"),
+        (-np.inf, "BF16", "NaN or infinite numbers"),
+        (1e5, "F16", "numbers beyond those of F16; choose another dtype"),
+        (3.4e38, "BF16", "numbers beyond those of BF16; choose another dtype"),
+    ],
+)
+def test_an_export_refuses_what_is_not_finite_by_tensor(value, dtype, said, tmp_path):
+    params = random_parameters(DECODER)
+    params["final_norm"]["scale"][1] = value
+    with pytest.raises(safetensors_io.NotFiniteError, match=f"tensor model.norm.weight has {said}"):
+        hf.save(tmp_path / "m", DECODER, params, dtype=dtype)
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_are_counted_before_any_work(tmp_path):
+    folder = write(tmp_path / "m", DECODER, tensors_of(DECODER), num_hidden_layers=9999)
+    with pytest.raises(hf.TensorsError, match=r"says 9999 layers model.layers: of 9997 .* 2, 3, 4"):
+        hf.check(folder)
+    folder = write(tmp_path / "n", DECODER, tensors_of(DECODER), num_hidden_layers=1)
+    with pytest.raises(hf.TensorsError, match="9 extra: model.layers.1.input_layernorm.weight, mo"):
+        hf.check(folder)
+    t5 = write(tmp_path / "t5", T5, tensors_of(T5), num_decoder_layers=3)
+    with pytest.raises(
+        hf.TensorsError, match=r"3 layers decoder.block: of 2 there is no tensor, 1"
+    ):
+        hf.check(t5)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("vocab_size", 2**31 - 1), ("vocab_size", 11), ("intermediate_size", 2**30), ("head_dim", 4)],
+)
+def test_every_size_is_compared_with_the_tensors(key, value, tmp_path):
+    folder = write(tmp_path / "m", DECODER, tensors_of(DECODER), **{key: value})
+    with pytest.raises(hf.TensorsError, match=f"of another shape: .* says .*{value}"):
+        hf.check(folder)
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path):

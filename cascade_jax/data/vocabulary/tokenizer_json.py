@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cascade_jax import json_file
+from cascade_jax.checks import require
+from cascade_jax.data.vocabulary import tokenizer_check
 from cascade_jax.names import did_you_mean
 
 NAMES = ("eos", "pad", "bos", "unk")
@@ -112,14 +115,12 @@ class TokenizerFile:
         """A new `tokenizers.Tokenizer`.
 
         Raises:
-          ValueError: if the library cannot make one of the file.
+          ValueError: see `tokenizer_check.build`.
         """
-        import tokenizers
-
         try:
-            return tokenizers.Tokenizer.from_str(json.dumps(self._data))
-        except Exception as error:  # the library raises nothing more special
-            raise ValueError(f"vocabulary {self.spec!r} is not a tokenizer.json: {error}") from None
+            return tokenizer_check.build(self._data, json.dumps(self._data), self.ids)
+        except ValueError as error:
+            raise ValueError(f"vocabulary {self.spec!r}: {error}") from None
 
     def digest(self) -> str:
         """A hash of all that determines ids, independent of the version that wrote the file."""
@@ -173,7 +174,11 @@ class TokenizerFile:
         for file in _NUMBERING_FILES:
             eos = self._settings[file].get("eos_token_id")
             if eos is not None:
-                return eos if isinstance(eos, list) else [eos]
+                ids = eos if isinstance(eos, list) else [eos]
+                is_right = all(type(each) is int and each >= 0 for each in ids)
+                place = f"{self.path.parent / file}: eos_token_id"
+                require(is_right, place, eos, "an id, a list of ids or null")
+                return ids
         return []
 
     def _some_special(self) -> str:
@@ -190,6 +195,8 @@ class TokenizerFile:
             name = self._settings[file].get(f"{key}_token")
             name = name.get("content") if isinstance(name, dict) else name
             if name is not None:
+                place = f"{self.path.parent / file}: {key}_token"
+                require(isinstance(name, str), place, name, "a token's name or null")
                 return self._find(name, f"the {key}_token of {file} beside it")
         return None
 
@@ -234,8 +241,13 @@ class TokenizerFile:
             size, source = int(text), f"ids={text}"
         else:
             config = self._settings["config.json"]
-            config = config.get("text_config") or config
-            size = min(config.get("vocab_size") or whole, whole)
+            text = config.get("text_config") or {}
+            place = f"{self.path.parent / 'config.json'}: "
+            require(isinstance(text, dict), f"{place}text_config", text, "an object")
+            size = (text or config).get("vocab_size")
+            is_size = size is None or (type(size) is int and size > 0)
+            require(is_size, f"{place}vocab_size", size, "an integer of at least 1")
+            size = whole if size is None else min(size, whole)
             source = f"config.json beside it has vocab_size {size}"
         pieces = [i for token, i in self.ids.items() if i >= size and token not in self.added]
         if pieces:
@@ -252,16 +264,17 @@ def _read(spec: str, path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"vocabulary {spec!r} is a folder; give its tokenizer.json")
     if not path.is_file():
         raise FileNotFoundError(f"vocabulary {spec!r}: there is no file {path}")
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except ValueError as error:  # of UTF-8 or of JSON
-        raise ValueError(f"vocabulary {spec!r} is not a tokenizer.json: {error}") from None
-    model = data.get("model") if isinstance(data, dict) else None
+    data = json_file.read_object(path)
+    model = data.get("model")
     if not isinstance(model, dict) or not model.get("vocab"):
         raise ValueError(
             f"vocabulary {spec!r} is not a tokenizer.json of the tokenizers library: it has no "
             "model with a vocabulary"
         )
+    try:
+        tokenizer_check.check_values(data)
+    except ValueError as error:
+        raise ValueError(f"vocabulary {spec!r}: {error}") from None
     data |= dict.fromkeys(("truncation", "padding", "post_processor"))
     if model.get("dropout"):
         model["dropout"] = None  # it would leave merges out at random
@@ -273,8 +286,4 @@ def _read_json_beside(path: Path, name: str) -> dict[str, Any]:
     beside = path.parent / name
     if not beside.is_file():
         return {}
-    try:
-        settings = json.loads(beside.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{beside}, beside a vocabulary, is not JSON: {error}") from None
-    return settings if isinstance(settings, dict) else {}
+    return json_file.read_object(beside)

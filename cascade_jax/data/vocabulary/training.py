@@ -39,6 +39,7 @@ class VocabConfig:
         is_model = isinstance(path, str) and path.endswith(".model")
         allowed = "the file to write, ending in '.model' (in the run files: VOCABULARY)"
         checks.require(is_model, "output_path", path, allowed)
+        checks.whole_number("vocab_size", self.vocab_size, 1)
 
 
 def train(config: VocabConfig) -> None:

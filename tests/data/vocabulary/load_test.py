@@ -107,6 +107,7 @@ def test_a_missing_or_broken_file_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist; give 'byte' or the path"):
         load.load_vocabulary(str(tmp_path / "none.model"))
     broken = tmp_path / "broken.model"
-    broken.write_text("not a model")
-    with pytest.raises(ValueError, match="broken.model' is not a SentencePiece model"):
-        load.load_vocabulary(str(broken))
+    for content in (b"not a model", b"", b"\0" * 100, b"\x0a\x0e\x0a\x05<unk>"):
+        broken.write_bytes(content)
+        with pytest.raises(ValueError, match="broken.model' is not a SentencePiece model"):
+            load.load_vocabulary(str(broken))
