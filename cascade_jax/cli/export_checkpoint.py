@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cascade_jax import checks
 from cascade_jax.cli.flags import at_least, choice, flag, one_of
 from cascade_jax.cli.import_checkpoint import TOKENIZER, progress
 
@@ -111,7 +112,10 @@ def _pad_id(config: ExportConfig, described: dict, tokenizer: Path | None) -> in
     if config.pad_id is not None:
         return config.pad_id
     if "imported" in described:
-        return described["imported"]["pad_id"]
+        imported = described["imported"]
+        pad_id = imported.get("pad_id") if isinstance(imported, dict) else None
+        checks.whole_number(f"{config.run}/config.json: imported.pad_id", pad_id, 0)
+        return pad_id
     if tokenizer is not None and (tokenizer / "tokenizer.json").is_file():
         from cascade_jax.data.vocabulary import tokenizer_json
 

@@ -167,7 +167,8 @@ def family_of(contents: Mapping[str, Any]) -> tuple[Family, Mapping[str, Any]]:
     Raises:
       UnsupportedError: for another `model_type` or architecture.
     """
-    model_type, architectures = contents.get("model_type"), contents.get("architectures") or []
+    model_type, architectures = contents.get("model_type"), contents.get("architectures")
+    architectures = [] if architectures is None else architectures
     if not isinstance(architectures, list) or not all(isinstance(n, str) for n in architectures):
         raise UnsupportedError(
             f"architectures is {shown(architectures)}; must be a list of classes' names"
@@ -192,6 +193,8 @@ def _text_part(contents: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the config.json of a model with images says of its language model."""
     keys = Keys(contents, {})
     text = keys.mapping("text_config")
+    if text.get("model_type") not in (None, "gemma3_text"):
+        keys.refuse("text_config.model_type", text["model_type"], "gemma3_text is")
     keys.only("quantization_config", None, hint="weights of full precision")
     for key in ("vision_config", "mm_tokens_per_image"):
         keys(key, None)

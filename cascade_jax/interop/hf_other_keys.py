@@ -32,9 +32,11 @@ _OFF = {
     "is_causal": True,
     "use_bidirectional_attention": False,
     "use_sliding_window": False,
+    "is_encoder_decoder": False,
     "add_cross_attention": False,
     "tie_encoder_decoder": False,
     "rope_interleaved": False,
+    "rope_traditional": False,
     "use_mrope": False,
     "use_qk_norm": False,
     "qk_norm": False,
@@ -56,6 +58,11 @@ _OFF = {
 
 def refusal(key: str, value: Any) -> str | None:
     """What is supported instead of a value, or None if the key with this value changes nothing."""
+    if key in _OFF:
+        off = _OFF[key]
+        is_off = value == off and isinstance(value, bool) == isinstance(off, bool)
+        is_off = is_off or (value is None and off is not True)  # null counts as false there
+        return None if is_off else f"{off!r} is"
     if value is None or value in ({}, []):
         return None
     if key in _HARMLESS or _HARMLESS_NAMES.fullmatch(key):
@@ -63,8 +70,4 @@ def refusal(key: str, value: Any) -> str | None:
     if key == "auto_map" and isinstance(value, dict):
         is_model = any(name.startswith("AutoModel") for name in value)
         return "no code of its own for the model is" if is_model else None
-    if key in _OFF:
-        off = _OFF[key]
-        is_off = value == off and isinstance(value, bool) == isinstance(off, bool)
-        return None if is_off else f"{off!r} is"
     return "unknown to this version; delete the key from config.json if it changes nothing"

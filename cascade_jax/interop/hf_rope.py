@@ -83,7 +83,11 @@ def _read_one(
     fields = {field: float(rope[key]) for key, field in factors.items()}
     if kind == "llama3":
         fields["original_length"] = _original_length(keys, rope)
-    return theta, RopeScaling(kind=kind, **fields) if fields else None
+    try:
+        return theta, RopeScaling(kind=kind, **fields) if fields else None
+    except ValueError as error:
+        keys.refuse(place, dict(rope), str(error))
+        return theta, None
 
 
 def _original_length(keys: Keys, rope: Mapping[str, Any]) -> int:

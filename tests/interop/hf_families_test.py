@@ -226,7 +226,8 @@ LLAMA3 = LLAMA_3_2_1B[ROPE]
 REFUSED += [
     # Options that change the computation.
     (LLAMA_3_2_1B, {"is_causal": False}, ["is_causal = False", "True is"]),
-    (LLAMA_3_2_1B, {"is_causal": None, "is_decoder": True, "alibi": True}, ["alibi = True"]),
+    (LLAMA_3_2_1B, {"is_causal": None}, ["is_causal = None"]),  # which transformers takes as false
+    (LLAMA_3_2_1B, {"is_causal": True, "is_decoder": True, "alibi": True}, ["alibi = True"]),
     (LLAMA_3_2_1B, {"use_bidirectional_attention": True}, ["use_bidirectional_attention = True"]),
     (LLAMA_3_2_1B, {"per_layer_config": {"0": {"head_dim": 2}}}, ["per_layer_config = "]),
     (LLAMA_3_2_1B, {"transformers_weights": "x.safetensors"}, ["transformers_weights = 'x.saf"]),
@@ -240,6 +241,9 @@ REFUSED += [
     (GEMMA_2_2B, {"hidden_act": "silu"}, ["hidden_act = 'silu'", "'gelu_pytorch_tanh' is"]),
     (GEMMA_3_4B, {"quantization_config": {"bits": 4}}, ["full precision"]),
     (GEMMA_3_4B, {"text_config": [1]}, ["text_config = [1]", "an object is"]),
+    (GEMMA_3_4B, {"is_encoder_decoder": True}, ["is_encoder_decoder = True"]),
+    (GEMMA_3_4B, {"text_config": {"model_type": "llama"}}, ["text_config.model_type = 'llama'"]),
+    (LLAMA_3_2_1B, {"architectures": 0}, ["architectures is 0"]),
     # Keys of other families, and of none.
     (LLAMA_3_2_1B, {"attn_logit_softcapping": 50.0}, ["attn_logit_softcapping = 50.0"]),
     (LLAMA_3_2_1B, {"query_pre_attn_scalar": 256}, ["query_pre_attn_scalar = 256", "delete"]),
@@ -286,6 +290,12 @@ REFUSED += [
     (LLAMA_3_2_1B, {ROPE: {"rope_type": ["linear"]}}, ["rope_scaling = ", "linear and llama3"]),
     (LLAMA_3_2_1B, {ROPE: LLAMA3 | {"factor": "32"}}, ["numbers above 0 for factor"]),
     (LLAMA_3_2_1B, {ROPE: LLAMA3 | {"factor": 0}}, ["numbers above 0 for factor"]),
+    (LLAMA_3_2_1B, {ROPE: LLAMA3 | {"high_freq_factor": 1.0}}, ["low_frequency_factor is 1.0"]),
+    (
+        LLAMA_3_2_1B,
+        {ROPE: LLAMA3 | {"original_max_position_embeddings": "8192"}},
+        ["rope_scaling = ", "original_length is '8192'"],
+    ),
     (LLAMA_3_2_1B, {ROPE: LLAMA3 | {"beta_fast": 32}}, ["rope_scaling.beta_fast = 32"]),
     (LLAMA_3_2_1B, {ROPE: LLAMA3 | {"type": "linear"}}, ["default, linear and llama3 are"]),
     (LLAMA_3_2_1B, {ROPE: {"rope_type": "default", "factor": 8.0}}, ["rope_scaling.factor = 8.0"]),
