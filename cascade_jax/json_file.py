@@ -6,6 +6,7 @@ annotated `Number`; `NumberOrNull` may also be NaN, for "not known", which is nu
 
 import copy
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from cascade_jax import files, json_text
 from cascade_jax.names import did_you_mean
 
 T = TypeVar("T")
+DIGEST = "digest"  # the field of a file that holds the digest of all others
 
 
 class _Float(type):
@@ -71,9 +73,51 @@ def to_text(value: Any, indent: int | None = None) -> str:
     return json.dumps(to_values(value), indent=indent, allow_nan=False) + "\n"
 
 
-def write(path: str | os.PathLike, value: Any, indent: int | None = None) -> None:
-    """Writes a dataclass as a file, whole or not at all; raises as `to_text`."""
-    files.write_text(path, to_text(value, indent))
+def write(
+    path: str | os.PathLike, value: Any, indent: int | None = None, with_digest: bool = False
+) -> None:
+    """Writes a dataclass as a file, whole or not at all; raises as `to_text`.
+
+    With a digest of its content `without_digest` tells whether it was edited since.
+    """
+    text = to_text(value, indent)
+    if with_digest:
+        values = json.loads(text)
+        text = json.dumps({**values, DIGEST: digest(values)}, indent=indent) + "\n"
+    files.write_text(path, text)
+
+
+def digest(values: Any) -> str:
+    """32 hexadecimal digits of JSON values.
+
+    Spaces, the order of keys and whether a number is 1 or 1.0 do not matter.
+    """
+    text = json.dumps(_canonical(values), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_canonical(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def without_digest(values: dict[str, Any], source: str = "") -> dict[str, Any]:
+    """The object of a file without its digest; one of before, which has none, as it is.
+
+    Raises:
+      ValueError: the digest is not that of the other fields.
+    """
+    content = {key: value for key, value in values.items() if key != DIGEST}
+    if DIGEST in values and values[DIGEST] != (own := digest(content)):
+        stated = json_text.shown(values[DIGEST])
+        raise ValueError(
+            f"{_prefix(source)}was edited after it was written: its {DIGEST} is {stated}, that of "
+            f'its content "{own}"; take the file as it was, or make it anew'
+        )
+    return content
 
 
 def read_values(path: str | os.PathLike, *, allow_nan: bool = False) -> Any:

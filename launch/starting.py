@@ -10,6 +10,8 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from secret_words import secret_in  # noqa: E402
+
 from cascade_jax.cli.commands import COMMANDS  # noqa: E402  # imports nothing heavy
 from cascade_jax.names import did_you_mean  # noqa: E402
 
@@ -18,7 +20,6 @@ SSH_LOST = 255
 TERMINATED = 143  # by SIGTERM before training began
 AGAIN = (STOPPED, LOST, SSH_LOST, TERMINATED)
 _REPORTED = "cascade-jax ended with status"
-_SECRET = re.compile(r"(?i)(token|password|passwd|secret|api_?key|credentials?)=")
 
 
 def arguments(
@@ -47,12 +48,11 @@ def arguments(
     if rest[0] not in (*COMMANDS, "-h", "--help"):
         hint = did_you_mean(rest[0], COMMANDS)
         parser.error(f"after -- comes a command of cascade-jax first, not {rest[0]!r}{hint}")
-    for word in argv:
-        if _SECRET.search(word):
-            parser.error(
-                f"{word.partition('=')[0]}=… looks like a secret, which every user of a machine "
-                "can see on a command line; put it in a file or the environment of the machines"
-            )
+    if secret := secret_in(argv):
+        parser.error(
+            f"{secret} … looks like a secret, which every user of a machine can see on a command "
+            "line; put it in a file or the environment of the machines"
+        )
     for program in () if flags.dry_run else programs:
         if shutil.which(program) is None:
             parser.error(f"{program} is not installed here; --dry_run shows what would be run")

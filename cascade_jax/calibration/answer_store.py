@@ -1,11 +1,8 @@
 """Keeps decoded answers on disk and in memory, so that none is decoded twice."""
 
 import hashlib
-import io
 import json
 import secrets
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +10,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from cascade_jax import files
+from cascade_jax import array_file, files
 from cascade_jax.calibration.pool import CascadeAnswers
 from cascade_jax.parallel import hosts
 
 _VERSION = 3
 _FACTS, _ROWS, _SUM = "facts", "rows", "sum"
-_DAMAGE = (ValueError, TypeError, KeyError, OSError, EOFError, NotImplementedError, RuntimeError)
-_DAMAGE += (zipfile.BadZipFile, zlib.error)
+# Of each column: kinds of dtype, and the number of axes after that of the answers.
+_COLUMNS = {
+    "cost": ("f", 0), "holds_from": ("f", 1), "holds_below": ("f", 1), "flops": ("fiu", 0),
+    "is_deferred": ("b", 1), "lengths": ("iu", 0), "score": ("f", 0),
+}  # fmt: skip
 
 
 class AnswerStore:
@@ -57,8 +57,8 @@ class AnswerStore:
                 rows, answers = self._read(content)
                 self._rows.append(rows)
                 self._parts.append(answers)
-            except _DAMAGE as error:
-                why = " ".join(str(error).split())[:80] or type(error).__name__
+            except (ValueError, TypeError) as error:
+                why = " ".join(str(error).split())[:100]
                 hosts.print_once(f"{path} is damaged ({why}): its answers are decoded anew")
                 damaged.append(path)
         # No host writes before all have read the same answers.
@@ -70,15 +70,20 @@ class AnswerStore:
             path.rename(path.with_suffix(".damaged"))
 
     def _read(self, content: bytes) -> tuple[Int[np.ndarray, " A"], CascadeAnswers]:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            columns = {name: file[name] for name in file.files}
+        columns = array_file.read(content, "it")
+        for name in (_FACTS, _SUM):
+            array_file.checked(columns, name, "U", (), "it")
         if str(columns.pop(_FACTS)) != self._facts:
             raise ValueError("its answers are of other models or data")
-        checksum, rows = str(columns.pop(_SUM)), columns.pop(_ROWS)
+        rows = array_file.checked(columns, _ROWS, "iu", (None,), "it")
+        checksum, _ = str(columns.pop(_SUM)), columns.pop(_ROWS)
+        for name in columns:
+            kinds, axes = _COLUMNS.get(name, ("f", 0))
+            array_file.checked(columns, name, kinds, (len(rows), *[None] * axes), "it")
         answers = CascadeAnswers.from_columns(columns)
         if checksum != _sum(rows, answers):
             raise ValueError("its content is not what was written")
-        if np.any(rows >= self._size):
+        if np.any((rows < 0) | (rows >= self._size)):
             raise ValueError("rows beyond the examples")
         return rows, answers
 

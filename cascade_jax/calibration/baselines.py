@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cascade_jax.calibration.pool import CascadeAnswers
-from cascade_jax.deferral.guarantees.budget_file import Point
+from cascade_jax.deferral.guarantees.budget_runs import Point
 
 
 def point(cost: float, quality: Mapping[str, float]) -> Point:

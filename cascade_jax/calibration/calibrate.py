@@ -15,7 +15,8 @@ from cascade_jax.calibration.passes import evaluate_all, run_search
 from cascade_jax.calibration.pool import Pool
 from cascade_jax.calibration.summary import Repeat
 from cascade_jax.deferral.guarantees import certificate, learn_then_test, risks, search, splits
-from cascade_jax.deferral.guarantees.budget_file import COST, Budget
+from cascade_jax.deferral.guarantees.budget_file import Budget
+from cascade_jax.deferral.guarantees.budget_runs import COST
 from cascade_jax.deferral.guarantees.losses import CalibrationLosses
 from cascade_jax.deferral.guarantees.splits import Splits
 from cascade_jax.deferral.policy import ANSWER, TOKEN, Thresholds

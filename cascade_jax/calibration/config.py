@@ -9,7 +9,7 @@ from cascade_jax.calibration.answer_pool import RecordsSource
 from cascade_jax.calibration.pool import Pool
 from cascade_jax.calibration.token_pool import LiveSource
 from cascade_jax.deferral.guarantees import bounds, risks
-from cascade_jax.deferral.guarantees.budget_file import COST, PROMISES, QUALITY
+from cascade_jax.deferral.guarantees.budget_runs import COST, PROMISES, QUALITY
 from cascade_jax.deferral.guarantees.risks import CalibrationSettings, Risk
 from cascade_jax.deferral.policy import LEVELS, TOKEN
 from cascade_jax.names import check_choice

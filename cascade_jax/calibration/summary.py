@@ -18,8 +18,9 @@ from cascade_jax.calibration import baselines
 from cascade_jax.calibration.config import CalibrateConfig
 from cascade_jax.calibration.passes import evaluate_all
 from cascade_jax.calibration.pool import CascadeAnswers, Pool
-from cascade_jax.deferral.guarantees import budget_file, risks, search
-from cascade_jax.deferral.guarantees.budget_file import COST, Budget, Point, PValues, Run
+from cascade_jax.deferral.guarantees import budget_runs, risks, search
+from cascade_jax.deferral.guarantees.budget_file import Budget
+from cascade_jax.deferral.guarantees.budget_runs import COST, Point, PValues, Run
 from cascade_jax.deferral.guarantees.learn_then_test import Calibration
 from cascade_jax.deferral.guarantees.splits import Splits
 from cascade_jax.deferral.policy import TOKEN, Thresholds
@@ -71,14 +72,14 @@ def summarise(config: CalibrateConfig, pool: Pool, repeats: Sequence[Repeat]) ->
         repeats=len(repeats),
         candidates=_candidates(pool, repeats[0]),
         runs=tuple(runs),
-        ends=budget_file.Ends(
+        ends=budget_runs.Ends(
             baselines.mean_point(others.never), baselines.mean_point(others.always)
         ),
         deferred_by_position=_by_position(pool, repeats[0], max(config.alphas)),
     )
 
 
-def _candidates(pool: Pool, repeat: Repeat) -> tuple[budget_file.TriedThresholds, ...]:
+def _candidates(pool: Pool, repeat: Repeat) -> tuple[budget_runs.TriedThresholds, ...]:
     """The evaluated thresholds, in the order of the search."""
     splits, volumes = repeat.splits, repeat.searched.hypervolumes()
     unknown = baselines.point(math.nan, dict.fromkeys(pool.metrics, math.nan))
@@ -89,7 +90,7 @@ def _candidates(pool: Pool, repeat: Repeat) -> tuple[budget_file.TriedThresholds
             second = baselines.mean_point(pool.evaluate(trial.thresholds, splits.second))
         spent += trial.cost
         candidates.append(
-            budget_file.TriedThresholds(
+            budget_runs.TriedThresholds(
                 thresholds=trial.thresholds,
                 order=order,
                 answers=spent,
@@ -109,7 +110,7 @@ def _run(pool: Pool, repeat: Repeat, number: int, alpha: float, others: "_Baseli
     thresholds, measured = calibration.thresholds, {}
     if thresholds is not None:
         answers = pool.evaluate(thresholds, splits.test)
-        test = budget_file.Outcome(
+        test = budget_runs.Outcome(
             **vars(baselines.mean_point(answers)),
             flops=math.nan if answers.flops is None else float(np.mean(answers.flops)),
             worse=others.worse(answers, splits.test),

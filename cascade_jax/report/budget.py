@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from html import escape
 
 from cascade_jax.deferral.guarantees.bounds import PAPER
-from cascade_jax.deferral.guarantees.budget_file import COST, Budget, Spread, uncertainty_label
+from cascade_jax.deferral.guarantees.budget_file import Budget, Spread, uncertainty_label
+from cascade_jax.deferral.guarantees.budget_runs import COST
 from cascade_jax.deferral.policy import ANSWER, TOKEN
 from cascade_jax.evaluation.costs import format_cost
 from cascade_jax.evaluation.live_cascades import LiveCascade

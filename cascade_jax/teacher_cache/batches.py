@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, Sharding
 
+from cascade_jax import array_file
 from cascade_jax.batch import Batch, DecoderBatch
 from cascade_jax.data import example_keys, pipeline, placement
 from cascade_jax.losses import teachers
@@ -20,7 +21,7 @@ from cascade_jax.parallel import rules
 from cascade_jax.teacher_cache import identity
 from cascade_jax.teacher_cache.format import MORE_NEED, Holding
 from cascade_jax.teacher_cache.identity import CacheUser
-from cascade_jax.teacher_cache.shards import FINGERPRINT, CacheReader, TeacherCacheError, read_json
+from cascade_jax.teacher_cache.shards import CacheReader, TeacherCacheError
 
 Facts = teachers.TeacherArgmax | teachers.TeacherTopK
 _AHEAD = 2  # batches that are read and looked up while steps run
@@ -51,7 +52,8 @@ class Lookup:
         self._run, self._mixture, self._holding = run, mixture, holding
         self._folder = Path(run.teacher_cache)
         remedy = f"make it again: {identity.command(self._folder)}"
-        self._reader = CacheReader(self._folder, holding, remedy)
+        fingerprint = identity.digest(identity.read_fingerprint(self._folder))
+        self._reader = CacheReader(self._folder, holding, fingerprint, remedy)
         self._needs_top_k = _needs_top_k(run)
 
     def __call__(self, rows: Mapping[str, np.ndarray], split: str) -> Facts:
@@ -124,7 +126,7 @@ def fact_shapes(run: CacheUser, sharding: Sharding) -> Facts:
 
     if not _needs_top_k(run):
         return _facts(None, shape)
-    fingerprint = read_json(Path(run.teacher_cache), FINGERPRINT)
+    fingerprint = identity.read_fingerprint(Path(run.teacher_cache))
     if fingerprint is None:
         raise TeacherCacheError(
             f"run {run.name!r}: there is no teacher cache in {run.teacher_cache}, and how much it "
@@ -207,11 +209,11 @@ class CachedTeacherBatches:
         with zipfile.ZipFile(io.BytesIO(state)) as archive:
             if _PENDING not in archive.namelist():
                 return
-            pending = np.load(io.BytesIO(archive.read(_PENDING)), allow_pickle=False)
+            pending = array_file.read(archive.read(_PENDING), "the rows of a saved position")
             batches: dict[int, dict[str, np.ndarray]] = {}
-            for key in pending.files:
+            for key, rows in pending.items():
                 number, _, name = key.partition("/")
-                batches.setdefault(int(number), {})[name] = pending[key]
+                batches.setdefault(int(number), {})[name] = rows
         self._again.extend(batches[number] for number in sorted(batches))
 
 
@@ -227,7 +229,7 @@ def open_batches(
     run: CacheUser, mixture: pipeline.OpenMixture, mesh: Mesh
 ) -> tuple[CachedTeacherBatches, list[CachedTeacherBatch]]:
     """Training batches from the first on, and the held-out batches, of a run that was checked."""
-    holding = Holding(**read_json(Path(run.teacher_cache), FINGERPRINT)["holding"])
+    holding = Holding(**identity.read_fingerprint(Path(run.teacher_cache))["holding"])
     lookup, sharding = Lookup(run, mixture, holding), rules.batch_sharding(mesh)
     batches = CachedTeacherBatches(run, lookup, sharding)
     evaluated = [] if run.eval_split is None else list(held_out(run, lookup, sharding))

@@ -1,5 +1,6 @@
 """The identity of a teacher cache: which teacher, which data; compared with those of a run."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -15,7 +16,12 @@ from cascade_jax.models import families
 from cascade_jax.parallel import hosts
 from cascade_jax.runs import checkpoints, parameters, run_folder
 from cascade_jax.teacher_cache.format import Holding
-from cascade_jax.teacher_cache.shards import COMPLETE, FINGERPRINT, TeacherCacheError, read_json
+from cascade_jax.teacher_cache.shards import (
+    FINGERPRINT,
+    TeacherCacheError,
+    read_complete,
+    read_json,
+)
 
 FORMAT = 1  # of the files
 # A teacher's outputs do not depend on these.
@@ -38,6 +44,59 @@ class CacheUser(Protocol):
     eval_batches: int
 
 
+@dataclasses.dataclass(frozen=True)
+class _Teacher:
+    folder: str
+    model: dict[str, Any]
+    step: int | None
+    saved_at: int | str | None
+    parameters: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    mixture: str
+    input_length: int
+    target_length: int
+    architecture: str
+    vocabulary: str
+    rows: dict[str, Any]
+    examples: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fingerprint:
+    """The fields of fingerprint.json.
+
+    Attributes:
+      format, version: of the files, and of cascade_jax that wrote them.
+      holding: what is kept of a token.
+      teacher, data: see `teacher_identity` and `data_identity`.
+      eval_rows: rows of the held-out split.
+      batch_size, shard_rows: how the rows were divided.
+      limit: rows of each task of the training split; None for all.
+    """
+
+    format: int
+    version: str
+    holding: Holding
+    teacher: _Teacher
+    data: _Data
+    eval_rows: int
+    batch_size: int
+    shard_rows: int
+    limit: int | None = None
+
+
+def read_fingerprint(folder: Path) -> dict[str, Any] | None:
+    """fingerprint.json; None if it is not there.
+
+    Raises:
+      TeacherCacheError: the file, and what is wrong with it.
+    """
+    return read_json(folder, FINGERPRINT, _Fingerprint)
+
+
 def command(folder: str | Path, top_k: int | None = None) -> str:
     """How a cache is made, for messages."""
     more = f" --gin.CACHE_TOP_K={top_k}" if top_k is not None else ""
@@ -54,7 +113,7 @@ def making_flags(there: Mapping[str, Any]) -> str:
         f"--gin.CACHE_TOP_K={holding['top_k']} --gin.CACHE_DTYPE=\"'{holding['dtype']}'\""
         f" --gin.CACHE_LABEL_LOG_PROBS={holding['label_log_probs']}"
         f" --gin.CACHE_BATCH_SIZE={there['batch_size']}"
-        f" --gin.CACHE_SHARD_ROWS={there['shard_rows']}"
+        f" --gin.CACHE_SHARD_ROWS={there['shard_rows']} --gin.CACHE_LIMIT={there.get('limit')}"
     )
 
 
@@ -138,7 +197,7 @@ def check_run(run: CacheUser, output_dir: Path, mixture: pipeline.OpenMixture) -
     """
     folder = Path(run.teacher_cache)
     label = f"run {run.name!r}: teacher cache {folder}"
-    there = read_json(folder, FINGERPRINT)
+    there = read_fingerprint(folder)
     if there is None:
         raise TeacherCacheError(f"{label} is not there; make it: {command(folder)}")
     teacher_folder = run_folder.resolve(output_dir, run.teacher_run)
@@ -167,7 +226,13 @@ def check_run(run: CacheUser, output_dir: Path, mixture: pipeline.OpenMixture) -
             "TEACHER_CACHE, or make it in another folder: " + command(f"{folder}_2")
         )
     _check_holds(run, label, there)
-    if read_json(folder, COMPLETE) is None:
+    if (limit := there.get("limit")) is not None:
+        raise TeacherCacheError(
+            f"{label} is a part, made with CACHE_LIMIT: it holds the first {limit} rows of "
+            f"each task, and training reads all; make the whole: {command(f'{folder}_whole')} "
+            "--gin.CACHE_LIMIT=None"
+        )
+    if read_complete(folder) is None:
         raise TeacherCacheError(
             f"{label} is not finished; finish it: {command(folder)} {making_flags(there)}"
         )

@@ -38,7 +38,7 @@ from cascade_jax.teacher_cache.shards import (
     Shard,
     ShardWriter,
     TeacherCacheError,
-    read_json,
+    read_complete,
     shards_in,
 )
 
@@ -55,6 +55,8 @@ class CacheConfig:
         is of single examples. The students are not read.
       top_k, dtype, label_log_probs: what is kept beside whether the teacher is right: see
         `teacher_cache/format.py`.
+      limit: the first rows of each task of the training split, to try a cache out; None for all,
+        without which no run trains from it.
       eval_split: the held-out split; None for none.
       eval_batches: of it, so many batches of `data.batch_size` are kept, as training takes them.
       batch_size: rows that the teacher reads at once; None for that of `data`.
@@ -67,6 +69,7 @@ class CacheConfig:
     top_k: int = 0
     dtype: str = "float32"
     label_log_probs: bool = True
+    limit: int | None = None
     eval_split: str | None = "validation"
     eval_batches: int = 16
     batch_size: int | None = None
@@ -77,8 +80,10 @@ class CacheConfig:
         is_path = bool(self.folder) and isinstance(self.folder, str)
         example = "a path, e.g. --gin.TEACHER_CACHE=\"'runs/demo/teacher_cache'\""
         checks.require(is_path, "the folder of the teacher cache", self.folder, example)
-        for field in ("eval_batches", "shard_rows", "batch_size"):
-            checks.whole_number(field, getattr(self, field), 1, optional=field == "batch_size")
+        for field in ("eval_batches", "shard_rows", "batch_size", "limit"):
+            is_optional = field in ("batch_size", "limit")
+            checks.whole_number(field, getattr(self, field), 1, optional=is_optional)
+        checks.true_or_false("label_log_probs", self.label_log_probs)
         checks.positive("hang_seconds", self.hang_seconds, optional=True)
         checks.whole_number("top_k", self.top_k, 0)  # `Holding` compares it with the vocabulary
         check_choice("dtype", self.dtype, FLOORS)
@@ -107,10 +112,11 @@ class CacheConfig:
         """The data as the teacher reads it."""
         return dataclasses.replace(self.data, pack=False, batch_size=self.rows_at_once)
 
-    def splits(self) -> dict[str, int | None]:
+    def splits(self, mixture: pipeline.OpenMixture) -> dict[str, int | None]:
         """By split, how many rows of it are kept; None for all."""
         held_out = {} if self.eval_split is None else {self.eval_split: self.eval_rows}
-        return held_out | {"train": None}
+        tasks = len(mixture.tasks_with("train"))
+        return held_out | {"train": None if self.limit is None else self.limit * tasks}
 
     @property
     def eval_rows(self) -> int:
@@ -143,7 +149,7 @@ def _opened(
     run_folder.check_same_vocabulary(NAME, mixture.fingerprint, teacher.folder)
     checkpoints.check_finished(NAME, teacher.folder)
     teacher.check(mesh)
-    splits = [split for split in config.splits() if split != "train"]
+    splits = [split for split in config.splits(mixture) if split != "train"]
     which = teacher.config, teacher.folder, cascade.checkpoint
     fingerprint = {
         "format": cache_identity.FORMAT,
@@ -155,7 +161,9 @@ def _opened(
         "batch_size": config.rows_at_once,
         "shard_rows": config.shard_rows,
     }
-    there = read_json(Path(config.folder), FINGERPRINT)
+    if config.limit is not None:
+        fingerprint["limit"] = config.limit
+    there = cache_identity.read_fingerprint(Path(config.folder))
     differences = cache_identity.differences(there, fingerprint) if there is not None else []
     if differences:
         same_division = {key: there.get(key) for key in ("holding", "batch_size", "shard_rows")}
@@ -183,7 +191,7 @@ def make(config: CacheConfig, mesh: Mesh | None = None) -> None:
     with FolderLock(folder, hosts.is_first()), hosts.StopSignal() as stop:
         done = shards_in(folder, cache_identity.digest(fingerprint))
         hosts.assert_equal_across_hosts("finished shards", {"names": sorted(done)})
-        complete = read_json(folder, COMPLETE)
+        complete = read_complete(folder)
         if complete is not None and complete["shards"].keys() <= done.keys():
             hosts.print_once(f"{folder} is complete, nothing to do\n{_summary(complete)}")
             return
@@ -213,7 +221,7 @@ class _Maker:
         facts_fn = teacher_facts.make_facts_fn(
             teacher, self._holding, self._mesh, self._teacher.rules
         )
-        for split, max_rows in config.splits().items():
+        for split, max_rows in config.splits(self._mixture).items():
             self._split(split, max_rows, lambda batch: facts_fn(params, batch))
         hosts.barrier("the teacher cache's last shard")
         if not hosts.is_first():
@@ -221,10 +229,15 @@ class _Maker:
         shards = self._whole_shards()
         complete = {
             "shards": {name: facts["bytes"] for name, facts in shards.items()},
-            "splits": {split: _total(shards, split) for split in config.splits()},
+            "splits": {split: _total(shards, split) for split in config.splits(self._mixture)},
         }
         files.write_text(folder / COMPLETE, json.dumps(complete, indent=2) + "\n")
         hosts.print_once(_summary(complete))
+        if config.limit is not None:
+            hosts.print_once(
+                f"a part: the first {config.limit} rows of each task of the training split "
+                "(CACHE_LIMIT); no run trains from it"
+            )
 
     def _whole_shards(self) -> dict[str, dict]:
         """The shards of all groups, with their facts.
@@ -254,8 +267,8 @@ class _Maker:
 
     def _claim(self, digest: str) -> None:
         """Writes the fingerprint; refuses a teacher of other parameters than the shards there."""
-        there = read_json(self._folder, FINGERPRINT)
-        before = there and there["teacher"]["parameters"]
+        there = cache_identity.read_fingerprint(self._folder)
+        before = there and there["teacher"].get("parameters")
         if before not in (None, digest):
             raise TeacherCacheError(
                 f"{self._folder} holds another teacher cache: teacher.parameters is {before!r} "
@@ -298,6 +311,7 @@ class _Maker:
             desc=f"{NAME} {split}",
             unit=" rows",
             initial=first * config.rows_at_once,
+            total=max_rows,
             disable=None if hosts.is_first() else True,  # unless in a terminal
         )
         self._watchdog.progress(f"reading split {split!r} up to batch {first + 1}", True)

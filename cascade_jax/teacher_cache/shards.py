@@ -2,7 +2,8 @@
 
     fingerprint.json            identity of teacher and data, written first
     train-00000-0-of-1.array_record   facts of examples, several in a record
-    train-00000-0-of-1.index.npz      their keys and numbers of tokens; a shard without is not there
+    train-00000-0-of-1.index.npz      their keys and numbers of tokens, and a checksum of each
+                                      record; a shard without is not there
     complete.json               the shards and their sizes, written last
 
 A shard is of one group of consecutive batches of a split, and of the rows of one of the hosts. What
@@ -12,14 +13,15 @@ is written appears whole or not at all, so that whoever makes the cache may be k
 import contextlib
 import dataclasses
 import json
-import zipfile
+import re
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cascade_jax import files
+from cascade_jax import array_file, files, json_file, json_text
 from cascade_jax.data.example_keys import KEY_BYTES
 from cascade_jax.teacher_cache.format import Holding, TokenFacts
 
@@ -28,8 +30,7 @@ _RECORDS, _INDEX = ".array_record", ".index.npz"
 _RECORD_BYTES = 4096  # about; one example that has more has a record of its own
 _OPTIONS = "group_size:1,zstd:1"
 _AT_RANDOM = "readahead_buffer_size:0,max_parallelism:0"
-# What reading an index that is not whole may raise.
-_NOT_WHOLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+_SHARD_NAME = re.compile(r"[^/\\]+-\d+-\d+-of-\d+")
 
 
 class TeacherCacheError(ValueError):
@@ -72,7 +73,7 @@ class ShardWriter:
     def __init__(self, folder: Path, shard: Shard, holding: Holding, fingerprint: str):
         self._place, self._holding = folder / shard.name, holding
         self._fingerprint = fingerprint
-        self._keys, self._tokens, self._first = [], [], [0]
+        self._keys, self._tokens, self._first, self._sums = [], [], [0], []
         self._known, self._block = set(), []
         self._right, self._log_probs = 0, 0.0
         self._file = files.replacing(f"{self._place}{_RECORDS}")
@@ -128,33 +129,83 @@ class ShardWriter:
         for field in dataclasses.fields(TokenFacts):
             values = [getattr(facts, field.name) for facts in self._block]
             columns[field.name] = None if values[0] is None else np.concatenate(values)
+        record = self._holding.encode(TokenFacts(**columns))
         try:
-            self._records.write(self._holding.encode(TokenFacts(**columns)))
+            self._records.write(record)
         except RuntimeError as error:
             raise self._write_error(error) from error
+        self._sums.append(zlib.crc32(record))
         self._first.append(len(self._keys))
         self._block = []
 
     def _write_index(self, num_bytes: int) -> None:
-        facts = {
-            "fingerprint": self._fingerprint,
-            "bytes": num_bytes,
-            "examples": len(self._keys),
-            "tokens": sum(self._tokens),
-            "right": self._right,
-            "log_probs": self._log_probs,
+        facts = ShardFacts(
+            fingerprint=self._fingerprint,
+            bytes=num_bytes,
+            examples=len(self._keys),
+            tokens=sum(self._tokens),
+            right=self._right,
+            log_probs=self._log_probs,
+        )
+        arrays = {
+            "keys": np.frombuffer(b"".join(self._keys), np.uint8).reshape(-1, KEY_BYTES),
+            "tokens": np.array(self._tokens, np.uint32),
+            "first": np.array(self._first, np.uint32),
+            "sums": np.array(self._sums, np.uint32),
+            "facts": np.array(json.dumps(dataclasses.asdict(facts))),
         }
-        with files.replacing(f"{self._place}{_INDEX}") as temporary, open(temporary, "wb") as file:
-            np.savez(
-                file,
-                keys=np.frombuffer(b"".join(self._keys), np.uint8).reshape(-1, KEY_BYTES),
-                tokens=np.array(self._tokens, np.uint32),
-                first=np.array(self._first, np.uint32),
-                facts=np.array(json.dumps(facts)),
-            )
+        array_file.write(f"{self._place}{_INDEX}", arrays)
 
 
 # ------------------------------------------------------------------ finding
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardFacts:
+    """Figures of a shard.
+
+    Attributes:
+      fingerprint: digest of the cache that it is of.
+      bytes: of its records.
+      examples, tokens: how many it has.
+      right: tokens on which the teacher is right.
+      log_probs: sum of the labels'.
+    """
+
+    fingerprint: str
+    bytes: int
+    examples: int
+    tokens: int
+    right: int
+    log_probs: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Index:
+    """The index of a shard: keys and numbers of tokens of its examples, and where records begin."""
+
+    facts: ShardFacts
+    keys: np.ndarray
+    tokens: np.ndarray
+    first: np.ndarray
+    sums: np.ndarray | None  # None in files of before
+
+
+def _read_index(path: Path) -> _Index:
+    """Reads an index; raises ValueError if it is not whole, or its parts do not fit together."""
+    arrays, source = array_file.read(path, path.name), path.name
+    text = str(array_file.checked(arrays, "facts", "U", (), source))
+    facts = json_file.from_values(json_text.parse(text, source), ShardFacts, source)
+    keys = array_file.checked(arrays, "keys", "u", (None, KEY_BYTES), source).astype(np.uint8)
+    tokens = array_file.checked(arrays, "tokens", "u", (len(keys),), source)
+    first = array_file.checked(arrays, "first", "u", (None,), source).astype(np.int64)
+    rises = len(first) and first[0] == 0 and first[-1] == len(keys) and np.all(np.diff(first) > 0)
+    if not rises or (facts.examples, facts.tokens) != (len(keys), int(tokens.sum())):
+        raise ValueError(f"{source}: its numbers of examples, tokens and records contradict")
+    sums = None
+    if "sums" in arrays:
+        sums = array_file.checked(arrays, "sums", "u", (len(first) - 1,), source)
+    return _Index(facts, keys, tokens, first, sums)
 
 
 def shards_in(folder: Path, fingerprint: str) -> dict[str, dict]:
@@ -163,25 +214,64 @@ def shards_in(folder: Path, fingerprint: str) -> dict[str, dict]:
     for file in sorted(folder.glob(f"*{_INDEX}")):
         name = file.name.removesuffix(_INDEX)
         try:
-            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as index:
-                facts = json.loads(str(index["facts"]))
+            facts = _read_index(file).facts
             size = (folder / f"{name}{_RECORDS}").stat().st_size
-        except _NOT_WHOLE:
+        except (OSError, ValueError):
             continue  # made anew
-        if facts["fingerprint"] == fingerprint and facts["bytes"] == size:
-            facts["index_bytes"] = file.stat().st_size
-            shards[name] = facts
+        if facts.fingerprint == fingerprint and facts.bytes == size and is_shard(name):
+            shards[name] = dataclasses.asdict(facts) | {"index_bytes": file.stat().st_size}
     return shards
 
 
-def read_json(folder: Path, name: str) -> dict[str, Any] | None:
-    """A JSON file of a cache; None if it is not there."""
+def is_shard(name: str) -> bool:
+    """Whether a name is that of a shard."""
+    return _SHARD_NAME.fullmatch(name) is not None
+
+
+def read_json(folder: Path, name: str, kind: type) -> dict[str, Any] | None:
+    """A JSON file of a cache, checked to have the fields of a dataclass; None if it is not there.
+
+    Raises:
+      TeacherCacheError: the file, and what is wrong with it.
+    """
     try:
-        return json.loads((folder / name).read_text())
+        values = json_file.read_object(folder / name)
+        json_file.from_values(values, kind, str(folder / name))
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise TeacherCacheError(f"{folder / name} is damaged: {error}") from None
+        raise TeacherCacheError(str(error)) from None
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class _Total:
+    """Sums over the shards of a split."""
+
+    examples: int
+    tokens: int
+    right: int
+    log_probs: float
+    bytes: int
+    index_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Complete:
+    """The fields of complete.json: the bytes of each shard, and figures of each split."""
+
+    shards: dict[str, int]
+    splits: dict[str, _Total]
+
+    def __post_init__(self):
+        for name in self.shards:
+            if not is_shard(name):
+                raise ValueError(f"shards holds {name!r}, which is no name of a shard")
+
+
+def read_complete(folder: Path) -> dict[str, Any] | None:
+    """complete.json; None if the cache is not finished."""
+    return read_json(folder, COMPLETE, _Complete)
 
 
 class CacheReader:
@@ -189,43 +279,51 @@ class CacheReader:
 
     Args:
       folder, holding: a complete cache and what it holds.
+      fingerprint: its digest; a shard of another cache is refused.
       remedy: what to do about a shard that is gone or damaged, for messages.
 
     Raises:
-      TeacherCacheError: a shard is missing, cut off or damaged (which).
+      TeacherCacheError: a shard is missing, cut off, damaged or of another cache (which).
     """
 
-    def __init__(self, folder: Path, holding: Holding, remedy: str):
+    def __init__(self, folder: Path, holding: Holding, fingerprint: str, remedy: str):
         self._folder, self._holding, self._remedy = folder, holding, remedy
-        self._readers = {}
-        sizes = read_json(folder, COMPLETE)["shards"]
+        self._fingerprint, self._readers = fingerprint, {}
+        complete = read_complete(folder)
+        if not complete or not complete["shards"]:
+            raise TeacherCacheError(f"teacher cache {folder} has no finished shard; {remedy}")
+        sizes = complete["shards"]
         self._names = sorted(sizes)
         indexes = [self._index(name, sizes[name]) for name in self._names]
-        keys = np.concatenate([keys for keys, _, _ in indexes]).view(">u8").astype(np.uint64)
+        self._sums = [index.sums for index in indexes]
+        keys = np.concatenate([index.keys for index in indexes]).view(">u8").astype(np.uint64)
         table = [
-            np.column_stack([np.full(len(tokens), shard), *_places(tokens, first)])
-            for shard, (_, tokens, first) in enumerate(indexes)
+            np.column_stack(
+                [np.full(len(index.tokens), shard), *_places(index.tokens, index.first)]
+            )
+            for shard, index in enumerate(indexes)
         ]
         order = np.lexsort((keys[:, 1], keys[:, 0]))
         self._keys, self._table = keys[order], np.concatenate(table)[order]
 
-    def _index(self, name: str, size: int):
+    def _index(self, name: str, size: int) -> _Index:
         place = self._folder / f"{name}{_RECORDS}"
         try:
             num_bytes = place.stat().st_size
-            index_file = self._folder / f"{name}{_INDEX}"
-            with index_file.open("rb") as opened, np.load(opened, allow_pickle=False) as index:
-                arrays = index["keys"], index["tokens"], index["first"]
+            index = _read_index(self._folder / f"{name}{_INDEX}")
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             raise TeacherCacheError(
                 f"teacher cache {self._folder}: {missing} is missing; {self._remedy}"
             ) from None
-        except _NOT_WHOLE as error:
+        except (OSError, ValueError) as error:
             raise self._damaged(f"{name}{_INDEX}", error) from None
-        if num_bytes != size:
-            raise self._damaged(place.name, f"it has {num_bytes} bytes and should have {size}")
-        return arrays
+        if index.facts.fingerprint != self._fingerprint:
+            raise self._damaged(f"{name}{_INDEX}", "it is of another cache")
+        if not num_bytes == size == index.facts.bytes:
+            expected = size if num_bytes != size else index.facts.bytes
+            raise self._damaged(place.name, f"it has {num_bytes} bytes and should have {expected}")
+        return index
 
     def _damaged(self, name: str, why: Any) -> TeacherCacheError:
         return TeacherCacheError(
@@ -258,8 +356,12 @@ class CacheReader:
         for shard, records in by_shard.items():
             for record, data in zip(records, self._records(shard, records), strict=True):
                 count = tokens[shard, record]
+                sums = self._sums[shard]
                 if len(data) != self._holding.num_bytes(count):
                     raise self._damaged(f"{self._names[shard]}{_RECORDS}", "a record's length")
+                if sums is not None and zlib.crc32(data) != sums[record]:
+                    why = f"record {record} is not the one that its index is of"
+                    raise self._damaged(f"{self._names[shard]}{_RECORDS}", why)
                 facts[shard, record] = self._holding.decode(data, count)
         return facts
 
@@ -279,7 +381,6 @@ class CacheReader:
 
 def _places(tokens: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, ...]:
     """Of each example: record, first token in the record, tokens, tokens of the whole record."""
-    first = first.astype(np.int64)
     record = np.repeat(np.arange(len(first) - 1), np.diff(first))
     ends = np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)])
     starts = ends[:-1] - ends[first[:-1]][record]

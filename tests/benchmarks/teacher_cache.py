@@ -169,9 +169,10 @@ def files_row(args, name: str, holding: Holding, folder: Path) -> None:
             writer.add(key, facts, facts.label_log_probs)
     seconds = time.perf_counter() - start
     result = shards_lib.shards_in(folder, "")
-    complete = {"shards": {name: facts["bytes"] for name, facts in result.items()}}
+    sizes = {name: facts["bytes"] for name, facts in result.items()}
+    complete = {"shards": sizes, "splits": {}}
     (folder / "complete.json").write_text(json.dumps(complete))
-    reader = shards_lib.CacheReader(folder, holding, "")
+    reader = shards_lib.CacheReader(folder, holding, "", "")
     times = []
     for _ in range(20):
         expected = [keys[i] for i in rng.integers(0, len(keys), args.rows)]

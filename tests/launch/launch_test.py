@@ -76,9 +76,13 @@ ALL = ("gcloud", "xpk", "kubectl", "srun", "scontrol")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_secrets_on_the_command_line_and_a_missing_command_are_refused(launch, programs, script):
     status, text = launch(script, *SCRIPTS[script], "--", *TRAIN, "--gin.API_KEY='x'")
-    assert status == 2 and "--gin.API_KEY=… looks like a secret" in text and "'x'" not in text
+    assert status == 2 and "gin.API_KEY … looks like a secret" in text and "'x'" not in text
     assert "looks like" not in launch(script, *SCRIPTS[script], "--dry_run", "--", *TRAIN,
                                       "--gin.CHUNK_TOKENS=256")[1]  # fmt: skip
+    for words in (["--token", "abc"], ["--gin.URL='https://me:pw@host'"]):
+        status, text = launch(script, *SCRIPTS[script], "--dry_run", "--", *TRAIN, *words)
+        assert status == 2 and "looks like a secret" in text
+        assert "abc" not in text and "me:pw" not in text
     status, text = launch(script, *SCRIPTS[script])
     assert status == 2 and "after -- comes the command" in text
     status, text = launch(script, *SCRIPTS[script], "--dry_run", "--", "trian")

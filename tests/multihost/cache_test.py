@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cascade_jax.teacher_cache import shards
+from cascade_jax.teacher_cache import identity, shards
 from cascade_jax.teacher_cache.format import Holding
 from tests.support import processes
 
@@ -19,6 +19,10 @@ def facts(folder) -> tuple[dict, Holding, np.ndarray]:
     keys = sorted({row.tobytes() for index in indexes for row in index})
     totals = json.loads((folder / "complete.json").read_text())["splits"]
     return totals, Holding(**fingerprint["holding"]), keys
+
+
+def digest(folder) -> str:
+    return identity.digest(identity.read_fingerprint(folder))
 
 
 @pytest.mark.slow
@@ -37,13 +41,14 @@ def test_a_cache_of_two_processes(tmp_path):
         assert ["target tokens; the teacher is right" in text for text in texts] == (
             [True, False][:count]
         )
-    one, two = (facts(tmp_path / f"cache_{count}") for count in (1, 2))
+    caches = [tmp_path / f"cache_{count}" for count in (1, 2)]
+    one, two = map(facts, caches)
     assert one[1:] == two[1:]
     assert one[0]["train"]["tokens"] > 100 and len(one[2]) > 100
     for split, total in one[0].items():
         # A row that occurs twice counts twice where two shards hold it.
         assert two[0][split]["tokens"] == pytest.approx(total["tokens"], rel=0.1)
-    readers = [shards.CacheReader(tmp_path / f"cache_{count}", one[1], "") for count in (1, 2)]
+    readers = [shards.CacheReader(made, one[1], digest(made), "") for made in caches]
     for mine, theirs in zip(*(reader.find(one[2]) for reader in readers), strict=True):
         np.testing.assert_array_equal(mine.label_is_best, theirs.label_is_best)
         np.testing.assert_allclose(mine.log_probs, theirs.log_probs, atol=1e-5)

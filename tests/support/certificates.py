@@ -1,5 +1,6 @@
 """Certificates as `cascade-jax calibrate` writes them, of made-up calibrations."""
 
+import math
 from pathlib import Path
 
 from cascade_jax import json_file
@@ -8,9 +9,10 @@ from cascade_jax.deferral.guarantees.certificate import (
     Certificate,
     DataIdentity,
     ModelIdentity,
+    promise,
 )
 from cascade_jax.deferral.guarantees.learn_then_test import Candidate
-from cascade_jax.deferral.guarantees.risks import Risk
+from cascade_jax.deferral.guarantees.risks import CalibrationSettings, Risk
 
 COST, LOSS = "share of deferred answers", "loss of quality against the large model"
 
@@ -20,15 +22,24 @@ def make(threshold=0.5, level="answer", score="average", limits=None, **changes)
     thresholds = (threshold,) if isinstance(threshold, float) else tuple(threshold)
     limits = {COST: 0.4} if limits is None else limits
     result = [
-        Risk(name, limit, -1.0 if name == LOSS else 0.0, 1.0) for name, limit in limits.items()
+        Risk(name, limit, -1.0, 1.0, "always_defer") if name == LOSS else Risk(name, limit)
+        for name, limit in limits.items()
     ]
+    status = changes.get("status", CERTIFIED)
+    means = {risk.name: risk.lower / 2 for risk in result}
+    p = 0.02 if status == CERTIFIED else 0.9
+    first = thresholds or (0.5,)
     candidates = tuple(
-        Candidate(at, 0.01, 0.02, {}, {}, 0.3, 0.3, i, True)
-        for i, at in enumerate([thresholds, tuple(value + 1 for value in thresholds)])
+        Candidate(at, 0.01, p, means, means, 0.3, 0.3, i, status == CERTIFIED)
+        for i, at in enumerate(
+            [first, tuple(value + 1 if math.isfinite(value) else 0.0 for value in first)]
+        )
     )
+    num_examples = len(changes.get("seen", ())) or 4000
+    settings = CalibrationSettings(result)
     fields = {
-        "promise": "On new examples, a promise.",
-        "status": CERTIFIED,
+        "promise": promise(settings, status),
+        "status": status,
         "level": level,
         "score": score,
         "thresholds": thresholds,
@@ -39,8 +50,8 @@ def make(threshold=0.5, level="answer", score="average", limits=None, **changes)
         "bound": "wsr",
         "tokens_per_sequence": None,
         "objective": "quality",
-        "num_first": 200,
-        "num_second": 200,
+        "num_first": num_examples // 2,
+        "num_second": num_examples // 2,
         "candidates": candidates,
         "models": {"student": ModelIdentity(), "teacher": ModelIdentity()},
         "data": DataIdentity(mixture="demo", split="validation"),

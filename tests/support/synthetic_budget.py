@@ -74,6 +74,7 @@ def make(repeats: int = 5, blocks: int = 1, level: str = "token", **changes: Any
 def make_run(alpha, repeat, candidates, accepted, rng) -> dict[str, Any]:
     """One α in one repeat; the smallest α certifies nothing in its last repeat."""
     is_certified = not (alpha == 0.05 and repeat == 4)
+    accepted = [i for i in accepted if candidates[i]["cost"][1] <= 0.9 * alpha]
     cost = float(np.clip(alpha * (0.88 + 0.06 * rng.normal()), 0, 1)) if is_certified else 0.0
     run = {
         "alpha": alpha,
@@ -91,5 +92,6 @@ def make_run(alpha, repeat, candidates, accepted, rng) -> dict[str, Any]:
     }
     if repeat == 0:
         p = [float(np.exp(-20 * max(alpha - c["cost"][0], 0))) for c in candidates]
-        run["p_values"] = {"first": p, "second": [v if v < 0.5 else None for v in p]}
+        second = [0.02 if i in accepted else v if v < 0.5 else None for i, v in enumerate(p)]
+        run["p_values"] = {"first": p, "second": second}
     return run

@@ -7,10 +7,12 @@ import sys
 import numpy as np
 import pytest
 
+from cascade_jax import array_file
 from cascade_jax.teacher_cache import shards as shards_lib
 from cascade_jax.teacher_cache.format import Holding, TokenFacts
 from cascade_jax.teacher_cache.shards import CacheReader, Shard, ShardWriter, TeacherCacheError
 
+INDEX = ".index.npz"
 HOLDING = Holding(100, 3, "uint8")
 
 
@@ -54,12 +56,13 @@ def cache(tmp_path):
 
 def complete(folder):
     result = shards_lib.shards_in(folder, "mine")
-    text = json.dumps({"shards": {name: facts["bytes"] for name, facts in result.items()}})
+    sizes = {name: facts["bytes"] for name, facts in result.items()}
+    text = json.dumps({"shards": sizes, "splits": {}})
     (folder / "complete.json").write_text(text)
 
 
 def test_every_example_is_found_in_any_order(cache):
-    reader = CacheReader(cache, HOLDING, "make it again")
+    reader = CacheReader(cache, HOLDING, "mine", "make it again")
     assert sum(facts["examples"] for facts in shards_lib.shards_in(cache, "mine").values()) == 1100
     order = np.random.default_rng(0).permutation(1000).tolist() + [5, 5]
     for start in range(0, len(order), 64):
@@ -75,7 +78,7 @@ def test_a_cache_without_an_example(tmp_path):
     with ShardWriter(tmp_path, Shard("train", 0, 0, 1), HOLDING, "mine"):
         pass
     complete(tmp_path)
-    assert CacheReader(tmp_path, HOLDING, "").find([key_of(1)]) == [None]
+    assert CacheReader(tmp_path, HOLDING, "mine", "").find([key_of(1)]) == [None]
 
 
 def test_shards_of_another_cache_or_not_whole_do_not_count(cache):
@@ -141,11 +144,11 @@ def test_a_shard_that_is_cut_off_is_named(cache):
         f"have {len(whole)}.; delete it and make it again"
     )
     with pytest.raises(TeacherCacheError, match=message):
-        CacheReader(cache, HOLDING, "make it again")
+        CacheReader(cache, HOLDING, "mine", "make it again")
 
 
 def test_a_flipped_bit_is_named(cache):
-    reader = CacheReader(cache, HOLDING, "make it again")
+    reader = CacheReader(cache, HOLDING, "mine", "make it again")
     records = cache / "train-00000-0-of-1.array_record"
     whole = bytearray(records.read_bytes())
     whole[2000] ^= 1  # of a record, past the file's head
@@ -155,11 +158,110 @@ def test_a_flipped_bit_is_named(cache):
             reader.find([key_of(number)])
 
 
+def of_one_shard(folder, numbers, fingerprint="mine"):
+    folder.mkdir()
+    with ShardWriter(folder, Shard("train", 0, 0, 1), HOLDING, fingerprint) as writer:
+        for number in numbers:
+            facts = facts_of(number)
+            writer.add(key_of(number), facts, facts.label_log_probs)
+    return folder / "train-00000-0-of-1.array_record", folder / "train-00000-0-of-1.index.npz"
+
+
+def test_records_of_another_shard_are_named(cache, tmp_path):
+    """As long as those of the index, and whole by themselves."""
+    records, index = (cache / f"train-00000-0-of-1{ending}" for ending in (".array_record", INDEX))
+    other, _ = of_one_shard(tmp_path / "other", range(700, 900))  # as many tokens
+    with np.load(index) as file:
+        arrays = dict(file.items())
+    facts = json.loads(str(arrays["facts"])) | {"bytes": other.stat().st_size}
+    records.write_bytes(other.read_bytes())
+    del arrays["digest"]
+    array_file.write(index, {**arrays, "facts": np.array(json.dumps(facts))})
+    complete(cache)
+    reader = CacheReader(cache, HOLDING, "mine", "make it again")
+    with pytest.raises(TeacherCacheError, match="array_record is damaged .record 0 is not the one"):
+        reader.find([key_of(1)])
+
+
+def test_an_edited_index_and_one_of_another_cache_are_named(cache, tmp_path):
+    index = cache / f"train-00000-0-of-1{INDEX}"
+    with np.load(index) as file:
+        arrays = dict(file.items())
+    swapped = arrays["keys"][::-1]  # each example would get the facts of another
+    np.savez(index, **(arrays | {"keys": swapped}))
+    with pytest.raises(
+        TeacherCacheError, match="index.npz is damaged .*: was changed after it was"
+    ):
+        CacheReader(cache, HOLDING, "mine", "make it again")
+    _, index = of_one_shard(tmp_path / "other", range(200), "another")
+    (cache / index.name).write_bytes(index.read_bytes())
+    with pytest.raises(TeacherCacheError, match="index.npz is damaged .it is of another cache"):
+        CacheReader(cache, HOLDING, "mine", "make it again")
+
+
+def test_an_index_without_checksums_is_read(cache):
+    """As versions before wrote it."""
+    for index in cache.glob(f"*{INDEX}"):
+        with np.load(index) as file:
+            arrays = {name: file[name] for name in ("keys", "tokens", "first", "facts")}
+        np.savez(index, **arrays)
+    assert len(shards_lib.shards_in(cache, "mine")) == 4
+    reader = CacheReader(cache, HOLDING, "mine", "make it again")
+    assert same(reader.find([key_of(7)])[0], 7)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a.pop("tokens"), "array 'tokens' is missing"),
+        (lambda a: a.update(tokens=a["tokens"][1:]), "array 'tokens' is uint32 .199.; must be int"),
+        (
+            lambda a: a.update(first=a["first"][::-1]),
+            "numbers of examples, tokens and records contr",
+        ),
+        (lambda a: a.update(keys=a["keys"].astype(float)), "array 'keys' is float64"),
+        (lambda a: a.update(facts=np.array("{}")), "fields 'fingerprint', .* are missing"),
+        (
+            lambda a: a.update(tokens=a["tokens"] + 1),
+            "numbers of examples, tokens and records contr",
+        ),
+    ],
+)
+def test_an_index_that_contradicts_itself_is_named(cache, change, message):
+    index = cache / f"train-00000-0-of-1{INDEX}"
+    with np.load(index) as file:
+        arrays = {name: file[name] for name in ("keys", "tokens", "first", "facts")}
+    change(arrays)
+    np.savez(index, **arrays)
+    with pytest.raises(TeacherCacheError, match=message):
+        CacheReader(cache, HOLDING, "mine", "make it again")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "complete.json: not JSON"),
+        ("[]", "complete.json: is .., must be an object|must be an object"),
+        ('{"splits": {}}', "complete.json: field 'shards' is missing"),
+        (
+            '{"shards": {"../x-0-0-of-1": 3}, "splits": {}}',
+            "'../x-0-0-of-1', which is no name of a",
+        ),
+        ('{"shards": {"train-0-0-of-1": "3"}, "splits": {}}', "must be a whole number"),
+        ('{"shards": {}, "splits": {}}', "has no finished shard; make it again"),
+    ],
+)
+def test_a_list_of_shards_that_can_not_be_is_named(cache, text, message):
+    (cache / "complete.json").write_text(text)
+    with pytest.raises(TeacherCacheError, match=message):
+        CacheReader(cache, HOLDING, "mine", "make it again")
+
+
 @pytest.mark.parametrize("ending", ["array_record", "index.npz"])
 def test_a_missing_file_is_named(cache, ending):
     (cache / f"train-00001-0-of-1.{ending}").unlink()
     with pytest.raises(TeacherCacheError, match=f"train-00001-0-of-1.{ending} is missing; make"):
-        CacheReader(cache, HOLDING, "make it again")
+        CacheReader(cache, HOLDING, "mine", "make it again")
 
 
 def flipped(whole: bytes) -> bytes:
@@ -174,6 +276,5 @@ def test_a_damaged_index_is_named_and_a_cut_one_is_made_anew(cache, damage):
     index = cache / "train-00001-0-of-1.index.npz"
     index.write_bytes(damage(index.read_bytes()))
     with pytest.raises(TeacherCacheError, match="train-00001-0-of-1.index.npz is damaged"):
-        CacheReader(cache, HOLDING, "make it again")
-    if damage is not flipped:  # a bit of the keys is seen when they are read
-        assert index.name.removesuffix(".index.npz") not in shards_lib.shards_in(cache, "mine")
+        CacheReader(cache, HOLDING, "mine", "make it again")
+    assert index.name.removesuffix(".index.npz") not in shards_lib.shards_in(cache, "mine")

@@ -208,6 +208,22 @@ def smallest_n(
     return least + bisect.bisect_left(range(least, most), True, key=is_enough)
 
 
+def least_p_value(
+    n: int,
+    limit: float,
+    bound: str = WSR,
+    lower: float = 0.0,
+    upper: float = 1.0,
+    tokens_per_sequence: int | None = None,
+) -> float:
+    """What no p-value of n sequences is below, whatever their losses."""
+    scaled = (limit - lower) / (upper - lower)
+    if bound == WSR:  # the largest bet, won n times
+        return math.exp(-n * math.log1p(_LARGEST_BET / (1 - scaled) * scaled))
+    flips = n * checked_tokens(tokens_per_sequence) if bound == PAPER else n
+    return math.exp(flips * math.log1p(-scaled))
+
+
 def _flips(limit: float, delta: float) -> int:
     """The smallest n with (1 - limit)^n ≤ delta."""
     n = max(1, math.floor(math.log(delta) / math.log1p(-limit)))

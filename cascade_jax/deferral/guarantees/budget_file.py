@@ -5,7 +5,6 @@ splits what was certified, what it cost on the test split, and what other ways t
 give. A number that is not known is null; infinite ones are the texts "inf" and "-inf".
 """
 
-import collections
 import dataclasses
 import math
 import os
@@ -17,117 +16,24 @@ import numpy as np
 from msgspec import Meta
 
 from cascade_jax import json_file
+from cascade_jax.deferral.guarantees import bounds, budget_runs, risks
+from cascade_jax.deferral.guarantees.budget_runs import (
+    COST,
+    PROMISES,
+    Ends,
+    Limit,
+    Point,
+    Run,
+    TriedThresholds,
+)
 from cascade_jax.deferral.policy import LEVELS, TOKEN
-from cascade_jax.json_file import Number, NumberOrNull
+from cascade_jax.json_file import NumberOrNull
 from cascade_jax.names import check_choice
 
 SCHEMA_VERSION = 1
-COST, QUALITY = "cost", "quality"
-PROMISES = (COST, QUALITY)
-_Limit = Annotated[float, Meta(gt=-1, lt=1)]
-_Thresholds = Annotated[tuple[Number, ...], Meta(min_length=1)]
-_Index, _Count = Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=1)]
+_Count = Annotated[int, Meta(ge=1, lt=1 << 31)]
 _Text = Annotated[str, Meta(min_length=1)]
 _UNCERTAINTIES = {"log_prob": "−log p of the small model's token", "entropy": "entropy (nats)"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """Means over a split.
-
-    Attributes:
-      cost: share of deferred tokens (of max_length), or of deferred answers.
-      quality: by metric.
-    """
-
-    cost: Number
-    quality: Mapping[str, NumberOrNull]
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome(Point):
-    """Means over the test split.
-
-    Attributes:
-      flops: per example; NaN if not known.
-      worse: by how much the objective is below that of the large model's own answers; NaN likewise.
-    """
-
-    flops: NumberOrNull = math.nan
-    worse: NumberOrNull = math.nan
-
-    def __post_init__(self):
-        if not math.isfinite(self.cost):
-            raise ValueError(f"cost must be a finite number, got {self.cost}")
-
-
-@dataclasses.dataclass(frozen=True)
-class TriedThresholds:
-    """Thresholds that were tried, in repeat 0 for the largest α.
-
-    Attributes:
-      thresholds: one, or one for each block of positions.
-      order: when they were tried, from 0.
-      cost: means on the first and on the second calibration split; NaN where not measured.
-      quality: the same by metric.
-      hypervolume: of all that were tried until then; NaN if not known.
-      answers: decoded of each example of the first split until then, on average; NaN likewise.
-    """
-
-    thresholds: _Thresholds
-    order: _Index
-    cost: tuple[NumberOrNull, NumberOrNull]
-    quality: Mapping[str, tuple[NumberOrNull, NumberOrNull]]
-    hypervolume: NumberOrNull
-    answers: NumberOrNull = math.nan
-
-
-@dataclasses.dataclass(frozen=True)
-class PValues:
-    """P-values of the candidates on both calibration splits; NaN where there is none."""
-
-    first: tuple[NumberOrNull, ...]
-    second: tuple[NumberOrNull, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One α in one repeat.
-
-    Attributes:
-      alpha: the budget, a limit of the mean cost (or of the quality lost).
-      repeat: number of the repeat; each has splits of its own.
-      thresholds: chosen, or if nothing was certified the fallback's; None if no policy is known.
-      certified: whether the thresholds are.
-      accepted: indices of the candidates (of this repeat) that are certified.
-      calibration: means on the second calibration split; None without a policy.
-      test: means on the test split; None without a policy.
-      baselines: by name, other ways that cost as much, on the test split; None without any.
-      p_values: of the candidates; None in all repeats but 0.
-    """
-
-    alpha: _Limit
-    repeat: _Index
-    thresholds: _Thresholds | None
-    certified: bool
-    accepted: tuple[_Index, ...]
-    calibration: Point | None
-    test: Outcome | None
-    baselines: Mapping[str, Point] | None
-    p_values: PValues | None = None
-
-    def __post_init__(self):
-        for name in ("thresholds", "test"):
-            if self.certified and getattr(self, name) is None:
-                raise ValueError(f"{name} must be known, as the run is certified")
-
-
-@dataclasses.dataclass(frozen=True)
-class Ends:
-    """Each model alone."""
-
-    student: Point
-    teacher: Point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,17 +98,17 @@ class Budget:
     max_length: _Count
     metrics: Annotated[tuple[_Text, ...], Meta(min_length=1)]
     objective: str
-    alphas: Annotated[tuple[_Limit, ...], Meta(min_length=1)]
+    alphas: Annotated[tuple[Limit, ...], Meta(min_length=1)]
     repeats: _Count
     candidates: tuple[TriedThresholds, ...]
     runs: tuple[Run, ...]
     ends: Ends
     deferred_by_position: tuple[NumberOrNull, ...]
     promise: str = COST
-    quality_drop: _Limit | None = None
+    quality_drop: Limit | None = None
     procedure: str = ""
     bound: str = ""
-    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    sizes: Mapping[str, _Count] = dataclasses.field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self):
@@ -210,42 +116,52 @@ class Budget:
         check_choice("level", self.level, LEVELS)
         check_choice("promise", self.promise, PROMISES)
         check_choice("objective", self.objective, self.metrics)
-        self._check_runs()
-        self._check_metrics()
+        budget_runs.check_runs(self.runs, self.alphas, self.repeats)
+        several = [
+            *(tried.thresholds for tried in self.candidates),
+            *(r.thresholds for r in self.runs),
+        ]
+        numbers = {len(thresholds) for thresholds in several if thresholds is not None}
+        if len(numbers) > 1 or (self.level != TOKEN and numbers - {1}):
+            shown = " and ".join(map(str, sorted(numbers)))
+            allowed = "the same everywhere, and 1 at level 'answer'"
+            raise ValueError(f"candidates and runs have {shown} thresholds; must be {allowed}")
+        self._check_points()
+        self._check_rest()
+        budget_runs.check_tried(self.candidates)
+        for i, run in enumerate(self.runs):
+            if run.repeat == 0:
+                facts = self.candidates, self.delta, self.promise
+                budget_runs.check_first_repeat(run, f"runs[{i}]", *facts)
 
-    def _check_runs(self) -> None:
-        """Every α has every repeat once, and the first run fits the candidates."""
-        expected = {(alpha, repeat) for alpha in self.alphas for repeat in range(self.repeats)}
-        counts = collections.Counter((run.alpha, run.repeat) for run in self.runs)
-        wrong = {
-            "lack {}": expected - set(counts),
-            "have {}, which is not among alphas and repeats": set(counts) - expected,
-            "have {} twice": {key for key, count in counts.items() if count > 1},
-        }
-        for text, keys in wrong.items():
-            for alpha, repeat in sorted(keys)[:1]:
-                which = f"alpha = {alpha:g}, repeat = {repeat} ({len(keys)} such)"
-                raise ValueError(f"runs {text.format(which)}")
-        first, count = self.first_run, len(self.candidates)
-        where = f"runs[{self.runs.index(first)}]"
-        if any(index >= count for index in first.accepted):
-            allowed = f"indices of the {count} candidates, got {list(first.accepted)}"
-            raise ValueError(f"{where}.accepted must be {allowed}")
-        for name, values in vars(first.p_values).items() if first.p_values else ():
-            if len(values) != count:
-                place = f"{where}.p_values.{name}"
-                raise ValueError(f"{place} has {len(values)} values, candidates {count}")
-
-    def _check_metrics(self) -> None:
-        """Every point has every metric."""
+    def _check_points(self) -> None:
+        """Every point has every metric, and a cost that is a share."""
         points: dict[str, Any] = {f"ends.{name}": point for name, point in vars(self.ends).items()}
         points |= {f"candidates[{i}]": tried for i, tried in enumerate(self.candidates)}
         for i, run in enumerate(self.runs):
             points |= {f"runs[{i}].{name}": getattr(run, name) for name in ("calibration", "test")}
             points |= {f"runs[{i}].baselines.{n}": p for n, p in (run.baselines or {}).items()}
         for place, point in points.items():
-            if point is not None and (missing := set(self.metrics) - set(point.quality)):
+            if point is None:
+                continue
+            if missing := set(self.metrics) - set(point.quality):
                 raise ValueError(f"{place}.quality lacks {', '.join(sorted(missing))}")
+            for cost in point.cost if isinstance(point.cost, tuple) else (point.cost,):
+                if not (math.isnan(cost) or -1e-9 <= cost <= 1 + 1e-9):
+                    raise ValueError(f"{place}.cost is {cost}, must be a share from 0 to 1")
+
+    def _check_rest(self) -> None:
+        """Choices that a file may leave out, and shares by position."""
+        for name, choices in (("procedure", risks.PROCEDURES), ("bound", bounds.BOUNDS)):
+            if getattr(self, name):
+                check_choice(name, getattr(self, name), choices)
+        shares = self.deferred_by_position
+        if len(shares) not in (0, self.max_length):
+            count = f"{len(shares)} values, must have max_length = {self.max_length} or none"
+            raise ValueError(f"deferred_by_position has {count}")
+        for i, share in enumerate(shares):
+            if not (math.isnan(share) or 0 <= share <= 1):
+                raise ValueError(f"deferred_by_position[{i}] is {share}, must be in [0, 1]")
 
     @property
     def first_run(self) -> Run:
@@ -306,7 +222,7 @@ class Budget:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes budget.json, whole or not at all."""
-        json_file.write(path, self)
+        json_file.write(path, self, with_digest=True)
 
 
 def uncertainty_label(name: str) -> str:
@@ -345,4 +261,4 @@ def from_values(values: Any, source: str = "budget") -> Budget:
     if version != SCHEMA_VERSION:
         kind = f"a budget file of schema_version {SCHEMA_VERSION}"
         raise ValueError(f"{source}: not {kind}: it is {version!r}")
-    return json_file.from_values(values, Budget, source)
+    return json_file.from_values(json_file.without_digest(values, source), Budget, source)

@@ -1,7 +1,8 @@
 """The certificate of a policy: its promise, and everything that the promise rests on.
 
-A JSON file (`json_file`). A field that is missing, unknown or of another type is refused by its
-name, so that no promise is read as another.
+A JSON file (`json_file`) with a digest of its content, so that one that was edited is refused. A
+field that is missing, unknown, of another type or that contradicts another (`consistency`) is
+refused by its name, so that no promise is read as another.
 """
 
 import dataclasses
@@ -12,11 +13,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cascade_jax import json_file, names
-from cascade_jax.deferral.guarantees import bounds, risks
+from cascade_jax.deferral.guarantees import bounds, consistency, risks
 from cascade_jax.deferral.guarantees import splits as split_checks
 from cascade_jax.deferral.guarantees.learn_then_test import Calibration, Candidate
 from cascade_jax.deferral.guarantees.risks import Risk
-from cascade_jax.deferral.policy import LEVELS, Policy, as_thresholds
+from cascade_jax.deferral.policy import ANSWER, LEVELS, PAIR, TOKEN, Policy, as_thresholds
 from cascade_jax.json_file import Number
 
 SCHEMA = 2
@@ -119,29 +120,61 @@ class Certificate:
         allowed = {"level": LEVELS, "status": STATUSES, "procedure": risks.PROCEDURES}
         for name, choices in (allowed | {"bound": bounds.BOUNDS}).items():
             names.check_choice(name, getattr(self, name), choices)
-        if self.schema != SCHEMA:
-            raise ValueError(f"schema is {self.schema}, this program reads {SCHEMA}")
-        bounds.check_level(self.delta)
         if not self.risks:
             raise ValueError("risks must hold one or more")
+        if self.schema != SCHEMA:
+            raise ValueError(f"schema is {self.schema}, this program reads {SCHEMA}")
+        settings = self.settings()
+        numbers = self.num_first, self.num_second
+        consistency.check_candidates(settings, self.candidates, *numbers)
+        self._check_status(settings)
+        self._check_data()
+        consistency.check_examples(self.seen, self.splits, *numbers)
+        if self.promise != (expected := promise(settings, self.status)):
+            raise ValueError(
+                f"the promise contradicts status, risks and delta: it is {self.promise!r}, must be "
+                f"{expected!r}"
+            )
+
+    def _check_status(self, settings: risks.CalibrationSettings) -> None:
+        """The thresholds are those of the status, which is what the tests came to."""
         count, shown = len(self.thresholds), list(self.thresholds)
         if (count == 0) != (self.status == NOTHING):
             raise ValueError(f"a certificate of status {self.status!r} has {count} thresholds")
-        accepted = [c.thresholds for c in self.candidates if c.is_accepted]
-        if self.status == CERTIFIED and self.thresholds not in accepted:
-            where = "among the candidates that are certified"
-            raise ValueError(f"the thresholds {shown} are not {where}")
-        trivial = {risks.FALLBACKS.get(risk.fallback) for risk in self.risks}
-        if self.status == FALLBACK and (len(trivial) > 1 or {*self.thresholds} != trivial):
-            raise ValueError(
-                f"the thresholds {shown} of a certificate of status {FALLBACK!r} are not those of "
-                "the policy that keeps its limits trivially"
-            )
-        if self.thresholds:
+        if self.status == CERTIFIED:
+            consistency.check_chosen(settings, self.candidates, self.thresholds, self.objective)
             as_thresholds(self.thresholds)
-        length = self.block_length
-        if count > 1 and (length is None or length < 1):
-            raise ValueError(f"{count} thresholds need a block_length of 1 or more, got {length}")
+            return
+        accepted = sum(candidate.is_accepted for candidate in self.candidates)
+        if accepted:
+            raise ValueError(f"status is {self.status!r}, but {accepted} candidates are certified")
+        fallback = risks.FALLBACKS.get(settings.fallback())
+        trivial = () if fallback is None else (fallback,) * len(self.candidates[0].thresholds)
+        if self.thresholds != trivial:
+            raise ValueError(
+                f"the thresholds {shown} of a certificate of status {self.status!r} are not those "
+                f"of the policy that keeps its limits trivially, {list(trivial)}"
+            )
+
+    def _check_data(self) -> None:
+        """Lengths and roles agree with the level."""
+        length, tokens = self.data.target_length, self.tokens_per_sequence
+        count = len(self.thresholds)
+        if self.level == ANSWER and count > 1:
+            raise ValueError(f"a certificate for whole answers has {count} thresholds, must be one")
+        consistency.check_blocks(self.level, count, self.block_length, length)
+        if self.level == TOKEN and None not in (length, tokens) and length != tokens:
+            raise ValueError(
+                f"tokens_per_sequence is {tokens}, but data.target_length {length} tokens"
+            )
+        for role in self.models:
+            names.check_choice("a role of models", role, PAIR)
+
+    def settings(self) -> risks.CalibrationSettings:
+        """Risks and procedure."""
+        return risks.CalibrationSettings(
+            self.risks, self.delta, self.procedure, self.bound, self.tokens_per_sequence
+        )
 
     def policy(self) -> Policy:
         """The rule to use.
@@ -160,7 +193,7 @@ class Certificate:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the file, whole or not at all."""
-        json_file.write(path, self, indent=2)
+        json_file.write(path, self, indent=2, with_digest=True)
 
 
 def from_calibration(
@@ -241,13 +274,14 @@ def from_values(values: Any, source: str = "certificate") -> Certificate:
     fields = values if isinstance(values, dict) else {}
     if "schema_version" in fields and "alphas" in fields:
         raise ValueError(f"{source}: a budget file (BUDGET), not a certificate; they lie beside it")
+    fields = json_file.without_digest(fields, source)
     if fields.get("schema") == 1:
-        values = _from_schema_1(fields, source)
+        fields = _from_schema_1(fields, source)
     elif (schema := fields.get("schema")) != SCHEMA:
         raise ValueError(
             f"{source}: not a certificate of schema {SCHEMA}: its schema is {schema!r}"
         )
-    return json_file.from_values(values, Certificate, source, complete=True)
+    return json_file.from_values(fields, Certificate, source, complete=True)
 
 
 def _from_schema_1(fields: Mapping[str, Any], source: str) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
+from cascade_jax import array_file
+
 _BLOCK = 1 << 13  # rows whose way through the trees stays in a processor's cache
 Arrays = Mapping[str, np.ndarray]
 
@@ -30,9 +32,15 @@ class _Model:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Model":
-        """The model from the arrays of a file."""
-        values = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
-        return cls(**{k: v if np.ndim(v) else v.item() for k, v in values.items()})
+        """The model from the arrays of a file.
+
+        Raises:
+          ValueError: arrays that are missing, of another dtype or shape, or that hold numbers which
+            no fitted model has.
+        """
+        values = {name: _taken(arrays, name, kinds) for name, kinds in cls.layout.items()}
+        cls.check(**values)
+        return cls(**values)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +52,14 @@ class Linear(_Model):
     weights: Float[np.ndarray, " F"]
     bias: float
     kind: ClassVar[str] = "linear"
+    layout: ClassVar[dict[str, str]] = {"mean": "f1", "scale": "f1", "weights": "f1", "bias": "f0"}
+
+    @staticmethod
+    def check(mean: np.ndarray, scale: np.ndarray, weights: np.ndarray, bias: float) -> None:
+        """Refuses arrays that do not fit together."""
+        _check_scaling(mean, scale)
+        _check_shape("weights", weights, mean.shape)
+        _check_finite(weights=weights, bias=bias)
 
     def __call__(self, features: Float[np.ndarray, "n F"]) -> Float[np.ndarray, " n"]:
         """Log-odds of each row."""
@@ -75,10 +91,20 @@ class Network(_Model):
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Model":
-        """The model from the arrays of a file."""
-        layers = range(sum(name.startswith("weight_") for name in arrays))
-        weights, biases = ([arrays[f"{name}_{i}"] for i in layers] for name in ("weight", "bias"))
-        return cls(arrays["mean"], arrays["scale"], tuple(weights), tuple(biases))
+        """The model from the arrays of a file; raises ValueError as that of other models."""
+        layers = range(max(1, sum(name.startswith("weight_") for name in arrays)))
+        weights = tuple(_taken(arrays, f"weight_{i}", "f2") for i in layers)
+        biases = tuple(_taken(arrays, f"bias_{i}", "f1") for i in layers)
+        mean, scale = (_taken(arrays, name, "f1") for name in ("mean", "scale"))
+        _check_scaling(mean, scale)
+        width = len(mean)
+        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            width_after = 1 if i == len(weights) - 1 else weight.shape[1]
+            _check_shape(f"weight_{i}", weight, (width, width_after))
+            _check_shape(f"bias_{i}", bias, (width_after,))
+            _check_finite(**{f"weight_{i}": weight, f"bias_{i}": bias})
+            width = width_after
+        return cls(mean, scale, weights, biases)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,6 +130,27 @@ class Trees(_Model):
     num_features: int
     depth: int
     kind: ClassVar[str] = "trees"
+    layout: ClassVar[dict[str, str]] = {
+        "roots": "i1", "feature": "i1", "threshold": "f1", "left": "i1", "right": "i1",
+        "value": "f1", "baseline": "f0", "num_features": "i0", "depth": "i0",
+    }  # fmt: skip
+
+    @staticmethod
+    def check(**arrays: Any) -> None:
+        """Refuses arrays that do not fit together, and nodes or features that are not there."""
+        nodes, features = len(arrays["value"]), arrays["num_features"]
+        for name in ("feature", "threshold", "left", "right"):
+            _check_shape(name, arrays[name], (nodes,))
+        ends = {"roots": nodes, "left": nodes, "right": nodes, "feature": features}
+        for name, end in ends.items():
+            if np.any((arrays[name] < 0) | (arrays[name] >= end)):
+                raise ValueError(f"array {name!r} holds indices outside of 0 to {end - 1}")
+        if not 0 <= arrays["depth"] <= nodes or features < 1:
+            counts = f"depth {arrays['depth']} and num_features {features}"
+            raise ValueError(f"trees of {nodes} nodes can not have {counts}")
+        _check_finite(value=arrays["value"], baseline=arrays["baseline"])
+        if np.any(np.isnan(arrays["threshold"])):
+            raise ValueError("array 'threshold' holds NaN")
 
     @property
     def width(self) -> int:
@@ -124,6 +171,33 @@ class Trees(_Model):
                     node = np.where(goes_left, self.left[node], self.right[node])
                 result[start : start + _BLOCK] += self.value[node]
         return result
+
+
+def _taken(arrays: Arrays, name: str, kind: str) -> Any:
+    """An array, or the number of one without axes; `kind` is "f1" for floats with one axis."""
+    array = array_file.checked(
+        arrays, name, {"f": "f", "i": "iu"}[kind[0]], (None,) * int(kind[1]), "its model"
+    )
+    return array if array.ndim else array.item()
+
+
+def _check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        sizes = f"{list(array.shape)}, must be {list(shape)}, to fit the arrays before it"
+        raise ValueError(f"array {name!r} has the shape {sizes}")
+
+
+def _check_finite(**arrays: Any) -> None:
+    for name, array in arrays.items():
+        if not np.all(np.isfinite(array)):
+            raise ValueError(f"array {name!r} holds numbers that are not finite")
+
+
+def _check_scaling(mean: np.ndarray, scale: np.ndarray) -> None:
+    _check_shape("scale", scale, mean.shape)
+    _check_finite(mean=mean, scale=scale)
+    if np.any(scale <= 0):
+        raise ValueError("array 'scale' holds a deviation that is not above 0")
 
 
 Model = Linear | Network | Trees

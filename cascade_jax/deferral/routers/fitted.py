@@ -2,14 +2,14 @@
 
 import dataclasses
 import os
-import zipfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float, Real, UInt64
+from msgspec import Meta
 
-from cascade_jax import files, json_file, json_text
+from cascade_jax import array_file, json_file, json_text
 from cascade_jax.deferral.routers import arrays as router_models
 from cascade_jax.deferral.routers import features as router_features
 from cascade_jax.deferral.routers import fingerprints
@@ -20,8 +20,7 @@ FORMAT = 2  # 1 differs in the hash of ids
 STUDENT_WRONG, TEACHER_GAIN = "student_wrong", "teacher_gain"
 TARGETS = (TEACHER_GAIN, STUDENT_WRONG)
 _BLOCK = 1 << 23  # feature values at once
-_ABOUT = "about"
-_NO_ARRAYS = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)  # NumPy, other files
+_ABOUT, _MODEL = "about", "model/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +34,13 @@ class _Header:
     model: str
     split: str
     fingerprint: str
-    num_examples: int
+    num_examples: Annotated[int, Meta(ge=1, lt=1 << 31)]
     library: str
     settings: str
 
     def __post_init__(self):
         check_choice("model", self.model, router_models.KINDS)
+        check_choice("target", self.target, TARGETS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -136,9 +136,8 @@ class FittedRouter:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(_Header)}
         values |= {"features": self.features.describe(), "model": self.model.kind}
         header = json_file.to_text(_Header(**values))
-        arrays = {f"model/{name}": value for name, value in self.model.arrays().items()}
-        with files.replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **{_ABOUT: np.array(header), "seen": self.seen}, **arrays)
+        arrays = {f"{_MODEL}{name}": value for name, value in self.model.arrays().items()}
+        array_file.write(path, {_ABOUT: np.array(header), "seen": self.seen, **arrays})
 
 
 def load(path: str | os.PathLike, features: router_features.Features | None = None) -> FittedRouter:
@@ -155,42 +154,45 @@ def load(path: str | os.PathLike, features: router_features.Features | None = No
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{os.fspath(path)}: no such file of a router")
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = dict(file.items())
-        about = json_text.parse(str(arrays.pop(_ABOUT)))
-    except _NO_ARRAYS as error:
-        reason = "it has no arrays" if "pickle" in str(error) else error
-        raise ValueError(f"{os.fspath(path)} is not a file of a router: {reason}") from None
-    try:
-        router = _built(about, arrays)
-    except KeyError as error:
-        raise ValueError(f"{os.fspath(path)} lacks {error}: not a whole file of a router") from None
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from None
+    arrays, source = array_file.read(path), os.fspath(path)
+    if _ABOUT not in arrays:
+        raise ValueError(f"{source} is not a file of a router: it has no array {_ABOUT!r}")
+    header = array_file.checked(arrays, _ABOUT, "U", (), source)
+    router = _built(json_text.parse(str(header), f"{source}: {_ABOUT}"), arrays, source)
     if features is not None and features != router.features:
         raise ValueError(
-            f"{os.fspath(path)}: the router was fitted for {router.features}, not for {features}"
+            f"{source}: the router was fitted for {router.features}, not for {features}"
         )
     return router
 
 
-def _built(about: Any, arrays: dict[str, np.ndarray]) -> FittedRouter:
+def _built(about: Any, arrays: dict[str, np.ndarray], source: str) -> FittedRouter:
     version = about.get("format") if isinstance(about, dict) else None
     if version not in (1, FORMAT):
         reads = f"this program reads 1 and {FORMAT}; fit it again"
-        raise ValueError(f"a router's file of format {version!r}, {reads}")
-    header = json_file.from_values(about, _Header)
-    seen = arrays.pop("seen")
-    model = router_models.KINDS[header.model].from_arrays(
-        {name.removeprefix("model/"): value for name, value in arrays.items()}
-    )
-    features = router_features.build(header.features)
+        raise ValueError(f"{source}: a router's file of format {version!r}, {reads}")
+    header = json_file.from_values(about, _Header, source)
+    seen = array_file.checked(arrays, "seen", "u", (None,), source)
+    if len(seen) not in (0, header.num_examples) or np.any(seen[1:] < seen[:-1]):
+        hashes = f"{len(seen)} hashes of ids, sorted or not, of {header.num_examples} examples"
+        raise ValueError(
+            f"{source}: array 'seen' has {hashes}; must be sorted, one of each or none"
+        )
+    own = {name: value for name, value in arrays.items() if name.startswith(_MODEL)}
+    try:
+        features = router_features.build(header.features)
+        kind = router_models.KINDS[header.model]
+        model = kind.from_arrays({name.removeprefix(_MODEL): v for name, v in own.items()})
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
     if isinstance(features, router_features.QuantileFeatures):
         least, width = features.width_with(0), model.width
         if not (width > least if features.embeddings else width == least):
             more = " and embeddings" * features.embeddings
-            raise ValueError(f"its arrays read {width} features, {features} give {least}{more}")
+            read = f"its arrays read {width} features, {features} give {least}{more}"
+            raise ValueError(f"{source}: {read}")
+    elif model.width > features.length:
+        raise ValueError(f"{source}: its arrays read {model.width} features of {features}")
     return FittedRouter(**vars(header) | {"features": features, "model": model, "seen": seen})
 
 

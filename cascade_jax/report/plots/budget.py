@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from cascade_jax.deferral.guarantees import budget_file
-from cascade_jax.deferral.guarantees.budget_file import COST, Budget, TriedThresholds
+from cascade_jax.deferral.guarantees.budget_file import Budget
+from cascade_jax.deferral.guarantees.budget_runs import COST, TriedThresholds
 from cascade_jax.report.plots.curves import (
     GREY,
     INK,

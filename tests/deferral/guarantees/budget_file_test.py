@@ -161,6 +161,46 @@ def test_alphas_may_stand_in_any_order_and_a_baseline_in_some_runs():
             r"candidates\[2\].thresholds must be a list of len",
         ),
         (("candidates", 2, "quality", "rouge1"), LACKING, r"candidates\[2\].quality lacks rouge1"),
+        (("candidates", 2, "order"), 99, "candidates have the orders .*99.*, must be 0 to 15"),
+        (
+            ("candidates", 2, "thresholds"),
+            ["inf"],
+            r"candidates\[0\] and .*\[2\] have the same thr",
+        ),
+        (("candidates", 2, "thresholds"), [1, 2], "have 1 and 2 thresholds; must be the same"),
+        (("candidates", 2, "cost", 1), 1.5, r"candidates\[2\].cost is 1.5, must be a share from 0"),
+        (
+            ("candidates", 2, "hypervolume"),
+            9.5,
+            "the hypervolume of the candidate of order .* falls",
+        ),
+        (("runs", 15, "accepted"), [0, 0], r"runs\[15\]: accepted holds an index twice"),
+        (("runs", 15, "accepted"), [], r"certified is True, but 0 candidates are accepted"),
+        (("runs", 15, "certified"), False, "certified is False, but .* candidates are accepted"),
+        (
+            ("runs", 15, "thresholds"),
+            ["-inf"],
+            r"runs\[15\].thresholds \[-inf\] are not among those",
+        ),
+        (("runs", 15, "p_values", "second", 0), 0.2, "accepts candidate 0 in spite of its p-value"),
+        (("runs", 15, "p_values", "first", 0), 1.2, r"first\[0\] is 1.2, must be in \[0, 1\]"),
+        (("runs", 15, "alpha"), 0.01, "runs lack alpha = 0.2, repeat = 0"),
+        (
+            ("candidates", 0, "cost", 1),
+            0.9,
+            r"runs\[0\] accepts candidate 0 with the mean cost 0.9",
+        ),
+        (
+            ("runs", 4, "thresholds"),
+            [0.5],
+            r"runs\[4\]: thresholds are \[0.5\], but certified is False",
+        ),
+        (("runs", 4, "thresholds"), None, "thresholds are null, but there are results of them"),
+        (("repeats",), 2**30, r"runs lack alpha = 0.05, repeat = 5 \(4294967276 such\)"),
+        (("procedure",), "pareto", "procedure is 'pareto'; .* did you mean 'pareto_testing'"),
+        (("sizes",), {"first": 0}, "sizes.first must be a whole number >= 1, got 0"),
+        (("deferred_by_position",), [0.5], "has 1 values, must have max_length = 20 or none"),
+        (("deferred_by_position", 3), 1.5, r"deferred_by_position\[3\] is 1.5, must be in"),
         (("ends", "teacher"), LACKING, "field 'teacher' is missing in ends"),
         (("ends", "student", "quality", "rouge2"), LACKING, "ends.student.quality lacks rouge2"),
     ],
@@ -193,6 +233,16 @@ def test_files_that_are_refused(tmp_path):
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(ValueError, match="list.json: not a budget file of schema_version 1"):
         budget_file.load(tmp_path / "list.json")
+
+
+def test_an_edit_is_refused(tmp_path):
+    whole = budget_file.from_values(synthetic_budget.make())
+    whole.save(tmp_path / "budget.json")
+    assert budget_file.load(tmp_path / "budget.json").runs == whole.runs
+    text = (tmp_path / "budget.json").read_text()
+    (tmp_path / "budget.json").write_text(text.replace('"name": "cat"', '"name": "dog"'))
+    with pytest.raises(ValueError, match="budget.json: was edited after it was written"):
+        budget_file.load(tmp_path / "budget.json")
 
 
 def test_a_certificate_is_told_from_a_budget_file():

@@ -147,6 +147,7 @@ def rewritten(path, change):
     """The router's file with a change to its arrays or its text."""
     with np.load(path) as file:
         arrays = dict(file.items())
+    del arrays["digest"]  # as files of before
     about = json.loads(str(arrays["about"]))
     change(about, arrays)
     np.savez(path, **{**arrays, "about": np.array(json.dumps(about))})
@@ -173,12 +174,73 @@ def rewritten(path, change):
             r'model must be a text, got \["linear"\]',
         ),
         (lambda about, _: about.update(model="line"), "model is 'line'; must be one of linear, "),
-        (lambda _, arrays: arrays.pop("model/weights"), "lacks 'weights': not a whole file"),
+        (lambda about, _: about.update(num_examples=0), "num_examples must be a whole number >= 1"),
+        (
+            lambda about, _: about.update(target="gain"),
+            "target is 'gain'; must be one of teacher_g",
+        ),
+        (
+            lambda _, arrays: arrays.update({"model/weights": np.zeros(13)}),
+            r"array 'weights' has the shape \[13\], must be \[14\]",
+        ),
+        (
+            lambda _, arrays: arrays.update({"model/bias": np.array("a")}),
+            r"array 'bias' is <U1 \[\]; must be floats \[\]",
+        ),
+        (
+            lambda _, arrays: arrays.update({"model/weights": np.full(14, np.nan)}),
+            "array 'weights' holds numbers that are not finite",
+        ),
+        (
+            lambda _, arrays: arrays.update({"model/scale": np.zeros(14)}),
+            "array 'scale' holds a deviation that is not above 0",
+        ),
+        (lambda _, arrays: arrays.update(seen=np.zeros(3)), "array 'seen' is float64 .3.; must be"),
+        (
+            lambda _, arrays: arrays.update(seen=np.arange(3, dtype=np.uint64)),
+            "array 'seen' has 3 hashes of ids",
+        ),
+        (
+            lambda _, arrays: arrays.pop("model/weights"),
+            "its model: array 'weights' is missing; it holds",
+        ),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(fitted, tmp_path, change, message):
     path = tmp_path / "r.npz"
     fitted["logistic router"].save(path)
+    rewritten(path, change)
+    with pytest.raises(ValueError, match=message):
+        routers.load(path)
+
+
+def test_an_edited_file_is_refused(fitted, tmp_path):
+    path = tmp_path / "r.npz"
+    fitted["logistic router"].save(path)
+    with np.load(path) as file:
+        arrays = dict(file.items())
+    np.savez(path, **(arrays | {"model/bias": arrays["model/bias"] + 1e-9}))
+    with pytest.raises(ValueError, match="r.npz: was changed after it was written"):
+        routers.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("left", 10**6, "array 'left' holds indices outside of 0 to"),
+        ("feature", 14, "array 'feature' holds indices outside of 0 to 13"),
+        ("roots", -1, "array 'roots' holds indices outside of 0"),
+        ("depth", 10**9, "nodes can not have depth 1000000000 and num_features 14"),
+        ("value", np.inf, "array 'value' holds numbers that are not finite"),
+    ],
+)
+def test_trees_with_nodes_that_are_not_there_are_refused(fitted, tmp_path, name, value, message):
+    path = tmp_path / "r.npz"
+    fitted["boosted router"].save(path)
+
+    def change(_, arrays):
+        arrays[f"model/{name}"] = np.full_like(arrays[f"model/{name}"], value)
+
     rewritten(path, change)
     with pytest.raises(ValueError, match=message):
         routers.load(path)
@@ -213,7 +275,7 @@ def test_a_file_never_runs_code(tmp_path, capsys):
     np.savez(tmp_path / "h.npz", about=np.array("{"), seen=np.zeros(0, np.uint64))
     np.save(tmp_path / "f.npy", np.zeros(3))
     for path in tmp_path.iterdir():
-        with pytest.raises(ValueError, match=f"{path.name} is not a file of a router"):
+        with pytest.raises(ValueError, match=f"{path.name}(:| is not a file of a router)"):
             routers.load(path)
     np.savez(tmp_path / "g.npz", about=np.array("[1]"))
     with pytest.raises(ValueError, match="g.npz: a router's file of format None"):

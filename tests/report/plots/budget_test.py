@@ -114,7 +114,7 @@ def test_thresholds_of_both_splits_the_accepted_and_the_chosen():
 def test_gaps_in_what_is_accepted_are_not_shaded():
     made = synthetic_budget.make()
     run = next(r for r in made["runs"] if r["alpha"] == 0.2 and r["repeat"] == 0)
-    run["accepted"] = [1, 2, 5]
+    run["accepted"], run["thresholds"] = [1, 2, 5], made["candidates"][5]["thresholds"]
     figure = plots_budget.thresholds_figure(budget_file.from_values(made))
     figure.draw_without_rendering()
     assert len(shaded(figure.axes[0])) == 2
@@ -131,7 +131,8 @@ def test_several_thresholds_stand_in_the_order_of_their_cost():
 def test_nothing_certified_has_no_shade_and_no_star():
     made = copy.deepcopy(synthetic_budget.make())
     for run in made["runs"]:
-        run |= {"accepted": [], "certified": False, "thresholds": None}
+        run |= {"accepted": [], "certified": False, "thresholds": None, "calibration": None}
+        run |= {"test": None, "baselines": None}
     figure = plots_budget.thresholds_figure(budget_file.from_values(made))
     figure.draw_without_rendering()
     assert shaded(figure.axes[0]) == []

@@ -1,0 +1,95 @@
+"""Finds secrets among the words of a command line, which every user of a machine can see."""
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+
+# The last word of a name such as HF_TOKEN, api-token or dbPassword.
+_ALWAYS = {
+    "password", "passwd", "passphrase", "passcode", "secret", "secrets", "apikey", "authorization",
+    "bearer", "privatekey", "accesstoken", "authtoken", "apitoken", "hftoken",
+}  # fmt: skip
+_UNLESS_A_NUMBER = {"token", "pass", "pw"}
+_UNLESS_A_PATH = {"credential", "credentials", "pwd"}
+# Before "key": an API key is secret, a sort key is not.
+_KEYS = {
+    "api", "private", "access", "secret", "ssh", "signing", "encryption", "account", "service",
+    "auth", "client", "license", "master", "deploy", "session", "subscription", "wandb", "openai",
+    "anthropic", "hf", "aws", "azure", "gcp", "google", "storage",
+}  # fmt: skip
+# Before "token": one of a vocabulary.
+_VOCABULARY = {
+    "pad", "padding", "eos", "bos", "unk", "sep", "cls", "mask", "start", "end", "stop", "begin",
+    "special", "sentinel", "next", "first", "last", "per", "target", "input", "output", "label",
+    "answer", "decoder", "by",
+}  # fmt: skip
+_NEUTRAL = {"value", "string", "text", "base", "plain"}  # after the word: TOKEN_VALUE
+_HARMLESS = re.compile(r"(?i)(true|false|none|null|<.*>|\$.*|)")
+_NUMBER = re.compile(r"[-+]?[\d_.]+(e[-+]?\d+)?")
+_PATH = re.compile(r"(~|\.{0,2})/.*|\w+://.*|.*\.(json|ya?ml|txt|pem)")
+_PAIR = re.compile(r"""([A-Za-z_][\w.\-/]*)["']?\s*[=:]\s*["']*(?=([^\s"',;&)}\]]*))""")
+_SHAPES = {
+    "a URL with a password": r"\w://[^/\s:@]*:[^/\s@]+@",
+    "an Authorization header": r"(?i)\bbearer\s+(?=\S*\d)[\w.~+/-]{6,}",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
+    "an access token": (
+        r"\b(hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
+        r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{12,}|AIza[\w-]{30,}|ya29\.[\w-]{10,}"
+        r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+)"
+    ),
+}
+
+
+def secret_in(words: Sequence[str]) -> str | None:
+    """What looks like a secret: the name of an option or variable, or a kind; None for nothing.
+
+    The value itself is never part of it.
+
+    Example: ["--token", "abc"] gives "--token", ["--gin.MAX_TOKENS=5"] None.
+    """
+    for word in words:
+        for kind, shape in _SHAPES.items():
+            if re.search(shape, word):
+                return kind
+    for name, value in _pairs(words):
+        if _is_secret(name, value):
+            return name
+    return None
+
+
+def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Names and values: NAME=VALUE, NAME: VALUE, --NAME VALUE, also inside of a shell command."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        yield from _PAIR.findall(word)
+        is_value = following and not following.startswith("--")
+        if re.fullmatch(r"--?[A-Za-z][\w.-]*", word) and is_value:
+            yield word, following
+        if re.search(r"\s", word):
+            try:
+                inner = shlex.split(word)
+            except ValueError:
+                inner = word.split()
+            if inner != [word]:
+                yield from _pairs(inner)
+
+
+def _is_secret(name: str, value: str) -> bool:
+    value = value.strip("'\"")
+    if _HARMLESS.fullmatch(value):
+        return False
+    if name in ("-u", "--user"):  # of curl; not the numbers that docker takes
+        return re.fullmatch(r"[^:/\s]+:[^/\s]+", value) is not None and not value[0].isdigit()
+    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    parts = [part.lower() for part in parts]
+    while parts and parts[-1] in _NEUTRAL:
+        parts.pop()
+    before, last = ["", "", *parts][-2:]
+    is_always = last in _ALWAYS or last.endswith(("password", "passwd", "passphrase"))
+    if is_always or ("secret" in parts and last == "key"):
+        return True
+    if last in _UNLESS_A_NUMBER:
+        is_honest = last == "token" and before in _VOCABULARY
+        return not is_honest and not _NUMBER.fullmatch(value)
+    if last in _UNLESS_A_PATH:
+        return not _PATH.fullmatch(value)
+    return last == "key" and before in _KEYS and not _NUMBER.fullmatch(value)
