@@ -230,7 +230,41 @@ def test_a_required_macro_without_a_value_is_named():
 
 
 def test_a_string_without_quotes_is_answered_with_how_to_quote():
-    assert "quotes inside quotes" in error([DEMO, "--gin.OUTPUT_DIR=runs/x"])
+    said = "--gin.OUTPUT_DIR=runs/x: gin can not read this; write --gin.OUTPUT_DIR=\"'runs/x'\""
+    assert error([DEMO, "--gin.OUTPUT_DIR=runs/x"]) == said
+
+
+@pytest.mark.parametrize(
+    ("binding", "said"),
+    [
+        ("SEED=1\nSTUDENT_STEPS=3", "--gin.SEED=1 STUDENT_STEPS=3: holds 2 lines; give each a"),
+        (
+            "STUDENT_STEPS=%STUDENT_STEP",
+            "STUDENT_STEPS is %STUDENT_STEP, and no macro",
+        ),
+        ("small/config.T5Config.embed_dimm=4", "named 'embed_dimm'; did you mean 'embed_dim'?"),
+        ("STUDENT-STEPS=5", "unknown gin macro 'STUDENT-STEPS'; did you mean 'STUDENT_STEPS'?"),
+        ("=5", "--gin.=5: write --gin.MACRO=VALUE"),
+        ("SEED=%SEED", "the macros or references of the gin files read each other"),
+    ],
+)
+def test_a_binding_that_can_not_be_is_named_by_its_flag(binding, said):
+    assert said in error([DEMO, f"--gin.{binding}"])
+
+
+def test_a_file_of_windows_is_read(tmp_path):
+    flag = write(tmp_path, "SEED = 5\nSTUDENT_STEPS = 700\n")
+    path = Path(flag.partition("=")[2])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    runs = {run.name: run for run in gin_config.parse(train.CONFIG, [flag]).runs}
+    assert runs["xent"].data.seed == 5 and runs["xent"].steps == 700
+
+
+def test_a_file_that_is_not_there_or_includes_itself(tmp_path):
+    flag = write(tmp_path, 'include "gin/nothing.gin"\n')
+    assert "no gin file gin/nothing.gin (included by " in error([flag])
+    flag = write(tmp_path, f'include "{tmp_path}/x.gin"\n')
+    assert "x.gin includes itself" in error([flag])
 
 
 def test_a_class_that_a_module_lacks_is_named_with_the_nearest_one():

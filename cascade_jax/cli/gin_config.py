@@ -9,9 +9,11 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.util  # noqa: F401  gin uses it to look for a file, and imports importlib alone
+import inspect
 import os
 import re
 import sys
+import tokenize
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,14 @@ from typing import Any
 import gin
 from gin import config as gin_config
 
-from cascade_jax.cli import commands
+from cascade_jax.cli import commands, gin_text
 from cascade_jax.cli.flags import Flags, UsageError, flag
 from cascade_jax.names import did_you_mean
 
 _MACRO = "gin.macro"
+_REFUSED = (
+    SyntaxError, tokenize.TokenError, ValueError, OSError, ImportError, AttributeError, NameError,
+)  # fmt: skip
 _QUOTES = "a string needs quotes, and on a command line quotes inside quotes: \"'text'\""
 
 
@@ -95,6 +100,8 @@ def build(root: str, values: argparse.Namespace) -> Any:
     check_required(root)
     try:
         return gin.get_configurable(root)()
+    except RecursionError as error:
+        raise UsageError("the macros or references of the gin files read each other") from error
     except TypeError as error:
         raise UsageError(
             f"the gin files leave out a value or give one of another type: {one_line(error)}"
@@ -124,36 +131,59 @@ def load(files: Iterable[str], bindings: Iterable[str] = ()) -> set[str]:
         the bindings.
     """
     gin.clear_config(clear_constants=True)
-    for folder in search_paths():
-        gin.add_config_file_search_path(str(folder))
+    gin_config._LOCATION_PREFIXES[:] = ["", *map(str, search_paths())]
+    gin_config._FILE_READERS[:] = [(gin_text.opened, os.path.isfile)]
     add_current_folder()
-    try:
-        with native_messages_hidden():
+    with native_messages_hidden():
+        try:
             parsed = [gin.parse_config_file(file) for file in files]
-            _check_known_macros(bindings)
-            _parse_bindings(list(bindings))
-    except (SyntaxError, ValueError, OSError, ImportError, AttributeError, NameError) as error:
-        unquoted = "Failed to parse token" in str(error)
-        hint = f"; {_QUOTES}" if unquoted else ""
-        raise UsageError(one_line(error) + hint) from error
+        except _REFUSED as error:
+            raise UsageError(_file_error(error)) from error
+        _check_known_macros(bindings)
+        for binding in bindings:
+            gin_text.check_binding(binding)
+        for binding in bindings:
+            try:
+                _parse_binding(binding)
+            except _REFUSED as error:
+                raise UsageError(f"--gin.{binding}: {_binding_error(error)}") from error
     return set().union(*map(_macros_read, parsed))
 
 
-def _parse_bindings(bindings: list[str]) -> None:
-    """Parses bindings of the command line, which may name all that is in the files' imports.
+def _file_error(error: Exception) -> str:
+    """Gin's message about a file, without the list of all folders twice."""
+    if match := re.match(r"Unable to open file: (.+?)\. Searched config paths", str(error)):
+        folders = ", ".join(map(str, search_paths()))
+        including = re.search(r'In file "(.+?)", line (\d+)', str(error))
+        where = f" (included by {including[1]}:{including[2]})" if including else ""
+        return f"no gin file {match[1]}{where}; looked in {folders}"
+    return one_line(error)
+
+
+def _binding_error(error: Exception) -> str:
+    """Gin's message about a binding of the command line, which is named before it."""
+    text = re.sub(r"\s*In bindings string line \d+.*", "", one_line(error))
+    if match := re.match(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", text):
+        wrapped = gin_config._REGISTRY.get_match(match[1]).wrapped
+        text = text.rstrip(".") + did_you_mean(match[2], inspect.signature(wrapped).parameters)
+    return text
+
+
+def _parse_binding(binding: str) -> None:
+    """Parses a binding of the command line, which may name all that is in the files' imports.
 
     By itself gin knows only those names of a module that the files mention: not `scores.Sum` where
     they say `@scores.Average()`.
     """
     try:
-        gin.parse_config(bindings)
+        gin.parse_config(binding)
     except ValueError as error:
         if "No configurable matching" not in str(error):
             raise
         imports = {statement.format() for statement in gin_config._IMPORTS}
         dynamic = "from __gin__ import dynamic_registration"  # comes first
         try:
-            gin.parse_config([dynamic, *sorted(imports - {dynamic}), *bindings])
+            gin.parse_config([dynamic, *sorted(imports - {dynamic}), binding])
         except AttributeError as second:  # a module that is imported has no such name
             raise _no_such_name(second) from None
         except (SyntaxError, ValueError, NameError):
@@ -174,7 +204,8 @@ def _no_such_name(error: AttributeError) -> AttributeError:
 def _macros_read(parsed) -> set[str]:
     """Names after a % in a parsed file and all that it includes."""
     candidates = (folder / parsed.filename for folder in search_paths())
-    lines = next(file for file in candidates if file.exists()).read_text().splitlines()
+    file = next(file for file in candidates if file.exists())
+    lines = file.read_text(encoding="utf-8-sig").splitlines()
     names = set(re.findall(r"%([\w/]+)", " ".join(line.partition("#")[0] for line in lines)))
     return names.union(*map(_macros_read, parsed.includes))
 
@@ -198,14 +229,19 @@ def native_messages_hidden():
 
 def _check_known_macros(bindings: Iterable[str]) -> None:
     """A macro on the command line must be one that the gin files have."""
-    known = sorted(scope for scope, selector in _bindings() if selector == _MACRO)
+    known = _macros()
     for binding in bindings:
         name = binding.partition("=")[0].strip()
-        if "." not in name and "/" not in name and name not in known:
+        if name and "." not in name and "/" not in name and name not in known:
             hint = did_you_mean(name, known, cutoff=0.5)
             raise UsageError(
                 f"unknown gin macro {name!r}{hint} (the files have {', '.join(known)})"
             )
+
+
+def _macros() -> list[str]:
+    """Names of all macros that are set."""
+    return sorted(scope for scope, selector in _bindings() if selector == _MACRO)
 
 
 def _bindings() -> dict[tuple[str, str], dict[str, Any]]:
@@ -269,9 +305,16 @@ def check_leftovers(mentioned: Iterable[str] = ()) -> None:
 
 
 def check_required(root: str) -> None:
-    """Refuses a config in which a macro or parameter that `root` reads is still REQUIRED."""
+    """Refuses a config in which a macro or parameter that `root` reads is not set or REQUIRED."""
+    known = _macros()
     for scope, selector, parameter in sorted(_reached([root])):
         value = _bindings()[(scope, selector)][parameter]
+        for reference in gin_config.iterate_references(value):
+            name = "/".join(reference.scopes)
+            if reference.configurable.selector == _MACRO and name not in known:
+                reader = scope if selector == _MACRO else f"{selector}.{parameter}"
+                hint = did_you_mean(name, known, cutoff=0.5)
+                raise UsageError(f"{reader} is %{name}, and no macro of that name is set{hint}")
         if "gin.REQUIRED" in repr(value):
             if selector == _MACRO:
                 raise UsageError(

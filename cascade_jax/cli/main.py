@@ -30,3 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     from cascade_jax.cli import run_command
 
     return run_command.run(commands.module_of(name), rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

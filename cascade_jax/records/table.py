@@ -245,7 +245,8 @@ def read(path: str | os.PathLike) -> Records:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such records file")
+        hint = did_you_mean(path.name, [file.name for file in path.parent.glob("*.parquet")])
+        raise FileNotFoundError(f"{path}: no such records file{hint}")
     try:
         # Without these settings whole columns are read before their first row is there.
         settings = {"pre_buffer": False, "buffer_size": 1 << 20}

@@ -12,7 +12,7 @@ from cascade_jax.evaluation.costs import format_cost
 from cascade_jax.evaluation.live_cascades import LiveCascade
 from cascade_jax.evaluation.policy_points import PolicyPoint
 from cascade_jax.evaluation.results import Evaluation
-from cascade_jax.report.numbers import cost_text, promise_text
+from cascade_jax.report.numbers import cost_text, promise_text, threshold_text
 from cascade_jax.text_table import Cell, Column, Table, as_html, number, percent
 
 SEARCH_PICTURES = {
@@ -37,7 +37,7 @@ def _policy(evaluation: Evaluation, name: str, point: PolicyPoint) -> str:
     cost = "" if math.isnan(point.cost) else f" at {cost_text(panel, point.cost)}"
     score = uncertainty_label(point.score) if point.level == TOKEN else point.score
     result = (
-        f"{name} by its {point.status} policy, {score} > {threshold_text(point.thresholds)}: "
+        f"{name} by its {point.status} policy, {score} > {threshold_text(*point.thresholds)}: "
         f"{percent(point.rate)} of the {point.level}s deferred, quality "
         f"{number(point.quality)}{cost}."
     )
@@ -159,7 +159,7 @@ def live_table(evaluation: Evaluation) -> Table:
             Column("deferred tokens", [row.token_share for row in rows], percent),
             Column("cost", [row.cost for row in rows]),
             Column("FLOPs per example", [format_cost(row.flops, "FLOPs") for row in rows]),
-            Column("threshold λ", [threshold_text(row.thresholds) for row in rows]),
+            Column("threshold λ", [threshold_text(*row.thresholds) for row in rows]),
         ],
     )
 
@@ -182,12 +182,6 @@ def task_table(evaluation: Evaluation) -> Table:
                    percent),
         ],
     )  # fmt: skip
-
-
-def threshold_text(thresholds: tuple[float, ...]) -> str:
-    """Thresholds as a report writes them."""
-    shown = [f"{v:.4g}".replace("-inf", "−∞").replace("inf", "∞") for v in thresholds]
-    return ", ".join(shown) or "–"
 
 
 def page_points(evaluation: Evaluation) -> dict:

@@ -8,7 +8,7 @@ import numpy as np
 from cascade_jax.evaluation.curves import Curve
 from cascade_jax.evaluation.results import Panel
 from cascade_jax.report.metrics_json import MAX_POINTS
-from cascade_jax.report.numbers import cost_text
+from cascade_jax.report.numbers import cost_text, threshold_text
 from cascade_jax.text_table import number, percent
 
 _NEARLY = "99 % of large"  # the label of the reference quality that a recommendation aims at
@@ -92,9 +92,9 @@ def recommendation(panel: Panel) -> str:
             "the large model alone costs."
         )
     return (
-        f"Ship {choice.name} with τ = {choice.threshold:.4g}: deferring {percent(choice.rate)} of "
-        f"the examples it has {_NEAR} of the large model's quality ({qualities}) at "
-        f"{cost_text(panel, choice.cost)}, {share} of the large model's cost."
+        f"Ship {choice.name} with τ = {threshold_text(choice.threshold)}: deferring "
+        f"{percent(choice.rate)} of the examples it has {_NEAR} of the large model's quality "
+        f"({qualities}) at {cost_text(panel, choice.cost)}, {share} of the large model's cost."
     )
 
 

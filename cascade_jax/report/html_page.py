@@ -15,7 +15,7 @@ from cascade_jax.evaluation import split_figures
 from cascade_jax.evaluation.results import Evaluation
 from cascade_jax.records.schema import SCHEMA_VERSION
 from cascade_jax.report import budget, headline, page_data, tables, words
-from cascade_jax.report.numbers import cost_text, repeats_text
+from cascade_jax.report.numbers import cost_text, repeats_text, threshold_text
 from cascade_jax.text_table import Table, as_html, number, percent
 
 _PAGE = pathlib.Path(__file__).parent / "assets"
@@ -137,7 +137,7 @@ def _headline(evaluation: Evaluation) -> str:
     cost = cost_text(panel, choice.cost)
     tiles = {
         "small model": (choice.name, "largest area"),
-        "threshold τ": (f"{choice.threshold:.4g}".replace("inf", "∞"), "defer scores above it"),
+        "threshold τ": (threshold_text(choice.threshold), "defer scores above it"),
         "deferred": (percent(choice.rate), f"of {panel.num_examples:,} examples"),
         "quality": (number(choice.quality), f"{percent(kept)} of the large model's"),
         "cost": (percent(choice.share_of_cost), f"of the large model's: {cost}"),

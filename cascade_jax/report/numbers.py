@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
+
 from cascade_jax.evaluation.costs import prefix_of, short_label
 from cascade_jax.evaluation.policy_points import RiskCheck
 from cascade_jax.evaluation.results import Panel
-from cascade_jax.text_table import number
+from cascade_jax.text_table import NOT_MEASURED, number
 
 
 def cost_text(panel: Panel, value: float) -> str:
@@ -15,6 +17,17 @@ def cost_text(panel: Panel, value: float) -> str:
         return f"{number(value)} {label}"
     scale, prefix = prefix_of(abs(value), panel.cost_unit)
     return f"{value / scale:.3g} {prefix}{label}"
+
+
+def threshold_text(*thresholds: float) -> str:
+    """Thresholds as one types them: the shortest text of the same float32; "–" for none.
+
+    Example: 0.8455815315246582 gives "0.84558153", with which the same scores are above it.
+    """
+    with np.errstate(over="ignore"):
+        shown = [str(np.float32(value)).removesuffix(".0") for value in thresholds]
+    texts = {"inf": "∞", "-inf": "−∞", "nan": NOT_MEASURED}
+    return ", ".join(texts.get(text, text) for text in shown) or NOT_MEASURED
 
 
 def promise_text(kept: RiskCheck) -> str:

@@ -9,7 +9,7 @@ from cascade_jax.data import pipeline
 from cascade_jax.losses import variants
 from cascade_jax.models import families, pair
 from cascade_jax.models.lora import Lora
-from cascade_jax.names import check_choice
+from cascade_jax.names import check_choice, did_you_mean
 from cascade_jax.parallel import rules as rules_lib
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import start as start_lib
@@ -177,7 +177,10 @@ class TrainConfig:
             raise ValueError(f"runs have the same name: {twice}; names must differ")
         unknown = sorted(set(self._selected_names()) - set(names))
         if unknown:
-            raise ValueError(f"only={self.only!r}: no run named {unknown}; the runs are {names}")
+            hint = did_you_mean(unknown[0], names)
+            raise ValueError(
+                f"only={self.only!r}: no run named {unknown}; the runs are {names}{hint}"
+            )
 
     def _selected_names(self) -> Sequence[str]:
         if self.only is None:

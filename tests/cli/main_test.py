@@ -34,9 +34,10 @@ def test_help_lists_every_command():
         assert f"  {name}" in text
 
 
-def test_python_dash_m_is_the_same_command():
+@pytest.mark.parametrize("module", ["cascade_jax", "cascade_jax.cli.main"])
+def test_python_dash_m_is_the_same_command(module):
     done = subprocess.run(
-        [sys.executable, "-m", "cascade_jax", "--help"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (0, commands.usage())
 

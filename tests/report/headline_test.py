@@ -38,7 +38,7 @@ def test_the_choice_is_the_first_threshold_that_reaches_it():
     assert choice.cost == pytest.approx(1e6 + choice.rate * 1e7)
     assert choice.teacher_cost == pytest.approx(1e7) and choice.pays
     text = headline.recommendation(result)
-    for part in ("Ship a ", f"τ = {choice.threshold:.4g}", f"{choice.quality:.3f} of "):
+    for part in ("Ship a ", f"τ = {np.float32(choice.threshold)!s}:", f"{choice.quality:.3f} of "):
         assert part in text
 
 

@@ -43,7 +43,13 @@ const show = {
     const [scale, prefix] = prefixOf(v, unit);
     return `${Number((v / scale).toPrecision(3))} ${prefix}${unit === "s" ? unit : ""}`.trim();
   },
-  tau: (v) => (isKnown(v) ? String(Number(v.toPrecision(4))) : "−∞"),
+  // The shortest number of the same float32, as reports write it: who types it gets this threshold.
+  tau: (v) => {
+    if (!isKnown(v)) return "−∞";
+    const digits = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+    const isSame = (d) => Math.fround(Number(v.toPrecision(d))) === Math.fround(v);
+    return String(Number(v.toPrecision(digits.find(isSame) ?? 9)));
+  },
   // Counts are means over orders where scores are tied, and then no whole numbers.
   count: (v) => v.toLocaleString("en", { maximumFractionDigits: 1 }),
 };

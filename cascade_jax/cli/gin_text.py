@@ -1,0 +1,185 @@
+"""The text of gin files and bindings: what is wrong with it, where, and how to write it instead.
+
+Gin's own messages have neither: "Unable to parse value. (line 2)". So each text is parsed here
+first, for its form alone; names are looked up by gin afterwards.
+"""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+from gin import config_parser
+
+from cascade_jax.cli.flags import UsageError
+
+_UNREADABLE = "gin can not read this"
+_VALUES = "a value is a number, True, False, None, a 'text', a list, %MACRO or @name()"
+_WORDS = {"true": "True", "false": "False", "none": "None", "null": "None", "nil": "None"}
+# What parsing a text that is not in gin's form may raise.
+_MALFORMED = (SyntaxError, tokenize.TokenError, ValueError, RecursionError, MemoryError)
+_NO_QUOTES = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb`"
+_open_files: list[str] = []  # those that include each other just now
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[io.StringIO]:
+    """A gin file, for gin to read; as `open`, but for a byte order mark and line ends of Windows.
+
+    Raises:
+      UsageError: not UTF-8, not in gin's form (line, and what to write), or it includes itself.
+    """
+    resolved = os.path.realpath(path)
+    if resolved in _open_files:
+        raise UsageError(f"{path} includes itself")
+    text = _decoded(path, Path(path).read_bytes())
+    lines = text.splitlines()
+    if problem := _problem(text):
+        number, what = problem
+        line = lines[number - 1].strip() if number <= len(lines) else ""
+        name, _, value = line.partition("=")
+        has_value = what == _UNREADABLE and "=" in line
+        hint = _hint(value, f"{name.strip()} = {{}}") if has_value else ""
+        where = f"{path}:{number}"
+        raise UsageError(f"{where}: {what}: {_short(line)}{hint}")
+    content = io.StringIO(text)
+    content.name = path
+    _open_files.append(resolved)
+    try:
+        yield content
+    finally:
+        _open_files.remove(resolved)
+
+
+def check_binding(binding: str) -> None:
+    """Refuses a binding of the command line, NAME=VALUE, that is not in gin's form.
+
+    Raises:
+      UsageError: names the flag, and shows how to write it.
+    """
+    name, _, value = binding.partition("=")
+    flag = f"--gin.{name}={_short(value)}"
+    if not re.fullmatch(r"[\w./]+", name.strip()) or value.startswith("="):
+        raise UsageError(f"{flag}: write --gin.MACRO=VALUE, or --gin.module.Class.field=VALUE")
+    if problem := _problem(binding):
+        hint = _hint(value, f"--gin.{name}={{}}", is_on_command_line=True)
+        raise UsageError(f"{flag}: {problem[1]}{hint if problem[1] == _UNREADABLE else ''}")
+    statements = list(_statements(binding))
+    if len(statements) != 1 or not isinstance(statements[0], config_parser.BindingStatement):
+        raise UsageError(f"{flag}: holds {len(statements)} lines; give each a --gin. of its own")
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _decoded(path: str, data: bytes) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
+        raise UsageError(f"{path}: not UTF-8 (it looks like UTF-16, or holds zero bytes)")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            f"{path}:{number}: not UTF-8 (byte 0x{data[error.start]:02x}); save it as UTF-8"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+# ------------------------------------------------------------------ parsing
+
+
+class _NoNames(config_parser.ParserDelegate):
+    """Takes every name: they are looked up when gin itself reads the text."""
+
+    def configurable_reference(self, scoped_configurable_name, evaluate):
+        return None
+
+    def macro(self, macro_name):
+        return None
+
+
+def _statements(text: str) -> Iterator:
+    yield from config_parser.ConfigParser(text, _NoNames())
+
+
+def _problem(text: str) -> tuple[int, str] | None:
+    """The line of the statement that is not in gin's form, from 1, and what is wrong."""
+    parser, first = None, 1
+    try:
+        parser = config_parser.ConfigParser(text, _NoNames())
+        while True:
+            parser._skip_whitespace_and_comments()
+            first = parser.current_token.start[0]
+            if parser.parse_statement() is None:
+                return None
+    except _MALFORMED as error:
+        if isinstance(error, RecursionError):
+            return first, "too many brackets in each other"
+        after = "\n".join(text.splitlines()[first - 1 :])
+        if _is_open(after):
+            return first, "a bracket or quote is not closed"
+        number = error.lineno if isinstance(error, SyntaxError) and error.lineno else first
+        if isinstance(error, IndentationError) or "identifier" in str(error):
+            return number, "its indentation is not that of the lines around it (spaces and tabs?)"
+        return number, _UNREADABLE
+
+
+def _is_open(text: str) -> bool:
+    """Whether a statement opens a bracket or quote that nothing closes.
+
+    A quote ends at its line; brackets count only where a later line begins a statement inside them.
+    """
+    depth = 0
+    for number, line in enumerate(text.splitlines()):
+        bare = re.sub(r"'(\\.|[^'\\])*'|\"(\\.|[^\"\\])*\"", "", line).partition("#")[0]
+        if number == 0 and ("'" in bare or '"' in bare):
+            return True
+        if number > 0 and (depth == 0 or re.match(r"\s*[\w./]+\s*=[^=]", bare)):
+            break
+        depth += sum(map(bare.count, "([{")) - sum(map(bare.count, ")]}"))
+    return depth > 0
+
+
+# ------------------------------------------------------------------ what to write
+
+
+def _hint(value: str, form: str, is_on_command_line: bool = False) -> str:
+    """How to write a value that gin can not read; `form` has {} in its place."""
+
+    def write(right: str) -> str:
+        if is_on_command_line and re.search(r"[\s'\"\\$]", right):
+            right = shlex.quote(right) if '"' in right else f'"{right}"'
+        return f"; write {form.format(right)}"
+
+    if other := next((letter for letter in value if letter in _NO_QUOTES + "\u00a0"), None):
+        return f"; it holds {other!r} (U+{ord(other):04X}), which gin does not know; {_VALUES}"
+    value = value.lstrip("=").strip()
+    if not value:
+        return f"; {_VALUES}; an empty text is ''"
+    if _problem(f"x = {value}") is None:
+        return write(value)
+    if re.fullmatch(r"[-+]?\d{1,3}([, ]\d{3})+(\.\d+)?", value):
+        return write(re.sub("[, ]", "", value))
+    if re.fullmatch(r"\+[\d.]+", value):
+        return write(value[1:])
+    if value.lower() in _WORDS:
+        return write(_WORDS[value.lower()])
+    if match := re.fullmatch(r"\[([^\[\](){}'\"@%]*)\]", value):
+        items = [item.strip() for item in match[1].split(",") if item.strip()]
+        return write(f"[{', '.join(map(_literal, items))}]")
+    if value[0] in "'\"[({@%":
+        return f"; {_VALUES}"
+    text = write(repr(value))
+    if re.fullmatch(r"[\d.eE+\-*/ ]+", value):
+        return f"; gin does not calculate: write the number itself, or for a text{text[7:]}"
+    return text
+
+
+def _literal(item: str) -> str:
+    return item if re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?|True|False|None", item) else repr(item)
