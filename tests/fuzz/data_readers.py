@@ -168,6 +168,7 @@ def _teacher_cache(dtype: str) -> Callable[[Path], None]:
             teacher.pop(field, None)
         fingerprint = {
             "format": identity.FORMAT,
+            "version": "0.1.0",
             "teacher": {"folder": "/x", "model": teacher, "step": 4, "saved_at": 7},
             "data": _DATA,
             "holding": vars(holding) | {},
@@ -190,7 +191,7 @@ def _teacher_cache(dtype: str) -> Callable[[Path], None]:
                     writer.add(example.key, facts, facts.label_log_probs)
         there = shards.shards_in(folder, digest)
         sizes = {name: facts["bytes"] for name, facts in there.items()}
-        write_json(folder / shards.COMPLETE, {"shards": sizes})
+        write_json(folder / shards.COMPLETE, {"shards": sizes, "splits": {}})
 
     return make
 
@@ -204,7 +205,7 @@ def _look_up(folder: Path) -> Any:
     identity.data_identity = lambda *_: _DATA
     there = identity.check_run(run, folder / "runs", _MIXTURE)
     shards.shards_in(folder, identity.digest(there))
-    holding = Holding(**shards.read_json(folder, shards.FINGERPRINT)["holding"])
+    holding = Holding(**there["holding"])
     return batches.Lookup(run, _MIXTURE, holding)(_cached_rows(), "train")
 
 
