@@ -241,8 +241,13 @@ def _read_certificate(folder: Path) -> Any:
     return loaded
 
 
-def _read_budget(folder: Path) -> None:
+def _read_budget(folder: Path) -> Any:
+    from cascade_jax import json_file
+    from cascade_jax.deferral.guarantees import budget_file
+
+    loaded = budget_file.load(folder / "budget.json")
     _evaluate(folder, budget=folder / "budget.json")
+    return json_file.to_values(loaded)
 
 
 def _made_budget(folder: Path) -> None:
@@ -284,7 +289,7 @@ def _read_router(folder: Path) -> Any:
     if not np.all(np.isfinite(values)):
         raise WrongValue(f"scores are {values[~np.isfinite(values)][:3]}")
     router.check_not_fitted_on("x", "test", ["a", "b"])
-    return None
+    return values
 
 
 def readers() -> list[Reader]:
@@ -309,9 +314,9 @@ def readers() -> list[Reader]:
         Reader("parquet.live", _small_records, _read_records, parquet, 2, True),
         Reader("parquet.top", _imported_records, _read_records, parquet, 2, True),
         Reader("certificate", _calibrated, _read_certificate, {"cert*": _JSON}, 3, True),
-        Reader("budget", _calibrated, _read_budget, {"budget*": _JSON}, 1.5),
+        Reader("budget", _calibrated, _read_budget, {"budget*": _JSON}, 1.5, True),
         Reader("budget.tokens", _made_budget, _read_budget, {"budget*": _JSON}, 1.5),
-        *(Reader(f"router.{k}", _router(k), _read_router, routers, 1) for k in _ROUTERS),
+        *(Reader(f"router.{k}", _router(k), _read_router, routers, 1, True) for k in _ROUTERS),
     ]
 
 
