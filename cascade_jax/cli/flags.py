@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
+from cascade_jax.checks import LARGEST
 from cascade_jax.names import did_you_mean
 
 Config = TypeVar("Config")
@@ -126,12 +127,18 @@ def one_of(*names: str) -> Callable[[str], str]:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """A flag's type: an integer from a least one on."""
+    """A flag's type: an integer from a least one on, to `checks.LARGEST`."""
 
     def convert(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
+        digits = text.lstrip("0") or "0"
+        is_number = text.isascii() and text.isdecimal()
+        if is_number and (len(digits) > 10 or int(digits) > LARGEST):
+            raise argparse.ArgumentTypeError(
+                f"{text[:20]!r} is not an integer of at most {LARGEST}"
+            )
+        if not is_number or int(digits) < least:
             raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
-        return int(text)
+        return int(digits)
 
     return convert
 

@@ -166,7 +166,9 @@ def _opened(
     there = cache_identity.read_fingerprint(Path(config.folder))
     differences = cache_identity.differences(there, fingerprint) if there is not None else []
     if differences:
-        same_division = {key: there.get(key) for key in ("holding", "batch_size", "shard_rows")}
+        same_division = {
+            key: there.get(key) for key in ("holding", "batch_size", "shard_rows", "limit")
+        }
         go_on = ""
         if not cache_identity.differences(there, fingerprint | same_division):
             go_on = f", or give what it was begun with: {cache_identity.making_flags(there)}"
@@ -193,7 +195,8 @@ def make(config: CacheConfig, mesh: Mesh | None = None) -> None:
         hosts.assert_equal_across_hosts("finished shards", {"names": sorted(done)})
         complete = read_complete(folder)
         if complete is not None and complete["shards"].keys() <= done.keys():
-            hosts.print_once(f"{folder} is complete, nothing to do\n{_summary(complete)}")
+            summary = _summary(complete, config.limit)
+            hosts.print_once(f"{folder} is complete, nothing to do\n{summary}")
             return
         kept = f"whole shards stay in {folder}"
         with Watchdog(NAME, "", config.hang_seconds, folder, lambda: kept) as watchdog:
@@ -232,12 +235,7 @@ class _Maker:
             "splits": {split: _total(shards, split) for split in config.splits(self._mixture)},
         }
         files.write_text(folder / COMPLETE, json.dumps(complete, indent=2) + "\n")
-        hosts.print_once(_summary(complete))
-        if config.limit is not None:
-            hosts.print_once(
-                f"a part: the first {config.limit} rows of each task of the training split "
-                "(CACHE_LIMIT); no run trains from it"
-            )
+        hosts.print_once(_summary(complete, config.limit))
 
     def _whole_shards(self) -> dict[str, dict]:
         """The shards of all groups, with their facts.
@@ -369,7 +367,7 @@ def _total(shards: Mapping[str, Mapping[str, Any]], split: str) -> dict[str, Any
     return {key: sum(facts[key] for facts in own) for key in keys}
 
 
-def _summary(complete: Mapping[str, Any]) -> str:
+def _summary(complete: Mapping[str, Any], limit: int | None) -> str:
     lines = []
     for split, total in complete["splits"].items():
         tokens = max(total["tokens"], 1)
@@ -379,5 +377,10 @@ def _summary(complete: Mapping[str, Any]) -> str:
             f"teacher is right on {100 * total['right'] / tokens:.2f} %, cross-entropy "
             f"{-total['log_probs'] / tokens:.4f} nats a token; {num_bytes / 1e6:.2f} MB, "
             f"{num_bytes / tokens:.2f} bytes a token"
+        )
+    if limit is not None:
+        lines.append(
+            f"a part: the first {limit} rows of each task of the training split (CACHE_LIMIT); no "
+            "run trains from it"
         )
     return "\n".join(lines)

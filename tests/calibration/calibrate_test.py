@@ -79,7 +79,8 @@ def test_a_certificate_for_every_alpha_and_the_figures_beside_it(table, tmp_path
     made = config(table, tmp_path, repeats=3)
     budget = calibrate.calibrate(made)
     actual = json_file.to_values(budget)
-    assert actual == json.loads((tmp_path / "calibration/tiny_answers/budget.json").read_text())
+    written = json.loads((tmp_path / "calibration/tiny_answers/budget.json").read_text())
+    assert actual == {name: value for name, value in written.items() if name != "digest"}
     assert budget == budget_file.load(tmp_path / "calibration/tiny_answers/budget.json")
     read = records.read(table)
     score = -read.student_log_probs.astype(np.float64)

@@ -58,7 +58,7 @@ def test_a_missing_gin_file_is_named_in_an_interpreter_of_its_own():
     command = [sys.executable, "-S", "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "Unable to open file: gin/experiments/dmo.gin" in done.stderr
+    assert "no gin file gin/experiments/dmo.gin; looked in" in done.stderr
 
 
 WITH_GIN = sorted(name for name in commands.COMMANDS if hasattr(commands.module_of(name), "CONFIG"))

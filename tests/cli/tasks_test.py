@@ -235,6 +235,10 @@ def test_tasks_of_a_mixture_that_are_not_here_are_left_out(run, sst2):
             ["demo_add_v1", "--target_length", "1"],
             "length: '1' is not an integer of at least 2",
         ),
+        (
+            ["demo_add_v1", "--examples", "9" * 5000],
+            "9999' is not an integer of at most 2147483647",
+        ),
         (["demo_add_v1", "--examples", "0"], "--examples: '0' is not an integer of at least 1"),
         (["demo_add_v1", "--examples", "many"], "--examples: 'many' is not"),
         (["demo_add_v1", "--split", "dev"], "has a split 'dev'; there are ['test', 'train',"),

@@ -376,6 +376,22 @@ def test_making_goes_on_where_it_was_stopped(folder, mesh, tmp_path, monkeypatch
     assert contents(cache).keys() == contents(folder / "few").keys()
 
 
+def test_a_part_has_the_first_rows_and_no_run_trains_from_it(folder, mesh, tmp_path, capsys):
+    place = f"{tmp_path}/cache"
+    config = cache_config(folder, "part", folder=place, limit=20)
+    for end in ("", "nothing to do"):
+        make.make(config, mesh)
+        complete = json.loads((tmp_path / "cache" / "complete.json").read_text())
+        assert complete["splits"]["train"]["examples"] == 20
+        printed = capsys.readouterr().out
+        assert end in printed and "a part: the first 20 rows of each task" in printed
+    run = run_config("run", variants.CATXent(), teacher_cache=place)
+    with pytest.raises(ValueError, match="is a part, .*: it holds the first 20 rows of each task"):
+        run_lib.check(Programs(run, mesh), folder)
+    with pytest.raises(ValueError, match="limit is 20 there and None here.*--gin.CACHE_LIMIT=20"):
+        make.check(cache_config(folder, "part", folder=place))
+
+
 def test_hosts_that_do_not_see_one_folder_make_no_cache(folder, mesh, tmp_path, monkeypatch):
     config = cache_config(folder, "apart", folder=str(tmp_path / "cache"))
     # As if another host held these rows, and wrote them to a disk of its own.
