@@ -18,7 +18,7 @@ from cascade_jax.cli import calibrate, gin_config
 from cascade_jax.cli.main import main
 from cascade_jax.deferral.guarantees import certificate, pareto, search
 from cascade_jax.parallel import hosts
-from tests.support import pair
+from tests.support import certificates, pair
 from tests.support.pair import output
 
 MACROS = """\
@@ -118,17 +118,16 @@ def test_going_on_decodes_nothing_again_but_what_is_damaged(tiny, trained, calib
 @pytest.fixture(scope="module")
 def policy(tiny, trained, calibrated, repository, tmp_path_factory):
     """A certificate that defers some tokens and keeps others, and the records that it makes."""
-    result = json.loads((calibrated / "certificate_0.6.json").read_text())
+    real = certificate.load(calibrated / "certificate_0.6.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository)
         pool = pool_of(tiny, trained)
         scores = pool.evaluate((np.inf,), np.arange(len(pool.ids))).score
-    some = [float(np.median(scores))]
     # Whatever was certified of models that were trained for a few steps only.
-    result["candidates"][0] |= {"thresholds": some, "is_accepted": True}
-    result |= {"thresholds": some, "status": certificate.CERTIFIED}
+    identity = {"models": real.models, "data": real.data}
+    made = certificates.make(float(np.median(scores)), "token", real.score, **identity)
     file = tmp_path_factory.mktemp("policy") / "certificate.json"
-    file.write_text(json.dumps(result))
+    made.save(file)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository)
         argv = [tiny, output(trained), f"--gin.POLICY='{file}'"]
@@ -185,18 +184,18 @@ def refused(capfd):
 
 def test_a_policy_of_other_models_is_refused_with_both(policy, tiny, trained, refused, tmp_path):
     file, _ = policy
-    actual = json.loads(file.read_text())
-    assert actual["models"]["teacher"]["step"] == 6
-    actual["models"]["teacher"]["step"] = 5
-    (tmp_path / "x.json").write_text(json.dumps(actual))
+    actual = certificate.load(file)
+    assert actual.models["teacher"].step == 6
+    older = dataclasses.replace(actual.models["teacher"], step=5)
+    actual = dataclasses.replace(actual, models={**actual.models, "teacher": older})
+    actual.save(tmp_path / "x.json")
     line = refused("collect", tiny, output(trained), f"--gin.POLICY='{tmp_path}/x.json'")
     assert "its teacher is run 'teacher', step 5, saved " in line
     assert "here is run 'teacher', step 6, saved " in line
     line = refused("collect", tiny, output(trained), f"--gin.POLICY='{file}'",
                    "--gin.TARGET_LENGTH=7")  # fmt: skip
     assert "is of target_length 8, here it is 7" in line
-    actual |= {"level": "answer"}
-    (tmp_path / "x.json").write_text(json.dumps(actual))
+    dataclasses.replace(actual, level="answer").save(tmp_path / "x.json")
     line = refused("collect", tiny, output(trained), f"--gin.POLICY='{tmp_path}/x.json'")
     assert "is a certificate for whole answers" in line
 
