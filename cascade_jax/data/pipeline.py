@@ -6,9 +6,11 @@ This module re-exports the names of `mixtures` and `examples`, so that callers i
 import hashlib
 import io
 import json
+import lzma
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -132,11 +134,22 @@ class HostBatches:
             if old != new:
                 raise ValueError(f"data iterator state has {key} {old!r}; this run has {new!r}")
         with archive, tempfile.TemporaryDirectory() as folder:
-            archive.extractall(folder)
-            status = tf.train.Checkpoint(iterator=self._iterator).read(
-                os.path.join(folder, "state")
-            )
-            status.assert_consumed()
+            try:
+                archive.extractall(folder)
+                place = os.path.join(folder, "state")
+                tf.train.Checkpoint(iterator=self._iterator).read(place).assert_consumed()
+            except (*_DAMAGE, tf.errors.OpError) as error:
+                why = " ".join(str(error).split())[:100]
+                raise ValueError(
+                    f"not a whole data iterator state ({len(state)} bytes): {why}"
+                ) from None
+
+
+# What a zip file, or a position in it, that was changed or cut may raise.
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError,
+    IndexError, KeyError, ValueError, AssertionError,
+)  # fmt: skip
 
 
 def _digest(names) -> str:

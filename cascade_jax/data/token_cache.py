@@ -16,7 +16,6 @@ shuffled better with the cache, and so in another order.
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ import tqdm
 from jaxtyping import Int, Integer
 
 import cascade_jax
-from cascade_jax import files
+from cascade_jax import array_file
 from cascade_jax.data import features
 from cascade_jax.data.vocabulary import load
 
@@ -256,23 +255,35 @@ def _write(path: Path, key: str, tokens: CachedTokens) -> None:
     arrays = {"key": np.array(key), "row_splits": tokens.row_splits}
     for name in _NAMES:
         arrays |= {f"{name}_values": tokens.values[name], f"{name}_splits": tokens.splits[name]}
-    with files.replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    array_file.write(path, arrays)
 
 
 def _read(path: Path, key: str) -> CachedTokens | None:
     """The tokens in a file; None if it is missing, damaged or has another key."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            if str(archive["key"]) != key:
-                return None
-            return CachedTokens(
-                archive["row_splits"],
-                {name: archive[f"{name}_values"] for name in _NAMES},
-                {name: archive[f"{name}_splits"] for name in _NAMES},
-            )
+        arrays = array_file.read(path)
+        if str(array_file.checked(arrays, "key", "U", (), str(path))) != key:
+            return None
+        values, splits = {}, {}
+        for name in _NAMES:
+            values[name] = array_file.checked(arrays, f"{name}_values", "iu", (None,), str(path))
+            splits[name] = _splits(arrays, f"{name}_splits", path, len(values[name]))
+        examples = len(splits[_NAMES[0]]) - 1
+        if any(len(starts) != examples + 1 for starts in splits.values()):
+            raise ValueError(f"{path}: features of different numbers of examples")
+        return CachedTokens(_splits(arrays, "row_splits", path, examples), values, splits)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        print(f"{path}: damaged, made anew")
+    except (OSError, ValueError) as error:
+        print(f"{path}: damaged, made anew ({str(error).removeprefix(f'{path}: ')})")
         return None
+
+
+def _splits(
+    arrays: Mapping[str, np.ndarray], name: str, path: Path, end: int
+) -> Int[np.ndarray, " n"]:
+    """An array that rises from 0 to `end`."""
+    splits = array_file.checked(arrays, name, "i", (None,), str(path))
+    if len(splits) == 0 or splits[0] != 0 or splits[-1] != end or np.any(np.diff(splits) < 0):
+        raise ValueError(f"{path}: array {name!r} does not rise from 0 to {end}")
+    return splits
