@@ -112,3 +112,19 @@ def test_what_is_no_json_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text)
     with pytest.raises(ValueError, match=r"a.json: (not JSON \(|not UTF-8 \(|holds NaN)"):
         json_file.read_values(tmp_path / "a.json")
+
+
+def test_a_digest_tells_an_edit_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    whole = Whole("a", (), {"b": Part(math.inf, {"x": math.nan})}, 3)
+    json_file.write(path, whole, with_digest=True)
+    values = json_file.read_object(path)
+    assert json_file.from_values(json_file.without_digest(values), Whole).count == 3
+    respelt = dict(reversed([*values.items()])) | {"count": 3.0}
+    assert "digest" not in json_file.without_digest(respelt)
+    assert json_file.without_digest({"name": "b"}) == {"name": "b"}  # a file of before
+    for change in ({"count": 4}, {"name": "a "}, {"more": 1}, {"digest": ""}, {"parts": [1]}):
+        with pytest.raises(
+            ValueError, match="^a.json: was edited after it was written: its digest"
+        ):
+            json_file.without_digest(values | change, "a.json")
