@@ -207,8 +207,7 @@ def _list(line: Line, column: Column, values: Any, name: str = "") -> np.ndarray
     if column.is_text:
         return values
     try:
-        with np.errstate(over="ignore"):  # 1e300 is infinite as float32, which checks refuse
-            array = np.array(values, column.dtype)
+        array = np.array(values, column.dtype)
     except OverflowError:
         raise line.fail(f"{name} holds a number that is too large for {column.dtype}") from None
     if column.check is not None and not (is_allowed := column.check.is_allowed(array)).all():

@@ -113,7 +113,8 @@ def from_jsonl(config: FromJsonlConfig) -> ImportSummary:
     files.check_not_read(config.output, config.student, config.teacher, config.targets)
     drops_unusable = config.unusable == "drop"
     read = config.student, config.teacher, config.targets, config.format
-    joined = join.read(*read, drops_unusable)
+    with np.errstate(over="ignore"):  # 1e300 is infinite as float32, which checks refuse
+        joined = join.read(*read, drops_unusable)
     _drop_empty(joined, config.empty)
     metadata = joined.metadata
     for key in schema.REQUIRED_METADATA:
