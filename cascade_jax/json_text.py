@@ -62,7 +62,7 @@ def _parsed(data: bytes, allow_nan: bool) -> Any:
     # JSON has no zero byte, but a text in UTF-16 without a mark is full of them.
     if data.startswith(_UTF_16) or b"\0" in data:
         raise _RefusedError(
-            "not UTF-8 (it looks like UTF-16, or holds zero bytes); save it as UTF-8"
+            "not UTF-8 (UTF-16, or no text at all, by its zero bytes); save it as UTF-8"
         )
     decoders = _CAREFUL if _may_overflow(data) else _QUICK
     values = decoders[allow_nan].decode(data.decode("utf-8-sig"))
