@@ -325,6 +325,7 @@ REAL = {
 }
 
 
+@pytest.mark.slow  # the made tasks above take every kind of step
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data folder")
 def test_batches_of_real_tasks_are_those_without_a_cache(tmp_path):
     before = sources.get_data_dir()

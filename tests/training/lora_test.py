@@ -343,6 +343,7 @@ def _update(shape, microbatches=1):
     return before, jax.device_get(state.params), {k: float(r.value()) for k, r in report.items()}
 
 
+@pytest.mark.slow  # meshes of whole models are in step_test.py
 def test_a_mesh_with_microbatches_gives_the_update_of_one_device():
     start, expected, report = _update((1, 1, 1))
     start_here, actual, report_here = _update((2, 2, 2), microbatches=4)

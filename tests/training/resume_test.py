@@ -1,7 +1,7 @@
 """A run that is killed at any moment ends with the parameters of the run that was not.
 
-The run is a student under CATDist: dropout, a teacher read from another run's checkpoint, and two
-microbatches are part of what has to come out the same.
+In the slow test the run is a student under CATDist: dropout, a teacher read from another run's
+checkpoint, and two microbatches are part of what has to come out the same.
 """
 
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from cascade_jax.cli.main import main
-from tests.support import saved, tiny_demo
+from tests.support import pair, saved, tiny_demo
 
 pytestmark = pytest.mark.medium
 
@@ -69,16 +69,15 @@ main(argv)
 """
 
 
-def test_killed_while_saving_and_resumed_is_bitwise_the_same(tmp_path, in_the_clone, capfd):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir(), killed.mkdir()
-    assert main(["train", write_gin(whole, 8, 2)]) == 0
-    (killed / "run").mkdir()
-    shutil.copytree(whole / "run" / "teacher", killed / "run" / "teacher")
-    argv, run = ["train", write_gin(killed, 8, 2)], killed / "run" / "cat_dist"
-    last = "cat_dist/checkpoints/6"
+def test_killed_while_saving_and_resumed_is_bitwise_the_same(
+    trained_pair, tmp_path, in_the_clone, capfd
+):
+    shutil.copytree(trained_pair, tmp_path / "pair")
+    run = tmp_path / "pair" / "xent"
+    shutil.rmtree(run / "checkpoints" / "6")
+    argv = ["train", pair.write_gin(tmp_path / "pair.gin"), pair.output(tmp_path / "pair")]
     child = subprocess.run(
-        [sys.executable, "-c", KILLED_WHILE_SAVING, last, *argv],
+        [sys.executable, "-c", KILLED_WHILE_SAVING, "xent/checkpoints/6", *argv],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -88,12 +87,12 @@ def test_killed_while_saving_and_resumed_is_bitwise_the_same(tmp_path, in_the_cl
     assert saved.steps(run / "checkpoints")[-1] == 4 and saved.half_written(run / "checkpoints")
     capfd.readouterr()
     assert main(argv) == 0
-    assert "cat_dist: resuming from step 4 of 8" in capfd.readouterr().out
+    assert "xent: resuming from step 4 of 6" in capfd.readouterr().out
     assert not saved.half_written(run / "checkpoints")
-    saved.assert_same_end(run, whole / "run" / "cat_dist", 8)
-    assert len(saved.arrays(run / "checkpoints" / "8")) > 40
+    saved.assert_same_end(run, trained_pair / "xent", 6)
+    assert len(saved.arrays(run / "checkpoints" / "6")) > 40
     # The metrics read as if nothing had happened: every line once, in order.
-    assert trained_steps(run) == list(range(1, 9))
+    assert trained_steps(run) == trained_steps(trained_pair / "xent")
 
 
 class Run:

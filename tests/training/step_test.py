@@ -126,9 +126,10 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-# (8, 1, 1) is what the tests of commands train on, and (4, 1, 2) stands below.
+# (8, 1, 1) is what the tests of commands train on, (4, 1, 2) stands below, and (2, 2, 2) has all
+# axes.
 @pytest.mark.parametrize(
-    "shape", [(2, 2, 2), (1, 8, 1), slow((8, 1, 1)), slow((4, 1, 2)), slow((1, 1, 8))]
+    "shape", [(2, 2, 2), slow((1, 8, 1)), slow((8, 1, 1)), slow((4, 1, 2)), slow((1, 1, 8))]
 )
 def test_every_mesh_gives_the_update_of_one_device(shape, one_device):
     assert_same_update(update(MeshConfig(*shape)), one_device)
