@@ -145,6 +145,20 @@ def test_what_may_differ(tmp_path, field, values, others):
     assert len(read) == N
 
 
+def test_one_line_that_contradicts_itself(tmp_path):
+    """Questions that were put beside outputs in another order."""
+    lines = outputs(QUESTIONS, "<u>")
+    for line, question in zip(lines, SHUFFLED, strict=True):
+        line["inputs"] = question
+    with pytest.raises(
+        LineError, match=r"student.jsonl:1 has inputs .*Italy.* has prompt .*France"
+    ):
+        convert(tmp_path, lines)
+    for line, question in zip(lines, QUESTIONS, strict=True):
+        line |= {"inputs": question, "input": "a file's name"}
+    assert convert(tmp_path, lines)[0].inputs.tolist() == QUESTIONS
+
+
 def test_chat_completions_joined_by_their_custom_id(tmp_path):
     lines = [
         chat(f"q{i}", "Paris", [token("Paris")]) | {"prompt": q} for i, q in enumerate(QUESTIONS)

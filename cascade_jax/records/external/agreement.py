@@ -13,6 +13,7 @@ from typing import Any
 from cascade_jax.records.external.lines import Line, LineError, shown
 
 _TEXTS = ("inputs", "question", "input", "prompt", "messages")  # the barest first
+_LOOSE = {"question", "input"}  # beside inputs in one line they may be something else
 _IDS = ("example_id", "custom_id")
 
 
@@ -68,6 +69,9 @@ class Agreement:
     def _compare(self, kind: str, saying: _Saying, example_id: str) -> None:
         before = self._said[kind].setdefault(example_id, saying)
         if before is saying or before.value == saying.value:
+            return
+        fields, files = zip(before.key, saying.key, strict=True)
+        if kind == "text" and files[0] == files[1] and _LOOSE.intersection(fields):
             return
         if kind == "text" and not _holds(before.value, saying.value):
             self._questions.setdefault(example_id, (before, saying))
