@@ -33,11 +33,12 @@ def whole_number(
         )
 
 
-def positive(name: str, value: Any, optional: bool = False) -> None:
-    """Refuses what is not a finite number above 0, nor None where it is optional."""
-    if not (optional and value is None) and not (is_number(value) and value > 0):
+def positive(name: str, value: Any, optional: bool = False, most: float = math.inf) -> None:
+    """Refuses what is not a finite number above 0 up to `most`, nor None where it is optional."""
+    if not (optional and value is None) and not (is_number(value) and 0 < value <= most):
+        at_most = f" and at most {most:g}" * math.isfinite(most)
         rest = ", or None" * optional
-        raise ValueError(f"{name} is {shown(value)}; must be a number above 0{rest}")
+        raise ValueError(f"{name} is {shown(value)}; must be a number above 0{at_most}{rest}")
 
 
 def true_or_false(name: str, value: Any) -> None:

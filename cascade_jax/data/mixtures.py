@@ -63,10 +63,11 @@ class DataConfig:
         checks.require(is_name, "mixture", self.mixture, "the name of a mixture or task")
         sizes = {"input_length": 2, "target_length": 2, "batch_size": 1, "cache_rows": 0}
         for name, least in sizes.items():
-            checks.whole_number(name, getattr(self, name), least)
+            most = checks.LARGEST if name == "cache_rows" else 2**20
+            checks.whole_number(name, getattr(self, name), least, most=most)
         checks.whole_number("shuffle_buffer", self.shuffle_buffer, 1, optional=True)
-        is_seed = isinstance(self.seed, int) and 0 <= self.seed < 2**31
-        checks.require(is_seed, "seed", self.seed, "an integer from 0 to 2147483647")
+        checks.whole_number("seed", self.seed, 0)
+        checks.true_or_false("pack", self.pack)
         check_choice("architecture", self.architecture, features.ARCHITECTURES)
         check_choice("hosts_read", self.hosts_read, HOSTS_READ)
         folder = self.cache_dir

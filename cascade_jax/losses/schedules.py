@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from cascade_jax import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class PiecewiseLinear:
         object.__setattr__(self, "values", tuple(self.values))
         points = f"PiecewiseLinear has steps {self.steps} and values {self.values}"
         for number in (*self.steps, *self.values):
-            if not _is_number(number):
+            if not checks.is_number(number):
                 raise ValueError(f"{points}; {number!r} is not a finite number")
         if not self.steps or len(self.steps) != len(self.values):
             raise ValueError(f"{points}; there must be one value for each of at least one step")
@@ -62,12 +63,7 @@ def check_range(name: str, setting: Scheduled, low: float, high: float, *, open_
     """Refuses a setting, or a schedule with a value, outside [low, high] (or (low, high])."""
     values = setting.values if isinstance(setting, PiecewiseLinear) else (setting,)
     for value in values:
-        if not _is_number(value) or not low <= value <= high or (open_low and value == low):
+        if not checks.is_number(value) or not low <= value <= high or (open_low and value == low):
             bracket = "(" if open_low else "["
             above = f"{high}]" if math.isfinite(high) else "inf)"
-            raise ValueError(f"{name} {setting!r} is not in {bracket}{low}, {above}")
-
-
-def _is_number(value: object) -> bool:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+            raise ValueError(f"{name} {checks.shown(setting)} is not in {bracket}{low}, {above}")

@@ -44,7 +44,7 @@ class Lora:
 
     def __post_init__(self):
         checks.whole_number("LoRA's rank", self.rank, 1)
-        checks.positive("LoRA's alpha", self.alpha)
+        checks.positive("LoRA's alpha", self.alpha, most=1e6)
         names = self.targets
         is_list = bool(names) and not isinstance(names, str)
         is_list = is_list and all(isinstance(name, str) for name in names)

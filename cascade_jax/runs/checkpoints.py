@@ -1,14 +1,13 @@
 """Checkpoints: train state, data-iterator state and config, saved together by Orbax.
 
 A checkpoint is one folder `<run>/checkpoints/<step>`. Orbax writes it under a temporary name in the
-background and renames it when it is whole, so what has a number for a name is complete.
+background and renames it when it is whole. A copy of it may still break off: `completeness.py`
+tells which are whole, and the others are passed over. Digests of all arrays are saved beside them
+and compared when they are read.
 """
 
 import contextlib
-import dataclasses
-import json
-import re
-from collections.abc import Iterator
+import math
 from pathlib import Path
 
 import jax
@@ -16,8 +15,16 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
-from cascade_jax import metrics
-from cascade_jax.names import check_choice
+from cascade_jax import checks, json_file, metrics
+from cascade_jax.names import check_choice, listed
+from cascade_jax.parallel import hosts
+from cascade_jax.runs import checkpoint_errors, completeness, digests
+from cascade_jax.runs.completeness import DIGESTS, CheckpointError
+from cascade_jax.runs.data_position import (
+    DataPositionHandler,
+    DataPositionRestore,
+    DataPositionSave,
+)
 from cascade_jax.runs.state import TrainState
 
 # The checkpoint that counts as best has the highest of these. Losses of different variants can't be
@@ -26,74 +33,53 @@ BEST_METRIC = metrics.STUDENT_ACCURACY
 CHOICES = ("best", "last")
 
 
-class CheckpointError(ValueError):
-    """A checkpoint is missing, does not fit, or could not be written."""
-
-
-class _IteratorStateHandler(ocp.CheckpointHandler):
-    """Each process saves its own bytes; it reads those, or any others if all are equivalent."""
-
-    def _file(self, directory) -> str:
-        return directory / f"process_{jax.process_index()}_of_{jax.process_count()}"
-
-    def save(self, directory, args):
-        self._file(directory).write_bytes(args.state)
-
-    def restore(self, directory, args=None):
-        file = self._file(directory)
-        if not file.exists():
-            others = sorted(path.name for path in directory.glob("process_*"))
-            if not others or args is None or not args.is_same_for_all:
-                raise CheckpointError(
-                    f"{directory} holds no data-iterator state for {file.name}; it has {others}. "
-                    "Resume with the number of processes that wrote it"
-                )
-            file = directory / others[0]
-        return file.read_bytes()
-
-
-@ocp.args.register_with_handler(_IteratorStateHandler, for_save=True)
-@dataclasses.dataclass
-class _IteratorStateSave(ocp.args.CheckpointArgs):
-    state: bytes
-
-
-@ocp.args.register_with_handler(_IteratorStateHandler, for_restore=True)
-@dataclasses.dataclass
-class _IteratorStateRestore(ocp.args.CheckpointArgs):
-    is_same_for_all: bool = False
-
-
 class CheckpointStore:
     """The checkpoints of one run, in the sub-folder `checkpoints` of its folder.
 
     It keeps the newest `keep_last`, and the `keep_best` best by BEST_METRIC of the held-out split.
+    Those that are not whole are moved to the folder `incomplete_checkpoints`. If it is `read_only`
+    nothing is written or moved.
+
+    Raises:
+      CheckpointError: there are checkpoints, and none is whole.
     """
 
-    def __init__(self, run_folder: str | Path, keep_last: int = 2, keep_best: int = 1):
+    def __init__(
+        self,
+        run_folder: str | Path,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        read_only: bool = False,
+    ):
         self.folder = Path(run_folder).absolute() / "checkpoints"
+        if not read_only:
+            _set_incomplete_aside(self.folder)
         policies = [checkpoint_managers.LatestN(keep_last)]
         if keep_best:
             # LatestN alone decides on checkpoints without metrics.
             best = {"n": keep_best, "keep_checkpoints_without_metrics": False}
             policies.append(checkpoint_managers.BestN(get_metric_fn=_best_metric, **best))
+        writing = dict(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,  # what a killed run left half-written
+        )
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 best_fn=_best_metric,  # also makes Orbax write the metrics beside the state
-                cleanup_tmp_directories=True,  # what a killed run left half-written
+                **({"read_only": True, "create": False} if read_only else writing),
             ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
-                "data": _IteratorStateHandler(),
+                "data": DataPositionHandler(),
                 "config": ocp.JsonCheckpointHandler(),
+                DIGESTS: ocp.JsonCheckpointHandler(),
             },
         )
 
     def last_step(self) -> int | None:
-        """The newest complete checkpoint, None if there is none."""
-        return self._manager.latest_step()
+        """The newest whole checkpoint, None if there is none."""
+        return completeness.first_whole(self.folder, completeness.steps_in(self.folder)[::-1])
 
     def save(
         self,
@@ -110,11 +96,14 @@ class CheckpointStore:
             checkpoints stay as they are.
         """
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            data=_IteratorStateSave(iterator_state),
-            config=ocp.args.JsonSave(config),
+            **{
+                "state": ocp.args.StandardSave(state),
+                "data": DataPositionSave(iterator_state),
+                "config": ocp.args.JsonSave(config),
+                DIGESTS: ocp.args.JsonSave(_digests_of(state)),
+            }
         )
-        with _write_errors(self.folder):
+        with checkpoint_errors.writing(self.folder):
             # Where it can't make a folder Orbax waits for ten minutes.
             probe = self.folder / f".probe_{jax.process_index()}"
             probe.touch()
@@ -123,7 +112,7 @@ class CheckpointStore:
 
     def wait(self) -> None:
         """Waits until everything that was started is on disk; raises as `save`."""
-        with _write_errors(self.folder):
+        with checkpoint_errors.writing(self.folder):
             self._manager.wait_until_finished()
 
     def restore(
@@ -132,38 +121,22 @@ class CheckpointStore:
         """Reads a checkpoint into the shardings of `abstract`.
 
         Args:
-          step: of a complete checkpoint.
+          step: of a whole checkpoint.
           abstract: from `state.abstract_state`, on any mesh.
           hosts_read_alike: whether the data position of one host is good for another, and so for
             another number of hosts.
 
         Raises:
-          CheckpointError: if shapes differ (which parameter, both shapes), a part is missing or
-            can't be read.
+          CheckpointError: if shapes differ (which parameter, both shapes), a part is missing,
+            can't be read, is not what was saved, or is a parameter that is not finite.
         """
-        data = _IteratorStateRestore(hosts_read_alike)
+        data = DataPositionRestore(hosts_read_alike)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=data)
-        try:
+        with checkpoint_errors.reading(self.folder, step):
             self._check_shapes(step, abstract)
             restored = self._manager.restore(step, args=items)
-        except CheckpointError:
-            raise
-        except Exception as error:
-            raise self._read_error(step, error) from error
+        _check_arrays(self.folder, step, restored["state"])
         return restored["state"], restored["data"]
-
-    def _read_error(self, step: int, error: Exception) -> CheckpointError:
-        """The error for a complete checkpoint that can't be read, e.g. truncated."""
-        older = [other for other in _complete_steps(self.folder) if other < step]
-        way = (
-            f"delete that folder and start the same command again: it goes on from step {older[-1]}"
-            if older
-            else "delete the run's folder to begin anew"
-        )
-        reason = _without_internals(error)
-        return CheckpointError(
-            f"checkpoint {self.folder / str(step)} can't be read ({reason}); {way}"
-        )
 
     def _check_shapes(self, step: int, abstract: TrainState) -> None:
         stored, file = self._manager.item_metadata(step)["state"], self.folder / str(step)
@@ -173,31 +146,57 @@ class CheckpointStore:
 
     def close(self) -> None:
         """Waits as `wait` does and lets go of the folder; raises as `save`."""
-        with _write_errors(self.folder):
+        with checkpoint_errors.writing(self.folder):
             self._manager.close()
 
 
-@contextlib.contextmanager
-def _write_errors(folder: Path) -> Iterator[None]:
-    """Turns any error of writing a checkpoint to this folder into a CheckpointError."""
-    try:
-        yield
-    except Exception as error:
-        steps = _complete_steps(folder)
-        newest = f"step {steps[-1]} is complete and stays" if steps else "there is none before it"
-        reason = _without_internals(error)
-        is_denied = "denied" in reason or "Read-only" in reason
-        remedy = "make it writable" if is_denied else "free some space"
+def _set_incomplete_aside(folder: Path) -> None:
+    """Moves checkpoints that are not whole out of the way of those that will be written again."""
+    steps = completeness.steps_in(folder)
+    lacks = {step: completeness.missing_part(folder / str(step)) for step in steps}
+    if steps and None not in lacks.values():
+        completeness.first_whole(folder, steps[::-1])  # raises
+    aside = folder.parent / "incomplete_checkpoints"
+    for step in steps:
+        if lacks[step] is not None and hosts.is_first():
+            with checkpoint_errors.writing(folder):
+                aside.mkdir(exist_ok=True)
+                place = aside / f"{step}_{len(list(aside.iterdir()))}"
+                (folder / str(step)).rename(place)
+            hosts.print_once(
+                f"checkpoint {folder / str(step)} is not whole ({lacks[step]}): passed over, and "
+                f"moved to {place}"
+            )
+    hosts.barrier("the checkpoints that are whole")
+
+
+def _digests_of(arrays: PyTree) -> dict[str, str]:
+    sums = digests.sums_by_name(arrays)
+    return {name: digests.as_text(both) for name, both in sums.items()}
+
+
+def _check_arrays(folder: Path, step: int, arrays: PyTree) -> None:
+    """Refuses arrays that are not those that were saved, and parameters that are not finite.
+
+    `arrays` is a TrainState or {"params": …}. Older checkpoints have no digests to compare.
+    """
+    checkpoint, sums = folder / str(step), digests.sums_by_name(arrays)
+    saved = {}
+    if (checkpoint / DIGESTS).exists():
+        with checkpoint_errors.reading(folder, step):
+            saved = completeness.read_object(checkpoint, f"{DIGESTS}/metadata")
+    names = [name for name in sums if saved and saved.get(name) != digests.as_text(sums[name])]
+    if names:
         raise CheckpointError(
-            f"could not write a checkpoint to {folder}: {reason}. {newest}; {remedy} and start the "
-            "same command again"
-        ) from error
-
-
-def _without_internals(error: Exception) -> str:
-    """An error's text on one line, without TensorStore's details."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return re.sub(r" \[(tensorstore_spec|source locations)=.*", "", text)
+            f"checkpoint {checkpoint} is damaged, these arrays are not what was saved: "
+            f"{listed(names)}; {checkpoint_errors.way_out(folder, step)}"
+        )
+    names = [name for name in sums if name.startswith("params/") and not sums[name][2]]
+    if names:
+        raise CheckpointError(
+            f"checkpoint {checkpoint} holds NaN or infinite numbers in {listed(names)}; "
+            f"{checkpoint_errors.way_out(folder, step)}"
+        )
 
 
 def save_parameters(run_folder: str | Path, params: PyTree, config: dict) -> None:
@@ -214,11 +213,16 @@ def save_parameters(run_folder: str | Path, params: PyTree, config: dict) -> Non
             # Written as they are: compressing copies arrays, as many at a time as there are.
             "state": ocp.PyTreeCheckpointHandler(use_compression=False),
             "config": ocp.JsonCheckpointHandler(),
+            DIGESTS: ocp.JsonCheckpointHandler(),
         },
     )
-    state, config = ocp.args.PyTreeSave({"params": params}), ocp.args.JsonSave(config)
-    with _write_errors(folder), contextlib.closing(manager):
-        manager.save(0, args=ocp.args.Composite(state=state, config=config))
+    items = {
+        "state": ocp.args.PyTreeSave({"params": params}),
+        "config": ocp.args.JsonSave(config),
+        DIGESTS: ocp.args.JsonSave(_digests_of({"params": params})),
+    }
+    with checkpoint_errors.writing(folder), contextlib.closing(manager):
+        manager.save(0, args=ocp.args.Composite(**items))
 
 
 def _check_shapes(where: Path, stored: PyTree, expected: PyTree) -> None:
@@ -242,8 +246,9 @@ def check_fits(run_folder: str | Path, step: int, abstract: PyTree) -> None:
     """
     path = _state_folder(run_folder, step)
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-        stored = handler.metadata(path)["params"]
-    _check_shapes(path.parent, stored, abstract)
+        with checkpoint_errors.reading(path.parents[1], step):
+            stored = handler.metadata(path)["params"]
+            _check_shapes(path.parent, stored, abstract)
 
 
 def load_parameters(run_folder: str | Path, step: int, abstract: PyTree) -> PyTree:
@@ -254,14 +259,20 @@ def load_parameters(run_folder: str | Path, step: int, abstract: PyTree) -> PyTr
       abstract: from `state.abstract_parameters`; says where each parameter goes.
 
     Raises:
-      CheckpointError: if it does not fit the model.
+      CheckpointError: if it does not fit the model, can't be read, is not what was saved, or is
+        not finite.
     """
     check_fits(run_folder, step, abstract)
     item = {"params": abstract}
     places = ocp.checkpoint_utils.construct_restore_args(item)
     restore = ocp.args.PyTreeRestore(item=item, restore_args=places, partial_restore=True)
+    path = _state_folder(run_folder, step)
+    folder = path.parents[1]
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-        return handler.restore(_state_folder(run_folder, step), args=restore)["params"]
+        with checkpoint_errors.reading(folder, step):
+            params = handler.restore(path, args=restore)["params"]
+    _check_arrays(folder, step, {"params": params})
+    return params
 
 
 def _state_folder(run_folder: str | Path, step: int) -> Path:
@@ -279,20 +290,34 @@ def chosen_step(run_folder: str | Path, choice: str) -> int:
     """
     check_choice("checkpoint", choice, CHOICES)
     folder = Path(run_folder) / "checkpoints"
-    steps = _complete_steps(folder)
-    if not steps:
+    steps = completeness.steps_in(folder)[::-1]
+    if choice == "best":
+        steps.sort(key=lambda step: _score(folder / str(step)), reverse=True)
+    step = completeness.first_whole(folder, steps)
+    if step is None:
         raise CheckpointError(f"{run_folder} holds no complete checkpoint; train that run first")
-    scored = []
-    for step in steps:
-        file = folder / str(step) / "metrics" / "metrics"
-        if file.exists():
-            scored.append((_best_metric(json.loads(file.read_text())), step))
-    return max(scored)[1] if scored and choice == "best" else max(steps)
+    return step
+
+
+def _score(checkpoint: Path) -> float:
+    """BEST_METRIC of a checkpoint; less than all others for one that was not measured."""
+    try:
+        score = _best_metric(completeness.read_object(checkpoint, "metrics/metrics"))
+    except CheckpointError:
+        return -math.inf
+    return score if checks.is_number(score) else -math.inf
 
 
 def has_checkpoint(run_folder: str | Path) -> bool:
-    """Whether a run has a complete checkpoint."""
-    return bool(_complete_steps(Path(run_folder) / "checkpoints"))
+    """Whether a run has a checkpoint, be it whole or not."""
+    return bool(completeness.steps_in(Path(run_folder) / "checkpoints"))
+
+
+def is_finished(run_folder: str | Path, steps: int) -> bool:
+    """Whether a run has a whole checkpoint of its last step or a later one."""
+    folder = Path(run_folder) / "checkpoints"
+    last = [step for step in completeness.steps_in(folder) if step >= steps]
+    return any(completeness.missing_part(folder / str(step)) is None for step in last)
 
 
 def check_finished(name: str, run_folder: str | Path, what: str = "its teacher") -> None:
@@ -316,15 +341,10 @@ def check_finished(name: str, run_folder: str | Path, what: str = "its teacher")
 
 def saved_at(run_folder: str | Path, step: int) -> int:
     """When a checkpoint was completed, in nanoseconds since 1970: tells one from its successor."""
-    file = Path(run_folder) / "checkpoints" / str(step) / "_CHECKPOINT_METADATA"
-    return json.loads(file.read_text())["commit_timestamp_nsecs"]
-
-
-def _complete_steps(folder: Path) -> list[int]:
-    """Steps with a whole checkpoint; one that is being written has another name."""
-    if not folder.is_dir():
-        return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    folder = Path(run_folder) / "checkpoints"
+    with checkpoint_errors.reading(folder, step):
+        metadata = completeness.read_object(folder / str(step), completeness.METADATA)
+        return int(metadata["commit_timestamp_nsecs"])
 
 
 def _best_metric(figures: dict[str, float]) -> float:
@@ -340,9 +360,24 @@ def config_of(run_folder: str | Path) -> dict:
     """The config that a run was started with (its `config.json`).
 
     Raises:
-      CheckpointError: if the folder is not a run's.
+      CheckpointError: if the folder is not a run's, or the file is damaged.
     """
     file = Path(run_folder) / "config.json"
     if not file.exists():
         raise CheckpointError(f"{run_folder} is not the folder of a run: it has no config.json")
-    return json.loads(file.read_text())
+    try:
+        config = json_file.read_values(file)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    needed = {"model": dict, "steps": int, "vocabulary_fingerprint": str}
+    if isinstance(config, dict) and config.get("lora"):
+        needed |= {"lora": dict, "start": dict, "base_folder": str, "base_saved": dict}
+    for key, kind in needed.items():
+        value = config.get(key) if isinstance(config, dict) else None
+        if not isinstance(value, kind) or isinstance(value, bool):
+            names = {dict: "an object", int: "an integer", str: "a text"}
+            raise CheckpointError(
+                f"{file}: {key!r} is {checks.shown(value)}; must be {names[kind]}. The file was "
+                "changed or damaged: put it back as `cascade-jax train` or `import` wrote it"
+            )
+    return config

@@ -69,29 +69,38 @@ class FolderLock:
             return
         self._done.set()
         self._thread.join()
-        if self._is_ours():
+        if self._is_ours(self._read()):
             self._file.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Raises FolderInUseError, naming the other, if another run has taken the folder."""
-        if not self._is_mine or self._is_ours():
+        """Raises FolderInUseError, naming the other, if another run has taken the folder.
+
+        A lock that was deleted or can't be read any more is written again.
+        """
+        if not self._is_mine:
             return
-        owner = self._read() or {"process": "?", "host": "another host"}
+        owner = self._read()
+        if owner is None:
+            self._write()
+        if owner is None or self._is_ours(owner):
+            return
         raise FolderInUseError(
             f"run folder {self._file.parent} was taken over by process {owner['process']} on "
             f"{owner['host']}; this run ends without writing to it"
         )
 
-    def _is_ours(self) -> bool:
-        owner = self._read()
+    def _is_ours(self, owner: dict | None) -> bool:
         return owner is not None and owner["token"] == self._owner["token"]
 
     def _read(self) -> dict | None:
+        """Who holds the lock; None for no lock, and for one that can't be read."""
         try:
-            content = json.loads(self._file.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            content = json.loads(self._file.read_bytes())
+        except (OSError, ValueError, RecursionError):
             return None
-        is_lock = isinstance(content, dict) and self._owner.keys() <= content.keys()
+        if not isinstance(content, dict):
+            return None
+        is_lock = all(type(content.get(key)) is type(mine) for key, mine in self._owner.items())
         return content if is_lock else None
 
     def _write(self) -> None:
@@ -101,7 +110,8 @@ class FolderLock:
         while not self._done.wait(BEAT_SECONDS):
             self._beats += 1
             try:
-                if not self._is_ours():
+                owner = self._read()
+                if owner is not None and not self._is_ours(owner):
                     return
                 self._write()
             except OSError:  # full disk: the run itself will say so
@@ -135,7 +145,7 @@ def _started(process: int) -> str | None:
             return None
         try:
             os.kill(process, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):
             return None
         except PermissionError:
             pass

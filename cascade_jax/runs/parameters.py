@@ -207,5 +207,5 @@ def _base(folder: Path, config: dict) -> Path:
 def _is_saved(folder: Path, step: int, at: int) -> bool:
     try:
         return checkpoints.saved_at(folder, step) == at
-    except FileNotFoundError:
+    except checkpoints.CheckpointError:
         return False

@@ -13,6 +13,7 @@ from cascade_jax.losses import terms
 from cascade_jax.models import families
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.compiling import under_mesh
+from cascade_jax.runs import digests
 from cascade_jax.teacher_cache.format import Holding
 
 _LOGITS_AT_ONCE = 1 << 25  # per shard of the batch: 128 MiB
@@ -94,23 +95,9 @@ def own_rows(array: Array) -> np.ndarray:
 
 def digest(params: PyTree) -> str:
     """A hash of parameters that does not depend on how they are split over devices."""
-
-    def sums(leaf):
-        kinds = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
-        bits = jax.lax.bitcast_convert_type(leaf, kinds[leaf.dtype.itemsize]).astype(jnp.uint32)
-        places = jnp.zeros(bits.shape, jnp.uint32)
-        for axis in range(bits.ndim):  # a number of each place, that of few others
-            step = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-            places = places * jnp.uint32(1_000_003) + step
-        mixed = (bits ^ (places * jnp.uint32(2_654_435_761))) * jnp.uint32(2_246_822_519)
-        mixed = mixed ^ (mixed >> 15)
-        return jnp.sum(bits, dtype=jnp.uint32), jnp.sum(mixed, dtype=jnp.uint32)
-
-    flat = jax.tree_util.tree_flatten_with_path(params)[0]
-    sums_of_leaves = jax.jit(lambda leaves: list(map(sums, leaves)))
-    all_sums = jax.device_get(sums_of_leaves([leaf for _, leaf in flat]))
+    sums = digests.sums_by_name(params)
     text = [
-        ["/".join(str(key.key) for key in path), leaf.shape, str(leaf.dtype), *map(int, pair)]
-        for (path, leaf), pair in zip(flat, all_sums, strict=True)
+        [name, leaf.shape, str(leaf.dtype), *sums[name][:2]]
+        for name, leaf in zip(sums, jax.tree.leaves(params), strict=True)
     ]
     return hashlib.sha256(repr(text).encode()).hexdigest()[:16]

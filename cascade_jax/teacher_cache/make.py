@@ -84,7 +84,7 @@ class CacheConfig:
             is_optional = field in ("batch_size", "limit")
             checks.whole_number(field, getattr(self, field), 1, optional=is_optional)
         checks.true_or_false("label_log_probs", self.label_log_probs)
-        checks.positive("hang_seconds", self.hang_seconds, optional=True)
+        checks.positive("hang_seconds", self.hang_seconds, optional=True, most=1e9)
         checks.whole_number("top_k", self.top_k, 0)  # `Holding` compares it with the vocabulary
         check_choice("dtype", self.dtype, FLOORS)
 

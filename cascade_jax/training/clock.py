@@ -16,14 +16,17 @@ class Clock:
     away in between) that went into steps which count: neither start-up, compiling, evaluation and
     checkpoints, nor steps that were lost and done again.
 
+    Clocks of machines may differ or be set anew: the time between starts alone is measured by them,
+    and is at least that of the steps done before.
+
     Args:
       started: when the run was started for the first time, in seconds since 1970.
       productive: seconds of the steps before this start.
     """
 
     def __init__(self, started: float, productive: float = 0.0):
-        self._started = started
-        self._productive = productive
+        self._productive = max(productive, 0.0)
+        self._zero = time.monotonic() - max(time.time() - started, self._productive)
         self._parts = {}
         self._steps = 0
 
@@ -52,11 +55,12 @@ class Clock:
         steps, self._steps = self._steps, 0
         data, step = parts.get(DATA, 0.0), parts.get(STEP, 0.0)
         self._productive += data + step
+        elapsed = time.monotonic() - self._zero
         figures = {
             metrics.EVALUATION_SECONDS: parts.get(EVALUATION, 0.0),
             metrics.CHECKPOINT_SECONDS: parts.get(CHECKPOINT, 0.0),
             metrics.PRODUCTIVE_SECONDS: self._productive,
-            metrics.GOODPUT: self._productive / max(time.time() - self._started, 1e-9),
+            metrics.GOODPUT: self._productive / max(elapsed, self._productive, 1e-9),
         }
         if steps:
             figures[metrics.STEP_SECONDS] = (data + step) / steps

@@ -12,6 +12,7 @@ from cascade_jax.models.lora import Lora
 from cascade_jax.names import check_choice, did_you_mean
 from cascade_jax.parallel import rules as rules_lib
 from cascade_jax.parallel.mesh import MeshConfig
+from cascade_jax.runs import checkpoints
 from cascade_jax.runs import start as start_lib
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
@@ -90,9 +91,11 @@ class TrainRun:
         counts = ("steps", "microbatches", "eval_batches", "log_every", "eval_every")
         for field in (*counts, "checkpoint_every", "keep_last"):
             checks.whole_number(label + field, getattr(self, field), 1)
+        checks.whole_number(f"{label}keep_best", self.keep_best, 0)
+        checks.whole_number(f"{label}seed", self.seed, -checks.LARGEST)
         for field in ("chunk_tokens", "skip_bad_batches"):
             checks.whole_number(label + field, getattr(self, field), 1, optional=True)
-        checks.positive(f"{label}hang_seconds", self.hang_seconds, optional=True)
+        checks.positive(f"{label}hang_seconds", self.hang_seconds, optional=True, most=1e9)
         span = self.profile_steps
         is_pair = isinstance(span, list | tuple) and len(span) == 2
         is_pair = is_pair and all(type(step) is int for step in span) and 1 <= span[0] <= span[1]
@@ -189,8 +192,13 @@ class TrainConfig:
 
     @property
     def run_folders(self) -> list[str]:
-        """Folders of the runs to do."""
-        return [str(Path(self.output_dir) / run.name) for run in self.selected()]
+        """Folders of the runs to do, but for finished ones, in which nothing is written."""
+        folders = {run.name: Path(self.output_dir) / run.name for run in self.selected()}
+        return [
+            str(folders[run.name])
+            for run in self.selected()
+            if not checkpoints.is_finished(folders[run.name], run.steps)
+        ]
 
     def selected(self) -> list[TrainRun]:
         """The runs to do."""

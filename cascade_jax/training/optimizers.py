@@ -39,9 +39,15 @@ class Adafactor:
     multiply_by_parameter_scale: bool = True
 
     def __post_init__(self):
-        checks.positive("learning_rate", self.learning_rate)
+        checks.positive("learning_rate", self.learning_rate, most=100)  # 1 is a lot already
         checks.whole_number("warmup_steps", self.warmup_steps, 0)
         checks.whole_number("decay_steps", self.decay_steps, 1, optional=True)
+        checks.whole_number("min_dim_size_to_factor", self.min_dim_size_to_factor, 1)
+        checks.positive("decay_rate", self.decay_rate, most=1)
+        checks.true_or_false("multiply_by_parameter_scale", self.multiply_by_parameter_scale)
+        decay = self.weight_decay
+        is_share = decay is None or (checks.is_number(decay) and 0 <= decay <= 1)
+        checks.require(is_share, "weight_decay", decay, "a number from 0 to 1, or None")
         check_choice("schedule", self.schedule, SCHEDULES)
         decays = self.schedule in ("linear", "cosine")
         if decays and (self.decay_steps is None or self.decay_steps <= self.warmup_steps):

@@ -1,8 +1,6 @@
 """Reports a run's metrics: metrics.jsonl, TensorBoard and a progress bar."""
 
-import contextlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -10,12 +8,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import tqdm
-from tensorboardX import event_file_writer
-from tensorboardX.proto import event_pb2, summary_pb2
 
-from cascade_jax import files, metrics
+from cascade_jax import checks, files, metrics
 from cascade_jax.parallel import hosts
+from cascade_jax.training import step_lines
 from cascade_jax.training.clock import Clock
+from cascade_jax.training.tensorboard import TensorBoard
 
 
 def merge(reports: list[dict[str, metrics.Ratio]]) -> dict[str, float]:
@@ -33,33 +31,6 @@ def merge(reports: list[dict[str, metrics.Ratio]]) -> dict[str, float]:
         with np.errstate(over="ignore"):
             values[metrics.PERPLEXITY] = float(np.exp(values[metrics.CROSS_ENTROPY]))
     return values
-
-
-class _TensorBoard:
-    """An event file that is written at once and by this thread.
-
-    tensorboardX's own writer has a thread that keeps events for up to two minutes: a killed run
-    would lose them, and a full disk would show as a traceback of that thread.
-    """
-
-    def __init__(self, folder: Path, first_step: int):
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
-        if first_step:  # hides what an interrupted run wrote from this step on
-            log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._add(step=first_step + 1, session_log=log)
-
-    def _add(self, **content) -> None:
-        self._file.write_event(event_pb2.Event(wall_time=time.time(), **content))
-        self._file.flush()
-
-    def scalars(self, step: int, figures: dict[str, float]) -> None:
-        values = [summary_pb2.Summary.Value(tag=k, simple_value=v) for k, v in figures.items()]
-        self._add(step=step, summary=summary_pb2.Summary(value=values))
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # what could not be written has been raised by `_add`
-            self._file.close()
 
 
 class Reporter:
@@ -94,7 +65,7 @@ class Reporter:
         self._file = run_folder / "metrics.jsonl"
         productive = _drop_lines_after(self._file, first_step)
         self.clock = Clock(_write_start(run_folder, first_step), productive)
-        self._tensorboard = _TensorBoard(run_folder / "tensorboard", first_step)
+        self._tensorboard = TensorBoard(run_folder / "tensorboard", first_step)
         # Redrawing in place is for terminals; a log file gets a line every ten seconds.
         in_terminal = sys.stderr.isatty()
         drawing = {"mininterval": 0.5 if in_terminal else 10.0, "dynamic_ncols": in_terminal}
@@ -151,25 +122,17 @@ class Reporter:
 
 def _drop_lines_after(file: Path, step: int) -> float:
     """Returns the productive seconds of the last line that stays."""
-    if not file.exists():
-        return 0.0
-    kept, productive = [], 0.0
-    for line in file.read_text().splitlines():
-        try:
-            figures = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line that was being written when the run was killed
-        if figures["step"] <= step:
-            kept.append(line + "\n")
-            productive = figures.get(metrics.PRODUCTIVE_SECONDS, productive)
-    files.write_text(file, "".join(kept))
-    return productive
+    kept = [line for line in step_lines.read(file) if line["step"] <= step]
+    if file.exists():
+        files.write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
+    seconds = [line.get(metrics.PRODUCTIVE_SECONDS) for line in kept]
+    return max((value for value in seconds if checks.is_number(value)), default=0.0)
 
 
 def _write_start(run_folder: Path, step: int) -> float:
     """Adds a line to starts.jsonl; returns the time of the run's first start."""
     file = run_folder / "starts.jsonl"
-    lines = file.read_text().splitlines() if file.exists() else []
+    lines = step_lines.read(file)
     now = {
         "time": time.time(),
         "step": step,
@@ -178,5 +141,6 @@ def _write_start(run_folder: Path, step: int) -> float:
         "kind": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
-    files.write_text(file, "".join(line + "\n" for line in [*lines, json.dumps(now)]))
-    return json.loads(lines[0])["time"] if lines else now["time"]
+    files.write_text(file, "".join(json.dumps(line) + "\n" for line in [*lines, now]))
+    times = [line.get("time") for line in lines]
+    return next((value for value in times if checks.is_number(value)), now["time"])

@@ -95,7 +95,9 @@ def train_one(
         output_dir=output_dir, fingerprint=mixture.fingerprint, table=run.rules,
     )  # fmt: skip
     parameter_key, dropout_key = jax.random.split(jax.random.key(run.seed))
-    with FolderLock(folder, hosts.is_first()) as lock, _store(folder, run) as store:
+    is_finished = checkpoints.is_finished(folder, run.steps)  # is only read, e.g. on a DVD
+    lock = FolderLock(folder, hosts.is_first() and not is_finished)
+    with lock, _store(folder, run, is_finished) as store:
         ############################ 4. The state ############################
         first_step, position = store.last_step() or 0, None
         if first_step:
@@ -129,8 +131,9 @@ def train_one(
         return loop.run(state, first_step, batches, held_out)
 
 
-def _store(folder: Path, run: TrainRun) -> contextlib.closing[checkpoints.CheckpointStore]:
-    return contextlib.closing(checkpoints.CheckpointStore(folder, run.keep_last, run.keep_best))
+def _store(folder: Path, run: TrainRun, read_only: bool):
+    store = checkpoints.CheckpointStore(folder, run.keep_last, run.keep_best, read_only)
+    return contextlib.closing(store)
 
 
 def _load_teacher(programs: Programs, output_dir: Path, fingerprint: str):

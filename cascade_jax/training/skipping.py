@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from cascade_jax import files, metrics
+from cascade_jax.training import step_lines
 
 _NAME = "skipped.jsonl"
 
@@ -50,7 +51,7 @@ class SkippedSteps:
         self._writes = writes
         self.steps = []
         if self._file.exists():
-            steps = [json.loads(line)["step"] for line in self._file.read_text().splitlines()]
+            steps = [line["step"] for line in step_lines.read(self._file)]
             self.steps = [step for step in steps if step <= first_step]
             self._write()
 
