@@ -353,7 +353,7 @@ def test_a_disk_that_is_full_while_saving(refused, tiny, finished, tmp_path, mon
     folder = tmp_path / "teacher"
     assert f"could not write a checkpoint to {folder}/checkpoints: " in line
     assert "File too large" in line
-    assert "step 2 is complete and stays; free some space and start the same command again" in line
+    assert "step 2 is complete and stays; raise the limit of a file's size (ulimit -f)" in line
     assert steps(folder) == [2]
 
     monkeypatch.chdir(Path(__file__).parents[1])

@@ -33,6 +33,7 @@ def test_allowed_values_pass():
         (lambda: checks.positive("rate", float("nan")), "rate is nan; must be a number above 0$"),
         (lambda: checks.positive("rate", float("inf")), "rate is inf; must be a number above 0$"),
         (lambda: checks.positive("rate", "1", True), "rate is '1'; must be .* above 0, or None$"),
+        (lambda: checks.positive("rate", 1e30, most=100), "is 1e\\+30; .* 0 and at most 100$"),
         (lambda: checks.require(False, "name", "", "a text"), "name is ''; must be a text$"),
     ],
 )  # fmt: skip

@@ -66,7 +66,7 @@ def run(config: ExportConfig) -> None:
 
     hf_folder.check_empty(config.out)
     described = checkpoints.config_of(config.run)
-    model = run_folder.model_of(described)
+    model = run_folder.model_in(config.run)
     mesh = MeshConfig(data=1).build(jax.devices()[:1])
     step = checkpoints.chosen_step(config.run, config.checkpoint)
     params = parameters.load(Path(config.run), step, model, mesh)

@@ -10,9 +10,9 @@ from typing import Any
 import absl.logging
 import gin
 
+from cascade_jax import files
 from cascade_jax.cli import gin_config, many_hosts
 from cascade_jax.cli.flags import Flags, flag, parse
-from cascade_jax.files import write_text
 
 
 def run(command: ModuleType, argv: list[str]) -> int:
@@ -93,7 +93,7 @@ def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
             status = 2
         if status is None or (verbose and status == 2):
             raise
-        text = f"{gin_config.one_line(error)}{_where(error, config)}"
+        text = f"{gin_config.one_line(error)}{_where(error, config)}{_remedy(error)}"
     else:
         return 0, ""
     print(f"cascade-jax {name}: {text}", file=sys.stderr, flush=True)
@@ -127,12 +127,20 @@ def _where(error: Exception, config: Any) -> str:
     return f", while writing to {folder}" if nameless and folder else ""
 
 
+def _remedy(error: Exception) -> str:
+    help_text = files.remedy(error) if isinstance(error, OSError) else None
+    return f"; {help_text}" if help_text else ""
+
+
 def _write_configs(config: Any) -> None:
     """Writes config.gin (as given) and operative_config.gin (as used) beside what is made."""
     if not many_hosts.is_first():
         return
     output_dir = getattr(config, "output_dir", None)
     folders = getattr(config, "run_folders", [output_dir] if output_dir else [])
+    texts = {"config.gin": gin.config_str(), "operative_config.gin": gin.operative_config_str()}
     for folder in folders:
-        write_text(Path(folder) / "config.gin", gin.config_str())
-        write_text(Path(folder) / "operative_config.gin", gin.operative_config_str())
+        for name, text in texts.items():
+            file = Path(folder) / name
+            if not file.exists() or file.read_bytes() != text.encode():  # it may be read-only
+                files.write_text(file, text)

@@ -366,14 +366,14 @@ def config_of(run_folder: str | Path) -> dict:
     if not file.exists():
         raise CheckpointError(f"{run_folder} is not the folder of a run: it has no config.json")
     try:
-        config = json_file.read_values(file)
+        config = json_file.read_object(file, allow_nan=True)
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     needed = {"model": dict, "steps": int, "vocabulary_fingerprint": str}
-    if isinstance(config, dict) and config.get("lora"):
+    if config.get("lora"):
         needed |= {"lora": dict, "start": dict, "base_folder": str, "base_saved": dict}
     for key, kind in needed.items():
-        value = config.get(key) if isinstance(config, dict) else None
+        value = config.get(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             names = {dict: "an object", int: "an integer", str: "a text"}
             raise CheckpointError(

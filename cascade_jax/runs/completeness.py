@@ -4,7 +4,6 @@ Sizes are compared and small files are read, but no array.
 """
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import tensorstore
 
-from cascade_jax import files
+from cascade_jax import files, json_text
 from cascade_jax.parallel import hosts
 
 METADATA, DIGESTS = "_CHECKPOINT_METADATA", "digests"
@@ -82,10 +81,10 @@ def missing_part(checkpoint: Path) -> str | None:
 def read_object(checkpoint: Path, name: str) -> dict[str, Any]:
     """A JSON object out of a checkpoint's file; raises NotWholeError if it is missing or cut."""
     try:
-        value = json.loads((checkpoint / name).read_bytes())
+        value = json_text.parse((checkpoint / name).read_bytes(), allow_nan=True)
     except (FileNotFoundError, NotADirectoryError):
         raise NotWholeError(f"{name} is missing") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise NotWholeError(f"{name} is cut off or damaged")

@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from cascade_jax import files
+from cascade_jax import files, json_text
 from cascade_jax.runs import checkpoints
 
 BEAT_SECONDS = 5.0
@@ -95,8 +95,8 @@ class FolderLock:
     def _read(self) -> dict | None:
         """Who holds the lock; None for no lock, and for one that can't be read."""
         try:
-            content = json.loads(self._file.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            content = json_text.parse(self._file.read_bytes())
+        except (OSError, ValueError):
             return None
         if not isinstance(content, dict):
             return None

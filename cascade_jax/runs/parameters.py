@@ -12,6 +12,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from cascade_jax import checks
 from cascade_jax.models import families
 from cascade_jax.models.lora import Lora
 from cascade_jax.parallel import rules
@@ -39,8 +40,7 @@ def check(
     Raises:
       ValueError: says what differs, or that a LoRA run's base is gone or was trained anew.
     """
-    config = checkpoints.config_of(folder)
-    lora = _lora_of(config)
+    config, lora = _described(folder)
     if lora is not None:  # another model may lack the targets
         run_folder.check_same_model(name, model, folder)
     abstract = state_lib.abstract_parameters(families.build(model), mesh, lora, table)
@@ -64,8 +64,8 @@ def load(
     Raises:
       ValueError: the checkpoint does not fit, or a LoRA run's base is gone or was trained anew.
     """
-    config = checkpoints.config_of(folder)
-    lora, module = _lora_of(config), families.build(model)
+    config, lora = _described(folder)
+    module = families.build(model)
     abstract = state_lib.abstract_parameters(module, mesh, lora, table)
     if lora is None:
         return checkpoints.load_parameters(folder, step, abstract)
@@ -171,9 +171,23 @@ def base_identity(name: str, start: start_lib.Start, output_dir: Path) -> dict[s
     return {"base_folder": str(folder.absolute()), "base_saved": which}
 
 
-def _lora_of(config: dict) -> Lora | None:
+def _described(folder: Path) -> tuple[dict, Lora | None]:
+    """A run's config and its adapters, if it has some; checks what is read of their base, too."""
+    config = checkpoints.config_of(folder)
     fields = dict(config.get("lora") or {})
-    return Lora(**{key: fields[key] for key in fields if key != "type"}) if fields else None
+    if not fields:
+        return config, None
+    try:
+        lora = Lora(**{key: fields[key] for key in fields if key != "type"})
+        start_lib.described(config)
+        for key in ("step", "at"):
+            checks.whole_number(f"base_saved.{key}", config["base_saved"][key], 0, most=2**63)
+    except (KeyError, TypeError, ValueError) as error:
+        raise checkpoints.CheckpointError(
+            f"{folder}/config.json: what a LoRA run starts from can't be read "
+            f"({type(error).__name__}: {error}); put the file back as it was"
+        ) from error
+    return config, lora
 
 
 def _first(start, folder: Path, step: int, model, mesh: Mesh, table) -> PyTree:

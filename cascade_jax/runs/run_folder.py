@@ -53,7 +53,7 @@ def model_of(config: Mapping[str, Any]) -> families.ModelConfig:
       ValueError: a model that this version has no class or field for.
     """
     families_by_name = {kind.__name__: kind for kind in families.FAMILIES}
-    check_choice("the model's type", config["model"]["type"], families_by_name)
+    check_choice("the model's type", config["model"].get("type"), families_by_name)
     # The classes of a config's own values stand beside it.
     classes = vars(sys.modules[families_by_name[config["model"]["type"]].__module__])
 
@@ -61,12 +61,24 @@ def model_of(config: Mapping[str, Any]) -> families.ModelConfig:
         if not isinstance(value, dict):
             return value
         fields = {key: built(item) for key, item in value.items() if key != "type"}
-        return classes[value["type"]](**fields)
+        kind = classes[value["type"]]
+        if not dataclasses.is_dataclass(kind):
+            raise TypeError(f"{value['type']!r} is no config")
+        return kind(**fields)
 
     try:
         return built(config["model"])
     except (KeyError, TypeError) as error:  # a class or a field that is unknown or missing
         raise ValueError(f"the model can't be built as this version has it: {error}") from error
+
+
+def model_in(folder: str | Path) -> families.ModelConfig:
+    """The config of a run's model, by its config.json; raises ValueError that names the file."""
+    config = checkpoints.config_of(folder)
+    try:
+        return model_of(config)
+    except ValueError as error:
+        raise ValueError(f"{folder}/config.json: {error}") from error
 
 
 def write_imported(
@@ -105,7 +117,7 @@ def check(folder: Path, config: dict[str, Any]) -> None:
     """
     file = folder / "config.json"
     if file.exists():
-        before = json.loads(file.read_text())
+        before = checkpoints.config_of(folder)
         other = "another output folder or run name"
         if _IMPORTED in before:
             raise ValueError(f"run folder {folder} holds an imported model; choose {other}")
@@ -123,7 +135,8 @@ def claim(folder: Path, config: dict) -> None:
 
 
 def _fixed(config: dict) -> dict:
-    data = _without(config["data"], _DATA_PLACES)
+    data = config.get("data")
+    data = _without(data, _DATA_PLACES) if isinstance(data, dict) else data
     return _without(config, _IGNORED_WHEN_COMPARING) | {"data": data}
 
 

@@ -60,10 +60,7 @@ class SavedModel:
             raise checkpoints.CheckpointError(f"{error}{did_you_mean(self.name, others)}") from None
         self.saved = checkpoints.saved_at(self.folder, self.step)
         config = checkpoints.config_of(self.folder)
-        try:
-            self.config = run_folder.model_of(config)
-        except ValueError as error:
-            raise ValueError(f"{self.folder}/config.json: {error}") from error
+        self.config = run_folder.model_in(self.folder)
         self.rules = rules_lib.table(config.get("rules", rules_lib.DEFAULT))
 
     def check(self, mesh: Mesh) -> None:

@@ -1,8 +1,8 @@
 """Files of JSON lines in a run's folder, each line with a step."""
 
-import json
 from pathlib import Path
 
+from cascade_jax import json_text
 from cascade_jax.names import listed
 from cascade_jax.parallel import hosts
 
@@ -21,8 +21,8 @@ def read(file: Path) -> list[dict]:
 
 def _with_step(line: bytes) -> dict | None:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
+        value = json_text.parse(line, allow_nan=True)
+    except ValueError:
         return None
     is_line = isinstance(value, dict) and type(value.get("step")) is int and value["step"] >= 0
     return value if is_line else None

@@ -93,8 +93,30 @@ def test_of_many_hosts_only_the_first_holds_it(tmp_path):
         assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
-def test_a_broken_lock_keeps_nobody_out(tmp_path, text):
-    (tmp_path / "lock.json").write_text(text)
+LOCK = {"host": "elsewhere", "process": 5, "started": "7", "token": "a"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"\0" * 100, b"[" * 5000, b"NaN",
+     *(json.dumps(LOCK | change).encode() for change in (
+         {"host": None}, {"process": "5"}, {"process": True}, {"started": 7}, {"token": []}))],
+)  # fmt: skip
+def test_a_broken_lock_keeps_nobody_out(tmp_path, content):
+    (tmp_path / "lock.json").write_bytes(content)
     with FolderLock(tmp_path):
         pass
+    assert not (tmp_path / "lock.json").exists()
+
+
+def test_a_lock_that_was_deleted_or_broken_is_written_again(tmp_path):
+    with FolderLock(tmp_path) as lock:
+        lock._done.set()
+        lock._thread.join()
+        for broken in (None, "{"):
+            (tmp_path / "lock.json").unlink()
+            if broken is not None:
+                (tmp_path / "lock.json").write_text(broken)
+            lock.check()
+            with pytest.raises(FolderInUseError, match=f"by process {os.getpid()} on "):
+                FolderLock(tmp_path).__enter__()

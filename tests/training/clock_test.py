@@ -50,6 +50,22 @@ def test_parts_and_goodput(tick):
     assert metrics.STEP_SECONDS not in result and result[metrics.GOODPUT] == 40.0 / 200.0
 
 
+@pytest.mark.parametrize("started", [2000.0, 1e300, -1e300, 999.0])
+@pytest.mark.parametrize("productive", [0.0, 50.0, -5.0, 1e300])
+def test_goodput_is_a_share_whatever_the_clocks_of_earlier_machines_were(
+    tick, monkeypatch, started, productive
+):
+    clock = Clock(started, productive)
+    for now in (1000.0, -1e6, 1e12):  # the clock is set anew while the run goes on
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        with clock.part(STEP):
+            tick(3)
+        clock.step_done()
+        figures = clock.take()
+        assert 0.0 <= figures[metrics.GOODPUT] <= 1.0
+        assert figures[metrics.STEP_SECONDS] == 3.0
+
+
 class Device:
     def __init__(self, kind):
         self.device_kind = kind

@@ -55,7 +55,7 @@ def refused(capfd):
 
 
 @pytest.mark.parametrize("what", ["arrays", "data", "gone"])
-def test_a_checkpoint_that_is_cut_off(copy, refused, trained_pair, what):
+def test_a_checkpoint_that_is_cut_off_is_moved_aside(copy, trained_pair, what, capfd):
     run, file = copy
     shutil.rmtree(run / "checkpoints" / str(STEPS))
     last = run / "checkpoints" / str(STEPS - EVERY)
@@ -67,12 +67,60 @@ def test_a_checkpoint_that_is_cut_off(copy, refused, trained_pair, what):
         os.truncate(state, state.stat().st_size // 2)
     else:
         shutil.rmtree(last / "state")
-    line = refused(f"--gin_file={file}")
-    assert f"checkpoint {last}" in line
-    # As the line says: that folder goes, and the one before it serves.
-    shutil.rmtree(last)
     assert main(["train", f"--gin_file={file}"]) == 0
     saved.assert_same_end(run, trained_pair / "teacher", STEPS)
+    aside = run / "incomplete_checkpoints" / f"{STEPS - EVERY}_0"
+    lines = capfd.readouterr().out.splitlines()
+    (line,) = [line for line in lines if "is not whole" in line]
+    assert line.startswith(f"checkpoint {last} is not whole (") and LACKS[what] in line
+    assert line.endswith(f": passed over, and moved to {aside}")
+    assert f"teacher: resuming from step {STEPS - 2 * EVERY} of {STEPS}" in lines
+    assert aside.is_dir()
+
+
+@pytest.mark.parametrize("which", [[], [2, 4, 6]])
+def test_without_a_whole_checkpoint_nothing_begins_anew(copy, refused, which):
+    run, file = copy
+    for step in which or [6]:
+        (run / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").unlink()
+    for step in [] if which else [2, 4]:
+        shutil.rmtree(run / "checkpoints" / str(step))
+    line = refused(f"--gin_file={file}")
+    assert line.startswith(f"checkpoint {run}/checkpoints/6 is not whole (_CHECKPOINT_METADATA is")
+    assert (run / "checkpoints" / "6").is_dir()
+
+
+def test_a_finished_run_is_left_as_it_is(copy, capfd):
+    """So it may lie on a medium that can only be read."""
+    run, file = copy
+
+    def state():
+        return {path: path.stat().st_mtime_ns for path in [run, *run.rglob("*")]}
+
+    before = state()
+    assert main(["train", f"--gin_file={file}", "--gin.LOG_EVERY=3"]) == 0
+    assert f"teacher: already trained to step {STEPS}, nothing to do" in capfd.readouterr().out
+    assert state() == before
+
+
+def test_a_state_that_is_not_what_was_saved(copy, refused, monkeypatch):
+    """A flip in a compressed array mostly can't be decompressed; here digests differ."""
+    run, file = copy
+    shutil.rmtree(run / "checkpoints" / str(STEPS))
+    digests = run / "checkpoints" / str(STEPS - EVERY) / "digests" / "metadata"
+    saved_digests = json.loads(digests.read_text())
+    names = [next(name for name in saved_digests if name.startswith(p)) for p in ("opt_", "params")]
+    digests.write_text(json.dumps(saved_digests | dict.fromkeys(names, "0123456789abcdef")))
+    line = refused(f"--gin_file={file}")
+    assert f"/{STEPS - EVERY} is damaged, these arrays are not what was saved: " in line
+    assert all(name in line for name in names) and f"takes step {STEPS - 2 * EVERY}" in line
+
+
+LACKS = {
+    "arrays": " is cut off after ",
+    "data": "data/process_0_of_1 is cut off",
+    "gone": "state is missing",
+}
 
 
 # As root, gives up the right to write where the mode forbids it: `capset` without any rights.
@@ -252,6 +300,15 @@ def test_a_profile_of_some_steps(records, tmp_path):
         ({"hang_seconds": 0}, "hang_seconds is 0; must be a number above 0"),
         ({"profile_steps": (3, 2)}, r"profile_steps is \(3, 2\); must be \(first, last\)"),
         ({"profile_steps": 3}, r"profile_steps is 3; must be \(first, last\)"),
+        ({"steps": 10**12}, "steps is 1000000000000; must be an integer of at least 1 and at most"),
+        ({"steps": True}, "steps is True; must be an integer"),
+        ({"steps": float("nan")}, "steps is nan; must be an integer"),
+        ({"microbatches": -1}, "microbatches is -1; must be"),
+        ({"chunk_tokens": 10**12}, "chunk_tokens is 1000000000000; must be"),
+        ({"keep_best": -1}, "keep_best is -1; must be an integer of at least 0"),
+        ({"keep_last": True}, "keep_last is True; must be"),
+        ({"hang_seconds": 1e30}, r"hang_seconds is 1e\+30; must be .* at most 1e\+09"),
+        ({"seed": 0.5}, "seed is 0.5; must be an integer"),
     ],
 )
 def test_settings_that_are_not_allowed(setting, said):
