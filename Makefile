@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 RUN := $(BIN)/cascade-jax
 DEMO := --gin_file=gin/experiments/demo.gin
 
-.PHONY: demo test test-fast test-slow fuzz lint format map clean install
+.PHONY: demo test test-fast test-slow fuzz torture lint format map clean install
 
 install: $(STAMP)
 
@@ -38,6 +38,10 @@ test-slow: $(STAMP)
 # 5,000 damaged inputs, ten minutes on two cores; others: make fuzz FUZZ="--seed 1 --reader hf".
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+# Kills commands at chosen and random moments and compares what comes out; see tests/torture/kill.py.
+torture: $(STAMP)
+	$(BIN)/python -m tests.torture.kill --kills 200 --seed 0
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -13,8 +13,8 @@ from cascade_jax.runs.completeness import CheckpointError
 
 
 @contextlib.contextmanager
-def reading(folder: Path, step: int) -> Iterator[None]:
-    """Turns any error of reading a checkpoint into a CheckpointError of one line.
+def reading(folder: Path, step: int | None = None) -> Iterator[None]:
+    """Turns any error of reading a checkpoint (None: of all) into a CheckpointError of one line.
 
     Those of Orbax, TensorStore and its drivers are of many kinds.
     """
@@ -29,6 +29,13 @@ def reading(folder: Path, step: int) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
+        if step is None and isinstance(error, OSError):
+            raise  # a folder that can't be made, say
+        if step is None:
+            raise CheckpointError(
+                f"the checkpoints in {folder} can't be read ({_without_internals(error)}); copy "
+                f"{folder.parent} anew, or delete it and train that run again"
+            ) from error
         raise CheckpointError(
             f"checkpoint {folder / str(step)} can't be read ({_without_internals(error)}); "
             f"{way_out(folder, step)}"

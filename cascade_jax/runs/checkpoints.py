@@ -63,19 +63,20 @@ class CheckpointStore:
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,  # what a killed run left half-written
         )
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                best_fn=_best_metric,  # also makes Orbax write the metrics beside the state
-                **({"read_only": True, "create": False} if read_only else writing),
-            ),
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "data": DataPositionHandler(),
-                "config": ocp.JsonCheckpointHandler(),
-                DIGESTS: ocp.JsonCheckpointHandler(),
-            },
-        )
+        with checkpoint_errors.reading(self.folder):
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    best_fn=_best_metric,  # also makes Orbax write the metrics beside the state
+                    **({"read_only": True, "create": False} if read_only else writing),
+                ),
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "data": DataPositionHandler(),
+                    "config": ocp.JsonCheckpointHandler(),
+                    DIGESTS: ocp.JsonCheckpointHandler(),
+                },
+            )
 
     def last_step(self) -> int | None:
         """The newest whole checkpoint, None if there is none."""

@@ -202,7 +202,7 @@ def _base(folder: Path, config: dict) -> Path:
     places = list(dict.fromkeys([named.absolute(), Path(config["base_folder"])]))
     there = [place for place in places if checkpoints.has_checkpoint(place)]
     for place in there:
-        if _is_saved(place, **config["base_saved"]):
+        if _is_saved(place, config["base_saved"]["step"], config["base_saved"]["at"]):
             return place
     looked = " or ".join(map(str, there or places))
     if there:

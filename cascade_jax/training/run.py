@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from cascade_jax.data import pipeline
 from cascade_jax.parallel import hosts, rules
-from cascade_jax.runs import checkpoints, parameters, run_folder
+from cascade_jax.runs import checkpoint_errors, checkpoints, parameters, run_folder
 from cascade_jax.runs.folder_lock import FolderLock
 from cascade_jax.runs.state import Frozen, TrainState
 from cascade_jax.teacher_cache import batches as cached_batches
@@ -118,11 +118,12 @@ def train_one(
         ############################ 6. Data ############################
         batches, held_out = _open_data(run, mesh, mixture)
         if position is not None:
-            try:
-                batches.set_state(position)
-            except ValueError as error:
-                file = store.folder / str(first_step)
-                raise checkpoints.CheckpointError(f"checkpoint {file}: {error}") from error
+            with checkpoint_errors.reading(store.folder, first_step):
+                try:
+                    batches.set_state(position)
+                except ValueError as error:
+                    file = store.folder / str(first_step)
+                    raise checkpoints.CheckpointError(f"checkpoint {file}: {error}") from error
         if hosts.is_first():  # all of it fits: a refused start leaves no config.json
             run_folder.claim(folder, config)
         ############################ 7. Steps ############################

@@ -29,7 +29,8 @@ class TensorBoard:
         earlier = sorted(folder.glob("*.tfevents.*"))
         for file in earlier:
             _drop_events_after(file, first_step)
-        self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        suffix = f".{os.getpid()}.{len(earlier)}"  # another file, even within the same second
+        self._file = event_file_writer.EventsWriter(str(folder / "events"), suffix)
         if earlier:
             log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._add(step=first_step + 1, session_log=log)

@@ -171,7 +171,7 @@ def _cache_teacher(folder: Path, name: str = "cache") -> None:
 
     cascade = settings()["cascade"](folder)
     config = make.CacheConfig(
-        str(folder / name), cascade, top_k=4, eval_batches=1, batch_size=64, shard_rows=256
+        str(folder / name), cascade, top_k=4, eval_batches=1, batch_size=512, shard_rows=2048
     )
     make.check(config)
     make.make(config)

@@ -156,6 +156,7 @@ def test_a_folder_that_is_read_only(copy, repository, which):
 
 def test_a_folder_that_another_run_writes_to(copy, refused):
     run, file = copy
+    shutil.rmtree(run / "checkpoints" / str(STEPS))  # a finished run is only read
     with FolderLock(run):
         line = refused(f"--gin_file={file}")
     assert f"run folder {run} is being written to by process {os.getpid()} on " in line
