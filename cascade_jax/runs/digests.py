@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 
 _SMALL = 1 << 16  # elements: below it NumPy needs no longer than compiling would
 _AT_ONCE = 1 << 16  # elements whose sums are vectors that stay in a core's cache
-_FACTOR = 1_000_003
+_FACTOR, _SPREAD = 1_000_003, 2_654_435_761
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 Sums = tuple[int, int, bool]  # of the bits, of bits mixed with places; whether all are finite
@@ -111,14 +111,14 @@ def _by_numpy(leaf: np.ndarray) -> Sums:
             step = np.arange(size, dtype=np.uint32)
             shape = [-1 if axis == other else 1 for other in range(bits.ndim)]
             places = places * np.uint32(_FACTOR) + step.reshape(shape)
-        mixed = _mixed(bits, places, np.uint32)
+        mixed = _mixed(bits, places * np.uint32(_SPREAD), np.uint32)
     is_finite = bool(np.isfinite(leaf).all())
     return bits.sum(dtype=np.uint32), mixed.sum(dtype=np.uint32), is_finite
 
 
 def _mixed(bits, places, number=jnp.uint32):
-    """Bits mixed with places, where a place is a number that few others have."""
-    mixed = (bits ^ (places * number(2_654_435_761))) * number(2_246_822_519)
+    """Bits mixed with places, where a place is a number that few others have, times _SPREAD."""
+    mixed = (bits ^ places) * number(2_246_822_519)
     return mixed ^ (mixed >> number(15))
 
 
@@ -136,18 +136,20 @@ def _sums(block, starts: list):
         block, starts = block[None], [0]
     width, count = block.shape[-1], math.prod(block.shape[:-1])
     rows = block.reshape(count, width)
-    columns = jnp.arange(width, dtype=jnp.uint32) + starts[-1]
+    columns = (jnp.arange(width, dtype=jnp.uint32) + starts[-1]) * jnp.uint32(_SPREAD)
+    largest = _largest_finite(block.dtype)
 
     def of_rows(first, values):
-        """[n, width] of both sums' terms, from row `first` on."""
+        """[n, width] of both sums' terms, and of bits without a sign, from row `first` on."""
         number = first + jnp.arange(values.shape[0], dtype=jnp.uint32)
         places, factor = jnp.zeros_like(number), _FACTOR
         for start, size in zip(starts[-2::-1], block.shape[-2::-1], strict=True):
             places += (number % size + start) * jnp.uint32(factor % 2**32)
             number, factor = number // size, factor * _FACTOR
         bits = jax.lax.bitcast_convert_type(values, _UNSIGNED[values.dtype.itemsize])
-        bits = bits.astype(jnp.uint32)
-        return bits, _mixed(bits, places[:, None] + columns[None]), jnp.isfinite(values)
+        bits, places = bits.astype(jnp.uint32), places * jnp.uint32(_SPREAD)
+        mixed = _mixed(bits, places[:, None] + columns[None])
+        return bits, mixed, bits & jnp.uint32(2 ** (8 * values.dtype.itemsize - 1) - 1)
 
     at_once = max(1, min(count, _AT_ONCE // max(width, 1)))
     zeros = jnp.zeros((at_once, width), jnp.uint32)
@@ -155,9 +157,18 @@ def _sums(block, starts: list):
     def add(index, totals):
         first = index * at_once
         part = of_rows(first.astype(jnp.uint32), jax.lax.dynamic_slice_in_dim(rows, first, at_once))
-        return totals[0] + part[0], totals[1] + part[1], totals[2] & part[2]
+        return totals[0] + part[0], totals[1] + part[1], jnp.maximum(totals[2], part[2])
 
     parts = [of_rows(jnp.uint32(count - count % at_once), rows[count - count % at_once :])]
-    parts += [jax.lax.fori_loop(0, count // at_once, add, (zeros, zeros, zeros == 0))]
+    parts += [jax.lax.fori_loop(0, count // at_once, add, (zeros, zeros, zeros))]
     bits, mixed = (sum(jnp.sum(part[i], dtype=jnp.uint32) for part in parts) for i in (0, 1))
-    return bits, mixed, parts[0][2].all() & parts[1][2].all()
+    is_finite = [(part[2] <= largest).all() for part in parts]
+    return bits, mixed, is_finite[0] & is_finite[1]
+
+
+def _largest_finite(dtype: jnp.dtype) -> jax.Array:
+    """The bits of the largest number of a dtype: those of infinity and NaN are larger."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return jnp.uint32(2**32 - 1)
+    largest = np.array(jnp.finfo(dtype).max, dtype)
+    return jnp.uint32(largest.view(_UNSIGNED[dtype.itemsize]))
