@@ -56,6 +56,8 @@ class SavedModel:
         try:
             self.step = checkpoints.chosen_step(self.folder, checkpoint)
         except checkpoints.CheckpointError as error:
+            if checkpoints.has_checkpoint(self.folder):
+                raise
             others = [path.parent.name for path in self.folder.parent.glob("*/checkpoints")]
             raise checkpoints.CheckpointError(f"{error}{did_you_mean(self.name, others)}") from None
         self.saved = checkpoints.saved_at(self.folder, self.step)

@@ -17,6 +17,13 @@ from cascade_jax.runs import start as start_lib
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
 
+_TAKEN = (".", "..", "records", "report", "calibration")  # of the output folder
+
+
+def _is_name(name: object) -> bool:
+    is_text = isinstance(name, str) and 0 < len(name) <= 200 and name == name.strip()
+    return is_text and name.isprintable() and not {"/", "\\"} & {*name} and name not in _TAKEN
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainRun:
@@ -102,8 +109,8 @@ class TrainRun:
         allowed = "(first, last), steps counted from 1, or None"
         checks.require(span is None or is_pair, f"{label}profile_steps", span, allowed)
         check_choice(f"{label}head", self.head, step_lib.HEADS)
-        is_name = bool(self.name) and "/" not in self.name
-        checks.require(is_name, "run name", self.name, "one folder name")
+        allowed = f"one folder name of letters that can be printed, but not one of {_TAKEN}"
+        checks.require(_is_name(self.name), "run name", self.name, allowed)
         if self.data.batch_size % self.microbatches:
             raise ValueError(
                 f"{label}batch_size {self.data.batch_size} does not divide by microbatches "

@@ -78,6 +78,26 @@ def test_a_checkpoint_that_is_cut_off_is_moved_aside(copy, trained_pair, what, c
     assert aside.is_dir()
 
 
+def test_export_passes_over_what_is_cut_off_and_ends_in_one_line_without_another(
+    copy, tmp_path, capfd
+):
+    run, _ = copy
+    argv = ["export", "--to", "t5x", "--run", str(run), "--checkpoint", "last", "--out"]
+    for step in (6, 4, 2):
+        data = max((run / f"checkpoints/{step}/state").rglob("d/*"), key=lambda f: f.stat().st_size)
+        os.truncate(data, data.stat().st_size // 2)
+        capfd.readouterr()
+        status = main([*argv, str(tmp_path / f"without_{step}")])
+        out, err = capfd.readouterr()
+        if step > 2:
+            assert status == 0 and f"step {step - 2} of {run}" in out
+            said = f"checkpoint {run}/checkpoints/{step} is not whole (state/"
+            assert said in out and f"passed over for step {step - 2}" in out
+        else:
+            (line,) = err.splitlines()
+            assert status == 2 and f"{run}/checkpoints/6 is not whole (state/" in line
+
+
 @pytest.mark.parametrize("which", [[], [2, 4, 6]])
 def test_without_a_whole_checkpoint_nothing_begins_anew(copy, refused, which):
     run, file = copy
@@ -191,13 +211,12 @@ def test_a_data_file_that_is_cut_in_half(refused, tmp_path):
 
 def train_run(mixture: str, **more) -> experiment.TrainRun:
     return experiment.TrainRun(
-        name="run",
         model=fakes.t5_config(vocab_size=384),
         data=pipeline.DataConfig(mixture, 12, 8, batch_size=8, cache_rows=0),
         loss=Xent(),
         optimizer=Adafactor(0.1),
         eval_split=None,
-        **{"steps": 6, "log_every": 1, "checkpoint_every": 2} | more,
+        **{"name": "run", "steps": 6, "log_every": 1, "checkpoint_every": 2} | more,
     )
 
 
@@ -310,6 +329,10 @@ def test_a_profile_of_some_steps(records, tmp_path):
         ({"keep_last": True}, "keep_last is True; must be"),
         ({"hang_seconds": 1e30}, r"hang_seconds is 1e\+30; must be .* at most 1e\+09"),
         ({"seed": 0.5}, "seed is 0.5; must be an integer"),
+        *(
+            ({"name": name}, "run name is .*; must be one folder name")
+            for name in ("", ".", "..", "a/b", "a\\b", "a\nb", " a", "records", "report", None, 5)
+        ),
     ],
 )
 def test_settings_that_are_not_allowed(setting, said):
