@@ -118,18 +118,23 @@ def train_one(
         ############################ 6. Data ############################
         batches, held_out = _open_data(run, mesh, mixture)
         if position is not None:
-            with checkpoint_errors.reading(store.folder, first_step):
-                try:
-                    batches.set_state(position)
-                except ValueError as error:
-                    file = store.folder / str(first_step)
-                    raise checkpoints.CheckpointError(f"checkpoint {file}: {error}") from error
+            _go_to(batches, position, store.folder, first_step)
         if hosts.is_first():  # all of it fits: a refused start leaves no config.json
             run_folder.claim(folder, config)
         ############################ 7. Steps ############################
         stop = stop or hosts.StopSignal()
         loop = StepLoop(programs, folder, config, store, frozen, dropout_key, stop, lock)
         return loop.run(state, first_step, batches, held_out)
+
+
+def _go_to(batches, position: bytes, folder: Path, step: int) -> None:
+    """Goes to the position in the data that a checkpoint holds."""
+    with checkpoint_errors.reading(folder, step):
+        try:
+            batches.set_state(position)
+        except ValueError as error:
+            message = f"checkpoint {folder / str(step)}: {error}"
+            raise checkpoints.CheckpointError(message) from error
 
 
 def _store(folder: Path, run: TrainRun, read_only: bool):
