@@ -63,7 +63,10 @@ class SavedModel:
         self.saved = checkpoints.saved_at(self.folder, self.step)
         config = checkpoints.config_of(self.folder)
         self.config = run_folder.model_in(self.folder)
-        self.rules = rules_lib.table(config.get("rules", rules_lib.DEFAULT))
+        try:
+            self.rules = rules_lib.table(config.get("rules", rules_lib.DEFAULT))
+        except ValueError as error:
+            raise ValueError(f"{self.folder}/config.json: {error}") from error
 
     def check(self, mesh: Mesh) -> None:
         """Refuses a checkpoint that does not fit the model or the mesh; reads no array."""
