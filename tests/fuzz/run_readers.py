@@ -108,7 +108,11 @@ def _restore(folder: Path) -> Any:
         state, position = store.restore(step, _programs().abstract_state)
     finally:
         store.close()
-    return state, position
+    try:
+        _batches().set_state(position)
+    except ValueError as error:
+        raise checkpoints.CheckpointError(f"checkpoint {step} of {folder}: {error}") from error
+    return state, next(_batches())
 
 
 def _load(folder: Path) -> Any:
