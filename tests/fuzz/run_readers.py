@@ -69,7 +69,7 @@ def _batches() -> Any:
 
 
 def _make_run(folder: Path, lora: bool = False) -> None:
-    """A run at its end, with two checkpoints, as `cascade-jax train` leaves it."""
+    """A run at its end, with two checkpoints of equal parameters, as `train` leaves it."""
     import jax
 
     from cascade_jax import metrics
@@ -112,7 +112,8 @@ def _restore(folder: Path) -> Any:
         _batches().set_state(position)
     except ValueError as error:
         raise checkpoints.CheckpointError(f"checkpoint {step} of {folder}: {error}") from error
-    return state, next(_batches())
+    # Both checkpoints hold these; a newest one that is not whole is passed over.
+    return state.params, state.opt_state, next(_batches())
 
 
 def _load(folder: Path) -> Any:
