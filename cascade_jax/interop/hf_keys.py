@@ -8,6 +8,7 @@ from cascade_jax.interop import hf_other_keys
 
 MOST_LAYERS = 10_000
 _NONE = object()
+_LISTED = 12  # problems in a message
 
 
 class UnsupportedError(ValueError):
@@ -98,7 +99,8 @@ class Keys:
 
     def refuse(self, key: str, value: Any, supported: str) -> None:
         """Notes a value that is not supported; `build` raises."""
-        self._problems.append(f"{key} = {checks.shown(value)} is not supported: {supported}")
+        name = key if len(key) <= 100 else f"{key[:97]}..."
+        self._problems.append(f"{name} = {checks.shown(value)} is not supported: {supported}")
 
     def refuse_unread(self) -> None:
         """Notes all keys that were not read, unless they change nothing."""
@@ -108,9 +110,11 @@ class Keys:
                 self.refuse(key, value, supported)
 
     def raise_problems(self) -> None:
-        """Raises an UnsupportedError that names all the problems noted, if there are any."""
-        if self._problems:
-            raise UnsupportedError(f"config.json: {'; '.join(dict.fromkeys(self._problems))}")
+        """Raises an UnsupportedError that names the problems noted, if there are any."""
+        problems = list(dict.fromkeys(self._problems))
+        if problems:
+            more = f"; and {len(problems) - _LISTED} more" * (len(problems) > _LISTED)
+            raise UnsupportedError(f"config.json: {'; '.join(problems[:_LISTED])}{more}")
 
     def build(self, config: type, **fields: Any) -> Any:
         """The config of these fields; an UnsupportedError names all the problems noted."""

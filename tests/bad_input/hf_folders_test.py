@@ -92,6 +92,12 @@ def test_a_config_is_refused_by_key(keys, text, message):
     assert message(**keys).startswith(text)
 
 
+def test_a_config_of_many_unknown_keys_is_refused_in_a_line_that_can_be_read(message):
+    line = message(**{f"{i:03}" + "x" * 5000: i + 1 for i in range(300)})
+    assert line.startswith("config.json: 000xxx") and line.endswith("; and 288 more")
+    assert len(line) < 5000
+
+
 @pytest.mark.parametrize(
     "key, value, text",
     [
