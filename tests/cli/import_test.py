@@ -80,7 +80,9 @@ def test_from_a_checkpoint_of_t5x_to_a_run_and_back(scan, tmp_path, capsys):
     assert_same(t5x_checkpoints.load(folder, T5).params, params)
 
 
-@pytest.mark.parametrize("layout", [None, "scanned", "unrolled"])
+@pytest.mark.parametrize(
+    "layout", [None, pytest.param("scanned", marks=pytest.mark.slow), "unrolled"]
+)
 def test_a_bias_per_layer_from_t5x_to_a_run_and_back(layout, tmp_path, capsys):
     config = dataclasses.replace(T5, num_decoder_layers=2, relative_bias_per_layer=True)
     params = random_parameters(config)

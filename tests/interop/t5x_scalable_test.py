@@ -119,8 +119,7 @@ def test_numbers_that_are_not_finite_are_refused_by_name(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
-@pytest.mark.parametrize("layout", ["unrolled", "scanned"])
+@pytest.mark.parametrize(("layout", "scan_layers"), [("unrolled", True), ("scanned", False)])
 def test_one_bias_is_repeated_for_a_model_with_a_bias_per_layer(tmp_path, layout, scan_layers):
     params = t5x_files.random_parameters(CONFIG)
     out = t5x_checkpoints.save(tmp_path, CONFIG, params, layout=layout)

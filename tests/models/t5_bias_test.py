@@ -90,7 +90,7 @@ def test_equal_biases_of_layers_are_one_for_a_stack():
     assert np.abs(other - expected).max() > 0.1
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_cache_changes_no_logits_with_a_bias_per_layer(scan_layers):
     """Token by token, and some more of every row at once, as in a cascade."""
     config = dataclasses.replace(PER_LAYER, scan_layers=scan_layers)

@@ -22,7 +22,7 @@ def run(*command, **environment):
     done = subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=ROOT, env={**os.environ, **settings, **environment},
-        capture_output=True, text=True, timeout=600,
+        capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-5000:]
     return done.stdout
