@@ -15,14 +15,15 @@ import dataclasses
 import json
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cascade_jax import array_file, files, json_file, json_text
+from cascade_jax import array_file, files, json_file
 from cascade_jax.data.example_keys import KEY_BYTES
+from cascade_jax.teacher_cache import shard_index
 from cascade_jax.teacher_cache.format import Holding, TokenFacts
 
 FINGERPRINT, COMPLETE = "fingerprint.json", "complete.json"
@@ -139,7 +140,7 @@ class ShardWriter:
         self._block = []
 
     def _write_index(self, num_bytes: int) -> None:
-        facts = ShardFacts(
+        facts = shard_index.ShardFacts(
             fingerprint=self._fingerprint,
             bytes=num_bytes,
             examples=len(self._keys),
@@ -160,61 +161,13 @@ class ShardWriter:
 # ------------------------------------------------------------------ finding
 
 
-@dataclasses.dataclass(frozen=True)
-class ShardFacts:
-    """Figures of a shard.
-
-    Attributes:
-      fingerprint: digest of the cache that it is of.
-      bytes: of its records.
-      examples, tokens: how many it has.
-      right: tokens on which the teacher is right.
-      log_probs: sum of the labels'.
-    """
-
-    fingerprint: str
-    bytes: int
-    examples: int
-    tokens: int
-    right: int
-    log_probs: float
-
-
-@dataclasses.dataclass(frozen=True)
-class _Index:
-    """The index of a shard: keys and numbers of tokens of its examples, and where records begin."""
-
-    facts: ShardFacts
-    keys: np.ndarray
-    tokens: np.ndarray
-    first: np.ndarray
-    sums: np.ndarray | None  # None in files of before
-
-
-def _read_index(path: Path) -> _Index:
-    """Reads an index; raises ValueError if it is not whole, or its parts do not fit together."""
-    arrays, source = array_file.read(path, path.name), path.name
-    text = str(array_file.checked(arrays, "facts", "U", (), source))
-    facts = json_file.from_values(json_text.parse(text, source), ShardFacts, source)
-    keys = array_file.checked(arrays, "keys", "u", (None, KEY_BYTES), source).astype(np.uint8)
-    tokens = array_file.checked(arrays, "tokens", "u", (len(keys),), source)
-    first = array_file.checked(arrays, "first", "u", (None,), source).astype(np.int64)
-    rises = len(first) and first[0] == 0 and first[-1] == len(keys) and np.all(np.diff(first) > 0)
-    if not rises or (facts.examples, facts.tokens) != (len(keys), int(tokens.sum())):
-        raise ValueError(f"{source}: its numbers of examples, tokens and records contradict")
-    sums = None
-    if "sums" in arrays:
-        sums = array_file.checked(arrays, "sums", "u", (len(first) - 1,), source)
-    return _Index(facts, keys, tokens, first, sums)
-
-
 def shards_in(folder: Path, fingerprint: str) -> dict[str, dict]:
     """The whole shards of a folder by name, with the facts of each; those of another cache not."""
     shards = {}
     for file in sorted(folder.glob(f"*{_INDEX}")):
         name = file.name.removesuffix(_INDEX)
         try:
-            facts = _read_index(file).facts
+            facts = shard_index.read(file).facts
             size = (folder / f"{name}{_RECORDS}").stat().st_size
         except (OSError, ValueError):
             continue  # made anew
@@ -295,6 +248,7 @@ class CacheReader:
         sizes = complete["shards"]
         self._names = sorted(sizes)
         indexes = [self._index(name, sizes[name]) for name in self._names]
+        self._check_totals(complete["splits"], indexes)
         self._sums = [index.sums for index in indexes]
         keys = np.concatenate([index.keys for index in indexes]).view(">u8").astype(np.uint64)
         table = [
@@ -306,11 +260,27 @@ class CacheReader:
         order = np.lexsort((keys[:, 1], keys[:, 0]))
         self._keys, self._table = keys[order], np.concatenate(table)[order]
 
-    def _index(self, name: str, size: int) -> _Index:
+    def _check_totals(
+        self, totals: Mapping[str, Mapping], indexes: Sequence[shard_index.Index]
+    ) -> None:
+        """Refuses a list of shards that lacks some, or has others."""
+        examples = dict.fromkeys(totals, 0)
+        for name, index in zip(self._names, indexes, strict=True):
+            split = Shard.of(name).split
+            examples[split] = examples.get(split, 0) + index.facts.examples
+        for split, total in totals.items():
+            if examples[split] != total["examples"]:
+                count = f"{total['examples']} examples of split {split!r}, its shards have"
+                raise TeacherCacheError(
+                    f"teacher cache {self._folder}: {COMPLETE} counts {count} {examples[split]}; "
+                    f"delete {COMPLETE} and {self._remedy}"
+                )
+
+    def _index(self, name: str, size: int) -> shard_index.Index:
         place = self._folder / f"{name}{_RECORDS}"
         try:
             num_bytes = place.stat().st_size
-            index = _read_index(self._folder / f"{name}{_INDEX}")
+            index = shard_index.read(self._folder / f"{name}{_INDEX}")
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             raise TeacherCacheError(

@@ -237,6 +237,19 @@ def test_an_index_that_contradicts_itself_is_named(cache, change, message):
         CacheReader(cache, HOLDING, "mine", "make it again")
 
 
+def test_a_list_that_lacks_a_shard_is_named(cache):
+    written = json.loads((cache / "complete.json").read_text())
+    keys = ("tokens", "right", "log_probs", "bytes", "index_bytes")
+    written["splits"] = {"train": {"examples": 1100, **dict.fromkeys(keys, 1)}}
+    (cache / "complete.json").write_text(json.dumps(written))
+    assert CacheReader(cache, HOLDING, "mine", "").find([key_of(7)]) != [None]
+    del written["shards"]["train-00001-0-of-1"]
+    (cache / "complete.json").write_text(json.dumps(written))
+    said = "complete.json counts 1100 examples of split 'train', its shards have 800; delete"
+    with pytest.raises(TeacherCacheError, match=said):
+        CacheReader(cache, HOLDING, "mine", "make it again")
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
