@@ -174,9 +174,11 @@ def _vocabulary(config: ImportConfig, model_type: str) -> str:
     # The 100 sentinels of T5's public models are not in their SentencePiece file, mT5's are.
     sentencepiece = "spiece.model+100" if model_type == "t5" else "spiece.model"
     names = [sentencepiece, "tokenizer.json", "tokenizer.model"]
-    for name in names:
-        if Path(config.path, name.removesuffix("+100")).is_file():
-            return str(Path(config.path, name))
+    if there := [n for n in names if Path(config.path, n.removesuffix("+100")).is_file()]:
+        if len(there) > 1:
+            rest = ", ".join(there[1:])
+            print(f"{config.path}: the vocabulary is {there[0]}, not {rest}; see --vocabulary")
+        return str(Path(config.path, there[0]))
     raise ValueError(
         f"{config.path} has none of {', '.join(names)}: say with --vocabulary which vocabulary the "
         "model has"

@@ -73,7 +73,7 @@ def _read_one(
         return theta, None
     for key, value in rope.items():
         if key not in _OF_ALL_KINDS and key not in factors and value is not None:
-            keys.refuse(f"{place}.{key}", value, f"not with rope_type {kind}")
+            keys.refuse(f"{place}.{key}", value, f"rope_type {kind} has no such key")
     if missing := [key for key in factors if rope.get(key) is None]:
         keys.refuse(place, dict(rope), f"{kind} needs {', '.join(missing)}")
         return theta, None

@@ -288,8 +288,11 @@ def test_tokenizer_files_travel_along(tmp_path, capsys):
     tokenizer.save(str(source / "tokenizer.json"))
     named = {"eos_token": "<end>", "pad_token": "<pad>", "unk_token": "t0"}
     (source / "tokenizer_config.json").write_text(json.dumps(named))
+    (source / "tokenizer.model").write_bytes(b"")  # of an older kind of tokenizer, say
     run, out = tmp_path / "run", tmp_path / "out"
     assert main.main(["import", "--from=hf", f"--path={source}", f"--out={run}"]) == 0
+    said = f"{source}: the vocabulary is tokenizer.json, not tokenizer.model; see --vocabulary"
+    assert said in capsys.readouterr().out
     described = checkpoints.config_of(run)
     assert described["imported"]["pad_id"] == 11  # "<pad>"
     assert str(run / "tokenizer" / "tokenizer.json") in (run / "model.gin").read_text()
