@@ -9,7 +9,6 @@ statistics of a parameter, `state/step`.
 """
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -25,6 +24,8 @@ import numpy as np
 import tensorstore
 from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
+
+from cascade_jax import json_text
 
 Name = tuple[str, ...]  # path of an array in the tree
 
@@ -147,7 +148,7 @@ def _open_index(path, folder, content: bytes) -> dict[Name, StoredArray]:
 def _open_orbax(path, folder, metadata: bytes) -> dict[Name, StoredArray]:
     """The newer format."""
     try:
-        content = json.loads(metadata)
+        content = json_text.parse(metadata, allow_nan=True)
         names = [
             tuple(key["key"] for key in entry["key_metadata"])
             for entry in content["tree_metadata"].values()

@@ -7,12 +7,11 @@ refused by its name, so that no promise is read as another.
 
 import dataclasses
 import itertools
-import json
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cascade_jax import json_file, names
+from cascade_jax import json_file, json_text, names
 from cascade_jax.deferral.guarantees import bounds, consistency, risks
 from cascade_jax.deferral.guarantees import splits as split_checks
 from cascade_jax.deferral.guarantees.learn_then_test import Calibration, Candidate
@@ -288,8 +287,8 @@ def _from_schema_1(fields: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The fields of schema 2; schema 1 held the identities of models and data as JSON texts."""
     try:
         known = json_file.to_values(ModelIdentity())
-        models = {role: known | json.loads(text) for role, text in fields["models"].items()}
-        data = json_file.to_values(DataIdentity()) | json.loads(fields["data"])
+        models = {role: known | json_text.parse(text) for role, text in fields["models"].items()}
+        data = json_file.to_values(DataIdentity()) | json_text.parse(fields["data"])
         examples = data.pop("data", [])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(
