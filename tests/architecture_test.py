@@ -72,6 +72,25 @@ def test_the_guarantees_could_be_published_alone():
     assert not wrong
 
 
+OWN_JSON = {  # what the same program wrote a moment before
+    "json_file.py", "parallel/hosts.py", "parallel/rendezvous.py", "teacher_cache/identity.py",
+    "cli/import_checkpoint.py",
+}  # fmt: skip
+
+
+def test_json_of_files_is_read_by_one_parser():
+    """json.loads takes keys twice and NaN, and ends in exceptions of many kinds."""
+    readers = {
+        str(file.relative_to(PACKAGE if PACKAGE in file.parents else ROOT))
+        for file in PRODUCT_FILES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("load", "loads", "decode")
+        and ast.unparse(node.value) in ("json", "msgspec.json")
+    }
+    assert readers == OWN_JSON
+
+
 def module_files() -> dict[str, Path]:
     """The product's files by module name; a package is its `__init__`."""
     names = {}

@@ -96,7 +96,10 @@ class ImportSummary:
                 f"dropped {len(ids):,} examples with {reason}: {notes.listed(ids)}"
                 for reason, ids in self.dropped.items()
             ),
-            *(f"left out {n}: {count:,} answers lack it" for n, count in self.left_out.items()),
+            *(
+                f"left out {name}: {count:,} answers lack it or another column that it needs"
+                for name, count in self.left_out.items()
+            ),
             *self.notes,
         ]
 
