@@ -26,10 +26,10 @@ def read_all(file):
 
 
 def test_a_page_that_changed_is_refused(whole, tmp_path):
-    """Every 31st byte of the data, changed by itself."""
+    """Every 61st byte of the data, changed by itself."""
     content, length = whole.read_bytes(), pq.read_metadata(whole).serialized_size
     before, refused = read_all(whole), 0
-    for place in range(4, len(content) - length - 8, 31):
+    for place in range(4, len(content) - length - 8, 61):
         changed = bytearray(content)
         changed[place] ^= 1
         (tmp_path / "a").write_bytes(changed)
@@ -42,7 +42,7 @@ def test_a_page_that_changed_is_refused(whole, tmp_path):
         else:  # a place that nothing is read from, such as statistics of a page
             for name, values in before.items():
                 assert str(values) == str(after[name]), (place, name)
-    assert refused > 50
+    assert refused > 25
 
 
 def test_checksums_are_in_the_file(whole, tmp_path):
