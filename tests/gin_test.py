@@ -208,15 +208,15 @@ def write(folder: Path, text: str) -> str:
 
 def test_a_misspelt_macro_in_a_file_is_refused(tmp_path):
     message = error([write(tmp_path, "BATCH_SIZ = 8\n")])
-    assert (
-        message == "gin macro 'BATCH_SIZ' is set but nothing reads it; did you mean 'BATCH_SIZE'?"
-    )
+    said = "gin macro 'BATCH_SIZ' is set but nothing reads it; did you mean 'BATCH_SIZE'?"
+    assert message == f"{tmp_path}/x.gin:2: {said}"
 
 
 def test_a_binding_in_an_unused_scope_is_refused(tmp_path):
     text = "from __gin__ import dynamic_registration\nfrom cascade_jax.training import experiment\n"
     message = error([write(tmp_path, text + "cat_dits/experiment.TrainRun.seed = 1\n")])
-    assert "gin binding cat_dits/experiment.TrainRun.seed is set but nothing reads it" in message
+    said = "x.gin:4: gin binding cat_dits/experiment.TrainRun.seed is set but nothing reads it"
+    assert said in message
     assert "cat_dist" in message
 
 
@@ -237,7 +237,7 @@ def test_a_string_without_quotes_is_answered_with_how_to_quote():
 @pytest.mark.parametrize(
     ("binding", "said"),
     [
-        ("SEED=1\nSTUDENT_STEPS=3", "--gin.SEED=1 STUDENT_STEPS=3: holds 2 lines; give each a"),
+        ("SEED=1\nSTUDENT_STEPS=3", "--gin.SEED=1 STUDENT_STEPS=3: holds 2 bindings; give each"),
         (
             "STUDENT_STEPS=%STUDENT_STEP",
             "STUDENT_STEPS is %STUDENT_STEP, and no macro",

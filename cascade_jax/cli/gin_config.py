@@ -131,6 +131,7 @@ def load(files: Iterable[str], bindings: Iterable[str] = ()) -> set[str]:
         the bindings.
     """
     gin.clear_config(clear_constants=True)
+    gin_text.forget()
     gin_config._LOCATION_PREFIXES[:] = ["", *map(str, search_paths())]
     gin_config._FILE_READERS[:] = [(gin_text.opened, os.path.isfile)]
     add_current_folder()
@@ -296,12 +297,14 @@ def check_leftovers(mentioned: Iterable[str] = ()) -> None:
             if selector == _MACRO:
                 names = sorted({s for s, kind, _ in used if kind == _MACRO})
                 hint = did_you_mean(scope, names, cutoff=0.5)
-                raise UsageError(f"gin macro {scope!r} is set but nothing reads it{hint}")
+                place = gin_text.place_of("", scope, "")
+                raise UsageError(f"{place}gin macro {scope!r} is set but nothing reads it{hint}")
             short = ".".join(selector.split(".")[-2:])
             scopes = sorted({s for s, kind, _ in used if kind == selector and s})
             hint = f" (scopes in use: {', '.join(scopes)})" if scopes else ""
             where = f"{scope}/{short}" if scope else short
-            raise UsageError(f"gin binding {where}.{parameter} is set but nothing reads it{hint}")
+            where = f"{gin_text.place_of(scope, selector, parameter)}gin binding {where}"
+            raise UsageError(f"{where}.{parameter} is set but nothing reads it{hint}")
 
 
 def check_required(root: str) -> None:

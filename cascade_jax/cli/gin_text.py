@@ -24,6 +24,26 @@ _WORDS = {"true": "True", "false": "False", "none": "None", "null": "None", "nil
 _MALFORMED = (SyntaxError, tokenize.TokenError, ValueError, RecursionError, MemoryError)
 _NO_QUOTES = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb`"
 _open_files: list[str] = []  # those that include each other just now
+_read: list[tuple[str, config_parser.BindingStatement]] = []  # bindings with their places
+
+
+def forget() -> None:
+    """Forgets the places of all bindings that were read."""
+    _read.clear()
+
+
+def place_of(scope: str, selector: str, parameter: str) -> str:
+    """Where a binding was read last, for messages: "x.gin:3: ", or "" if that is not known.
+
+    Args:
+      scope, parameter: of the binding; "" for a macro.
+      selector: the whole name of what is bound, or that of a macro.
+    """
+    for place, binding in reversed(_read):
+        is_same = binding.scope == scope and binding.arg_name == parameter
+        if is_same and f".{selector}".endswith(f".{binding.selector}"):
+            return f"{place}: "
+    return ""
 
 
 @contextlib.contextmanager
@@ -38,7 +58,7 @@ def opened(path: str) -> Iterator[io.StringIO]:
         raise UsageError(f"{path} includes itself")
     text = _decoded(path, Path(path).read_bytes())
     lines = text.splitlines()
-    if problem := _problem(text):
+    if problem := _problem(text, path):
         number, what = problem
         line = lines[number - 1].strip() if number <= len(lines) else ""
         name, _, value = line.partition("=")
@@ -65,12 +85,13 @@ def check_binding(binding: str) -> None:
     flag = f"--gin.{name}={_short(value)}"
     if not re.fullmatch(r"[\w./]+", name.strip()) or value.startswith("="):
         raise UsageError(f"{flag}: write --gin.MACRO=VALUE, or --gin.module.Class.field=VALUE")
-    if problem := _problem(binding):
+    number = len(_read)
+    if problem := _problem(binding, f"--gin.{name.strip()}"):
         hint = _hint(value, f"--gin.{name}={{}}", is_on_command_line=True)
         raise UsageError(f"{flag}: {problem[1]}{hint if problem[1] == _UNREADABLE else ''}")
-    statements = list(_statements(binding))
-    if len(statements) != 1 or not isinstance(statements[0], config_parser.BindingStatement):
-        raise UsageError(f"{flag}: holds {len(statements)} lines; give each a --gin. of its own")
+    if len(_read) != number + 1:
+        lines = len(_read) - number
+        raise UsageError(f"{flag}: holds {lines} bindings; give each a --gin. of its own")
 
 
 def _short(text: str) -> str:
@@ -104,20 +125,23 @@ class _NoNames(config_parser.ParserDelegate):
         return None
 
 
-def _statements(text: str) -> Iterator:
-    yield from config_parser.ConfigParser(text, _NoNames())
+def _problem(text: str, source: str = "") -> tuple[int, str] | None:
+    """The line of the statement that is not in gin's form, from 1, and what is wrong.
 
-
-def _problem(text: str) -> tuple[int, str] | None:
-    """The line of the statement that is not in gin's form, from 1, and what is wrong."""
-    parser, first = None, 1
+    Bindings are kept for `place_of`, if the text is that of a file or flag.
+    """
+    first = 1
     try:
         parser = config_parser.ConfigParser(text, _NoNames())
         while True:
             parser._skip_whitespace_and_comments()
             first = parser.current_token.start[0]
-            if parser.parse_statement() is None:
+            statement = parser.parse_statement()
+            if statement is None:
                 return None
+            if source and isinstance(statement, config_parser.BindingStatement):
+                line = "" if source.startswith("--gin.") else f":{statement.location.line_num}"
+                _read.append((f"{source}{line}", statement))
     except _MALFORMED as error:
         if isinstance(error, RecursionError):
             return first, "too many brackets in each other"

@@ -35,7 +35,7 @@ BINDINGS = {
     "A==5": "write --gin.MACRO=VALUE",
     "=5": "write --gin.MACRO=VALUE",
     "A-B=5": "write --gin.MACRO=VALUE",
-    "A=1\nB=2": "holds 2 lines; give each a --gin. of its own",
+    "A=1\nB=2": "holds 2 bindings; give each a --gin. of its own",
     "A=" + "[" * 2000: "a bracket or quote is not closed|too many brackets",
     "A=" + "[" * 2000 + "]" * 2000: "too many brackets in each other",
 }
