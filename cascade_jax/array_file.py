@@ -11,6 +11,7 @@ import lzma
 import math
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ _MOST_BYTES = 500_000_000  # of all arrays, beyond twice the size of the file
 _DAMAGE = (
     ValueError, TypeError, KeyError, AttributeError, EOFError, RuntimeError, SyntaxError,
     ArithmeticError, MemoryError, OSError, struct.error, zipfile.BadZipFile, zlib.error,
-    lzma.LZMAError,
+    lzma.LZMAError, tokenize.TokenError,
 )  # fmt: skip
 _WORDS = {"f": "floats", "i": "integers", "u": "integers", "b": "booleans", "U": "a text"}
 

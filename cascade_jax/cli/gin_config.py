@@ -235,9 +235,8 @@ def _check_known_macros(bindings: Iterable[str]) -> None:
         name = binding.partition("=")[0].strip()
         if name and "." not in name and "/" not in name and name not in known:
             hint = did_you_mean(name, known, cutoff=0.5)
-            raise UsageError(
-                f"unknown gin macro {name!r}{hint} (the files have {', '.join(known)})"
-            )
+            files = f"the files have {', '.join(known)}" if known else "the files set no macro"
+            raise UsageError(f"--gin.{name}: unknown gin macro {name!r}{hint} ({files})")
 
 
 def _macros() -> list[str]:

@@ -102,6 +102,10 @@ REFUSED = {
         member("a.npy", npy(np.zeros(3), (10**15,))),
         r"array 'a' declares the shape \(1000000000000000,\) of 8,000,000,000,000,000 bytes and",
     ),
+    "header": (
+        member("a.npy", npy(np.zeros(3)).replace(b"(3,), }", b"(3,L,( ")),
+        r"array 'a' can not be read \(",
+    ),
     "small shape": (
         member("a.npy", npy(np.zeros(3), (2,))),
         r"array .a. declares the shape .2,. of 16 bytes and has 24",
