@@ -44,13 +44,14 @@ def matching_tasks(patterns: Iterable[str], tasks: Sequence[str]) -> list[str]:
     """The tasks that match some pattern such as "wmt22_*", in their order.
 
     Raises:
-      ValueError: a pattern that no task matches.
+      ValueError: patterns that no task matches, all of them.
     """
-    chosen = set()
-    for pattern in patterns:
-        matches = fnmatch.filter(tasks, pattern)
-        if not matches:
-            near = f"; nearest is {nearest(pattern, tasks)!r}" if tasks else ""
-            raise ValueError(f"no task matches {pattern!r}{near} of {len(tasks)} tasks")
-        chosen |= set(matches)
+    patterns = list(patterns)
+    chosen = {pattern: fnmatch.filter(tasks, pattern) for pattern in patterns}
+    unmatched = [pattern for pattern in patterns if not chosen[pattern]]
+    if unmatched:
+        nearest_ones = [f"; nearest is {nearest(p, tasks)!r}" if tasks else "" for p in unmatched]
+        listed = ", ".join(f"{p!r}{near}" for p, near in zip(unmatched, nearest_ones, strict=True))
+        raise ValueError(f"no task matches {listed} of {len(tasks)} tasks")
+    chosen = set().union(*chosen.values())
     return [task for task in tasks if task in chosen]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import seqio
 
 from cascade_jax.data import catalog, features
+from cascade_jax.names import did_you_mean
 
 RATE_CAP = 3000  # as in FLAN 2021's code
 # Where TFDS looks for what one has to download by hand.
@@ -53,8 +54,17 @@ def add_mixture(name: str, tasks: Sequence[str], rate: float | Callable) -> str:
       name: with its version.
       tasks: names of its tasks.
       rate: share of each task, or a function of the task that gives it.
+
+    Raises:
+      ValueError: tasks that are not registered, all of them, with the nearest names.
     """
     if name not in seqio.MixtureRegistry.names():
+        pairs = [task if isinstance(task, tuple) else (task, rate) for task in tasks]
+        known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+        missing = [task for task, _ in pairs if task not in known]
+        if missing:
+            listed = ", ".join(f"{task!r}{did_you_mean(task, known)}" for task in missing)
+            raise ValueError(f"mixture {name!r} has tasks that are not registered: {listed}")
         seqio.MixtureRegistry.add(name, list(tasks), default_rate=rate)
     return name
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cascade_jax.names import check_choice, did_you_mean, nearest
+from cascade_jax.names import check_choice, did_you_mean, matching_tasks, nearest
 
 
 def test_a_near_name_is_named_and_none_is_made_up():
@@ -25,3 +25,12 @@ def test_a_choice_is_one_of_the_names():
         check_choice("level", "tokens", iter(["answer", "token"]))
     with pytest.raises(ValueError, match="level is None; must be one of answer"):
         check_choice("level", None, ["answer"])
+
+
+def test_patterns_without_a_task_are_listed_all_at_once():
+    with pytest.raises(ValueError) as error:
+        matching_tasks(["a*", "bx", "cx"], ["ab", "b", "c"])
+    assert str(error.value) == (
+        "no task matches 'bx'; nearest is 'b', 'cx'; nearest is 'c' of 3 tasks"
+    )
+    assert matching_tasks(["c", "a*"], ["ab", "b", "c"]) == ["ab", "c"]

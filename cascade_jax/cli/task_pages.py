@@ -42,7 +42,7 @@ def pages(config: Any) -> Iterator[str]:
 
     Raises:
       ValueError: unknown name (the nearest are listed), suite or split; lengths that cut off every
-        target of a task, after they were shown.
+        target of a task, or options of a row that are alike, after they were shown.
     """
     paint = Paint(config.color)
     if config.name is None:
@@ -69,6 +69,8 @@ def pages(config: Any) -> Iterator[str]:
     if not targets:
         raise ValueError(f"{task.name} has no row in split {task.split!r}")
     yield from _unread_words(task, targets, paint)
+    for _ in zip(targets, task.checked_rows(), strict=False):
+        pass
 
 
 # ------------------------------------------------------------------ lists

@@ -92,6 +92,7 @@ def collect(config: CollectConfig) -> list[Path]:
         generate.check_top_k(config.top_k, student.config.vocab_size)
     policy = policy_lib.load(config.policy, students, teacher, mixture.fingerprint, config.data)
 
+    mixture.check_files(config.split)
     decoding = decoding_by_task(config.decoding, mixture, config.data, config.split)
     facts = {
         "data_fingerprints": mixture.data_fingerprints(config.split),

@@ -12,13 +12,13 @@ import tqdm
 from jax.sharding import Mesh
 
 from cascade_jax.data import pipeline
+from cascade_jax.data.options import OPTIONS, option_ids
 from cascade_jax.data.vocabulary import pieces
 from cascade_jax.parallel import hosts, rules
 from cascade_jax.parallel.compiling import compile_together
 from cascade_jax.records.schema import GREEDY, RANK, TEACHER_FORCED
 
 DECODINGS = (GREEDY, RANK, TEACHER_FORCED)
-OPTIONS = "options"  # the feature with the texts of a row's possible answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,29 +67,11 @@ def options_of(
 ) -> dict[str, tuple[int, ...]]:
     """Ids of an example's options by their text, each as a target: cut to length, EOS at its end.
 
-    A text that comes twice is one option.
-
     Raises:
-      ValueError: no options, or two texts with the same ids.
+      ValueError: see `options.option_ids`.
     """
-    ids_of: dict[str, tuple[int, ...]] = {}
-    text_of: dict[tuple[int, ...], str] = {}
-    for encoded in example.features[OPTIONS]:
-        text = encoded.decode("utf-8")
-        whole = mixture.vocabulary.encode(text)
-        ids = (*whole[: data.target_length - 1], mixture.eos_id)
-        if (other := text_of.setdefault(ids, text)) != text:
-            reason = "in this vocabulary"
-            if len(whole) >= (length := data.target_length):
-                reason = f"when cut to target_length {length}; they need {len(whole) + 1} tokens"
-            raise ValueError(
-                f"example {example.example_id!r}: options {other!r} and {text!r} are the same ids "
-                f"{reason}"
-            )
-        ids_of[text] = ids
-    if not ids_of:
-        raise ValueError(f"example {example.example_id!r} has no options to rank")
-    return ids_of
+    where = f"example {example.example_id!r}"
+    return option_ids(example.features[OPTIONS], mixture.vocabulary, data.target_length, where)
 
 
 # ------------------------------------------------------------------ the loop over batches

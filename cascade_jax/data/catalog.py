@@ -13,6 +13,7 @@ KINDS = (
     "generation",  # any other text
     "language_modeling",  # no question, no answer
 )
+WITH_OPTIONS = ("classification", "multiple_choice")
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class TaskCard:
 
     Attributes:
       suite: the benchmark it belongs to, "superglue".
-      kind: one of KINDS. Rows of the first two have their options as a list of texts, "options".
+      kind: one of KINDS. Rows of those in WITH_OPTIONS have a list of texts, "options".
     """
 
     suite: str

@@ -1,15 +1,16 @@
-"""Refuses tasks that a run can't learn from: no example, or no target that fits whole."""
+"""Refuses tasks that a run can't learn from: no example, no whole target, options alike."""
 
 import numpy as np
 import seqio
 from jaxtyping import Int
 
-from cascade_jax.data import catalog, features
+from cascade_jax.data import catalog, features, options
 from cascade_jax.data.browse import token_counts
 from cascade_jax.data.mixtures import DataConfig
 from cascade_jax.data.token_cache import CachedTokens
 
 LOOKED_AT = 1024  # examples of a task that is not kept in memory
+_OPTIONS_LOOKED_AT = 256  # examples whose options are compared
 
 
 def check_task(
@@ -46,6 +47,31 @@ def check_task(
     if not may_be_cut:
         counts = token_counts.TokenCounts(lengths, config.target_length)
         token_counts.check_targets_fit({f"{name} ({split})": counts}, seen)
+
+
+def check_options(task: seqio.Task, name: str, split: str, config: DataConfig) -> None:
+    """Refuses a task if options of one of its first examples are the same ids.
+
+    `collect` could not rank them, after a training that the cut or the vocabulary has spoilt. Tasks
+    whose card says that their rows have no options are not read.
+
+    Args:
+      task, name, split, config: as in `check_task`.
+
+    Raises:
+      ValueError: names the example and both options.
+    """
+    card = catalog.card_of(name)
+    if card is not None and card.kind not in catalog.WITH_OPTIONS:
+        return
+    trim = features.sequence_length(config.input_length, config.target_length)  # not of options
+    examples = task.get_dataset(trim, split=split, shuffle=False, try_in_mem_cache=False)
+    if options.OPTIONS not in examples.element_spec:
+        return
+    vocabulary = task.output_features[features.TARGETS].vocabulary
+    rows = examples.take(_OPTIONS_LOOKED_AT).as_numpy_iterator()
+    for _ in options.checked(rows, vocabulary, config.target_length, f"{name}/{split}"):
+        pass
 
 
 def _is_cut_at_the_end(task: seqio.Task) -> bool:

@@ -113,6 +113,29 @@ class OpenMixture:
             raise ValueError(f"no task of {self.name!r} has a split {split!r}; there are {splits}")
         return tasks
 
+    def check_files(self, split: str) -> None:
+        """Refuses a data folder that lacks files of the split, with those of all tasks at once.
+
+        Raises:
+          FileNotFoundError: which task lacks what, and the nearest names.
+        """
+        tasks = self.tasks_with(split)
+        missing = {}
+        for name, task in tasks.items():
+            try:
+                getattr(task.source, "check_file", lambda split: None)(split)
+            except FileNotFoundError as error:
+                missing[name] = str(error)
+        reasons = list(dict.fromkeys(missing.values()))
+        if len(reasons) > 1:
+            listed = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+            raise FileNotFoundError(
+                f"split {split!r} of {self.name!r}: {len(missing)} of {len(tasks)} tasks have no "
+                f"file: {listed}"
+            )
+        if reasons:
+            raise FileNotFoundError(reasons[0])
+
     def rates(self, split: str) -> dict[str, float]:
         """By task that has the split, its share of the mixture, not normalised.
 

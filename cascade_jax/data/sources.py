@@ -246,6 +246,15 @@ class TfdsOrJsonlSource(RowsSource):
         with self._in_tfds():
             return self._tfds.num_input_examples(split)
 
+    def check_file(self, split: str) -> None:
+        """Raises the FileNotFoundError of `jsonl_path` if a data folder is set that lacks a split.
+
+        Raises:
+          ValueError: the task has no such split.
+        """
+        if _data_dir is not None:
+            self._split_file(split)
+
     def is_available(self, split: str) -> bool:
         """Whether a split can be read without a download.
 

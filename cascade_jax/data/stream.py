@@ -16,12 +16,15 @@ def cached_tasks(
     """By task that has the split, its token ids, or None where they are not kept.
 
     Raises:
-      ValueError: see `lengths.check_task`.
+      ValueError: see `lengths.check_task` and `lengths.check_options`.
+      FileNotFoundError: see `OpenMixture.check_files`.
     """
+    mixture.check_files(split)
     tokens = {}
     for name, task in mixture.tasks_with(split).items():
         tokens[name] = cached_tokens(task, name, split, config.cache_rows, config.cache_dir)
         lengths.check_task(task, name, split, config, tokens[name])
+        lengths.check_options(task, name, split, config)
     return tokens
 
 

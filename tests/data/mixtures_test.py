@@ -96,3 +96,32 @@ def test_rates_of_mixtures_in_a_mixture_add_up(add_mixture):
 def test_a_config_is_checked_when_it_is_built(change, said):
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(CONFIG, **change)
+
+
+def test_files_that_tasks_lack_are_listed_all_at_once(tmp_path):
+    names = [f"toy_file_{letter}" for letter in "abc"]
+    for name in names:
+        seqio.TaskRegistry.add(
+            name,
+            source=sources.TfdsOrJsonlSource(name, {"inputs": str}, {"train": "train"}),
+            preprocessors=features.tokenizing(),
+            output_features=features.output_features(),
+        )
+    seqio.MixtureRegistry.add("toy_files", names, default_rate=1.0)
+    before = sources.get_data_dir()
+    try:
+        for folder in ("toy_file_a", "toy_file_bb"):
+            (tmp_path / folder).mkdir()
+        config = mixtures.DataConfig("toy_files", 8, 4, batch_size=4, data_dir=str(tmp_path))
+        (tmp_path / "toy_file_a" / "train.jsonl").write_text("{}\n")
+        with pytest.raises(FileNotFoundError) as error:
+            pipeline.HostBatches(config, "train", seqio.ShardInfo(0, 1))
+        message = str(error.value)
+        assert message.startswith("split 'train' of 'toy_files': 2 of 3 tasks have no file: ")
+        assert "no task folder 'toy_file_b'; it has 2; nearest: toy_file_bb" in message
+        assert "no task folder 'toy_file_c'" in message and "toy_file_a:" not in message
+    finally:
+        sources.set_data_dir(before)
+        seqio.MixtureRegistry.remove("toy_files")
+        for name in names:
+            seqio.TaskRegistry.remove(name)

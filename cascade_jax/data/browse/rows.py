@@ -6,7 +6,7 @@ from typing import Any
 
 import seqio
 
-from cascade_jax.data import features, sources
+from cascade_jax.data import features, options, sources
 from cascade_jax.data.browse import tasks as browse
 from cascade_jax.data.mixtures import DataConfig, open_mixture
 from cascade_jax.data.vocabulary.pieces import piece_of, text_of
@@ -74,6 +74,11 @@ class OpenTask:
         )
         return dataset.as_numpy_iterator()
 
+    def checked_rows(self) -> Iterator[Mapping[str, Any]]:
+        """Whole examples in file order; a ValueError for one whose options are alike as targets."""
+        place = f"{self.name}/{self.split}"
+        return options.checked(self.rows(cut=False), self.vocabulary, self.target_length, place)
+
 
 def open_tasks(
     name: str,
@@ -139,9 +144,9 @@ def seen_examples(opened: OpenTask, count: int) -> Iterator[SeenExample]:
     for index, (whole, cut) in zip(range(count), pairs, strict=False):
         names = (features.INPUTS, features.TARGETS)
         texts = (_seen(name, whole, cut, opened.vocabulary) for name in names)
-        options = whole.get("options")
-        options = None if options is None else tuple(o.decode("utf-8") for o in options)
-        yield SeenExample(index, *texts, options)
+        encoded = whole.get(options.OPTIONS)
+        decoded = None if encoded is None else tuple(o.decode("utf-8") for o in encoded)
+        yield SeenExample(index, *texts, decoded)
 
 
 def _seen(name: str, whole: Mapping, cut: Mapping, vocabulary: seqio.Vocabulary) -> SeenText:

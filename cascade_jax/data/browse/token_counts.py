@@ -53,10 +53,10 @@ def count_tokens(
     `progress` wraps the iterator of rows, as `tqdm.tqdm` does.
 
     Raises:
-      ValueError: the split has no row.
+      ValueError: the split has no row, or options of one are alike (`options.option_ids`).
     """
     inputs, targets = [], []
-    for row in progress(itertools.islice(opened.rows(cut=False), limit)):
+    for row in progress(itertools.islice(opened.checked_rows(), limit)):
         inputs.append(len(row.get(features.INPUTS, ())))
         targets.append(len(row[features.TARGETS]))
     if not targets:
