@@ -1,4 +1,4 @@
-"""FLAN's own templates, ten per data set, from a checkout of google-research/FLAN.
+"""FLAN's own templates and lists of options, from a checkout of google-research/FLAN.
 
 The file is parsed and never run; none of its text is part of this project.
 """
@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import seqio
+import tensorflow as tf
 
 from tasks.flan2021 import flan_task
 from tasks.flan2021.flan_task import FlanTask
 from tasks.registration import add_mixture
 
 TEMPLATES_FILE = Path("flan", "templates.py")
+_OPTIONS = "OPTIONS:\n- "  # FLAN's words before the first option
 
 Patterns = Mapping[str, Sequence[tuple[str, str]]]
 
@@ -23,9 +25,9 @@ Patterns = Mapping[str, Sequence[tuple[str, str]]]
 def from_checkout(folder: str, mixture: str = "cascade_flan2021_v1", templates: int = 10) -> str:
     """Registers copies of a mixture and its tasks with FLAN's templates in place of our prompts.
 
-    Evaluation uses the first template that asks for what our canonical prompt asks for. FLAN turns
-    some templates round (the input becomes the target); these are left out, for a score against
-    the answer means nothing on them.
+    Options are listed as FLAN lists them (`listed`). Evaluation uses the first template that asks
+    for what our canonical prompt asks for. FLAN turns some templates round (the input becomes the
+    target); these are left out, for a score against the answer means nothing on them.
 
     Example: in a gin file ``MIXTURE = @checkout.from_checkout()``.
 
@@ -35,7 +37,7 @@ def from_checkout(folder: str, mixture: str = "cascade_flan2021_v1", templates: 
       templates: the most templates of each data set, from the start of its list.
 
     Returns:
-      The new mixture's name, with a hash of the file and `templates`.
+      The new mixture's name, with a hash of the file, `templates` and the list of options.
 
     Raises:
       FileNotFoundError: no such folder, or no flan/templates.py in it.
@@ -47,18 +49,27 @@ def from_checkout(folder: str, mixture: str = "cascade_flan2021_v1", templates: 
     path = _templates_path(folder)
     text = path.read_text("utf-8")
     patterns = read_patterns(text, str(path))
-    digest = hashlib.sha256(f"{templates} {text}".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{templates} {_OPTIONS} {text}".encode()).hexdigest()[:8]
     original = _look_up(mixture)
     rates = {}
     for task in seqio.get_subtasks(original):
         data_set = flan_task.registered(task.name)
-        own = replace(data_set, prompts=prompts_of(data_set, patterns, templates, str(path)))
+        prompts = prompts_of(data_set, patterns, templates, str(path))
+        own = replace(data_set, prompts=prompts, list_options=listed)
         copy = _renamed(task.name, digest)
         if copy not in flan_task.registered_names():
             flan_task.check_prompts(own)
             flan_task.register(own, copy)
         rates[copy] = 1.0 if isinstance(original, seqio.Task) else original.get_rate(task)
     return add_mixture(_renamed(mixture, f"checkout_{digest}"), list(rates.items()), 1.0)
+
+
+def listed(options: tf.Tensor) -> tf.Tensor:
+    """A list of options as FLAN's `preprocessors.format_options` has it.
+
+    Example: "yes" and "no" give "OPTIONS:\\n- yes\\n- no".
+    """
+    return _OPTIONS + tf.strings.reduce_join(options, separator="\n- ")
 
 
 def _renamed(name: str, digest: str) -> str:

@@ -33,6 +33,11 @@ _FLAG = "is_training"
 _ANSWER = "{answer}"
 
 
+def listed(options: tf.Tensor) -> tf.Tensor:
+    """A list of options as our prompts have it, "Possible answers:\\n* yes\\n* no"."""
+    return "Possible answers:" + tf.strings.reduce_join("\n* " + options)
+
+
 @dataclass(frozen=True)
 class FlanTask:
     """One data set of FLAN 2021.
@@ -50,7 +55,9 @@ class FlanTask:
       splits: the task's splits as slices of the source's, {"train": "train[:-200]"}.
       train_examples: training rows before filters, by which mixtures draw.
       prompts: templates, the first canonical. A lone one has the target "{answer}", a pair names
-        its own. "{options_}" is the list of the options, made here. None for those of prompts.toml.
+        its own. "{options_}" is the list of the options, made by `list_options`. None for those of
+        prompts.toml.
+      list_options: from the texts of the options to one text.
       postprocess_fn: as in seqio.
       keep: filter of the source's rows, after slicing.
       patterns: name of its templates in FLAN's templates.py, if another.
@@ -71,6 +78,7 @@ class FlanTask:
     splits: Mapping[str, str]
     train_examples: int = TRAIN_ROWS
     prompts: Sequence[Prompt] | None = None
+    list_options: Callable[[tf.Tensor], tf.Tensor] = listed
     postprocess_fn: Callable | None = None
     keep: Callable[[Row], tf.Tensor] | None = None
     patterns: str | None = None
@@ -184,13 +192,8 @@ def _texts(task: FlanTask, row: Row) -> dict[str, tf.Tensor]:
     texts = dict(task.texts(row))
     if "options" in texts:
         # ReCoRD's templates have the second name.
-        texts["options_"] = texts["options_str"] = listed(texts["options"])
+        texts["options_"] = texts["options_str"] = task.list_options(texts["options"])
     return texts
-
-
-def listed(options: tf.Tensor) -> tf.Tensor:
-    """A list of options as prompts have it, "Possible answers:\\n* yes\\n* no"."""
-    return "Possible answers:" + tf.strings.reduce_join("\n* " + options)
 
 
 # ------------------------------------------------------------------ splits

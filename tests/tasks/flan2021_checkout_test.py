@@ -134,7 +134,7 @@ def test_templates_of_the_checkout_take_the_place_of_prompts(tmp_path):
     name = checkout.from_checkout(_make(tmp_path), "cascade_flan2021_rte_v1")
     (task,) = _tasks(name)
     _write_rte(tmp_path, 300)
-    options = "Possible answers:\n* yes\n* no"
+    options = "OPTIONS:\n- yes\n- no"
     assert _examples(task, "validation")[0] == (f"First P100. H100. {options}", "yes")
     trained = _examples(task, "train")
     for i, (inputs, target) in enumerate(trained):
