@@ -11,6 +11,7 @@ example:
     --gin.REPORT_DIR="'runs/report'"
 """
 CONFIG = "cascade_jax.evaluation.evaluate.EvaluateConfig"
+NEEDS_TASKS = False
 
 
 def run(config) -> None:

@@ -10,6 +10,7 @@ example:
     --gin.ROUTER_FILE="'runs/demo/router.npz'"
 """
 CONFIG = "cascade_jax.evaluation.fit_router.FitRouterConfig"
+NEEDS_TASKS = False
 
 
 def run(config) -> None:

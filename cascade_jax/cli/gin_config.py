@@ -23,6 +23,7 @@ from gin import config as gin_config
 
 from cascade_jax.cli import commands, gin_text
 from cascade_jax.cli.flags import Flags, UsageError, flag
+from cascade_jax.cli.task_modules import TaskModulesSkipped
 from cascade_jax.names import did_you_mean
 
 _MACRO = "gin.macro"
@@ -80,12 +81,13 @@ def parse(root: str, argv: Iterable[str]) -> Any:
     return build(root, Flags("").add(GinFlags).parse(with_bindings(argv)))
 
 
-def build(root: str, values: argparse.Namespace) -> Any:
+def build(root: str, values: argparse.Namespace, needs_tasks: bool = True) -> Any:
     """Builds the config of one command.
 
     Args:
       root: importable name of its dataclass.
       values: of `GinFlags`.
+      needs_tasks: whether the modules of tasks that the gin files import are run.
 
     Raises:
       UsageError: an unknown macro or parameter, a macro without a value, a missing file.
@@ -93,7 +95,7 @@ def build(root: str, values: argparse.Namespace) -> Any:
     """
     if not values.gin_file:
         raise UsageError("give at least one --gin_file; see --help for an example")
-    mentioned = load(values.gin_file, values.bindings or ())
+    mentioned = load(values.gin_file, values.bindings or (), needs_tasks)
     if root not in _bound():
         raise UsageError(f"the gin files bind nothing of {root}, which this command needs")
     check_leftovers(mentioned)
@@ -120,8 +122,14 @@ def add_current_folder() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-def load(files: Iterable[str], bindings: Iterable[str] = ()) -> set[str]:
+def load(files: Iterable[str], bindings: Iterable[str] = (), needs_tasks: bool = True) -> set[str]:
     """Parses gin files and bindings into gin's global config.
+
+    Args:
+      files: gin files; later ones win.
+      bindings: of the command line.
+      needs_tasks: False to look for the modules of the package `tasks` that the files import, but
+        not to run them: they import TensorFlow, which takes seconds.
 
     Returns:
       The macros that some line of the files reads as %NAME, even if a later line replaces it.
@@ -130,11 +138,19 @@ def load(files: Iterable[str], bindings: Iterable[str] = ()) -> set[str]:
       UsageError: a file that is missing or does not parse, an unknown name, an unknown macro among
         the bindings.
     """
+    add_current_folder()
+    if not needs_tasks:
+        with contextlib.suppress(UsageError), TaskModulesSkipped():
+            return _load(files, bindings)
+        # A wrong gin file, or one that uses what is in a module of tasks.
+    return _load(files, bindings)
+
+
+def _load(files: Iterable[str], bindings: Iterable[str]) -> set[str]:
     gin.clear_config(clear_constants=True)
     gin_text.forget()
     gin_config._LOCATION_PREFIXES[:] = ["", *map(str, search_paths())]
     gin_config._FILE_READERS[:] = [(gin_text.opened, os.path.isfile)]
-    add_current_folder()
     with native_messages_hidden():
         try:
             parsed = [gin.parse_config_file(file) for file in files]

@@ -59,8 +59,10 @@ def parse(argv: list[str]) -> PlanCommand:
     values = flags().parse(gin_config.with_bindings(argv))
     if values.step == "collect" and values.sweep:
         raise UsageError("--sweep is for --step=train")
-    decoding = gin_config.build(collect.CONFIG, values) if values.step == "collect" else None
-    config = gin_config.build(train.CONFIG, values)
+    decoding = None
+    if values.step == "collect":
+        decoding = gin_config.build(collect.CONFIG, values, needs_tasks=False)
+    config = gin_config.build(train.CONFIG, values, needs_tasks=False)
     own = [field.name for field in dataclasses.fields(PlanCommand) if field.metadata]
     own = {name: getattr(values, name) for name in own}
     return PlanCommand(config=config, collect=decoding, **own)

@@ -19,8 +19,9 @@ def run(command: ModuleType, argv: list[str]) -> int:
     """Parses the arguments of a command, builds its config and runs it.
 
     Args:
-      command: a module of this package with HELP and run; CONFIG, the root that gin files bind, or
-        FLAGS, a dataclass of flags, or functions flags and parse of its own.
+      command: a module of this package with HELP and run; CONFIG, the root that gin files bind
+        (and NEEDS_TASKS = False where the tasks that they import need not be registered), or FLAGS,
+        a dataclass of flags, or functions flags and parse of its own.
       argv: the arguments after the command's name.
 
     Returns:
@@ -71,7 +72,8 @@ def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
             config = parse(command.FLAGS, argv)
         else:
             values = flags_of(command).parse(gin_config.with_bindings(argv))
-            config = gin_config.build(command.CONFIG, values)
+            needs_tasks = getattr(command, "NEEDS_TASKS", True)
+            config = gin_config.build(command.CONFIG, values, needs_tasks)
             if _is_for_many_hosts(command):
                 many_hosts.meet(values, f"cascade-jax {name}")
         # A long command may be killed: its configs are written first, but not over those of another

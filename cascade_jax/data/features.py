@@ -1,11 +1,15 @@
 """The features inputs and targets: tokenising, lengths, conversion for a model."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-
-import seqio
+from typing import TYPE_CHECKING
 
 from cascade_jax.batch import ENCODER_DECODER, PREFIX_LM
+
+if TYPE_CHECKING:  # imported at its first use: it takes seconds, and not every command reads text
+    import seqio
 
 INPUTS = "inputs"
 TARGETS = "targets"
@@ -19,6 +23,8 @@ def output_features(vocabulary: seqio.Vocabulary | None = None) -> dict[str, seq
     Args:
       vocabulary: of both features; the byte vocabulary (259 ids) if None.
     """
+    import seqio
+
     vocabulary = vocabulary or seqio.ByteVocabulary()
     return {
         name: seqio.Feature(vocabulary=vocabulary, add_eos=True, rank=1)
@@ -33,6 +39,8 @@ def tokenizing() -> list:
 
     Example with target length 4: "abcdef" -> [100 101 102 1] under the byte vocabulary.
     """
+    import seqio
+
     return [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim]
 
 
@@ -56,6 +64,8 @@ def converter(
       architecture: one of ARCHITECTURES. Rows of "prefix_lm" hold inputs and targets one after the
         other, so that their length is the sum of both; the loss counts targets only.
     """
+    import seqio
+
     if architecture == PREFIX_LM:
         return seqio.PrefixLMFeatureConverter(pack=pack, loss_on_targets_only=True)
     return seqio.EncDecFeatureConverter(pack=pack)

@@ -1,15 +1,18 @@
 """DataConfig, and mixtures by name, opened on one vocabulary."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-
-import seqio
+from typing import TYPE_CHECKING
 
 from cascade_jax import checks
-from cascade_jax.data import features, sources
-from cascade_jax.data.vocabulary import load as vocabulary
+from cascade_jax.data import features
 from cascade_jax.names import check_choice, nearest_names
+
+if TYPE_CHECKING:  # imported at its first use: it takes seconds, and not every command reads text
+    import seqio
 
 ALL_ROWS = "all_rows"
 OWN_ROWS = "own_rows"
@@ -142,6 +145,8 @@ class OpenMixture:
         Raises:
           ValueError: no task has the split, or a rate is not a finite number above 0 (which task).
         """
+        import seqio
+
         rates = dict.fromkeys(self.tasks_with(split), 0.0)
         for task in seqio.get_subtasks(self.provider):
             name = _registered_name(task, self.tasks, self.name)
@@ -168,6 +173,8 @@ class OpenMixture:
 
 def _copy(provider, vocab: seqio.Vocabulary | None, shuffle_buffer: int | None):
     """An unregistered copy on another vocabulary, with another shuffle buffer."""
+    import seqio
+
     new_features = None if vocab else provider.output_features
     copy = seqio.helpers.mixture_or_task_with_new_vocab(
         provider,
@@ -199,6 +206,8 @@ def _check_rate(rate: float, task: str, mixture: str) -> None:
 
 def _check_written_rates(provider: seqio.Mixture | seqio.Task) -> None:
     """Refuses numbers that are no rates; rates by functions may need data and are checked later."""
+    import seqio
+
     if isinstance(provider, seqio.Mixture):
         for task, rate in provider.rate_per_task_name.items():
             if not callable(rate):
@@ -211,6 +220,8 @@ def look_up(name: str) -> seqio.Mixture | seqio.Task:
     Raises:
       ValueError: unknown name; the nearest registered ones are listed.
     """
+    import seqio
+
     names = [*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()]
     if name in names:
         return seqio.get_mixture_or_task(name)
@@ -227,6 +238,11 @@ def open_mixture(config: DataConfig) -> OpenMixture:
         a rate that is a number and not above 0.
       FileNotFoundError: missing vocabulary.
     """
+    import seqio
+
+    from cascade_jax.data import sources
+    from cascade_jax.data.vocabulary import load as vocabulary
+
     if config.data_dir is not None:
         sources.set_data_dir(config.data_dir)
     original = provider = look_up(config.mixture)

@@ -3,6 +3,8 @@
 This module re-exports the names of `mixtures` and `examples`, so that callers import only it.
 """
 
+from __future__ import annotations
+
 import hashlib
 import io
 import json
@@ -12,19 +14,20 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import seqio
-import tensorflow as tf
 
 from cascade_jax import json_text
 from cascade_jax.batch import Batch, DecoderBatch
-from cascade_jax.data import features, stream
+from cascade_jax.data import features
 from cascade_jax.data.examples import Example, answer_for_metric, batch_inputs, decode_examples
 from cascade_jax.data.mixtures import ALL_ROWS, DataConfig, OpenMixture, open_mixture
 from cascade_jax.data.placement import fill_rows, host_shard, to_global_batch
+
+if TYPE_CHECKING:  # imported at its first use: it takes seconds, and not every command reads text
+    import seqio
 
 __all__ = [
     "BatchIterator",
@@ -43,11 +46,6 @@ __all__ = [
 ]
 
 STATE_VERSION = 2
-
-# TensorFlow only reads text here; left alone it would take the accelerators' memory.
-for _kind in ("GPU", "TPU"):
-    if tf.config.list_physical_devices(_kind):
-        tf.config.set_visible_devices([], _kind)
 
 
 # ------------------------------------------------------------------ training
@@ -74,6 +72,8 @@ class HostBatches:
             a task whose filters keep no row, lengths that cut off every target of a task, missing
             or malformed data.
         """
+        from cascade_jax.data import stream
+
         mixture = open_mixture(config)
         mixture.rates(split)  # refuses before anything is read
         cached = stream.cached_tasks(mixture, config, split)
@@ -85,7 +85,7 @@ class HostBatches:
             "cached_tasks": _digest(name for name in cached if cached[name] is not None)
         }
 
-    def __iter__(self) -> "HostBatches":
+    def __iter__(self) -> HostBatches:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -97,6 +97,8 @@ class HostBatches:
 
     def read(self) -> dict[str, np.ndarray]:
         """The next batch: with "all_rows" that of all hosts, else this host's."""
+        import tensorflow as tf
+
         try:
             batch = next(self._iterator)
         except tf.errors.OpError as error:  # a file that is cut off or has a flipped bit, say
@@ -108,6 +110,8 @@ class HostBatches:
 
     def get_state(self) -> bytes:
         """The position after the batches taken so far, as a zip file of tf.train.Checkpoint's."""
+        import tensorflow as tf
+
         packed = io.BytesIO()
         with tempfile.TemporaryDirectory() as folder:
             tf.train.Checkpoint(iterator=self._iterator).write(os.path.join(folder, "state"))
@@ -124,6 +128,8 @@ class HostBatches:
           ValueError: not a state, or one of another data config or vocabulary or, where every host
             reads its own rows, number of hosts (which entry, both values).
         """
+        import tensorflow as tf
+
         try:
             archive = zipfile.ZipFile(io.BytesIO(state))
             saved = dict(json_text.parse(archive.read("signature.json")))
@@ -186,7 +192,7 @@ class BatchIterator:
         self._sharding = sharding
         self._config = config
 
-    def __iter__(self) -> "BatchIterator":
+    def __iter__(self) -> BatchIterator:
         return self
 
     def __next__(self) -> Batch | DecoderBatch:

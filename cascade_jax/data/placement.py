@@ -1,14 +1,19 @@
 """The rows of a global batch that a host holds, and global arrays from the hosts' rows."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-import seqio
 
 from cascade_jax import batch as batch_lib
 from cascade_jax.batch import Batch, DecoderBatch
 from cascade_jax.data import features
+
+if TYPE_CHECKING:  # imported at its first use: it takes seconds, and not every command reads text
+    import seqio
 
 
 def host_shard(sharding: jax.sharding.Sharding, batch_size: int, length: int) -> seqio.ShardInfo:
@@ -25,6 +30,8 @@ def host_shard(sharding: jax.sharding.Sharding, batch_size: int, length: int) ->
     Raises:
       ValueError: if the batch does not divide, or a process's rows are not one equal block.
     """
+    import seqio
+
     try:
         sharding.shard_shape((batch_size, length))
     except ValueError as error:

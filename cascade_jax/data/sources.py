@@ -27,6 +27,11 @@ from cascade_jax.data.jsonl import FieldType as FieldType
 from cascade_jax.data.jsonl import ProblemOf as ProblemOf
 from cascade_jax.data.jsonl import Rows, count_rows, jsonl_path, read_jsonl
 
+# TensorFlow only reads text here; left alone it would take the accelerators' memory.
+for _kind in ("GPU", "TPU"):
+    if tf.config.list_physical_devices(_kind):
+        tf.config.set_visible_devices([], _kind)
+
 _data_dir: Path | None = None
 _DTYPES = {str: tf.string, int: tf.int64, float: tf.float32, bool: tf.bool}
 _LISTS = {list[str]: tf.string, list[int]: tf.int64}

@@ -6,9 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-import seqio
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cascade_jax.data import example_keys, features, pipeline
 from cascade_jax.losses import variants
@@ -22,6 +20,9 @@ from cascade_jax.teacher_cache.shards import (
     read_complete,
     read_json,
 )
+
+if TYPE_CHECKING:  # see data/mixtures.py
+    import seqio
 
 FORMAT = 1  # of the files
 # A teacher's outputs do not depend on these.
@@ -153,7 +154,7 @@ def data_identity(
     }
 
 
-def _first(task: seqio.Task, data: pipeline.DataConfig, split: str, seed: int) -> str:
+def _first(task: "seqio.Task", data: pipeline.DataConfig, split: str, seed: int) -> str:
     """A hash of a task's first examples: that of another prompt is another."""
     trim = features.sequence_length(data.input_length, data.target_length)
     rows = task.get_dataset(trim, split=split, shuffle=False, seed=seed, try_in_mem_cache=False)

@@ -1,6 +1,11 @@
 """Token ids as readable text, with names for sentinels and special tokens."""
 
-import seqio
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # imported at its first use: it takes seconds, and not every command reads text
+    import seqio
 
 
 def text_of(vocabulary: seqio.Vocabulary, ids: list[int]) -> str:
@@ -21,6 +26,8 @@ def piece_of(vocabulary: seqio.Vocabulary, token_id: int) -> str:
 
     A model may have more ids than its vocabulary; such an id gives its number, "<384>".
     """
+    import seqio
+
     if token_id >= vocabulary.vocab_size:
         return f"<{token_id}>"
     special = {vocabulary.pad_id: "<pad>", vocabulary.eos_id: "</s>", vocabulary.unk_id: "<unk>"}

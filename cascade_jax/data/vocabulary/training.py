@@ -7,13 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import seqio
-
 from cascade_jax import checks, files
-from cascade_jax.data import sources
 from cascade_jax.data.features import INPUTS, PRETOKENIZED, TARGETS
 from cascade_jax.data.mixtures import look_up
-from cascade_jax.data.vocabulary import load
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,9 @@ def train(config: VocabConfig) -> None:
       ValueError: if the file exists with another number of ids, or the text does not suffice for
         that many.
     """
+    from cascade_jax.data import sources
+    from cascade_jax.data.vocabulary import load
+
     if Path(config.output_path).exists():
         size = load.load_vocabulary(config.output_path).vocab_size
         if size != config.vocab_size:
@@ -81,6 +80,8 @@ def mixture_texts(mixture: str, split: str = "train") -> Iterator[str]:
     Raises:
       ValueError: unknown name (the nearest are listed), or no task with that split.
     """
+    import seqio
+
     tasks = seqio.get_subtasks(look_up(mixture))
     tasks = [task for task in tasks if split in task.splits]
     if not tasks:

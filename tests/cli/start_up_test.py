@@ -1,0 +1,79 @@
+"""Commands that read no text start without TensorFlow and seqio, which take seconds to import."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cascade_jax.cli import gin_config
+from tests.support import processes
+
+RUN = """
+import json, sys
+from cascade_jax.cli.main import main
+for argv in json.loads(sys.argv[1]):
+    status = main(argv)
+    slow = [name for name in ("tensorflow", "seqio") if name in sys.modules]
+    print("RESULT", json.dumps([argv[0], status, slow]), flush=True)
+"""
+DEMO = "--gin_file=gin/experiments/demo.gin"
+COMMANDS = {  # argv and exit status; those of status 2 have imported all and then find no file
+    "--help": ([], 0),
+    "tasks": ([], 0),
+    "train": (["--help"], 0),
+    "collect": (["--help"], 0),
+    "vocab": (["--help"], 0),
+    "evaluate": ([DEMO], 2),
+    "fit-router": ([DEMO, "--gin_file=gin/runs/fit_router.gin"], 2),
+    "compare": (["missing.parquet"], 2),
+    "records": (["to-jsonl", "--records=missing.parquet", "--output=x.jsonl"], 2),
+    "plan": ([DEMO, "--topology=cpu:9", "--step=train"], 2),
+    "import": (["--from=hf", "--path=missing", "--out=imported"], 2),
+    "export": (["--run=missing", "--out=exported", "--to=hf"], 2),
+}
+
+
+@pytest.mark.medium
+def test_commands_that_read_no_text_import_no_tensorflow(tmp_path):
+    output = f"--gin.OUTPUT_DIR='{tmp_path}'"
+    argvs = [
+        [name, *argv, *([output] if DEMO in argv else [])] for name, (argv, _) in COMMANDS.items()
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, json.dumps(argvs)],
+        cwd=processes.ROOT,
+        env=os.environ | {"PYTHONPATH": str(processes.ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    results = [json.loads(line[7:]) for line in done.stdout.splitlines() if line[:7] == "RESULT "]
+    expected = [[name, status, []] for name, (_, status) in COMMANDS.items()]
+    assert results == expected, done.stderr
+
+
+def test_modules_of_tasks_are_found_but_not_run(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tasks", raising=False)
+    package = tmp_path / "tasks"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "mine.py").write_text("raise AssertionError('was run')\n")
+    (package / "used.py").write_text("class Use:\n    def __init__(self, x=1): ...\n")
+    file = tmp_path / "x.gin"
+
+    file.write_text("import tasks.mine\n")
+    gin_config.load([str(file)], needs_tasks=False)
+    assert "tasks.mine" not in sys.modules and not hasattr(sys.modules["tasks"], "mine")
+    file.write_text("import tasks.miss\n")
+    with pytest.raises(gin_config.UsageError, match=r"No module named 'tasks\.miss'"):
+        gin_config.load([str(file)], needs_tasks=False)
+    # What a binding uses is run all the same.
+    file.write_text(
+        "from __gin__ import dynamic_registration\nfrom tasks import used\nused.Use.x = 2\n"
+    )
+    gin_config.load([str(file)], needs_tasks=False)
+    assert hasattr(sys.modules["tasks.used"], "Use")
+    sys.modules.pop("tasks.used")
