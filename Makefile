@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 RUN := $(BIN)/cascade-jax
 DEMO := --gin_file=gin/experiments/demo.gin
 
-.PHONY: demo test test-fast test-slow fuzz torture lint format map clean install
+.PHONY: demo test test-fast test-slow fuzz torture lint format map task-list clean install
 
 install: $(STAMP)
 
@@ -54,6 +54,10 @@ format: $(STAMP)
 # The map of files, docs/map.md, from the docstrings; a test compares it.
 map: $(STAMP)
 	$(BIN)/python docs/write_map.py
+
+# The list of tasks, tasks/all.json, which `cascade-jax tasks` shows; a test compares it.
+task-list: $(STAMP)
+	$(BIN)/python -m tasks.write_list
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

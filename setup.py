@@ -28,6 +28,7 @@ setuptools.setup(
     package_dir=GIN_PACKAGES,
     package_data={
         "": ["*.gin"],
+        "tasks": ["all.json"],
         "tasks.flan2021": ["prompts.toml"],
         "cascade_jax.report": ["assets/*.css", "assets/*.js"],
     },

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tqdm
 
 from cascade_jax import json_file
 from cascade_jax.calibration import summary
@@ -21,6 +20,7 @@ from cascade_jax.deferral.guarantees.losses import CalibrationLosses
 from cascade_jax.deferral.guarantees.splits import Splits
 from cascade_jax.deferral.policy import ANSWER, TOKEN, Thresholds
 from cascade_jax.parallel import hosts
+from cascade_jax.progress import progress_bar
 from cascade_jax.runs import identity
 from cascade_jax.runs.watchdog import Watch
 
@@ -59,7 +59,7 @@ def calibrate(config: CalibrateConfig) -> Budget:
         hosts.assert_equal_across_hosts("data or checkpoints", facts)
         repeats: list[Repeat] = []
         shown = {"desc": "calibrates", "unit": "repeat", "disable": not hosts.is_first()}
-        with tqdm.tqdm(total=config.repeats, **shown) as bar:
+        with progress_bar(total=config.repeats, **shown) as bar:
             for number in range(config.repeats):
                 watch.before("a repeat", may_compile=number == 0)  # models are loaded, too
                 repeats.append(_repeat(config, pool, number))

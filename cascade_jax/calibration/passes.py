@@ -8,13 +8,13 @@ threshold, those whose answer there is known are decoded at another.
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import tqdm
 from jaxtyping import Int
 
 from cascade_jax.calibration.pool import CascadeAnswers
 from cascade_jax.deferral.guarantees.search import Search
 from cascade_jax.deferral.policy import Thresholds
 from cascade_jax.parallel import hosts
+from cascade_jax.progress import progress_bar
 
 Evaluate = Callable[..., CascadeAnswers]  # `Pool.evaluate`
 
@@ -80,7 +80,7 @@ def run_search(
     """
     passes = Passes(evaluate, search.candidates, rows)
     shown = {"desc": "searches", "leave": False, "disable": not hosts.is_first()}
-    with tqdm.tqdm(total=len(search.candidates), unit="threshold", **shown) as bar:
+    with progress_bar(total=len(search.candidates), unit="threshold", **shown) as bar:
         while (proposed := search.ask(passes.cost)) is not None:
             cost = passes.cost
             for index in passes.run(search.candidates.index(proposed)):

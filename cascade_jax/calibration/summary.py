@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import tqdm
 from jaxtyping import Int
 
 from cascade_jax.calibration import baselines
@@ -25,6 +24,7 @@ from cascade_jax.deferral.guarantees.learn_then_test import Calibration
 from cascade_jax.deferral.guarantees.splits import Splits
 from cascade_jax.deferral.policy import TOKEN, Thresholds
 from cascade_jax.parallel import hosts
+from cascade_jax.progress import progress_bar
 from cascade_jax.text_table import NOT_MEASURED, Column, Table
 
 _ORACLE_THRESHOLDS = 25  # of those that were tried, evenly spread
@@ -53,7 +53,8 @@ def summarise(config: CalibrateConfig, pool: Pool, repeats: Sequence[Repeat]) ->
     """The content of budget.json; of the first repeat, everything that was tried is listed."""
     others = _Baselines(config, pool, repeats)
     shown = {"desc": "compares", "unit": "certificate", "disable": not hosts.is_first()}
-    pairs = tqdm.tqdm(list(itertools.product(sorted(config.alphas), enumerate(repeats))), **shown)
+    pairs = list(itertools.product(sorted(config.alphas), enumerate(repeats)))
+    pairs = progress_bar(pairs, **shown)
     runs = [_run(pool, repeat, number, alpha, others) for alpha, (number, repeat) in pairs]
     return Budget(
         name=pool.name,

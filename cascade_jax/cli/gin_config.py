@@ -143,6 +143,9 @@ def load(files: Iterable[str], bindings: Iterable[str] = (), needs_tasks: bool =
         with contextlib.suppress(UsageError), TaskModulesSkipped():
             return _load(files, bindings)
         # A wrong gin file, or one that uses what is in a module of tasks.
+    with native_messages_hidden():
+        # Keeps TensorFlow off the devices before a module of tasks makes a tensor.
+        importlib.import_module("cascade_jax.data.sources")
     return _load(files, bindings)
 
 

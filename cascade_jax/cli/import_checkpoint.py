@@ -162,9 +162,9 @@ def _from_t5x(config: ImportConfig) -> _Loaded:
 
 def progress(label: str):
     """A bar over tensors, on standard error."""
-    import tqdm
+    from cascade_jax.progress import progress_bar
 
-    return functools.partial(tqdm.tqdm, desc=label, unit=" tensors", mininterval=0.5)
+    return functools.partial(progress_bar, desc=label, unit=" tensors")
 
 
 def _vocabulary(config: ImportConfig, model_type: str) -> str:

@@ -103,12 +103,13 @@ def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
 
 
 def _hide_background_errors() -> None:
-    """Keeps threads that write a checkpoint from printing the error that is reported anyway.
+    """Keeps libraries from printing what users can't act on, and errors that are reported anyway.
 
     On a full disk Orbax, asyncio and TensorStore would show a traceback for every parameter, some
     of them when the process ends.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # AutoGraph's warnings
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     shown = sys.unraisablehook
     if shown.__module__ == __name__:

@@ -1,10 +1,7 @@
 """The output of `cascade-jax tasks`: lists, rows as the model gets them, lengths."""
 
-import collections
 import functools
 import math
-import os
-import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import seqio
 import tqdm
 
+from cascade_jax.cli.task_table import Paint, count, task_table
 from cascade_jax.data import mixtures
 from cascade_jax.data.browse import rows as row_view
 from cascade_jax.data.browse import tasks as browse
@@ -21,20 +19,6 @@ from cascade_jax.text_table import columns
 
 _WIDTH = 100
 _INDENT = " " * 14
-_STYLES = {"bold": "1", "dim": "2", "cut": "9;31", "available": "32", "missing": "33"}
-
-
-class Paint:
-    """Colours text ("always"), leaves it ("never"), or does what suits the output ("auto")."""
-
-    def __init__(self, color: str):
-        terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        suits = terminal and not os.environ.get("NO_COLOR")
-        self.on = color == "always" or (color == "auto" and suits)
-
-    def __call__(self, style: str, text: str) -> str:
-        """The text in a style of _STYLES."""
-        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.on and text else text
 
 
 def pages(config: Any) -> Iterator[str]:
@@ -46,7 +30,10 @@ def pages(config: Any) -> Iterator[str]:
     """
     paint = Paint(config.color)
     if config.name is None:
-        yield _mixture_table() if config.mixtures else _task_table(config.suite, paint)
+        if config.mixtures:
+            yield _mixture_table()
+        else:
+            yield task_table(browse.list_tasks(config.suite), paint)
         return
     registered = mixtures.look_up(config.name)
     if isinstance(registered, seqio.Mixture) and not config.lengths:
@@ -76,29 +63,6 @@ def pages(config: Any) -> Iterator[str]:
 # ------------------------------------------------------------------ lists
 
 
-def _task_table(suite: str | None, paint: Paint) -> str:
-    tasks = browse.list_tasks(suite)
-    head = ("task", "kind", "metrics", "source", "data")
-    rows = [(f.name, f.kind, ", ".join(f.metrics), f.source, f.data) for f in tasks]
-    first, *lines = columns([head, *rows])
-    shown = [paint("bold", f"  {first}")]
-    suites = collections.Counter(facts.suite for facts in tasks)
-    before = None
-    for facts, line in zip(tasks, lines, strict=True):
-        if facts.suite != before:
-            before = facts.suite
-            shown += ["", paint("bold", f"{before} ({suites[before]})")]
-        style = "available" if browse.is_available(facts) else "missing"
-        shown.append(f"  {line.removesuffix(facts.data)}{paint(style, facts.data)}")
-    total = f"{_count(len(tasks), 'task')} in {_count(len(suites), 'suite')}"
-    available = sum(map(browse.is_available, tasks))
-    return "\n".join([*shown, "", f"{total}; {available} with data on this machine"])
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def _number(value: float, form: str = ",.10g") -> str:
     return "-" if math.isnan(value) else f"{value:{form}}"
 
@@ -107,7 +71,7 @@ def _mixture_table() -> str:
     mixtures = browse.list_mixtures()
     rows = [(m.name, str(len(m.rates)), _number(m.total)) for m in mixtures]
     lines = columns([("mixture", "tasks", "sum of rates"), *rows], right=(1, 2))
-    lines += ["", _count(len(mixtures), "mixture")]
+    lines += ["", count(len(mixtures), "mixture")]
     if any(math.isnan(mixture.total) for mixture in mixtures):
         lines[-1] += "; - where a rate is a number of rows that is unknown"
     return "\n".join(lines)
@@ -117,7 +81,7 @@ def _mixture_page(mixture: browse.MixtureFacts, paint: Paint) -> str:
     shares = mixture.shares()
     rows = [(n, _number(rate), _number(shares[n], ".2%")) for n, rate in mixture.rates.items()]
     lines = [f"  {line}" for line in columns([("task", "rate", "share"), *rows], right=(1, 2))]
-    title = f"{mixture.name}: {_count(len(rows), 'task')}, sum of rates {_number(mixture.total)}"
+    title = f"{mixture.name}: {count(len(rows), 'task')}, sum of rates {_number(mixture.total)}"
     return "\n".join([paint("bold", title), *lines])
 
 
@@ -231,7 +195,7 @@ def _length_pages(opened: Sequence[row_view.OpenTask], config: Any) -> Iterator[
         read = len(inputs.tokens)
         first = "first " if read == config.rows else ""
         vocabulary = type(task.vocabulary).__name__
-        yield f"{task.name}, {task.split}: {first}{_count(read, 'row')}, {vocabulary}"
+        yield f"{task.name}, {task.split}: {first}{count(read, 'row')}, {vocabulary}"
         yield _length_table(inputs, targets[task.name])
     token_counts.check_targets_fit(targets)
 

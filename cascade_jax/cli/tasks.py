@@ -3,8 +3,9 @@
 import importlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from cascade_jax.cli.flags import UsageError, arguments, at_least, choice, flag
 
@@ -84,18 +85,40 @@ def run(config: TasksConfig) -> None:
       ValueError: a module, name, suite, split or length that will not do.
       OSError: data or a vocabulary that is not there.
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # texts of any language, any terminal
+    pages = _list(config) or _pages(config)
+    try:
+        for page in pages:
+            print(page, flush=True)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _list(config: TasksConfig) -> list[str] | None:
+    """The list of tasks out of a file; None where it is not enough, or older than the tasks."""
+    from cascade_jax.cli import gin_config
+    from cascade_jax.cli.task_table import Paint, task_table
+    from cascade_jax.data.browse import task_list, tasks
+
+    gin_config.add_current_folder()
+    if config.name is not None or config.mixtures or config.modules:
+        return None
+    data_dir = Path(config.data_dir) if config.data_dir else None
+    (module,) = DEFAULT_IMPORTS
+    facts = task_list.read(module, data_dir)
+    if facts is None:
+        return None
+    return [task_table(tasks.of_suite(facts, config.suite), Paint(config.color))]
+
+
+def _pages(config: TasksConfig) -> Iterator[str]:
     _register(config.modules or DEFAULT_IMPORTS)
     from cascade_jax.cli import task_pages
     from cascade_jax.data import sources
 
     sources.set_data_dir(config.data_dir)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # texts of any language, any terminal
-    try:
-        for page in task_pages.pages(config):
-            print(page, flush=True)
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return task_pages.pages(config)
 
 
 def _register(modules: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
+from cascade_jax import progress
 from cascade_jax.data import pipeline
 from cascade_jax.data.options import OPTIONS, option_ids
 from cascade_jax.data.vocabulary import pieces
@@ -138,4 +139,6 @@ def fill(rows: list[int], batch: jax.Array) -> list[int]:
 def progress_bar(label: str, count: int, stays: bool = True) -> tqdm.tqdm:
     """Counts examples; on many hosts the first one draws it."""
     is_hidden = not hosts.is_first()
-    return tqdm.tqdm(total=count, desc=label, unit="example", leave=stays, disable=is_hidden)
+    return progress.progress_bar(
+        total=count, desc=label, unit="example", leave=stays, disable=is_hidden
+    )

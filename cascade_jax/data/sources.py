@@ -21,8 +21,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from cascade_jax import json_file
-from cascade_jax.data import slices
+from cascade_jax.data import presence, slices
 from cascade_jax.data.jsonl import FieldType as FieldType
 from cascade_jax.data.jsonl import ProblemOf as ProblemOf
 from cascade_jax.data.jsonl import Rows, count_rows, jsonl_path, read_jsonl
@@ -50,14 +49,6 @@ def set_data_dir(path: str | os.PathLike | None) -> None:
 def get_data_dir() -> Path | None:
     """The folder set by `set_data_dir`, or None for TFDS."""
     return _data_dir
-
-
-def _splits_in(info: Path) -> list[str]:
-    """The splits of a prepared data set, by its dataset_info.json; none if that is damaged."""
-    try:
-        return [split["name"] for split in json_file.read_values(info)["splits"]]
-    except (ValueError, KeyError, TypeError):
-        return []
 
 
 def _dtype(kind: FieldType) -> tf.DType:
@@ -269,21 +260,22 @@ class TfdsOrJsonlSource(RowsSource):
         self._check_split(split)
         if _data_dir is None:
             return self.is_in_tfds and self._is_prepared(self._tfds_splits[split])
-        try:
-            return bool(self.num_input_examples(split))
-        except (FileNotFoundError, ValueError):  # no file, or no row of it is left
-            return False
+        return presence.has_rows(_data_dir, self.name, split, self._slices)
 
     def _is_prepared(self, tfds_split: str) -> bool:
-        name, _, version = self.tfds_name.partition(":")
-        # A name without a config means the builder's first one, if it has any.
-        patterns = (f"{name}/{version}", *([] if "/" in name else [f"{name}/*/{version}"]))
-        for folder in tfds.core.utils.file_utils.list_data_dirs(self._tfds.tfds_dataset.data_dir):
-            for pattern in patterns:
-                for info in Path(folder).glob(f"{pattern}/dataset_info.json"):
-                    if tfds_split.partition("[")[0] in _splits_in(info):
-                        return True
-        return False
+        data_dir = self._tfds.tfds_dataset.data_dir
+        folders = tfds.core.utils.file_utils.list_data_dirs(data_dir)
+        return presence.is_prepared(folders, self.tfds_name, tfds_split)
+
+    def location(self) -> dict[str, Any]:
+        """What says whether its rows are here, as JSON values."""
+        return {
+            "name": self.name,
+            "splits": {split: str(part) for split, part in self._slices.items()},
+            "is_in_tfds": self.is_in_tfds,
+            "tfds_name": self.tfds_name,
+            "tfds_splits": dict(self._tfds_splits),
+        }
 
     def get_dataset(
         self, split="train", shuffle=True, seed=None, shard_info=None, **unused_by_sources

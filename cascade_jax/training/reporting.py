@@ -1,16 +1,15 @@
 """Reports a run's metrics: metrics.jsonl, TensorBoard and a progress bar."""
 
 import json
-import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
-import tqdm
 
 from cascade_jax import checks, files, metrics
 from cascade_jax.parallel import hosts
+from cascade_jax.progress import progress_bar
 from cascade_jax.training import step_lines
 from cascade_jax.training.clock import Clock
 from cascade_jax.training.tensorboard import TensorBoard
@@ -66,12 +65,7 @@ class Reporter:
         productive = _drop_lines_after(self._file, first_step)
         self.clock = Clock(_write_start(run_folder, first_step), productive)
         self._tensorboard = TensorBoard(run_folder / "tensorboard", first_step)
-        # Redrawing in place is for terminals; a log file gets a line every ten seconds.
-        in_terminal = sys.stderr.isatty()
-        drawing = {"mininterval": 0.5 if in_terminal else 10.0, "dynamic_ncols": in_terminal}
-        self._bar = tqdm.tqdm(
-            total=last_step, initial=first_step, desc=name, unit="step", **drawing
-        )
+        self._bar = progress_bar(total=last_step, initial=first_step, desc=name, unit="step")
 
     def advance(self) -> None:
         """One step is done."""

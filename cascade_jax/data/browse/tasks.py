@@ -1,16 +1,20 @@
 """Registered tasks and mixtures, and whether their data is on this machine; downloads nothing."""
 
+from __future__ import annotations
+
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import seqio
-
-from cascade_jax.data import catalog, sources
+from cascade_jax.data import catalog
 from cascade_jax.names import did_you_mean
+
+if TYPE_CHECKING:  # see data/mixtures.py
+    import seqio
 
 # Values of `TaskFacts.data`; where a data folder lacks some splits, FOLDER and those it has.
 YES = "yes"
@@ -58,12 +62,20 @@ def is_available(facts: TaskFacts) -> bool:
 
 
 def list_tasks(suite: str | None = None) -> list[TaskFacts]:
-    """Facts of all registered tasks, or those of one suite, by suite and name.
+    """Facts of the registered tasks of a suite, or of all; see `of_suite`."""
+    import seqio
+
+    names = seqio.TaskRegistry.names()
+    return of_suite((facts_of(seqio.TaskRegistry.get(name)) for name in names), suite)
+
+
+def of_suite(tasks: Iterable[TaskFacts], suite: str | None) -> list[TaskFacts]:
+    """The tasks of a suite, or all, by suite and name.
 
     Raises:
       ValueError: no task is of that suite (the nearest, and all, are listed).
     """
-    tasks = [facts_of(seqio.TaskRegistry.get(name)) for name in seqio.TaskRegistry.names()]
+    tasks = list(tasks)
     suites = sorted({facts.suite for facts in tasks})
     if suite is not None and suite not in suites:
         hint = did_you_mean(suite, suites)
@@ -81,6 +93,10 @@ def _metric_name(metric_fn: Any) -> str:
 
 
 def _source_name(source: seqio.DataSource) -> str:
+    import seqio
+
+    from cascade_jax.data import sources
+
     if isinstance(source, sources.TfdsOrJsonlSource):
         if source.is_in_tfds:
             return source.tfds_name.removesuffix(":*.*.*")
@@ -93,22 +109,35 @@ def _source_name(source: seqio.DataSource) -> str:
 
 
 def _data(task: seqio.Task) -> str:
+    from cascade_jax.data import sources
+
     source = task.source
     if isinstance(source, sources.GeneratedSource):
         return YES
     if not isinstance(source, sources.TfdsOrJsonlSource):
         return UNKNOWN
-    have = [split for split in task.splits if source.is_available(split)]
-    if sources.get_data_dir() is not None:
+    facts = sources.get_data_dir(), source.is_in_tfds, bool(source.manual)
+    return data_of(list(task.splits), source.is_available, *facts)
+
+
+def data_of(
+    splits: Collection[str],
+    has_split: Callable[[str], bool],
+    data_dir: Path | None,
+    is_in_tfds: bool,
+    is_manual: bool,
+) -> str:
+    """The value of `TaskFacts.data` for rows of a data folder, if one is set, or of TFDS."""
+    have = [split for split in splits if has_split(split)]
+    if data_dir is not None:
         if not have:
             return NOT_IN_FOLDER
-        whole = len(have) == len(list(task.splits))
-        return FOLDER if whole else f"{FOLDER}: {', '.join(have)}"
+        return FOLDER if len(have) == len(splits) else f"{FOLDER}: {', '.join(have)}"
     if have:
         return YES
-    if not source.is_in_tfds:
+    if not is_in_tfds:
         return NEEDS_FOLDER
-    return MANUAL if source.manual else NOT_PREPARED
+    return MANUAL if is_manual else NOT_PREPARED
 
 
 @dataclass(frozen=True)
@@ -136,6 +165,8 @@ def mixture_facts(mixture: seqio.Mixture) -> MixtureFacts:
 
 def list_mixtures() -> list[MixtureFacts]:
     """Facts of all registered mixtures, by name."""
+    import seqio
+
     names = sorted(seqio.MixtureRegistry.names())
     return [mixture_facts(seqio.MixtureRegistry.get(name)) for name in names]
 
