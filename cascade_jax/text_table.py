@@ -3,9 +3,14 @@
 import dataclasses
 import html
 import math
+import re
 from collections.abc import Callable, Collection, Sequence
 
 NOT_MEASURED = "–"
+# Line breaks and other control characters, and marks that turn the direction of what follows.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+# What Markdown would read as markup: bars, escapes, code, emphasis, tags, entities, links.
+_MARKUP = re.compile(r"[|\\`*~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<=\])\(|(?<![^\W_])_|_(?![^\W_])")
 
 
 def number(value: float, signed: bool = False) -> str:
@@ -26,6 +31,19 @@ def signed(value: float) -> str:
 def percent(share: float) -> str:
     """A share in per cent with three digits, e.g. ``31.4 %``, that no line break parts."""
     return NOT_MEASURED if math.isnan(share) else f"{100 * share:.3g}\N{NO-BREAK SPACE}%"
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks and control characters; a space stands for them."""
+    return _CONTROL.sub(" ", text)
+
+
+def markdown_text(text: str) -> str:
+    """Text on one line that Markdown shows as it is: what it would take for markup is escaped.
+
+    Example: "a|b" gives "a\\|b"; "cat_dist" stays, as an underscore within a word is none.
+    """
+    return _MARKUP.sub(r"\\\g<0>", one_line(text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +106,10 @@ class Table:
 
     @property
     def texts(self) -> list[list[str]]:
-        """The heads and then every row, as texts."""
+        """The heads and then every row, as texts of one line."""
         heads = [column.head for column in self.columns]
-        return [heads, *map(list, zip(*(column.texts() for column in self.columns), strict=True))]
+        rows = [heads, *zip(*(column.texts() for column in self.columns), strict=True)]
+        return [list(map(one_line, row)) for row in rows]
 
 
 def columns(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
@@ -111,15 +130,15 @@ def as_text(table: Table, *, rule: bool = False) -> str:
     lines = columns(table.texts, right)
     if rule:
         lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join([f"{table.title}:"] * bool(table.title) + lines)
+    return "\n".join([f"{one_line(table.title)}:"] * bool(table.title) + lines)
 
 
 def as_markdown(table: Table) -> str:
     """A Markdown table, below its title as a sentence."""
-    rows = [[cell.replace("|", r"\|") for cell in row] for row in table.texts]
+    rows = [list(map(markdown_text, row)) for row in table.texts]
     rows.insert(1, ["---"] * len(table.columns))
     lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([f"{table.title}:\n"] * bool(table.title) + lines)
+    return "\n".join([f"{markdown_text(table.title)}:\n"] * bool(table.title) + lines)
 
 
 def as_html(table: Table, css: str = "") -> str:

@@ -16,16 +16,14 @@ The other corpora that WMT22 allowed (CCMT) have no id there.
 """
 
 import argparse
-import gzip
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
-from cascade_jax import files
+from cascade_jax import files, text_file
 from cascade_jax.names import did_you_mean
 
 PAIRS = ("en-ja", "en-ru", "en-zh", "ja-en", "ru-en", "zh-en")
@@ -79,17 +77,8 @@ def task_folder(folder: str | Path, pair: str) -> Path:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Lines of a text file or of its .gz; only a line feed ends one."""
-    if not path.is_file():
-        path = path.with_name(path.name + ".gz")
-    opened: TextIO = (
-        gzip.open(path, "rt", encoding="utf-8", newline="\n")
-        if path.suffix == ".gz"
-        else open(path, encoding="utf-8", newline="\n")
-    )
-    with opened as lines:
-        for line in lines:
-            yield line.strip()
+    """Lines of a text file or of its .gz."""
+    return text_file.read_lines(path if path.is_file() else path.with_name(path.name + ".gz"))
 
 
 def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
@@ -189,7 +178,8 @@ def write_train(
 
     Raises:
       FileNotFoundError: files of an id are missing (which, all at once).
-      ValueError: the two files of an id differ in length, or rows is not positive.
+      ValueError: the two files of an id differ in length, a line is not UTF-8 (file and line), or
+        rows is not positive.
     """
     languages = languages_of(pair)
     if rows < 1:
@@ -214,7 +204,13 @@ def write_train(
         for text, translation in _at(pairs, drawn)
         if text and translation
     )
-    return _write(task_folder(folder, pair) / "train.jsonl", pairs_of_lines)
+    path = task_folder(folder, pair) / "train.jsonl"
+    count = _write(path, pairs_of_lines)
+    if count < len(drawn):
+        print(
+            f"{path}: left out {len(drawn) - count:,} pairs of lines, blank in a language or both"
+        )
+    return count
 
 
 def _at(items: Iterator, places: Sequence[int]) -> Iterator:
@@ -270,6 +266,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="every reference of a row, for a higher BLEU, in place of sacrebleu's default one",
     )
     values = parser.parse_args(arguments)
+    try:
+        _prepare_all(values)
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def _prepare_all(values: argparse.Namespace) -> None:
     for pair in values.pairs.split(","):
         sizes = prepare(
             values.out,

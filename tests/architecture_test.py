@@ -12,8 +12,8 @@ PACKAGE = ROOT / "cascade_jax"
 
 LEVELS = {
     "axes": 0, "chips": 0, "files": 0, "json_text": 0, "names": 0, "numerics": 0, "text_table": 0,
-    "progress": 0, "checks": 0, "array_file": 1, "json_file": 1, "jsonl": 1, "metrics": 1,
-    "batch": 1, "unembedding": 1,
+    "progress": 0, "text_file": 0, "checks": 0, "array_file": 1, "json_file": 1, "jsonl": 1,
+    "metrics": 1, "batch": 1, "unembedding": 1,
     "models": 2, "losses": 2, "parallel": 2, "data": 2, "task_metrics": 2, "deferral": 2,
     "records": 3, "runs": 3, "inference": 3, "interop": 3,
     "collection": 4, "evaluation": 4, "teacher_cache": 4,

@@ -4,7 +4,7 @@ from cascade_jax.evaluation import split_figures
 from cascade_jax.evaluation.results import Evaluation
 from cascade_jax.report import tables
 from cascade_jax.report.numbers import repeats_text
-from cascade_jax.text_table import Column, as_markdown
+from cascade_jax.text_table import Column, as_markdown, markdown_text
 
 
 def render(evaluation: Evaluation) -> str:
@@ -14,7 +14,8 @@ def render(evaluation: Evaluation) -> str:
     (large,) = Column("", [tables.estimate(teacher)]).texts()
     what = "inputs" if pooled.num_repeats else "examples"
     parts = [
-        f"{pooled.title}: {pooled.num_examples:,} examples; quality is {pooled.metric}; the large "
+        f"{markdown_text(pooled.title)}: {pooled.num_examples:,} examples; quality is "
+        f"{markdown_text(pooled.metric)}; the large "
         f"model alone has {large}. In brackets 95 % intervals "
         f"({evaluation.bootstrap_samples} bootstrap resamples of the {what}).",
         *filter(None, [repeats_text(pooled)]),
@@ -22,7 +23,8 @@ def render(evaluation: Evaluation) -> str:
     ]
     if evaluation.points:
         parts.append(as_markdown(tables.policies(evaluation)))
-        parts += dict.fromkeys(w for point in evaluation.points.values() for w in point.warnings)
+        warnings = [text for point in evaluation.points.values() for text in point.warnings]
+        parts += dict.fromkeys(map(markdown_text, warnings))
     parts.append(as_markdown(tables.separation(pooled)))
     if evaluation.scores:
         parts.append(as_markdown(tables.scores(pooled.scores)))
@@ -37,5 +39,5 @@ def render(evaluation: Evaluation) -> str:
     parts.append(as_markdown(tables.alone_and_area(title, "task", evaluation.tasks)))
     if split_figures.is_informative(evaluation):
         parts.append(as_markdown(tables.figures(evaluation)))
-    parts += [f"{note}." for note in evaluation.notes]
+    parts += [f"{markdown_text(note)}." for note in evaluation.notes]
     return "\n\n".join(parts) + "\n"

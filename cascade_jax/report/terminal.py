@@ -11,7 +11,7 @@ from cascade_jax.evaluation.policy_points import PolicyPoint
 from cascade_jax.evaluation.results import Evaluation, Panel
 from cascade_jax.report import tables
 from cascade_jax.report.numbers import cost_text, promise_text, repeats_text
-from cascade_jax.text_table import Column, Table, as_text
+from cascade_jax.text_table import Column, Table, as_text, one_line
 
 
 def format_table(evaluation: Evaluation) -> str:
@@ -22,7 +22,11 @@ def format_table(evaluation: Evaluation) -> str:
         f"{pooled.title}: {pooled.num_examples:,} examples, quality = {pooled.metric}, "
         f"large model {teacher:.3f}"
     )
-    parts = [title, *filter(None, [repeats_text(pooled)]), as_text(tables.brief(pooled), rule=True)]
+    parts = [
+        one_line(title),
+        *filter(None, [repeats_text(pooled)]),
+        as_text(tables.brief(pooled), rule=True),
+    ]
     return "\n\n".join(parts)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import seqio
 import tensorflow as tf
 
+from cascade_jax import text_file
 from tasks.flan2021 import flan_task
 from tasks.flan2021.flan_task import FlanTask
 from tasks.registration import add_mixture
@@ -47,7 +48,7 @@ def from_checkout(folder: str, mixture: str = "cascade_flan2021_v1", templates: 
     if not isinstance(templates, int) or templates < 1:
         raise ValueError(f"templates is {templates!r}; must be an integer of at least 1")
     path = _templates_path(folder)
-    text = path.read_text("utf-8")
+    text = text_file.decode(path.read_bytes(), str(path))
     patterns = read_patterns(text, str(path))
     digest = hashlib.sha256(f"{templates} {_OPTIONS} {text}".encode()).hexdigest()[:8]
     original = _look_up(mixture)
@@ -117,6 +118,8 @@ def read_patterns(text: str, where: str) -> Patterns:
         tree = ast.parse(text)
     except SyntaxError as error:
         raise ValueError(f"{where}:{error.lineno}: not Python ({error.msg})") from None
+    except (RecursionError, MemoryError):
+        raise ValueError(f"{where}: not Python that can be read, nested too deeply") from None
     values = [
         node.value
         for node in tree.body

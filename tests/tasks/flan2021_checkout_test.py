@@ -288,3 +288,15 @@ def test_a_macro_names_the_checkout(tmp_path, monkeypatch, repository):
         gin.clear_config(clear_constants=True)
     assert run.data.mixture == checkout.from_checkout(str(tmp_path))
     assert run.data.cache_rows == 0  # not the 50,000 of gin/runs/base.gin
+
+
+def test_a_byte_order_mark_is_no_text_and_another_encoding_is_refused(tmp_path):
+    name = checkout.from_checkout(_make(tmp_path), "cascade_flan2021_rte_v1")
+    path = tmp_path / "flan" / "templates.py"
+    text = path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + text)
+    assert checkout.from_checkout(str(tmp_path), "cascade_flan2021_rte_v1") == name
+    for content in (b"# caf\xe9\n" + text, text.decode().encode("utf-16")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"templates\.py: is not UTF-8"):
+            checkout.from_checkout(str(tmp_path), "cascade_flan2021_rte_v1")

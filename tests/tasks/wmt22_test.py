@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import jax
 import numpy as np
@@ -332,3 +333,50 @@ def test_missing_or_unequal_parts_are_named(tmp_path, mtdata):
     with pytest.raises(ValueError, match="rows is 0; must be at least 1"):
         wmt22_folder.write_train(tmp_path / "data", "en-ja", mtdata, ids=IDS, rows=0)
     assert not (tmp_path / "data").exists()
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+def test_a_byte_order_mark_is_no_text_and_blank_lines_are_counted(tmp_path, mtdata, capsys):
+    path = mtdata / "train-parts" / f"{IDS[0]}.eng"
+    path.write_bytes(BOM + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert wmt22_folder.write_train(tmp_path / "data", "en-ja", mtdata, ids=IDS) == 42
+    assert _rows(tmp_path / "data", "en-ja", "train")[0] == {"en": "eng 0", "ja": "jpn 0"}
+    assert "train.jsonl: left out 1 pairs of lines, blank in a language" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"one\ncaf\xe9\n", r":2: is not UTF-8 \(0xe9 at byte 4\); save it as UTF-8"),
+        ("one\n".encode("utf-16"), r":1: is not UTF-8 \(UTF-16 or no text, by its zero bytes\)"),
+        (b"one\ntwo\n" + "drei\n".encode("utf-16-le"), r":3: is not UTF-8 \(UTF-16 or no text"),
+        (b"one\n" * 3, r"has 3 lines but .*jpn 41; the two belong together"),
+    ],
+)
+def test_a_corpus_that_can_not_be_read_is_named_by_file_and_line(
+    tmp_path, mtdata, capsys, content, message
+):
+    path = mtdata / "train-parts" / f"{IDS[0]}.eng"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*" + message):
+        wmt22_folder.write_train(tmp_path / "data", "en-ja", mtdata, ids=IDS)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("content", [b"no gzip", None])
+def test_a_damaged_part_is_named(tmp_path, mtdata, content):
+    path = mtdata / "train-parts" / f"{IDS[1]}.jpn.gz"
+    path.write_bytes(path.read_bytes()[:-12] if content is None else content)
+    with pytest.raises(ValueError, match=rf"{path.name}:\d+: the file is damaged or cut off"):
+        wmt22_folder.write_train(tmp_path / "data", "en-ja", mtdata, ids=IDS)
+
+
+def test_the_command_ends_in_one_line(tmp_path, sacrebleu_cache, mtdata, capsys):
+    (mtdata / "train-parts" / f"{IDS[0]}.eng").write_bytes(b"\xff\n")
+    argv = ["--out", str(tmp_path / "data"), "--pairs", "en-jp"]
+    with pytest.raises(SystemExit) as ended:
+        wmt22_folder.main(argv)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and "did you mean 'en-ja'" in line
