@@ -1,15 +1,16 @@
 """Options of a row, the texts of its possible answers, as ids; two that are alike are refused."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import seqio
+if TYPE_CHECKING:
+    import seqio
 
 OPTIONS = "options"  # the feature that holds them
 
 
 def option_ids(
-    texts: Iterable[bytes], vocabulary: seqio.Vocabulary, target_length: int | None, where: str
+    texts: Iterable[bytes], vocabulary: "seqio.Vocabulary", target_length: int | None, where: str
 ) -> dict[str, tuple[int, ...]]:
     """Ids of options by their text, each as a target: cut to length, EOS at its end.
 
@@ -45,7 +46,7 @@ def option_ids(
 
 def checked(
     rows: Iterable[Mapping[str, Any]],
-    vocabulary: seqio.Vocabulary,
+    vocabulary: "seqio.Vocabulary",
     target_length: int | None,
     place: str,
 ) -> Iterator[Mapping[str, Any]]:
