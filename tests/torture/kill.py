@@ -24,14 +24,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Compiling takes most of the time: cheaply, and once for all starts.
-_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-
 _CHANGES = ("rename", "replace", "mkdir", "unlink", "rmdir")
 _LIMIT_SECONDS = 900.0  # of one start; a hang is a failure
 
@@ -52,6 +44,17 @@ class Moment:
         if self.change is None:
             return f"after {self.seconds:.2f} s"
         return f"{'after' if self.is_after else 'before'} change {self.change} of files"
+
+
+def set_environment() -> None:
+    """Settings of JAX and TensorFlow, which must be made before they are imported."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Compiling takes most of the time: cheaply, and once for all starts.
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 def imports() -> None:
@@ -282,6 +285,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", help="names of scenarios")
     parser.add_argument("--folder", help="to work in, which stays; else a temporary one")
     arguments = parser.parse_args()
+    set_environment()
     imports()
     from tests.torture import scenarios
 
