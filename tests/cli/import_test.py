@@ -205,10 +205,11 @@ def test_a_run_of_a_version_without_a_bias_per_layer_is_the_same_run(tmp_path):
     assert run_folder.model_of({"model": described}) == T5
     per_layer = dataclasses.replace(T5, relative_bias_per_layer=True)
     assert run_folder.model_of({"model": run_folder.describe(per_layer)}) == per_layer
-    (tmp_path / "config.json").write_text(json.dumps({"model": described, "data": {}}))
-    run_folder.check(tmp_path, {"model": run_folder.describe(T5), "data": {}})
+    config = {"model": described, "data": {}, "steps": 1, "vocabulary_fingerprint": "a"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    run_folder.check(tmp_path, config | {"model": run_folder.describe(T5)})
     with pytest.raises(ValueError, match="relative_bias_per_layer was None and is now True"):
-        run_folder.check(tmp_path, {"model": run_folder.describe(per_layer), "data": {}})
+        run_folder.check(tmp_path, config | {"model": run_folder.describe(per_layer)})
 
 
 def test_an_imported_folder_is_not_trained_in(tmp_path):
