@@ -84,8 +84,8 @@ def test_export_passes_over_what_is_cut_off_and_ends_in_one_line_without_another
     run, _ = copy
     argv = ["export", "--to", "t5x", "--run", str(run), "--checkpoint", "last", "--out"]
     for step in (6, 4, 2):
-        data = max((run / f"checkpoints/{step}/state").rglob("d/*"), key=lambda f: f.stat().st_size)
-        os.truncate(data, data.stat().st_size // 2)
+        for part in (run / f"checkpoints/{step}/state").rglob("d/*"):
+            os.truncate(part, part.stat().st_size // 2)
         capfd.readouterr()
         status = main([*argv, str(tmp_path / f"without_{step}")])
         out, err = capfd.readouterr()
