@@ -15,6 +15,7 @@ import json
 import os
 import pickle
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -272,7 +273,11 @@ def torture(kills: int, seed: int, names: list[str], folder: Path) -> int:
             differences.append(str(error))
             print(f"DIFFERENCE {error}", flush=True)
     minutes = (time.monotonic() - begin) / 60
-    print(f"{done} kills in {minutes:.1f} minutes, {len(differences)} differences")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = (used.ru_utime + used.ru_stime) / 60
+    print(
+        f"{done} kills in {minutes:.1f} minutes ({cpu:.1f} of CPU), {len(differences)} differences"
+    )
     return len(differences)
 
 
