@@ -92,7 +92,8 @@ class _Worker:
         """A finding if the case takes too much time or memory.
 
         Time is that of the processor, and that in which no thread could have computed: on a machine
-        that others use, a process that waits for the processor does not hang.
+        that others use, a process that waits for the processor does not hang. Since a busy disk
+        can look like it, what seems to hang is read again by a new process.
         """
         now, process = time.monotonic(), self.process.pid
         if not worker.is_running(process):
@@ -173,10 +174,19 @@ class _Queue:
         counts = shares(readers, values.number)
         self.size, names = sum(counts.values()), list(counts)
         self._end = time.monotonic() + values.seconds
+        self._again: set[tuple[str, int, int]] = set()
         self._parts = []
         for first in range(values.processes):
             own = {name: counts[name] for name in names[first :: values.processes]}
             self._parts.append(collections.deque(jobs(own, values.seed)))
+
+    def again(self, number: int, job: tuple[str, int, int]) -> bool:
+        """Puts a case back that seemed to wait for something, once; whether that was done."""
+        is_first = job not in self._again
+        if is_first:
+            self._again.add(job)
+            self._parts[number].appendleft(job)
+        return is_first
 
     def next(self, number: int) -> tuple[str, int, int] | None:
         """The next case of a process; None if there is none, or no time is left."""
@@ -205,9 +215,13 @@ def fuzz(values: argparse.Namespace, readers: Sequence[Any]) -> int:
                         finding = one.crashed()
                 elif (finding := one.verdict()) is None:
                     continue
+                if job is None and finding is not None:
+                    raise RuntimeError(f"a process did not start: {finding['error']}")
+                is_hang = finding is not None and finding["kind"] == worker.HANG
+                if is_hang and queue.again(number, job):
+                    one.restart()
+                    continue
                 if finding is not None:
-                    if job is None:
-                        raise RuntimeError(f"a process did not start: {finding['error']}")
                     findings.add(job, finding, one.place)
                 done += job is not None
                 if is_over:
