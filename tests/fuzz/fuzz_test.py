@@ -11,8 +11,8 @@ from tests.fuzz.json_mutations import change_bytes, change_json
 from tests.fuzz.reader import Reader, WrongValue
 
 # None of them imports TensorFlow or compiles.
-QUICK = ("records.openai", "records.batch", "records.sglang", "records.vllm", "records.plain")
-QUICK += ("records.table", "lock", "answer_store", "budget.tokens")
+QUICK = ("records.openai", "records.vllm", "records.table", "parquet.live", "parquet.top")
+QUICK += ("router.linear", "router.trees", "logs", "lock", "answer_store")
 
 
 @pytest.fixture
