@@ -18,8 +18,9 @@ def check_choice(field: str, value: object, choices: Iterable[str]) -> None:
     """Raises ValueError unless a field's value is one of the choices (the nearest is named)."""
     choices = list(choices)
     if value not in choices:
-        hint = did_you_mean(value, choices)
-        raise ValueError(f"{field} is {value!r}; must be one of {', '.join(choices)}{hint}")
+        hint, shown = did_you_mean(value, choices), repr(value)
+        shown = shown if len(shown) <= 200 else f"{shown[:197]}..."  # a value out of a file, say
+        raise ValueError(f"{field} is {shown}; must be one of {', '.join(choices)}{hint}")
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -25,6 +25,11 @@ def test_a_choice_is_one_of_the_names():
         check_choice("level", "tokens", iter(["answer", "token"]))
     with pytest.raises(ValueError, match="level is None; must be one of answer"):
         check_choice("level", None, ["answer"])
+    with pytest.raises(
+        ValueError, match=r"^level is \[0, 1, .{190,200}\.\.\.; must be one of a"
+    ) as error:
+        check_choice("level", list(range(10_000)), ["answer"])
+    assert len(str(error.value)) < 400
 
 
 def test_patterns_without_a_task_are_listed_all_at_once():

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cascade_jax.checks import shown
 from cascade_jax.records.schema import (
     CORPUS_METRICS,
     DECODING,
@@ -45,7 +46,7 @@ def upgraded(metadata: Mapping[str, Any], source: str) -> dict[str, Any]:
     version = metadata.get("schema_version", SCHEMA_VERSION)
     if version not in (1, SCHEMA_VERSION):
         raise RecordsError(
-            f"{source}: records schema version {version!r}, this program reads versions 1 and "
+            f"{source}: records schema version {shown(version)}, this program reads versions 1 and "
             f"{SCHEMA_VERSION}; collect the records again"
         )
     models = PAIR if version == 1 else metadata.get(MODELS, PAIR)
@@ -54,7 +55,8 @@ def upgraded(metadata: Mapping[str, Any], source: str) -> dict[str, Any]:
 
     def check(key: str, value: Any, is_right: bool, allowed: str) -> None:
         if not is_right:
-            raise RecordsError(f"{source}: metadata under {key!r} must be {allowed}, got {value!r}")
+            text = f"metadata under {key!r} must be {allowed}, got {shown(value)}"
+            raise RecordsError(f"{source}: {text}")
 
     for key in REQUIRED_METADATA:
         value = metadata.get(key)
@@ -77,8 +79,9 @@ def check_models(models: Any, source: str) -> None:
         is_right &= isinstance(name, str) and bool(re.fullmatch("[a-z][a-z0-9_]*", name))
     if not is_right or {EXAMPLE, LIVE} & set(names):
         raise RecordsError(
-            f"{source}: {MODELS} is {models!r}; must be two or more different names of lower-case "
-            f"letters, digits and underscores in order of cost, and none {LIVE!r} or {EXAMPLE!r}"
+            f"{source}: {MODELS} is {shown(models)}; must be two or more different names of "
+            f"lower-case letters, digits and underscores in order of cost, and none {LIVE!r} or "
+            f"{EXAMPLE!r}"
         )
     fields(names)
 
@@ -91,7 +94,8 @@ def corpus_metrics(metadata: Mapping[str, Any], source: str) -> dict[str, corpus
     """
     described = metadata.get(CORPUS_METRICS, {})
     if not isinstance(described, Mapping):
-        raise RecordsError(f"{source}: {CORPUS_METRICS} must be metrics by task, got {described!r}")
+        text = f"{CORPUS_METRICS} must be metrics by task, got {shown(described)}"
+        raise RecordsError(f"{source}: {text}")
     built = {}
     for task, description in described.items():
         try:
@@ -118,5 +122,5 @@ def _check_figures(figures: Any, models: Iterable[str], source: str) -> None:
             example = {"bleu": dict(zip(models, (0.31, 0.4, 0.5), strict=False))}
             raise RecordsError(
                 f"{source}: {FIGURES} of task {task!r} must be numbers of all models by metric, "
-                f"such as {example}, got {by_metric!r}"
+                f"such as {example}, got {shown(by_metric)}"
             )

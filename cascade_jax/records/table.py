@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from cascade_jax import files, json_text
+from cascade_jax.checks import shown
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 from cascade_jax.names import did_you_mean
 from cascade_jax.records import columns as records_columns
@@ -278,5 +279,5 @@ def _stated_metadata(file: pq.ParquetFile, path: pathlib.Path) -> dict[str, Any]
     except ValueError as error:
         raise RecordsError(f"{path}: the metadata are not JSON: {error}") from None
     if not isinstance(metadata, dict):
-        raise RecordsError(f"{path}: the metadata must be a JSON object, got {metadata!r}")
+        raise RecordsError(f"{path}: the metadata must be a JSON object, got {shown(metadata)}")
     return {"schema_version": None, **metadata}  # refused where it is not stated
