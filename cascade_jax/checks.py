@@ -36,7 +36,7 @@ def whole_number(
 def positive(name: str, value: Any, optional: bool = False, most: float = math.inf) -> None:
     """Refuses what is not a finite number above 0 up to `most`, nor None where it is optional."""
     if not (optional and value is None) and not (is_number(value) and 0 < value <= most):
-        at_most = f" and at most {most:g}" * math.isfinite(most)
+        at_most = f" and at most {most:g}" * (is_number(value) and value > most)
         rest = ", or None" * optional
         raise ValueError(f"{name} is {shown(value)}; must be a number above 0{at_most}{rest}")
 
