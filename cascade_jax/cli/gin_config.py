@@ -139,6 +139,10 @@ def load(files: Iterable[str], bindings: Iterable[str] = (), needs_tasks: bool =
         the bindings.
     """
     add_current_folder()
+    files = list(files)
+    for file in files:  # before anything slow is imported
+        if not any(os.path.isfile(folder / file) for folder in search_paths()):
+            raise UsageError(_no_such_file(file))
     if not needs_tasks:
         with contextlib.suppress(UsageError), TaskModulesSkipped():
             return _load(files, bindings)
@@ -173,11 +177,15 @@ def _load(files: Iterable[str], bindings: Iterable[str]) -> set[str]:
 def _file_error(error: Exception) -> str:
     """Gin's message about a file, without the list of all folders twice."""
     if match := re.match(r"Unable to open file: (.+?)\. Searched config paths", str(error)):
-        folders = ", ".join(map(str, search_paths()))
         including = re.search(r'In file "(.+?)", line (\d+)', str(error))
-        where = f" (included by {including[1]}:{including[2]})" if including else ""
-        return f"no gin file {match[1]}{where}; looked in {folders}"
+        return _no_such_file(
+            match[1], f" (included by {including[1]}:{including[2]})" if including else ""
+        )
     return one_line(error)
+
+
+def _no_such_file(name: str, where: str = "") -> str:
+    return f"no gin file {name}{where}; looked in {', '.join(map(str, search_paths()))}"
 
 
 def _binding_error(error: Exception) -> str:

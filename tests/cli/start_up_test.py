@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import gin
 import pytest
 
 from cascade_jax.cli import gin_config
@@ -35,6 +36,21 @@ COMMANDS = {  # argv and exit status; those of status 2 have imported all and th
 }
 
 
+@pytest.fixture
+def no_tasks():
+    """No module of the package `tasks` is imported; what a test imports is forgotten after it."""
+    before = {name: sys.modules.pop(name) for name in [*sys.modules] if _is_task_module(name)}
+    yield
+    for name in filter(_is_task_module, [*sys.modules]):
+        del sys.modules[name]
+    sys.modules.update(before)
+    gin.clear_config(clear_constants=True)
+
+
+def _is_task_module(name: str) -> bool:
+    return name.partition(".")[0] == "tasks"
+
+
 @pytest.mark.medium
 def test_commands_that_read_no_text_import_no_tensorflow(tmp_path):
     output = f"--gin.OUTPUT_DIR='{tmp_path}'"
@@ -54,9 +70,8 @@ def test_commands_that_read_no_text_import_no_tensorflow(tmp_path):
     assert results == expected, done.stderr
 
 
-def test_modules_of_tasks_are_found_but_not_run(tmp_path, monkeypatch):
+def test_modules_of_tasks_are_found_but_not_run(tmp_path, monkeypatch, no_tasks):
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "tasks", raising=False)
     package = tmp_path / "tasks"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -76,4 +91,3 @@ def test_modules_of_tasks_are_found_but_not_run(tmp_path, monkeypatch):
     )
     gin_config.load([str(file)], needs_tasks=False)
     assert hasattr(sys.modules["tasks.used"], "Use")
-    sys.modules.pop("tasks.used")

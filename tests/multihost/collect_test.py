@@ -92,7 +92,8 @@ def test_a_hang_of_no_seconds_is_refused():
     data = pipeline.DataConfig("any_v1", 16, 8, batch_size=8)
     cascade = CascadeRuns("out", ["a"], ["teacher"], data)
     with pytest.raises(
-        ValueError, match=r"^hang_seconds is 0\.0; must be a number above 0, or None"
+        ValueError,
+        match=r"^hang_seconds is 0\.0; must be a number above 0 and at most .*, or None",
     ):
         CollectConfig(cascade, hang_seconds=0.0)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+import seqio
 import tensorflow as tf
 import tokenizers
 from hypothesis import strategies as st
@@ -334,7 +335,7 @@ def test_a_saved_position_is_restored_here_and_in_a_new_process(
     config = pipeline.DataConfig(
         "demo_last_v1", 24, 8, 4, vocabulary=chat, seed=1, pack=True, cache_rows=cache_rows
     )
-    shard = pipeline.seqio.ShardInfo(0, 1)
+    shard = seqio.ShardInfo(0, 1)
     batches = pipeline.HostBatches(config, "train", shard)
     before = _batches(batches, 4)
     saved = batches.get_state()
@@ -357,7 +358,7 @@ def test_a_saved_position_is_restored_here_and_in_a_new_process(
 
 def test_a_position_is_not_restored_on_another_tokenizer(chat, tmp_path):
     config = pipeline.DataConfig("demo_last_v1", 24, 8, 4, vocabulary=chat, cache_rows=0)
-    shard = pipeline.seqio.ShardInfo(0, 1)
+    shard = seqio.ShardInfo(0, 1)
     state = pipeline.HostBatches(config, "train", shard).get_state()
     other = write(tmp_path, byte_level(pieces=290))
     config = dataclasses.replace(config, vocabulary=other)

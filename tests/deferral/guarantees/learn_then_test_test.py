@@ -180,7 +180,10 @@ def test_splits_that_share_examples_are_refused():
             lambda: Settings([BUDGET], bound="betting"),
             "bound is 'betting'; must be one of wsr",
         ),
-        (lambda: Settings([BUDGET], bound="paper"), "needs tokens_per_sequence"),
+        (
+            lambda: Settings([BUDGET], bound="paper"),
+            "'paper' counts tokens: tokens_per_sequence is None",
+        ),
         (
             lambda: Settings(
                 [Risk("worse", 0.1, lower=-1.0)], bound="paper", tokens_per_sequence=5
