@@ -186,6 +186,8 @@ def _hint(value: str, form: str, is_on_command_line: bool = False) -> str:
     value = value.lstrip("=").strip()
     if not value:
         return f"; {_VALUES}; an empty text is ''"
+    if len(value) > 200:  # too long to be written again in a message
+        return f"; {_VALUES}"
     if _problem(f"x = {value}") is None:
         return write(value)
     if re.fullmatch(r"[-+]?\d{1,3}([, ]\d{3})+(\.\d+)?", value):

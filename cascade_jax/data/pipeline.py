@@ -133,7 +133,7 @@ class HostBatches:
         try:
             archive = zipfile.ZipFile(io.BytesIO(state))
             saved = dict(json_text.parse(archive.read("signature.json")))
-        except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+        except (*_DAMAGE, TypeError, OSError) as error:
             raise ValueError(f"not a data iterator state ({len(state)} bytes): {error}") from None
         for key in sorted(saved.keys() | self._signature.keys()):
             old, new = saved.get(key), self._signature.get(key)

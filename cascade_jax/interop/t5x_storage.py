@@ -25,7 +25,7 @@ import tensorstore
 from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cascade_jax import json_text
+from cascade_jax import checks, json_text
 
 Name = tuple[str, ...]  # path of an array in the tree
 
@@ -135,13 +135,19 @@ def _open_index(path, folder, content: bytes) -> dict[Name, StoredArray]:
     leaves = flatten_dict(tree, is_leaf=lambda _, node: {"kvstore", "driver"} <= node.keys())
     specs, arrays = {}, {}
     for name, leaf in leaves.items():
-        if isinstance(leaf, Mapping):
-            # Only the last part of the path is used: an index may hold a bucket's full path.
-            place = leaf["kvstore"].get("path") or leaf["path"]
-            array_folder = _inside(folder, pathlib.PurePosixPath(place).name)
-            specs[name] = {"driver": leaf["driver"], "kvstore": array_folder}
-        elif leaf is not None:
-            arrays[name] = StoredArray(tensorstore.array(np.asarray(leaf)))
+        try:
+            if isinstance(leaf, Mapping):
+                # Only the last part of the path is used: an index may hold a bucket's full path.
+                place = leaf["kvstore"].get("path") or leaf["path"]
+                array_folder = _inside(folder, pathlib.PurePosixPath(place).name)
+                specs[name] = {"driver": leaf["driver"], "kvstore": array_folder}
+            elif leaf is not None:
+                arrays[name] = StoredArray(tensorstore.array(np.asarray(leaf)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}/{_INDEX}: {'/'.join(map(str, name))} is {checks.shown(leaf)}; must be an "
+                f"array of numbers or the description of one ({error})"
+            ) from error
     return arrays | _open_all(path, specs)
 
 
@@ -154,6 +160,8 @@ def _open_orbax(path, folder, metadata: bytes) -> dict[Name, StoredArray]:
             for entry in content["tree_metadata"].values()
             if entry["value_metadata"].get("value_type") not in ("None", "Dict")
         ]
+        if not all(isinstance(key, str) for name in names for key in name):
+            raise TypeError("a key of an array's name is no text")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: its _METADATA is not that of an Orbax checkpoint "

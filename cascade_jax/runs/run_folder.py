@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cascade_jax import files
+from cascade_jax import checks, files
 from cascade_jax.models import families
 from cascade_jax.models.config import ADDED_LATER
 from cascade_jax.names import check_choice
@@ -26,6 +26,7 @@ _DATA_PLACES = ("data_dir", "vocabulary", "cache_dir")
 # A model is the same one under these.
 _IGNORED_MODEL_FIELDS = ("dropout_rate", "dtype", "remat", "scan_layers", "query_chunk")
 _IMPORTED = "imported"
+_LISTED = 12  # differences in a message
 
 
 def describe(value: Any) -> Any:
@@ -123,9 +124,10 @@ def check(folder: Path, config: dict[str, Any]) -> None:
             raise ValueError(f"run folder {folder} holds an imported model; choose {other}")
         differences = _differences(_fixed(before), _fixed(config))
         if differences:
+            more = f"; and {len(differences) - _LISTED} more" * (len(differences) > _LISTED)
             raise ValueError(
-                f"run folder {folder} holds another config: {'; '.join(differences)}. Choose "
-                f"{other}, or delete the folder"
+                f"run folder {folder} holds another config: {'; '.join(differences[:_LISTED])}"
+                f"{more}. Choose {other}, or delete the folder"
             )
 
 
@@ -151,7 +153,9 @@ def _differences(before: Any, now: Any, name: str = "") -> list[str]:
             inner = f"{name}.{key}" if name else key
             differences += _differences(before.get(key), now.get(key), inner)
         return differences
-    return [] if before == now else [f"{name} was {before!r} and is now {now!r}"]
+    if before == now:
+        return []
+    return [f"{name} was {checks.shown(before)} and is now {checks.shown(now)}"]
 
 
 def resolve(output_dir: Path, run: str) -> Path:

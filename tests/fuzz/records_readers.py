@@ -1,5 +1,6 @@
 """Readers of answers and records: JSONL of other systems, Parquet, certificates, routers."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,12 +234,17 @@ def _delete(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def _has_digest(file: Path) -> bool:
+    """Files of older versions have none, and are read."""
+    return "digest" in json.loads(file.read_bytes())
+
+
 def _read_certificate(folder: Path) -> Any:
     from cascade_jax.deferral.guarantees import certificate
 
     loaded = certificate.load(folder / "certificate.json")
     _evaluate(folder, policy=folder / "certificate.json")
-    return loaded
+    return loaded if _has_digest(folder / "certificate.json") else None
 
 
 def _read_budget(folder: Path) -> Any:
@@ -247,7 +253,7 @@ def _read_budget(folder: Path) -> Any:
 
     loaded = budget_file.load(folder / "budget.json")
     _evaluate(folder, budget=folder / "budget.json")
-    return json_file.to_values(loaded)
+    return json_file.to_values(loaded) if _has_digest(folder / "budget.json") else None
 
 
 def _made_budget(folder: Path) -> None:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import tensorstore
+from flax import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,3 +44,13 @@ def test_chunks_divide_the_array_evenly_and_are_small(shape, item_bytes):
 def test_an_array_that_is_small_enough_is_one_chunk():
     assert t5x_storage.chunk_shape((32128, 512), 4) == (32128, 512)
     assert t5x_storage.chunk_shape((32128, 4096), 4) == (4016, 4096)
+
+
+@pytest.mark.parametrize("leaf", ["text", {"kvstore": {}, "driver": "zarr"}])
+def test_an_entry_of_an_index_that_is_no_array_is_named(tmp_path, leaf):
+    tree = {"version": 3, "optimizer": {"target": {"a": leaf}, "state": {"step": 1}}}
+    (tmp_path / "checkpoint").write_bytes(serialization.msgpack_serialize(tree))
+    with pytest.raises(
+        ValueError, match=f"^{tmp_path}/checkpoint: target/a is .*; must be an array"
+    ):
+        t5x_storage.open_checkpoint(tmp_path)

@@ -285,6 +285,9 @@ def _costs(
             raise answer.fail(
                 f"the {model}'s cost is not known: {flag}flops_per_token in every line"
             )
+        if cost is None and not (checks.is_number(metadata[key]) and metadata[key] > 0):
+            value = f"{key} of the table's first line is {shown(metadata[key])}"
+            raise answer.fail(f"{value}; must be a number above 0")
         costs.append(float(2.0 * metadata[key] if cost is None else cost))
     return costs
 

@@ -558,3 +558,15 @@ def test_figures_of_a_table_go_when_examples_are_dropped(tmp_path):
             from_jsonl.FromJsonlConfig(str(tmp_path / "t"), str(file), empty="drop")
         )
         assert ("figures" in records.read(file).metadata) == (not dropped)
+
+
+@pytest.mark.parametrize("value", ["x", [], True, 0, -1])
+def test_parameters_in_the_first_line_are_a_number_above_0(tmp_path, value):
+    metadata = {**records_table.METADATA, "teacher_parameters": 8, "student_parameters": value}
+    answer = {"answer": "a", "log_probs": [-0.1], "quality": 1}
+    lines = [{"cascade_jax": metadata}, {"id": 1, "student": answer, "teacher": answer}]
+    (tmp_path / "t").write_text("\n".join(map(json.dumps, lines)))
+    config = from_jsonl.FromJsonlConfig(str(tmp_path / "t"), str(tmp_path / "made"))
+    said = r"/t:2.*student_parameters of the table's first line is .*; must be a number above 0"
+    with pytest.raises(ValueError, match=said):
+        from_jsonl.from_jsonl(config)
