@@ -185,7 +185,7 @@ def test_colour_changes_nothing_but_colour(run):
 
 @pytest.mark.medium
 def test_a_pipe_that_closes_early_is_no_error():
-    command = f"{sys.executable} -m cascade_jax tasks --import tasks.demo | head -n 1"
+    command = f"{sys.executable} -m cascade_jax tasks | head -n 1"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith("  task ") and not done.stderr
 

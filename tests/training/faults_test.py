@@ -54,7 +54,15 @@ def refused(capfd):
     return refused
 
 
-@pytest.mark.parametrize("what", ["arrays", "data", "gone"])
+# All files and all kinds of damage are in tests/runs/completeness_test.py.
+@pytest.mark.parametrize(
+    "what",
+    [
+        "arrays",
+        pytest.param("data", marks=pytest.mark.slow),
+        pytest.param("gone", marks=pytest.mark.slow),
+    ],
+)
 def test_a_checkpoint_that_is_cut_off_is_moved_aside(copy, trained_pair, what, capfd):
     run, file = copy
     shutil.rmtree(run / "checkpoints" / str(STEPS))
@@ -299,7 +307,11 @@ def test_bad_batches_are_skipped_up_to_a_number(records, tmp_path, monkeypatch, 
         later = train_one(train_run(name, skip_bad_batches=2), tmp_path / "other", mesh)
         for mine, theirs in zip(*map(jax.tree.leaves, (later, state)), strict=True):
             np.testing.assert_array_equal(mine, theirs)
-    # Without bad batches the guard changes nothing but the order in which XLA rounds.
+
+
+@pytest.mark.slow  # two runs more, of a guard that the test above compiles
+def test_without_bad_batches_the_guard_changes_nothing_but_how_xla_rounds(records, tmp_path):
+    mesh, (_, name) = MeshConfig().build(), records
     guarded = train_one(train_run(name, skip_bad_batches=1), tmp_path / "a", mesh)
     plain = train_one(train_run(name), tmp_path / "b", mesh)
     for mine, theirs in zip(*map(jax.tree.leaves, (guarded.params, plain.params)), strict=True):

@@ -368,7 +368,14 @@ def test_any_function_that_gives_logits_can_be_either_model():
         _check(fn(*_params("t5"), INPUTS[:4], limit), expected, slice(4))
 
 
-@pytest.mark.parametrize("way", [{"is_packed": False}, {"least_chunk": 1}, {"least_chunk": 256}])
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"is_packed": False},
+        pytest.param({"least_chunk": 1}, marks=pytest.mark.slow),
+        {"least_chunk": 256},
+    ],
+)
 def test_how_catching_up_is_cut_changes_no_answer(way):
     fn = make_cascade_decode_fn(*_models("mixed"), MAX_LENGTH, _eos("mixed"), **way)
     for limit, plain in _cases("mixed")[::4]:
