@@ -5,6 +5,7 @@ does not have, and raises exceptions of several kinds. Here all of that is a Val
 """
 
 import codecs
+import collections
 import json
 import math
 from typing import Any
@@ -97,8 +98,8 @@ def _check_depth(values: Any) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in values if keys.count(key) > 1)
+        counts = collections.Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
         raise _RefusedError(f"has the key {shown(twice)} twice in one object")
     return values
 

@@ -16,11 +16,15 @@ _DIGITS = rf"\d+(?:[{_SPACES}'’]\d{{3}}(?!\d))+(?:\.\d+)?"  # 1 234 567.8
 _DIGITS += r"|\d{1,3}(?:\.\d{3}){2,}(?!\d)"  # 1.234.567: two dots are no decimal point
 _DIGITS += r"|\d[\d,]*(?:\.\d+)?|(?<!\w)\.\d+"
 _POWER = r"\s?[×x*·]\s?10(?:\^\{?(?P<caret>-?\d+)\}?|(?P<superscript>⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+))"
+_OWN_POWER = (
+    r"(?:\^(?:\{(?P<braced>-?\d+)\}|(?P<power>-?\d+))|(?P<raised>⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+))(?!\.?\d)"
+)
+_LENGTH = r"(?:(?<=(?<![a-zA-Z])m)|(?<=(?<![a-zA-Z])(?:mm|cm|dm|km|ft|in|yd)))"
 # A digit that a unit or a power ends in (18 m2, 18 cm^2) is no number; nor is the dash of 10-3.
 _NUMBER = re.compile(
     rf"(?P<sign>(?<![\w)\]}}%])-)?(?:(?:US)?[$€£¥₹]\s?)?(?P<late_sign>(?<=[$€£¥₹])-)?"
-    rf"(?<!\^)(?<!\^[-{{])(?!(?<=[a-z])[23](?!\d|[.,]\d))(?P<digits>{_DIGITS})"
-    rf"(?:[eE](?P<exponent>[+-]?\d+)(?!\w)|{_POWER})?"
+    rf"(?<![\^\d])(?<!\^[-{{])(?<!\^{{-)(?!{_LENGTH}[23](?!\d|[.,]\d))(?P<digits>{_DIGITS})"
+    rf"(?:[eE](?P<exponent>[+-]?\d+)(?!\w)|{_POWER}|{_OWN_POWER})?"
 )
 _LONGEST = 400  # digits that a power of ten is written out to
 
@@ -31,7 +35,8 @@ def final_number(text: str) -> str:
     It is the first number after the first "####", as the authors' script has it (a model may go on
     with another question and its own "####"), and the last one of a text without the mark. A number
     may have a minus of any kind, a currency, a unit or "%" (which are left out), thousands parted
-    by commas, apostrophes, thin or no-break spaces, and a power of ten.
+    by commas, apostrophes, thin or no-break spaces, and a power of ten. A power such as 2^10 is
+    1024; one that is long or no exact number stays as it is.
 
     Examples: "5 * 2 = 10\n#### 1,010 km\n\nQ: ... #### 3" gives "1010", "so it costs −$7.50." gives
     "-7.5", "1.2e3 m2" gives "1200", "I give up" gives "".
@@ -51,11 +56,27 @@ def _spelled(number: re.Match) -> str:
     if digits.count(".") > 1:
         digits = digits.replace(".", "")
     sign = "-" if number["sign"] or number["late_sign"] else ""
+    raised = (number["raised"] or "").translate(_SUPERSCRIPTS)
+    if power := number["braced"] or number["power"] or raised:
+        return sign + _raised(digits, int(power[:20]))
     superscript = (number["superscript"] or "").translate(_SUPERSCRIPTS)
     exponent = int((number["exponent"] or number["caret"] or superscript or "0")[:20])
     if abs(exponent) > _LONGEST:
         return f"{sign}{digits}E{exponent}"
     return _plain(f"{sign}{digits}E{exponent}", len(digits))
+
+
+def _raised(digits: str, power: int) -> str:
+    """A power's value, or the power as it stands if its value is long or not exact."""
+    exact = decimal.Context(prec=5 * _LONGEST, traps=[decimal.Inexact])
+    base = decimal.Decimal(digits)
+    if not base or len(digits) * abs(power) > _LONGEST:
+        return f"{digits}^{power}" if base or power <= 0 else "0"
+    try:
+        value = exact.power(base, abs(power))
+        return _plain(str(value if power >= 0 else exact.divide(1, value)), exact.prec)
+    except decimal.Inexact:
+        return f"{digits}^{power}"
 
 
 def _plain(number: str, precision: int) -> str:

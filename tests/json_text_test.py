@@ -104,3 +104,9 @@ def test_files(tmp_path):
     (tmp_path / "a").write_text('{"a": 1, "a": 2}')
     with pytest.raises(ValueError, match='/a: has the key "a" twice'):
         json_file.read_object(tmp_path / "a")
+
+
+def test_a_key_twice_among_many_is_told_at_once():
+    keys = ", ".join(f'"{i}": 0' for i in range(100_000))
+    with pytest.raises(ValueError, match='has the key "x" twice'):
+        json_text.parse(f'{{{keys}, "x": 1, "x": 2}}')

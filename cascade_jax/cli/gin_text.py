@@ -57,7 +57,7 @@ def opened(path: str) -> Iterator[io.StringIO]:
     if resolved in _open_files:
         raise UsageError(f"{path} includes itself")
     text = _decoded(path, Path(path).read_bytes())
-    lines = text.splitlines()
+    lines = text.split("\n")
     if problem := _problem(text, path):
         number, what = problem
         line = lines[number - 1].strip() if number <= len(lines) else ""
@@ -145,7 +145,7 @@ def _problem(text: str, source: str = "") -> tuple[int, str] | None:
     except _MALFORMED as error:
         if isinstance(error, RecursionError):
             return first, "too many brackets in each other"
-        after = "\n".join(text.splitlines()[first - 1 :])
+        after = "\n".join(text.split("\n")[first - 1 :])
         if _is_open(after):
             return first, "a bracket or quote is not closed"
         number = error.lineno if isinstance(error, SyntaxError) and error.lineno else first
@@ -160,7 +160,7 @@ def _is_open(text: str) -> bool:
     A quote ends at its line; brackets count only where a later line begins a statement inside them.
     """
     depth = 0
-    for number, line in enumerate(text.splitlines()):
+    for number, line in enumerate(text.split("\n")):
         bare = re.sub(r"'(\\.|[^'\\])*'|\"(\\.|[^\"\\])*\"", "", line).partition("#")[0]
         if number == 0 and ("'" in bare or '"' in bare):
             return True

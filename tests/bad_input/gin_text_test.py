@@ -92,3 +92,12 @@ def test_marks_and_line_ends_are_no_text(tmp_path, data):
     (tmp_path / "x.gin").write_bytes(data)
     with gin_text.opened(str(tmp_path / "x.gin")) as file:
         assert file.read() == "A = 1\nB = 2\n"
+
+
+def test_only_line_feeds_part_the_lines_of_gin(tmp_path):
+    (tmp_path / "x.gin").write_text("A = 'a\u2028b'\n# \x0c \x85\nB = runs\n", newline="")
+    with (
+        pytest.raises(UsageError, match=r"x.gin:3: .*: B = runs; write B = 'runs'"),
+        gin_text.opened(str(tmp_path / "x.gin")),
+    ):
+        pass

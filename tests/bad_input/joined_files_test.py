@@ -2,7 +2,9 @@
 
 import pytest
 
-from cascade_jax.records.external.lines import LineError
+from cascade_jax.records.external import formats
+from cascade_jax.records.external.answer_span import span_of_answer
+from cascade_jax.records.external.lines import Line, LineError
 from tests.support.server_lines import chat, convert, token, vllm
 
 QUESTIONS = ["capital of France?", "capital of Peru?", "capital of Norway?", "capital of Italy?"]
@@ -165,3 +167,19 @@ def test_chat_completions_joined_by_their_custom_id(tmp_path):
     ]
     read, _ = convert(tmp_path, lines, lines[::-1], targets())
     assert read.inputs.tolist() == QUESTIONS
+
+
+def test_an_error_that_is_null_says_nothing_of_the_format():
+    table = {"id": "q0", "answer": "Paris", "log_probs": [-0.1], "error": None}
+    output = vllm("q0", "Paris", [{"9": -0.1}]) | {"error": None}
+    forms = [formats.recognised(Line("a:1", row), ()) for row in (table, output)]
+    assert forms == [formats.TABLE, formats.VLLM]
+    failed = {"id": "q0", "error": {"message": "busy"}}
+    assert formats.recognised(Line("a:1", failed), ()) == formats.OPENAI
+
+
+def test_the_answer_is_not_sought_in_the_reasoning():
+    pieces = ["4 is", " my guess", "</think>", "4", "\n\nQ:", " x"]
+    assert span_of_answer("4", pieces, [None] * 6) == (3, 4)
+    pieces = ["4", "</think>", "so", " 4", " or", " 4", " x"]
+    assert span_of_answer("4", pieces, [None] * 7) is None

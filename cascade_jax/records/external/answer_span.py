@@ -10,6 +10,10 @@ import re
 from collections.abc import Sequence
 
 _MARKER = re.compile(r"<[^<>]{1,60}>|\[/?[A-Z_]{2,20}\]")  # <|im_end|>, </s>, [EOS]
+# What ends reasoning.
+_REASONED = re.compile(
+    rb"</(?:think|thinking|reasoning)>|\[/THINK\]|<\|channel\|>final<\|message\|>"
+)
 _OF_IDS = re.compile(r"token_id:\d+")
 _LOST = "\ufffd"  # a part of a character, decoded by itself
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # a byte in SentencePiece's pieces
@@ -107,7 +111,8 @@ def _span(answer: bytes, pieces: list[bytes]) -> tuple[int, int] | None:
 def _place(answer: bytes, joined: bytes, pieces: list[bytes], ends: list[int]) -> int | None:
     """Where the answer begins: at the end but for what ends it.
 
-    Or, where a stop text follows that the server cut off, at the start or in its only place.
+    Or, where a stop text follows that the server cut off, at the start or in its only place, both
+    behind the reasoning.
     """
     for count in range(len(pieces), 0, -1):
         text = joined[: ends[count]].rstrip()
@@ -115,8 +120,14 @@ def _place(answer: bytes, joined: bytes, pieces: list[bytes], ends: list[int]) -
             return len(text) - len(answer)
         if not _is_end(pieces[count - 1]):
             break
-    is_first = joined.lstrip().startswith(answer)
-    return joined.find(answer) if is_first or joined.count(answer) == 1 else None
+    begin = 0 if _REASONED.search(answer) else _past_reasoning(joined)
+    left = joined[begin:]
+    is_first = left.lstrip().startswith(answer)
+    return begin + left.find(answer) if is_first or left.count(answer) == 1 else None
+
+
+def _past_reasoning(joined: bytes) -> int:
+    return max((match.end() for match in _REASONED.finditer(joined)), default=0)
 
 
 def _is_end(piece: bytes) -> bool:

@@ -24,12 +24,14 @@ def recognised(line: Line, models: Iterable[str]) -> str:
       LineError: it looks like none of them.
     """
     row = line.row
-    if {"choices", "response", "error"} & set(row) or openai.is_ollama(row):
+    if {"choices", "response"} & set(row) or openai.is_ollama(row):
         return OPENAI
     if "outputs" in row or "token_ids" in row or "prompt_logprobs" in row:
         return VLLM
     if {*models, "answer", METADATA} & set(row):
         return TABLE
+    if row.get("error") is not None:  # a request that failed
+        return OPENAI
     raise line.fail(
         f"has {listed_keys(row)}; must be a chat completion (choices), an "
         "output of vLLM (outputs or token_ids) or a line of a plain table (answer, or student and "

@@ -170,7 +170,8 @@ def _drop_empty(joined: Joined, empty: str) -> None:
             )
         if lacking:
             joined.drop(lacking, notes.NO_LOG_PROBS)
-        if is_empty := [key for key in ids if key not in set(lacking)]:
+        without_log_probs = set(lacking)
+        if is_empty := [key for key in ids if key not in without_log_probs]:
             joined.drop(is_empty, notes.EMPTY)
     if not joined.ids:
         raise LineError("no example is left: no answer of the student can be used")

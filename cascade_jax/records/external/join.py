@@ -1,5 +1,6 @@
 """Answers of several models and targets, read from several files and joined by id."""
 
+import collections
 import dataclasses
 from collections.abc import Collection
 from typing import Any
@@ -46,8 +47,8 @@ class Joined:
 
     def drop(self, ids: Collection[str], reason: str) -> None:
         """Leaves examples out."""
-        listed = self.dropped.setdefault(reason, [])
-        listed += [example_id for example_id in ids if example_id not in listed]
+        listed = self.dropped.get(reason, [])
+        self.dropped[reason] = list(dict.fromkeys([*listed, *ids]))
         for by_id in (*self.answers.values(), self.about):
             for example_id in ids:
                 by_id.pop(example_id, None)
@@ -94,8 +95,11 @@ def read(
         raise LineError(
             f"{student} holds answers of one model; --teacher names the file of the other's"
         )
+    ids_of = collections.defaultdict(list)
     for example_id, reason in unusable.items():
-        joined.drop([example_id], reason)
+        ids_of[reason].append(example_id)
+    for reason, dropped in ids_of.items():
+        joined.drop(dropped, reason)
     ids = joined.answers[joined.models[0]]
     for model in joined.models[1:]:
         answers = joined.answers[model]
