@@ -4,13 +4,18 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 
-# The last word of a name such as HF_TOKEN, api-token or dbPassword.
+# The last word, without a plural s, of a name such as HF_TOKEN, api-token or dbPasswords.
 _ALWAYS = {
-    "password", "passwd", "passphrase", "passcode", "secret", "secrets", "apikey", "authorization",
-    "bearer", "privatekey", "accesstoken", "authtoken", "apitoken", "hftoken",
+    "password", "passwd", "passphrase", "passcode", "secret", "apikey", "authorization",
+    "bearer", "accesstoken", "authtoken", "apitoken", "hftoken",
 }  # fmt: skip
 _UNLESS_A_NUMBER = {"token", "pass", "pw"}
-_UNLESS_A_PATH = {"credential", "credentials", "pwd"}
+_UNLESS_A_PATH = {"credential", "pwd", "privatekey", "auth", "cookie"}
+_METHODS = {"basic", "digest", "oauth", "oauth2", "iam", "adc", "kerberos"}  # of --auth
+_NO_PASSWORD = {
+    "compass", "encompass", "bypass", "surpass", "trespass", "overpass", "underpass", "lowpass",
+    "highpass", "bandpass", "allpass", "multipass",
+}  # fmt: skip
 # Before "key": an API key is secret, a sort key is not.
 _KEYS = {
     "api", "private", "access", "secret", "ssh", "signing", "encryption", "account", "service",
@@ -21,15 +26,15 @@ _KEYS = {
 _VOCABULARY = {
     "pad", "padding", "eos", "bos", "unk", "sep", "cls", "mask", "start", "end", "stop", "begin",
     "special", "sentinel", "next", "first", "last", "per", "target", "input", "output", "label",
-    "answer", "decoder", "by",
+    "answer", "decoder", "by", "think", "thinking", "max", "min", "num", "extra", "added",
 }  # fmt: skip
 _NEUTRAL = {"value", "string", "text", "base", "plain"}  # after the word: TOKEN_VALUE
 _HARMLESS = re.compile(r"(?i)(true|false|none|null|<.*>|\$.*|)")
-_NUMBER = re.compile(r"[-+]?[\d_.]+(e[-+]?\d+)?")
-_PATH = re.compile(r"(~|\.{0,2})/.*|\w+://.*|.*\.(json|ya?ml|txt|pem)")
+_NUMBER = re.compile(r"[-+]?[\d_.]+(e[-+]?\d+)?[kKmMgG]?")
+_PATH = re.compile(r"(~|\.{0,2})/.*|\w+://.*|.*\.(json|ya?ml|txt|pem|pub|key|crt)|id_[a-z0-9]+")
 _PAIR = re.compile(r"""([A-Za-z_][\w.\-/]*)["']?\s*[=:]\s*["']*(?=([^\s"',;&)}\]]*))""")
 _SHAPES = {
-    "a URL with a password": r"\w://[^/\s:@]*:[^/\s@]+@",
+    "a URL with a password": (r"\w://[^/\s:@]*:[^/\s@]+@|https?://(?!git@)[^/\s@]+@"),
     "an Authorization header": r"(?i)\bbearer\s+(?=\S*\d)[\w.~+/-]{6,}",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
     "an access token": (
@@ -77,19 +82,23 @@ def _is_secret(name: str, value: str) -> bool:
     value = value.strip("'\"")
     if _HARMLESS.fullmatch(value):
         return False
-    if name in ("-u", "--user"):  # of curl; not the numbers that docker takes
+    if name in ("-u", "--user", "user"):  # of curl; not the numbers that docker takes
         return re.fullmatch(r"[^:/\s]+:[^/\s]+", value) is not None and not value[0].isdigit()
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
     parts = [part.lower() for part in parts]
     while parts and parts[-1] in _NEUTRAL:
         parts.pop()
     before, last = ["", "", *parts][-2:]
+    if last.endswith("s") and not last.endswith("ss"):
+        last = last[:-1]
     is_always = last in _ALWAYS or last.endswith(("password", "passwd", "passphrase"))
     if is_always or ("secret" in parts and last == "key"):
         return True
-    if last in _UNLESS_A_NUMBER:
+    if last in _UNLESS_A_NUMBER or (last.endswith("pass") and last not in _NO_PASSWORD):
         is_honest = last == "token" and before in _VOCABULARY
         return not is_honest and not _NUMBER.fullmatch(value)
     if last in _UNLESS_A_PATH:
-        return not _PATH.fullmatch(value)
-    return last == "key" and before in _KEYS and not _NUMBER.fullmatch(value)
+        is_method = last == "auth" and value.lower() in _METHODS
+        return not is_method and not _PATH.fullmatch(value)
+    is_honest = _NUMBER.fullmatch(value) or _PATH.fullmatch(value)
+    return last == "key" and before in _KEYS and not is_honest

@@ -42,6 +42,11 @@ class Address:
             )
         if self.processes < 1:
             raise HostsError(f"processes is {self.processes}; must be at least 1")
+        if self.processes > 1 and self.port == 0:
+            raise HostsError(
+                f"coordinator is {self.coordinator!r}; the port must be from 1 to 65535, as all "
+                f"{self.processes} processes meet there"
+            )
         if not 0 <= self.process < self.processes:
             raise HostsError(
                 f"process is {self.process}; must be from 0 to {self.processes - 1}, as there are "

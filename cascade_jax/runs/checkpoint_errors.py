@@ -63,7 +63,7 @@ def writing(folder: Path) -> Iterator[None]:
         steps = completeness.steps_in(folder)
         newest = f"step {steps[-1]} is complete and stays" if steps else "there is none before it"
         reason = _without_internals(error)
-        remedy = files.remedy(error) or "mend that"
+        remedy = files.remedy(error) or "remove the cause"
         raise CheckpointError(
             f"could not write a checkpoint to {folder}: {reason}. {newest}; {remedy} and start the "
             "same command again"

@@ -17,6 +17,7 @@ METADATA, DIGESTS = "_CHECKPOINT_METADATA", "digests"
 _MANIFEST = "manifest.ocdbt"
 # How tensorstore writes where an OCDBT database holds something: kind:folder:file:offset:length.
 _PLACE = re.compile(r"\w+:[^:]*:[^:]*:\d+:\d+")
+_PROCESS = re.compile(r"process_\d+_of_(\d{1,6})")  # a file of data positions
 _said: set[Path] = set()
 
 
@@ -97,6 +98,11 @@ def _check_item(checkpoint: Path, item: str, is_sealed: bool) -> None:
     if item == "state":
         _check_state(checkpoint)
     elif item == "data":
+        present = {path.name for path in folder.iterdir()}
+        for count in {int(match[1]) for match in map(_PROCESS.fullmatch, present) if match}:
+            for process in range(count):
+                if (name := f"process_{process}_of_{count}") not in present:
+                    raise NotWholeError(f"{item}/{name} is missing")
         for file in folder.glob("process_*"):
             if is_sealed and not files.is_sealed(file.read_bytes()):
                 raise NotWholeError(f"{item}/{file.name} is cut off")

@@ -21,6 +21,9 @@ SECRETS = [
     ["--setup", "export HF_TOKEN=x && make"], ["--setup", "hf auth login --token x"],
     ["--setup", "curl -u me:pw host"], ["--image", "hf_abcdefghijklmnopqrst"],
     ["AKIAABCDEFGHIJKLMNOP"], ["sk-proj-0123456789abcdef"],
+    ["--user=me:pw"], ["--api-keys", "x"], ["--passwords", "x"], ["tokens=x"], ["--dbpass=x"],
+    ["--auth=x"], ["--cookie", "x"], ["--cookies=x"], ["https://x@host/"], ["--privatekey=x"],
+    ["git+https://x@host/a"], ["--ssh-key", "x"], ["smtpPass=x"], ["HF_TOKENS=x"],
 ]  # fmt: skip
 HONEST = [
     ["train"], ["--gin.NUM_TOKENS=5"], ["max_tokens=5"], ["--gin.x.tokens_per_sequence=20"],
@@ -30,10 +33,15 @@ HONEST = [
     ["keyboard=x"], ["sort_key=x"], ["--key=x"], ["--gin.KEYS=['a']"], ["author=x"],
     ["--compass=x"], ["bypass=on"], ["secretary=x"], ["--project=token-research"], ["HF_TOKEN="],
     ["HF_TOKEN=$HF_TOKEN"], ["--setup", "export HF_TOKEN=$(cat /run/token) && make"],
-    ["token_file=/x"], ["GOOGLE_APPLICATION_CREDENTIALS=/etc/g.json"], ["PWD=/work"],
+    ["token_file=/x"], ["GOOGLE_APPLICATION_CREDENTIALS=/etc/g.json"], ["PWD=/home/x"],
     ["--user", "1000:1000"], ["https://host:8080/x"], ["gs://bucket/a@b"],
     ["--image=REGISTRY/cascade-jax:v1@sha256:0123456789abcdef"], ["--gin.TASK='basic english'"],
     ["--setup", "git clone https://github.com/a/b && make -C b install"],
+    ["--ssh-key", "~/.ssh/id_rsa"], ["--ssh-key=~/.ssh/id.pub"], ["--private-key", "/etc/k.pem"],
+    ["--privatekey=/etc/k.pem"], ["--api-keys", "keys.json"], ["--max_token=128k"],
+    ["--max_new_tokens=128k"], ["--think_token", "think"], ["--auth=basic"], ["authors=x"],
+    ["--compass", "x"], ["ssh://git@github.com/a/b"], ["git+https://github.com/a/b@v1"],
+    ["--cookie", "cookies.txt"], ["--user=1000:1000"], ["passes=x"], ["tokenizers=x"],
 ]  # fmt: skip
 
 

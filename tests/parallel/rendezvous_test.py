@@ -159,6 +159,12 @@ def test_a_port_that_is_taken_is_refused(monkeypatch):
             rendezvous.wait_for_all(Address(f"localhost:{port}", 2, 0), 20, lambda *_: None)
 
 
+def test_port_0_is_for_one_process_alone():
+    with pytest.raises(HostsError, match="'h:0'; the port must be from 1 to 65535"):
+        Address("h:0", 2, 0)
+    Address("localhost:0", 1, 0)
+
+
 def test_lines_while_it_waits(capsys):
     remind = rendezvous.Reminder(first=0.05, every=100)
     remind("process 0 at h:1", 299.4)

@@ -169,3 +169,13 @@ def test_a_measure_that_can_not_be_read_never_makes_the_best(run, text):
         file = folder / str(step) / "metrics" / "metrics"
         file.write_bytes(figures.encode(errors="surrogateescape"))
     assert checkpoints.chosen_step(run, "best") == 3
+
+
+def test_the_data_position_of_every_process_must_be_there(tmp_path):
+    (tmp_path / "data").mkdir()
+    for process in (0, 1):
+        (tmp_path / "data" / f"process_{process}_of_2").write_text("{}")
+    completeness._check_item(tmp_path, "data", is_sealed=False)
+    (tmp_path / "data" / "process_1_of_2").unlink()
+    with pytest.raises(completeness.NotWholeError, match="data/process_1_of_2 is missing"):
+        completeness._check_item(tmp_path, "data", is_sealed=False)
