@@ -207,6 +207,8 @@ def write(folder: Path, text: str) -> str:
 
 
 def test_a_misspelt_macro_in_a_file_is_refused(tmp_path):
+    message = error([write(tmp_path, "large/r_layers = 8\n")])
+    assert message.startswith(f"{tmp_path}/x.gin:2: gin macro 'large/r_layers' is set but nothing")
     message = error([write(tmp_path, "BATCH_SIZ = 8\n")])
     said = "gin macro 'BATCH_SIZ' is set but nothing reads it; did you mean 'BATCH_SIZE'?"
     assert message == f"{tmp_path}/x.gin:2: {said}"

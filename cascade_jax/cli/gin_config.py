@@ -323,7 +323,8 @@ def check_leftovers(mentioned: Iterable[str] = ()) -> None:
             if selector == _MACRO:
                 names = sorted({s for s, kind, _ in used if kind == _MACRO})
                 hint = did_you_mean(scope, names, cutoff=0.5)
-                place = gin_text.place_of("", scope, "")
+                prefix, _, name = scope.rpartition("/")
+                place = gin_text.place_of(prefix, name, "")
                 raise UsageError(f"{place}gin macro {scope!r} is set but nothing reads it{hint}")
             short = ".".join(selector.split(".")[-2:])
             scopes = sorted({s for s, kind, _ in used if kind == selector and s})
