@@ -5,6 +5,8 @@ a header declares. Here everything that is wrong with a file is a ValueError of 
 file and array, no memory is taken that the file could not fill, and nothing is unpickled.
 """
 
+import collections
+import errno
 import hashlib
 import io
 import lzma
@@ -24,10 +26,11 @@ from cascade_jax import files
 DIGEST = "digest"  # the name under which it stands among the arrays
 _ENDING = ".npy"
 _MOST_BYTES = 500_000_000  # of all arrays, beyond twice the size of the file
+_REMEDY = "get another copy, or make it anew"
 # What a damaged archive, or a header in it, may raise.
 _DAMAGE = (
     ValueError, TypeError, KeyError, AttributeError, EOFError, RuntimeError, SyntaxError,
-    ArithmeticError, MemoryError, OSError, struct.error, zipfile.BadZipFile, zlib.error,
+    ArithmeticError, OSError, struct.error, zipfile.BadZipFile, zlib.error,
     lzma.LZMAError, tokenize.TokenError,
 )  # fmt: skip
 _WORDS = {"f": "floats", "i": "integers", "u": "integers", "b": "booleans", "U": "a text"}
@@ -53,15 +56,19 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     return hashed.hexdigest()[:32]
 
 
-def read(file: str | os.PathLike | bytes, source: str | None = None) -> dict[str, np.ndarray]:
+def read(
+    file: str | os.PathLike | bytes, source: str | None = None, most_bytes: int = _MOST_BYTES
+) -> dict[str, np.ndarray]:
     """The arrays of a file by name, without the digest.
 
     Args:
       file: its path, or its content.
       source: stands before messages; None for the path.
+      most_bytes: of all arrays, beyond twice the size of the file.
 
     Raises:
-      FileNotFoundError, OSError: it can not be opened.
+      FileNotFoundError, OSError: it can not be opened or read.
+      MemoryError: this machine has too little memory for the arrays.
       ValueError: no whole npz file, an array of Python objects, one whose size is not that of its
         shape, or a content that was changed since the digest was made.
     """
@@ -71,31 +78,44 @@ def read(file: str | os.PathLike | bytes, source: str | None = None) -> dict[str
         size = opened.seek(0, os.SEEK_END)
         try:
             with zipfile.ZipFile(opened) as archive:
-                arrays = _arrays(archive, size, source)
+                arrays = _arrays(archive, size, source, most_bytes)
         except _RefusedError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(f"{error}; {_REMEDY}") from None
         except _DAMAGE as error:
+            _raise_if_of_machine(error)
             why = " ".join(str(error).split())[:100] or type(error).__name__
-            raise ValueError(f"{source}: no whole NumPy file of arrays ({why})") from None
+            raise ValueError(
+                f"{source}: no whole NumPy file of arrays ({why}); {_REMEDY}"
+            ) from None
     stated = arrays.pop(DIGEST, None)
     if stated is not None and str(stated) != digest(arrays):
-        raise ValueError(f"{source}: was changed after it was written: its digest is another")
+        why = "was changed after it was written: its digest is another"
+        raise ValueError(f"{source}: {why}; {_REMEDY}")
     return arrays
+
+
+def _raise_if_of_machine(error: Exception) -> None:
+    """Raises what is wrong with the disk; a damaged offset gives EINVAL, other damage no number."""
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        raise error
 
 
 class _RefusedError(Exception):
     """What is wrong with a file that Python and NumPy would take."""
 
 
-def _arrays(archive: zipfile.ZipFile, size: int, source: str) -> dict[str, np.ndarray]:
+def _arrays(
+    archive: zipfile.ZipFile, size: int, source: str, most_bytes: int
+) -> dict[str, np.ndarray]:
     members = archive.infolist()
     names = [member.filename.removesuffix(_ENDING) for member in members]
+    counts = collections.Counter(names)
     for member, name in zip(members, names, strict=True):
-        if not member.filename.endswith(_ENDING) or names.count(name) > 1:
-            why = "twice" if names.count(name) > 1 else "which is no array"
+        if not member.filename.endswith(_ENDING) or counts[name] > 1:
+            why = "twice" if counts[name] > 1 else "which is no array"
             raise _RefusedError(f"{source}: holds {member.filename[:60]!r} {why}")
     total = sum(member.file_size for member in members)
-    if total > 2 * size + _MOST_BYTES:
+    if total > 2 * size + most_bytes:
         raise _RefusedError(f"{source}: declares {total:,} bytes of arrays in a file of {size:,}")
     return {
         n: _array(archive, m, f"{source}: array {n!r}") for n, m in zip(names, members, strict=True)
@@ -118,6 +138,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, place: str) -> np.
         with archive.open(member) as opened:
             return npy.read_array(opened, allow_pickle=False)
     except _DAMAGE as error:
+        _raise_if_of_machine(error)
         why = " ".join(str(error).split())[:100] or type(error).__name__
         raise _RefusedError(f"{place} can not be read ({why})") from None
 

@@ -194,9 +194,10 @@ def _place(values: Any, kind: type, error: str, path: str) -> _Place:
 
 
 def _key(values: Any, kind: type, error: str, place: _Place) -> str | None:
-    for key, inner in _at(values, place).items():
-        trial = copy.deepcopy(values)
-        mapping = _at(trial, place)
+    inners = dict(_at(values, place))
+    trial = _with(values, place, {})
+    mapping = _at(trial, place)
+    for key, inner in inners.items():
         mapping.clear()
         mapping[key] = inner
         try:
@@ -205,6 +206,15 @@ def _key(values: Any, kind: type, error: str, place: _Place) -> str | None:
             if str(other) == error:
                 return key
     return None
+
+
+def _with(values: Any, place: _Place, inner: Any) -> Any:
+    """Values with another one at a place; all beside the way there are shared."""
+    if not place:
+        return inner
+    copied = copy.copy(values)
+    copied[place[0]] = _with(values[place[0]], place[1:], inner)
+    return copied
 
 
 def _at(values: Any, place: _Place) -> Any:

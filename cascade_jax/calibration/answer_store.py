@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from cascade_jax import array_file, files
+from cascade_jax import array_file
 from cascade_jax.calibration.pool import CascadeAnswers
 from cascade_jax.parallel import hosts
 
 _VERSION = 3
-_FACTS, _ROWS, _SUM = "facts", "rows", "sum"
+_FACTS, _ROWS = "facts", "rows"
+_SUM = "sum"  # of a file without a digest, as versions before wrote it
+_MOST_RATIO = 1100  # no compressed file unpacks to more times its size
 # Of each column: kinds of dtype, and the number of axes after that of the answers.
 _COLUMNS = {
     "cost": ("f", 0), "holds_from": ("f", 1), "holds_below": ("f", 1), "flops": ("fiu", 0),
@@ -54,7 +56,7 @@ class AnswerStore:
         for path in paths:
             content = path.read_bytes()
             try:
-                rows, answers = self._read(content)
+                rows, answers = self._read(content, path.name)
                 self._rows.append(rows)
                 self._parts.append(answers)
             except (ValueError, TypeError) as error:
@@ -69,19 +71,19 @@ class AnswerStore:
         for path in damaged if hosts.is_first() else ():
             path.rename(path.with_suffix(".damaged"))
 
-    def _read(self, content: bytes) -> tuple[Int[np.ndarray, " A"], CascadeAnswers]:
-        columns = array_file.read(content, "it")
-        for name in (_FACTS, _SUM):
-            array_file.checked(columns, name, "U", (), "it")
+    def _read(self, content: bytes, source: str) -> tuple[Int[np.ndarray, " A"], CascadeAnswers]:
+        columns = array_file.read(content, source, _MOST_RATIO * len(content))
+        for name in (_FACTS, _SUM) if _SUM in columns else (_FACTS,):
+            array_file.checked(columns, name, "U", (), source)
         if str(columns.pop(_FACTS)) != self._facts:
             raise ValueError("its answers are of other models or data")
-        rows = array_file.checked(columns, _ROWS, "iu", (None,), "it")
-        checksum, _ = str(columns.pop(_SUM)), columns.pop(_ROWS)
+        rows = array_file.checked(columns, _ROWS, "iu", (None,), source)
+        checksum, _ = columns.pop(_SUM, None), columns.pop(_ROWS)
         for name in columns:
             kinds, axes = _COLUMNS.get(name, ("f", 0))
-            array_file.checked(columns, name, kinds, (len(rows), *[None] * axes), "it")
+            array_file.checked(columns, name, kinds, (len(rows), *[None] * axes), source)
         answers = CascadeAnswers.from_columns(columns)
-        if checksum != _sum(rows, answers):
+        if checksum is not None and str(checksum) != _sum(rows, answers):
             raise ValueError("its content is not what was written")
         if np.any((rows < 0) | (rows >= self._size)):
             raise ValueError("rows beyond the examples")
@@ -92,9 +94,8 @@ class AnswerStore:
         if hosts.is_first():
             # A name of its own: another command may add to the same folder.
             name = f"{self._digest}_{self._count:06}_{secrets.token_hex(4)}.npz"
-            columns = {_FACTS: self._facts, _ROWS: rows, _SUM: _sum(rows, answers)}
-            with files.replacing(self._folder / name) as temporary, open(temporary, "wb") as file:
-                np.savez_compressed(file, **columns, **answers.columns())
+            columns = {_FACTS: self._facts, _ROWS: rows, **answers.columns()}
+            array_file.write(self._folder / name, columns, compressed=True)
         self._count += 1
         self._rows.append(rows)
         self._parts.append(answers)

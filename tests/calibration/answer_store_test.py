@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cascade_jax import array_file
+from cascade_jax.calibration import answer_store
 from cascade_jax.calibration.answer_store import AnswerStore
 from cascade_jax.calibration.pool import CascadeAnswers
 
@@ -163,3 +165,32 @@ def test_a_damaged_file_is_said_and_not_used(tmp_path, capsys, damage):
     store.add(rows[:300], written.take(rows[:300]))
     result = opened().find(written.holds_from[:300], rows[:300])
     assert np.all(result >= 0) and not capsys.readouterr().out
+
+
+def test_answers_that_compress_well_are_read_again(tmp_path):
+    count = 100_000
+    zeros, ends = np.zeros(count), np.zeros((count, 1), np.float32)
+    kept = CascadeAnswers(
+        cost=zeros, quality={}, holds_from=ends, holds_below=ends + 1,
+        is_deferred=np.zeros((count, 30), bool), lengths=zeros.astype(int),
+    )  # fmt: skip
+    AnswerStore(tmp_path, {}, count).add(np.zeros(count, int), kept)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_size < 30_000
+    again = AnswerStore(tmp_path, {}, count)
+    assert again.find(ends, np.arange(count))[0] == 0
+    assert path.exists()
+
+
+def test_a_file_of_the_version_before_is_read_and_a_changed_one_is_not(tmp_path, capsys):
+    """It has a checksum of its own in place of the digest."""
+    store = AnswerStore(tmp_path, {}, SIZE)
+    store.add(np.arange(SIZE), answers())
+    (path,) = tmp_path.iterdir()
+    columns = array_file.read(path)
+    stated = answer_store._sum(columns["rows"], answers())
+    for checksum, count in ((stated, SIZE), ("0" * 16, 0)):
+        np.savez_compressed(path, **columns, sum=checksum)
+        result = AnswerStore(tmp_path, {}, SIZE).find(answers().holds_from, np.arange(SIZE))
+        assert np.sum(result >= 0) == count
+    assert "its content is not what was written" in capsys.readouterr().out
