@@ -109,9 +109,9 @@ CUSTOM = ["a", "b", "c", "d"]
     ("student", "teacher", "message"),
     [
         (
-            answers(custom_id=CUSTOM),
-            answers(custom_id=[CUSTOM[i] for i in ORDER]),
-            r'of .q0., .*:1 has custom_id "a" and .*:1 has custom_id "d"; of .q1.*\(4 such\)',
+            [{"custom_id": f"q{i}", "answer": "Paris", "log_probs": [-1]} for i in range(N)],
+            answers(custom_id=[f"q{i}" for i in ORDER]),
+            r'of .q0., .*:1 has custom_id "q0" and .*:1 has custom_id "q3"; of .q1.*\(4 such\)',
         ),
         (
             answers(task=["t"] * N),
@@ -134,6 +134,7 @@ def test_other_facts_that_differ(tmp_path, student, teacher, message):
     ("field", "values", "others"),
     [
         ("custom_id", CUSTOM, [f"{text}-large" for text in CUSTOM]),
+        ("custom_id", CUSTOM, [CUSTOM[i] for i in ORDER]),  # each run's running numbers
         ("request_id", ["0", "1", "2", "3"], ["3", "0", "1", "2"]),  # a service's own
         ("id", ["0", "1", "2", "3"], ["3", "0", "1", "2"]),
         ("target", ["Paris"] * N, [["paris", "x"], "Paris | y", " Paris", "PARIS"]),
@@ -183,3 +184,15 @@ def test_the_answer_is_not_sought_in_the_reasoning():
     assert span_of_answer("4", pieces, [None] * 6) == (3, 4)
     pieces = ["4", "</think>", "so", " 4", " or", " 4", " x"]
     assert span_of_answer("4", pieces, [None] * 7) is None
+
+
+def test_prompts_of_other_shots_under_one_example_id(tmp_path):
+    shots = ["2 + 2?", "Who wrote it?", "Why?", "Is it far?"]
+    student = answers(prompt=[f"{a} b. {q}" for a, q in zip(shots, QUESTIONS, strict=True)])
+    teacher = answers(prompt=[f"{a} c. {q}" for a, q in zip(shots[::-1], QUESTIONS, strict=True)])
+    _, lines = convert(tmp_path, student, teacher)
+    assert "4 examples have prompts that differ under the same example_id" in " ".join(lines)
+    for line in teacher:
+        line["id"] = line.pop("example_id")
+    with pytest.raises(LineError, match=r"say different things .* has prompt .*\(4 such\)"):
+        convert(tmp_path, student, teacher)

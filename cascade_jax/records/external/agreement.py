@@ -6,6 +6,7 @@ example beside the id shows it: the question, the right answer, the task, anothe
 
 import collections
 import dataclasses
+import itertools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from cascade_jax.records.external.lines import Line, LineError, shown
 
 _TEXTS = ("inputs", "question", "input", "prompt", "messages")  # the barest first
 _LOOSE = {"question", "input"}  # beside inputs in one line they may be something else
-_IDS = ("example_id", "custom_id")
+_PROMPTS = {"prompt", "messages"}  # few-shot examples in them may be drawn anew for each model
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class _Saying:
     key: tuple[str, str]
     value: Any
     where: str
+    is_named: bool = False  # whether the line is joined by example_id, which a user gives
 
     def __str__(self) -> str:
         field = self.key[0]
@@ -32,7 +34,7 @@ class _Saying:
         return f"{self.where} has {field} {shown(self.value)}"
 
 
-_TOKENS = "prompt_token_ids"
+_TOKENS, _CUSTOM = "prompt_token_ids", "custom_id"
 
 
 class Agreement:
@@ -44,23 +46,28 @@ class Agreement:
         self._questions: dict[str, tuple[_Saying, _Saying]] = {}  # that differ, by id
         self._facts: dict[str, tuple[_Saying, _Saying]] = {}
         self._marks: dict[str, dict[str, dict[str, _Saying]]] = {
-            name: collections.defaultdict(dict) for name in (*_IDS, _TOKENS)
+            name: collections.defaultdict(dict) for name in (_CUSTOM, _TOKENS)
         }
+        self._joined_by_custom_id: set[str] = set()  # files
 
     def add(self, file: str, line: Line, example_id: str) -> None:
         """What a line of a file says of its example."""
+        is_named = line.row.get("example_id") is not None
         texts = {field: _text(line.row.get(field)) for field in _TEXTS}
         for field, text in texts.items():
             if text:
                 self._templates[field, file].add(text)
-                self._compare("text", _Saying((field, file), text, line.where), example_id)
+                self._compare(
+                    "text", _Saying((field, file), text, line.where, is_named), example_id
+                )
         for field in ("target", "task"):
             if (value := line.row.get(field)) not in (None, "", []):
                 self._compare(field, _Saying((field, file), value, line.where), example_id)
-        for field in _IDS:
-            value = line.row.get(field)
-            if type(value) in (str, int) and str(value) != example_id:
-                self._marks[field][file][example_id] = _Saying((field, file), value, line.where)
+        value = line.row.get(_CUSTOM)
+        if type(value) in (str, int):
+            self._marks[_CUSTOM][file][example_id] = _Saying((_CUSTOM, file), value, line.where)
+            if not is_named:
+                self._joined_by_custom_id.add(file)
         tokens = line.row.get(_TOKENS)
         if isinstance(tokens, list) and not any(texts.values()):
             value = hash(tuple(map(str, tokens)))
@@ -78,21 +85,25 @@ class Agreement:
         elif kind == "task" or (kind == "target" and not _same_target(before.value, saying.value)):
             self._facts.setdefault(example_id, (before, saying))
 
-    def check(self) -> None:
+    def check(self) -> list[str]:
         """Refuses lines that say different things of the same example.
+
+        Returns:
+          A line about prompts that differ where example_id says that the example is the same.
 
         Raises:
           LineError: with two such examples.
         """
         differing = {i: pair for i, pair in self._questions.items() if not self._same_core(*pair)}
-        for by_file in self._marks.values():
-            said = list(by_file.values())
-            for number, one in enumerate(said):
-                for other in said[number + 1 :]:
+        prompts = {i: pair for i, pair in differing.items() if _are_prompts(*pair)}
+        differing = {i: pair for i, pair in differing.items() if i not in prompts}
+        for mark, by_file in self._marks.items():
+            for (file, one), (other_file, other) in itertools.combinations(by_file.items(), 2):
+                if mark == _TOKENS or {file, other_file} & self._joined_by_custom_id:
                     differing |= _crossed(one, other)
         differing = differing or self._facts
         if not differing:
-            return
+            return _note(prompts)
         two = [f"of {i!r}, {one} and {other}" for i, (one, other) in [*differing.items()][:2]]
         raise LineError(
             f"lines that are joined say different things of the same example: {'; '.join(two)} "
@@ -133,6 +144,21 @@ class _Template:
             return text
         start = len(self._prefix)
         return text[start : len(text) - min(len(self._suffix), self._shortest - start)]
+
+
+def _are_prompts(one: _Saying, other: _Saying) -> bool:
+    """Whether both are prompts, of lines that a user has given the same example_id."""
+    return one.is_named and other.is_named and {one.key[0], other.key[0]} <= _PROMPTS
+
+
+def _note(prompts: Mapping[str, tuple[_Saying, _Saying]]) -> list[str]:
+    if not prompts:
+        return []
+    example_id, (one, other) = next(iter(prompts.items()))
+    return [
+        f"{len(prompts):,} examples have prompts that differ under the same example_id, which "
+        f"stands: of {example_id!r}, {one} and {other}"
+    ]
 
 
 def _text(value: Any) -> str:

@@ -143,6 +143,7 @@ def from_jsonl(config: FromJsonlConfig) -> ImportSummary:
     top, said = likeliest_columns.of_answers(joined.answers, metadata)
     columns |= top
     targets = [joined.about[example_id].get("target") for example_id in joined.ids]
+    said += joined.said
     said += named_metrics.check_words(config.metric, config.tokenizer, columns["task"], targets)
     left_out = _add_stated(config, joined, columns, metadata)
     table.write(config.output, columns, metadata)

@@ -37,6 +37,7 @@ class Joined:
       formats: by model.
       metadata: those of a table's first line.
       dropped: ids of examples that are left out, by what is wrong with them.
+      said: lines about what differs, to print.
     """
 
     answers: dict[str, dict[str, ModelAnswer]]
@@ -44,6 +45,7 @@ class Joined:
     formats: dict[str, str]
     metadata: dict[str, Any]
     dropped: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    said: list[str] = dataclasses.field(default_factory=list)
 
     def drop(self, ids: Collection[str], reason: str) -> None:
         """Leaves examples out."""
@@ -108,7 +110,7 @@ def read(
         joined.answers[model] = {example_id: answers[example_id] for example_id in ids}
     if targets is not None:
         _read_targets(targets, joined, agreement)
-    agreement.check()
+    joined.said = agreement.check()
     return joined
 
 
