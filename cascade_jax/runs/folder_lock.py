@@ -1,5 +1,6 @@
 """A lock file with a heartbeat, so that one run at a time writes to a folder."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -14,6 +15,7 @@ from cascade_jax.runs import checkpoints
 BEAT_SECONDS = 5.0
 WAIT_SECONDS = 20.0
 _NAME = "lock.json"
+_TRIES = 5  # to read it
 
 
 class FolderInUseError(checkpoints.CheckpointError):
@@ -44,6 +46,7 @@ class FolderLock:
             "token": secrets.token_hex(8),
         }
         self._beats = 0
+        self._written = time.monotonic()
         self._done = threading.Event()
         self._thread = None
 
@@ -69,18 +72,25 @@ class FolderLock:
             return
         self._done.set()
         self._thread.join()
-        if self._is_ours(self._read()):
-            self._file.unlink(missing_ok=True)
+        with contextlib.suppress(checkpoints.CheckpointError):  # can't be read: others wait for it
+            if self._is_ours(self._read()):
+                self._file.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raises FolderInUseError, naming the other, if another run has taken the folder.
 
-        A lock that was deleted or can't be read any more is written again.
+        A lock that was deleted or is damaged is written again; not one that is gone after this
+        process stood still for WAIT_SECONDS, in which another run may have come and ended.
         """
         if not self._is_mine:
             return
         owner = self._read()
         if owner is None:
+            if self._stood_still():
+                raise FolderInUseError(
+                    f"run folder {self._file.parent} may have been taken over while this run stood "
+                    f"still: its {_NAME} is gone; this run ends without writing to it"
+                )
             self._write()
         if owner is None or self._is_ours(owner):
             return
@@ -92,19 +102,43 @@ class FolderLock:
     def _is_ours(self, owner: dict | None) -> bool:
         return owner is not None and owner["token"] == self._owner["token"]
 
+    def _stood_still(self) -> bool:
+        """Whether the lock is gone and this process has not written it for WAIT_SECONDS."""
+        return time.monotonic() > self._written + WAIT_SECONDS and not self._file.exists()
+
     def _read(self) -> dict | None:
-        """Who holds the lock; None for no lock, and for one that can't be read."""
+        """Who holds the lock; None for no lock, and for one whose content is damaged.
+
+        Raises:
+          CheckpointError: the lock can't be read, so that nobody knows whose it is.
+        """
         try:
-            content = json_text.parse(self._file.read_bytes())
-        except (OSError, ValueError):
+            content = json_text.parse(self._bytes())
+        except (FileNotFoundError, ValueError):
             return None
+        except OSError as error:
+            raise checkpoints.CheckpointError(
+                f"{self._file}, which says who writes to the folder, can't be read: "
+                f"{error.strerror or error}; remove the cause and start the same command again"
+            ) from error
         if not isinstance(content, dict):
             return None
         is_lock = all(type(content.get(key)) is type(mine) for key, mine in self._owner.items())
         return content if is_lock else None
 
+    def _bytes(self) -> bytes:
+        for _ in range(_TRIES - 1):
+            try:
+                return self._file.read_bytes()
+            except FileNotFoundError:
+                raise
+            except OSError:  # on NFS a file that was replaced may be stale for a moment
+                time.sleep(0.1)
+        return self._file.read_bytes()
+
     def _write(self) -> None:
         files.write_text(self._file, json.dumps(self._owner | {"beats": self._beats}) + "\n")
+        self._written = time.monotonic()
 
     def _beat(self) -> None:
         while not self._done.wait(BEAT_SECONDS):
@@ -113,8 +147,10 @@ class FolderLock:
                 owner = self._read()
                 if owner is not None and not self._is_ours(owner):
                     return
+                if owner is None and self._stood_still():
+                    return  # the next check says so
                 self._write()
-            except OSError:  # full disk: the run itself will say so
+            except (OSError, checkpoints.CheckpointError):  # full disk: the run itself will say so
                 continue
 
     def _is_stale(self, owner: dict) -> bool:

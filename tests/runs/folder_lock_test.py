@@ -1,15 +1,17 @@
 """Who may write to a run's folder."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from cascade_jax.runs import folder_lock
+from cascade_jax.runs import checkpoints, folder_lock
 from cascade_jax.runs.folder_lock import FolderInUseError, FolderLock
 
 
@@ -107,6 +109,39 @@ def test_a_broken_lock_keeps_nobody_out(tmp_path, content):
     with FolderLock(tmp_path):
         pass
     assert not (tmp_path / "lock.json").exists()
+
+
+def test_a_lock_that_can_not_be_read_is_not_taken_over(tmp_path, monkeypatch):
+    (tmp_path / "lock.json").write_text(json.dumps(LOCK))
+    read, errors = Path.read_bytes, [OSError(errno.ESTALE, "Stale file handle")]
+
+    def fails(path):
+        if path.name == "lock.json" and errors:
+            raise errors[0] if len(errors) > 1 else errors.pop()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    with FolderLock(tmp_path) as lock:  # once is tried again: it is waited for, as it stands still
+        assert time.monotonic() - lock._written < 1.0
+    (tmp_path / "lock.json").write_text(json.dumps(LOCK))
+    errors += [PermissionError(errno.EACCES, "Permission denied")] * 2
+    with pytest.raises(checkpoints.CheckpointError, match="lock.json.* can't be read: Permission"):
+        FolderLock(tmp_path).__enter__()
+    assert json.loads((tmp_path / "lock.json").read_text()) == LOCK
+
+
+def test_a_run_that_stood_still_while_another_came_and_ended_writes_no_more(tmp_path):
+    with FolderLock(tmp_path) as lock:
+        lock._done.set()
+        lock._thread.join()
+        lock._written = time.monotonic() - 1.5
+        (tmp_path / "lock.json").unlink()
+        lock._done.clear()
+        lock._beat()  # returns, since it has seen the same
+        for _ in range(2):
+            with pytest.raises(FolderInUseError, match="may have been taken over.* is gone"):
+                lock.check()
+        assert not (tmp_path / "lock.json").exists()
 
 
 def test_a_lock_that_was_deleted_or_broken_is_written_again(tmp_path):
