@@ -26,11 +26,11 @@ def whole_number(
     """Refuses what is not an integer from `least` to `most`, nor None where it is optional."""
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not (optional and value is None) and not (is_whole and least <= value <= most):
-        at_most = f" and at most {most}" * (is_whole and value > most)
+        allowed = f"of at least {least}" + f" and at most {most}" * (is_whole and value > most)
+        if least < 0:
+            allowed = f"from {least} to {most}"
         rest = ", or None" * optional
-        raise ValueError(
-            f"{name} is {shown(value)}; must be an integer of at least {least}{at_most}{rest}"
-        )
+        raise ValueError(f"{name} is {shown(value)}; must be an integer {allowed}{rest}")
 
 
 def positive(name: str, value: Any, optional: bool = False, most: float = math.inf) -> None:

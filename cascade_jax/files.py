@@ -67,7 +67,10 @@ def unsealed(data: bytes, source: str) -> bytes:
         return data
     data = data[:-_SEAL_BYTES]
     if zlib.crc32(data) != int(seal[1], 16):
-        raise ValueError(f"{source} is damaged: its CRC-32 is not that of its content")
+        raise ValueError(
+            f"{source} is damaged: its CRC-32 is not that of its content; get another copy, or "
+            "make it anew"
+        )
     return data
 
 

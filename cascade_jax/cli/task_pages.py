@@ -109,8 +109,7 @@ def _unread_words(opened: row_view.OpenTask, targets: Sequence[str], paint: Pain
     """A line for each metric that can't tell the words of these targets apart."""
     for metric_fn in opened.task.metric_fns:
         if unread := words.unread(metric_fn, targets):
-            remedy = f"a tokenizer such as {unread.tokenizer!r} would"
-            yield paint("missing", f"\n  ! {_visible(unread.text)}; {remedy}")
+            yield paint("missing", f"\n  ! {_visible(unread.advice)}")
 
 
 def _visible(text: str) -> str:

@@ -55,8 +55,7 @@ def print_unread_words(questions: Questions) -> None:
         targets = [questions.examples[row].target for row in questions.rows_of(task)]
         for metric_fn in questions.mixture.tasks[task].metric_fns:
             if unread := words.unread(metric_fn, targets):
-                remedy = f"a tokenizer such as {unread.tokenizer!r} would"
-                hosts.print_once(f"{task}: {unread.text}; {remedy}")
+                hosts.print_once(f"{task}: {unread.advice}")
 
 
 def measure(texts: Sequence[str], questions: Questions) -> AnswerQuality:

@@ -127,7 +127,7 @@ def _open(
 ) -> dict[str, StoredTensor]:
     """The tensors of a language model alone, once each of its layers is known to have some."""
     stored = safetensors_io.open_folder(folder, say)
-    stored = {name: stored[in_file] for name, in_file in hf_names.renamed(stored).items()}
+    stored = {name: stored[in_file] for name, in_file in hf_names.renamed(stored, folder).items()}
     numbers = hf_names.layers(stored)
     for start, count in hf_names.layer_counts(config).items():
         actual = numbers.get(start, set())

@@ -31,6 +31,10 @@ class Keys:
     def __contains__(self, key: str) -> bool:
         return key in self._contents or key in self._defaults
 
+    def stated(self, key: str) -> Any:
+        """The value of a key in the file itself; None where it has none."""
+        return self._contents.get(key)
+
     def __call__(self, key: str, default: Any = _NONE) -> Any:
         """The value of a key; an UnsupportedError if there is none and no default."""
         self._read.add(key)

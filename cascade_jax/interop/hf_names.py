@@ -1,6 +1,7 @@
 """Names and layouts of our parameters in transformers."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 
@@ -109,11 +110,11 @@ _IMAGE_PARTS = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
 _TEXT_PREFIX = re.compile(r"language_model\.(model|lm_head)\.|model\.(language_model)\.")
 
 
-def renamed(names: Collection[str]) -> Mapping[str, str]:
+def renamed(names: Collection[str], folder: str | os.PathLike) -> Mapping[str, str]:
     """Names as a language model alone has them, with the names in the files; images' left out.
 
     Raises:
-      ValueError: a parameter is there under two names.
+      ValueError: a parameter is there under two names; names the folder.
     """
     stored_names = {}
     for name in names:
@@ -124,7 +125,10 @@ def renamed(names: Collection[str]) -> Mapping[str, str]:
             part = "lm_head" if prefix[1] == "lm_head" else "model"
             alone = f"{part}.{name[prefix.end() :]}"
         if alone in stored_names:
-            raise ValueError(f"tensors {stored_names[alone]} and {name} are the same parameter")
+            raise ValueError(
+                f"{os.fspath(folder)}: tensors {stored_names[alone]} and {name} are the same "
+                "parameter; delete one of them, or get another copy of the folder"
+            )
         stored_names[alone] = name
     return stored_names
 

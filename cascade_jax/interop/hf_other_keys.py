@@ -11,6 +11,8 @@ from typing import Any
 _HARMLESS = frozenset(
     """
     model_type architectures transformers_version torch_dtype dtype name_or_path tokenizer_class
+    hidden_dropout_prob attention_probs_dropout_prob resid_pdrop embd_pdrop attn_pdrop
+    bos_token eos_token pad_token unk_token seq_length tokenizer_model_max_length use_flash_attn
     use_cache cache_implementation attn_implementation attn_implementation_internal
     initializer_range initializer_factor attention_dropout hidden_dropout classifier_dropout
     gradient_checkpointing neftune_noise_alpha output_attentions output_hidden_states output_past

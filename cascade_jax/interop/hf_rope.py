@@ -58,7 +58,10 @@ def _read_one(
     """Theta and scaling of one object, whose theta may stand under a key of its own instead."""
     theta = keys(theta_key)
     if "rope_theta" in rope:
-        theta_key, theta = f"{place}.rope_theta", rope["rope_theta"]
+        stated, other = keys.stated(theta_key), f"{place}.rope_theta"
+        if stated is not None and stated != rope["rope_theta"]:
+            keys.refuse(theta_key, stated, f"{rope['rope_theta']!r}, as in {other}, is")
+        theta_key, theta = other, rope["rope_theta"]
     if not _is_positive(theta):
         keys.refuse(theta_key, theta, "a number above 0 is")
         theta = 1.0

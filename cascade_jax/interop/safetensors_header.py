@@ -80,11 +80,14 @@ def _entry(value: Any) -> Entry:
         raise ValueError(f"shape is {shown(shape)}; must be a list of integers of at least 0")
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise ValueError(f"data_offsets is {shown(offsets)}; must be the first byte and the end")
-    bits = _BITS[dtype]
+    count = 1
     for size in shape:
-        bits *= size
-        if bits >= 2**64:
+        count *= size  # from the left, so that a 0 at the end helps no product that is too large
+        if count >= 2**64:
             raise ValueError(f"shape is {shown(shape)}; too large")
+    bits = count * _BITS[dtype]
+    if bits >= 2**64:
+        raise ValueError(f"shape is {shown(shape)}; too large")
     start, end = offsets
     if bits % 8 or end - start != bits // 8:
         raise ValueError(f"{end - start} bytes for shape {shown(shape)} and dtype {dtype}")

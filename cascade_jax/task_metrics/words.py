@@ -148,6 +148,11 @@ class Unread:
         counts = f"{self.count:,} of {self.total:,}"
         return f"{self.metric} can't tell apart the words of {counts} {self.why}"
 
+    @property
+    def advice(self) -> str:
+        """The text, and what would help."""
+        return f"{self.text}; a tokenizer such as {self.tokenizer!r} would"
+
 
 def with_tokenizer(metric_fn: Callable, name: str) -> Callable:
     """A metric of words by another tokenizer, named as in `tokenizer`.

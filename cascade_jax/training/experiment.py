@@ -18,10 +18,11 @@ from cascade_jax.training import step as step_lib
 from cascade_jax.training.optimizers import Adafactor
 
 _TAKEN = (".", "..", "records", "report", "calibration")  # of the output folder
+_MOST_LETTERS = 200
 
 
 def _is_name(name: object) -> bool:
-    is_text = isinstance(name, str) and 0 < len(name) <= 200 and name == name.strip()
+    is_text = isinstance(name, str) and 0 < len(name) <= _MOST_LETTERS and name == name.strip()
     return is_text and name.isprintable() and not {"/", "\\"} & {*name} and name not in _TAKEN
 
 
@@ -109,7 +110,10 @@ class TrainRun:
         allowed = "(first, last), steps counted from 1, or None"
         checks.require(span is None or is_pair, f"{label}profile_steps", span, allowed)
         check_choice(f"{label}head", self.head, step_lib.HEADS)
-        allowed = f"one folder name of letters that can be printed, but not one of {_TAKEN}"
+        allowed = (
+            f"one folder name of 1 to {_MOST_LETTERS} characters that can be printed, without / "
+            f"and \\ and without spaces at its ends, but not one of {_TAKEN}"
+        )
         checks.require(_is_name(self.name), "run name", self.name, allowed)
         if self.data.batch_size % self.microbatches:
             raise ValueError(

@@ -184,6 +184,11 @@ def test_both_spellings_are_the_same_model(old, new):
     assert read_config(old) == read_config(new)
 
 
+def test_theta_may_stand_in_both_places_if_it_is_the_same():
+    both = _NEW_LLAMA | {"rope_theta": 500000}
+    assert read_config(both) == read_config(LLAMA_3_2_1B)
+
+
 def test_gemma_3_without_a_list_of_layers():
     changed = {k: v for k, v in GEMMA_3_270M.items() if k != "layer_types"}
     assert read_config(GEMMA_3_270M) == read_config(changed)
@@ -300,6 +305,16 @@ REFUSED += [
     (LLAMA_3_2_1B, {ROPE: LLAMA3 | {"type": "linear"}}, ["default, linear and llama3 are"]),
     (LLAMA_3_2_1B, {ROPE: {"rope_type": "default", "factor": 8.0}}, ["rope_scaling.factor = 8.0"]),
     (LLAMA_3_2_1B, {"rope_parameters": {"rope_theta": 1e4}}, ["the same as in rope_parameters"]),
+    (
+        LLAMA_3_2_1B,
+        {ROPE: LLAMA3 | {"rope_theta": 1e6}},
+        ["rope_theta = 500000.0", "1000000.0, as"],
+    ),
+    (
+        LLAMA_3_2_1B,
+        {ROPE: None, "rope_parameters": {"rope_theta": 1e4}},
+        ["rope_theta = 500000.0", "10000.0, as in rope_parameters.rope_theta, is"],
+    ),
     (LLAMA_3_2_1B, {"partial_rotary_factor": True}, ["partial_rotary_factor = True"]),
     (LLAMA_3_2_1B, {"original_max_position_embeddings": 4}, ["original_max_position_embeddings"]),
     (GEMMA_3_270M, {"rope_parameters": {"rope_type": "linear"}}, ["rope_parameters = ", "objects"]),
@@ -329,6 +344,8 @@ HARMLESS = {
     "unsloth_fixed": True, "unsloth_version": "2024.9", "cross_attention_hidden_size": None,
     "transformers.js_config": {"kv_cache_dtype": "float16"}, "gradient_checkpointing": False,
     "sep_token_id": None, "unk_token_id": 0, "pad_token_id": 3, "max_sequence_length": 2048,
+    "hidden_dropout_prob": 0.1, "resid_pdrop": 0.1, "embd_pdrop": 0.0, "eos_token": "</s>",
+    "seq_length": 4096, "tokenizer_model_max_length": 4096, "use_flash_attn": True,
     "add_cross_attention": False, "is_decoder": False, "auto_map": {"AutoTokenizer": ["t.T", None]},
 }  # fmt: skip
 

@@ -103,6 +103,20 @@ def test_a_length_that_can_not_be(tmp_path):
         safetensors_io.open_file(tmp_path / "x")
 
 
+@pytest.mark.parametrize(
+    ("shape", "is_taken"),
+    [([2**62, 0], True), ([0, 2**32, 2**32], True), ([2**32, 2**32, 0], False)],
+)
+def test_a_shape_without_elements_is_taken_where_the_library_takes_it(tmp_path, shape, is_taken):
+    header = {"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}
+    file = write(tmp_path / "x.safetensors", json.dumps(header).encode(), 0)
+    if is_taken:
+        assert [*safetensors_io.open_file(file)] == ["a"]
+    else:
+        with pytest.raises(SafetensorsError, match="too large"):
+            safetensors_io.open_file(file)
+
+
 # ---------------------------------------------------------------- the library's verdicts
 
 

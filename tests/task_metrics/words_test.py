@@ -47,6 +47,7 @@ def test_a_metric_of_words_is_blind_to_a_language_without_spaces(language):
         unread = words.unread(metric, [text, ["no words", text], "a cat", text])
         assert (unread.count, unread.total, unread.is_most) == (3, 4, True), metric
         assert unread.tokenizer == tokenizer and repr(text)[:20] in unread.text
+        assert unread.advice == f"{unread.text}; a tokenizer such as {tokenizer!r} would"
     sees = [Bleu("char"), Chrf(), quality.accuracy, quality.chrf, Rouge(tokenize="char")]
     for metric in [*sees, functools.partial(quality.token_f1, tokenize="char")]:
         assert words.unread(metric, [text]) is None

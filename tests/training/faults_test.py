@@ -340,7 +340,8 @@ def test_a_profile_of_some_steps(records, tmp_path):
         ({"keep_best": -1}, "keep_best is -1; must be an integer of at least 0"),
         ({"keep_last": True}, "keep_last is True; must be"),
         ({"hang_seconds": 1e30}, r"hang_seconds is 1e\+30; must be .* at most 1e\+09"),
-        ({"seed": 0.5}, "seed is 0.5; must be an integer"),
+        ({"seed": 0.5}, "seed is 0.5; must be an integer from -2147483647 to 2147483647"),
+        ({"name": "a" * 201}, "one folder name of 1 to 200 .* without spaces at its ends"),
         *(
             ({"name": name}, "run name is .*; must be one folder name")
             for name in ("", ".", "..", "a/b", "a\\b", "a\nb", " a", "records", "report", None, 5)

@@ -280,7 +280,11 @@ def from_values(values: Any, source: str = "certificate") -> Certificate:
         raise ValueError(
             f"{source}: not a certificate of schema {SCHEMA}: its schema is {schema!r}"
         )
-    return json_file.from_values(fields, Certificate, source, complete=True)
+    try:
+        return json_file.from_values(fields, Certificate, source, complete=True)
+    except ValueError as error:
+        remedy = "take the file as `cascade-jax calibrate` wrote it, or calibrate again"
+        raise ValueError(f"{error}; {remedy}") from None
 
 
 def _from_schema_1(fields: Mapping[str, Any], source: str) -> dict[str, Any]:
