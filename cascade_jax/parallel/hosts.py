@@ -77,7 +77,7 @@ def initialize(
         f"process {where.process} of {where.processes} meets the others at {where.coordinator}",
         flush=True,
     )
-    rendezvous.wait_for_all(where, max(end - time.monotonic(), 1.0), remind)
+    rendezvous.wait_for_all(where, max(end - time.monotonic(), 1.0), remind, seconds)
     _connect(where, command)
     threading.Thread(target=_watch_others, args=(command,), daemon=True).start()
 

@@ -8,6 +8,7 @@ process they are, and are sent who is missing. When all are there, it frees the 
 import contextlib
 import json
 import os
+import secrets
 import selectors
 import socket
 import time
@@ -23,22 +24,26 @@ _MOST_BYTES = 65536  # of a line
 Remind = Callable[[str, float], None]
 
 
-def wait_for_all(where: Address, seconds: float, remind: Remind) -> None:
+def wait_for_all(
+    where: Address, seconds: float, remind: Remind, limit: float | None = None
+) -> None:
     """Returns on every process when all have called it.
 
     Args:
       where: the address; process 0's port must be free.
       seconds: how long to wait.
       remind: is called often, with what is waited for and the seconds that are left.
+      limit: the whole time limit, for messages, if some of it has passed; else `seconds`.
 
     Raises:
       LostHostError: a process did not come.
       HostsError: two processes have one number or different counts, or the port is taken.
     """
+    limit = seconds if limit is None else limit
     if where.process == 0:
-        _Host(where, seconds, remind).run()
+        _Host(where, seconds, remind, limit).run()
     else:
-        _join(where, seconds, remind)
+        _join(where, seconds, remind, limit)
 
 
 class Reminder:
@@ -87,6 +92,19 @@ def _parsed(line: bytes) -> dict | None:
     return fields if isinstance(fields, dict) and fields.get("is") == _GREETING else None
 
 
+def _notice_death(connection: socket.socket) -> None:
+    """Has a connection end within about 15 seconds after the other host lost power or network."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", 5),
+        ("TCP_KEEPINTVL", 3),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", 15_000),
+    ):
+        if hasattr(socket, name):  # not on every system
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 # ------------------------------------------------------------------ process 0
 
 
@@ -118,12 +136,15 @@ def _listener(where: Address) -> socket.socket:
 class _Host:
     """Process 0: accepts the others until all have come."""
 
-    def __init__(self, where: Address, seconds: float, remind: Remind):
+    def __init__(self, where: Address, seconds: float, remind: Remind, limit: float):
         self._where, self._seconds, self._remind = where, seconds, remind
+        self._limit = limit
         self._names = {0: socket.gethostname()}  # of the hosts of the processes that are there
         self._selector = selectors.DefaultSelector()
         self._left = set()  # processes that came and went away again
         self._others = {}  # socket -> [bytes read so far, when it came, its process or None]
+        self._tokens = {}  # process -> what its greeting has as token
+        self._replaced = set()  # tokens of those of which a restarted one took the place
 
     @property
     def _missing(self) -> set[int]:
@@ -146,7 +167,7 @@ class _Host:
                 for key, _ in self._selector.select(_TICK_SECONDS):
                     if key.fileobj is listener:
                         self._accept(listener)
-                    else:
+                    elif key.fileobj in self._others:  # not dropped just now
                         self._read(key.fileobj)
                 self._drop_silent()
             self._selector.unregister(listener)
@@ -159,7 +180,7 @@ class _Host:
         return f"{_listed(self._missing, self._where.processes)}{were_there}"
 
     def _give_up(self) -> None:
-        text = _gave_up(self._listed_missing(), self._where, self._seconds)
+        text = _gave_up(self._listed_missing(), self._where, self._limit)
         self._send_all(_line(gave_up=text))
         raise LostHostError(text)
 
@@ -171,6 +192,7 @@ class _Host:
         with contextlib.suppress(OSError):
             other, _ = listener.accept()
             other.setblocking(False)
+            _notice_death(other)
             self._others[other] = [b"", time.monotonic(), None]
             self._selector.register(other, selectors.EVENT_READ)
 
@@ -217,12 +239,18 @@ class _Host:
                 f"{self._names[0]} one of {self._where.processes}; give all hosts the same "
                 "--processes"
             )
+        token = str(fields.get("token"))
+        # A restarted process may come before its host's old connection is known to be dead. If the
+        # old one lives, it comes again.
+        if self._names.get(process) == name and process != 0 and token not in self._replaced:
+            self._replaced |= {self._tokens[process]} - {token}
+            self._drop(next(o for o, s in self._others.items() if s[2] == process and o != other))
         if process in self._names:
             self._refuse(
                 f"process {process} is there twice, on {self._names[process]} and on {name}; give "
                 "each its own --process"
             )
-        self._names[process] = name
+        self._names[process], self._tokens[process] = name, token
         self._send_missing()
 
     def _send_missing(self) -> None:
@@ -242,17 +270,23 @@ class _Stranger(Exception):  # noqa: N818
     """Something else listens at the port."""
 
 
-def _join(where: Address, seconds: float, remind: Remind) -> None:
+def _join(where: Address, seconds: float, remind: Remind, limit: float) -> None:
     """Waits at process 0 until all have come; connects again and again until it is there."""
     end = time.monotonic() + seconds
     missing, reason = "process 0", ""
+    greeting = _line(
+        process=where.process,
+        processes=where.processes,
+        host=socket.gethostname(),
+        token=secrets.token_hex(8),
+    )
     while (left := end - time.monotonic()) > 0:
         remind(f"{missing} at {where.coordinator}{reason}", left)
         try:
             with socket.create_connection((where.host, where.port), min(left, 5.0)) as host:
                 host.settimeout(_TICK_SECONDS)
-                name = socket.gethostname()
-                host.sendall(_line(process=where.process, processes=where.processes, host=name))
+                _notice_death(host)
+                host.sendall(greeting)
                 for fields in _received(host, end):
                     if fields.get("go"):
                         return
@@ -262,7 +296,7 @@ def _join(where: Address, seconds: float, remind: Remind) -> None:
         except (OSError, _Stranger) as error:
             missing, reason = "process 0", f": {getattr(error, 'strerror', None) or error}"
         time.sleep(_TICK_SECONDS)
-    raise LostHostError(_gave_up(missing, where, seconds, reason))
+    raise LostHostError(_gave_up(missing, where, limit, reason))
 
 
 def _check_end(fields: dict) -> None:

@@ -106,6 +106,46 @@ def test_two_processes_of_one_number_and_of_different_counts_are_refused():
             process.result(20)
 
 
+def greeted(party: Party, **changes) -> socket.socket:
+    """A connection that has greeted as process 1 of this host and then says nothing."""
+    fields = {"process": 1, "processes": party.count, "host": socket.gethostname(), "token": "old"}
+    connection = socket.create_connection(("localhost", int(party.place.split(":")[1])))
+    connection.sendall(rendezvous._line(**fields | changes))
+    return connection
+
+
+def test_a_host_that_lost_power_and_started_again_takes_its_old_place():
+    party = Party(3)
+    first = party.come(0)
+    party.when(0, "2 of 3")
+    with greeted(party), greeted(party) as old:  # the same process, connected again
+        party.when(0, "1 of 3 processes (process 2)")
+        again = party.come(1)
+        party.when(1, "1 of 3 processes (process 2)")
+        with contextlib.suppress(ConnectionError):
+            while old.recv(4096):
+                pass
+        for process in (party.come(2), again, first):
+            process.result(20)
+
+
+def test_two_hosts_with_one_number_are_refused():
+    party = Party(3)
+    first = party.come(0)
+    party.when(0, "2 of 3")
+    with greeted(party, host="elsewhere"):
+        party.when(0, "1 of 3 processes (process 2)")
+        for process in (party.come(1), first):
+            with pytest.raises(HostsError, match="process 1 is there twice, on elsewhere and on"):
+                process.result(20)
+
+
+def test_the_whole_time_limit_is_said():
+    where = Address(f"localhost:{free_port()}", 2, 0)
+    with pytest.raises(LostHostError, match=r"within 300 s \(--wait_seconds\)"):
+        rendezvous.wait_for_all(where, 0.1, lambda *_: None, 300)
+
+
 def test_strangers_do_not_count(monkeypatch):
     monkeypatch.setattr(rendezvous, "_ANSWER_SECONDS", 0.5)
     party = Party(2)
