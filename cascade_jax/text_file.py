@@ -33,10 +33,10 @@ def decode(data: bytes, where: str) -> str:
     """A text of UTF-8 without its byte order mark; a ValueError that begins with `where` else."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
         raise ValueError(
-            f"{where}: is not UTF-8 (UTF-16 or no text, by its zero bytes); save it as UTF-8"
+            f"{where}: not UTF-8 (UTF-16, or no text at all, by its zero bytes); save it as UTF-8"
         )
     try:
         return data.decode("utf-8").removeprefix(_BOM)
     except UnicodeDecodeError as error:
         place = f"0x{data[error.start]:02x} at byte {error.start + 1}"
-        raise ValueError(f"{where}: is not UTF-8 ({place}); save it as UTF-8") from None
+        raise ValueError(f"{where}: not UTF-8 ({place}); save it as UTF-8") from None

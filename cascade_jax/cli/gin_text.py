@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gin import config_parser
 
+from cascade_jax import text_file
 from cascade_jax.cli.flags import UsageError
 
 _UNREADABLE = "gin can not read this"
@@ -100,15 +101,11 @@ def _short(text: str) -> str:
 
 
 def _decoded(path: str, data: bytes) -> str:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
-        raise UsageError(f"{path}: not UTF-8 (it looks like UTF-16, or holds zero bytes)")
+    lines = enumerate(data.split(b"\n"), 1)
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        raise UsageError(
-            f"{path}:{number}: not UTF-8 (byte 0x{data[error.start]:02x}); save it as UTF-8"
-        ) from None
+        text = "\n".join(text_file.decode(line, f"{path}:{number}") for number, line in lines)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -68,9 +68,9 @@ FILES = {
     "colon": (b"A: 3\n", "x.gin:1: gin can not read this: A: 3"),
     "equals": (b"A == 3\n", "x.gin:1: gin can not read this: A == 3; write A = 3"),
     "json": (b'{"A": 3}', 'x.gin:1: gin can not read this: {"A": 3}'),
-    "latin 1": (b"A = 1\nB = 'caf\xe9'\n", "x.gin:2: not UTF-8 (byte 0xe9); save it as UTF-8"),
-    "utf 16": ("A = 1\n".encode("utf-16"), "x.gin: not UTF-8 (it looks like UTF-16"),
-    "zero": (b"A = 1\0\n", "x.gin: not UTF-8 (it looks like UTF-16, or holds zero bytes)"),
+    "latin 1": (b"A = 1\nB = 'caf\xe9'\n", "x.gin:2: not UTF-8 (0xe9 at byte 9); save it as UTF-8"),
+    "utf 16": ("A = 1\n".encode("utf-16"), "x.gin:1: not UTF-8 (UTF-16"),
+    "zero": (b"A = 1\0\n", "x.gin:1: not UTF-8 (UTF-16, or no text at all, by its zero bytes)"),
     "deep": (b"A = " + b"[" * 900 + b"]" * 900, "x.gin:1: too many brackets in each other"),
 }
 

@@ -298,5 +298,5 @@ def test_a_byte_order_mark_is_no_text_and_another_encoding_is_refused(tmp_path):
     assert checkout.from_checkout(str(tmp_path), "cascade_flan2021_rte_v1") == name
     for content in (b"# caf\xe9\n" + text, text.decode().encode("utf-16")):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"templates\.py: is not UTF-8"):
+        with pytest.raises(ValueError, match=r"templates\.py: not UTF-8"):
             checkout.from_checkout(str(tmp_path), "cascade_flan2021_rte_v1")

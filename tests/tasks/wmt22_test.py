@@ -349,9 +349,12 @@ def test_a_byte_order_mark_is_no_text_and_blank_lines_are_counted(tmp_path, mtda
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"one\ncaf\xe9\n", r":2: is not UTF-8 \(0xe9 at byte 4\); save it as UTF-8"),
-        ("one\n".encode("utf-16"), r":1: is not UTF-8 \(UTF-16 or no text, by its zero bytes\)"),
-        (b"one\ntwo\n" + "drei\n".encode("utf-16-le"), r":3: is not UTF-8 \(UTF-16 or no text"),
+        (b"one\ncaf\xe9\n", r":2: not UTF-8 \(0xe9 at byte 4\); save it as UTF-8"),
+        (
+            "one\n".encode("utf-16"),
+            r":1: not UTF-8 \(UTF-16, or no text at all, by its zero bytes\)",
+        ),
+        (b"one\ntwo\n" + "drei\n".encode("utf-16-le"), r":3: not UTF-8 \(UTF-16, or no text"),
         (b"one\n" * 3, r"has 3 lines but .*jpn 41; the two belong together"),
     ],
 )
