@@ -60,7 +60,7 @@ class AnswerStore:
                 self._rows.append(rows)
                 self._parts.append(answers)
             except (ValueError, TypeError) as error:
-                why = " ".join(str(error).split())[:100]
+                why = " ".join(str(error).split()).removeprefix(f"{path.name}: ")[:150]
                 hosts.print_once(f"{path} is damaged ({why}): its answers are decoded anew")
                 damaged.append(path)
         # No host writes before all have read the same answers.

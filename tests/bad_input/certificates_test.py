@@ -41,7 +41,8 @@ EDITS = {  # as text, and what the line says
             {name: value for name, value in json.loads(text).items() if name != "digest"}
             | {"thresholds": [0.75]}
         ),
-        "the thresholds [0.75] are not among the candidates that are certified",
+        "the thresholds [0.75] are not among the candidates that are certified; take the file as "
+        "`cascade-jax calibrate` wrote it, or calibrate again",
     ),
     "a number of 400 digits": (
         lambda text: text.replace("0.01", DIGITS, 1),

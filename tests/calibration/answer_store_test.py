@@ -193,4 +193,4 @@ def test_a_file_of_the_version_before_is_read_and_a_changed_one_is_not(tmp_path,
         np.savez_compressed(path, **columns, sum=checksum)
         result = AnswerStore(tmp_path, {}, SIZE).find(answers().holds_from, np.arange(SIZE))
         assert np.sum(result >= 0) == count
-    assert "its content is not what was written" in capsys.readouterr().out
+    assert f"{path} is damaged (its content is not what was written)" in capsys.readouterr().out
