@@ -6,8 +6,12 @@ the answer too; the message holds the answer alone. E.g. of the tokens "<think>"
 is one of its tokens, here as everywhere in records.
 """
 
+import collections
 import re
 from collections.abc import Sequence
+
+from cascade_jax.records.external import notes as kinds
+from cascade_jax.records.external.lines import Line, shown
 
 _MARKER = re.compile(r"<[^<>]{1,60}>|\[/?[A-Z_]{2,20}\]")  # <|im_end|>, </s>, [EOS]
 # What ends reasoning.
@@ -17,6 +21,46 @@ _REASONED = re.compile(
 _OF_IDS = re.compile(r"token_id:\d+")
 _LOST = "\ufffd"  # a part of a character, decoded by itself
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # a byte in SentencePiece's pieces
+
+
+def checked_span(
+    line: Line,
+    answer: str,
+    pieces: Sequence[str],
+    notes: collections.Counter,
+    *,
+    piece_bytes: Sequence[Sequence[int] | None] | None = None,
+    has_reasoning: bool = False,
+    name: str = "logprobs",
+) -> tuple[int, int]:
+    """First and past-the-end index of the answer's tokens; how many others there are is noted.
+
+    Args:
+      line: where they stand.
+      answer: its text.
+      pieces: text of each token that is listed.
+      notes: gets the counts (`notes.KINDS`).
+      piece_bytes: bytes of each token, or None.
+      has_reasoning: whether the line says that there are other tokens too.
+      name: of the field that lists the tokens.
+
+    Raises:
+      UnusableError: the answer is not found in them.
+    """
+    data = [None] * len(pieces) if piece_bytes is None else piece_bytes
+    span = span_of_answer(answer, pieces, data)
+    if span is None and are_ids(pieces) and not has_reasoning:
+        notes[kinds.ONLY_IDS] += len(pieces)
+        return 0, len(pieces)
+    if span is None:
+        raise line.unusable(
+            kinds.OTHER_TOKENS,
+            f"{name} have {len(pieces)} tokens, {shown(''.join(pieces))}, in which the answer "
+            f"{shown(answer)} is not found; they must be those of the answer. --unusable drop "
+            "leaves such examples out",
+        )
+    notes[kinds.NOT_ANSWER] += len(pieces) - (span[1] - span[0])
+    return span
 
 
 def span_of_answer(
@@ -36,7 +80,12 @@ def span_of_answer(
             continue  # not that form
         if (span := _span(answer.encode(), texts)) is not None:
             return span
-    return _span_of_damaged(answer, pieces)
+    span = _span_of_damaged(answer, pieces)
+    if span is None and len(answer.split()) > 1:
+        # SentencePiece's pieces that were decoded one by one lack the space before them.
+        bare = ["".join(piece.split()).encode() for piece in pieces]
+        span = _span("".join(answer.split()).encode(), bare)
+    return span
 
 
 def are_ids(pieces: Sequence[str]) -> bool:

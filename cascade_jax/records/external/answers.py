@@ -68,11 +68,17 @@ def checked(
     """An answer of the plain table's fields.
 
     Raises:
-      UnusableError: a sentinel in place of a log-prob.
+      UnusableError: null in place of the answer; a sentinel in place of a log-prob.
       LineError: which field has what, and what is allowed.
     """
     row = values if values is line.row else {**line.row, **values}
     line = Line(f"{line.where} (id {example_id!r})", row)
+    if values.get("answer", "") is None:
+        raise line.unusable(
+            kinds.NO_CONTENT,
+            "answer is null; must be a text, and null is no empty answer. --unusable drop leaves "
+            "such examples out",
+        )
     if not isinstance(values.get("answer"), str):
         near = did_you_mean("answer", values) if "answer" not in values else ""
         raise line.fail(f"answer is {shown(values.get('answer'))}; must be a text{near}")

@@ -2,11 +2,11 @@
 
 import collections
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cascade_jax.records import schema
-from cascade_jax.records.external import openai, vllm
+from cascade_jax.records.external import answer_span, openai, vllm
 from cascade_jax.records.external.answers import ModelAnswer, checked, model_columns
 from cascade_jax.records.external.lines import Line, listed_keys
 from cascade_jax.records.external.notes import HAS_REASONING
@@ -39,7 +39,7 @@ def recognised(line: Line, models: Iterable[str]) -> str:
     )
 
 
-def answer_of(line: Line, form: str) -> ModelAnswer:
+def answer_of(line: Line, form: str, compares: bool = True) -> ModelAnswer:
     """A line that holds one model's answer.
 
     Raises:
@@ -49,12 +49,47 @@ def answer_of(line: Line, form: str) -> ModelAnswer:
     example_id = line.example_id()
     fields_fn = {OPENAI: openai.fields, VLLM: vllm.fields}.get(form)
     if fields_fn is None:
-        return checked(line, example_id, line.row)
+        return of_table(line, example_id, compares)
     notes: collections.Counter = collections.Counter()
     fields = fields_fn(Line(f"{line.where} (id {example_id!r})", line.row), notes)
-    notes[HAS_REASONING] += bool(_REASONING.match(str(fields["answer"])))
+    notes[HAS_REASONING] += bool(_REASONING.match(str(fields.get("answer"))))
     fields |= {name: value for name, value in _more(line).items() if name != "answer"}
     return checked(line, example_id, fields, {kind: n for kind, n in notes.items() if n})
+
+
+def of_table(line: Line, example_id: str, compares: bool) -> ModelAnswer:
+    """A model's answer in a plain table.
+
+    Args:
+      line: its fields.
+      example_id: of the example.
+      compares: whether the answer is looked for in its pieces, if there are any. Those of a table
+        that is made of records stand as they are.
+
+    Raises:
+      UnusableError: an answer that is none, or has no log-probs of its own.
+      LineError: a field that is missing or has a value that is not allowed.
+    """
+    notes: collections.Counter = collections.Counter()
+    if compares:
+        row = _spelled(Line(f"{line.where} (id {example_id!r})", line.row), notes)
+        line = Line(line.where, row)
+    return checked(line, example_id, line.row, {kind: n for kind, n in notes.items() if n})
+
+
+def _spelled(line: Line, notes: collections.Counter) -> Mapping[str, Any]:
+    """The fields with the answer's tokens alone, by their pieces."""
+    row, shapes = line.row, (schema.PER_TOKEN, schema.TOP_PER_TOKEN)
+    names = [name for name, column in model_columns().items() if column.shape in shapes]
+    lists = {name: row[name] for name in names if row.get(name) is not None}
+    pieces = lists.get("pieces")
+    if not pieces or "log_probs" not in lists or not isinstance(row.get("answer"), str):
+        return row
+    are_lists = all(isinstance(values, list) for values in lists.values())
+    if not are_lists or len(set(map(len, lists.values()))) > 1 or set(map(type, pieces)) != {str}:
+        return row  # which is refused
+    start, stop = answer_span.checked_span(line, row["answer"], pieces, notes, name="pieces")
+    return {**row, **{name: values[start:stop] for name, values in lists.items()}}
 
 
 def _more(line: Line) -> dict[str, Any]:

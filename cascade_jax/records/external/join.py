@@ -10,12 +10,11 @@ from cascade_jax.records import schema
 from cascade_jax.records.external.agreement import Agreement
 from cascade_jax.records.external.answers import (
     ModelAnswer,
-    checked,
     columns_about,
     numbers_of,
     parsed,
 )
-from cascade_jax.records.external.formats import METADATA, TABLE, answer_of, recognised
+from cascade_jax.records.external.formats import METADATA, TABLE, answer_of, of_table, recognised
 from cascade_jax.records.external.lines import (
     Line,
     LineError,
@@ -174,14 +173,15 @@ def _answers_of(line: Line, number: int, form: str, joined: Joined) -> dict[str,
     """The answers of a line by model: that of one model, or those of all in a table."""
     model = joined.models[number]
     joined.formats[model] = form
+    compares = "schema_version" not in joined.metadata  # which to-jsonl writes
     if form != TABLE or number != 0 or not set(joined.models) & set(line.row):
-        return {model: answer_of(line, form)}
+        return {model: answer_of(line, form, compares)}
     joined.formats |= dict.fromkeys(joined.models, form)
     return {
-        name: checked(
+        name: of_table(
             Line(f"{line.where}, {name}", line.get(name, dict, "an object")),
             line.example_id(),
-            line.row[name],
+            compares,
         )
         for name in joined.models
     }

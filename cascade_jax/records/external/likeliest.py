@@ -31,7 +31,7 @@ def likeliest(
       rank: of the sampled token among all tokens, from 1 on; 0 if not known.
       is_in_place: whether the list has the sampled token where its log-prob belongs.
     """
-    known = [entry for entry in entries if not entry[1] <= kinds.LEAST_LOG_PROB]
+    known = [entry for entry in entries if entry[1] > kinds.LEAST_LOG_PROB]  # NaN is not
     notes[kinds.NO_ALTERNATIVE] += len(entries) - len(known)
     by_token: dict[Key, float] = {}
     for token, log_prob in known:

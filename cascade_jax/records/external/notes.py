@@ -21,11 +21,16 @@ HAS_REASONING = (
     "server part them (vLLM: --reasoning-parser)"
 )
 OTHER_USAGE = "usage.completion_tokens contradicts the number of log-probs of {answers}"
-KINDS = (NOT_ANSWER, LISTED_TWICE, OUTSIDE, NO_ALTERNATIVE, OTHER_USAGE, HAS_REASONING)
+ONLY_IDS = (
+    "{answers} have tokens that are spelled as ids (token_id:42), {count:,} in all: reasoning or "
+    "markers among them can't be told from the answer"
+)
+KINDS = (NOT_ANSWER, ONLY_IDS, LISTED_TWICE, OUTSIDE, NO_ALTERNATIVE, OTHER_USAGE, HAS_REASONING)
 
 # Why an example is dropped: `UnusableError.reason`.
 SENTINEL = "null, NaN or a sentinel such as -9999 in place of a log-prob"
 OTHER_TOKENS = "tokens that are not those of the answer"
+CONTRADICTED = "a log-prob that contradicts the same token's among the likeliest"
 NO_CONTENT = "null in place of an answer"
 FAILED = "a request that failed"
 EMPTY = "an empty answer"

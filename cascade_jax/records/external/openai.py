@@ -11,6 +11,7 @@ from cascade_jax.records.external import notes as kinds
 from cascade_jax.records.external.likeliest import likeliest, token_key
 from cascade_jax.records.external.lines import Line, UnusableError, check_one, shown, step
 
+_ROUNDING = 0.01 + 1e-9  # between two log-probs of one token
 _DROP = "--unusable drop leaves such examples out"
 
 
@@ -29,7 +30,7 @@ def fields(line: Line, notes: collections.Counter) -> dict[str, Any]:
     message = body.get("choices/0/message", dict, "an object")
     if message.get("content") is None:
         raise _no_content(body, choice, message)
-    made: dict[str, Any] = {"answer": message["content"]}
+    made: dict[str, Any] = {"answer": _text(body, message["content"])}
     usage = body.row.get("usage")
     prompt_tokens = step(usage, "prompt_tokens")
     if prompt_tokens is not None:
@@ -39,7 +40,7 @@ def fields(line: Line, notes: collections.Counter) -> dict[str, Any]:
     if places is None or (not places and made["answer"]):
         return made
     notes[kinds.OTHER_USAGE] += bool(places) and not _is_count(body, usage, len(places))
-    return made | _of_tokens(body, choice, message, places, notes)
+    return made | _of_tokens(body, choice, made["answer"], places, notes)
 
 
 def _body(line: Line) -> Line:
@@ -89,6 +90,23 @@ def _no_content(body: Line, choice: dict, message: dict) -> UnusableError:
     )
 
 
+def _text(body: Line, content: Any) -> Any:
+    """The content, or the text of a list of its parts."""
+    if not isinstance(content, list):
+        return content
+    for i, part in enumerate(content):
+        if step(part, "type") != "text" or not isinstance(step(part, "text"), str):
+            kind = step(part, "type")
+            what = (
+                f"has the type {shown(kind)}" if kind not in (None, "text") else "is " + shown(part)
+            )
+            raise body.fail(
+                f"choices[0].message.content[{i}] {what}; must be a part of the type text, with "
+                "its text"
+            )
+    return "".join(part["text"] for part in content)
+
+
 def _other_kind(choice: dict) -> str:
     if "text" in choice:
         return ": it is an answer of the older completions API (text); ask for chat completions"
@@ -136,14 +154,23 @@ def _is_count(body: Line, usage: Any, count: int) -> bool:
 
 
 def _of_tokens(
-    body: Line, choice: dict, message: dict, places: list[dict], notes: collections.Counter
+    body: Line, choice: dict, answer: Any, places: list[dict], notes: collections.Counter
 ) -> dict[str, Any]:
     """Log-probs and texts of the answer's tokens among all that are listed."""
     pieces = [place.get("token") for place in places]
     start, stop = 0, len(places)
-    if isinstance(message["content"], str) and all(isinstance(piece, str) for piece in pieces):
-        start, stop = _span(body, message, places, pieces)
-    notes[kinds.NOT_ANSWER] += len(places) - (stop - start)
+    if isinstance(answer, str) and all(isinstance(piece, str) for piece in pieces):
+        data = [place.get("bytes") for place in places]
+        start, stop = answer_span.checked_span(
+            body,
+            answer,
+            pieces,
+            notes,
+            piece_bytes=[each if isinstance(each, list) else None for each in data],
+            has_reasoning=any(
+                step(choice["message"], key) for key in ("reasoning_content", "reasoning")
+            ),
+        )
     places = places[start:stop]
     made: dict[str, Any] = {
         "log_probs": [place.get("logprob") for place in places],
@@ -161,22 +188,6 @@ def _of_tokens(
     return made
 
 
-def _span(body: Line, message: dict, places: list[dict], pieces: list[str]) -> tuple[int, int]:
-    data = [place.get("bytes") for place in places]
-    data = [each if isinstance(each, list) else None for each in data]
-    span = answer_span.span_of_answer(message["content"], pieces, data)
-    has_reasoning = any(message.get(key) for key in ("reasoning_content", "reasoning"))
-    if span is None and answer_span.are_ids(pieces) and not has_reasoning:
-        return 0, len(pieces)
-    if span is None:
-        raise body.unusable(
-            kinds.OTHER_TOKENS,
-            f"logprobs have {len(pieces)} tokens, {shown(''.join(pieces))}, in which the answer "
-            f"{shown(message['content'])} is not found; they must be those of the answer. {_DROP}",
-        )
-    return span
-
-
 def _likeliest(body: Line, i: int, place: dict, notes: collections.Counter) -> list[Any]:
     """Log-probs of the likeliest tokens at a place."""
     entries = place.get("top_logprobs")
@@ -192,12 +203,34 @@ def _likeliest(body: Line, i: int, place: dict, notes: collections.Counter) -> l
                 f"{where} has {shown(entry)}; must be tokens with a number as their logprob"
             )
     values = [_value(entry) for entry in entries]
+    _check_chosen(body, where, place, list(zip(entries, values, strict=True)))
     if _are_plain(entries, values):
         return values
     keyed = [(_key(entry), value) for entry, value in zip(entries, values, strict=True)]
     chosen = _key(place)
     is_in_place = bool(keyed) and keyed[-1][0] == chosen
     return [value for _, value in likeliest(keyed, chosen, notes, is_in_place=is_in_place)]
+
+
+def _check_chosen(body: Line, where: str, place: dict, entries: list[tuple[dict, float]]) -> None:
+    """Refuses a log-prob other than that of the same token in the list of the likeliest."""
+    value, text = _value(place), place.get("token")
+    same = [
+        (entry, other)
+        for entry, other in entries
+        if entry.get("token") == text and other > kinds.LEAST_LOG_PROB
+    ]
+    if not same or not kinds.LEAST_LOG_PROB < value < _ROUNDING:
+        return
+    if any(abs(value - other) <= _ROUNDING for _, other in same):
+        return
+    others = [other for entry, other in same if _key(entry) == _key(place)]
+    if others:
+        raise body.unusable(
+            kinds.CONTRADICTED,
+            f"{where} has {others[0]} for the chosen token {shown(text)}, whose logprob is "
+            f"{value}; must be the same. {_DROP}",
+        )
 
 
 def _are_plain(entries: list[dict], values: list[float]) -> bool:

@@ -1,16 +1,20 @@
 """Outputs of vLLM's offline engine in the plain table's fields."""
 
 import collections
+import math
 from typing import Any
 
+from cascade_jax.records.external import answer_span
+from cascade_jax.records.external import notes as kinds
 from cascade_jax.records.external.likeliest import likeliest
-from cascade_jax.records.external.lines import Line, check_one, shown
+from cascade_jax.records.external.lines import Line, check_one, shown, step
 
 
 def fields(line: Line, notes: collections.Counter) -> dict[str, Any]:
     """Fields of a RequestOutput, or of one of its outputs with an id.
 
     Raises:
+      UnusableError: no text; log-probs that are not of the answer.
       LineError: a field that is missing or has a value that is not allowed.
     """
     if "outputs" in line.row:
@@ -29,8 +33,16 @@ def fields(line: Line, notes: collections.Counter) -> dict[str, Any]:
             raise line.fail(f"answer_tokens is {count}; must be 1 to {len(line.row[name])}")
         log_probs = line.row[name][start:]
         tokens = line.get("prompt_token_ids", list, "a list of ids")[start:]
+    is_own = "answer" in line.row  # the user's, whose tokens are all that are listed
+    if not is_own and "text" in output.row and output.row["text"] is None:
+        raise output.unusable(
+            kinds.NO_CONTENT,
+            "text is null, which is no empty answer. --unusable drop leaves such examples out",
+        )
     text = line.row.get("answer", output.row.get("text"))
-    made: dict[str, Any] = {"answer": text, "tokens": tokens}
+    made: dict[str, Any] = {"tokens": tokens}
+    if is_own or "text" in output.row:
+        made["answer"] = text
     prompt = line.row.get("prompt_token_ids")
     if isinstance(prompt, list):
         made["input_tokens"] = len(prompt) - (len(tokens) if name == "prompt_logprobs" else 0)
@@ -40,9 +52,19 @@ def fields(line: Line, notes: collections.Counter) -> dict[str, Any]:
         raise output.fail(f"{name} and token_ids must both be lists")
     if len(log_probs) != len(tokens):
         raise output.fail(f"{name} has {len(log_probs)} tokens, token_ids {len(tokens)}")
+    span = 0, len(tokens)
+    pieces = [_piece(*pair) for pair in zip(log_probs, tokens, strict=True)]
+    if (
+        not is_own
+        and name == "logprobs"
+        and isinstance(text, str)
+        and all(isinstance(piece, str) for piece in pieces)
+    ):
+        span = answer_span.checked_span(output, text, pieces, notes)
+    tokens = made["tokens"] = tokens[slice(*span)]
     places = [
         _place(output, f"{name}[{i}]", *pair, notes)
-        for i, pair in enumerate(zip(log_probs, tokens, strict=True))
+        for i, pair in enumerate(zip(log_probs[slice(*span)], tokens, strict=True), span[0])
     ]
     made["log_probs"] = [place[0] for place in places]
     if all(place[1] is not None for place in places):
@@ -50,6 +72,11 @@ def fields(line: Line, notes: collections.Counter) -> dict[str, Any]:
     made["top_log_probs"] = [[value for _, value in place[2]] for place in places]
     made["top_ids"] = [[token for token, _ in place[2]] for place in places]
     return made
+
+
+def _piece(by_id: Any, token: Any) -> Any:
+    """Text of the chosen token; None if it is not known."""
+    return step(step(by_id, str(token)), "decoded_token")
 
 
 def _place(line: Line, name: str, by_id: Any, token: Any, notes: collections.Counter):
@@ -60,6 +87,8 @@ def _place(line: Line, name: str, by_id: Any, token: Any, notes: collections.Cou
     for key, entry in by_id.items():
         value = entry.get("logprob") if isinstance(entry, dict) else entry
         is_id = key.isascii() and key.isdigit() and len(key) < 20
+        if value is None and isinstance(entry, dict) and "logprob" in entry:
+            value = -math.inf  # as good as a sentinel
         if type(value) not in (int, float) or not is_id:
             raise line.fail(
                 f"{name} has {shown({key: entry})}; must be a token id with "

@@ -85,7 +85,11 @@ def vllm_line(model, i):
         entries = {str(100 + place): [value, 1]}
         entries |= {str(200 + k): [other, k + 2] for k, other in enumerate(others(value))}
         return {
-            key: {"logprob": float(value), "rank": rank, "decoded_token": f"t{key}"}
+            key: {
+                "logprob": float(value),
+                "rank": rank,
+                "decoded_token": pieces(model, i)[place] if rank == 1 else f"t{key}",
+            }
             for key, (value, rank) in entries.items()
         }
 
@@ -203,8 +207,7 @@ def test_top_log_probs_pieces_and_input_tokens_come_along(tmp_path, student):
     expected = [[v, *others(v)] for values in LOG_PROBS["student"] for v in values]
     np.testing.assert_allclose(read.student_top_log_probs, expected, rtol=1e-6)
     assert read.student_input_tokens.tolist() == [7 + i for i in range(N)]
-    of_vllm = [f"t{100 + place}" for place in range(3)]
-    assert read.pieces("student", 1) == (of_vllm if student == "vllm" else pieces("student", 1))
+    assert read.pieces("student", 1) == pieces("student", 1)
     assert (read.student_tokens is None) == (student != "vllm")
     if student == "vllm":
         assert read.student_tokens[:2].tolist() == [100, 101]
@@ -218,7 +221,7 @@ def test_a_chosen_token_beside_the_largest_is_not_among_them(tmp_path):
         output = lines[4]["outputs"][0]
         output["token_ids"][0] = 9
         output["logprobs"][0] = {
-            "9": {"logprob": -4.5, "rank": 40, "decoded_token": "z"},
+            "9": {"logprob": -4.5, "rank": 40, "decoded_token": pieces("student", 4)[0]},
             "7": {"logprob": -0.25, "rank": 1, "decoded_token": "a"},
             "8": {"logprob": -1.5, "rank": 2, "decoded_token": "b"},
         }
@@ -446,7 +449,7 @@ def in_output(i, **changes):
         (in_output(0, logprobs=[[], {}]), r"logprobs\[0\] is \[\]; must be log-probs by token id"),
         (in_output(0, logprobs=[{"x": 1}, {}]), r'logprobs\[0\] has \{"x": 1\}; must be a token'),
         (in_output(0, logprobs=None), r"\(id 'q0'\): has no log-probs: the service gives them"),
-        (in_output(0, text=None), "answer is null; must be a text"),
+        (in_output(0, text=None), "text is null, which is no empty answer"),
     ],
 )
 def test_outputs_of_vllm_that_are_refused(tmp_path, change, message):
