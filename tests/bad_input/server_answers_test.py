@@ -55,6 +55,13 @@ def test_pieces_of_another_answer_are_refused(tmp_path, line_fn):
     assert "dropped 1 examples with tokens that are not those of the answer: q0" in said
 
 
+def test_lines_that_do_not_belong_together_are_named_first(tmp_path):
+    student = of_vllm(*BERLIN, text="Bonn", prompt="Capital of Germany?")
+    teacher = [of_vllm(*BERLIN, prompt="Capital of Peru?")]
+    with pytest.raises(LineError, match="say different things of the same example"):
+        convert(tmp_path, [student], teacher)
+
+
 def test_all_columns_of_tokens_are_cut_alike(tmp_path):
     more = {"tokens": [1, 2, 3, 4, 5], "entropies": [0.1, 0.2, 0.3, 0.4, 0.5]}
     more |= {"top_ids": [[i, 9] for i in range(5)]}

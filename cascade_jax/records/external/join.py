@@ -86,19 +86,25 @@ def read(
     """
     joined = Joined({model: {} for model in schema.PAIR}, {}, {}, {})
     agreement = Agreement()
-    unusable = _read_answers(student, 0, form, joined, agreement, drops_unusable)
+    unusable = _read_answers(student, 0, form, joined, agreement)
+    errors = list(unusable.values())
     last = joined.models[-1]
     if teacher is not None:
         if joined.answers[last]:
             raise LineError(f"{student} holds the {last}'s answers too: leave --teacher out")
-        unusable |= _read_answers(teacher, -1, form, joined, agreement, drops_unusable)
-    elif not joined.answers[last]:
+        of_teacher = _read_answers(teacher, -1, form, joined, agreement)
+        errors += of_teacher.values()
+        unusable |= of_teacher
+    if errors and not drops_unusable:
+        agreement.check()  # lines that do not belong together are the greater fault
+        raise errors[0]
+    if teacher is None and not joined.answers[last]:
         raise LineError(
             f"{student} holds answers of one model; --teacher names the file of the other's"
         )
     ids_of = collections.defaultdict(list)
-    for example_id, reason in unusable.items():
-        ids_of[reason].append(example_id)
+    for example_id, error in unusable.items():
+        ids_of[error.reason].append(example_id)
     for reason, dropped in ids_of.items():
         joined.drop(dropped, reason)
     ids = joined.answers[joined.models[0]]
@@ -133,15 +139,14 @@ def _read_answers(
     form: str | None,
     joined: Joined,
     agreement: Agreement,
-    drops_unusable: bool,
-) -> dict[str, str]:
+) -> dict[str, UnusableError]:
     """Reads a file of the answers of one model, by its number; or a table of all models'.
 
     Returns:
-      What is wrong with the answers that can't be used, by id, if they are to be dropped.
+      What is wrong with the answers that can't be used, by id.
     """
     lines_of: dict[str, str] = {}
-    unusable: dict[str, str] = {}
+    unusable: dict[str, UnusableError] = {}
     for line in read_lines(path):
         if METADATA in line.row:
             _take_metadata(line, joined)
@@ -155,9 +160,8 @@ def _read_answers(
         try:
             answers = _answers_of(line, number, form, joined)
         except UnusableError as error:
-            if not drops_unusable:
-                raise
-            unusable[example_id], answers = error.reason, {}
+            # Without its frames, which hold the line.
+            unusable[example_id], answers = error.with_traceback(None), {}
         for name, answer in answers.items():
             joined.answers[name][example_id] = answer
         # All answers are to one example. What the student's file says of it stands.
