@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from cascade_jax.records import metadata as records_metadata
@@ -102,11 +102,7 @@ def read(
         raise LineError(
             f"{student} holds answers of one model; --teacher names the file of the other's"
         )
-    ids_of = collections.defaultdict(list)
-    for example_id, error in unusable.items():
-        ids_of[error.reason].append(example_id)
-    for reason, dropped in ids_of.items():
-        joined.drop(dropped, reason)
+    _drop(unusable, joined)
     ids = joined.answers[joined.models[0]]
     for model in joined.models[1:]:
         answers = joined.answers[model]
@@ -117,6 +113,14 @@ def read(
         _read_targets(targets, joined, agreement)
     joined.said = agreement.check()
     return joined
+
+
+def _drop(unusable: Mapping[str, UnusableError], joined: Joined) -> None:
+    ids_of = collections.defaultdict(list)
+    for example_id, error in unusable.items():
+        ids_of[error.reason].append(example_id)
+    for reason, dropped in ids_of.items():
+        joined.drop(dropped, reason)
 
 
 def _read_targets(path: str, joined: Joined, agreement: Agreement) -> None:
