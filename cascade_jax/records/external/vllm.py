@@ -34,11 +34,8 @@ def fields(line: Line, notes: collections.Counter) -> dict[str, Any]:
         log_probs = line.row[name][start:]
         tokens = line.get("prompt_token_ids", list, "a list of ids")[start:]
     is_own = "answer" in line.row  # the user's, whose tokens are all that are listed
-    if not is_own and "text" in output.row and output.row["text"] is None:
-        raise output.unusable(
-            kinds.NO_CONTENT,
-            "text is null, which is no empty answer. --unusable drop leaves such examples out",
-        )
+    if not is_own:
+        _check_text(output)
     text = line.row.get("answer", output.row.get("text"))
     made: dict[str, Any] = {"tokens": tokens}
     if is_own or "text" in output.row:
@@ -72,6 +69,14 @@ def fields(line: Line, notes: collections.Counter) -> dict[str, Any]:
     made["top_log_probs"] = [[value for _, value in place[2]] for place in places]
     made["top_ids"] = [[token for token, _ in place[2]] for place in places]
     return made
+
+
+def _check_text(output: Line) -> None:
+    if "text" in output.row and output.row["text"] is None:
+        raise output.unusable(
+            kinds.NO_CONTENT,
+            "text is null, which is no empty answer. --unusable drop leaves such examples out",
+        )
 
 
 def _piece(by_id: Any, token: Any) -> Any:
