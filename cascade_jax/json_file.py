@@ -105,7 +105,7 @@ def _canonical(value: Any) -> Any:
 
 
 def without_digest(values: dict[str, Any], source: str = "") -> dict[str, Any]:
-    """The object of a file without its digest; one of before, which has none, as it is.
+    """The object of a file without its digest. Files of earlier versions have none.
 
     Raises:
       ValueError: the digest is not that of the other fields.
@@ -261,8 +261,7 @@ def _explained(message: str, values: Any, kind: type, place: _Place) -> str:
     if match := re.fullmatch(r"Expected `(.+?)`(.*?)(, got .*)?", message):
         kinds = [_WORDS.get(name, name) for name in match[1].split(" | ")]
         kinds[0] += match[2]  # " >= 1", " of length 2"
-        text = json.dumps(value)
-        text = text if len(text) <= 60 else text[:57] + "..."
+        text = json_text.shown(value)
         return f"{where or 'the file'} must be {' or '.join(kinds)}, got {text}"
     return f"{where}: {message}" if where else message
 

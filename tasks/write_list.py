@@ -15,7 +15,7 @@ def current() -> task_list.TaskList:
 
     import tasks.all  # noqa: F401
 
-    return task_list.of_registered(seqio.TaskRegistry.names(), FILE.parent)
+    return task_list.list_registered(seqio.TaskRegistry.names(), FILE.parent)
 
 
 if __name__ == "__main__":

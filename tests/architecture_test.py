@@ -254,3 +254,13 @@ def test_no_file_is_named_for_nothing():
     assert not [
         file for file in ROOT.glob("*/**/*.py") if file.name in names and ".venv" not in file.parts
     ]
+
+
+def test_functions_are_named_by_what_they_do_and_not_of_something():
+    named = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in PRODUCT_FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name.lstrip("_").startswith("of_")
+    ]
+    assert not named

@@ -109,7 +109,7 @@ def _list(config: TasksConfig) -> list[str] | None:
     facts = task_list.read(module, data_dir)
     if facts is None:
         return None
-    return [task_table(tasks.of_suite(facts, config.suite), Paint(config.color))]
+    return [task_table(tasks.select_suite(facts, config.suite), Paint(config.color))]
 
 
 def _pages(config: TasksConfig) -> Iterator[str]:

@@ -136,7 +136,7 @@ def _check_state(checkpoint: Path) -> None:
     except NotWholeError:
         raise
     except ValueError:
-        return  # all is there, and something is damaged: whoever reads it says what
+        return  # no file is missing, but one is damaged: the error at reading says which
 
 
 def _places(node: Any) -> Iterator[str]:

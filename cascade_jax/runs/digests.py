@@ -139,7 +139,7 @@ def _sums(block, starts: list):
     columns = (jnp.arange(width, dtype=jnp.uint32) + starts[-1]) * jnp.uint32(_SPREAD)
     largest = _largest_finite(block.dtype)
 
-    def of_rows(first, values):
+    def row_terms(first, values):
         """[n, width] of both sums' terms, and of bits without a sign, from row `first` on."""
         number = first + jnp.arange(values.shape[0], dtype=jnp.uint32)
         places, factor = jnp.zeros_like(number), _FACTOR
@@ -156,10 +156,12 @@ def _sums(block, starts: list):
 
     def add(index, totals):
         first = index * at_once
-        part = of_rows(first.astype(jnp.uint32), jax.lax.dynamic_slice_in_dim(rows, first, at_once))
+        part = row_terms(
+            first.astype(jnp.uint32), jax.lax.dynamic_slice_in_dim(rows, first, at_once)
+        )
         return totals[0] + part[0], totals[1] + part[1], jnp.maximum(totals[2], part[2])
 
-    parts = [of_rows(jnp.uint32(count - count % at_once), rows[count - count % at_once :])]
+    parts = [row_terms(jnp.uint32(count - count % at_once), rows[count - count % at_once :])]
     parts += [jax.lax.fori_loop(0, count // at_once, add, (zeros, zeros, zeros))]
     bits, mixed = (sum(jnp.sum(part[i], dtype=jnp.uint32) for part in parts) for i in (0, 1))
     is_finite = [(part[2] <= largest).all() for part in parts]

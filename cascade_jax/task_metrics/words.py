@@ -219,7 +219,7 @@ def _reason(text: str, words_by: str) -> tuple[str, str] | None:
 
 
 def _suggested(counts: Mapping[str, int]) -> str:
-    """A tokenizer for a text with so many letters of each script."""
+    """The tokenizer to suggest, from the number of letters of each script."""
     if not any(counts.values()):
         return "13a"
     return _SCRIPTS["kana" if counts["kana"] else max(counts, key=counts.get)][0]

@@ -37,7 +37,7 @@ class Index:
     keys: np.ndarray
     tokens: np.ndarray
     first: np.ndarray
-    sums: np.ndarray | None  # None in files of before
+    sums: np.ndarray | None  # None in files of earlier versions
 
 
 def read(path: Path) -> Index:

@@ -12,7 +12,7 @@ THINKING = [("<think>", -3.0), ("hm", -3.0), ("</think>", -3.0)]
 BERLIN = [("Berlin", -0.1), ("</s>", -0.2)]
 
 
-def of_vllm(*tokens, text="Berlin", **line):
+def vllm_line(*tokens, text="Berlin", **line):
     places = [
         {
             str(11 + i): {"logprob": value, "rank": 1, "decoded_token": piece},
@@ -23,7 +23,7 @@ def of_vllm(*tokens, text="Berlin", **line):
     return vllm("q0", text, places, **line)
 
 
-def of_table(*tokens, answer="Berlin", **more):
+def table_line(*tokens, answer="Berlin", **more):
     pieces, log_probs = ([each[i] for each in tokens] for i in range(2))
     return {"id": "q0", "answer": answer, "pieces": pieces, "log_probs": log_probs, **more}
 
@@ -31,33 +31,33 @@ def of_table(*tokens, answer="Berlin", **more):
 CUT = "student: left out 3 tokens of 1 answers (q0): not the answer's, but reasoning or markers"
 
 
-@pytest.mark.parametrize("line_fn", [of_vllm, of_table])
+@pytest.mark.parametrize("line_fn", [vllm_line, table_line])
 def test_reasoning_is_not_the_answer(tmp_path, line_fn):
     read, said = convert(tmp_path, [line_fn(*THINKING, *BERLIN)])
     np.testing.assert_allclose(read.student_log_probs, [-0.1, -0.2])
     assert CUT in said and read.pieces("student", 0) == ["Berlin", "</s>"]
-    if line_fn is of_vllm:
+    if line_fn is vllm_line:
         assert read.student_tokens.tolist() == [14, 15]
         assert read.student_top_ids.tolist() == [[14, 7], [15, 7]]
     again, said = convert(tmp_path, [line_fn(*BERLIN)])
     assert said == [] and again.pieces("student", 0) == ["Berlin", "</s>"]
 
 
-@pytest.mark.parametrize("line_fn", [of_vllm, of_table])
+@pytest.mark.parametrize("line_fn", [vllm_line, table_line])
 def test_pieces_of_another_answer_are_refused(tmp_path, line_fn):
     line = line_fn(("Bonn", -0.1), ("</s>", -0.2))
     with pytest.raises(
         LineError, match=r"student.jsonl:1 \(id 'q0'\): .*in which the answer \"Berlin\" is not fo"
     ):
         convert(tmp_path, [line])
-    good = line_fn(*BERLIN) | {"id" if line_fn is of_table else "request_id": "q1"}
+    good = line_fn(*BERLIN) | {"id" if line_fn is table_line else "request_id": "q1"}
     _, said = convert(tmp_path, [line, good], unusable="drop")
     assert "dropped 1 examples with tokens that are not those of the answer: q0" in said
 
 
 def test_lines_that_do_not_belong_together_are_named_first(tmp_path):
-    student = of_vllm(*BERLIN, text="Bonn", prompt="Capital of Germany?")
-    teacher = [of_vllm(*BERLIN, prompt="Capital of Peru?")]
+    student = vllm_line(*BERLIN, text="Bonn", prompt="Capital of Germany?")
+    teacher = [vllm_line(*BERLIN, prompt="Capital of Peru?")]
     with pytest.raises(LineError, match="say different things of the same example"):
         convert(tmp_path, [student], teacher)
 
@@ -66,19 +66,19 @@ def test_all_columns_of_tokens_are_cut_alike(tmp_path):
     more = {"tokens": [1, 2, 3, 4, 5], "entropies": [0.1, 0.2, 0.3, 0.4, 0.5]}
     more |= {"top_ids": [[i, 9] for i in range(5)]}
     more |= {"top_log_probs": [[value, -9.0] for _, value in (*THINKING, *BERLIN)]}
-    read, _ = convert(tmp_path, [of_table(*THINKING, *BERLIN, **more)])
+    read, _ = convert(tmp_path, [table_line(*THINKING, *BERLIN, **more)])
     assert read.student_tokens.tolist() == [4, 5]
     np.testing.assert_allclose(read.student_entropies, [0.4, 0.5])
     assert read.student_top_ids.tolist() == [[3, 9], [4, 9]]
 
 
 def test_an_answer_of_the_users_own_keeps_all_tokens(tmp_path):
-    read, said = convert(tmp_path, [of_vllm(*THINKING, *BERLIN, text="x", answer="Berlin")])
+    read, said = convert(tmp_path, [vllm_line(*THINKING, *BERLIN, text="x", answer="Berlin")])
     assert len(read.student_log_probs) == 5 and said == []
 
 
 def test_a_table_made_of_records_stays_as_it_is(tmp_path):
-    read, _ = convert(tmp_path, [of_vllm(*THINKING, *BERLIN, answer="Berlin")])
+    read, _ = convert(tmp_path, [vllm_line(*THINKING, *BERLIN, answer="Berlin")])
     to_jsonl.to_jsonl(tmp_path / "out.parquet", tmp_path / "table.jsonl")
     files = {name: str(tmp_path / name) for name in ("table.jsonl", "again.parquet")}
     made = from_jsonl.from_jsonl(from_jsonl.FromJsonlConfig(*files.values()))
@@ -97,7 +97,7 @@ def test_a_table_made_of_records_stays_as_it_is(tmp_path):
 )
 def test_honest_pieces(tmp_path, answer, pieces):
     tokens = [(piece, -0.1) for piece in pieces]
-    for line in (of_vllm(*tokens, text=answer), of_table(*tokens, answer=answer)):
+    for line in (vllm_line(*tokens, text=answer), table_line(*tokens, answer=answer)):
         read, said = convert(tmp_path, [line])
         assert read.pieces("student", 0) == pieces and said == []
 
@@ -131,7 +131,7 @@ def test_a_log_prob_that_contradicts_its_own_among_the_likeliest(tmp_path):
 @pytest.mark.parametrize("sentinel", [float("nan"), float("-inf"), None, -9999.0])
 def test_no_log_prob_among_the_likeliest(tmp_path, sentinel):
     of_chat = chat("q0", "Berlin", [token("Berlin", -0.1, [("Berlin", -0.1), ("x", sentinel)])])
-    of_engine = of_vllm(("Berlin", -0.1))
+    of_engine = vllm_line(("Berlin", -0.1))
     of_engine["outputs"][0]["logprobs"][0]["7"]["logprob"] = sentinel
     for line in (of_chat, of_engine):
         read, said = convert(tmp_path, [line])
@@ -142,8 +142,8 @@ def test_no_log_prob_among_the_likeliest(tmp_path, sentinel):
 @pytest.mark.parametrize(
     ("bad", "good"),
     [
-        (of_vllm(*BERLIN, text=None), of_vllm(*BERLIN) | {"request_id": "q1"}),
-        (of_table(*BERLIN, answer=None), of_table(*BERLIN) | {"id": "q1"}),
+        (vllm_line(*BERLIN, text=None), vllm_line(*BERLIN) | {"request_id": "q1"}),
+        (table_line(*BERLIN, answer=None), table_line(*BERLIN) | {"id": "q1"}),
     ],
 )
 def test_null_in_place_of_an_answer(tmp_path, bad, good):

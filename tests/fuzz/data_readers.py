@@ -8,18 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz.container_mutations import change_zip
-from tests.fuzz.json_mutations import (
-    change_bytes,
-    change_json,
-    change_jsonl,
-    change_spelling,
-    change_text,
-)
+from tests.fuzz.json_mutations import JSON, JSONL, change_bytes, change_text
 from tests.fuzz.model_readers import t5_config
 from tests.fuzz.reader import Reader, command, write_json, write_lines
-
-_JSON = (change_json, change_json, change_json, change_spelling)
-_JSONL = (change_jsonl, change_jsonl, change_jsonl, change_spelling)
 
 # Folder of a data folder, the split that is shown, and a row.
 _TASKS = {
@@ -271,7 +262,7 @@ def _read_tokens(folder: Path) -> Any:
 
 def readers() -> list[Reader]:
     """All of them."""
-    cache = {"*.json": _JSON, "*.npz": (change_zip,), "*.array_record": (change_bytes,)}
+    cache = {"*.json": JSON, "*.npz": (change_zip,), "*.array_record": (change_bytes,)}
     texts = {"train-parts/one*": (change_text,), "train-parts/two*": (change_bytes,)}
     return [
         *(
@@ -279,7 +270,7 @@ def readers() -> list[Reader]:
                 f"tasks.{name}",
                 _rows_of(name),
                 _show_rows(name),
-                {f"{name}/{_TASKS[name][0]}.*": _JSONL},
+                {f"{name}/{_TASKS[name][0]}.*": JSONL},
                 0.4,
             )
             for name in _TASKS

@@ -201,3 +201,7 @@ def change_spelling(data: bytes, rng: random.Random) -> Described:
 def _changed(data: bytes, rng: random.Random, mutations: tuple[Callable, ...]) -> Described:
     chosen = rng.choice(mutations)
     return chosen(data, rng), chosen.__name__
+
+
+JSON = (change_json, change_json, change_json, change_spelling)
+JSONL = (change_jsonl, change_jsonl, change_jsonl, change_spelling)

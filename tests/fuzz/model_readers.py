@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz.container_mutations import change_msgpack, change_safetensors
-from tests.fuzz.json_mutations import change_bytes, change_json, change_spelling
+from tests.fuzz.json_mutations import JSON, change_bytes
 from tests.fuzz.reader import Reader, WrongValue, command, other_folder, write_json
 
-_JSON = (change_json, change_json, change_json, change_spelling)
 _TEXTS = ("the cat sat on the mat", "a dog, and 12 cats: thé chat", "日本語 the and and")
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>")
 
@@ -211,21 +210,21 @@ def _t5x_orbax(folder: Path) -> None:
 def readers() -> list[Reader]:
     """All of them."""
     weights = (change_safetensors,)
-    tokenizer = {"tokenizer.json": _JSON, "t*_config.json": _JSON, "special*": _JSON, "gen*": _JSON}
-    decoder = {"config.json": _JSON, "*.safetensors": weights}
-    t5 = decoder | {"*.index.json": _JSON, "spiece.model": (change_bytes,)}
+    tokenizer = {"tokenizer.json": JSON, "t*_config.json": JSON, "special*": JSON, "gen*": JSON}
+    decoder = {"config.json": JSON, "*.safetensors": weights}
+    t5 = decoder | {"*.index.json": JSON, "spiece.model": (change_bytes,)}
     index = {"checkpoint_5/checkpoint": (change_msgpack,), "checkpoint_5/**/*": (change_bytes,)}
-    index["checkpoint_5/**/.zarray"] = _JSON
-    orbax = {"**/_METADATA": _JSON, "**/*": (change_bytes,)}
+    index["checkpoint_5/**/.zarray"] = JSON
+    orbax = {"**/_METADATA": JSON, "**/*": (change_bytes,)}
     byte = ("--vocabulary", "byte")
     return [
         Reader("tokenizer.bpe", functools.partial(_tokenizer_files, is_unigram=False),
-               _read_vocabulary("tokenizer.json"), {"*.json": _JSON} | tokenizer, 3),
+               _read_vocabulary("tokenizer.json"), {"*.json": JSON} | tokenizer, 3),
         Reader("tokenizer.unigram", functools.partial(_tokenizer_files, is_unigram=True),
-               _read_vocabulary("tokenizer.json"), {"*.json": _JSON} | tokenizer, 3),
+               _read_vocabulary("tokenizer.json"), {"*.json": JSON} | tokenizer, 3),
         Reader("sentencepiece", _sentencepiece, _read_vocabulary("spiece.model"),
                {"spiece.model": (change_bytes,)}, 1.5),
-        Reader("hf.decoder", _decoder_folder, _import("hf"), decoder | {"tok*": _JSON}, 2),
+        Reader("hf.decoder", _decoder_folder, _import("hf"), decoder | {"tok*": JSON}, 2),
         Reader("hf.t5", _t5_folder, _import("hf"), t5, 2),
         Reader("t5x.index", _t5x_index, _import("t5x", *byte), index, 0.8),
         Reader("t5x.orbax", _t5x_orbax, _import("t5x", *byte), orbax, 0.8),

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz.container_mutations import change_parquet, change_zip
-from tests.fuzz.json_mutations import change_json, change_jsonl, change_spelling
+from tests.fuzz.json_mutations import JSON, JSONL
 from tests.fuzz.reader import Reader, WrongValue, command, other_folder, write_json, write_lines
 
 _QUESTIONS = (("q1", "France", "Paris"), ("q2", "Peru", "Lima"), ("q3", "Norway", "Oslo"))
-_JSONL = (change_jsonl, change_jsonl, change_jsonl, change_spelling)
-_JSON = (change_json, change_json, change_json, change_spelling)
 
 
 def _targets(folder: Path) -> None:
@@ -300,8 +298,8 @@ def _read_router(folder: Path) -> Any:
 
 def readers() -> list[Reader]:
     """All of them."""
-    lines = {"*.jsonl": _JSONL}
-    answers = {"student.jsonl": _JSONL, "teacher.jsonl": _JSONL[:1], "targets.jsonl": _JSONL}
+    lines = {"*.jsonl": JSONL}
+    answers = {"student.jsonl": JSONL, "teacher.jsonl": JSONL[:1], "targets.jsonl": JSONL}
     forms = [
         ("openai", _openai, "accuracy"),
         ("batch", _batch, "bleu"),
@@ -319,9 +317,9 @@ def readers() -> list[Reader]:
         Reader("records.table", _table, _from_jsonl(None), lines, 1.5),
         Reader("parquet.live", _small_records, _read_records, parquet, 2, True),
         Reader("parquet.top", _imported_records, _read_records, parquet, 2, True),
-        Reader("certificate", _calibrated, _read_certificate, {"cert*": _JSON}, 3, True),
-        Reader("budget", _calibrated, _read_budget, {"budget*": _JSON}, 1.5, True),
-        Reader("budget.tokens", _made_budget, _read_budget, {"budget*": _JSON}, 1.5),
+        Reader("certificate", _calibrated, _read_certificate, {"cert*": JSON}, 3, True),
+        Reader("budget", _calibrated, _read_budget, {"budget*": JSON}, 1.5, True),
+        Reader("budget.tokens", _made_budget, _read_budget, {"budget*": JSON}, 1.5),
         *(Reader(f"router.{k}", _router(k), _read_router, routers, 1, True) for k in _ROUTERS),
     ]
 

@@ -6,18 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz.container_mutations import change_zip
-from tests.fuzz.json_mutations import (
-    change_bytes,
-    change_json,
-    change_jsonl,
-    change_spelling,
-    change_text,
-)
+from tests.fuzz.json_mutations import JSON, JSONL, change_bytes, change_json, change_text
 from tests.fuzz.model_readers import check_parameters, t5_config
 from tests.fuzz.reader import Reader, command, other_folder, write_json, write_lines
 
-_JSON = (change_json, change_json, change_json, change_spelling)
-_JSONL = (change_jsonl, change_jsonl, change_jsonl, change_spelling)
 _MIXTURE = "demo_last_v1"
 _DATA = {"mixture": _MIXTURE, "input_length": 12, "target_length": 8, "batch_size": 4}
 
@@ -233,14 +225,14 @@ def readers() -> list[Reader]:
     """All of them."""
     every = {"xent/checkpoints/**/*": (change_bytes, change_json)}
     json_files = {
-        "xent/checkpoints/*/_CHECKPOINT_METADATA": _JSON,
-        "xent/checkpoints/*/metrics/*": _JSON,
-        "xent/checkpoints/*/state/_METADATA": _JSON,
-        "xent/checkpoints/*/state/_sharding": _JSON,
+        "xent/checkpoints/*/_CHECKPOINT_METADATA": JSON,
+        "xent/checkpoints/*/metrics/*": JSON,
+        "xent/checkpoints/*/state/_METADATA": JSON,
+        "xent/checkpoints/*/state/_sharding": JSON,
     }
-    config = {"xent/config.json": _JSON}
+    config = {"xent/config.json": JSON}
     lora = functools.partial(_make_run, lora=True)
-    adapted = {"adapted/config.json": _JSON, "adapted/checkpoints/**/_METADATA": _JSON}
+    adapted = {"adapted/config.json": JSON, "adapted/checkpoints/**/_METADATA": JSON}
     return [
         Reader("checkpoint.restore", _make_run, _restore, every | json_files, 1.5, True),
         Reader("checkpoint.load", _make_run, _load, every | json_files, 1.5, True),
@@ -248,8 +240,8 @@ def readers() -> list[Reader]:
         Reader("run.go_on", _make_run, _go_on, config, 1),
         Reader("run.export", _make_run, _export, config | json_files, 0.7),
         Reader("run.lora", lora, _load_adapted, adapted | config, 0.7),
-        Reader("logs", _logs, _report, {"*.jsonl": _JSONL}, 2),
-        Reader("lock", _lock, _take_lock, {"lock.json": _JSON}, 0.5, names_a_file=False),
+        Reader("logs", _logs, _report, {"*.jsonl": JSONL}, 2),
+        Reader("lock", _lock, _take_lock, {"lock.json": JSON}, 0.5, names_a_file=False),
         Reader("position", _position, _go_to, {"position": (change_zip,)}, 0.5, True, False),
         Reader("gin.train", _gin_file, _gin("train"), {"*.gin": (change_text,)}, 2),
         Reader("gin.collect", _gin_file, _gin("collect"), {"*.gin": (change_text,)}, 0.5),

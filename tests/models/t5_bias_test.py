@@ -2,56 +2,24 @@
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
-from cascade_jax.models.config import T5Config
-from cascade_jax.models.families import parameter_shapes
 from cascade_jax.models.ragged import Ragged
 from cascade_jax.models.t5 import T5
 from tests.support.layers import stack_layers, unstack_layers
+from tests.support.tiny_t5 import CONFIG, DECODER_INPUTS, INPUTS, logits_of, params_of
 
 pytestmark = pytest.mark.medium
 
-CONFIG = T5Config(
-    vocab_size=19,
-    embed_dim=8,
-    num_heads=2,
-    head_dim=3,
-    mlp_dim=10,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
-    # Few enough that the short rows here reach the logarithmic buckets.
-    relative_buckets=4,
-    relative_max_distance=6,
-)
 PER_LAYER = dataclasses.replace(CONFIG, relative_bias_per_layer=True)
-INPUTS = np.array([[3, 4, 5, 6, 7, 8, 1], [9, 10, 1, 0, 0, 0, 0]])
-DECODER_INPUTS = np.array([[0, 11, 12, 13, 14], [0, 15, 16, 0, 0]])
-
-
-@functools.cache
-def _params(config):
-    rng = np.random.default_rng(0)
-
-    def draw(leaf):
-        scale = 1 / math.sqrt(leaf.shape[0]) if len(leaf.shape) > 1 else 1.0
-        return (rng.normal(size=leaf.shape) * scale).astype(np.float32)
-
-    return jax.tree.map(draw, nn.meta.unbox(parameter_shapes(config)))
-
-
-def _logits(config, params, *args):
-    return jax.jit(T5(config).apply)({"params": params}, *args)
 
 
 def test_scan_and_remat_change_neither_logits_nor_gradients():
-    params = _params(PER_LAYER)
+    params = params_of(PER_LAYER)
     direction = np.random.default_rng(0).normal(size=(2, 5, 19)).astype(np.float32)
 
     def both(config, params):
@@ -82,11 +50,11 @@ def _repeated(params):
 
 
 def test_equal_biases_of_layers_are_one_for_a_stack():
-    params = _params(CONFIG)
-    expected = _logits(CONFIG, params, INPUTS, DECODER_INPUTS)
-    actual = _logits(PER_LAYER, _repeated(params), INPUTS, DECODER_INPUTS)
+    params = params_of(CONFIG)
+    expected = logits_of(CONFIG, params, INPUTS, DECODER_INPUTS)
+    actual = logits_of(PER_LAYER, _repeated(params), INPUTS, DECODER_INPUTS)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
-    other = _logits(PER_LAYER, _params(PER_LAYER), INPUTS, DECODER_INPUTS)
+    other = logits_of(PER_LAYER, params_of(PER_LAYER), INPUTS, DECODER_INPUTS)
     assert np.abs(other - expected).max() > 0.1
 
 
@@ -94,8 +62,8 @@ def test_equal_biases_of_layers_are_one_for_a_stack():
 def test_a_cache_changes_no_logits_with_a_bias_per_layer(scan_layers):
     """Token by token, and some more of every row at once, as in a cascade."""
     config = dataclasses.replace(PER_LAYER, scan_layers=scan_layers)
-    params = _params(PER_LAYER)
-    expected = _logits(PER_LAYER, params, INPUTS, DECODER_INPUTS)
+    params = params_of(PER_LAYER)
+    expected = logits_of(PER_LAYER, params, INPUTS, DECODER_INPUTS)
     variables = {"params": stack_layers(params) if scan_layers else params}
     model, length = T5(config), DECODER_INPUTS.shape[1]
     start = dict(method="start_decoding", mutable=["cache"])

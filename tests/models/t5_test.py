@@ -17,44 +17,12 @@ from cascade_jax.models.config import T5Config
 from cascade_jax.models.families import build, parameter_shapes
 from cascade_jax.models.t5 import T5
 from tests.support.layers import stack_layers, unstack_layers
+from tests.support.tiny_t5 import CONFIG, DECODER_INPUTS, INPUTS, logits_of, params_of
 
 pytestmark = pytest.mark.medium
 
-CONFIG = T5Config(
-    vocab_size=19,
-    embed_dim=8,
-    num_heads=2,
-    head_dim=3,
-    mlp_dim=10,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
-    dropout_rate=0.25,
-    # Few enough that the short rows here reach the logarithmic buckets.
-    relative_buckets=4,
-    relative_max_distance=6,
-)
 PER_LAYER = dataclasses.replace(CONFIG, relative_bias_per_layer=True)
 SHALLOW = dataclasses.replace(CONFIG, num_encoder_layers=1, num_decoder_layers=1)
-INPUTS = np.array([[3, 4, 5, 6, 7, 8, 1], [9, 10, 1, 0, 0, 0, 0]])
-DECODER_INPUTS = np.array([[0, 11, 12, 13, 14], [0, 15, 16, 0, 0]])
-
-
-@functools.cache
-def _params(config):
-    """Random ones, norm scales and bias tables included, so that none of them could be left out."""
-    rng = np.random.default_rng(0)
-
-    def draw(leaf):
-        scale = 1 / math.sqrt(leaf.shape[0]) if len(leaf.shape) > 1 else 1.0
-        return (rng.normal(size=leaf.shape) * scale).astype(np.float32)
-
-    return jax.tree.map(draw, nn.meta.unbox(parameter_shapes(config)))
-
-
-def _logits(config, params, *args, **kwargs):
-    return jax.jit(functools.partial(T5(config).apply, **kwargs))({"params": params}, *args)
-
-
 # ---------------------------------------------------------------- parameter tree
 
 
@@ -111,7 +79,7 @@ def test_every_axis_of_every_parameter_has_a_logical_name(config, scan_layers):
 
 
 def test_stacking_goes_there_and_back():
-    params = _params(CONFIG)
+    params = params_of(CONFIG)
     stacked = stack_layers(params)
     shapes = nn.meta.unbox(parameter_shapes(dataclasses.replace(CONFIG, scan_layers=True)))
     assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, shapes)
@@ -124,7 +92,7 @@ def test_stacking_goes_there_and_back():
 @functools.cache
 def _loss_and_gradients(config):
     """Of one pseudo-random direction of the logits, with parameters of unrolled layers."""
-    params = _params(dataclasses.replace(config, scan_layers=False, remat="none"))
+    params = params_of(dataclasses.replace(config, scan_layers=False, remat="none"))
     direction = np.random.default_rng(0).normal(size=(2, 5, 19)).astype(np.float32)
 
     def loss(params):
@@ -162,7 +130,7 @@ def test_dropout_is_the_same_in_blocks_of_queries():
         config = dataclasses.replace(CONFIG, dropout_rate=0.5, query_chunk=chunk)
         rngs = {"dropout": jax.random.key(3)}
         texts = INPUTS, DECODER_INPUTS
-        return _logits(config, _params(CONFIG), *texts, deterministic=False, rngs=rngs)
+        return logits_of(config, params_of(CONFIG), *texts, deterministic=False, rngs=rngs)
 
     np.testing.assert_allclose(run(2), run(512), rtol=1e-4, atol=1e-5)
 
@@ -175,7 +143,7 @@ def test_attention_of_long_rows_never_holds_a_square_array():
     def loss(params, inputs, targets):
         return jnp.sum(T5(config).apply({"params": params}, inputs, targets))
 
-    compiled = jax.jit(jax.grad(loss)).lower(_params(SHALLOW), inputs, targets).compile()
+    compiled = jax.jit(jax.grad(loss)).lower(params_of(SHALLOW), inputs, targets).compile()
     square = 4 * 32 * config.num_heads * 1024 * 1024  # one layer's weights in float32
     # Square are the bias, one for all rows, and the mask, a byte each and one for all heads.
     assert compiled.memory_analysis().temp_size_in_bytes < 0.75 * square
@@ -198,19 +166,19 @@ def test_remat_recomputes_what_it_says():
         config = dataclasses.replace(SHALLOW, remat=remat)
         loss = lambda params: T5(config).apply({"params": params}, INPUTS, DECODER_INPUTS).sum()  # noqa: E731
         # Compiled code would show no difference on a CPU; the traced program does.
-        return str(jax.make_jaxpr(jax.grad(loss))(_params(SHALLOW))).count("dot_general")
+        return str(jax.make_jaxpr(jax.grad(loss))(params_of(SHALLOW))).count("dot_general")
 
     # "dots" recomputes no weight matmul, only those of the three attentions (logits, weighted sum).
     assert matmuls("none") < matmuls("dots") <= matmuls("none") + 6 < matmuls("full")
 
 
 def test_logits_are_the_unembedded_hidden_states():
-    params = _params(SHALLOW)
+    params = params_of(SHALLOW)
     model, variables = T5(SHALLOW), {"params": params}
-    hidden = _logits(SHALLOW, params, INPUTS, DECODER_INPUTS, method="hidden")
+    hidden = logits_of(SHALLOW, params, INPUTS, DECODER_INPUTS, method="hidden")
     logits = model.apply(variables, hidden, method="unembed")
     np.testing.assert_allclose(
-        _logits(SHALLOW, params, INPUTS, DECODER_INPUTS), logits, rtol=1e-4, atol=1e-5
+        logits_of(SHALLOW, params, INPUTS, DECODER_INPUTS), logits, rtol=1e-4, atol=1e-5
     )
     kernel = np.asarray(params["decoder"]["logits_dense"]["kernel"], np.float64)
     np.testing.assert_allclose(logits, hidden @ kernel, rtol=1e-4, atol=1e-5)
@@ -232,13 +200,13 @@ def test_bfloat16_computes_roughly_the_same_from_float32_parameters():
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype("float32")}
     hidden = jax.eval_shape(
         functools.partial(T5(config).apply, method="hidden"),
-        {"params": _params(SHALLOW)},
+        {"params": params_of(SHALLOW)},
         INPUTS,
         DECODER_INPUTS,
     )
     assert hidden.dtype == jnp.bfloat16
-    logits = _logits(config, _params(SHALLOW), INPUTS, DECODER_INPUTS)
-    exact = _logits(SHALLOW, _params(SHALLOW), INPUTS, DECODER_INPUTS)
+    logits = logits_of(config, params_of(SHALLOW), INPUTS, DECODER_INPUTS)
+    exact = logits_of(SHALLOW, params_of(SHALLOW), INPUTS, DECODER_INPUTS)
     assert logits.dtype == jnp.float32
     error = np.abs(logits - exact).max()
     # bfloat16 keeps 8 bits. Exact agreement would mean that it was not used.
@@ -249,33 +217,33 @@ def test_bfloat16_computes_roughly_the_same_from_float32_parameters():
 
 
 def test_padding_of_the_inputs_changes_nothing():
-    params = _params(SHALLOW)
-    logits = _logits(SHALLOW, params, INPUTS, DECODER_INPUTS)
+    params = params_of(SHALLOW)
+    logits = logits_of(SHALLOW, params, INPUTS, DECODER_INPUTS)
     padded = np.pad(INPUTS, ((0, 0), (0, 5)))
     np.testing.assert_allclose(
-        _logits(SHALLOW, params, padded, DECODER_INPUTS), logits, rtol=1e-4, atol=1e-5
+        logits_of(SHALLOW, params, padded, DECODER_INPUTS), logits, rtol=1e-4, atol=1e-5
     )
-    alone = _logits(SHALLOW, params, INPUTS[1:, :3], DECODER_INPUTS[1:])
+    alone = logits_of(SHALLOW, params, INPUTS[1:, :3], DECODER_INPUTS[1:])
     np.testing.assert_allclose(alone, logits[1:], rtol=1e-4, atol=1e-5)
 
 
 def test_row_of_padding_alone_is_finite():
-    logits = _logits(SHALLOW, _params(SHALLOW), np.zeros_like(INPUTS), DECODER_INPUTS)
+    logits = logits_of(SHALLOW, params_of(SHALLOW), np.zeros_like(INPUTS), DECODER_INPUTS)
     assert np.isfinite(logits).all()
 
 
 def test_later_decoder_inputs_are_not_seen():
-    params = _params(SHALLOW)
+    params = params_of(SHALLOW)
     changed = DECODER_INPUTS.copy()
     changed[:, 3] = 17
-    before = _logits(SHALLOW, params, INPUTS, DECODER_INPUTS)
-    after = _logits(SHALLOW, params, INPUTS, changed)
+    before = logits_of(SHALLOW, params, INPUTS, DECODER_INPUTS)
+    after = logits_of(SHALLOW, params, INPUTS, changed)
     np.testing.assert_array_equal(after[:, :3], before[:, :3])
     assert np.abs(after[:, 3:] - before[:, 3:]).max(axis=-1).min() > 1e-3
 
 
 def test_packed_row_gives_what_its_examples_give_alone():
-    params = _params(SHALLOW)
+    params = params_of(SHALLOW)
     examples = [([3, 4, 5, 1], [0, 11, 12]), ([6, 7, 1], [0, 13, 14, 15]), ([8, 1], [0, 16])]
 
     def pack(rows, length):
@@ -289,7 +257,7 @@ def test_packed_row_gives_what_its_examples_give_alone():
 
     inputs, input_segments = pack([example[0] for example in examples], 12)
     targets, target_segments = pack([example[1] for example in examples], 11)
-    packed = _logits(
+    packed = logits_of(
         SHALLOW,
         params,
         inputs,
@@ -300,7 +268,7 @@ def test_packed_row_gives_what_its_examples_give_alone():
     assert np.isfinite(packed).all()
     pad = lambda rows: np.array([row + [0] * (4 - len(row)) for row in rows])  # noqa: E731
     alone_inputs, alone_targets = (pad(rows) for rows in zip(*examples, strict=True))
-    alone = _logits(SHALLOW, params, alone_inputs, alone_targets)
+    alone = logits_of(SHALLOW, params, alone_inputs, alone_targets)
     for number, (_, row) in enumerate(examples, start=1):
         mine = packed[0, target_segments[0] == number]
         np.testing.assert_allclose(mine, alone[number - 1, : len(row)], rtol=1e-4, atol=1e-5)
@@ -310,7 +278,7 @@ def test_segment_ids_come_in_twos():
     with pytest.raises(ValueError, match="input_segment_ids and target_segment_ids together"):
         jax.eval_shape(
             functools.partial(T5(SHALLOW).apply, input_segment_ids=INPUTS),
-            {"params": _params(SHALLOW)},
+            {"params": params_of(SHALLOW)},
             INPUTS,
             DECODER_INPUTS,
         )
@@ -324,7 +292,7 @@ def test_dropout_only_when_asked_for():
     def run(seed, deterministic):
         rngs = {"dropout": jax.random.key(seed)}
         return T5(SHALLOW).apply(
-            {"params": _params(SHALLOW)},
+            {"params": params_of(SHALLOW)},
             INPUTS,
             DECODER_INPUTS,
             deterministic=deterministic,
@@ -360,10 +328,10 @@ def test_every_layer_of_a_scan_draws_its_own_dropout():
 def test_activations_are_constrained_under_a_mesh_with_rules():
     mesh = jax.sharding.Mesh(np.reshape(jax.devices()[:4], (2, 2)), ("data", "model"))
     rules = [(axes.BATCH, "data"), (axes.HEADS, "model"), (axes.MLP, "model")]
-    params = _params(SHALLOW)
-    plain = _logits(SHALLOW, params, INPUTS, DECODER_INPUTS)
+    params = params_of(SHALLOW)
+    plain = logits_of(SHALLOW, params, INPUTS, DECODER_INPUTS)
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
-        logits = _logits(SHALLOW, params, INPUTS, DECODER_INPUTS)
+        logits = logits_of(SHALLOW, params, INPUTS, DECODER_INPUTS)
     # Nothing but the constraints asks for a split: parameters and tokens came whole.
     assert logits.sharding.spec[0] == "data"
     np.testing.assert_allclose(logits, plain, rtol=1e-4, atol=1e-5)

@@ -106,7 +106,7 @@ def to_text(listed: TaskList) -> str:
     return f'{{"files": {{\n{files}\n}}, "tasks": [\n{tasks}\n]}}\n'
 
 
-def of_registered(names: Sequence[str], folder: Path) -> TaskList:
+def list_registered(names: Sequence[str], folder: Path) -> TaskList:
     """The list of tasks that are registered, for the package in a folder."""
     import seqio
 

@@ -62,14 +62,14 @@ def is_available(facts: TaskFacts) -> bool:
 
 
 def list_tasks(suite: str | None = None) -> list[TaskFacts]:
-    """Facts of the registered tasks of a suite, or of all; see `of_suite`."""
+    """Facts of the registered tasks of a suite, or of all; see `select_suite`."""
     import seqio
 
     names = seqio.TaskRegistry.names()
-    return of_suite((facts_of(seqio.TaskRegistry.get(name)) for name in names), suite)
+    return select_suite((facts_of(seqio.TaskRegistry.get(name)) for name in names), suite)
 
 
-def of_suite(tasks: Iterable[TaskFacts], suite: str | None) -> list[TaskFacts]:
+def select_suite(tasks: Iterable[TaskFacts], suite: str | None) -> list[TaskFacts]:
     """The tasks of a suite, or all, by suite and name.
 
     Raises:

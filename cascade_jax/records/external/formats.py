@@ -49,7 +49,7 @@ def answer_of(line: Line, form: str, compares: bool = True) -> ModelAnswer:
     example_id = line.example_id()
     fields_fn = {OPENAI: openai.fields, VLLM: vllm.fields}.get(form)
     if fields_fn is None:
-        return of_table(line, example_id, compares)
+        return table_answer(line, example_id, compares)
     notes: collections.Counter = collections.Counter()
     fields = fields_fn(Line(f"{line.where} (id {example_id!r})", line.row), notes)
     notes[HAS_REASONING] += bool(_REASONING.match(str(fields.get("answer"))))
@@ -57,7 +57,7 @@ def answer_of(line: Line, form: str, compares: bool = True) -> ModelAnswer:
     return checked(line, example_id, fields, {kind: n for kind, n in notes.items() if n})
 
 
-def of_table(line: Line, example_id: str, compares: bool) -> ModelAnswer:
+def table_answer(line: Line, example_id: str, compares: bool) -> ModelAnswer:
     """A model's answer in a plain table.
 
     Args:

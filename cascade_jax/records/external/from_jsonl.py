@@ -140,7 +140,7 @@ def from_jsonl(config: FromJsonlConfig) -> ImportSummary:
     for model in joined.models:
         costs = _costs(model, joined, parameters.get(model), metadata)
         columns[f"{model}_flops_per_token"] = costs
-    top, said = likeliest_columns.of_answers(joined.answers, metadata)
+    top, said = likeliest_columns.make_columns(joined.answers, metadata)
     columns |= top
     targets = [joined.about[example_id].get("target") for example_id in joined.ids]
     said += joined.said

@@ -14,7 +14,13 @@ from cascade_jax.records.external.answers import (
     numbers_of,
     parsed,
 )
-from cascade_jax.records.external.formats import METADATA, TABLE, answer_of, of_table, recognised
+from cascade_jax.records.external.formats import (
+    METADATA,
+    TABLE,
+    answer_of,
+    recognised,
+    table_answer,
+)
 from cascade_jax.records.external.lines import (
     Line,
     LineError,
@@ -186,7 +192,7 @@ def _answers_of(line: Line, number: int, form: str, joined: Joined) -> dict[str,
         return {model: answer_of(line, form, compares)}
     joined.formats |= dict.fromkeys(joined.models, form)
     return {
-        name: of_table(
+        name: table_answer(
             Line(f"{line.where}, {name}", line.get(name, dict, "an object")),
             line.example_id(),
             compares,

@@ -12,7 +12,7 @@ from cascade_jax.records.external.answers import ModelAnswer
 _NAMES = ("top_log_probs", "top_ids")
 
 
-def of_answers(
+def make_columns(
     answers: Mapping[str, Mapping[str, ModelAnswer]], metadata: dict[str, Any]
 ) -> tuple[dict[str, list], list[str]]:
     """Columns by name, and lines on what is cut or left out.

@@ -40,7 +40,7 @@ def fields(line: Line, notes: collections.Counter) -> dict[str, Any]:
     if places is None or (not places and made["answer"]):
         return made
     notes[kinds.OTHER_USAGE] += bool(places) and not _is_count(body, usage, len(places))
-    return made | _of_tokens(body, choice, made["answer"], places, notes)
+    return made | _token_fields(body, choice, made["answer"], places, notes)
 
 
 def _body(line: Line) -> Line:
@@ -116,7 +116,7 @@ def _other_kind(choice: dict) -> str:
 
 
 def _places(body: Line, choice: dict) -> list[dict] | None:
-    """What is said of each token; None without log-probs."""
+    """The objects of the listed tokens; None without log-probs."""
     log_probs = choice.get("logprobs")
     if log_probs is None:
         return None
@@ -137,7 +137,7 @@ def _places(body: Line, choice: dict) -> list[dict] | None:
 
 
 def _is_count(body: Line, usage: Any, count: int) -> bool:
-    """Whether the usage may be that of so many tokens.
+    """Whether the stated usage fits the number of listed tokens.
 
     The token that ends the answer may be counted and not listed, and so may reasoning.
     """
@@ -153,7 +153,7 @@ def _is_count(body: Line, usage: Any, count: int) -> bool:
     return any(count - stated + tokens in (0, -1) for tokens in hidden)
 
 
-def _of_tokens(
+def _token_fields(
     body: Line, choice: dict, answer: Any, places: list[dict], notes: collections.Counter
 ) -> dict[str, Any]:
     """Log-probs and texts of the answer's tokens among all that are listed."""

@@ -12,7 +12,7 @@ from tasks import write_list
 
 def test_the_list_is_current():
     listed = json_file.from_values(json_file.read_object(write_list.FILE), task_list.TaskList)
-    now = task_list.of_registered([task.name for task in listed.tasks], write_list.FILE.parent)
+    now = task_list.list_registered([task.name for task in listed.tasks], write_list.FILE.parent)
     assert task_list.to_text(now) == write_list.FILE.read_text(), "run `make task-list`"
 
 
