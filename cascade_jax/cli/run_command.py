@@ -13,6 +13,7 @@ import gin
 from cascade_jax import files
 from cascade_jax.cli import gin_config, many_hosts
 from cascade_jax.cli.flags import Flags, flag, parse
+from cascade_jax.cli.task_modules import TaskModulesSkipped
 
 
 def run(command: ModuleType, argv: list[str]) -> int:
@@ -141,7 +142,8 @@ def _write_configs(config: Any) -> None:
         return
     output_dir = getattr(config, "output_dir", None)
     folders = getattr(config, "run_folders", [output_dir] if output_dir else [])
-    texts = {"config.gin": gin.config_str(), "operative_config.gin": gin.operative_config_str()}
+    with TaskModulesSkipped():  # gin imports what its files import, to write their names
+        texts = {"config.gin": gin.config_str(), "operative_config.gin": gin.operative_config_str()}
     for folder in folders:
         for name, text in texts.items():
             file = Path(folder) / name

@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import gin
 import pytest
 
-from cascade_jax.cli import gin_config
+from cascade_jax.cli import gin_config, run_command
 from tests.support import processes
 
 RUN = """
@@ -81,6 +82,8 @@ def test_modules_of_tasks_are_found_but_not_run(tmp_path, monkeypatch, no_tasks)
 
     file.write_text("import tasks.mine\n")
     gin_config.load([str(file)], needs_tasks=False)
+    run_command._write_configs(types.SimpleNamespace(output_dir=str(tmp_path)))
+    assert "import tasks.mine" in (tmp_path / "config.gin").read_text()
     assert "tasks.mine" not in sys.modules and not hasattr(sys.modules["tasks"], "mine")
     file.write_text("import tasks.miss\n")
     with pytest.raises(gin_config.UsageError, match=r"No module named 'tasks\.miss'"):
