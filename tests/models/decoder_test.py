@@ -252,7 +252,9 @@ def test_unembedding_makes_the_logits_of_hidden_states():
     for config in (GEMMA, QWEN):
         params = _params(config)
         model = decoder.Decoder(config)
-        hidden = model.apply({"params": params}, TOKENS, method="hidden")
+        hidden = jax.jit(functools.partial(model.apply, method="hidden"))(
+            {"params": params}, TOKENS
+        )
         expected = _forward(config)({"params": params}, TOKENS)
         actual = families.build(config).unembedding(params).logits(hidden)
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)

@@ -1,6 +1,7 @@
 """Parameters against a count by hand, FLOPs against the matmuls in the traced program."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +134,8 @@ def test_flops_of_decoding_are_the_matmuls_of_its_steps(name):
     config, places = MODELS[name], 4
     model, params = families.build(config), _params(MODELS[name])
     inputs = jnp.ones((BATCH, INPUTS), jnp.int32)
-    first, cache = families.start_decoding(model, params, inputs, places)
+    start = functools.partial(families.start_decoding, model, max_length=places)
+    first, cache = jax.eval_shape(start, params, inputs)
 
     def step(params, cache, tokens):
         return model.apply(
@@ -158,7 +160,8 @@ def test_flops_of_live_decoding_are_the_matmuls_of_its_steps(name):
     config, places, width = MODELS[name], 4, 3
     model, params = families.build(config), _params(MODELS[name])
     inputs = jnp.ones((BATCH, INPUTS), jnp.int32)
-    _, cache = families.start_decoding(model, params, inputs, places)
+    start = functools.partial(families.start_decoding, model, max_length=places)
+    _, cache = jax.eval_shape(start, params, inputs)
     ones = jnp.ones((BATCH,), jnp.int32)
     where = Ragged.padded(ones, ones * width, width=width, length=places)
 

@@ -26,7 +26,7 @@ def _normal(seed, *shape):
 
 
 def _init(module, *args):
-    return nn.meta.unbox(module.init(jax.random.key(0), *args)["params"])
+    return nn.meta.unbox(jax.jit(lambda key: module.init(key, *args))(jax.random.key(0))["params"])
 
 
 # ---------------------------------------------------------------- relative positions

@@ -36,11 +36,12 @@ BATCH = fakes.ragged_batch(4)
 
 @functools.cache
 def _base(model):
-    return families.initialize(families.build(model), jax.random.key(0))
+    return jax.jit(families.initialize, static_argnums=0)(families.build(model), jax.random.key(0))
 
 
 def _fresh(lora, model, seed=1):
-    return lora.initialize(families.parameter_shapes(model), jax.random.key(seed))
+    shapes = families.parameter_shapes(model)
+    return jax.jit(lambda key: lora.initialize(shapes, key))(jax.random.key(seed))
 
 
 def _trained(lora, model):
@@ -107,8 +108,8 @@ def test_the_gradient_is_the_chain_rules_and_of_adapters_only(name):
     assert jax.tree.structure(actual) == jax.tree.structure(adapters)
     merged = lora.merge(_base(model), adapters)
     np.testing.assert_allclose(
-        adapted(adapters, frozen, BATCH),
-        loss(merged, weights, BATCH),
+        jax.jit(adapted)(adapters, frozen, BATCH),
+        jax.jit(loss)(merged, weights, BATCH),
         rtol=1e-5,
     )
     of_kernels = flatten_dict(jax.jit(jax.grad(loss))(merged, weights, BATCH))

@@ -66,8 +66,8 @@ def test_a_cache_changes_no_logits_with_a_bias_per_layer(scan_layers):
     expected = logits_of(PER_LAYER, params, INPUTS, DECODER_INPUTS)
     variables = {"params": stack_layers(params) if scan_layers else params}
     model, length = T5(config), DECODER_INPUTS.shape[1]
-    start = dict(method="start_decoding", mutable=["cache"])
-    _, created = model.apply(variables, INPUTS, length, **start)
+    start = functools.partial(model.apply, method="start_decoding", mutable=["cache"])
+    _, created = jax.jit(start, static_argnums=2)(variables, INPUTS, length)
     step = jax.jit(functools.partial(model.apply, method="decode_step", mutable=["cache"]))
     cache = created
     for place in range(length):
@@ -78,7 +78,7 @@ def test_a_cache_changes_no_logits_with_a_bias_per_layer(scan_layers):
             logits[is_token, 0], expected[is_token, place], rtol=1e-4, atol=1e-5
         )
     # The rows stand at different places: 5 and 3 tokens, read in two calls.
-    ragged = dict(method="decode_ragged", mutable=["cache"])
+    read = jax.jit(functools.partial(model.apply, method="decode_ragged", mutable=["cache"]))
     cache = created
     for starts, counts in (([0, 0], [2, 1]), ([2, 1], [3, 2])):
         width = max(counts)
@@ -88,7 +88,7 @@ def test_a_cache_changes_no_logits_with_a_bias_per_layer(scan_layers):
             first = starts[row]
             tokens[row, : counts[row]] = DECODER_INPUTS[row, first : first + counts[row]]
         last = jnp.arange(2) * width + jnp.array(counts) - 1
-        logits, cache = model.apply(variables | cache, tokens, INPUTS, where, last, **ragged)
+        logits, cache = read(variables | cache, tokens, INPUTS, where, last)
         for row in range(2):
             np.testing.assert_allclose(
                 logits[row], expected[row, starts[row] + counts[row] - 1], rtol=1e-4, atol=1e-5
