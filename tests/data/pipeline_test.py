@@ -101,8 +101,15 @@ def test_a_batch_from_a_jsonl_folder_has_the_ids_of_its_bytes(tmp_path):
     assert batch.inputs.sharding.is_equivalent_to(_sharding(), 2)
 
 
-@pytest.mark.parametrize("pack", [False, True])
-@pytest.mark.parametrize("taken", [0, 37])
+@pytest.mark.parametrize(
+    "pack, taken",
+    [
+        pytest.param(False, 0, marks=pytest.mark.slow),  # the others in parts
+        (False, 37),
+        (True, 0),
+        pytest.param(True, 37, marks=pytest.mark.slow),
+    ],
+)
 def test_a_restored_iterator_goes_on_as_if_never_stopped(pack, taken):
     config = dataclasses.replace(CONFIG, pack=pack, seed=5, vocabulary="byte")
     iterator = pipeline.train_batches(config, _sharding())

@@ -149,7 +149,9 @@ def test_batches_are_those_that_seqio_gives_without_a_cache(mixture, pack):
     assert any(batch["decoder_target_tokens"][:, -1].any() for batch in kept)  # some were cut
 
 
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize(
+    "name", ["toy_filtered", *(pytest.param(n, marks=pytest.mark.slow) for n in KEPT[1:])]
+)
 def test_shards_of_a_task_are_those_without_a_cache(name):
     config = dataclasses.replace(CONFIG, mixture=name, hosts_read="own_rows", vocabulary="byte")
     for index in range(3):

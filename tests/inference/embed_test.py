@@ -1,6 +1,7 @@
 """Mean-pooled inputs against the whole model run on each input alone, without padding."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -31,18 +32,19 @@ CONFIGS = {
 def hidden_alone(config, model, params, row):
     """Hidden states [L, D] of an input that stands alone in its batch."""
     if hasattr(config, "num_encoder_layers"):
-        return model.apply({"params": params}, row[None], method="encode")[0]
+        encode = jax.jit(functools.partial(model.apply, method="encode"))
+        return encode({"params": params}, row[None])[0]
     tokens = np.array([[0, *row]], np.int32)
     ones = np.ones_like(tokens)
     batch = DecoderBatch(tokens=tokens, targets=tokens, weights=ones, is_prefix=ones)
-    return families.hidden(model, params, batch)[0, 1:]
+    return jax.jit(families.hidden, static_argnums=0)(model, params, batch)[0, 1:]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_mean_is_over_the_tokens_of_the_input(name):
     config = CONFIGS[name]
     model = families.build(config)
-    params = families.initialize(model, jax.random.key(0))
+    params = fakes.initialize(model)
     actual = make_embed_fn(model)(params, INPUTS)
     assert actual.shape == (4, 16) and actual.dtype == np.float32
     for row in range(4):
@@ -56,5 +58,5 @@ def test_the_mean_is_over_the_tokens_of_the_input(name):
 @pytest.mark.parametrize("name", ["t5", "decoder"])
 def test_an_input_without_a_token_is_zero(name):
     model = families.build(CONFIGS[name])
-    params = families.initialize(model, jax.random.key(0))
+    params = fakes.initialize(model)
     assert not np.asarray(make_embed_fn(model)(params, np.zeros((2, 6), np.int32))).any()

@@ -279,8 +279,14 @@ def test_padding_columns_are_outside_the_vocabulary(head):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("target", [-1, VOCAB])
+@pytest.mark.parametrize(
+    "head, target",
+    [
+        pytest.param(head, target, marks=[] if (i + j) % 2 else pytest.mark.slow)
+        for i, head in enumerate(HEADS)
+        for j, target in enumerate((-1, VOCAB))
+    ],
+)
 def test_inside_jit_a_counted_label_outside_the_vocabulary_makes_the_loss_nan(head, target):
     *models, targets, weights = arrays()
 
@@ -298,8 +304,14 @@ def test_inside_jit_a_counted_label_outside_the_vocabulary_makes_the_loss_nan(he
     assert all(np.isfinite(result) for result in uncounted.values())
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("normalizer", variants.NORMALIZERS)
+@pytest.mark.parametrize(
+    "head, normalizer",
+    [
+        pytest.param(head, normalizer, marks=[] if (i + j) % 2 else pytest.mark.slow)
+        for i, head in enumerate(HEADS)
+        for j, normalizer in enumerate(variants.NORMALIZERS)
+    ],
+)
 def test_without_a_counted_token_loss_and_gradient_are_zero(head, normalizer):
     hidden, ours, theirs, their_map, targets, weights = arrays()
     options = dict(normalizer=normalizer, z_loss=0.1, label_smoothing=0.1)

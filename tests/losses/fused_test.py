@@ -141,7 +141,7 @@ def test_sums_are_float32_whatever_the_dtype_of_the_product(chunk):
     assert d_head.kernel.tolist() == [[-500.5, 500.5]] and d_head.bias.tolist() == [-500.5, 500.5]
 
 
-@pytest.mark.parametrize("chunk", [1, 6, 7, 48, 1000])
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_the_size_of_the_chunks_does_not_matter(chunk):
     problem = cases.Problem.draw(seed=3)
     actual = run(fused_head, FEW, *problem.arrays, chunk=chunk)

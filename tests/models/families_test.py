@@ -12,6 +12,7 @@ from cascade_jax.batch import Batch, DecoderBatch
 from cascade_jax.inference import rank
 from cascade_jax.models import decoder, families, flops, pair
 from cascade_jax.models.config import DecoderConfig, T5Config
+from tests.support import fakes
 from tests.support.greedy import generate
 
 pytestmark = pytest.mark.medium
@@ -34,9 +35,7 @@ _hidden = jax.jit(families.hidden, static_argnums=0)
 
 @functools.cache
 def _params(config):
-    fresh = jax.jit(families.initialize, static_argnums=0)(
-        families.build(config), jax.random.key(0)
-    )
+    fresh = fakes.initialize(families.build(config))
     # Sharper distributions than a fresh model's.
     return jax.tree.map(lambda x: x + 0.5 * jax.random.normal(jax.random.key(1), x.shape), fresh)
 

@@ -36,7 +36,7 @@ BATCH = fakes.ragged_batch(4)
 
 @functools.cache
 def _base(model):
-    return jax.jit(families.initialize, static_argnums=0)(families.build(model), jax.random.key(0))
+    return fakes.initialize(families.build(model))
 
 
 def _fresh(lora, model, seed=1):

@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 
 import gin
-import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +17,7 @@ from cascade_jax.data import pipeline
 from cascade_jax.models import families
 from cascade_jax.parallel import hosts
 from cascade_jax.runs import checkpoints, run_folder
-from tests.support import processes
+from tests.support import fakes, processes
 
 LIKELY = [1, *range(100, 110)]  # the end, and "a" to "j"
 SETTINGS = {
@@ -50,7 +49,7 @@ def pair(tmp_path_factory, repository):
     (run,) = config.selected()
     fingerprint = pipeline.open_mixture(run.data).fingerprint
     for seed, (name, model) in enumerate((("xent", run.model), ("teacher", run.teacher))):
-        params = families.initialize(families.build(model), jax.random.key(seed))
+        params = fakes.initialize(families.build(model), seed)
         logits = params["decoder"]["logits_dense"]
         logits["kernel"] = logits["kernel"].at[:, np.array(LIKELY)].multiply(4.0)
         folder = file.parent / "out" / name

@@ -22,7 +22,7 @@ MODEL = fakes.t5_config(vocab_size=384)
 
 def write(folder: Path, step: int = 0, **changes) -> None:
     """A run folder with a checkpoint of that step; `changes` of parameters by path."""
-    params = families.initialize(families.build(MODEL), jax.random.key(step))
+    params = fakes.initialize(families.build(MODEL), step)
     kernel = params["decoder"]["logits_dense"]["kernel"]
     for index, value in changes.get("logits", {}).items():
         params["decoder"]["logits_dense"]["kernel"] = kernel.at[index].set(value)

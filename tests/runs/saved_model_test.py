@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
     configs["wide"] = dataclasses.replace(SMALL, vocab_size=400)
     for name, model in configs.items():
         written = run_folder.write_imported(folder / name, model, fingerprint, {"from": "test"})
-        params = families.initialize(families.build(model), jax.random.key(0))
+        params = fakes.initialize(families.build(model))
         checkpoints.save_parameters(folder / name, params, written)
         if OWN_RULES.get(name) is not None:
             config = json.dumps(written | {"rules": OWN_RULES[name]})
@@ -126,7 +126,7 @@ def test_a_checkpoint_is_checked_by_the_rules_that_it_is_read_with(tmp_path):
     model = dataclasses.replace(SMALL, mlp_dim=36)
     fingerprint = pipeline.open_mixture(DATA).fingerprint
     written = run_folder.write_imported(tmp_path / "odd", model, fingerprint, {"from": "test"})
-    params = families.initialize(families.build(model), jax.random.key(0))
+    params = fakes.initialize(families.build(model))
     checkpoints.save_parameters(tmp_path / "odd", params, written)
     mesh = MeshConfig(data=1, tensor=8).build()
 

@@ -24,11 +24,18 @@ def config_of(family, **changes):
     return DecoderConfig(**(vars(DECODER) | changes))
 
 
-@pytest.mark.parametrize("tied_logits", [False, True])
-@pytest.mark.parametrize("family", ["t5", "decoder"])
+@pytest.mark.parametrize(
+    "family, tied_logits",
+    [
+        ("t5", True),
+        ("decoder", False),
+        pytest.param("t5", False, marks=pytest.mark.slow),  # as the two above
+        pytest.param("decoder", True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_frozen_model_gives_the_same_logits(family, tied_logits):
     model = families.build(config_of(family, dtype="bfloat16", tied_logits=tied_logits))
-    params = families.initialize(model, jax.random.key(0))
+    params = fakes.initialize(model)
     frozen = state_lib.in_compute_dtype(model, params)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(frozen))
     assert size < 0.8 * sum(leaf.nbytes for leaf in jax.tree.leaves(params))
@@ -45,7 +52,7 @@ def test_a_frozen_model_gives_the_same_logits(family, tied_logits):
 @pytest.mark.parametrize("family", ["t5", "decoder"])
 def test_a_model_that_computes_in_float32_stays_as_it_is(family):
     model = families.build(config_of(family))
-    params = families.initialize(model, jax.random.key(0))
+    params = fakes.initialize(model)
     frozen = state_lib.in_compute_dtype(model, params)
     jax.tree.map(np.testing.assert_array_equal, frozen, params)
     assert {leaf.dtype for leaf in jax.tree.leaves(frozen)} == {jnp.dtype("float32")}
@@ -56,7 +63,7 @@ def test_shapes_are_frozen_as_arrays_are():
     mesh = MeshConfig(2, 2, 2).build()
     abstract = state_lib.abstract_parameters(model, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    params = jax.device_put(families.initialize(model, jax.random.key(0)), shardings)
+    params = jax.device_put(fakes.initialize(model), shardings)
 
     def same(shape, array):
         assert (shape.shape, shape.dtype) == (array.shape, array.dtype)

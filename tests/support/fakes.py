@@ -4,12 +4,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from cascade_jax.batch import Batch
+from cascade_jax.models import families
 from cascade_jax.models.config import T5Config
 
 VOCAB_SIZE = 64
+
+_initialize = jax.jit(families.initialize, static_argnums=0)
 
 
 def t5_config(embed_dim: int = 16, **changes) -> T5Config:
@@ -25,6 +29,11 @@ def t5_config(embed_dim: int = 16, **changes) -> T5Config:
         dropout_rate=0.0,
     )
     return T5Config(**(settings | changes))
+
+
+def initialize(model: families.Model, seed: int = 0) -> dict:
+    """Fresh parameters by one compiled program, which takes a tenth of an operation at a time."""
+    return _initialize(model, jax.random.key(seed))
 
 
 def ragged_batch(rows: int, seed: int = 0, input_length: int = 12, target_length: int = 8) -> Batch:

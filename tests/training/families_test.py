@@ -135,7 +135,7 @@ def test_a_run_starts_from_another_run(folder, tmp_path):
 
 @functools.cache
 def _fresh(model):
-    params = families.initialize(families.build(model), jax.random.key(1))
+    params = fakes.initialize(families.build(model), 1)
     return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(2), x.shape), params)
 
 

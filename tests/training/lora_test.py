@@ -70,7 +70,7 @@ def _run(name, model, **changes):
 
 def _make_base(folder, model, seed=0):
     """A run folder of parameters that come from elsewhere."""
-    params = families.initialize(families.build(model), jax.random.key(seed))
+    params = fakes.initialize(families.build(model), seed)
     fingerprint = pipeline.open_mixture(DATA).fingerprint
     written = run_folder.write_imported(folder, model, fingerprint, {"from": "test", "pad_id": 0})
     checkpoints.save_parameters(folder, params, written)

@@ -19,7 +19,7 @@ def searched(result, function):
 
 
 @pytest.mark.parametrize("function", [curves.cheap_soon, curves.waves, curves.stairs])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])  # as seed 0
 def test_25_evaluations_find_99_percent_of_400(function, seed):
     everything = function(GRID[:, 0])
     reference = pareto.reference_point(everything)

@@ -1,5 +1,6 @@
 """Scores of log-probs against NumPy row by row, their order, and what they refuse."""
 
+import functools
 import math
 
 import numpy as np
@@ -34,13 +35,18 @@ def test_every_score_is_what_numpy_has_row_by_row(score, lists):
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("score", scores.ALL, ids=lambda score: score.name)
-def test_answers_of_several_blocks_give_what_each_gives_alone(score):
+@functools.cache
+def _answers_of_several_blocks():
     rng = np.random.default_rng(0)
     lists = [-rng.exponential(size=n) for n in rng.integers(1, 30, 40)]
     lists[7] = -rng.exponential(size=600_000)  # longer than a block
     lists += [-rng.exponential(size=n) for n in rng.integers(1, 2000, 300)]
-    answers = answers_of(lists, k=10)
+    return answers_of(lists, k=10)
+
+
+@pytest.mark.parametrize("score", scores.ALL, ids=lambda score: score.name)
+def test_answers_of_several_blocks_give_what_each_gives_alone(score):
+    answers = _answers_of_several_blocks()
     alone = [score(answers.take(np.array([row])))[0] for row in (0, 6, 7, 8, 39, 40, 339)]
     np.testing.assert_allclose(
         score(answers)[[0, 6, 7, 8, 39, 40, 339]], alone, rtol=1e-9, atol=1e-12

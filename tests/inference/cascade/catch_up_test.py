@@ -30,9 +30,14 @@ def read(chunks, starts, counts, length):
     return result, taken_chunks
 
 
+SIZES = ((1, 1), (40, 7))  # at the ends of the others
+
+
 @pytest.mark.parametrize("least", [1, 16, 256])
 @pytest.mark.parametrize("is_packed", [False, True])
-@pytest.mark.parametrize("rows, length", [(1, 1), (1, 12), (5, 40), (40, 7)])
+@pytest.mark.parametrize(
+    "rows, length", [(1, 12), (5, 40), *(pytest.param(*n, marks=pytest.mark.slow) for n in SIZES)]
+)
 def test_chunks_have_every_token_once_and_in_order(rows, length, is_packed, least):
     rng = np.random.default_rng(0)
     cases = [np.full(rows, length), np.ones(rows, int), np.eye(1, rows, dtype=int)[0] * length]
