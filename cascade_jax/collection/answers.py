@@ -13,17 +13,23 @@ from jaxtyping import Float, Int
 from cascade_jax.collection.questions import (
     Questions,
     batches,
-    fill,
+    filled,
+    grouped,
+    grouped_batches,
     input_length,
     options_of,
     progress_bar,
+    to_global,
     with_rules,
 )
 from cascade_jax.inference import embed, generate, rank
+from cascade_jax.inference.groups import Group
 from cascade_jax.models import flops
 from cascade_jax.parallel import rules
 from cascade_jax.records.schema import RANK
 from cascade_jax.runs.saved_model import LoadedModel
+
+_OPTION_TOKENS = 256  # of a row's options, up to which a batch has its full size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +66,17 @@ def answer(
     Raises:
       ValueError: options of a row with the same ids, or a row without options; names the example.
     """
-    examples, rows_of = questions.examples, questions.rows_of
+    examples = questions.examples
     names = ["tokens", "log_probs", "entropies", "texts", "flops", "seconds"]
     names += ["top_log_probs", "top_ids"] if top_k else []
     columns: dict[str, list] = {name: [None] * len(examples) for name in names}
-    ranked = [task for task, how in questions.decoding.items() if how == RANK]
-    written = [row for row, example in enumerate(examples) if example.task not in ranked]
+    is_ranked = [questions.decoding.get(example.task) == RANK for example in examples]
+    ranked, written = np.flatnonzero(is_ranked), np.flatnonzero(np.logical_not(is_ranked))
     with progress_bar(f"{model.name} answers", len(examples)) as bar:
-        parts = [_written(model, questions, written, top_k, bar)]
-        parts += [_ranked(model, questions, rows_of(task), top_k, bar) for task in ranked]
+        parts = (
+            _written(model, questions, written.tolist(), top_k, bar),
+            _ranked(model, questions, ranked.tolist(), top_k, bar),
+        )
         for row, values in itertools.chain(*parts):
             for name in names:
                 columns[name][row] = values[name]
@@ -114,45 +122,41 @@ def _ranked(
     options = {
         row: options_of(questions.examples[row], questions.mixture, questions.data) for row in rows
     }
-    if not options:
-        return
-    most = _power_of_two(max(map(len, options.values())))
-    longest = max(len(ids) for by_text in options.values() for ids in by_text.values())
-    longest = min(_power_of_two(longest), questions.data.target_length)
-    sharding = rules.batch_sharding(questions.mesh)
+    widths = [sum(map(len, options[row].values())) for row in rows]
+    shards = rules.batch_shards(questions.mesh, model.rules)
 
-    def arguments(inputs: jax.Array, members: list[int]) -> tuple[Any, ...]:
-        ids = [list(options[row].values()) for row in fill(members, inputs)]
-        batch = rank.option_batch(ids, longest, most)
-        placed = jax.make_array_from_callback(batch.shape, sharding, batch.__getitem__)
-        return model.params, inputs, placed
+    def size_of(shape: tuple[int, ...]) -> int:
+        """Fewer rows where each has many options, so that all of them take no more memory."""
+        parts = -(-shape[1] // _OPTION_TOKENS)
+        return max(questions.data.batch_size // shards // parts, 1) * shards
+
+    def arguments(inputs: jax.Array, group: Group) -> tuple[Any, ...]:
+        ids = [list(options[row].values()) for row in filled(group)]
+        return model.params, inputs, to_global(rank.pack_options(ids, group.shape[1]), questions)
 
     fn = with_rules(rank.make_rank_fn(model.module, top_k=top_k), model.rules)
-    for members, made, seconds in batches(fn, arguments, questions, rows, bar):
-        for place, row in enumerate(members):
-            best = made.best[place]
+    groups = grouped(questions, rows, widths, size_of=size_of)
+    for group, made, seconds in grouped_batches(fn, arguments, questions, groups, bar):
+        for index, row in enumerate(group.rows):
+            best = made.best[index]
             text, ids = list(options[row].items())[best]
+            lengths = list(map(len, options[row].values()))
             values = {"tokens": np.array(ids, np.int32), "texts": text, "seconds": seconds}
-            values["flops"] = flops.ranking_flops(
-                model.module.config,
-                input_length(questions.examples[row]),
-                list(map(len, options[row].values())),
-            )
+            size = input_length(questions.examples[row])
+            values["flops"] = flops.ranking_flops(model.module.config, size, lengths)
+            first = sum(lengths[:best])
             for name in _per_token(top_k):
-                figures = getattr(made, name)[place]  # of every option, the top ones of the best
-                values[name] = (figures if name.startswith("top_") else figures[best])[: len(ids)]
+                values[name] = getattr(made, name)[index, first : first + len(ids)]
             yield row, values
 
 
 def _embed(model: LoadedModel, questions: Questions) -> Float[np.ndarray, "n D"]:
     fn = with_rules(embed.make_embed_fn(model.module), model.rules)
-    rows = list(range(len(questions.examples)))
-    made = batches(fn, lambda inputs, _: (model.params, inputs), questions, rows)
-    parts = [means[: len(members)] for members, means, _ in made]
-    width = model.module.config.embed_dim
-    return np.concatenate([np.zeros((0, width), np.float32), *parts])
-
-
-def _power_of_two(least: int) -> int:
-    """Sizes in steps, so that tasks share compiled programs."""
-    return 1 << max(least - 1, 0).bit_length()
+    count = len(questions.examples)
+    embeddings = np.zeros((count, model.module.config.embed_dim), np.float32)
+    groups = grouped(questions, range(count))
+    for group, means, _ in grouped_batches(
+        fn, lambda inputs, _: (model.params, inputs), questions, groups
+    ):
+        embeddings[group.rows] = means[: len(group.rows)]
+    return embeddings

@@ -12,17 +12,18 @@ from cascade_jax.collection.answers import Answers
 from cascade_jax.collection.measuring import AnswerQuality
 from cascade_jax.collection.questions import (
     Questions,
-    batches,
-    fill,
+    filled,
+    grouped,
+    grouped_batches,
     input_length,
     progress_bar,
+    to_global,
     with_rules,
 )
 from cascade_jax.data import features, pipeline
 from cascade_jax.data.vocabulary import pieces
 from cascade_jax.inference import teacher_forced
 from cascade_jax.models import flops
-from cascade_jax.parallel import rules
 from cascade_jax.runs.saved_model import LoadedModel
 
 METRIC = "next_token_accuracy"
@@ -81,23 +82,26 @@ def answer(
     `answers.answer`.
     """
     targets = targets_of(questions)
-    sharding = rules.batch_sharding(questions.mesh)
+    is_token = targets != PAD_ID
+    counts = np.count_nonzero(is_token, axis=1)
 
-    def arguments(inputs, members):
-        batch = targets[fill(members, inputs)]
-        placed = jax.make_array_from_callback(batch.shape, sharding, batch.__getitem__)
-        return model.params, inputs, placed
+    def arguments(inputs, group):
+        batch = targets[filled(group), : group.shape[1]]
+        return model.params, inputs, to_global(batch, questions)
 
     fn = teacher_forced.make_next_tokens_fn(model.module, top_k, embeddings)
-    fn, rows = with_rules(fn, model.rules), list(range(len(targets)))
-    parts, seconds = [], np.zeros(len(targets))
+    fn, rows = with_rules(fn, model.rules), range(len(targets))
+    groups = grouped(questions, rows, counts, questions.data.target_length)
+    parts, of_row, seconds = [], [], np.zeros(len(targets))
     with progress_bar(f"{model.name} answers", len(targets)) as bar:
-        for members, made, seconds_of_row in batches(fn, arguments, questions, rows, bar):
-            is_token = targets[members] != PAD_ID
+        for group, made, seconds_of_row in grouped_batches(fn, arguments, questions, groups, bar):
+            at = is_token[group.rows, : group.shape[1]]
             # Padding is left behind here: over a whole split it would take as much memory again.
-            parts.append(jax.tree.map(lambda a, at=is_token: a[: len(at)][at], made))
-            seconds[members] = seconds_of_row
-    tokens = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+            parts.append(jax.tree.map(lambda a, at=at: a[: len(at)][at], made))
+            of_row += np.repeat(group.rows, counts[group.rows]).tolist()
+            seconds[group.rows] = seconds_of_row
+    order = np.argsort(of_row, kind="stable")  # a row's tokens stay in their order
+    tokens = jax.tree.map(lambda *arrays: np.concatenate(arrays)[order], *parts)
     return _as_answers(model, questions, targets, tokens, seconds)
 
 

@@ -15,6 +15,7 @@ from cascade_jax import progress
 from cascade_jax.data import pipeline
 from cascade_jax.data.options import OPTIONS, option_ids
 from cascade_jax.data.vocabulary import pieces
+from cascade_jax.inference.groups import Group, plan
 from cascade_jax.parallel import hosts, rules
 from cascade_jax.parallel.compiling import compile_together
 from cascade_jax.records.schema import GREEDY, RANK, TEACHER_FORCED
@@ -85,7 +86,7 @@ def batches(
     rows: list[int],
     bar: tqdm.tqdm | None = None,
 ) -> Iterator[tuple[list[int], Any, float]]:
-    """Runs a jitted function on some of the examples, a batch at a time.
+    """Runs a jitted function on some of the examples in their order, with inputs of one length.
 
     Args:
       fn: jitted, or with a `lower` as jitted functions have.
@@ -94,26 +95,90 @@ def batches(
       bar: counts the examples.
 
     Yields:
-      The batch's rows, what `fn` returns for it as NumPy arrays, whose last rows may only fill the
-      batch up, and the seconds of each row.
+      The batch's rows, and the others as `grouped_batches` yields them.
     """
-    examples = [questions.examples[row] for row in rows]
-    sharding, done = rules.batch_sharding(questions.mesh), 0
-    for group, inputs in pipeline.batch_inputs(examples, questions.data.batch_size, sharding):
-        questions.before_batch(done == 0)
-        members = rows[done : done + len(group)]
+    size, shape = questions.data.batch_size, (questions.data.input_length,)
+    groups = [Group(rows[i : i + size], size, shape) for i in range(0, len(rows), size)]
+
+    def by_rows(inputs, group):
+        return arguments(inputs, group.rows)
+
+    for group, output, seconds in grouped_batches(fn, by_rows, questions, groups, bar):
+        yield group.rows, output, seconds
+
+
+def grouped(
+    questions: Questions,
+    rows: Sequence[int],
+    others: Sequence[int] | None = None,
+    limit: int | None = None,
+    size_of: Callable[[tuple[int, ...]], int] | None = None,
+) -> list[Group]:
+    """Some of the examples in batches of similar lengths, for `grouped_batches`.
+
+    Args:
+      questions, rows: the examples, and the indices of those to run.
+      others: of each row, another length than that of its input, such as its target's.
+      limit: the most that it may be.
+      size_of: see `groups.plan`; None for the batch size of the questions.
+    """
+    data = questions.data
+    lengths = [[input_length(questions.examples[row]) for row in rows]]
+    limits = [data.input_length]
+    if others is not None:
+        lengths.append(list(others))
+        limits.append(limit)
+    table = np.array(lengths, np.int64).T
+    return plan(rows, table, limits, size_of or (lambda shape: data.batch_size))
+
+
+def grouped_batches(
+    fn: Callable,
+    arguments: Callable[[jax.Array, Group], tuple],
+    questions: Questions,
+    groups: Sequence[Group],
+    bar: tqdm.tqdm | None = None,
+) -> Iterator[tuple[Group, Any, float]]:
+    """Runs a jitted function on batches whose first length is that of the inputs.
+
+    Args:
+      fn: jitted, or with a `lower` as jitted functions have.
+      arguments: `(inputs, group)` -> the arguments of `fn`.
+      questions, groups: the examples, and their batches.
+      bar: counts the examples.
+
+    Yields:
+      The batch, what `fn` returns for it as NumPy arrays, whose last rows may only fill the batch
+      up, and the seconds of each row.
+    """
+    sharding, seen = rules.batch_sharding(questions.mesh), set()
+    for group in groups:
+        program = group.size, group.shape
+        questions.before_batch(program not in seen)
+        members = [questions.examples[row] for row in group.rows]
+        _, inputs = next(pipeline.batch_inputs(members, group.size, sharding, group.shape[0]))
         with jax.set_mesh(questions.mesh):
-            values = arguments(inputs, members)
-            if done == 0:  # else compiling would count as decoding time
+            values = arguments(inputs, group)
+            if program not in seen:  # else compiling would count as decoding time
                 compile_together(fn, *values)
+            seen.add(program)
             start = time.perf_counter()
             output = hosts.to_host(fn(*values))
             # Rows that only fill the batch up take their part of the time too.
-            seconds = (time.perf_counter() - start) / len(inputs)
-        done += len(group)
-        yield members, output, seconds
+            seconds = (time.perf_counter() - start) / group.size
+        yield group, output, seconds
         if bar is not None:
-            bar.update(len(group))
+            bar.update(len(group.rows))
+
+
+def to_global(tree: Any, questions: Questions) -> Any:
+    """NumPy arrays, whose leading axis is the batch, as global arrays."""
+    sharding = rules.batch_sharding(questions.mesh)
+
+    def split(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+
+    return jax.tree.map(split, tree)
 
 
 @functools.lru_cache(maxsize=32)
@@ -131,9 +196,9 @@ def with_rules(jitted: Callable, table: rules.Table) -> Callable:
     return jax.jit(traced)
 
 
-def fill(rows: list[int], batch: jax.Array) -> list[int]:
-    """The rows, the last one repeated up to the size of the batch."""
-    return rows + rows[-1:] * (batch.shape[0] - len(rows))
+def filled(group: Group) -> list[int]:
+    """The rows of a batch, the last one repeated up to its size."""
+    return group.rows + group.rows[-1:] * (group.size - len(group.rows))
 
 
 def progress_bar(label: str, count: int, stays: bool = True) -> tqdm.tqdm:

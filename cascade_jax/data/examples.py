@@ -88,9 +88,14 @@ def answer_for_metric(mixture: OpenMixture, example: Example, answer: str) -> An
 
 
 def batch_inputs(
-    examples: Sequence[Example], batch_size: int, sharding: jax.sharding.Sharding
+    examples: Sequence[Example],
+    batch_size: int,
+    sharding: jax.sharding.Sharding,
+    length: int | None = None,
 ) -> Iterator[tuple[list[Example], Int[Array, "B S"]]]:
     """Groups examples for decoding; every host passes the same examples.
+
+    Inputs are cut to a length that holds them, or stay as they are.
 
     Yields:
       Up to `batch_size` examples, and their inputs as a global array of exactly `batch_size` rows:
@@ -99,7 +104,7 @@ def batch_inputs(
     for start in range(0, len(examples), batch_size):
         group = list(examples[start : start + batch_size])
         filled = group + [group[-1]] * (batch_size - len(group))
-        inputs = np.stack([example.inputs for example in filled])
+        inputs = np.stack([example.inputs[:length] for example in filled])
         shard = host_shard(sharding, *inputs.shape)
         host_rows = batch_size // shard.num_shards
         mine = inputs[shard.index * host_rows :][:host_rows]

@@ -11,11 +11,9 @@ from jaxtyping import Array, Float, Int
 
 from cascade_jax import numerics
 from cascade_jax.batch import PAD_ID, Batch
-from cascade_jax.inference import generate
+from cascade_jax.inference import generate, places
 from cascade_jax.losses import terms
 from cascade_jax.models import families
-
-_LOGITS_AT_ONCE = 1 << 25  # 128 MiB
 
 
 @flax.struct.dataclass
@@ -48,7 +46,7 @@ def make_next_tokens_fn(
     model: families.Model,
     top_k: int = 0,
     with_hidden: bool = False,
-    logits_at_once: int = _LOGITS_AT_ONCE,
+    logits_at_once: int = places.LOGITS_AT_ONCE,
 ) -> Callable[[Mapping[str, Any], Int[Array, "B S"], Int[Array, "B L"]], NextTokens]:
     """A jitted `(params, inputs, targets) -> NextTokens`, compiled once for each pair of shapes.
 
@@ -85,25 +83,9 @@ def make_next_tokens_fn(
     @jax.jit
     def next_tokens_fn(params, inputs, targets):
         shifted = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
-        is_token = targets != PAD_ID
-        batch = Batch(inputs, shifted, targets, is_token.astype(jnp.float32))
-        hidden = families.hidden(model, params, batch)
-        rows, length = targets.shape
-        places = min(length, max(1, logits_at_once // (rows * vocab_size)))
-        parts = _cut(hidden, places), _cut(targets, places)
-        measured = jax.lax.map(lambda part: measure(params, *part), parts)
-
-        def whole(part):
-            joined = jnp.swapaxes(part, 0, 1).reshape(rows, -1, *part.shape[3:])[:, :length]
-            return jnp.where(jnp.expand_dims(is_token, range(2, joined.ndim)), joined, 0)
-
-        return jax.tree.map(whole, measured)
+        weights = (targets != PAD_ID).astype(jnp.float32)
+        hidden = families.hidden(model, params, Batch(inputs, shifted, targets, weights))
+        fn = functools.partial(measure, params)
+        return places.measure(fn, hidden, targets, vocab_size, logits_at_once)
 
     return next_tokens_fn
-
-
-def _cut(array: Array, places: int) -> Array:
-    """[B L ...] -> [parts B places ...], zeros at the end of the last part."""
-    rows, length, *rest = array.shape
-    padding = ((0, 0), (0, -length % places), *((0, 0) for _ in rest))
-    return jnp.swapaxes(jnp.pad(array, padding).reshape(rows, -1, places, *rest), 0, 1)

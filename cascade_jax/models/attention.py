@@ -20,6 +20,7 @@ from cascade_jax.models.config import DecoderConfig, RopeScaling
 from cascade_jax.models.layers import Dense, empty_cache, heads, keys_last, norm, write_cache
 from cascade_jax.models.ragged import Ragged
 
+EVERY_SEGMENT = -1  # of a key that queries of all segments see, as answers see their input
 _MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
 
 
@@ -29,7 +30,8 @@ class Places:
 
     Attributes:
       positions: inside the example, from 0.
-      segments: number of the example in a packed row; all alike in a row of one example.
+      segments: number of the example in a packed row; all alike in a row of one example. A key
+        of EVERY_SEGMENT belongs to all of them.
       is_prefix: True for tokens that see each other both ways.
       is_readable: False for a key that no query may see, such as an empty place of a cache.
     """
@@ -49,6 +51,7 @@ def is_visible(query: Places, key: Places, window: Int[Array, ""]) -> Bool[Array
     distance = query.positions[:, :, None] - key.positions[:, None, :]
     in_order = (distance >= 0) | (query.is_prefix[:, :, None] & key.is_prefix[:, None, :])
     same = query.segments[:, :, None] == key.segments[:, None, :]
+    same = same | (key.segments == EVERY_SEGMENT)[:, None, :]
     return key.is_readable[:, None, :] & same & in_order & (distance < window)
 
 

@@ -16,7 +16,13 @@ from jaxtyping import Array, Float, Int
 from cascade_jax import axes
 from cascade_jax.batch import PAD_ID, PREFIX_LM, Batch, DecoderBatch
 from cascade_jax.models import layer_flops
-from cascade_jax.models.attention import GroupedAttention, Kind, Places, kind_of
+from cascade_jax.models.attention import (
+    EVERY_SEGMENT,
+    GroupedAttention,
+    Kind,
+    Places,
+    kind_of,
+)
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.models.layers import MLP, Dense, Embed, norm, residual_constraint
 from cascade_jax.models.ragged import Ragged
@@ -112,16 +118,37 @@ class Decoder(nn.Module):
         return self.hidden(tokens, is_prefix=is_prefix.astype(jnp.int32))[:, 1:]
 
     def hidden_after(
-        self, encoded: None, inputs: Int[Array, "B S"], targets: Int[Array, "B L"]
-    ) -> Float[Array, "B L D"]:
-        """Hidden states that predict each target after the inputs."""
-        del encoded  # input and target are one row
-        shifted = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
-        arguments, settings, places = self.reading(
-            Batch(inputs, shifted, targets, jnp.ones(targets.shape))
-        )
-        states = self.hidden(*arguments, **settings)
-        return jnp.take_along_axis(states, places[:, :, None], axis=1)
+        self, inputs: Int[Array, "B S"], answers: Int[Array, "B W"], numbers: Int[Array, "B W"]
+    ) -> Float[Array, "B W D"]:
+        """Hidden states that predict each token of several answers to one input.
+
+        A row is the start and the input, then the answers, each after the last token before them,
+        as in `decode_step`. That token comes again for each answer, and is no key there.
+
+        Example: input "7 8 0", answers "5 6" and "9" are read as ``[0 7 8 0 8 5 8]`` at the
+        positions ``[0 1 2 _ 2 3 2]``.
+        """
+        prompt = jnp.pad(inputs, ((0, 0), (1, 0)))
+        last = jnp.sum(inputs != PAD_ID, axis=1, keepdims=True)  # position of the last token
+        place = jnp.broadcast_to(jnp.arange(prompt.shape[1]), prompt.shape)
+        order = jnp.broadcast_to(jnp.arange(answers.shape[1]), answers.shape)
+        before, number_before = (jnp.pad(x[:, :-1], ((0, 0), (1, 0))) for x in (answers, numbers))
+        starts = numbers != number_before
+        positions = last + order - jax.lax.cummax(jnp.where(starts, order, 0), axis=1)
+        before = jnp.where(starts, jnp.take_along_axis(prompt, last, axis=1), before)
+
+        def joined(of_prompt: Any, of_answers: Any) -> Array:
+            return jnp.concatenate([of_prompt, of_answers], axis=1)
+
+        is_input, everyones = place <= last, jnp.full_like(place, EVERY_SEGMENT)
+        both_ways = joined(is_input, starts) & self.config.bidirectional_prefix
+        query = Places(
+            joined(place, positions), joined(everyones, numbers), both_ways,
+            jnp.ones(both_ways.shape, bool),
+        )  # fmt: skip
+        key = query.replace(is_readable=joined(is_input, ~starts))
+        hidden = self._run(joined(prompt, before), query, key, None, True)
+        return hidden[:, prompt.shape[1] :]
 
     def unembed(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Projects hidden states to float32 logits."""
@@ -213,8 +240,6 @@ class Decoder(nn.Module):
         return self.final_norm(x)
 
     # What follows needs no parameters; see `families.Family`.
-
-    reads_input_once = False
 
     @nn.nowrap
     def example_arguments(self) -> tuple:

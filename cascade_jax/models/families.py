@@ -30,12 +30,9 @@ class Family(Protocol):
 
     Attributes:
       config: of the model.
-      reads_input_once: whether `hidden_after` takes what `encode` gives, so that an input is read
-        once for all of its targets; it gets None otherwise.
     """
 
     config: ModelConfig
-    reads_input_once: bool
 
     def hidden(self, *arguments: Any, deterministic: bool = True, **settings: Any):
         """Hidden states [B L D] that predict targets; what `reading` gives are its arguments."""
@@ -47,9 +44,20 @@ class Family(Protocol):
         """Hidden states of the input's tokens."""
 
     def hidden_after(
-        self, encoded: Any, inputs: Int[Array, "B S"], targets: Int[Array, "B L"]
-    ) -> Float[Array, "B L D"]:
-        """Hidden states that predict each target after the inputs."""
+        self, inputs: Int[Array, "B S"], answers: Int[Array, "B W"], numbers: Int[Array, "B W"]
+    ) -> Float[Array, "B W D"]:
+        """Hidden states that predict each token of several answers to one input, read once.
+
+        A token sees the input, and the tokens before it in its own answer.
+
+        Example: answers "5 6 1" and "7 1": ``answers = [5 6 1 7 1 0]``,
+        ``numbers = [1 1 1 2 2 0]``.
+
+        Args:
+          inputs: tokens, 0 for padding, which stands at the end only.
+          answers: tokens of the answers, one after the other, 0 for padding.
+          numbers: which answer each token belongs to, ascending from 1; 0 for padding.
+        """
 
     def start_decoding(self, inputs: Int[Array, "B S"], max_length: int) -> Int[Array, " B"]:
         """Creates the collection "cache"; returns each row's first token for `decode_step`.

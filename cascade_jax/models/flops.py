@@ -100,11 +100,9 @@ def live_flops(config: ModelConfig, input_length: int, answer_length: int, num_l
 
 
 def ranking_flops(config: ModelConfig, input_length: int, option_lengths: Sequence[int]) -> int:
-    """FLOPs of scoring every option of a row, each with its end of sequence.
+    """FLOPs of reading an input once and scoring its options, each with its end of sequence.
 
-    An encoder-decoder reads the input once, a decoder-only model with each option.
+    A token attends to the input and all tokens of its own option, masked or not.
     """
-    whole = sum(forward_flops(config, input_length, length) for length in option_lengths)
-    if not build(config).reads_input_once:
-        return whole
-    return whole - (len(option_lengths) - 1) * prefill_flops(config, input_length)
+    scoring = sum(n * decode_flops(config, input_length, n - 1) for n in option_lengths)
+    return prefill_flops(config, input_length) + scoring

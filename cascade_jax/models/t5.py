@@ -84,21 +84,29 @@ class T5(nn.Module):
         target_segment_ids: Int[Array, "B L"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "B L D"]:
-        """What `unembed` turns into logits, from what `encode` made of the inputs."""
+        """What `unembed` turns into logits, from what `encode` made of the inputs.
+
+        With target segments alone, all segments of a row read its whole input.
+        """
         length = decoder_inputs.shape[1]
         self_mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
         cross_mask = (inputs != PAD_ID)[:, None, None, :]
         if target_segment_ids is not None:
             self_mask = self_mask & _same_segment(target_segment_ids, target_segment_ids)
+        if input_segment_ids is not None:
             cross_mask = cross_mask & _same_segment(target_segment_ids, input_segment_ids)
         x = self.token_embedder(decoder_inputs)
         return self.decoder(x, encoded, self_mask, cross_mask, None, deterministic)
 
     def hidden_after(
-        self, encoded: Float[Array, "B S D"], inputs: Int[Array, "B S"], targets: Int[Array, "B L"]
-    ) -> Float[Array, "B L D"]:
-        """Hidden states that predict each target, from what `encode` made of the inputs."""
-        return self.decode(encoded, inputs, jnp.pad(targets[:, :-1], ((0, 0), (1, 0))))
+        self, inputs: Int[Array, "B S"], answers: Int[Array, "B W"], numbers: Int[Array, "B W"]
+    ) -> Float[Array, "B W D"]:
+        """Hidden states that predict each token of several answers to one input."""
+        before, number_before = (jnp.pad(x[:, :-1], ((0, 0), (1, 0))) for x in (answers, numbers))
+        # Relative positions are differences, and so those of an answer that stands alone.
+        decoder_inputs = jnp.where(numbers == number_before, before, 0)
+        encoded = self.encode(inputs)
+        return self.decode(encoded, inputs, decoder_inputs, target_segment_ids=numbers)
 
     def unembed(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Projects the decoder's hidden states to float32 logits."""
@@ -166,8 +174,6 @@ class T5(nn.Module):
         return self.decoder(x, encoded, self_mask, cross_mask, position, True)
 
     # What follows needs no parameters; see `families.Family`.
-
-    reads_input_once = True
 
     @nn.nowrap
     def example_arguments(self) -> tuple:

@@ -97,8 +97,7 @@ def check_batch_size(name: str, size: int, mesh: Mesh, *rules: str | Table) -> N
       *rules: of the models that compute with it; some split the batch over more axes than it
         arrives by.
     """
-    tables = [dict(table(each)).get(axes.BATCH, ()) for each in rules]
-    for places in (mesh_lib.BATCH_AXES, *map(_as_axes, tables)):
+    for places in _batch_axes(*rules):
         shards = math.prod(mesh.shape[axis] for axis in places)
         if size % shards:
             split = [f"{axis} {mesh.shape[axis]}" for axis in places if mesh.shape[axis] > 1]
@@ -106,6 +105,18 @@ def check_batch_size(name: str, size: int, mesh: Mesh, *rules: str | Table) -> N
                 f"{name} {size} does not divide by the {shards} shards of the mesh ("
                 f"{', '.join(split)}); allowed are multiples of {shards}"
             )
+
+
+def batch_shards(mesh: Mesh, *rules: str | Table) -> int:
+    """The least number of rows that `check_batch_size` allows."""
+    sizes = [[mesh.shape[axis] for axis in places] for places in _batch_axes(*rules)]
+    return math.lcm(*map(math.prod, sizes))
+
+
+def _batch_axes(*rules: str | Table) -> list[tuple[str, ...]]:
+    """Mesh axes over which batches are split, as they arrive and by each table."""
+    tables = [dict(table(each)).get(axes.BATCH, ()) for each in rules]
+    return [mesh_lib.BATCH_AXES, *map(_as_axes, tables)]
 
 
 def parameter_shardings(boxed_shapes, mesh: Mesh, rules: str | Table = DEFAULT):

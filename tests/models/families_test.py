@@ -86,10 +86,10 @@ def test_greedy_answers_are_the_argmax_of_teacher_forced_logits(config):
 
 def test_a_decoder_ranks_options_by_their_log_likelihood():
     model, params = families.build(DECODER), _params(DECODER)
-    options = np.array([[[5, 6, 1], [2, 1, 0]], [[3, 1, 0], [9, 9, 1]]], np.int32)
-    actual = rank.make_rank_fn(model)(params, INPUTS, options)
+    options = [[[5, 6, 1], [2, 1]], [[3, 1], [9, 9, 1]]]
+    actual = rank.make_rank_fn(model)(params, INPUTS, rank.pack_options(options, 6))
     for k in range(2):
-        targets = options[:, k]
+        targets = np.array([[*row[k], 0][:3] for row in options], np.int32)
         row = Batch(
             INPUTS,
             np.pad(targets[:, :-1], ((0, 0), (1, 0))),
@@ -99,7 +99,8 @@ def test_a_decoder_ranks_options_by_their_log_likelihood():
         log_p = jax.nn.log_softmax(_logits(model, params, row))
         each = np.take_along_axis(np.asarray(log_p), targets[..., None], -1)[..., 0]
         expected = (each * (targets > 0)).sum(-1)
-        np.testing.assert_allclose(actual.scores[:, k], expected, rtol=1e-5)
+        first = [0 if k == 0 else len(row[0]) for row in options]
+        np.testing.assert_allclose(actual.scores[np.arange(2), first], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("config", [DECODER, T5])

@@ -10,7 +10,7 @@ import pytest
 
 from cascade_jax.batch import Batch
 from cascade_jax.inference import rank
-from cascade_jax.models import families, flops
+from cascade_jax.models import families, flops, layer_flops
 from cascade_jax.models.config import DecoderConfig, T5Config
 from cascade_jax.models.families import parameter_shapes
 from cascade_jax.models.flops import flops_per_token, parameter_count
@@ -209,14 +209,22 @@ def test_an_answer_costs_its_input_and_each_of_its_tokens(name):
 def test_options_cost_what_the_program_that_ranks_them_computes(name):
     config, count = MODELS[name], 3
     model, inputs = families.build(config), jnp.ones((BATCH, INPUTS), jnp.int32)
-    options = jnp.ones((BATCH, count, TARGETS), jnp.int32)
+    numbers = jnp.tile(jnp.repeat(jnp.arange(1, count + 1), TARGETS), (BATCH, 1))
+    options = rank.Options(jnp.ones_like(numbers), numbers)
     rank_fn = rank.make_rank_fn(model)
     actual = _traced(lambda params: rank_fn(params, inputs, options), _params(config))
-    # Logits are made in a loop over options, which stands in the trace once.
-    actual += (count - 1) * BATCH * TARGETS * 2 * config.embed_dim * config.vocab_size
+    tokens, expected = count * TARGETS, flops.ranking_flops(config, INPUTS, [TARGETS] * count)
+    # What the program masks: the other options, ...
+    score = 4 * config.num_heads * config.head_dim
+    masked = tokens * (tokens - TARGETS)
     if isinstance(config, T5Config):
-        actual -= _position_bias(config, INPUTS, INPUTS) + _position_bias(config, TARGETS, TARGETS)
-    assert actual == BATCH * flops.ranking_flops(config, INPUTS, [TARGETS] * count)
+        masked *= config.num_decoder_layers
+        actual -= _position_bias(config, INPUTS, INPUTS) + _position_bias(config, tokens, tokens)
+    else:  # ... options for the input, and the start
+        masked = config.num_layers * (masked + tokens + INPUTS * tokens + 2 * INPUTS + 1 + tokens)
+        expected += config.num_layers * layer_flops.self_attention(config, 1, 0)
+        expected += config.num_layers * layer_flops.mlp(config)
+    assert actual == BATCH * (expected + score * masked)
 
 
 def test_parameters_are_split_at_embedding_and_logits():

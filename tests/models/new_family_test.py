@@ -36,7 +36,6 @@ class Bag(nn.Module):
     """The module of the family."""
 
     config: BagConfig
-    reads_input_once = True
 
     def setup(self):
         shape = self.config.vocab_size, self.config.embed_dim
@@ -46,14 +45,14 @@ class Bag(nn.Module):
         return self.unembed(self.hidden(inputs, targets))
 
     def hidden(self, inputs, targets, deterministic=True):
-        return self.hidden_after(self.encode(inputs), inputs, targets)
+        return self.hidden_after(inputs, targets, targets)
 
     def encode(self, inputs):
         return self.config.sizes.scale * self.embedding[inputs]
 
-    def hidden_after(self, encoded, inputs, targets):
-        summed = encoded.sum(1, keepdims=True)
-        return jnp.broadcast_to(summed, (*targets.shape, summed.shape[-1]))
+    def hidden_after(self, inputs, answers, numbers):
+        summed = self.encode(inputs).sum(1, keepdims=True)
+        return jnp.broadcast_to(summed, (*answers.shape, summed.shape[-1]))
 
     def unembed(self, hidden):
         return hidden @ self.embedding.T
