@@ -2,14 +2,14 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
 
 from cascade_jax.inference.buckets import bucket
 
-_MOST_SHAPES = 8
+_MOST_SHAPES = 12
 Shape = tuple[int, ...]
 
 
@@ -37,9 +37,9 @@ def plan(
 ) -> list[Group]:
     """Batches of rows, the longest first.
 
-    Lengths are padded to buckets. Shapes are joined, those first that cost the fewest tokens, while
-    they are too many or while half a batch that only fills up would cost more. What is free in a
-    batch is taken by rows of smaller shapes.
+    Lengths are padded to buckets. Two shapes are joined while there are too many, or while that
+    leaves fewer tokens to compute, as where both have few rows. What is free in a batch is taken
+    by rows of smaller shapes.
 
     Args:
       rows: indices of the rows.
@@ -52,38 +52,73 @@ def plan(
     for row, of_row in zip(rows, lengths.tolist(), strict=True):
         shape = tuple(map(bucket, of_row, limits))
         by_shape.setdefault(shape, []).append((-sum(of_row), row))  # to be sorted, longest first
-    _join(by_shape, size_of, most_shapes)
-    groups: list[Group] = []
-    for shape in sorted(by_shape, key=lambda shape: (sum(shape), shape), reverse=True):
-        waiting = [row for _, row in sorted(by_shape[shape])]
-        for group in groups:
-            if all(own >= other for own, other in zip(group.shape, shape, strict=True)):
-                free = group.size - len(group.rows)
-                group.rows.extend(waiting[:free])
-                waiting = waiting[free:]
-        size = size_of(shape)
-        groups += [
-            Group(waiting[start : start + size], size, shape)
-            for start in range(0, len(waiting), size)
-        ]
+    while len(by_shape) > most_shapes:
+        _join(by_shape, *_nearest(by_shape))
+    while pair := _worth_joining({s: len(members) for s, members in by_shape.items()}, size_of):
+        _join(by_shape, *pair)
+    waiting = {s: [row for _, row in sorted(members)] for s, members in by_shape.items()}
+    groups = []
+    for shape, size, counts in _batches({s: len(of_s) for s, of_s in waiting.items()}, size_of):
+        members = []
+        for source, count in counts:
+            members += waiting[source][:count]
+            del waiting[source][:count]
+        groups.append(Group(members, size, shape))
     return groups
 
 
-def _join(by_shape: dict[Shape, list], size_of: Callable[[Shape], int], most_shapes: int) -> None:
-    """Joins shapes, in place."""
+def _batches(
+    counts: Mapping[Shape, int], size_of: Callable[[Shape], int]
+) -> list[tuple[Shape, int, list[tuple[Shape, int]]]]:
+    """(shape, size, how many rows of which shapes) of each batch, the largest shapes first."""
+    result = []
+    for shape in sorted(counts, key=lambda shape: (sum(shape), shape), reverse=True):
+        size, left = size_of(shape), counts[shape]
+        for other, room, members in result:
+            free = room - sum(count for _, count in members)
+            if free and left and _holds(other, shape):
+                members.append((shape, min(free, left)))
+                left -= min(free, left)
+        result += [(shape, size, [(shape, min(size, left - i))]) for i in range(0, left, size)]
+    return result
 
-    def cost(shape: Shape, count: int) -> float:
-        return sum(shape) * (count + size_of(shape) / 2)
 
-    def more(one: Shape, other: Shape) -> tuple[float, Shape, Shape]:
-        """Tokens that are computed in addition if two shapes are joined."""
-        counts = len(by_shape[one]), len(by_shape[other])
-        joined = cost(tuple(map(max, one, other)), sum(counts))
-        return joined - cost(one, counts[0]) - cost(other, counts[1]), one, other
+def _holds(one: Shape, other: Shape) -> bool:
+    return all(own >= length for own, length in zip(one, other, strict=True))
 
-    while len(by_shape) > 1:
-        least, one, other = min(more(*pair) for pair in itertools.combinations(by_shape, 2))
-        if len(by_shape) <= most_shapes and least >= 0:
-            return
-        members = by_shape.pop(one) + by_shape.pop(other)
-        by_shape.setdefault(tuple(map(max, one, other)), []).extend(members)
+
+def _joined(one: Shape, other: Shape) -> Shape:
+    return tuple(map(max, one, other))
+
+
+def _join(by_shape: dict[Shape, list], one: Shape, other: Shape) -> None:
+    members = by_shape.pop(one) + by_shape.pop(other)
+    by_shape.setdefault(_joined(one, other), []).extend(members)
+
+
+def _nearest(by_shape: Mapping[Shape, list]) -> tuple[Shape, Shape]:
+    """The two shapes whose rows need the fewest tokens more if they are joined."""
+    shapes, counts = np.array(list(by_shape)), np.array(list(map(len, by_shape.values())))
+    joined = np.maximum(shapes[:, None], shapes[None]).sum(axis=-1)  # [shapes shapes]
+    more = (joined - shapes.sum(axis=-1)[:, None]) * counts[:, None]
+    more = np.where(np.eye(len(shapes)), np.inf, more + more.T)
+    one, other = np.unravel_index(np.argmin(more), more.shape)
+    return tuple(shapes[one].tolist()), tuple(shapes[other].tolist())
+
+
+def _worth_joining(
+    counts: Mapping[Shape, int], size_of: Callable[[Shape], int]
+) -> tuple[Shape, Shape] | None:
+    """The two shapes that joined leave the fewest tokens to compute; None if all leave more."""
+
+    def cost(counts: Mapping[Shape, int]) -> int:
+        return sum(size * sum(shape) for shape, size, _ in _batches(counts, size_of))
+
+    def after(pair: tuple[Shape, Shape]) -> int:
+        left = {shape: count for shape, count in counts.items() if shape not in pair}
+        shape = _joined(*pair)
+        return cost(left | {shape: left.get(shape, 0) + sum(counts[each] for each in pair)})
+
+    pairs = list(itertools.combinations(counts, 2))
+    costs = list(map(after, pairs))
+    return pairs[int(np.argmin(costs))] if costs and min(costs) <= cost(counts) else None
