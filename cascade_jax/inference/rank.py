@@ -99,14 +99,6 @@ def make_rank_fn(
     vocab_size = model.config.vocab_size
     generate.check_top_k(top_k, vocab_size)
 
-    def measure(params, hidden, tokens):
-        logits = model.apply({"params": params}, hidden, method="unembed")
-        log_p = numerics.log_probs(logits)
-        # NaN for an id past the vocabulary
-        log_probs = jnp.take_along_axis(log_p, tokens[..., None], axis=-1, mode="fill")[..., 0]
-        top = generate.top_of(logits, log_p, top_k) if top_k else (None, None)
-        return log_probs, numerics.entropy(log_p), *top
-
     @jax.jit
     def rank_fn(params, inputs, options):
         shapes = inputs.shape, options.tokens.shape, options.numbers.shape
@@ -120,12 +112,22 @@ def make_rank_fn(
         hidden = model.apply(
             {"params": params}, inputs, read, options.numbers, method="hidden_after"
         )
-        fn = functools.partial(measure, params)
+        fn = functools.partial(_measure, model, params, top_k)
         measured = places.measure(fn, hidden, options.tokens, vocab_size, logits_at_once)
         scores, best = _scores(measured[0], options.numbers, normalize)
         return Ranking(*measured[:2], scores, best, *measured[2:])
 
     return rank_fn
+
+
+def _measure(model, params, top_k, hidden, tokens):
+    """Log-probs of tokens, entropies there, and the largest log-probs with their ids."""
+    logits = model.apply({"params": params}, hidden, method="unembed")
+    log_p = numerics.log_probs(logits)
+    # NaN for an id past the vocabulary
+    log_probs = jnp.take_along_axis(log_p, tokens[..., None], axis=-1, mode="fill")[..., 0]
+    top = generate.top_of(logits, log_p, top_k) if top_k else (None, None)
+    return log_probs, numerics.entropy(log_p), *top
 
 
 def _scores(log_probs, numbers, normalize):
