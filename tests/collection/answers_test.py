@@ -145,6 +145,7 @@ def test_the_likeliest_option_is_the_answer_and_the_rest_is_written(mixture, mod
 def test_everything_else_that_is_asked_for(mixture, model):
     module, params = model
     questions, top_k = questions_of(mixture, RANK), 4
+    encode = jax.jit(functools.partial(module.apply, method="encode"))
     actual = answers.answer(LoadedModel("tiny", *model), questions, top_k, embeddings=True)
     for row, example in enumerate(questions.examples):
         ids = actual.tokens[row].tolist()
@@ -155,7 +156,7 @@ def test_everything_else_that_is_asked_for(mixture, model):
         np.testing.assert_array_equal(actual.top_ids[row], tops)
         np.testing.assert_allclose(actual.top_log_probs[row], values, rtol=1e-4, atol=1e-4)
         tokens = example.inputs[example.inputs > 0]
-        encoded = module.apply({"params": params}, tokens[None], method="encode")[0]
+        encoded = encode({"params": params}, tokens[None])[0]
         np.testing.assert_allclose(actual.embeddings[row], encoded.mean(axis=0), atol=1e-5)
         assert actual.input_tokens[row] == len(tokens)
         size = [len(tokens), len(ids)]

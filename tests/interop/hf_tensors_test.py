@@ -1,6 +1,7 @@
 """Folders of transformers that do not fit, are cut off or are laid out in other ways."""
 
 import dataclasses
+import functools
 import json
 import struct
 
@@ -23,10 +24,13 @@ DECODER = DecoderConfig(12, 4, 2, 2, 2, 2, 6, tied_logits=False, bos_id=3)
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 
+parameter_shapes = functools.cache(families.parameter_shapes)
+
+
 def random_parameters(config, seed=0):
     rng = np.random.default_rng(seed)
-    shapes = nn.unbox(families.parameter_shapes(config))
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    draw = lambda leaf: rng.normal(size=leaf.shape).astype(np.float32)  # noqa: E731
+    return jax.tree.map(draw, nn.unbox(parameter_shapes(config)))
 
 
 def tensors_of(config, seed=0):

@@ -29,7 +29,6 @@ TARGETS = np.array([[5, 6, 1], [3, 1, 0]], np.int32)
 SHIFTED = np.array([[0, 5, 6], [0, 3, 1]], np.int32)
 BATCH = Batch(INPUTS, SHIFTED, TARGETS, (TARGETS > 0).astype(np.float32))
 
-_logits = jax.jit(families.logits, static_argnums=0)
 _hidden = jax.jit(families.hidden, static_argnums=0)
 
 
@@ -57,8 +56,8 @@ def test_rows_hold_the_input_and_then_the_target():
 def test_a_decoder_predicts_the_same_from_either_form_of_a_batch(both_ways):
     config = dataclasses.replace(DECODER, bidirectional_prefix=both_ways)
     model, params = families.build(config), _params(DECODER)
-    whole = _logits(model, params, decoder.joined_rows(BATCH))
-    actual = _logits(model, params, BATCH)
+    whole = fakes.logits(model, params, decoder.joined_rows(BATCH))
+    actual = fakes.logits(model, params, BATCH)
     assert actual.shape == (2, 3, 20)
     np.testing.assert_allclose(actual[0], whole[0, 4:], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(actual[1, :2], whole[1, 2:4], rtol=1e-5, atol=1e-6)
@@ -75,7 +74,7 @@ def test_greedy_answers_are_the_argmax_of_teacher_forced_logits(config):
     row = Batch(
         INPUTS, np.pad(tokens[:, :-1], ((0, 0), (1, 0))), tokens, np.ones(tokens.shape, np.float32)
     )
-    logits = np.asarray(_logits(model, params, row), np.float64)
+    logits = np.asarray(fakes.logits(model, params, row), np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     for i, length in enumerate(answer.lengths):
         assert tokens[i, :length].tolist() == log_p[i, :length].argmax(-1).tolist()
@@ -96,7 +95,7 @@ def test_a_decoder_ranks_options_by_their_log_likelihood():
             targets,
             jnp.asarray(targets > 0, jnp.float32),
         )
-        log_p = jax.nn.log_softmax(_logits(model, params, row))
+        log_p = jax.nn.log_softmax(fakes.logits(model, params, row))
         each = np.take_along_axis(np.asarray(log_p), targets[..., None], -1)[..., 0]
         expected = (each * (targets > 0)).sum(-1)
         first = [0 if k == 0 else len(row[0]) for row in options]
@@ -107,9 +106,9 @@ def test_a_decoder_ranks_options_by_their_log_likelihood():
 def test_dropout_is_on_with_a_key_only(config):
     config = dataclasses.replace(config, dropout_rate=0.5)
     model, params = families.build(config), _params(config)
-    still = _logits(model, params, BATCH)
-    np.testing.assert_array_equal(_logits(model, params, BATCH), still)
-    dropped = _logits(model, params, BATCH, jax.random.key(3))
+    still = fakes.logits(model, params, BATCH)
+    np.testing.assert_array_equal(fakes.logits(model, params, BATCH), still)
+    dropped = fakes.logits(model, params, BATCH, jax.random.key(3))
     assert np.abs(dropped - still).max() > 1e-3
 
 
@@ -123,10 +122,10 @@ def test_rows_that_a_model_cannot_read_are_refused():
     rows = decoder.joined_rows(BATCH)
     assert isinstance(rows, DecoderBatch)
     with pytest.raises(ValueError, match='set DataConfig.architecture to "encoder_decoder"'):
-        _logits(families.build(T5), _params(T5), rows)
+        fakes.logits(families.build(T5), _params(T5), rows)
     packed = BATCH.replace(input_segment_ids=INPUTS > 0, target_segment_ids=TARGETS > 0)
     with pytest.raises(ValueError, match="cannot read packed encoder-decoder rows"):
-        _logits(families.build(DECODER), _params(DECODER), packed)
+        fakes.logits(families.build(DECODER), _params(DECODER), packed)
     with pytest.raises(ValueError, match="is no model; expected a T5Config or a DecoderConfig"):
         families.build("t5")
 

@@ -1,5 +1,7 @@
 """Parameters for T5X checkpoints, comparing them, and checkpoints in T5X's newer format."""
 
+import functools
+
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -22,10 +24,13 @@ def assert_same(actual, expected):
         np.testing.assert_array_equal(actual[name], array, err_msg=name)
 
 
+parameter_shapes = functools.cache(families.parameter_shapes)
+
+
 def random_parameters(config):
     rng = np.random.default_rng(0)
-    shapes = nn.meta.unbox(families.parameter_shapes(config))
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    draw = lambda leaf: rng.normal(size=leaf.shape).astype(np.float32)  # noqa: E731
+    return jax.tree.map(draw, nn.meta.unbox(parameter_shapes(config)))
 
 
 def write_orbax(folder, step, params, statistics):

@@ -277,7 +277,7 @@ def test_facts_are_those_of_whole_logits(folder, mesh, cache, pack):
     batch = Batch(**vars(pipeline.to_global_batch(rows, one, 16)))
     step = checkpoints.chosen_step(folder / "teacher", "best")
     params = parameters.load(folder / "teacher", step, TEACHER, mesh)
-    log_p = log_softmax(families.logits(families.build(TEACHER), params, batch))
+    log_p = log_softmax(fakes.logits(families.build(TEACHER), params, batch))
     counted = np.asarray(batch.weights) != 0
     assert not pack or np.asarray(batch.target_segment_ids).max() > 1
     of_label = np.take_along_axis(log_p, np.asarray(batch.targets)[..., None], -1)[..., 0]

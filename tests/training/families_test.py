@@ -90,7 +90,7 @@ def test_a_decoder_pair_trains_and_its_cascade_is_collected(folder):
         inputs = example.inputs[None]
         shifted = np.pad(tokens[:, :-1], ((0, 0), (1, 0)))
         batch = fakes.Batch(inputs, shifted, tokens, np.ones(tokens.shape, np.float32))
-        log_p = jax.nn.log_softmax(families.logits(families.build(alike), params, batch))
+        log_p = jax.nn.log_softmax(fakes.logits(families.build(alike), params, batch))
         expected = np.take_along_axis(np.asarray(log_p), tokens[..., None], -1)[0, :, 0]
         np.testing.assert_allclose(table.student_log_probs[span], expected, rtol=1e-3, atol=1e-4)
 

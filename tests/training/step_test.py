@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cascade_jax.losses import variants
-from cascade_jax.models import families, t5
+from cascade_jax.models import t5
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.runs import state as state_lib
@@ -44,7 +44,7 @@ def with_some_right(batch):
     """The batch with the fresh student's own argmax as the label of every third token."""
     model = t5.T5(STUDENT)
     params = initial_params(model, MeshConfig(1).build(jax.devices()[:1]), 0)
-    guess = np.asarray(families.logits(model, params, batch)).argmax(-1)
+    guess = np.asarray(fakes.logits(model, params, batch)).argmax(-1)
     right = np.arange(guess.size).reshape(guess.shape) % 3 == 0
     return dataclasses.replace(batch, targets=np.where(right, guess, batch.targets))
 
