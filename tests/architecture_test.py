@@ -1,6 +1,7 @@
 """The rules of the design that a machine can check, from the syntax trees alone."""
 
 import ast
+import functools
 import graphlib
 import re
 from pathlib import Path
@@ -30,10 +31,17 @@ def part_of(module: str) -> str | None:
     return names[1] if names[0] == "cascade_jax" and len(names) > 1 else None
 
 
+@functools.cache
+def nodes(file: Path) -> tuple[ast.AST, ...]:
+    """All of a file's syntax tree."""
+    return tuple(ast.walk(ast.parse(file.read_text())))
+
+
+@functools.cache
 def imports(file: Path) -> list[tuple[int, str]]:
     """(line, full module or object name) of every import, also those inside functions."""
     result = []
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in nodes(file):
         if isinstance(node, ast.Import):
             result += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -83,7 +91,7 @@ def test_json_of_files_is_read_by_one_parser():
     readers = {
         str(file.relative_to(PACKAGE if PACKAGE in file.parents else ROOT))
         for file in PRODUCT_FILES
-        for node in ast.walk(ast.parse(file.read_text()))
+        for node in nodes(file)
         if isinstance(node, ast.Attribute)
         and node.attr in ("load", "loads", "decode")
         and ast.unparse(node.value) in ("json", "msgspec.json")
@@ -159,7 +167,7 @@ def test_files_and_functions_stay_short():
         lines = len(text.splitlines())
         if lines > 400:
             wrong.append(f"{file.relative_to(ROOT)}: {lines} lines, at most 400")
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes(file):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = node.end_lineno - node.lineno + 1
                 if length > 60:
@@ -192,7 +200,7 @@ def test_there_is_one_stop_gradient():
 def test_only_the_batch_module_spells_seqios_feature_names():
     wrong = []
     for file in PRODUCT_FILES:
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in nodes(file):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 if re.fullmatch(r"(encoder|decoder)_\w*(tokens|weights|ids|positions)", node.value):
                     wrong.append((file.relative_to(ROOT).as_posix(), node.lineno))
@@ -260,7 +268,7 @@ def test_functions_are_named_by_what_they_do_and_not_of_something():
     named = [
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
         for path in PRODUCT_FILES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.FunctionDef) and node.name.lstrip("_").startswith("of_")
     ]
     assert not named

@@ -54,6 +54,7 @@ def test_the_readme_is_short():
     assert len(README.splitlines()) <= 200
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "page, heading", [("README.md", "Five minutes in Python"), ("docs/losses.md", "From Python")]
 )

@@ -48,6 +48,7 @@ def test_an_unknown_command_is_answered_with_the_nearest(capsys):
     assert error.count("\n") == 1 and "did you mean 'collect'?" in error
 
 
+@pytest.mark.medium
 def test_a_missing_gin_file_is_named_in_an_interpreter_of_its_own():
     code = (
         f"import sys; sys.path = {sys.path!r}\n"

@@ -233,6 +233,7 @@ def test_two_hosts_that_read_their_own_rows_have_together_all():
         _host_batches(config, seqio.ShardInfo(1, 2), 1, state)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("pack", [False, True])
 def test_batches_for_a_decoder_only_model_are_global_arrays(pack):
     config = dataclasses.replace(CONFIG, architecture="prefix_lm", pack=pack)

@@ -76,6 +76,7 @@ def jitted_rule():
     return jax.jit(lambda rule, uncertainty: rule.defers(uncertainty, jnp.zeros(N, jnp.int32)))
 
 
+@pytest.mark.medium
 @settings(max_examples=60, deadline=None)
 @given(scores=SCORES, threshold=THRESHOLDS, other=THRESHOLDS)
 def test_all_of_them_defer_the_same_examples(

@@ -56,6 +56,7 @@ def outcome(files, tmp_path_factory):
     return result, folder, json.loads((folder / "metrics.json").read_text())
 
 
+@pytest.mark.medium
 def test_several_scores_stand_beside_the_first(outcome, files):
     result, folder, written = outcome
     assert (folder / "scores.png").exists() and (folder / "scores.svg").exists()

@@ -43,6 +43,7 @@ def after_three_steps():
     return state, params
 
 
+@pytest.mark.medium
 def test_a_state_that_went_through_t5xs_names_goes_on_bitwise():
     state, params = after_three_steps()
     statistics, step = t5x_adafactor.from_optax(state)

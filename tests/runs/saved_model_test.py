@@ -48,6 +48,7 @@ def runs(folder, **changes) -> CascadeRuns:
     return CascadeRuns(**(settings | {"data": DATA, "mesh": mesh} | changes))
 
 
+@pytest.mark.medium
 def test_config_and_rules_are_those_of_the_run(folder):
     cascades, mixture, mesh = runs(folder, students=["small", f"{folder}/plain"]).open()
     assert [[model.name for model in models] for models in cascades] == [

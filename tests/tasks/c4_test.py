@@ -33,6 +33,7 @@ def test_the_tasks_have_names_and_cards():
     assert {catalog.card_of(name).kind for name in names} == {"language_modeling"}
 
 
+@pytest.mark.medium
 def test_c4_makes_a_training_batch_of_tfds_rows(monkeypatch):
     sources.set_data_dir(None)
     # Mock data has rows but no files.
@@ -82,6 +83,7 @@ def test_a_train_chunk_is_corrupted_anew_each_time_around(tmp_path):
     assert len({np.asarray(next(batches).inputs).tobytes() for _ in range(6)}) == 6
 
 
+@pytest.mark.medium
 def test_the_share_of_noise_is_that_of_the_paper(real_data):
     rows = seqio.get_mixture_or_task(SPANS).get_dataset(
         {"inputs": 512, "targets": 114}, "validation", shuffle=False, try_in_mem_cache=False
@@ -102,6 +104,7 @@ def _source(name):
     return seqio.TaskRegistry.get(name).source
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", [SPANS, PREFIX])
 def test_training_resumes_in_the_midst_of_a_text(real_data, name):
     config = _config(name, batch_size=8)
@@ -128,6 +131,7 @@ def test_the_target_as_answer_is_worth_1(real_data, name):
     assert metric == "accuracy" and values.tolist() == [1.0] * 3
 
 
+@pytest.mark.medium
 def test_a_sentencepiece_vocabulary_takes_sentinels_too(real_data, tmp_path):
     prefix = str(tmp_path / "text")
     trained = training.train_sentencepiece(PREFIX, prefix, 400, split="validation")

@@ -174,6 +174,7 @@ def test_a_chunk_is_divided_anywhere():
 # ---- randomness
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("step", [denoising.span_corruption, denoising.prefix_lm])
 def test_evaluation_is_the_same_each_time_and_training_by_the_seed(step):
     evaluated = [examples(step, texts(), seed=seed) for seed in (None, None, 5)]

@@ -171,6 +171,7 @@ def _fitting(source, *arguments, **settings):
     return rows
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", list(one_of_each_kind(IN_TFDS)))
 def test_a_training_batch_of_mock_rows(monkeypatch, name):
     sources.set_data_dir(None)

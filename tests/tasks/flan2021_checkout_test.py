@@ -173,6 +173,7 @@ def test_the_name_tells_the_file_and_the_number_of_templates(tmp_path):
     assert again == names[0] and again.startswith("cascade_flan2021_rte_checkout_")
 
 
+@pytest.mark.medium
 def test_the_whole_mixture_has_the_rates_of_the_original(tmp_path):
     original = seqio.MixtureRegistry.get("cascade_flan2021_v1")
     copy = seqio.MixtureRegistry.get(checkout.from_checkout(_make(tmp_path)))

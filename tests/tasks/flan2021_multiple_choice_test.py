@@ -188,6 +188,7 @@ def _served(monkeypatch, rows):
 # ---- TFDS's fields
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", [name for name in OWN_ROWS if name != "wsc273"])
 def test_a_training_batch_of_rows_as_the_builder_has_them(monkeypatch, name):
     row = OWN_ROWS[name][0]
@@ -225,6 +226,7 @@ def test_arc_keeps_questions_with_four_options(monkeypatch, name):
     _check(examples[0], ("Science test: Why?\n\n", "a|b|c|d", "c"))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["cosmos_qa", "openbookqa", "piqa"])
 def test_a_training_batch_of_mock_rows(monkeypatch, name):
     sources.set_data_dir(None)

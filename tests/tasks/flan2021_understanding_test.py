@@ -185,6 +185,7 @@ def _with_options(name, text):
 
 
 # Every other one in every_task_test.py.
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["bool_q", "multirc", "sentiment140", "snli", "stsb", "trec"])
 def test_a_training_batch_of_tfds_rows(monkeypatch, name):
     sources.set_data_dir(None)
@@ -239,6 +240,7 @@ def test_training_rows_of_the_real_data_use_all_prompts(data_folder):
     assert sum(counts) == len(inputs) == 2290 and all(650 < count < 880 for count in counts)
 
 
+@pytest.mark.medium
 def test_the_target_as_answer_is_worth_1_and_the_others_less(data_folder):
     sources.set_data_dir(data_folder)
     for name in sorted({name for name, *_ in REAL_ROWS}):

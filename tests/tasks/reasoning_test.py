@@ -35,6 +35,7 @@ def test_the_tasks_have_names_and_cards():
     assert {name: catalog.card_of(name).kind for name in reasoning.TASKS} == KINDS
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", [ARC_C, ARC_E, GSM8K])
 def test_a_training_batch_of_tfds_rows(monkeypatch, name):
     sources.set_data_dir(None)

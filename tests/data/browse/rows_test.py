@@ -76,6 +76,7 @@ def model(tmp_path_factory):
     return f"{prefix}.model"
 
 
+@pytest.mark.medium
 def test_another_vocabulary(task, model):
     (example,) = view("demo_last_v1", 1, vocabulary=model, input_length=4)
     inputs = example.inputs

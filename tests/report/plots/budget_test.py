@@ -167,6 +167,7 @@ def test_bars_of_several_cascades_stand_beside_each_other():
     assert all(end <= start + 1e-9 for (_, end), (start, _) in zip(edges, edges[1:], strict=False))
 
 
+@pytest.mark.medium
 def test_all_pictures_are_written_and_those_without_figures_removed(tmp_path):
     images = plots_budget.write_pictures(budget(), tmp_path / "a" / "b")
     assert tuple(images) == NAMES
