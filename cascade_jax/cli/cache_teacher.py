@@ -14,7 +14,7 @@ example, after the teacher was trained:
     --gin.TEACHER_CACHE="'runs/demo/teacher_cache'"
 """
 CONFIG = "cascade_jax.teacher_cache.make.CacheConfig"
-MANY_HOSTS = True
+RUNS_MODELS = True
 
 
 def check(config) -> None:

@@ -12,7 +12,7 @@ example:
   cascade-jax calibrate --gin_file=gin/experiments/demo.gin --gin.LEVEL="'answer'"
 """
 CONFIG = "cascade_jax.calibration.calibrate.CalibrateConfig"
-MANY_HOSTS = True
+RUNS_MODELS = True
 
 
 def run(config) -> None:

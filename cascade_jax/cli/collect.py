@@ -13,7 +13,7 @@ example:
   cascade-jax collect --gin_file=gin/experiments/demo.gin --gin.COLLECT_SPLIT="'validation'"
 """
 CONFIG = "cascade_jax.collection.collect.CollectConfig"
-MANY_HOSTS = True
+RUNS_MODELS = True
 
 
 def run(config) -> None:

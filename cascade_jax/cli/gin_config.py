@@ -22,11 +22,14 @@ import gin
 from gin import config as gin_config
 
 from cascade_jax.cli import commands, gin_text
-from cascade_jax.cli.flags import Flags, UsageError, flag
+from cascade_jax.cli.flags import Config, Flags, UsageError, flag
 from cascade_jax.cli.task_modules import TaskModulesSkipped
 from cascade_jax.names import did_you_mean
 
 _MACRO = "gin.macro"
+_CACHE = (
+    "cascade_jax.cli.compilation_cache.CompilationCache"  # every command that compiles reads it
+)
 _REFUSED = (
     SyntaxError, tokenize.TokenError, ValueError, OSError, ImportError, AttributeError, NameError,
 )  # fmt: skip
@@ -108,6 +111,12 @@ def build(root: str, values: argparse.Namespace, needs_tasks: bool = True) -> An
         raise UsageError(
             f"the gin files leave out a value or give one of another type: {one_line(error)}"
         ) from error
+
+
+def setting(config_class: type[Config]) -> Config:
+    """A config that is no command's root, as the gin files bind it; its defaults if they do not."""
+    selector = f"{config_class.__module__}.{config_class.__qualname__}"
+    return gin.get_configurable(selector)() if selector in _bound() else config_class()
 
 
 def search_paths() -> list[Path]:
@@ -314,7 +323,7 @@ def check_leftovers(mentioned: Iterable[str] = ()) -> None:
       UsageError: names it, and the nearest name that is read.
     """
     modules = [commands.module_of(name) for name in commands.COMMANDS]
-    roots = {module.CONFIG for module in modules if hasattr(module, "CONFIG")}
+    roots = {module.CONFIG for module in modules if hasattr(module, "CONFIG")} | {_CACHE}
     used = _reached(roots & _bound())
     for (scope, selector), parameters in sorted(_bindings().items()):
         for parameter in parameters:

@@ -11,7 +11,7 @@ import absl.logging
 import gin
 
 from cascade_jax import files
-from cascade_jax.cli import gin_config, many_hosts
+from cascade_jax.cli import compilation_cache, gin_config, many_hosts
 from cascade_jax.cli.flags import Flags, flag, parse
 from cascade_jax.cli.task_modules import TaskModulesSkipped
 
@@ -21,8 +21,9 @@ def run(command: ModuleType, argv: list[str]) -> int:
 
     Args:
       command: a module of this package with HELP and run; CONFIG, the root that gin files bind
-        (and NEEDS_TASKS = False where the tasks that they import need not be registered), or FLAGS,
-        a dataclass of flags, or functions flags and parse of its own.
+        (and NEEDS_TASKS = False where the tasks that they import need not be registered,
+        RUNS_MODELS = True where it compiles programs, on one host or many), or FLAGS, a dataclass
+        of flags, or functions flags and parse of its own.
       argv: the arguments after the command's name.
 
     Returns:
@@ -53,11 +54,13 @@ def flags_of(command: ModuleType) -> Flags:
     if hasattr(command, "FLAGS"):
         return flags.add(command.FLAGS)
     flags.add(gin_config.GinFlags)
-    return flags.add(many_hosts.HostFlags) if _is_for_many_hosts(command) else flags
+    if _runs_models(command):
+        flags.add(many_hosts.HostFlags).add(compilation_cache.CacheFlags)
+    return flags
 
 
-def _is_for_many_hosts(command: ModuleType) -> bool:
-    return getattr(command, "MANY_HOSTS", False)
+def _runs_models(command: ModuleType) -> bool:
+    return getattr(command, "RUNS_MODELS", False)
 
 
 def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
@@ -75,7 +78,8 @@ def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
             values = flags_of(command).parse(gin_config.with_bindings(argv))
             needs_tasks = getattr(command, "NEEDS_TASKS", True)
             config = gin_config.build(command.CONFIG, values, needs_tasks)
-            if _is_for_many_hosts(command):
+            if _runs_models(command):
+                _keep_compiled(values.compilation_cache, name)
                 many_hosts.meet(values, f"cascade-jax {name}")
         # A long command may be killed: its configs are written first, but not over those of another
         # run, which its check refuses.
@@ -101,6 +105,14 @@ def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
         return 0, ""
     print(f"cascade-jax {name}: {text}", file=sys.stderr, flush=True)
     return status, text
+
+
+def _keep_compiled(flag_value: str | None, name: str) -> None:
+    """Turns the compilation cache on; where that fails, says so and goes on."""
+    folder = flag_value or gin_config.setting(compilation_cache.CompilationCache).folder
+    problem = compilation_cache.use(folder)
+    if problem is not None:
+        print(f"cascade-jax {name}: {problem}", file=sys.stderr, flush=True)
 
 
 def _hide_background_errors() -> None:

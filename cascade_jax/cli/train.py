@@ -12,7 +12,7 @@ example:
   cascade-jax train --gin_file=gin/experiments/demo.gin --gin.ONLY="'teacher'"
 """
 CONFIG = "cascade_jax.training.experiment.TrainConfig"
-MANY_HOSTS = True
+RUNS_MODELS = True
 
 
 def check(config) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import cascade_jax
 from cascade_jax.runs import run_folder
 
-_PLACES = ("data_dir", "vocabulary", "cache_dir", "compilation_cache", "teacher_cache")
+_PLACES = ("data_dir", "vocabulary", "cache_dir", "teacher_cache")
 _LIBRARIES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow")
 
 

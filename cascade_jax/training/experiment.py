@@ -172,15 +172,12 @@ class TrainConfig:
       output_dir: each run has the sub-folder of its name.
       mesh: the device mesh.
       only: do just the runs of these names (one, or several), e.g. one per machine.
-      compilation_cache: a folder that keeps compiled programs for the next start, on one or on many
-        hosts; None leaves it to JAX_COMPILATION_CACHE_DIR.
     """
 
     runs: Sequence[TrainRun]
     output_dir: str
     mesh: MeshConfig = MeshConfig()
     only: str | Sequence[str] | None = None
-    compilation_cache: str | None = None
 
     def __post_init__(self):
         is_path = bool(self.output_dir) and isinstance(self.output_dir, str)

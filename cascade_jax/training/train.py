@@ -17,8 +17,6 @@ other (`training/run.py`):
 
 from pathlib import Path
 
-import jax
-
 from cascade_jax.parallel import hosts
 from cascade_jax.runs import identity
 from cascade_jax.training import run as run_lib
@@ -48,8 +46,6 @@ def train(config: TrainConfig) -> None:
         have different data.
       NonFiniteLossError, hosts.Stopped: see `run.train_one`.
     """
-    if config.compilation_cache is not None:
-        jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
     mesh = config.mesh.build()
     with hosts.StopSignal() as stop:
         for run in config.selected():
