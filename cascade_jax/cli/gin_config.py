@@ -27,9 +27,8 @@ from cascade_jax.cli.task_modules import TaskModulesSkipped
 from cascade_jax.names import did_you_mean
 
 _MACRO = "gin.macro"
-_CACHE = (
-    "cascade_jax.cli.compilation_cache.CompilationCache"  # every command that compiles reads it
-)
+# Read by every command that compiles.
+_CACHE = "cascade_jax.cli.compilation_cache.CompilationCache"
 _REFUSED = (
     SyntaxError, tokenize.TokenError, ValueError, OSError, ImportError, AttributeError, NameError,
 )  # fmt: skip
