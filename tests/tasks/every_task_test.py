@@ -129,7 +129,8 @@ def _check(name, examples):
         if "options" in example:
             options = [option.decode() for option in example["options"]]
             assert _text(example, features.TARGETS) in options
-            rank.option_batch([[[*option.encode(), 1] for option in options]], 4096)
+            ids = [[*option.encode(), 1] for option in options]
+            rank.pack_options([ids], sum(map(len, ids)))
 
 
 def test_every_task_of_the_papers_is_registered_as_its_kind():
