@@ -7,7 +7,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from cascade_jax import checks, numerics
 from cascade_jax.models import families
@@ -39,11 +39,19 @@ class Generation:
 
 
 @flax.struct.dataclass
-class _State:
-    step: Int[Array, ""]
-    last: Int[Array, " B"]  # the decoder's next input
-    has_ended: Any  # bool [B]
-    generation: Generation
+class Decoding:
+    """B rows on their way; their answers' lengths are those so far.
+
+    Attributes:
+      last: the token that a model reads next.
+      has_ended: by its end of sequence or its length; such a row stays as it is.
+      answers: what there is of them, 0 after a row's last token.
+      cache: of the model.
+    """
+
+    last: Int[Array, " B"]
+    has_ended: Bool[Array, " B"]
+    answers: Generation
     cache: Any
 
 
@@ -69,25 +77,16 @@ def make_generate_fn(
     check_lengths(max_length, eos_id, model.config.vocab_size)
     check_top_k(top_k, model.config.vocab_size)
 
-    def is_running(state):
-        return (state.step < max_length) & ~jnp.all(state.has_ended)
-
     @jax.jit
     def generate_fn(params, inputs):
         first, cache = families.start_decoding(model, params, inputs, max_length)
-
-        def next_state(state):
-            logits, updated = model.apply(
-                {"params": params, "cache": state.cache},
-                state.last[:, None],
-                inputs,
-                method="decode_step",
-                mutable=["cache"],
-            )
-            return _advance(state, logits[:, 0], updated["cache"], eos_id, top_k)
-
-        start = _initial_state(first, max_length, cache, top_k)
-        return jax.lax.while_loop(is_running, next_state, start).generation
+        has_ended = jnp.zeros(first.shape, bool)
+        start = Decoding(first, has_ended, no_answers(len(first), max_length, top_k), cache)
+        return jax.lax.while_loop(
+            lambda state: ~jnp.all(state.has_ended),
+            lambda state: next_tokens(model, params, inputs, state, eos_id, top_k),
+            start,
+        ).answers
 
     return generate_fn
 
@@ -113,22 +112,36 @@ def top_of(
     return jnp.take_along_axis(log_p, ids, axis=-1), ids
 
 
-def _initial_state(first, max_length, cache, top_k):
-    batch_size, shape, top = len(first), (len(first), max_length), (len(first), max_length, top_k)
-    return _State(
-        step=jnp.zeros((), jnp.int32),
-        last=first,
-        has_ended=jnp.zeros((batch_size,), bool),
-        generation=Generation(
-            tokens=jnp.zeros(shape, jnp.int32),
-            log_probs=jnp.zeros(shape, jnp.float32),
-            entropies=jnp.zeros(shape, jnp.float32),
-            lengths=jnp.full((batch_size,), max_length, jnp.int32),
-            top_log_probs=jnp.zeros(top, jnp.float32) if top_k else None,
-            top_ids=jnp.zeros(top, jnp.int32) if top_k else None,
-        ),
-        cache=cache,
+def no_answers(rows: int, max_length: int, top_k: int) -> Generation:
+    """Answers of no tokens."""
+    shape, top = (rows, max_length), (rows, max_length, top_k)
+    return Generation(
+        tokens=jnp.zeros(shape, jnp.int32),
+        log_probs=jnp.zeros(shape, jnp.float32),
+        entropies=jnp.zeros(shape, jnp.float32),
+        lengths=jnp.zeros((rows,), jnp.int32),
+        top_log_probs=jnp.zeros(top, jnp.float32) if top_k else None,
+        top_ids=jnp.zeros(top, jnp.int32) if top_k else None,
     )
+
+
+def next_tokens(
+    model: families.Model,
+    params: Mapping[str, Any],
+    inputs: Int[Array, "B S"],
+    state: Decoding,
+    eos_id: int,
+    top_k: int,
+) -> Decoding:
+    """Appends the likeliest token to the rows that have not ended."""
+    logits, updated = model.apply(
+        {"params": params, "cache": state.cache},
+        state.last[:, None],
+        inputs,
+        method="decode_step",
+        mutable=["cache"],
+    )
+    return _advance(state, logits[:, 0], updated["cache"], eos_id, top_k)
 
 
 def _advance(state, logits, cache, eos_id, top_k):
@@ -137,13 +150,13 @@ def _advance(state, logits, cache, eos_id, top_k):
     chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     chosen_log_prob = jnp.take_along_axis(log_p, chosen[:, None], axis=-1)[:, 0]
     chosen = jnp.where(state.has_ended, 0, chosen)
-    ends_here = ~state.has_ended & (chosen == eos_id)
-    old = state.generation
+    old, takes = state.answers, ~state.has_ended
+    lengths = old.lengths + takes
 
-    def put(values, column):
-        has_ended = jnp.expand_dims(state.has_ended, range(1, column.ndim))
-        column = jnp.where(has_ended, 0, column).astype(values.dtype)
-        return jax.lax.dynamic_update_slice_in_dim(values, column[:, None], state.step, axis=1)
+    def put(values, new):
+        is_here = (jnp.arange(values.shape[1])[None] == old.lengths[:, None]) & takes[:, None]
+        is_here = jnp.expand_dims(is_here, range(2, values.ndim))
+        return jnp.where(is_here, new[:, None].astype(values.dtype), values)
 
     top = {}
     if top_k:
@@ -152,15 +165,15 @@ def _advance(state, logits, cache, eos_id, top_k):
             "top_log_probs": put(old.top_log_probs, log_probs),
             "top_ids": put(old.top_ids, ids),
         }
-    return _State(
-        step=state.step + 1,
+    has_ended = (chosen == eos_id) | (lengths == old.tokens.shape[1])
+    return Decoding(
         last=chosen,
-        has_ended=state.has_ended | ends_here,
-        generation=Generation(
+        has_ended=state.has_ended | (takes & has_ended),
+        answers=Generation(
             tokens=put(old.tokens, chosen),
             log_probs=put(old.log_probs, chosen_log_prob),
             entropies=put(old.entropies, numerics.entropy(log_p)),
-            lengths=jnp.where(ends_here, state.step + 1, old.lengths),
+            lengths=lengths,
             **top,
         ),
         cache=cache,

@@ -26,6 +26,7 @@ from cascade_jax.models.attention import (
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.models.layers import MLP, Dense, Embed, norm, residual_constraint
 from cascade_jax.models.ragged import Ragged
+from cascade_jax.models.slots import PackedInputs
 from cascade_jax.models.stack import layer_stack, run_layers
 from cascade_jax.unembedding import Unembedding
 
@@ -179,20 +180,29 @@ class Decoder(nn.Module):
         self.put_variable("cache", "is_readable", is_input & ~is_again)
         return jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0]
 
+    def read_packed(self, packed: PackedInputs) -> None:
+        """Reads packed inputs, each after a start; the cache has their keys and values."""
+        both_ways = (packed.segment_ids > 0) & self.config.bidirectional_prefix
+        is_readable = jnp.ones(packed.tokens.shape, bool)
+        places = Places(packed.positions, packed.segment_ids, both_ways, is_readable)
+        self._run(packed.tokens, places, places, jnp.zeros((), jnp.int32), True)
+
     def decode_step(
         self, tokens: Int[Array, "B 1"], inputs: Int[Array, "B S"]
     ) -> Float[Array, "B 1 V"]:
         """Logits after one more token of every row."""
         step, lengths = self.get_variable("cache", "step"), self.get_variable("cache", "lengths")
         is_readable = self.get_variable("cache", "is_readable")
-        first = inputs.shape[1] + 1  # place of the first answer token
-        order = jnp.broadcast_to(jnp.arange(is_readable.shape[1]), is_readable.shape)
+        first = inputs.shape[1] + 1  # place of the answer's part of the cache, which is a ring
+        length = is_readable.shape[1] - first
+        places = jnp.sum(is_readable[:, first:], axis=1, keepdims=True)  # of the tokens
+        ages = (step - jnp.arange(length)) % length
+        order = jnp.broadcast_to(jnp.arange(first + length), is_readable.shape)
         is_readable = is_readable | (order == first + step)
-        key = self._cache_places(lengths, first, order, is_readable)
-        places = jnp.broadcast_to(step, (len(lengths), 1))
+        key = self._cache_places(lengths, first, places - ages[None], is_readable)
         query = self._answer_places(lengths, places)
         hidden = self._run(tokens, query, key, first + step, True)
-        self.put_variable("cache", "step", step + 1)
+        self.put_variable("cache", "step", (step + 1) % length)
         self.put_variable("cache", "is_readable", is_readable)
         return self.unembed(hidden)
 
@@ -211,16 +221,19 @@ class Decoder(nn.Module):
         # A token never looks ahead, so that of the answer's places it sees those alone that are
         # written; the last input token counts as the answer's first.
         is_readable = (order < lengths[:, None] - 1) | (order >= first)
-        key = self._cache_places(lengths, first, order, is_readable)
+        places = jnp.broadcast_to(jnp.arange(where.length), (len(lengths), where.length))
+        key = self._cache_places(lengths, first, places, is_readable)
         query = self._answer_places(lengths[where.rows], where.places)
         hidden = self._run(tokens, query, key, where, True)
         return self.unembed(hidden.reshape(-1, 1, hidden.shape[-1])[logits_at])[:, 0]
 
-    def _cache_places(self, lengths, first, order, is_readable) -> Places:
-        """Places [B T] of the cache: the inputs, and the answer from place `first` on."""
-        positions = jnp.where(order < first, order, lengths[:, None] - 1 + order - first)
-        both_ways = (order < lengths[:, None]) & self.config.bidirectional_prefix
-        return Places(positions, jnp.ones_like(order), both_ways, is_readable)
+    def _cache_places(self, lengths, first, places, is_readable) -> Places:
+        """Places [B T] of the cache: the inputs, and the answer's `places` from `first` on."""
+        order = jnp.broadcast_to(jnp.arange(first), (len(lengths), first))
+        positions = jnp.concatenate([order, lengths[:, None] - 1 + places], axis=1)
+        both_ways = jnp.arange(is_readable.shape[1])[None] < lengths[:, None]
+        both_ways = both_ways & self.config.bidirectional_prefix
+        return Places(positions, jnp.ones_like(positions), both_ways, is_readable)
 
     def _answer_places(self, lengths, places) -> Places:
         """Tokens at these places [P K] of the answer; the first is the input's last token."""
@@ -240,6 +253,8 @@ class Decoder(nn.Module):
         return self.final_norm(x)
 
     # What follows needs no parameters; see `families.Family`.
+
+    start_places = 1
 
     @nn.nowrap
     def example_arguments(self) -> tuple:

@@ -18,6 +18,7 @@ from cascade_jax.batch import Batch, DecoderBatch
 from cascade_jax.models import decoder, t5
 from cascade_jax.models.config import DecoderConfig, ModelConfig, T5Config
 from cascade_jax.models.ragged import Ragged
+from cascade_jax.models.slots import PackedInputs
 from cascade_jax.unembedding import Unembedding
 
 
@@ -25,14 +26,16 @@ class Family(Protocol):
     """What a family of models offers: the members of its Flax module. An instance is one model.
 
     To add a family, write its config (derived from `ModelConfig`) and its module in one file of
-    `models/`, and add both to FAMILIES. `hidden`, `unembed`, `encode`, `hidden_after` and the three
+    `models/`, and add both to FAMILIES. `hidden`, `unembed`, `encode`, `hidden_after` and the four
     of decoding run inside of `apply`; the others need no parameters (`nn.nowrap`).
 
     Attributes:
       config: of the model.
+      start_places: places of a cache before an input's tokens, which hold a start.
     """
 
     config: ModelConfig
+    start_places: int
 
     def hidden(self, *arguments: Any, deterministic: bool = True, **settings: Any):
         """Hidden states [B L D] that predict targets; what `reading` gives are its arguments."""
@@ -62,17 +65,26 @@ class Family(Protocol):
     def start_decoding(self, inputs: Int[Array, "B S"], max_length: int) -> Int[Array, " B"]:
         """Creates the collection "cache"; returns each row's first token for `decode_step`.
 
-        This and the next two are applied with `mutable=["cache"]`.
+        This and the next three are applied with `mutable=["cache"]`.
+
+        The cache's leaves: `step` [], which of the last `max_length` places the next token goes to;
+        `is_readable` [B T], which places a row sees; `lengths` [B] of a family whose inputs and
+        answers share a cache; keys and values [B H K T] of each layer, inputs first.
 
         Args:
           inputs: tokens, 0 for padding, which stands at the end only.
           max_length: the most tokens that an answer may have.
         """
 
+    def read_packed(self, packed: PackedInputs) -> None:
+        """Creates the cache of packed inputs, from which `slots.insert` takes single ones."""
+
     def decode_step(
         self, tokens: Int[Array, "B 1"], inputs: Int[Array, "B S"]
     ) -> Float[Array, "B 1 V"]:
         """Logits after one more token of every row: the first one, then the tokens chosen.
+
+        Rows may have begun at different steps (`slots.insert`): the answers' places are a ring.
 
         Args:
           tokens: one of each row.

@@ -20,6 +20,7 @@ from cascade_jax.models import layer_flops
 from cascade_jax.models.config import T5Config
 from cascade_jax.models.layers import Embed
 from cascade_jax.models.ragged import Ragged, causal_mask
+from cascade_jax.models.slots import PackedInputs
 from cascade_jax.models.t5_stacks import Decoder, Encoder
 from cascade_jax.unembedding import Unembedding
 
@@ -132,25 +133,29 @@ class T5(nn.Module):
         """Encodes the inputs and creates the cache; the first token of every row is 0.
 
         It has room for the decoder's keys and values of `max_length` tokens, the keys and values of
-        the encoder's output, and the position of the next token.
+        the encoder's output, the place of the next token, and which places each row has written.
         """
-        encoded, start = self.encode(inputs), jnp.zeros((), jnp.int32)
-        readable = jnp.zeros((max_length,), bool)
-        self._decode(jnp.zeros((inputs.shape[0], 1), jnp.int32), encoded, inputs, start, readable)
-        self.put_variable("cache", "position", start)
-        self.put_variable("cache", "readable", readable)
+        self._create_cache(self.encode(inputs), inputs, max_length)
+        self.put_variable("cache", "step", jnp.zeros((), jnp.int32))
+        is_readable = jnp.zeros((inputs.shape[0], max_length), bool)
+        self.put_variable("cache", "is_readable", is_readable)
         return jnp.zeros((inputs.shape[0],), jnp.int32)
+
+    def read_packed(self, packed: PackedInputs) -> None:
+        """Encodes packed inputs; the cache has the keys and values of the encoder's output."""
+        encoded = self.encode(packed.tokens, input_segment_ids=packed.segment_ids)
+        self._create_cache(encoded, packed.tokens, 1)
 
     def decode_step(
         self, tokens: Int[Array, "B 1"], inputs: Int[Array, "B S"]
     ) -> Float[Array, "B 1 V"]:
         """Logits after one more decoder input; `inputs` tells what is padding."""
-        position = self.get_variable("cache", "position")
-        readable = self.get_variable("cache", "readable")
-        readable = readable | (jnp.arange(readable.size) == position)
-        hidden = self._decode(tokens, None, inputs, position, readable)
-        self.put_variable("cache", "position", position + 1)
-        self.put_variable("cache", "readable", readable)
+        step, is_readable = (self.get_variable("cache", name) for name in ("step", "is_readable"))
+        length = is_readable.shape[1]
+        is_readable = is_readable | (jnp.arange(length) == step)[None]
+        hidden = self._decode(tokens, None, inputs, step, is_readable)
+        self.put_variable("cache", "step", (step + 1) % length)
+        self.put_variable("cache", "is_readable", is_readable)
         return self.unembed(hidden)
 
     def decode_ragged(
@@ -166,14 +171,21 @@ class T5(nn.Module):
         hidden = self.decoder(x, None, causal_mask(where), cross_mask, where, True)
         return self.unembed(hidden.reshape(-1, 1, hidden.shape[-1])[logits_at])[:, 0]
 
-    def _decode(self, tokens, encoded, inputs, position, readable):
-        """Hidden state of one token; readable [max_length] marks the cached positions it sees."""
-        self_mask = readable[None, None, None, :]
+    def _create_cache(self, encoded, inputs, max_length):
+        start = jnp.zeros((inputs.shape[0], 1), jnp.int32)
+        is_readable = jnp.zeros((1, max_length), bool)
+        self._decode(start, encoded, inputs, jnp.zeros((), jnp.int32), is_readable)
+
+    def _decode(self, tokens, encoded, inputs, step, is_readable):
+        """Hidden state of one token; is_readable [B L] marks the places of the cache it sees."""
+        self_mask = is_readable[:, None, None, :]
         cross_mask = (inputs != PAD_ID)[:, None, None, :]
         x = self.token_embedder(tokens)
-        return self.decoder(x, encoded, self_mask, cross_mask, position, True)
+        return self.decoder(x, encoded, self_mask, cross_mask, step, True)
 
     # What follows needs no parameters; see `families.Family`.
+
+    start_places = 0
 
     @nn.nowrap
     def example_arguments(self) -> tuple:

@@ -133,12 +133,18 @@ class Decoder(nn.Module):
         position: Int[Array, ""] | Ragged | None,
         deterministic: bool,
     ) -> Float[Array, "B L D"]:
-        """`position` says where x stands when decoding with a cache, and is None otherwise."""
+        """`position` says where x goes in a cache, and is None without one.
+
+        A cache is a ring: the token that was read d steps ago stands d places before x, and those
+        before the first place are the last ones.
+        """
         keys = jnp.arange(self_mask.shape[-1])
         if isinstance(position, Ragged):
             places = position.places_by_row, keys
+        elif position is None:
+            places = keys, keys
         else:
-            places = keys if position is None else position[None], keys
+            places = position[None], position - (position - keys) % keys.size
         bias = places if self.config.relative_bias_per_layer else self.relpos_bias(*places)
         x = self.input_dropout(x, deterministic=deterministic)
         x = run_layers(

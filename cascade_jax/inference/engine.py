@@ -1,0 +1,401 @@
+"""Greedy answers to any number of inputs: slots of a cache that are refilled as rows end.
+
+Inputs are read longest first, packed into rows of one size (`packing.py`). Each then takes a slot
+of the cache; all slots write a token at a time in a loop on the device, which stops when enough of
+them have ended for the next inputs to take their places. So no row waits for the slowest of its
+batch. The cache shrinks as the inputs get shorter, and in the end to the rows that are left.
+
+What is computed depends on which inputs there are and when answers end, not on time, so that all
+hosts take the same turns.
+"""
+
+import dataclasses
+import functools
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
+
+from cascade_jax import checks
+from cascade_jax.inference import generate, packing
+from cascade_jax.inference.buckets import bucket, power_of_two
+from cascade_jax.inference.generate import Decoding, Generation
+from cascade_jax.models import families, slots
+from cascade_jax.parallel import hosts
+from cascade_jax.parallel import rules as rules_lib
+from cascade_jax.parallel.compiling import compile_together
+
+_WIDTH = 64  # of a slot's input, below which attention costs next to nothing
+_REFILLS = 8  # this part of the slots is refilled at once
+_STEPS = 64  # after which the host looks, though no row may have ended
+_SHRINK = 4  # slots are cut to a part of this size when no more are live
+
+
+@dataclasses.dataclass
+class TokenCounts:
+    """Tokens of the examples, and those that were computed, fill-ups included.
+
+    Attributes:
+      prefill_useful, prefill_computed: read by the encoder, or by a decoder-only model before the
+        answer; its starts count as useful.
+      decode_useful, decode_computed: of answers, ends of sequence included.
+      loops: runs of the decoding loop, after each of which the host looked.
+    """
+
+    prefill_useful: int = 0
+    prefill_computed: int = 0
+    decode_useful: int = 0
+    decode_computed: int = 0
+    loops: int = 0
+
+    @property
+    def ratio(self) -> float:
+        """Tokens computed for each useful one."""
+        computed = self.prefill_computed + self.decode_computed
+        return computed / max(self.prefill_useful + self.decode_useful, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the programs of an engine depend on beside shapes; equal ones share programs.
+
+    Attributes:
+      model: an unbound module.
+      max_length, eos_id, top_k: see `generate.make_generate_fn`.
+      mesh: which devices.
+      rules: how the model's activations are split over them.
+    """
+
+    model: families.Model
+    max_length: int
+    eos_id: int
+    top_k: int
+    mesh: Mesh
+    rules: rules_lib.Table = rules_lib.RULES
+
+    def __post_init__(self):
+        vocab_size = self.model.config.vocab_size
+        generate.check_lengths(self.max_length, self.eos_id, vocab_size)
+        generate.check_top_k(self.top_k, vocab_size)
+
+
+@flax.struct.dataclass
+class _Slots:
+    inputs: Int[Array, "B S"]
+    decoding: Decoding
+
+
+class _Read(NamedTuple):
+    """An example that was read: its index, and where it is in the packed rows."""
+
+    index: int
+    row: int
+    offset: int
+
+
+class _Programs:
+    """Jitted functions, each compiled on all hosts before it first runs for some shapes."""
+
+    def __init__(self, settings: Settings):
+        self._settings, self._compiled = settings, set()
+        self.empty = self._jit(self._empty, static_argnums=(0, 1))
+        self.read = self._jit(self._read)
+        self.insert = self._jit(self._insert, donate_argnums=0)
+        self.run = self._jit(self._run, donate_argnums=1)
+        self.select = self._jit(self._select, static_argnums=2)
+
+    def _jit(self, function: Callable, **settings: Any) -> Callable:
+        @functools.wraps(function)
+        def traced(*args):
+            with rules_lib.applied(self._settings.rules):
+                return function(*args)
+
+        return jax.jit(traced, **settings)
+
+    def is_new(self, jitted: Callable, *args: Any) -> bool:
+        """Whether a function was not compiled for arguments of these shapes."""
+        return self._key(jitted, args) not in self._compiled
+
+    def compile(self, jitted: Callable, *args: Any) -> None:
+        """Compiles a function; all hosts must call it."""
+        with jax.set_mesh(self._settings.mesh):
+            compile_together(jitted, *args)
+        self._compiled.add(self._key(jitted, args))
+
+    def call(self, jitted: Callable, *args: Any) -> Any:
+        """Calls a function; all hosts must call it."""
+        with jax.set_mesh(self._settings.mesh):
+            return jitted(*args)
+
+    def _key(self, jitted, args):
+        leaves, structure = jax.tree.flatten(args)
+        shapes = ((x.shape, x.dtype) if hasattr(x, "shape") else x for x in leaves)
+        return jitted, structure, tuple(shapes)
+
+    def _empty(self, count, width):
+        settings = self._settings
+        inputs = jnp.zeros((count, width), jnp.int32)
+        shapes = families.parameter_shapes(settings.model.config)
+        _, cache = jax.eval_shape(
+            lambda params: families.start_decoding(
+                settings.model, params, inputs, settings.max_length
+            ),
+            jax.tree.map(lambda box: box.value, shapes, is_leaf=lambda x: hasattr(x, "names")),
+        )
+        cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cache)
+        answers = generate.no_answers(count, settings.max_length, settings.top_k)
+        last, has_ended = jnp.zeros((count,), jnp.int32), jnp.ones((count,), bool)
+        return slots.constrained(_Slots(inputs, Decoding(last, has_ended, answers, cache)))
+
+    def _read(self, params, packed):
+        _, created = self._settings.model.apply(
+            {"params": params}, packed, method="read_packed", mutable=["cache"]
+        )
+        return slots.constrained(slots.tail(created["cache"]))
+
+    def _insert(self, state, packed, arrivals, inputs, first):
+        old, to = state.decoding, arrivals.slots
+        cache = slots.insert(old.cache, packed, arrivals, self._settings.max_length)
+        answers = jax.tree.map(lambda leaf: leaf.at[to].set(0, mode="drop"), old.answers)
+        decoding = Decoding(
+            last=old.last.at[to].set(first, mode="drop"),
+            has_ended=old.has_ended.at[to].set(False, mode="drop"),
+            answers=answers,
+            cache=cache,
+        )
+        return slots.constrained(_Slots(state.inputs.at[to].set(inputs, mode="drop"), decoding))
+
+    def _run(self, params, state, enough):
+        settings = self._settings
+
+        def is_running(carry):
+            steps, decoding = carry
+            return (steps < _STEPS) & (jnp.sum(decoding.has_ended) < enough)
+
+        def body(carry):
+            steps, decoding = carry
+            args = settings.model, params, state.inputs, decoding, settings.eos_id, settings.top_k
+            return steps + 1, generate.next_tokens(*args)
+
+        start = jnp.zeros((), jnp.int32), state.decoding
+        steps, decoding = jax.lax.while_loop(is_running, body, start)
+        return steps, slots.constrained(state.replace(decoding=decoding))
+
+    def _select(self, state, rows, width):
+        old, settings = state.decoding, self._settings
+        places = width + settings.model.start_places
+        decoding = Decoding(
+            last=old.last[rows],
+            has_ended=old.has_ended[rows],
+            answers=jax.tree.map(lambda leaf: leaf[rows], old.answers),
+            cache=slots.select(old.cache, rows, places, settings.max_length),
+        )
+        return slots.constrained(_Slots(state.inputs[rows, :width], decoding))
+
+
+@functools.lru_cache(maxsize=32)
+def _programs(settings: Settings) -> _Programs:
+    return _Programs(settings)
+
+
+def answers(
+    settings: Settings,
+    params: Mapping[str, Any],
+    inputs: Sequence[Int[np.ndarray, " _"]],
+    slot_count: int,
+    counts: TokenCounts | None = None,
+    before: Callable[[bool], None] = lambda may_compile: None,
+) -> Iterator[tuple[int, Generation, float]]:
+    """Greedy answers, as they end; each is what the model answers to that input alone.
+
+    Args:
+      settings: of the programs.
+      params: of the model, on the mesh.
+      inputs: token ids of each, without padding; all hosts have the same.
+      slot_count: the most rows that are decoded at once; a multiple of the mesh's shards.
+      counts: is added to.
+      before: called before programs run, with whether one may be compiled; may raise.
+
+    Yields:
+      The index of an input, its answer (without the axis of rows) as NumPy arrays, and the seconds
+      that it took: those of reading a batch, shared by tokens, and those of each loop, shared by
+      the rows that were live. Compiling is left out.
+
+    Raises:
+      ValueError: slot_count does not divide over the mesh.
+    """
+    checks.whole_number("slot_count", slot_count, 1)
+    rules_lib.check_batch_size("slot_count", slot_count, settings.mesh, settings.rules)
+    if len(inputs):
+        counts = TokenCounts() if counts is None else counts
+        yield from _Engine(settings, params, inputs, slot_count, counts, before).answers()
+
+
+class _Engine:
+    """One run over some inputs."""
+
+    def __init__(self, settings, params, inputs, slot_count, counts, before):
+        self._settings, self._params, self._inputs = settings, params, inputs
+        self._programs, self._counts, self._before = _programs(settings), counts, before
+        self._start = settings.model.start_places
+        self._shards = rules_lib.batch_shards(settings.mesh, settings.rules)
+        self._compiling = 0.0  # seconds
+        self._queue = deque(sorted(range(len(inputs)), key=lambda index: -len(inputs[index])))
+        self._total = sum(map(self._length, self._queue))
+        self._ready: deque[_Read] = deque()
+        needed = self._shards * power_of_two(-(-len(inputs) // self._shards))
+        # The example of each slot.
+        self._members: list[int | None] = [None] * min(slot_count, needed)
+        self._longest = bucket(len(inputs[self._queue[0]]))
+        self._width = self._longest
+        self._seconds = np.zeros(len(inputs))
+        self._state = self._call(self._programs.empty, len(self._members), self._width)
+
+    def answers(self) -> Iterator[tuple[int, Generation, float]]:
+        """See `answers`."""
+        while True:
+            self._before(False)
+            self._refill()
+            if not self._live():
+                return
+            self._shrink()
+            yield from self._decode()
+
+    def _is_waiting(self) -> bool:
+        """Whether examples are left that have no slot yet."""
+        return bool(self._ready or self._queue)
+
+    def _live(self) -> list[int]:
+        return [slot for slot, index in enumerate(self._members) if index is not None]
+
+    def _length(self, index: int) -> int:
+        """Places that an example takes in a packed row."""
+        return max(len(self._inputs[index]) + self._start, 1)
+
+    def _width_for(self, indices: Iterable[int]) -> int:
+        """Places for the input of each slot: a power of two, if none is longer."""
+        longest = max(len(self._inputs[index]) for index in indices)
+        return min(max(power_of_two(longest), _WIDTH), self._longest)
+
+    def _call(self, program: Callable, *args: Any) -> Any:
+        if self._programs.is_new(program, *args):
+            self._before(True)
+            begin = time.perf_counter()
+            self._programs.compile(program, *args)
+            self._compiling += time.perf_counter() - begin
+        return self._programs.call(program, *args)
+
+    def _clock(self) -> float:
+        """Seconds; stands still while a program is compiled."""
+        return time.perf_counter() - self._compiling
+
+    # -------------------------------------------------------------- reading inputs
+
+    def _refill(self) -> None:
+        """Gives free slots to the next examples."""
+        free = [slot for slot, index in enumerate(self._members) if index is None]
+        most = self._quantum()
+        while free and self._is_waiting():
+            if not self._ready:
+                self._read()
+            count = min(most, len(free), len(self._ready))
+            self._insert([self._ready.popleft() for _ in range(count)], free[:count], most)
+            free = free[count:]
+
+    def _quantum(self) -> int:
+        """How many slots are refilled together."""
+        return max(1, len(self._members) // _REFILLS)
+
+    def _read(self) -> None:
+        """Reads a batch of the next examples in packed rows."""
+        rows = self._shards * -(-_rows_at_once() // self._shards)
+        most = rows * packing.USUAL
+        lengths = list(map(self._length, itertools.islice(self._queue, most)))
+        size = packing.best_size(lengths, rows, self._total)
+        places = packing.fill(lengths, rows, size)
+        indices = [self._queue.popleft() for _ in places]
+        inputs = [self._inputs[index] for index in indices]
+        packed = packing.pack(inputs, places, rows, size, self._start)
+        begin = self._clock()
+        self._packed = jax.block_until_ready(self._call(self._programs.read, self._params, packed))
+        of_token = (self._clock() - begin) / sum(lengths[: len(places)])
+        for index, (row, offset) in zip(indices, places, strict=True):
+            self._ready.append(_Read(index, row, offset))
+            self._seconds[index] += of_token * self._length(index)
+        self._counts.prefill_useful += sum(len(ids) + self._start for ids in inputs)
+        self._counts.prefill_computed += rows * size
+
+    def _insert(self, examples: Sequence[_Read], free: Sequence[int], most: int) -> None:
+        """Puts examples that were read into free slots."""
+        rows, offsets, lengths, first = np.zeros((4, most), np.int32)
+        to = np.full(most, len(self._members), np.int32)  # past the last slot: nowhere
+        tokens = np.zeros((most, self._width), np.int32)
+        for place, (read, slot) in enumerate(zip(examples, free, strict=True)):
+            ids = self._inputs[read.index]
+            rows[place], offsets[place], to[place] = read.row, read.offset, slot
+            lengths[place] = len(ids) + self._start
+            first[place] = ids[-1] if self._start and len(ids) else 0
+            tokens[place, : len(ids)] = ids
+            self._members[slot] = read.index
+        arrivals = slots.Arrivals(rows, offsets, lengths, to)
+        args = self._state, self._packed, arrivals, tokens, first
+        self._state = self._call(self._programs.insert, *args)
+
+    # -------------------------------------------------------------- decoding
+
+    def _decode(self) -> Iterator[tuple[int, Generation, float]]:
+        """Decodes until enough rows have ended, and yields those."""
+        live, count = self._live(), len(self._members)
+        if self._is_waiting():
+            enough = self._quantum()
+        else:
+            enough = count - self._fewer(count) if self._fewer(count) < count else count
+        args = self._programs.run, self._params, self._state, np.int32(enough)
+        begin = self._clock()
+        steps, self._state = self._call(*args)
+        steps, has_ended = hosts.to_host((steps, self._state.decoding.has_ended))
+        ended = [slot for slot in live if has_ended[slot]]
+        made = hosts.to_host(self._state.decoding.answers) if ended else None
+        self._seconds[[self._members[slot] for slot in live]] += (self._clock() - begin) / len(live)
+        self._counts.loops += 1
+        self._counts.decode_computed += int(steps) * count
+        for slot in ended:
+            index, self._members[slot] = self._members[slot], None
+            answer = jax.tree.map(lambda leaf, slot=slot: leaf[slot], made)
+            self._counts.decode_useful += int(answer.lengths)
+            yield index, answer, float(self._seconds[index])
+
+    def _fewer(self, count: int) -> int:
+        """The number of slots after `count`, when no example is left for them."""
+        return self._shards * max(1, count // self._shards // _SHRINK)
+
+    def _shrink(self) -> None:
+        """Leaves out places that no input needs, and in the end slots that stay empty."""
+        live, count, width = self._live(), len(self._members), self._width
+        if self._is_waiting():
+            left = [self._members[slot] for slot in live]
+            left += [read.index for read in itertools.islice(self._ready, 1)]
+            width = self._width_for([*left, *itertools.islice(self._queue, 1)])
+        else:
+            while len(live) <= self._fewer(count) < count:
+                count = self._fewer(count)
+        if (count, width) == (len(self._members), self._width):
+            return
+        kept = live + [slot for slot, index in enumerate(self._members) if index is None]
+        kept = np.array(kept[:count], np.int32)
+        self._state = self._call(self._programs.select, self._state, kept, width)
+        self._members = [self._members[slot] for slot in kept]
+        self._width = width
+
+
+def _rows_at_once() -> int:
+    """Packed rows that are read together: as few as keep a device busy."""
+    return 1 if jax.default_backend() == "cpu" else 4
