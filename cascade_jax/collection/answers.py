@@ -22,10 +22,10 @@ from cascade_jax.collection.questions import (
     to_global,
     with_rules,
 )
-from cascade_jax.inference import embed, generate, rank
+from cascade_jax.inference import embed, engine, rank
 from cascade_jax.inference.groups import Group
 from cascade_jax.models import flops
-from cascade_jax.parallel import rules
+from cascade_jax.parallel import hosts, rules
 from cascade_jax.records.schema import RANK
 from cascade_jax.runs.saved_model import LoadedModel
 
@@ -46,7 +46,9 @@ class Answers:
     pieces: list[list[str]] | None = None  # text of each token
     input_tokens: Int[np.ndarray, " n"] | None = None
     flops: Float[np.ndarray, " n"] | None = None  # of the whole answer
-    seconds: Float[np.ndarray, " n"] | None = None  # of decoding its batch, over the batch's rows
+    # Of the programs that it had a part in, shared with the other rows; see `engine.answers` for
+    # written answers. Compiling is left out.
+    seconds: Float[np.ndarray, " n"] | None = None
     top_log_probs: list[Float[np.ndarray, "_ K"]] | None = None
     top_ids: list[Int[np.ndarray, "_ K"]] | None = None
     embeddings: Float[np.ndarray, "n D"] | None = None
@@ -72,14 +74,17 @@ def answer(
     columns: dict[str, list] = {name: [None] * len(examples) for name in names}
     is_ranked = [questions.decoding.get(example.task) == RANK for example in examples]
     ranked, written = np.flatnonzero(is_ranked), np.flatnonzero(np.logical_not(is_ranked))
+    counts = engine.TokenCounts()
     with progress_bar(f"{model.name} answers", len(examples)) as bar:
         parts = (
-            _written(model, questions, written.tolist(), top_k, bar),
+            _written(model, questions, written.tolist(), top_k, bar, counts),
             _ranked(model, questions, ranked.tolist(), top_k, bar),
         )
         for row, values in itertools.chain(*parts):
             for name in names:
                 columns[name][row] = values[name]
+    if len(written):
+        hosts.print_once(f"{model.name} answers: {counts.text}")
     for name in ("flops", "seconds"):
         columns[name] = np.array(columns[name], np.float64)
     return Answers(
@@ -91,24 +96,29 @@ def answer(
 
 
 def _written(
-    model: LoadedModel, questions: Questions, rows: list[int], top_k: int, bar: tqdm.tqdm
+    model: LoadedModel,
+    questions: Questions,
+    rows: list[int],
+    top_k: int,
+    bar: tqdm.tqdm,
+    counts: engine.TokenCounts,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Greedy answers to some of the examples: each one's row and values of the columns."""
     mixture, most = questions.mixture, questions.data.target_length
-    fn = generate.make_generate_fn(model.module, most, mixture.eos_id, top_k)
-    fn = with_rules(fn, model.rules)
-    for members, made, seconds in batches(
-        fn, lambda inputs, _: (model.params, inputs), questions, rows, bar
+    settings = engine.Settings(
+        model.module, most, mixture.eos_id, top_k, questions.mesh, model.rules
+    )
+    examples = [questions.examples[row] for row in rows]
+    inputs = [example.inputs[: input_length(example)] for example in examples]
+    for place, made, seconds in engine.answers(
+        settings, model.params, inputs, questions.data.batch_size, counts, questions.before_batch
     ):
-        for place, row in enumerate(members):
-            length = int(made.lengths[place])
-            values = {name: getattr(made, name)[place, :length] for name in _per_token(top_k)}
-            values["tokens"] = made.tokens[place, :length]
-            values["texts"] = mixture.vocabulary.decode(values["tokens"].tolist())
-            values["flops"] = flops.answer_flops(
-                model.module.config, input_length(questions.examples[row]), length
-            )
-            yield row, values | {"seconds": seconds}
+        length = int(made.lengths)
+        values = {name: getattr(made, name)[:length] for name in ("tokens", *_per_token(top_k))}
+        values["texts"] = mixture.vocabulary.decode(values["tokens"].tolist())
+        values["flops"] = flops.answer_flops(model.module.config, len(inputs[place]), length)
+        yield rows[place], values | {"seconds": seconds}
+        bar.update(1)
 
 
 def _per_token(top_k: int) -> list[str]:

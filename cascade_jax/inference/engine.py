@@ -62,6 +62,15 @@ class TokenCounts:
         computed = self.prefill_computed + self.decode_computed
         return computed / max(self.prefill_useful + self.decode_useful, 1)
 
+    @property
+    def text(self) -> str:
+        """For a line of output."""
+        return (
+            f"{self.ratio:.2f} tokens computed for each one needed (inputs "
+            f"{self.prefill_computed:,} for {self.prefill_useful:,}, answers "
+            f"{self.decode_computed:,} for {self.decode_useful:,})"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -249,7 +258,7 @@ class _Engine:
         self._shards = rules_lib.batch_shards(settings.mesh, settings.rules)
         self._compiling = 0.0  # seconds
         self._queue = deque(sorted(range(len(inputs)), key=lambda index: -len(inputs[index])))
-        self._total = sum(map(self._length, self._queue))
+        self._total = self._left = sum(map(self._length, self._queue))
         self._ready: deque[_Read] = deque()
         needed = self._shards * power_of_two(-(-len(inputs) // self._shards))
         # The example of each slot.
@@ -281,9 +290,13 @@ class _Engine:
         return max(len(self._inputs[index]) + self._start, 1)
 
     def _width_for(self, indices: Iterable[int]) -> int:
-        """Places for the input of each slot: a power of two, if none is longer."""
+        """Places for the input of each slot: two sizes in an octave."""
         longest = max(len(self._inputs[index]) for index in indices)
-        return min(max(power_of_two(longest), _WIDTH), self._longest)
+        longest = max(longest, _WIDTH)
+        whole = power_of_two(longest)
+        return min(
+            whole if longest > whole * 3 // 4 else max(whole * 3 // 4, _WIDTH), self._longest
+        )
 
     def _call(self, program: Callable, *args: Any) -> Any:
         if self._programs.is_new(program, *args):
@@ -319,14 +332,16 @@ class _Engine:
         rows = self._shards * -(-_rows_at_once() // self._shards)
         most = rows * packing.USUAL
         lengths = list(map(self._length, itertools.islice(self._queue, most)))
-        size = packing.best_size(lengths, rows, self._total)
+        size = packing.best_size(lengths, rows, self._total, self._left)
         places = packing.fill(lengths, rows, size)
         indices = [self._queue.popleft() for _ in places]
         inputs = [self._inputs[index] for index in indices]
         packed = packing.pack(inputs, places, rows, size, self._start)
         begin = self._clock()
         self._packed = jax.block_until_ready(self._call(self._programs.read, self._params, packed))
-        of_token = (self._clock() - begin) / sum(lengths[: len(places)])
+        taken = sum(lengths[: len(places)])
+        self._left -= taken
+        of_token = (self._clock() - begin) / taken
         for index, (row, offset) in zip(indices, places, strict=True):
             self._ready.append(_Read(index, row, offset))
             self._seconds[index] += of_token * self._length(index)

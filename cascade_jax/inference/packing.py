@@ -27,8 +27,8 @@ def fill(lengths: Sequence[int], rows: int, size: int) -> list[tuple[int, int]]:
     return places
 
 
-def best_size(lengths: Sequence[int], rows: int, total: int) -> int:
-    """The size of rows that the next examples fill best, out of four.
+def best_size(lengths: Sequence[int], rows: int, total: int, left: int) -> int:
+    """The size of rows with which the fewest tokens are computed, out of four.
 
     The sizes are those of one octave, the same for all inputs up to 512 tokens: so a few programs
     read them all.
@@ -37,15 +37,17 @@ def best_size(lengths: Sequence[int], rows: int, total: int) -> int:
       lengths: of the examples that are left, descending, as many as may go into the rows.
       rows: rows that are read together.
       total: tokens of all examples, for rows that a small set does not leave empty.
+      left: tokens of all examples that are left.
     """
     least = min(power_of_two(-(-total // rows)), USUAL)
     octave = max(power_of_two(lengths[0]), least)
     sizes = {bucket(octave * part // 8) for part in (5, 6, 7, 8)}
 
-    def use(size):
-        return sum(lengths[: len(fill(lengths, rows, size))]) / (rows * size)
+    def computed(size):
+        taken = sum(lengths[: len(fill(lengths, rows, size))])
+        return -(-left // taken) * size  # as if all calls took as many
 
-    return max((size for size in sorted(sizes) if size >= lengths[0]), key=use)
+    return min((size for size in sorted(sizes) if size >= lengths[0]), key=computed)
 
 
 def pack(

@@ -1,5 +1,6 @@
-"""The engine's answers against decoding every input alone."""
+"""The engine's answers against those to every input alone."""
 
+import dataclasses
 import functools
 
 import jax
@@ -17,80 +18,112 @@ from tests.support import fakes
 
 pytestmark = pytest.mark.medium
 
-MAX_LENGTH, TOP_K = 10, 3
+MAX_LENGTH, TOP_K, LONGEST = 10, 3, 70
+_ONE_DEVICE = MeshConfig(data=1)
+EOS = 5  # which these models write at all places, or never
+DECODER = DecoderConfig(
+    vocab_size=23,
+    embed_dim=16,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    bidirectional_prefix=True,
+)
 CONFIGS = {
-    "t5": fakes.t5_config(vocab_size=23),
-    "decoder": DecoderConfig(
-        vocab_size=23,
-        embed_dim=16,
-        num_layers=2,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=8,
-        mlp_dim=32,
-        bidirectional_prefix=True,
+    "t5": fakes.t5_config(vocab_size=23, num_heads=2, head_dim=8),
+    "decoder": DECODER,
+    "scanned": dataclasses.replace(
+        DECODER,
+        scan_layers=True,
+        bidirectional_prefix=False,
+        attention_kinds=("sliding", "full"),
+        sliding_window=6,
     ),
 }
 
 
 @functools.cache
-def case(kind):
-    """A model with sharp distributions, its parameters, and an end that comes at many lengths."""
+def model_of(kind):
+    """A model whose distributions are sharp."""
     config = CONFIGS[kind]
-    rng = np.random.default_rng(3)
+    shapes, rng = nn.meta.unbox(parameter_shapes(config)), np.random.default_rng(3)
 
-    def draw(leaf):
-        if len(leaf.shape) == 1:
+    def draw(path, leaf):
+        if path[-1].key == "scale":
             return np.ones(leaf.shape, np.float32)
-        return (rng.normal(size=leaf.shape) * 3 / np.sqrt(leaf.shape[0])).astype(np.float32)
+        return (rng.normal(size=leaf.shape) * 2 / np.sqrt(leaf.shape[-2])).astype(np.float32)
 
-    return families.build(config), jax.tree.map(draw, nn.meta.unbox(parameter_shapes(config)))
+    return families.build(config), jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def inputs(count, longest, seed=0):
-    rng = np.random.default_rng(seed)
+def drawn(count, longest=40):
+    rng = np.random.default_rng(0)
     rows = [rng.integers(2, 23, size=rng.integers(0, longest + 1)) for _ in range(count)]
     return [row.astype(np.int32) for row in rows]
 
 
 @functools.cache
-def alone(kind, eos_id, longest):
-    model, params = case(kind)
-    fn = make_generate_fn(model, MAX_LENGTH, eos_id, TOP_K)
+def alone(kind):
+    """Answers one by one, whatever stands beside them."""
+    model, params = model_of(kind)
+    fn = make_generate_fn(model, MAX_LENGTH, EOS, TOP_K)
 
     @functools.cache
     def answer(ids):
-        row = np.zeros((1, longest), np.int32)
+        row = np.zeros((1, LONGEST), np.int32)
         row[0, : len(ids)] = ids
         return jax.tree.map(lambda leaf: np.asarray(leaf)[0], fn(params, row))
 
     return answer
 
 
-def check(kind, rows, slots, eos_id=1, mesh=None):
-    model, params = case(kind)
-    mesh = (mesh or MeshConfig(data=1)).build(jax.devices()[: (mesh.size if mesh else 1)])
-    settings = engine.Settings(model, MAX_LENGTH, eos_id, TOP_K, mesh)
-    counts = engine.TokenCounts()
-    answers = {}
-    for index, answer, seconds in engine.answers(settings, params, rows, slots, counts):
+def check(kind, rows, slot_count, mesh=_ONE_DEVICE, devices=1):
+    """The engine's answers are those of each row alone; returns what was counted."""
+    model, params = model_of(kind)
+    mesh = mesh.build(jax.devices()[:devices])
+    settings = engine.Settings(model, MAX_LENGTH, EOS, TOP_K, mesh)
+    counts, calls, answers = engine.TokenCounts(), [], {}
+    for index, answer, seconds in engine.answers(
+        settings, params, rows, slot_count, counts, calls.append
+    ):
         assert index not in answers and seconds > 0
         answers[index] = answer
     assert sorted(answers) == list(range(len(rows)))
     for index, row in enumerate(rows):
-        expected = alone(kind, eos_id, 40)(tuple(row.tolist()))
-        actual = answers[index]
-        np.testing.assert_array_equal(actual.tokens, expected.tokens)
-        np.testing.assert_array_equal(actual.top_ids, expected.top_ids)
-        assert actual.lengths == expected.lengths
+        expected, actual = alone(kind)(tuple(row.tolist())), answers[index]
+        for name in ("tokens", "lengths", "top_ids"):
+            np.testing.assert_array_equal(getattr(actual, name), getattr(expected, name))
         for name in ("log_probs", "entropies", "top_log_probs"):
             ours, theirs = getattr(actual, name), getattr(expected, name)
-            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
-    print(counts, counts.ratio, [int(a.lengths) for a in answers.values()])
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert calls.count(False) == counts.loops + bool(rows)
+    start = model.start_places
+    assert counts.prefill_useful == sum(len(row) + start for row in rows)
+    assert counts.decode_useful == sum(int(answer.lengths) for answer in answers.values())
     return counts
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", ["t5", "decoder"])
 def test_answers_are_those_of_each_input_alone(kind):
-    rows = inputs(50, 40)
-    check(kind, rows, 8)
+    rows = drawn(60)
+    rows[7:10] = rows[3], rows[3], np.zeros(0, np.int32)  # the same again, and an empty one
+    rows[20] = np.full(LONGEST, 4, np.int32)  # longer than all others: slots get shorter
+    counts = check(kind, rows, 8)
+    assert len({int(alone(kind)(tuple(row.tolist())).lengths) for row in rows}) >= 4
+    assert counts.loops > 10
+    assert counts.prefill_computed <= 1.25 * counts.prefill_useful
+    assert counts.decode_computed <= 1.25 * counts.decode_useful
+    check(kind, rows[:1], 8)
+    check(kind, [], 8)
+
+
+@pytest.mark.parametrize("kind", ["t5", "scanned"])
+def test_on_a_mesh(kind):
+    check(kind, drawn(21), 8, MeshConfig(data=2, fsdp=2, tensor=2), 8)
+
+
+def test_slots_that_a_mesh_does_not_divide():
+    with pytest.raises(ValueError, match="slot_count 6 does not divide by the 4 shards"):
+        check("t5", drawn(3), 6, MeshConfig(data=4), 4)
