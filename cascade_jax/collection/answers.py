@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 
 from cascade_jax.collection.questions import (
     Questions,
-    batches,
     filled,
     grouped,
     grouped_batches,
