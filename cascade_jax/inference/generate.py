@@ -146,8 +146,12 @@ def next_tokens(
 
 def _advance(state, logits, cache, eos_id, top_k):
     """Appends the argmax of logits [B V] to the rows that have not ended."""
-    log_p = numerics.log_probs(logits)
-    chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    log_p, top = numerics.log_probs(logits), None
+    if top_k:  # whose first is the argmax
+        top = top_of(logits, log_p, top_k)
+        chosen = top[1][:, 0]
+    else:
+        chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     chosen_log_prob = jnp.take_along_axis(log_p, chosen[:, None], axis=-1)[:, 0]
     chosen = jnp.where(state.has_ended, 0, chosen)
     old, takes = state.answers, ~state.has_ended
@@ -158,13 +162,6 @@ def _advance(state, logits, cache, eos_id, top_k):
         is_here = jnp.expand_dims(is_here, range(2, values.ndim))
         return jnp.where(is_here, new[:, None].astype(values.dtype), values)
 
-    top = {}
-    if top_k:
-        log_probs, ids = top_of(logits, log_p, top_k)
-        top = {
-            "top_log_probs": put(old.top_log_probs, log_probs),
-            "top_ids": put(old.top_ids, ids),
-        }
     has_ended = (chosen == eos_id) | (lengths == old.tokens.shape[1])
     return Decoding(
         last=chosen,
@@ -174,7 +171,8 @@ def _advance(state, logits, cache, eos_id, top_k):
             log_probs=put(old.log_probs, chosen_log_prob),
             entropies=put(old.entropies, numerics.entropy(log_p)),
             lengths=lengths,
-            **top,
+            top_log_probs=put(old.top_log_probs, top[0]) if top_k else None,
+            top_ids=put(old.top_ids, top[1]) if top_k else None,
         ),
         cache=cache,
     )
