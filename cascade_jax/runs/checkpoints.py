@@ -172,8 +172,7 @@ def _set_incomplete_aside(folder: Path) -> None:
 
 
 def _digests_of(arrays: PyTree) -> dict[str, str]:
-    sums = digests.sums_by_name(arrays)
-    return {name: digests.as_text(both) for name, both in sums.items()}
+    return {name: text for name, (text, _) in digests.by_name(arrays).items()}
 
 
 def _check_arrays(folder: Path, step: int, arrays: PyTree) -> None:
@@ -181,18 +180,18 @@ def _check_arrays(folder: Path, step: int, arrays: PyTree) -> None:
 
     `arrays` is a TrainState or {"params": …}. Older checkpoints have no digests to compare.
     """
-    checkpoint, sums = folder / str(step), digests.sums_by_name(arrays)
-    saved = {}
+    checkpoint, saved = folder / str(step), {}
     if (checkpoint / DIGESTS).exists():
         with checkpoint_errors.reading(folder, step):
             saved = completeness.read_object(checkpoint, f"{DIGESTS}/metadata")
-    names = [name for name in sums if saved and saved.get(name) != digests.as_text(sums[name])]
+    own = digests.by_name(arrays, like=saved)
+    names = [name for name in own if saved and saved.get(name) != own[name][0]]
     if names:
         raise CheckpointError(
             f"checkpoint {checkpoint} is damaged, these arrays are not what was saved: "
             f"{listed(names)}; {checkpoint_errors.way_out(folder, step)}"
         )
-    names = [name for name in sums if name.startswith("params/") and not sums[name][2]]
+    names = [name for name in own if name.startswith("params/") and not own[name][1]]
     if names:
         raise CheckpointError(
             f"checkpoint {checkpoint} holds NaN or infinite numbers in {listed(names)}; "

@@ -1,12 +1,14 @@
-"""Digests of arrays: two sums over all elements, the same however an array is split over devices.
+"""Digests of arrays, the same however an array is split: parities on a CPU, sums on other devices.
 
-An element adds its bits to one sum and, mixed with its place, to the other, modulo 2^32: a change
-of one element always changes the first, and exchanged elements the second. No host needs more than
-the parts it holds, and nothing is copied.
+Sums are two over all elements: an element adds its bits to one and, mixed with its place, to the
+other, modulo 2^32: a change of one element always changes the first, and exchanged elements the
+second. No host needs more than the parts it holds, and nothing is copied. Checkpoints of earlier
+versions and caches of teachers have sums whatever made them.
 """
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
+
+from cascade_jax.runs import parities
 
 _SMALL = 1 << 16  # elements: below it NumPy needs no longer than compiling would
 _AT_ONCE = 1 << 16  # elements whose sums are vectors that stay in a core's cache
@@ -23,13 +27,36 @@ _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 Sums = tuple[int, int, bool]  # of the bits, of bits mixed with places; whether all are finite
 
 
-def sums_by_name(arrays: PyTree) -> dict[str, Sums]:
-    """The sums of every array of a tree by its path, such as "params/decoder/wi/kernel".
+def by_name(
+    arrays: PyTree, like: Mapping[str, object] | None = None
+) -> dict[str, tuple[str, bool]]:
+    """The digest of every array of a tree, and whether all of its numbers are finite.
 
     All hosts that hold parts of an array must call it.
+
+    Args:
+      arrays: paths such as "params/decoder/wi/kernel" name them.
+      like: digests of a checkpoint that these are compared with, and so of its kind; empty if it
+        has none. None = they are to be saved: numbers on a CPU are not looked at and count as
+        finite.
     """
+    leaves = _leaves(arrays)
+    on_host = (
+        map(parities.is_parity, like.values()) if like else [parities.are_on_host(leaves.values())]
+    )
+    if any(on_host):
+        return parities.by_name(leaves, check_finite=like is not None)
+    return {name: (as_text(sums), sums[2]) for name, sums in sums_by_name(arrays).items()}
+
+
+def _leaves(arrays: PyTree) -> dict[str, Any]:
     flat = jax.tree_util.tree_flatten_with_path(arrays)[0]
-    leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def sums_by_name(arrays: PyTree) -> dict[str, Sums]:
+    """The sums of every array of a tree by its path; all hosts that hold parts must call it."""
+    leaves = _leaves(arrays)
     sums = _on_devices({name: leaf for name, leaf in leaves.items() if _is_split(leaf)})
     rest = {name: leaf for name, leaf in leaves.items() if name not in sums}
     small = jax.device_get({name: leaf for name, leaf in rest.items() if leaf.size < _SMALL})
