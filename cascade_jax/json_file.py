@@ -104,12 +104,24 @@ def _canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def without_digest(values: dict[str, Any], source: str = "") -> dict[str, Any]:
-    """The object of a file without its digest. Files of earlier versions have none.
+def without_digest(
+    values: dict[str, Any], source: str = "", has_one: bool = False
+) -> dict[str, Any]:
+    """The object of a file without its digest.
+
+    Args:
+      values: of the file.
+      source: the file, for messages.
+      has_one: whether every file of its version has a digest.
 
     Raises:
-      ValueError: the digest is not that of the other fields.
+      ValueError: the digest is missing, or not that of the other fields.
     """
+    if has_one and DIGEST not in values:
+        raise ValueError(
+            f"{_prefix(source)}was edited after it was written: its {DIGEST}, which every file of "
+            "its version has, is missing; take the file as it was, or make it anew"
+        )
     content = {key: value for key, value in values.items() if key != DIGEST}
     if DIGEST in values and values[DIGEST] != (own := digest(content)):
         stated = json_text.shown(values[DIGEST])

@@ -12,19 +12,25 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _LATEX = (("{,}", ","), ("\\,", "\u2009"), ("\\!", ""), ("\\times", "×"), ("\\cdot", "·"))
 _LATEX += (("\\$", "$"), ("\\%", "%"))
 
-_DIGITS = rf"\d+(?:[{_SPACES}'’]\d{{3}}(?!\d))+(?:\.\d+)?"  # 1 234 567.8
+_DIGITS = rf"\d+(?:[{_SPACES}'’]\d{{3}}(?!\d))+(?:[.,]\d+)?"  # 1 234 567.8, 1 234 567,8
+_DIGITS += r"|\d{1,3}(?:\.\d{3})+,\d+(?![.,]?\d)"  # 1.234,50: the comma is the decimal point
 _DIGITS += r"|\d{1,3}(?:\.\d{3}){2,}(?!\d)"  # 1.234.567: two dots are no decimal point
 _DIGITS += r"|\d[\d,]*(?:\.\d+)?|(?<!\w)\.\d+"
 _POWER = r"\s?[×x*·]\s?10(?:\^\{?(?P<caret>-?\d+)\}?|(?P<superscript>⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+))"
 _OWN_POWER = (
-    r"(?:\^(?:\{(?P<braced>-?\d+)\}|(?P<power>-?\d+))|(?P<raised>⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+))(?!\.?\d)"
+    r"(?:\^(?:\{(?P<braced>-?\d+(?:\.\d+)?)\}|(?P<power>-?\d+(?:\.\d+)?))"
+    r"|(?P<raised>⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+))(?!\.?\d)"
 )
 _LENGTH = r"(?:(?<=(?<![a-zA-Z])m)|(?<=(?<![a-zA-Z])(?:mm|cm|dm|km|ft|in|yd)))"
 # A digit that a unit or a power ends in (18 m2, 18 cm^2) is no number; nor is the dash of 10-3.
 _NUMBER = re.compile(
     rf"(?P<sign>(?<![\w)\]}}%])-)?(?:(?:US)?[$€£¥₹]\s?)?(?P<late_sign>(?<=[$€£¥₹])-)?"
-    rf"(?<![\^\d])(?<!\^[-{{])(?<!\^{{-)(?!{_LENGTH}[23](?!\d|[.,]\d))(?P<digits>{_DIGITS})"
+    rf"(?<![\^\d])(?<!\d\.)(?<!\^[-{{])(?<!\^{{-)(?!{_LENGTH}[23](?!\d|[.,]\d))(?P<digits>{_DIGITS})"
     rf"(?:[eE](?P<exponent>[+-]?\d+)(?!\w)|{_POWER}|{_OWN_POWER})?"
+)
+# 1 234.50 with plain spaces: right behind the mark or a currency, where it is no list of numbers.
+_PLAIN_SPACES = re.compile(
+    r"(?P<before>^\s*-?(?:(?:US)?[$€£¥₹])?|[$€£¥₹])(?P<number>\s?-?\d{1,3}(?: \d{3})+)(?!\d)"
 )
 _LONGEST = 400  # digits that a power of ten is written out to
 
@@ -35,11 +41,14 @@ def final_number(text: str) -> str:
     It is the first number after the first "####", as the authors' script has it (a model may go on
     with another question and its own "####"), and the last one of a text without the mark. A number
     may have a minus of any kind, a currency, a unit or "%" (which are left out), thousands parted
-    by commas, apostrophes, thin or no-break spaces, and a power of ten. A power such as 2^10 is
-    1024; one that is long or no exact number stays as it is.
+    by commas, apostrophes, thin or no-break spaces, and a power of ten. Right behind the mark or a
+    currency plain spaces part thousands too, and behind thousands parted by dots or spaces a comma
+    is the decimal point. A power such as 2^10 is 1024; one that is long or no exact number, such as
+    2^0.5, stays as it is.
 
-    Examples: "5 * 2 = 10\n#### 1,010 km\n\nQ: ... #### 3" gives "1010", "so it costs −$7.50." gives
-    "-7.5", "1.2e3 m2" gives "1200", "I give up" gives "".
+    Examples: "5 * 2 = 10\n#### 1,010 km\n\nQ: ... #### 3" gives "1010", "#### 1.234,50" and
+    "#### $1 234.50" give "1234.5", "so it costs −$7.50." gives "-7.5", "1.2e3 m2" gives "1200", "I
+    give up" gives "".
 
     Reference: github.com/openai/grade-school-math, grade_school_math/dataset.py, extract_answer.
     """
@@ -47,18 +56,29 @@ def final_number(text: str) -> str:
     answer = re.sub(f"[{_MINUS}]", "-", answer if mark else text)
     for written, plain in _LATEX:
         answer = answer.replace(written, plain)
+    if mark:
+        answer = _PLAIN_SPACES.sub(_with_thin_spaces, answer)
     numbers = list(_NUMBER.finditer(answer))
     return _spelled(numbers[0 if mark else -1]) if numbers else ""
 
 
+def _with_thin_spaces(number: re.Match) -> str:
+    return number["before"] + re.sub(r"(?<=\d) ", "\u2009", number["number"])
+
+
 def _spelled(number: re.Match) -> str:
-    digits = re.sub(f"[,{_SPACES}'’]", "", number["digits"])
+    digits = re.sub(f"[{_SPACES}'’]", "", number["digits"])
+    has_decimal_comma = digits != number["digits"] or "." in digits.partition(",")[0]
+    if has_decimal_comma and digits.count(",") == 1:
+        digits = digits.replace(".", "").replace(",", ".")
+    digits = digits.replace(",", "")
     if digits.count(".") > 1:
         digits = digits.replace(".", "")
     sign = "-" if number["sign"] or number["late_sign"] else ""
     raised = (number["raised"] or "").translate(_SUPERSCRIPTS)
     if power := number["braced"] or number["power"] or raised:
-        return sign + _raised(digits, int(power[:20]))
+        power = _plain(power, len(power))
+        return sign + (f"{digits}^{power}" if "." in power else _raised(digits, int(power[:20])))
     superscript = (number["superscript"] or "").translate(_SUPERSCRIPTS)
     exponent = int((number["exponent"] or number["caret"] or superscript or "0")[:20])
     if abs(exponent) > _LONGEST:

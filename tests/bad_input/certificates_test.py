@@ -39,7 +39,13 @@ EDITS = {  # as text, and what the line says
     "without a digest": (
         lambda text: json.dumps(
             {name: value for name, value in json.loads(text).items() if name != "digest"}
-            | {"thresholds": [0.75]}
+        ),
+        "was edited after it was written: its digest, which every file of its version has, is",
+    ),
+    "of an earlier version": (
+        lambda text: json.dumps(
+            {name: value for name, value in json.loads(text).items() if name != "digest"}
+            | {"thresholds": [0.75], "schema": 2}
         ),
         "the thresholds [0.75] are not among the candidates that are certified; take the file as "
         "`cascade-jax calibrate` wrote it, or calibrate again",

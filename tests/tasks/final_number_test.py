@@ -44,6 +44,14 @@ from tasks.final_number import ANSWER_MARK, final_number, last_number
         ("#### 1.500.000", "1500000"),
         ("#### 1{,}500", "1500"),
         ("1,000,000 people", "1000000"),
+        ("#### 1.234,50", "1234.5"),
+        ("#### 1.234.567,5 €", "1234567.5"),
+        ("#### $1 234.50", "1234.5"),
+        ("#### 1 234 567", "1234567"),
+        ("she pays $1 234 and #### -€ 1 234,50", "-1234.5"),
+        ("10 200 dollars or 300", "300"),  # plain spaces part numbers too
+        ("#### 5 3000", "5"),
+        ("#### 1.234", "1.234"),
         # Powers of ten.
         ("#### 1.5e3", "1500"),
         ("#### 2E-2", "0.02"),
@@ -58,6 +66,10 @@ from tasks.final_number import ANSWER_MARK, final_number, last_number
         ("10¹²", "1000000000000"),
         ("#### 2^-2", "0.25"),
         ("#### 3^-1", "3^-1"),
+        ("it is 2^0.5", "2^0.5"),
+        ("#### 2^{0.50}", "2^0.5"),
+        ("#### 2^3.0", "8"),
+        ("18 cm^0.5", "18"),
         ("0^0", "0^0"),
         ("area 18 cm^12", "18"),
         ("18 s^{-12}", "18"),
@@ -89,6 +101,34 @@ def test_a_number_is_the_same_however_it_is_written(whole, thousandths, separato
     assert final_number(f"9 {ANSWER_MARK} {grouped}.{thousandths:03d} {ANSWER_MARK} 7") == expected
     if separator != "\u202f":
         assert last_number(written) == last_number(f"9 {ANSWER_MARK} {written}") == expected
+
+
+@given(
+    st.integers(0, 10**12),
+    st.integers(0, 99),
+    st.sampled_from(
+        [
+            (",", "."),
+            (".", ","),
+            ("\u202f", ","),
+            ("\u00a0", "."),
+            ("'", "."),
+            (" ", ","),
+            (" ", "."),
+        ]
+    ),
+    st.sampled_from(["", "$", "US$", "€ ", "-", "-$", "$-"]),
+)
+def test_thousands_and_decimals_of_every_country(whole, hundredths, marks, before):
+    """Below 1,000 a comma alone is as in English."""
+    thousands, point = marks
+    grouped = f"{whole:,}".replace(",", thousands)
+    if whole < 1000 and point == ",":
+        point = "."
+    sign = "-" * ("-" in before and whole + hundredths > 0)
+    written = f"9 apples {ANSWER_MARK} {before}{grouped}{point}{hundredths:02d}\nQ: 7?"
+    fraction = f"{hundredths:02d}".rstrip("0")
+    assert final_number(written) == sign + (f"{whole}.{fraction}" if fraction else f"{whole}")
 
 
 @given(st.text(alphabet="0123456789,.-−#$ \u00a0eE×^{}²ax\n'"))

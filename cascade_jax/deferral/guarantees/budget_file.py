@@ -30,7 +30,7 @@ from cascade_jax.deferral.policy import LEVELS, TOKEN
 from cascade_jax.json_file import NumberOrNull
 from cascade_jax.names import check_choice
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # files of version 1 may lack the digest
 _Count = Annotated[int, Meta(ge=1, lt=1 << 31)]
 _Text = Annotated[str, Meta(min_length=1)]
 _UNCERTAINTIES = {"log_prob": "−log p of the small model's token", "entropy": "entropy (nats)"}
@@ -245,11 +245,16 @@ def load(path: str | os.PathLike) -> Budget:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such budget file; `cascade-jax calibrate` writes it")
-    return from_values(json_file.read_values(path), os.fspath(path))
+    return from_values(json_file.read_values(path), os.fspath(path), is_file=True)
 
 
-def from_values(values: Any, source: str = "budget") -> Budget:
-    """A budget from JSON values; `source` is the file, for messages.
+def from_values(values: Any, source: str = "budget", is_file: bool = False) -> Budget:
+    """A budget from JSON values.
+
+    Args:
+      values: its fields.
+      source: the file, for messages.
+      is_file: whether they are the whole of a file, which has a digest from version 2 on.
 
     Raises:
       ValueError: another schema version, a field that is missing, unknown, or has a value that is
@@ -258,7 +263,10 @@ def from_values(values: Any, source: str = "budget") -> Budget:
     if isinstance(values, dict) and "schema" in values and "thresholds" in values:
         raise ValueError(f"{source} is a certificate (POLICY), not the budget.json beside it")
     version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version not in (1, SCHEMA_VERSION):
         kind = f"a budget file of schema_version {SCHEMA_VERSION}"
         raise ValueError(f"{source}: not {kind}: it is {version!r}")
-    return json_file.from_values(json_file.without_digest(values, source), Budget, source)
+    has_digest = is_file and version == SCHEMA_VERSION
+    fields = json_file.without_digest(values, source, has_digest)
+    fields = fields | {"schema_version": SCHEMA_VERSION}
+    return json_file.from_values(fields, Budget, source)

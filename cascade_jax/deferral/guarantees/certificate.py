@@ -19,7 +19,7 @@ from cascade_jax.deferral.guarantees.risks import Risk
 from cascade_jax.deferral.policy import ANSWER, LEVELS, PAIR, TOKEN, Policy, as_thresholds
 from cascade_jax.json_file import Number
 
-SCHEMA = 2
+SCHEMA = 3  # files of 1 and 2 may lack the digest, and 1 held models and data as texts
 CERTIFIED, FALLBACK, NOTHING = "certified", "fallback", "nothing"
 STATUSES = (CERTIFIED, FALLBACK, NOTHING)
 
@@ -261,11 +261,16 @@ def load(path: str | os.PathLike) -> Certificate:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{os.fspath(path)}: no such file of a certificate")
-    return from_values(json_file.read_values(path), os.fspath(path))
+    return from_values(json_file.read_values(path), os.fspath(path), is_file=True)
 
 
-def from_values(values: Any, source: str = "certificate") -> Certificate:
-    """A certificate from JSON values; `source` is the file, for messages.
+def from_values(values: Any, source: str = "certificate", is_file: bool = False) -> Certificate:
+    """A certificate from JSON values.
+
+    Args:
+      values: its fields, as a file or the metadata of records hold them.
+      source: the file, for messages.
+      is_file: whether they are the whole of a file, which has a digest from schema 3 on.
 
     Raises:
       ValueError: a field that is missing, unknown, of another type, or has a value not allowed.
@@ -273,10 +278,13 @@ def from_values(values: Any, source: str = "certificate") -> Certificate:
     fields = values if isinstance(values, dict) else {}
     if "schema_version" in fields and "alphas" in fields:
         raise ValueError(f"{source}: a budget file (BUDGET), not a certificate; they lie beside it")
-    fields = json_file.without_digest(fields, source)
-    if fields.get("schema") == 1:
+    schema = fields.get("schema")
+    fields = json_file.without_digest(fields, source, has_one=is_file and schema == SCHEMA)
+    if schema == 1 and type(schema) is int:
         fields = _from_schema_1(fields, source)
-    elif (schema := fields.get("schema")) != SCHEMA:
+    elif schema == 2 and type(schema) is int:
+        fields = {**fields, "schema": SCHEMA}
+    elif schema != SCHEMA:
         raise ValueError(
             f"{source}: not a certificate of schema {SCHEMA}: its schema is {schema!r}"
         )
@@ -288,7 +296,7 @@ def from_values(values: Any, source: str = "certificate") -> Certificate:
 
 
 def _from_schema_1(fields: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The fields of schema 2; schema 1 held the identities of models and data as JSON texts."""
+    """The fields of schema 3; schema 1 held the identities of models and data as JSON texts."""
     try:
         known = json_file.to_values(ModelIdentity())
         models = {role: known | json_text.parse(text) for role, text in fields["models"].items()}

@@ -113,8 +113,8 @@ def test_alphas_may_stand_in_any_order_and_a_baseline_in_some_runs():
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("schema_version",), 2, "not a budget file of schema_version 1: it is 2"),
-        (("schema_version",), LACKING, "f.json: not a budget file of schema_version 1: it is None"),
+        (("schema_version",), 3, "not a budget file of schema_version 2: it is 3"),
+        (("schema_version",), LACKING, "f.json: not a budget file of schema_version 2: it is None"),
         (("deferred_by_position",), LACKING, "field 'deferred_by_position' is missing"),
         (("name",), "", 'name must be a text of length >= 1, got ""'),
         (("level",), "word", "level is 'word'; must be one of answer, token"),
@@ -231,7 +231,7 @@ def test_files_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"bad.json: not JSON \("):
         budget_file.load(tmp_path / "bad.json")
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(ValueError, match="list.json: not a budget file of schema_version 1"):
+    with pytest.raises(ValueError, match="list.json: not a budget file of schema_version 2"):
         budget_file.load(tmp_path / "list.json")
 
 
@@ -243,6 +243,12 @@ def test_an_edit_is_refused(tmp_path):
     (tmp_path / "budget.json").write_text(text.replace('"name": "cat"', '"name": "dog"'))
     with pytest.raises(ValueError, match="budget.json: was edited after it was written"):
         budget_file.load(tmp_path / "budget.json")
+    values = {name: value for name, value in json.loads(text).items() if name != "digest"}
+    (tmp_path / "budget.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="budget.json: was edited .*: its digest, .* is missing"):
+        budget_file.load(tmp_path / "budget.json")
+    (tmp_path / "budget.json").write_text(json.dumps(values | {"schema_version": 1}))
+    assert budget_file.load(tmp_path / "budget.json").runs == whole.runs  # a file of before
 
 
 def test_a_certificate_is_told_from_a_budget_file():

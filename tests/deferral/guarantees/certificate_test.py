@@ -89,7 +89,7 @@ def test_the_papers_bound_is_promised_with_its_condition():
     "change, message",
     [
         (lambda d: d.pop("delta"), "c.json: field 'delta' is missing"),
-        (lambda d: d.pop("schema"), "c.json: not a certificate of schema 2: its schema is None"),
+        (lambda d: d.pop("schema"), "c.json: not a certificate of schema 3: its schema is None"),
         (lambda d: d.update(detla=1), "unknown field 'detla'; did you mean 'delta'"),
         (lambda d: d["risks"][0].pop("limit"), r"field 'limit' is missing in risks\[0\]"),
         (lambda d: d["risks"][0].pop("lower"), r"missing fields of risks\[0\]: lower"),
@@ -120,7 +120,7 @@ def test_the_papers_bound_is_promised_with_its_condition():
             lambda d: d.update(status="sure"),
             "status is 'sure'; must be one of certified, fallback, nothing",
         ),
-        (lambda d: d.update(schema=3), "not a certificate of schema 2: its schema is 3"),
+        (lambda d: d.update(schema=4), "not a certificate of schema 3: its schema is 4"),
         (lambda d: d.update(risks=[]), "risks must hold one or more"),
     ],
 )
@@ -305,8 +305,10 @@ def test_any_edit_of_a_file_is_refused(tmp_path):
         change(fields)
         with pytest.raises(ValueError, match="c.json: was edited after it was written: its digest"):
             load(fields)
-    del written["digest"]  # a file of before
-    assert load(written) == made()
+    del written["digest"]
+    with pytest.raises(ValueError, match="c.json: was edited .*: its digest, .* is missing; take"):
+        load(written)
+    assert load(written | {"schema": 2}) == made()  # a file of before
 
 
 def test_nan_is_written_nowhere():
