@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gin import config_parser
@@ -52,13 +52,14 @@ def opened(path: str) -> Iterator[io.StringIO]:
     """A gin file, for gin to read; as `open`, but for a byte order mark and line ends of Windows.
 
     Raises:
-      UsageError: not UTF-8, not in gin's form (line, and what to write), or it includes itself.
+      UsageError: not UTF-8, not in gin's form (line, and what to write), a name that is bound twice
+        in it, or it includes itself.
     """
     resolved = os.path.realpath(path)
     if resolved in _open_files:
         raise UsageError(f"{path} includes itself")
     text = _decoded(path, Path(path).read_bytes())
-    lines = text.split("\n")
+    lines, num_before = text.split("\n"), len(_read)
     if problem := _problem(text, path):
         number, what = problem
         line = lines[number - 1].strip() if number <= len(lines) else ""
@@ -67,6 +68,7 @@ def opened(path: str) -> Iterator[io.StringIO]:
         hint = _hint(value, f"{name.strip()} = {{}}") if has_value else ""
         where = f"{path}:{number}"
         raise UsageError(f"{where}: {what}: {_short(line)}{hint}")
+    _check_once(_read[num_before:])
     content = io.StringIO(text)
     content.name = path
     _open_files.append(resolved)
@@ -74,6 +76,23 @@ def opened(path: str) -> Iterator[io.StringIO]:
         yield content
     finally:
         _open_files.remove(resolved)
+
+
+def _check_once(bindings: Sequence[tuple[str, config_parser.BindingStatement]]) -> None:
+    """Refuses two bindings of one name in one file: gin takes the last and says nothing.
+
+    Another file may well bind a name anew; that is how experiments differ from what they include.
+    """
+    places: dict[tuple, str] = {}
+    for place, binding in bindings:
+        key = binding.scope, binding.selector, binding.arg_name
+        if key in places:
+            scope = f"{binding.scope}/" * bool(binding.scope)
+            name = f"{scope}{binding.selector}" + f".{binding.arg_name}" * bool(binding.arg_name)
+            raise UsageError(
+                f"{place}: {name} is bound a second time, first in {places[key]}; keep one of both"
+            )
+        places[key] = place
 
 
 def check_binding(binding: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from cascade_jax import checks, records
 from cascade_jax.deferral import scores
+from cascade_jax.deferral.guarantees import splits
 from cascade_jax.deferral.routers import FittedRouter, LogisticRouter, Router
 from cascade_jax.deferral.routers.base import refuse_test_split
 from cascade_jax.evaluation import curves
@@ -72,7 +73,8 @@ def fit_router(config: FitRouterConfig) -> RouterRun:
     for name in dict.fromkeys([split, *map(str, table.split)]):
         refuse_test_split(name)
     qualities = table.student_quality, table.teacher_quality
-    held_out = config.router.cross_validated(answers, *qualities, config.folds, config.seed)
+    inputs = splits.text_numbers(table.inputs)
+    held_out = config.router.cross_validated(answers, *qualities, config.folds, config.seed, inputs)
     router = config.router.fit(answers, *qualities, split)
     router.save(config.router_file)
     predictions = {router.name: held_out}

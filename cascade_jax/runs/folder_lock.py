@@ -27,7 +27,8 @@ class FolderLock:
 
     `<folder>/lock.json` holds host, process and a counter that its owner raises every BEAT_SECONDS.
     A lock of this host whose process has ended is taken over at once; one of another host when its
-    counter has not changed for WAIT_SECONDS (clocks of hosts are not compared).
+    counter has not changed for WAIT_SECONDS (clocks of hosts are not compared), and a damaged one
+    if nobody has written it again by then, as a run does that lives.
 
     Use as a context; makes the folder. Unless `is_mine` it does nothing: of many hosts the first
     one holds the lock.
@@ -54,6 +55,8 @@ class FolderLock:
         if not self._is_mine:
             return self
         owner = self._read()
+        if owner is None and self._file.exists():
+            owner = self._repaired()
         if owner is not None and not self._is_stale(owner):
             raise FolderInUseError(
                 f"run folder {self._file.parent} is being written to by process "
@@ -153,6 +156,20 @@ class FolderLock:
             except (OSError, checkpoints.CheckpointError):  # full disk: the run itself will say so
                 continue
 
+    def _repaired(self) -> dict | None:
+        """Who holds a damaged lock: its owner, if one lives, writes it again at its next beat."""
+        print(
+            f"{self._file} is damaged: waiting up to {WAIT_SECONDS:.0f} seconds to see whether a "
+            "run still writes it",
+            flush=True,
+        )
+        end = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < end and self._file.exists():
+            time.sleep(0.05)
+            if (owner := self._read()) is not None:
+                return owner
+        return None
+
     def _is_stale(self, owner: dict) -> bool:
         if owner["host"] == self._owner["host"]:
             return _started(owner["process"]) != owner["started"]
@@ -165,9 +182,9 @@ class FolderLock:
         while time.monotonic() < end:
             time.sleep(0.2)
             now = self._read()
-            if now is None:
+            if now is None and not self._file.exists():
                 return True
-            if now != owner:
+            if now not in (None, owner):
                 return False
         return True
 

@@ -71,6 +71,14 @@ FILES = {
     "latin 1": (b"A = 1\nB = 'caf\xe9'\n", "x.gin:2: not UTF-8 (0xe9 at byte 9); save it as UTF-8"),
     "utf 16": ("A = 1\n".encode("utf-16"), "x.gin:1: not UTF-8 (UTF-16"),
     "zero": (b"A = 1\0\n", "x.gin:1: not UTF-8 (UTF-16, or no text at all, by its zero bytes)"),
+    "twice": (
+        b"A = 1\nB = 2\n# A\nA = 3\n",
+        "x.gin:4: A is bound a second time, first in ",
+    ),
+    "twice in a scope": (
+        b"s/a.B.c = 1\na.B.c = 2\nt/a.B.c = 3\ns/a.B:\n    c = 4\n",
+        "x.gin:5: s/a.B.c is bound a second time, first in ",
+    ),
     "deep": (b"A = " + b"[" * 900 + b"]" * 900, "x.gin:1: too many brackets in each other"),
 }
 

@@ -128,6 +128,19 @@ def test_a_log_prob_that_contradicts_its_own_among_the_likeliest(tmp_path):
     assert len(convert(tmp_path, [other])[0]) == 1  # another token of the same text
 
 
+def test_a_log_prob_of_a_table_that_contradicts_its_own_among_the_likeliest(tmp_path):
+    more = {"tokens": [4, 5], "top_ids": [[4, 9], [9, 5]], "top_log_probs": [[-0.1, -9], [-1, -2]]}
+    good = [("Ber", -0.105), ("lin", -2.0)]
+    assert len(convert(tmp_path, [table_line(*good, **more)])[0]) == 1
+    for name, number in (("log_probs", [-0.1, -1.0]), ("tokens", [4, 9])):
+        line = table_line(*good, **more, **{"id": "q0"})
+        line[name] = number
+        with pytest.raises(
+            LineError, match=r"top_log_probs\[1\] has -\d.* token \d, whose log_prob"
+        ):
+            convert(tmp_path, [line])
+
+
 @pytest.mark.parametrize("sentinel", [float("nan"), float("-inf"), None, -9999.0])
 def test_no_log_prob_among_the_likeliest(tmp_path, sentinel):
     of_chat = chat("q0", "Berlin", [token("Berlin", -0.1, [("Berlin", -0.1), ("x", sentinel)])])

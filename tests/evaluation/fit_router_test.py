@@ -28,9 +28,8 @@ def write(path, n=400, seed=1, split="validation", quality=None) -> records.Reco
     """A records file of made answers."""
     answers, student, teacher = made.spiky(n, seed)
     lists = np.split(answers.log_probs, answers.offsets[1:-1])
-    rows = {
-        name: ["x"] * n for name in ("inputs", "target", "student_answer", "teacher_answer")
-    } | {
+    rows = {name: ["x"] * n for name in ("target", "student_answer", "teacher_answer")} | {
+        "inputs": [f"x {i}" for i in range(n)],
         "mixture": ["made"] * n,
         "task": ["made"] * n,
         "split": [split] * n,

@@ -104,11 +104,35 @@ LOCK = {"host": "elsewhere", "process": 5, "started": "7", "token": "a"}
      *(json.dumps(LOCK | change).encode() for change in (
          {"host": None}, {"process": "5"}, {"process": True}, {"started": 7}, {"token": []}))],
 )  # fmt: skip
-def test_a_broken_lock_keeps_nobody_out(tmp_path, content):
+def test_a_broken_lock_keeps_nobody_out_for_long(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(folder_lock, "WAIT_SECONDS", 0.02)
     (tmp_path / "lock.json").write_bytes(content)
     with FolderLock(tmp_path):
         pass
     assert not (tmp_path / "lock.json").exists()
+
+
+def test_a_lock_that_breaks_while_its_run_lives_is_not_taken(tmp_path, capsys):
+    file = tmp_path / "lock.json"
+    with FolderLock(tmp_path):
+        file.write_text("{")
+        with pytest.raises(FolderInUseError, match=f"by process {os.getpid()} on "):
+            FolderLock(tmp_path).__enter__()
+    assert f"{file} is damaged: waiting up to 1 seconds" in capsys.readouterr().out
+    other = {"host": "elsewhere", "process": 5, "started": "7", "token": "a", "beats": 0}
+    file.write_text(json.dumps(other))
+
+    def breaks_and_lives():
+        time.sleep(0.1)
+        file.write_text("{")
+        time.sleep(0.3)
+        file.write_text(json.dumps(other | {"beats": 1}))
+
+    thread = threading.Thread(target=breaks_and_lives)
+    thread.start()
+    with pytest.raises(FolderInUseError, match="by process 5 on elsewhere"):
+        FolderLock(tmp_path).__enter__()
+    thread.join()
 
 
 def test_a_lock_that_can_not_be_read_is_not_taken_over(tmp_path, monkeypatch):

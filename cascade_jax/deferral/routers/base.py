@@ -5,7 +5,7 @@ import re
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Real
+from jaxtyping import Float, Int, Real
 
 from cascade_jax.deferral.routers import arrays, fingerprints, fitted
 from cascade_jax.deferral.routers import features as router_features
@@ -77,20 +77,29 @@ class Router:
         teacher_quality: _Quality,
         folds: int = 5,
         seed: int = 0,
+        inputs: Int[np.ndarray, " examples"] | None = None,
     ) -> Float[np.ndarray, " examples"]:
         """The score of every example by a router that was fitted on the other folds.
 
-        Folds are of equal size and drawn at random, by the seed.
+        Args:
+          answers, student_quality, teacher_quality: see `fit`.
+          folds: of as many inputs each, drawn at random by the seed.
+          seed: see there.
+          inputs: a number for each example, equal where inputs are equal, from 0 on without gaps:
+            all examples of an input are in one fold. None: all differ.
 
         Raises:
-          ValueError: see `fit`; fewer than two folds, or more than there are examples.
+          ValueError: see `fit`; fewer than two folds, or more than there are inputs.
         """
         n = answers.num_examples
-        if not 2 <= folds <= n:
-            raise ValueError(f"folds must lie in [2, {n}], the number of examples, got {folds}")
+        inputs = np.arange(n) if inputs is None else inputs
+        count = int(np.max(inputs, initial=-1)) + 1
+        if not 2 <= folds <= count:
+            what = "examples" if count == n else "different inputs"
+            raise ValueError(f"folds must lie in [2, {count}], the number of {what}, got {folds}")
         labels = self._targets(answers, student_quality, teacher_quality)
         _, matrix = self._read(answers)
-        fold = np.random.default_rng(seed).permutation(n) % folds
+        fold = (np.random.default_rng(seed).permutation(count) % folds)[inputs]
         result = np.empty(n)
         for held_out in range(folds):
             is_held_out = fold == held_out

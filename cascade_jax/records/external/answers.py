@@ -68,7 +68,8 @@ def checked(
     """An answer of the plain table's fields.
 
     Raises:
-      UnusableError: null in place of the answer; a sentinel in place of a log-prob.
+      UnusableError: null in place of the answer; a sentinel in place of a log-prob; a log-prob that
+        is another one among the likeliest.
       LineError: which field has what, and what is allowed.
     """
     row = values if values is line.row else {**line.row, **values}
@@ -83,6 +84,7 @@ def checked(
         near = did_you_mean("answer", values) if "answer" not in values else ""
         raise line.fail(f"answer is {shown(values.get('answer'))}; must be a text{near}")
     _refuse_sentinels(line)
+    _refuse_contradictions(line)
     line, twice = _with_each_once(line)
     if twice:
         notes = {**notes, kinds.LISTED_TWICE: notes.get(kinds.LISTED_TWICE, 0) + twice}
@@ -132,6 +134,29 @@ def _refuse_sentinels(line: Line) -> None:
                 f"log_probs[{i}] is {'null' if value is None else value}; must be finite and at "
                 "most 0, and servers write such a value where they know none. --unusable drop "
                 "leaves such examples out",
+            )
+
+
+def _refuse_contradictions(line: Line) -> None:
+    """Refuses a chosen token whose log-prob is another among the likeliest, where ids tell it."""
+    names = ("tokens", "log_probs", "top_ids", "top_log_probs")
+    lists = [line.row.get(name) for name in names]
+    if not all(isinstance(values, list) for values in lists):
+        return
+    for i, (token, value, ids, others) in enumerate(zip(*lists, strict=False)):
+        if type(value) not in (int, float) or not isinstance(ids, list) or token not in ids:
+            continue
+        same = [
+            other
+            for listed, other in zip(ids, others if isinstance(others, list) else (), strict=False)
+            if listed == token and type(other) in (int, float)
+        ]
+        if same and all(abs(value - other) > kinds.ROUNDING for other in same):
+            raise line.unusable(
+                kinds.CONTRADICTED,
+                f"top_log_probs[{i}] has {same[0]} for the chosen token {shown(token)}, whose "
+                f"log_probs[{i}] is {value}; must be the same. --unusable drop leaves such "
+                "examples out",
             )
 
 

@@ -38,6 +38,7 @@ NO_LOG_PROBS = "no log-probs"
 
 # Below this a number is no log-prob but a server's word for "not known": -9999, -1e9, -inf.
 LEAST_LOG_PROB = -999.0
+ROUNDING = 0.01 + 1e-9  # nats between two log-probs of one token, which services round
 _LISTED = 5  # ids in a line
 
 

@@ -11,7 +11,6 @@ from cascade_jax.records.external import notes as kinds
 from cascade_jax.records.external.likeliest import likeliest, token_key
 from cascade_jax.records.external.lines import Line, UnusableError, check_one, shown, step
 
-_ROUNDING = 0.01 + 1e-9  # between two log-probs of one token
 _DROP = "--unusable drop leaves such examples out"
 
 
@@ -220,9 +219,9 @@ def _check_chosen(body: Line, where: str, place: dict, entries: list[tuple[dict,
         for entry, other in entries
         if entry.get("token") == text and other > kinds.LEAST_LOG_PROB
     ]
-    if not same or not kinds.LEAST_LOG_PROB < value < _ROUNDING:
+    if not same or not kinds.LEAST_LOG_PROB < value < kinds.ROUNDING:
         return
-    if any(abs(value - other) <= _ROUNDING for _, other in same):
+    if any(abs(value - other) <= kinds.ROUNDING for _, other in same):
         return
     others = [other for entry, other in same if _key(entry) == _key(place)]
     if others:

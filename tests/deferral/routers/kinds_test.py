@@ -349,6 +349,27 @@ def test_cross_validated_scores_are_of_examples_not_seen():
     assert abs(area(router.cross_validated(answers, student, teacher)) - random) < 0.04
 
 
+def test_examples_of_one_input_are_in_one_fold():
+    """Each stands twice with labels without any sense: apart, a router would know half of them."""
+    rng = np.random.default_rng(0)
+    rows = np.repeat(np.arange(200), 2)
+    answers = made.spiky(200, seed=5)[0].take(rows)
+    student, teacher = rng.integers(0, 2, (2, 200)).astype(float)[:, rows]
+    router = routers.BoostedRouter(min_leaf=2, max_depth=6, l2=1e-6, trees=20)
+    random = curves.random_area(np.mean(student), np.mean(teacher))
+
+    def area(inputs) -> float:
+        values = router.cross_validated(answers, student, teacher, 3, inputs=inputs)
+        return curves.area(curves.deferral_curve(values, student, teacher, 1.0, 1.0))
+
+    assert area(None) > random + 0.05
+    assert abs(area(rows) - random) < 0.05
+    with pytest.raises(
+        ValueError, match=r"folds must lie in \[2, 2\], the number of different inp"
+    ):
+        router.cross_validated(answers, student, teacher, 3, inputs=rows % 2)
+
+
 def test_fitting_twice_gives_the_same(fitted):
     for router in KINDS:
         again = router.fit(*CALIBRATION, "dev")
