@@ -54,7 +54,11 @@ class Answers:
 
 
 def answer(
-    model: LoadedModel, questions: Questions, top_k: int = 0, embeddings: bool = False
+    model: LoadedModel,
+    questions: Questions,
+    top_k: int = 0,
+    embeddings: bool = False,
+    counts: engine.TokenCounts | None = None,
 ) -> Answers:
     """The answers of one model to all examples.
 
@@ -63,6 +67,7 @@ def answer(
       questions: examples and how to answer them.
       top_k: the number of largest log-probs to keep at each token.
       embeddings: whether to add each input's mean-pooled hidden state.
+      counts: tokens computed and needed are added to these, which are then printed.
 
     Raises:
       ValueError: options of a row with the same ids, or a row without options; names the example.
@@ -73,16 +78,16 @@ def answer(
     columns: dict[str, list] = {name: [None] * len(examples) for name in names}
     is_ranked = [questions.decoding.get(example.task) == RANK for example in examples]
     ranked, written = np.flatnonzero(is_ranked), np.flatnonzero(np.logical_not(is_ranked))
-    counts = engine.TokenCounts()
+    counts = engine.TokenCounts() if counts is None else counts
     with progress_bar(f"{model.name} answers", len(examples)) as bar:
         parts = (
             _written(model, questions, written.tolist(), top_k, bar, counts),
-            _ranked(model, questions, ranked.tolist(), top_k, bar),
+            _ranked(model, questions, ranked.tolist(), top_k, bar, counts),
         )
         for row, values in itertools.chain(*parts):
             for name in names:
                 columns[name][row] = values[name]
-    if len(written):
+    if examples:
         hosts.print_once(f"{model.name} answers: {counts.text}")
     for name in ("flops", "seconds"):
         columns[name] = np.array(columns[name], np.float64)
@@ -125,7 +130,12 @@ def _per_token(top_k: int) -> list[str]:
 
 
 def _ranked(
-    model: LoadedModel, questions: Questions, rows: list[int], top_k: int, bar: tqdm.tqdm
+    model: LoadedModel,
+    questions: Questions,
+    rows: list[int],
+    top_k: int,
+    bar: tqdm.tqdm,
+    counts: engine.TokenCounts,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The likeliest option of some of the examples, in the form of `_written`."""
     options = {
@@ -144,14 +154,18 @@ def _ranked(
         return model.params, inputs, to_global(rank.pack_options(ids, group.shape[1]), questions)
 
     fn = with_rules(rank.make_rank_fn(model.module, top_k=top_k), model.rules)
-    groups = grouped(questions, rows, widths, size_of=size_of)
+    groups, starts = grouped(questions, rows, widths, size_of=size_of), model.module.start_places
+    counts.options_useful += sum(widths)
     for group, made, seconds in grouped_batches(fn, arguments, questions, groups, bar):
+        counts.prefill_computed += group.size * (group.shape[0] + starts)
+        counts.options_computed += group.size * group.shape[1]
         for index, row in enumerate(group.rows):
             best = made.best[index]
             text, ids = list(options[row].items())[best]
             lengths = list(map(len, options[row].values()))
             values = {"tokens": np.array(ids, np.int32), "texts": text, "seconds": seconds}
             size = input_length(questions.examples[row])
+            counts.prefill_useful += size + starts
             values["flops"] = flops.ranking_flops(model.module.config, size, lengths)
             first = sum(lengths[:best])
             for name in _per_token(top_k):

@@ -42,6 +42,7 @@ class TokenCounts:
       prefill_useful, prefill_computed: read by the encoder, or by a decoder-only model before the
         answer; its starts count as useful.
       decode_useful, decode_computed: of answers, ends of sequence included.
+      options_useful, options_computed: of the options of rows whose answer is one of them.
       loops: runs of the decoding loop, after each of which the host looked.
     """
 
@@ -49,22 +50,27 @@ class TokenCounts:
     prefill_computed: int = 0
     decode_useful: int = 0
     decode_computed: int = 0
+    options_useful: int = 0
+    options_computed: int = 0
     loops: int = 0
 
     @property
     def ratio(self) -> float:
         """Tokens computed for each useful one."""
-        computed = self.prefill_computed + self.decode_computed
-        return computed / max(self.prefill_useful + self.decode_useful, 1)
+        computed = self.prefill_computed + self.decode_computed + self.options_computed
+        useful = self.prefill_useful + self.decode_useful + self.options_useful
+        return computed / max(useful, 1)
 
     @property
     def text(self) -> str:
         """For a line of output."""
-        return (
-            f"{self.ratio:.2f} tokens computed for each one needed (inputs "
-            f"{self.prefill_computed:,} for {self.prefill_useful:,}, answers "
-            f"{self.decode_computed:,} for {self.decode_useful:,})"
-        )
+        parts = {
+            "inputs": (self.prefill_computed, self.prefill_useful),
+            "answers": (self.decode_computed, self.decode_useful),
+            "options": (self.options_computed, self.options_useful),
+        }
+        texts = [f"{name} {a:,} for {b:,}" for name, (a, b) in parts.items() if b]
+        return f"{self.ratio:.2f} tokens computed for each one needed ({', '.join(texts)})"
 
 
 class _Read(NamedTuple):

@@ -14,6 +14,7 @@ from cascade_jax.collection import answers, live_answers, measuring
 from cascade_jax.collection import questions as questions_lib
 from cascade_jax.collection.questions import GREEDY, RANK, Questions
 from cascade_jax.data import pipeline
+from cascade_jax.inference import engine
 from cascade_jax.models import flops
 from cascade_jax.models.families import parameter_shapes
 from cascade_jax.models.t5 import T5
@@ -169,7 +170,12 @@ def test_everything_else_that_is_asked_for(mixture, model):
         if example.task == "answers_test_colour_v1":
             assert "".join(texts) == actual.texts[row] and actual.pieces[row][-1] == "</s>"
         assert len(actual.pieces[row]) == len(ids)
-    plain = answers.answer(LoadedModel("tiny", *model), questions)
+    counts = engine.TokenCounts()
+    plain = answers.answer(LoadedModel("tiny", *model), questions, counts=counts)
+    assert counts.prefill_useful == actual.input_tokens.sum()
+    options = [set(example.features.get("options", ())) for example in questions.examples]
+    ids = [ids_of(text.decode()) for texts in options for text in texts]
+    assert counts.options_useful == sum(map(len, ids)) <= counts.options_computed
     assert plain.top_log_probs is plain.top_ids is plain.embeddings is None
     assert plain.texts == actual.texts
 
