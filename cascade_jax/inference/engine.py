@@ -31,7 +31,7 @@ from cascade_jax.parallel import rules as rules_lib
 
 _WIDTH = 64  # of a slot's input, below which attention costs next to nothing
 _REFILLS = 8  # this part of the slots is refilled at once
-_SHRINK = 4  # slots are cut to a part of this size when no more are live
+_FEW = 16  # slots on a device, below which fewer are hardly faster
 
 
 @dataclasses.dataclass
@@ -156,13 +156,12 @@ class _Engine:
         return max(len(self._inputs[index]) + self._start, 1)
 
     def _width_for(self, indices: Iterable[int]) -> int:
-        """Places for the input of each slot: two sizes in an octave."""
-        longest = max(len(self._inputs[index]) for index in indices)
-        longest = max(longest, _WIDTH)
+        """Places for the input of each slot: a power of two, and between two large ones another."""
+        longest = max(max(len(self._inputs[index]) for index in indices), _WIDTH)
         whole = power_of_two(longest)
-        return min(
-            whole if longest > whole * 3 // 4 else max(whole * 3 // 4, _WIDTH), self._longest
-        )
+        middle = whole * 3 // 4
+        width = middle if longest <= middle and middle > 4 * _WIDTH else whole
+        return min(width, self._longest)
 
     def _call(self, program: Callable, *args: Any) -> Any:
         if self._programs.is_new(program, *args):
@@ -256,7 +255,8 @@ class _Engine:
 
     def _fewer(self, count: int) -> int:
         """The number of slots after `count`, when no example is left for them."""
-        return self._shards * max(1, count // self._shards // _SHRINK)
+        count //= self._shards
+        return self._shards * max(1, count // 2 if count > _FEW else count // 4)
 
     def _shrink(self) -> None:
         """Leaves out places that no input needs, and in the end slots that stay empty."""

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from cascade_jax.inference import generate
+from cascade_jax.inference.buckets import power_of_two
 from cascade_jax.inference.generate import Decoding
 from cascade_jax.models import families, slots
 from cascade_jax.parallel import rules as rules_lib
@@ -110,7 +111,9 @@ class Programs:
         _, created = self._settings.model.apply(
             {"params": params}, packed, method="read_packed", mutable=["cache"]
         )
-        return slots.constrained(slots.tail(created["cache"]))
+        # Of one size for all sizes of rows in an octave, so that one program inserts from all.
+        places = 2 * power_of_two(packed.tokens.shape[1])
+        return slots.constrained(slots.tail(created["cache"], places))
 
     def _insert(self, state, packed, arrivals, inputs, first):
         old, to = state.decoding, arrivals.slots

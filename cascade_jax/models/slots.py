@@ -53,7 +53,7 @@ def insert(cache: Any, packed: Any, arrivals: Arrivals, max_length: int) -> Any:
 
     Args:
       cache: what `start_decoding` creates for B rows.
-      packed: what `read_packed` creates, with `tail`.
+      packed: what `read_packed` creates, with a `tail` as long again.
       arrivals: which examples go where.
       max_length: the argument of `start_decoding`.
     """
@@ -86,11 +86,11 @@ def insert(cache: Any, packed: Any, arrivals: Arrivals, max_length: int) -> Any:
     return constrained(result | {"step": step})
 
 
-def tail(packed: Any) -> Any:
-    """What `read_packed` creates, with as many places again, so that windows may begin anywhere."""
+def tail(packed: Any, places: int) -> Any:
+    """What `read_packed` creates, with so many places that windows may begin at each of its own."""
 
     def widen(leaf):
-        return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, leaf.shape[-1])])
+        return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, places - leaf.shape[-1])])
 
     return jax.tree.map(widen, packed)
 
