@@ -206,7 +206,7 @@ def main() -> int:
     parser.add_argument("--input_length", type=int, default=128)
     parser.add_argument("--length", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--waiting_share", type=float, default=0.5)
+    parser.add_argument("--waiting_share", type=float, default=0.75)
     options = parser.parse_args()
     for pair in options.pairs:
         counts = [flops.parameters(config).total / 1e6 for config in PAIRS[pair]]

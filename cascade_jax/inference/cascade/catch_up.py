@@ -7,14 +7,14 @@ less.
 """
 
 import dataclasses
-import itertools
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from cascade_jax.models.ragged import Ragged
 
-_TIMES = (16, 4, 1)  # sizes of chunks, in multiples of `least`
+_TIMES = (16, 8, 4, 2, 1)  # sizes of chunks, in multiples of `least`
+_CALL = 28  # a call takes as long as so many tokens beside its own, as measured on a CPU
 _WIDTH = 16  # of packed rows: attention computes this many tokens of each row, used or not
 
 
@@ -56,7 +56,7 @@ class Chunk:
         return Ragged.packed(starts, counts, number=self.size, row_width=self.width, length=length)
 
 
-def chunks(rows: int, length: int, is_packed: bool, least: int) -> list[Chunk]:
+def chunks(rows: int, length: int, is_packed: bool, least: int, overhead: int = 0) -> list[Chunk]:
     """Chunks to take one after the other, each while it is due; then no token is left.
 
     Args:
@@ -66,14 +66,10 @@ def chunks(rows: int, length: int, is_packed: bool, least: int) -> list[Chunk]:
       least: number of tokens that take as long as one, since reading the parameters takes longer.
     """
     unit, most = (rows, rows * length) if is_packed else (1, length)
-    least = least if is_packed else -(-least // rows)
+    shared = 1 if is_packed else rows  # so many tokens are computed for one of the longest row
+    least = -(-least // shared)
     sizes = sorted({unit, *(min(times * max(unit, least), most) for times in _TIMES)})
-    needed = [0]
-    for smaller, size in itertools.pairwise(sizes):
-        # Two small ones cost more than a large one that takes no longer than one of them, and else
-        # than one that is half full.
-        needed.append(smaller if size <= least else max(smaller, size // 2))
-    both = list(zip(sizes, needed, strict=True))[::-1]
+    both = _with_needed(sizes, least, _CALL / shared)[::-1]
     if not is_packed:
         return [Chunk(False, size * rows, size, least) for size, least in both]
     # One token of each row needs no packing.
@@ -82,3 +78,22 @@ def chunks(rows: int, length: int, is_packed: bool, least: int) -> list[Chunk]:
         width = min(length, size, max(_WIDTH, 4 * size // rows))
         packed.append(Chunk(True, size, width, least))
     return packed
+
+
+def _with_needed(sizes: list[int], least: int, call: float) -> list[tuple[int, int]]:
+    """Each size, and the most tokens that cost less in smaller chunks."""
+    result: list[tuple[int, int]] = []
+
+    def cost(left: int) -> float:
+        total = 0.0
+        while left > 0:
+            size = next(size for size, needed in reversed(result) if left > needed)
+            total, left = total + call + max(size, least), left - size
+        return total
+
+    for size in sizes:
+        needed = result[-1][0] if result else 0  # as many as fit into the next smaller one
+        while result and needed + 1 < size and cost(needed + 1) < call + max(size, least):
+            needed += 1
+        result.append((size, needed))
+    return result

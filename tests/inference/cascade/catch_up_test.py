@@ -54,13 +54,29 @@ def sizes(*arguments):
     return [(chunk.size, chunk.width, chunk.needed) for chunk in catch_up.chunks(*arguments)]
 
 
-def test_chunks_are_a_token_of_each_row_or_so_many_times_what_takes_no_longer():
-    assert sizes(64, 32, True, 16)[1:] == [(1024, 32, 512), (256, 16, 128), (64, 16, 0)]
-    assert sizes(16, 32, True, 16)[1:] == [(256, 32, 128), (64, 16, 32), (16, 16, 0)]
+def test_a_chunk_is_taken_where_smaller_ones_cost_more():
+    # A call costs 28 tokens: one of 256 as much as those of 128 and 64 and 8 tokens of a third.
+    sizes_of_16 = [(256, 32, 192), (128, 32, 96), (64, 16, 32), (32, 16, 16), (16, 16, 0)]
+    assert sizes(16, 32, True, 4)[1:] == sizes_of_16
+    assert sizes(1, 32, True, 4)[1:] == [(32, 32, 16), (16, 16, 8), (8, 8, 4), (4, 4, 1), (1, 1, 0)]
+    # 256 tokens take as long as one: what is more than a token of each row takes no longer.
     assert sizes(16, 32, True, 256)[1:] == [(512, 32, 256), (256, 32, 16), (16, 16, 0)]
-    assert sizes(1, 32, True, 16)[1:] == [(32, 32, 16), (16, 16, 1), (1, 1, 0)]
-    assert sizes(16, 32, False, 1) == [(256, 16, 8), (64, 4, 2), (16, 1, 0)]
     assert sizes(16, 32, False, 256) == [(512, 32, 16), (256, 16, 1), (16, 1, 0)]
+
+
+@pytest.mark.parametrize("rows, least", [(1, 4), (16, 4), (16, 256), (7, 1)])
+def test_no_other_choice_of_chunks_costs_less_than_nine_tenths(rows, least):
+    packed = catch_up.chunks(rows, 32, True, least)[1:]
+    price = {chunk.size: catch_up._CALL + max(chunk.size, least) for chunk in packed}
+    best = [0.0]  # of any sizes in any order, by dynamic programming
+    for left in range(1, 32 * rows + 1):
+        best.append(min(cost + best[max(left - size, 0)] for size, cost in price.items()))
+    for left in range(1, 32 * rows + 1):
+        total, rest = 0.0, left
+        for chunk in packed:
+            while rest > chunk.needed:
+                total, rest = total + price[chunk.size], rest - chunk.size
+        assert best[left] >= 0.9 * total, left
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
