@@ -5,14 +5,13 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 import tqdm
 from jaxtyping import Float, Int
 
 from cascade_jax.collection.questions import (
     Questions,
-    filled,
+    calls,
     grouped,
     grouped_batches,
     input_length,
@@ -21,14 +20,11 @@ from cascade_jax.collection.questions import (
     to_global,
     with_rules,
 )
-from cascade_jax.inference import embed, engine, rank
-from cascade_jax.inference.groups import Group
+from cascade_jax.inference import embed, engine, rank, rank_packing
 from cascade_jax.models import flops
 from cascade_jax.parallel import hosts, rules
 from cascade_jax.records.schema import RANK
 from cascade_jax.runs.saved_model import LoadedModel
-
-_OPTION_TOKENS = 256  # of a row's options, up to which a batch has its full size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,39 +134,37 @@ def _ranked(
     counts: engine.TokenCounts,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The likeliest option of some of the examples, in the form of `_written`."""
-    options = {
-        row: options_of(questions.examples[row], questions.mixture, questions.data) for row in rows
-    }
-    widths = [sum(map(len, options[row].values())) for row in rows]
+    examples = [questions.examples[row] for row in rows]
+    by_text = [options_of(example, questions.mixture, questions.data) for example in examples]
+    options = [list(texts.values()) for texts in by_text]
+    inputs = [example.inputs[: input_length(example)] for example in examples]
+    starts = model.module.start_places
+    sizes = [len(ids) + starts for ids in inputs], [sum(map(len, each)) for each in options]
+    counts.prefill_useful += sum(sizes[0])
+    counts.options_useful += sum(sizes[1])
     shards = rules.batch_shards(questions.mesh, model.rules)
-
-    def size_of(shape: tuple[int, ...]) -> int:
-        """Fewer rows where each has many options, so that all of them take no more memory."""
-        parts = -(-shape[1] // _OPTION_TOKENS)
-        return max(questions.data.batch_size // shards // parts, 1) * shards
-
-    def arguments(inputs: jax.Array, group: Group) -> tuple[Any, ...]:
-        ids = [list(options[row].values()) for row in filled(group)]
-        return model.params, inputs, to_global(rank.pack_options(ids, group.shape[1]), questions)
-
+    passes = rank_packing.plan(*sizes, questions.data.batch_size, shards)
     fn = with_rules(rank.make_rank_fn(model.module, top_k=top_k), model.rules)
-    groups, starts = grouped(questions, rows, widths, size_of=size_of), model.module.start_places
-    counts.options_useful += sum(widths)
-    for group, made, seconds in grouped_batches(fn, arguments, questions, groups, bar):
-        counts.prefill_computed += group.size * (group.shape[0] + starts)
-        counts.options_computed += group.size * group.shape[1]
-        for index, row in enumerate(group.rows):
-            best = made.best[index]
-            text, ids = list(options[row].items())[best]
-            lengths = list(map(len, options[row].values()))
-            values = {"tokens": np.array(ids, np.int32), "texts": text, "seconds": seconds}
-            size = input_length(questions.examples[row])
-            counts.prefill_useful += size + starts
+
+    def arguments(each: rank_packing.Pass) -> tuple[Any, ...]:
+        packed = rank.pack(inputs, options, each, starts)
+        return model.params, *to_global(packed, questions)
+
+    for each, made, seconds in calls(fn, arguments, questions, passes):
+        counts.prefill_computed += each.size * each.inputs
+        counts.options_computed += each.size * each.options
+        for index, place, firsts in rank.option_places(options, each):
+            best = int(np.argmax(made.scores[place, firsts]))
+            text, ids = list(by_text[index].items())[best]
+            values = {"tokens": np.array(ids, np.int32), "texts": text}
+            values["seconds"] = seconds / sum(map(len, each.rows))
+            lengths = list(map(len, options[index]))
+            size = len(inputs[index])
             values["flops"] = flops.ranking_flops(model.module.config, size, lengths)
-            first = sum(lengths[:best])
             for name in _per_token(top_k):
-                values[name] = getattr(made, name)[index, first : first + len(ids)]
-            yield row, values
+                values[name] = getattr(made, name)[place, firsts[best] :][: len(ids)]
+            yield rows[index], values
+            bar.update(1)
 
 
 def _embed(model: LoadedModel, questions: Questions) -> Float[np.ndarray, "n D"]:

@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -44,6 +44,9 @@ class Questions:
     def rows_of(self, task: str) -> list[int]:
         """Indices of the examples of a task."""
         return [row for row, example in enumerate(self.examples) if example.task == task]
+
+
+_Call = TypeVar("_Call")
 
 
 def decoding_by_task(
@@ -112,7 +115,6 @@ def grouped(
     rows: Sequence[int],
     others: Sequence[int] | None = None,
     limit: int | None = None,
-    size_of: Callable[[tuple[int, ...]], int] | None = None,
 ) -> list[Group]:
     """Some of the examples in batches of similar lengths, for `grouped_batches`.
 
@@ -120,7 +122,6 @@ def grouped(
       questions, rows: the examples, and the indices of those to run.
       others: of each row, another length than that of its input, such as its target's.
       limit: the most that it may be.
-      size_of: see `groups.plan`; None for the batch size of the questions.
     """
     data = questions.data
     lengths = [[input_length(questions.examples[row]) for row in rows]]
@@ -129,7 +130,7 @@ def grouped(
         lengths.append(list(others))
         limits.append(limit)
     table = np.array(lengths, np.int64).T
-    return plan(rows, table, limits, size_of or (lambda shape: data.batch_size))
+    return plan(rows, table, limits, data.batch_size)
 
 
 def grouped_batches(
@@ -151,24 +152,48 @@ def grouped_batches(
       The batch, what `fn` returns for it as NumPy arrays, whose last rows may only fill the batch
       up, and the seconds of each row.
     """
-    sharding, seen = rules.batch_sharding(questions.mesh), set()
-    for group in groups:
-        program = group.size, group.shape
-        questions.before_batch(program not in seen)
+    sharding = rules.batch_sharding(questions.mesh)
+
+    def group_arguments(group: Group) -> tuple:
         members = [questions.examples[row] for row in group.rows]
         _, inputs = next(pipeline.batch_inputs(members, group.size, sharding, group.shape[0]))
-        with jax.set_mesh(questions.mesh):
-            values = arguments(inputs, group)
-            if program not in seen:  # else compiling would count as decoding time
-                compile_together(fn, *values)
-            seen.add(program)
-            start = time.perf_counter()
-            output = hosts.to_host(fn(*values))
-            # Rows that only fill the batch up take their part of the time too.
-            seconds = (time.perf_counter() - start) / group.size
-        yield group, output, seconds
+        return arguments(inputs, group)
+
+    for group, output, seconds in calls(fn, group_arguments, questions, groups):
+        # Rows that only fill the batch up take their part of the time too.
+        yield group, output, seconds / group.size
         if bar is not None:
             bar.update(len(group.rows))
+
+
+def calls(
+    fn: Callable, arguments: Callable[[_Call], tuple], questions: Questions, works: Iterable[_Call]
+) -> Iterator[tuple[_Call, Any, float]]:
+    """Calls a jitted function for one piece of work after the other, on all hosts.
+
+    Args:
+      fn: jitted, or with a `lower` as jitted functions have.
+      arguments: of `fn` for a piece of work, by host.
+      questions: the mesh, and what is called before each.
+      works: the pieces.
+
+    Yields:
+      The piece, what `fn` returns for it as NumPy arrays, and the seconds it took, without those of
+      compiling.
+    """
+    seen = set()
+    for work in works:
+        with jax.set_mesh(questions.mesh):
+            values = arguments(work)
+            shapes = tuple(leaf.shape for leaf in jax.tree.leaves(values))
+            questions.before_batch(shapes not in seen)
+            if shapes not in seen:  # else compiling would count as decoding time
+                compile_together(fn, *values)
+            seen.add(shapes)
+            start = time.perf_counter()
+            output = hosts.to_host(fn(*values))
+            seconds = time.perf_counter() - start
+        yield work, output, seconds
 
 
 def to_global(tree: Any, questions: Questions) -> Any:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -32,7 +32,7 @@ def plan(
     rows: Sequence[int],
     lengths: Int[np.ndarray, "n K"],
     limits: Sequence[int | None],
-    size_of: Callable[[Shape], int],
+    size: int,
     most_shapes: int = _MOST_SHAPES,
 ) -> list[Group]:
     """Batches of rows, the longest first.
@@ -45,7 +45,7 @@ def plan(
       rows: indices of the rows.
       lengths: of each row, e.g. of its input and of its target.
       limits: of each kind of length, the largest size (see `bucket`).
-      size_of: rows of a batch of a shape.
+      size: rows of a batch.
       most_shapes: the most shapes, and so programs.
     """
     by_shape: dict[Shape, list[tuple[int, int]]] = {}
@@ -54,11 +54,11 @@ def plan(
         by_shape.setdefault(shape, []).append((-sum(of_row), row))  # to be sorted, longest first
     while len(by_shape) > most_shapes:
         _join(by_shape, *_nearest(by_shape))
-    while pair := _worth_joining({s: len(members) for s, members in by_shape.items()}, size_of):
+    while pair := _worth_joining({s: len(members) for s, members in by_shape.items()}, size):
         _join(by_shape, *pair)
     waiting = {s: [row for _, row in sorted(members)] for s, members in by_shape.items()}
     groups = []
-    for shape, size, counts in _batches({s: len(of_s) for s, of_s in waiting.items()}, size_of):
+    for shape, counts in _batches({s: len(of_s) for s, of_s in waiting.items()}, size):
         members = []
         for source, count in counts:
             members += waiting[source][:count]
@@ -67,19 +67,17 @@ def plan(
     return groups
 
 
-def _batches(
-    counts: Mapping[Shape, int], size_of: Callable[[Shape], int]
-) -> list[tuple[Shape, int, list[tuple[Shape, int]]]]:
-    """(shape, size, how many rows of which shapes) of each batch, the largest shapes first."""
-    result = []
+def _batches(counts: Mapping[Shape, int], size: int) -> list[tuple[Shape, list[tuple[Shape, int]]]]:
+    """The shape of each batch, the largest first, and how many rows of which shapes are in it."""
+    result: list[tuple[Shape, list[tuple[Shape, int]]]] = []
     for shape in sorted(counts, key=lambda shape: (sum(shape), shape), reverse=True):
-        size, left = size_of(shape), counts[shape]
-        for other, room, members in result:
-            free = room - sum(count for _, count in members)
+        left = counts[shape]
+        for other, members in result:
+            free = size - sum(count for _, count in members)
             if free and left and _holds(other, shape):
                 members.append((shape, min(free, left)))
                 left -= min(free, left)
-        result += [(shape, size, [(shape, min(size, left - i))]) for i in range(0, left, size)]
+        result += [(shape, [(shape, min(size, left - i))]) for i in range(0, left, size)]
     return result
 
 
@@ -106,13 +104,11 @@ def _nearest(by_shape: Mapping[Shape, list]) -> tuple[Shape, Shape]:
     return tuple(shapes[one].tolist()), tuple(shapes[other].tolist())
 
 
-def _worth_joining(
-    counts: Mapping[Shape, int], size_of: Callable[[Shape], int]
-) -> tuple[Shape, Shape] | None:
+def _worth_joining(counts: Mapping[Shape, int], size: int) -> tuple[Shape, Shape] | None:
     """The two shapes that joined leave the fewest tokens to compute; None if all leave more."""
 
     def cost(counts: Mapping[Shape, int]) -> int:
-        return sum(size * sum(shape) for shape, size, _ in _batches(counts, size_of))
+        return sum(sum(shape) for shape, _ in _batches(counts, size))
 
     def after(pair: tuple[Shape, Shape]) -> int:
         left = {shape: count for shape, count in counts.items() if shape not in pair}

@@ -1,7 +1,7 @@
 """Rank classification: the likelihood of every option of a row, and the likeliest as the answer."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -10,56 +10,39 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cascade_jax import checks, numerics
+from cascade_jax import numerics
 from cascade_jax.batch import PAD_ID
-from cascade_jax.inference import generate, places
+from cascade_jax.inference import generate, packing, places, rank_packing
 from cascade_jax.models import families
+from cascade_jax.models.packed_answers import PackedAnswers
+from cascade_jax.models.slots import PackedInputs
 from cascade_jax.names import check_choice
 
 NORMALIZATIONS = ("sum", "mean")
 
 
 @flax.struct.dataclass
-class Options:
-    """The options of B rows, those of a row one after the other.
+class Ranking:
+    """Likelihoods of options, token by token as they stand in `PackedAnswers`.
 
     Example: options "5 6 1" and "7 1" (1 is the end of sequence) in a row of W = 6:
-    ``tokens = [5 6 1 7 1 0]``, ``numbers = [1 1 1 2 2 0]``.
-
-    Attributes:
-      tokens: ids; 0 is padding, at the end only.
-      numbers: which option of its row a token belongs to, from 1; 0 at padding.
-    """
-
-    tokens: Int[Array, "B W"]
-    numbers: Int[Array, "B W"]
-
-
-@flax.struct.dataclass
-class Ranking:
-    """Likelihoods of the options of B rows, token by token as they stand in `Options`.
-
-    Example: options "5 6 1" and "7 1" in a row of W = 6:
-    ``scores = [-4.1 -4.1 -4.1 -0.3 -0.3 -inf]``, ``best = 1``.
+    ``scores = [-4.1 -4.1 -4.1 -0.3 -0.3 -inf]``.
 
     Attributes:
       log_probs: of each token, in nats; 0 at padding.
       entropies: of each whole next-token distribution there, in nats; 0 at padding.
       scores: log-likelihood of the option that a token belongs to, summed or per token; -inf at
         padding.
-      best: index, from 0, of the option with the highest score, the lowest among equals; -1 for a
-        row without options.
       top_log_probs: of each token, the N largest log-probs there, descending, be the option's token
         among them or not; 0 at padding. None without any (top_k = 0).
       top_ids: ids of their tokens, the lowest first among equals; 0 at padding.
     """
 
-    log_probs: Float[Array, "B W"]
-    entropies: Float[Array, "B W"]
-    scores: Float[Array, "B W"]
-    best: Int[Array, " B"]
-    top_log_probs: Float[Array, "B W N"] | None = None
-    top_ids: Int[Array, "B W N"] | None = None
+    log_probs: Float[Array, "R W"]
+    entropies: Float[Array, "R W"]
+    scores: Float[Array, "R W"]
+    top_log_probs: Float[Array, "R W N"] | None = None
+    top_ids: Int[Array, "R W N"] | None = None
 
 
 @functools.lru_cache(maxsize=32)
@@ -68,15 +51,15 @@ def make_rank_fn(
     normalize: str = "sum",
     top_k: int = 0,
     logits_at_once: int = places.LOGITS_AT_ONCE,
-) -> Callable[[Mapping[str, Any], Int[Array, "B S"], Options], Ranking]:
-    """A jitted `(params, inputs, options) -> Ranking`, compiled once for each pair of widths.
+) -> Callable[[Mapping[str, Any], PackedInputs, PackedAnswers], Ranking]:
+    """A jitted `(params, inputs, options) -> Ranking`, compiled once for each shape of rows.
 
     The score of an option o is `sum_i log p(o_i | inputs, o_<i)`, or that divided by its length.
-    All options of a row are read in one pass together with their input, which is read once. They
-    don't see each other: their order, and which others there are, changes no score.
+    Several examples with all their options are in a row, and each input is read once. Options don't
+    see each other: their order, and what else is in the row, changes no score.
 
     Whole distributions are held for some places of all rows at a time; hidden states, of width D,
-    for all of [B W].
+    for all of [R W].
 
     Args:
       model: an unbound module.
@@ -87,11 +70,11 @@ def make_rank_fn(
         rows.
 
     Returns:
-      A function of the parameters, input tokens [B S] and `pack_options`' options [B W]. Its
-      results are float32; an id past the vocabulary makes its option's score NaN.
+      A function of the parameters and what `pack` gives. Its results are float32; an id past the
+      vocabulary makes its option's score NaN.
 
     Raises:
-      ValueError: normalize or top_k is not allowed; when called, the shapes do not fit.
+      ValueError: normalize or top_k is not allowed.
 
     Reference: Brown et al. 2020, section 2.4; Wei et al. 2022 (FLAN), section 2.3.
     """
@@ -101,21 +84,14 @@ def make_rank_fn(
 
     @jax.jit
     def rank_fn(params, inputs, options):
-        shapes = inputs.shape, options.tokens.shape, options.numbers.shape
-        if {len(shape) for shape in shapes} != {2} or len({shape[0] for shape in shapes}) != 1:
-            raise ValueError(
-                f"inputs, options and their numbers are {', '.join(map(str, shapes))}: expected "
-                "[B S], [B W] and [B W]"
-            )
         # An embedding that is NaN would reach other options, as NaN times a weight of 0 is NaN.
-        read = jnp.where(options.tokens < vocab_size, options.tokens, PAD_ID)
-        hidden = model.apply(
-            {"params": params}, inputs, read, options.numbers, method="hidden_after"
-        )
+        is_known = options.tokens < vocab_size
+        read = options.replace(tokens=jnp.where(is_known, options.tokens, PAD_ID))
+        hidden = model.apply({"params": params}, inputs, read, method="hidden_after")
         fn = functools.partial(_measure, model, params, top_k)
         measured = places.measure(fn, hidden, options.tokens, vocab_size, logits_at_once)
-        scores, best = _scores(measured[0], options.numbers, normalize)
-        return Ranking(*measured[:2], scores, best, *measured[2:])
+        scores = _scores(measured[0], options.numbers, normalize)
+        return Ranking(*measured[:2], scores, *measured[2:])
 
     return rank_fn
 
@@ -131,32 +107,74 @@ def _measure(model, params, top_k, hidden, tokens):
 
 
 def _scores(log_probs, numbers, normalize):
-    """The score of each token's option [B W], and the index of the best option [B]."""
+    """The score of each token's option, [R W]."""
     is_own = numbers[:, :, None] == numbers[:, None, :]
     # No product with a mask: NaN stays in its option.
     scores = jnp.sum(jnp.where(is_own, log_probs[:, None, :], 0.0), axis=-1)
     if normalize == "mean":
         scores = scores / jnp.sum(is_own, axis=-1, dtype=jnp.float32)
-    scores = jnp.where(numbers > 0, scores, -jnp.inf)
-    best = jnp.argmax(scores, axis=-1)[:, None]  # the first token of the first of the best
-    return scores, jnp.take_along_axis(numbers, best, axis=-1)[:, 0].astype(jnp.int32) - 1
+    return jnp.where(numbers > 0, scores, -jnp.inf)
 
 
-def pack_options(options: Sequence[Sequence[Sequence[int]]], width: int) -> Options:
-    """The options of every row, one after the other.
+def pack(
+    inputs: Sequence[Sequence[int]],
+    options: Sequence[Sequence[Sequence[int]]],
+    rows: rank_packing.Pass,
+    start_places: int,
+) -> tuple[PackedInputs, PackedAnswers]:
+    """The arrays of a pass, as NumPy arrays.
 
     Args:
-      options: of each row, for each option its ids with the end of sequence.
-      width: W; the most tokens that the options of a row may have together.
+      inputs, options: ids of each example's input, and of each of its options with the end of
+        sequence.
+      rows: which examples go where.
+      start_places: of the model's family.
+
+    Raises:
+      ValueError: see `check_options`.
+    """
+    members = [index for row in rows.rows for index in row]
+    check_options({index: options[index] for index in members})
+    tokens, numbers, segment_ids, input_ends = np.zeros((4, rows.size, rows.options), np.int32)
+    places: list[tuple[int, int]] = []
+    segment = number = 0  # no two examples or options of a pass have the same
+    for row, indices in enumerate(rows.rows):
+        offset = at = 0
+        for index in indices:
+            places.append((row, offset))
+            offset += start_places + len(inputs[index])
+            segment += 1
+            for option in options[index]:
+                number += 1
+                own = slice(at, at + len(option))
+                tokens[row, own], numbers[row, own], segment_ids[row, own] = option, number, segment
+                input_ends[row, own] = max(offset - 1, 0)
+                at += len(option)
+    texts = [np.asarray(inputs[index], np.int32) for index in members]
+    packed = packing.pack(texts, places, rows.size, rows.inputs, start_places)
+    return packed, PackedAnswers(tokens, numbers, segment_ids, input_ends)
+
+
+def option_places(
+    options: Sequence[Sequence[Sequence[int]]], rows: rank_packing.Pass
+) -> Iterator[tuple[int, int, list[int]]]:
+    """Of each example of a pass its index, its packed row, and where its options begin there."""
+    for row, indices in enumerate(rows.rows):
+        at = 0
+        for index in indices:
+            ends = (at + np.cumsum([len(option) for option in options[index]])).tolist()
+            yield index, row, [at, *ends[:-1]]
+            at = ends[-1]
+
+
+def check_options(options: Mapping[int, Sequence[Sequence[int]]]) -> None:
+    """Refuses options that can't be ranked; keys are the numbers of their rows.
 
     Raises:
       ValueError: if an option is empty, holds the id of padding or comes twice in its row, or if a
-        row has no options or more tokens than `width`.
+        row has no options.
     """
-    checks.whole_number("width", width, 1)
-    tokens = np.full((len(options), width), PAD_ID, np.int32)
-    numbers = np.zeros((len(options), width), np.int32)
-    for i, row in enumerate(options):
+    for i, row in options.items():
         if not row:
             raise ValueError(f"row {i} has no options to rank")
         seen: dict[tuple[int, ...], int] = {}
@@ -170,11 +188,3 @@ def pack_options(options: Sequence[Sequence[Sequence[int]]], width: int) -> Opti
             if ids in seen:
                 raise ValueError(f"{where} is the same as option {seen[ids]}: {list(ids)}")
             seen[ids] = k
-        lengths = list(map(len, row))
-        if sum(lengths) > width:
-            raise ValueError(
-                f"the options of row {i} have {sum(lengths)} tokens: expected at most {width}"
-            )
-        tokens[i, : sum(lengths)] = np.concatenate(list(map(np.asarray, row)))
-        numbers[i, : sum(lengths)] = np.repeat(np.arange(1, len(row) + 1), lengths)
-    return Options(tokens, numbers)

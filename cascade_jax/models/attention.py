@@ -20,7 +20,6 @@ from cascade_jax.models.config import DecoderConfig, RopeScaling
 from cascade_jax.models.layers import Dense, empty_cache, heads, keys_last, norm, write_cache
 from cascade_jax.models.ragged import Ragged
 
-EVERY_SEGMENT = -1  # of a key that queries of all segments see, as answers see their input
 _MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
 
 
@@ -30,16 +29,18 @@ class Places:
 
     Attributes:
       positions: inside the example, from 0.
-      segments: number of the example in a packed row; all alike in a row of one example. A key
-        of EVERY_SEGMENT belongs to all of them.
+      segments: number of the example in a packed row; all alike in a row of one example.
       is_prefix: True for tokens that see each other both ways.
       is_readable: False for a key that no query may see, such as an empty place of a cache.
+      answers: number of the answer, of several to one example, that a token belongs to; 0 for what
+        all of them see. None where an example has one answer.
     """
 
     positions: Int[Array, "B T"]
     segments: Int[Array, "B T"]
     is_prefix: Bool[Array, "B T"]
     is_readable: Bool[Array, "B T"]
+    answers: Int[Array, "B T"] | None = None
 
 
 def is_visible(query: Places, key: Places, window: Int[Array, ""]) -> Bool[Array, "B Q T"]:
@@ -51,7 +52,9 @@ def is_visible(query: Places, key: Places, window: Int[Array, ""]) -> Bool[Array
     distance = query.positions[:, :, None] - key.positions[:, None, :]
     in_order = (distance >= 0) | (query.is_prefix[:, :, None] & key.is_prefix[:, None, :])
     same = query.segments[:, :, None] == key.segments[:, None, :]
-    same = same | (key.segments == EVERY_SEGMENT)[:, None, :]
+    if key.answers is not None:
+        own = query.answers[:, :, None] == key.answers[:, None, :]
+        same = same & (own | (key.answers == 0)[:, None, :])
     return key.is_readable[:, None, :] & same & in_order & (distance < window)
 
 

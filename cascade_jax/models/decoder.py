@@ -17,7 +17,6 @@ from cascade_jax import axes
 from cascade_jax.batch import PAD_ID, PREFIX_LM, Batch, DecoderBatch
 from cascade_jax.models import layer_flops
 from cascade_jax.models.attention import (
-    EVERY_SEGMENT,
     GroupedAttention,
     Kind,
     Places,
@@ -25,6 +24,7 @@ from cascade_jax.models.attention import (
 )
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.models.layers import MLP, Dense, Embed, norm, residual_constraint
+from cascade_jax.models.packed_answers import PackedAnswers
 from cascade_jax.models.ragged import Ragged
 from cascade_jax.models.slots import PackedInputs
 from cascade_jax.models.stack import layer_stack, run_layers
@@ -118,38 +118,37 @@ class Decoder(nn.Module):
         is_prefix = places <= jnp.sum(inputs != PAD_ID, axis=1)[:, None]
         return self.hidden(tokens, is_prefix=is_prefix.astype(jnp.int32))[:, 1:]
 
-    def hidden_after(
-        self, inputs: Int[Array, "B S"], answers: Int[Array, "B W"], numbers: Int[Array, "B W"]
-    ) -> Float[Array, "B W D"]:
-        """Hidden states that predict each token of several answers to one input.
+    def hidden_after(self, inputs: PackedInputs, answers: PackedAnswers) -> Float[Array, "R W D"]:
+        """Hidden states that predict each token of answers to packed inputs.
 
-        A row is the start and the input, then the answers, each after the last token before them,
-        as in `decode_step`. That token comes again for each answer, and is no key there.
+        A row is the packed inputs, then the answers, each after the last token of its input, as in
+        `decode_step`. That token comes again for each answer, and is no key there.
 
-        Example: input "7 8 0", answers "5 6" and "9" are read as ``[0 7 8 0 8 5 8]`` at the
-        positions ``[0 1 2 _ 2 3 2]``.
+        Example: input "7 8", answers "5 6" and "9" are read as ``[0 7 8 8 5 8]`` at the positions
+        ``[0 1 2 2 3 2]``.
         """
-        prompt = jnp.pad(inputs, ((0, 0), (1, 0)))
-        last = jnp.sum(inputs != PAD_ID, axis=1, keepdims=True)  # position of the last token
-        place = jnp.broadcast_to(jnp.arange(prompt.shape[1]), prompt.shape)
-        order = jnp.broadcast_to(jnp.arange(answers.shape[1]), answers.shape)
-        before, number_before = (jnp.pad(x[:, :-1], ((0, 0), (1, 0))) for x in (answers, numbers))
-        starts = numbers != number_before
-        positions = last + order - jax.lax.cummax(jnp.where(starts, order, 0), axis=1)
-        before = jnp.where(starts, jnp.take_along_axis(prompt, last, axis=1), before)
+        last, end = (
+            jnp.take_along_axis(x, answers.input_ends, axis=1)
+            for x in (inputs.tokens, inputs.positions)
+        )
+        starts, order = answers.is_first, jnp.arange(answers.tokens.shape[1])[None]
+        positions = end + order - jax.lax.cummax(jnp.where(starts, order, 0), axis=1)
 
-        def joined(of_prompt: Any, of_answers: Any) -> Array:
-            return jnp.concatenate([of_prompt, of_answers], axis=1)
+        def joined(of_inputs: Any, of_answers: Any) -> Array:
+            return jnp.concatenate([of_inputs, of_answers], axis=1)
 
-        is_input, everyones = place <= last, jnp.full_like(place, EVERY_SEGMENT)
+        is_input = inputs.segment_ids > 0
         both_ways = joined(is_input, starts) & self.config.bidirectional_prefix
         query = Places(
-            joined(place, positions), joined(everyones, numbers), both_ways,
+            joined(inputs.positions, positions),
+            joined(inputs.segment_ids, answers.segment_ids),
+            both_ways,
             jnp.ones(both_ways.shape, bool),
-        )  # fmt: skip
+            joined(jnp.zeros_like(inputs.tokens), answers.numbers),
+        )
         key = query.replace(is_readable=joined(is_input, ~starts))
-        hidden = self._run(joined(prompt, before), query, key, None, True)
-        return hidden[:, prompt.shape[1] :]
+        tokens = joined(inputs.tokens, answers.before(last))
+        return self._run(tokens, query, key, None, True)[:, inputs.tokens.shape[1] :]
 
     def unembed(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Projects hidden states to float32 logits."""

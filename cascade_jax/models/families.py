@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from cascade_jax.batch import Batch, DecoderBatch
 from cascade_jax.models import decoder, t5
 from cascade_jax.models.config import DecoderConfig, ModelConfig, T5Config
+from cascade_jax.models.packed_answers import PackedAnswers
 from cascade_jax.models.ragged import Ragged
 from cascade_jax.models.slots import PackedInputs
 from cascade_jax.unembedding import Unembedding
@@ -46,20 +47,10 @@ class Family(Protocol):
     def encode(self, inputs: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         """Hidden states of the input's tokens."""
 
-    def hidden_after(
-        self, inputs: Int[Array, "B S"], answers: Int[Array, "B W"], numbers: Int[Array, "B W"]
-    ) -> Float[Array, "B W D"]:
-        """Hidden states that predict each token of several answers to one input, read once.
+    def hidden_after(self, inputs: PackedInputs, answers: PackedAnswers) -> Float[Array, "R W D"]:
+        """Hidden states that predict each token of answers to packed inputs, which are read once.
 
-        A token sees the input, and the tokens before it in its own answer.
-
-        Example: answers "5 6 1" and "7 1": ``answers = [5 6 1 7 1 0]``,
-        ``numbers = [1 1 1 2 2 0]``.
-
-        Args:
-          inputs: tokens, 0 for padding, which stands at the end only.
-          answers: tokens of the answers, one after the other, 0 for padding.
-          numbers: which answer each token belongs to, ascending from 1; 0 for padding.
+        A token sees its input, and the tokens before it in its own answer.
         """
 
     def start_decoding(self, inputs: Int[Array, "B S"], max_length: int) -> Int[Array, " B"]:

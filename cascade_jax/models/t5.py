@@ -19,6 +19,7 @@ from cascade_jax.batch import PAD_ID, PREFIX_LM, Batch, DecoderBatch
 from cascade_jax.models import layer_flops
 from cascade_jax.models.config import T5Config
 from cascade_jax.models.layers import Embed
+from cascade_jax.models.packed_answers import PackedAnswers
 from cascade_jax.models.ragged import Ragged, causal_mask
 from cascade_jax.models.slots import PackedInputs
 from cascade_jax.models.t5_stacks import Decoder, Encoder
@@ -83,31 +84,36 @@ class T5(nn.Module):
         *,
         input_segment_ids: Int[Array, "B S"] | None = None,
         target_segment_ids: Int[Array, "B L"] | None = None,
+        answer_numbers: Int[Array, "B L"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "B L D"]:
         """What `unembed` turns into logits, from what `encode` made of the inputs.
 
-        With target segments alone, all segments of a row read its whole input.
+        With answer numbers, targets of a segment see those of their own number alone.
         """
         length = decoder_inputs.shape[1]
         self_mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
         cross_mask = (inputs != PAD_ID)[:, None, None, :]
         if target_segment_ids is not None:
             self_mask = self_mask & _same_segment(target_segment_ids, target_segment_ids)
-        if input_segment_ids is not None:
             cross_mask = cross_mask & _same_segment(target_segment_ids, input_segment_ids)
+        if answer_numbers is not None:
+            self_mask = self_mask & _same_segment(answer_numbers, answer_numbers)
         x = self.token_embedder(decoder_inputs)
         return self.decoder(x, encoded, self_mask, cross_mask, None, deterministic)
 
-    def hidden_after(
-        self, inputs: Int[Array, "B S"], answers: Int[Array, "B W"], numbers: Int[Array, "B W"]
-    ) -> Float[Array, "B W D"]:
-        """Hidden states that predict each token of several answers to one input."""
-        before, number_before = (jnp.pad(x[:, :-1], ((0, 0), (1, 0))) for x in (answers, numbers))
+    def hidden_after(self, inputs: PackedInputs, answers: PackedAnswers) -> Float[Array, "R W D"]:
+        """Hidden states that predict each token of answers to packed inputs."""
+        encoded = self.encode(inputs.tokens, input_segment_ids=inputs.segment_ids)
         # Relative positions are differences, and so those of an answer that stands alone.
-        decoder_inputs = jnp.where(numbers == number_before, before, 0)
-        encoded = self.encode(inputs)
-        return self.decode(encoded, inputs, decoder_inputs, target_segment_ids=numbers)
+        return self.decode(
+            encoded,
+            inputs.tokens,
+            answers.before(0),
+            input_segment_ids=inputs.segment_ids,
+            target_segment_ids=answers.segment_ids,
+            answer_numbers=answers.numbers,
+        )
 
     def unembed(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Projects the decoder's hidden states to float32 logits."""

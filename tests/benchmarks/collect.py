@@ -85,7 +85,7 @@ TINY = {
     },
     "smollm2": {
         "tiny": DecoderConfig(
-            vocab_size=512, embed_dim=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16,
+            vocab_size=512, embed_dim=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=32,
             mlp_dim=64, bos_id=2,
         )
     },

@@ -266,8 +266,13 @@ def vllm(config, params, mix: Mix, size: int, folder: Path, python: str) -> Run:
         with tempfile.TemporaryDirectory() as temporary:
             file = Path(temporary) / "work.json"
             file.write_text(json.dumps(work))
-            environment = dict(os.environ, VLLM_ENABLE_V1_MULTIPROCESSING="0")
+            environment = dict(
+                os.environ, VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE="2"
+            )
             environment.pop("PYTHONPATH", None)  # that of this process's peers
+            openmp = Path(python).parents[1] / "lib" / "libiomp5.so"
+            if openmp.is_file():  # vllm-cpu asks for it
+                environment["LD_PRELOAD"] = str(openmp)
             subprocess.run([python, str(_VLLM), str(file)], check=True, env=environment)
             result = json.loads(file.read_text())
         answers = {int(row): answer for row, answer in result["answers"].items()}

@@ -17,7 +17,7 @@ def main(file: Path) -> None:
     )
     model = LLM(
         model=work["folder"], dtype="float32", enforce_eager=True, max_num_seqs=work["size"],
-        max_model_len=most + 1, skip_tokenizer_init=True,
+        max_model_len=most + 1, skip_tokenizer_init=True, gpu_memory_utilization=0.3,
     )  # fmt: skip
     writing = SamplingParams(
         temperature=0, max_tokens=work["answer_length"], stop_token_ids=[work["eos_id"]],

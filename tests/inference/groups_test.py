@@ -10,7 +10,7 @@ from cascade_jax.inference.groups import plan
 
 def _plan(lengths, limits=(512, None), size=8, most=12):
     lengths = np.array(lengths)
-    return plan(range(len(lengths)), lengths, limits[: lengths.shape[1]], lambda _: size, most)
+    return plan(range(len(lengths)), lengths, limits[: lengths.shape[1]], size, most)
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 100])
@@ -45,9 +45,3 @@ def test_what_is_free_in_a_batch_is_taken_by_shorter_rows():
     assert [(len(group.rows), group.shape) for group in groups] == [
         (8, (512,)), (8, (512,)), (8, (8,)), (5, (8,))
     ]  # fmt: skip
-
-
-def test_a_shape_may_have_batches_of_its_own_size():
-    lengths = np.array([[8, 8]] * 8 + [[8, 512]] * 8)
-    groups = plan(range(16), lengths, (64, None), lambda shape: 2 if shape[1] > 256 else 8)
-    assert [(len(group.rows), group.size) for group in groups] == [(2, 2)] * 4 + [(8, 8)]

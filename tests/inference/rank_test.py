@@ -10,7 +10,8 @@ import pytest
 from flax import linen as nn
 
 from cascade_jax.batch import Batch
-from cascade_jax.inference.rank import Options, make_rank_fn, pack_options
+from cascade_jax.inference.rank import check_options, make_rank_fn, option_places, pack
+from cascade_jax.inference.rank_packing import Pass
 from cascade_jax.models import families
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.models.families import parameter_shapes
@@ -87,44 +88,59 @@ def _alone(dtype="float32"):
     return [[measure(i, option) for option in row] for i, row in enumerate(OPTIONS)]
 
 
-def _by_option(ranking, options):
-    """(log-probs, entropies, score) of every option of every row."""
-    result = []
-    for i, row in enumerate(options):
-        ends = np.cumsum(list(map(len, row)))
-        bounds = [(end - len(option), end) for end, option in zip(ends, row, strict=True)]
-        tokens = ranking.log_probs[i], ranking.entropies[i]
-        result.append([
-            (*(np.asarray(each[start:end]) for each in tokens), float(ranking.scores[i, start]))
-            for start, end in bounds
-        ])  # fmt: skip
-        assert not ranking.log_probs[i, ends[-1] :].any()
-        assert not ranking.entropies[i, ends[-1] :].any()
-        assert np.isneginf(ranking.scores[i, ends[-1] :]).all()
-        for start, end in bounds:
-            assert len(set(np.asarray(ranking.scores[i, start:end]))) == 1
-    return result
+def _ids(inputs):
+    return [row[row > 0].tolist() for row in inputs]
 
 
-def _assert_as_alone(ranking, alone, normalize, tolerance, options=OPTIONS):
+def _in_rows(options, rows=None, inputs=30, width=WIDTH):
+    """A pass whose packed rows have the examples of `rows`; each one its own without."""
+    rows = [[index] for index in range(len(options))] if rows is None else rows
+    return Pass(rows, len(rows), inputs, width)
+
+
+def _rank(model, params, options=OPTIONS, inputs=INPUTS, rows=None, normalize="sum", **settings):
+    """(ranking, log-probs, entropies and score of every option of every example)."""
+    rows = rows or _in_rows(options)
+    packed = pack(_ids(inputs), options, rows, model.start_places)
+    fn = make_rank_fn(model, normalize, **settings)
+    ranking = jax.device_get(fn(params, *packed))
+    is_token = packed[1].tokens > 0
+    assert not ranking.log_probs[~is_token].any() and not ranking.entropies[~is_token].any()
+    np.testing.assert_array_equal(np.isneginf(ranking.scores), ~is_token)
+    result = [None] * len(options)
+    for index, row, firsts in option_places(options, rows):
+        own = [slice(at, at + len(o)) for at, o in zip(firsts, options[index], strict=True)]
+        for each in own:
+            np.testing.assert_array_equal(
+                ranking.scores[row, each], ranking.scores[row, each.start]
+            )
+        tokens = ranking.log_probs[row], ranking.entropies[row], ranking.scores[row]
+        result[index] = [(tokens[0][each], tokens[1][each], tokens[2][each][0]) for each in own]
+    return ranking, result
+
+
+def _assert_as_alone(result, alone, normalize, tolerance):
     reduce = {"sum": np.sum, "mean": np.mean}[normalize]
-    for i, row in enumerate(_by_option(ranking, options)):
-        for (log_probs, entropies, score), (own, own_entropies) in zip(row, alone[i], strict=True):
+    for row, of_alone in zip(result, alone, strict=True):
+        for (log_probs, entropies, score), (own, own_entropies) in zip(row, of_alone, strict=True):
             np.testing.assert_allclose(log_probs, own, **tolerance)
             np.testing.assert_allclose(entropies, own_entropies, **tolerance)
             np.testing.assert_allclose(score, reduce(own), **tolerance)
-        assert ranking.best[i] == np.argmax([reduce(own) for own, _ in alone[i]])
+
+
+ROWS = Pass([[2, 1], [], [0, 3]], 4, 11, 31)  # some together, some rows empty
 
 
 @pytest.mark.parametrize(
-    ("normalize", "scan_layers"), [("sum", False), ("mean", False), ("sum", True)]
+    ("normalize", "scan_layers", "rows"),
+    [("sum", False, None), ("mean", False, ROWS), ("sum", True, ROWS)],
 )
-def test_every_option_has_the_likelihood_that_it_has_alone(normalize, scan_layers):
+def test_every_option_has_the_likelihood_that_it_has_alone(normalize, scan_layers, rows):
     model = T5(dataclasses.replace(CONFIG, scan_layers=scan_layers))
     params = stack_layers(_params()) if scan_layers else _params()
-    ranking = make_rank_fn(model, normalize)(params, INPUTS, pack_options(OPTIONS, WIDTH))
-    assert ranking.scores.shape == (4, WIDTH)
-    _assert_as_alone(ranking, _alone(), normalize, {"atol": 1e-5, "rtol": 1e-5})
+    ranking, result = _rank(model, params, rows=rows, normalize=normalize)
+    assert ranking.scores.shape == ((4, 31) if rows else (4, WIDTH))
+    _assert_as_alone(result, _alone(), normalize, {"atol": 1e-5, "rtol": 1e-5})
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -143,32 +159,29 @@ def test_options_of_a_decoder_see_their_input_and_not_each_other(name):
         log_p = np.asarray(jax.nn.log_softmax(logits.astype(jnp.float32)), np.float64)
         return log_p[np.arange(len(option)), option], -(np.exp(log_p) * log_p).sum(axis=-1)
 
-    rows, options = [0, 1, 2, 3], [row[:2] for row in OPTIONS]
-    alone = [[measure(i, option) for option in options[i]] for i in rows]
-    ranking = make_rank_fn(model)(params, inputs, pack_options(options, WIDTH))
-    _assert_as_alone(ranking, alone, "sum", {"atol": 2e-5, "rtol": 2e-5}, options)
+    options = [row[:2] for row in OPTIONS]
+    alone = [[measure(i, option) for option in options[i]] for i in range(4)]
+    _, result = _rank(model, params, options, inputs, ROWS)
+    _assert_as_alone(result, alone, "sum", {"atol": 2e-5, "rtol": 2e-5})
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_top_log_probs_of_the_best_option_are_those_it_has_alone(scan_layers):
+def test_top_log_probs_are_those_that_the_option_has_alone(scan_layers):
     model = T5(dataclasses.replace(CONFIG, scan_layers=scan_layers))
     params, top_k = stack_layers(_params()) if scan_layers else _params(), 5
-    options = pack_options(OPTIONS, WIDTH)
-    plain = make_rank_fn(model)(params, INPUTS, options)
-    ranking = make_rank_fn(model, top_k=top_k)(params, INPUTS, options)
-    assert plain.top_ids is None and ranking.top_ids.shape == (4, WIDTH, top_k)
-    np.testing.assert_allclose(ranking.scores, plain.scores, rtol=1e-5)
+    ranking, _ = _rank(model, params, rows=ROWS, top_k=top_k)
+    assert ranking.top_ids.shape == (4, 31, top_k)
     forward = jax.jit(T5(CONFIG).apply)
-    for row, best in enumerate(np.asarray(ranking.best)):
-        option = OPTIONS[row][best]
-        own = np.flatnonzero(options.numbers[row] == best + 1)
+    for index, row, firsts in option_places(OPTIONS, ROWS):
+        option = OPTIONS[index][-1]
+        own = slice(firsts[-1], firsts[-1] + len(option))
         shifted = np.array([[0, *option[:-1]]])
-        logits = forward({"params": _params()}, INPUTS[row : row + 1], shifted)[0]
+        logits = forward({"params": _params()}, INPUTS[index : index + 1], shifted)[0]
         values, ids = jax.lax.top_k(jax.nn.log_softmax(logits), top_k)
         np.testing.assert_array_equal(ranking.top_ids[row, own], ids)
         np.testing.assert_allclose(ranking.top_log_probs[row, own], values, atol=1e-5, rtol=1e-5)
-        assert not ranking.top_ids[row][options.numbers[row] == 0].any()
-        assert not ranking.top_log_probs[row][options.numbers[row] == 0].any()
+    is_padding = np.isneginf(ranking.scores)
+    assert not ranking.top_ids[is_padding].any() and not ranking.top_log_probs[is_padding].any()
     with pytest.raises(ValueError, match="top_k is 25; must be from 0"):
         make_rank_fn(model, top_k=25)
 
@@ -184,50 +197,39 @@ def test_the_two_normalizations_can_disagree():
 
 def test_bfloat16_model_is_measured_in_float32():
     model = T5(dataclasses.replace(CONFIG, dtype="bfloat16"))
-    ranking = make_rank_fn(model)(_params(), INPUTS, pack_options(OPTIONS, WIDTH))
+    ranking, result = _rank(model, _params())
     assert {ranking.log_probs.dtype, ranking.entropies.dtype, ranking.scores.dtype} == {
         jnp.dtype("float32")
     }
     # bfloat16 hidden states may round otherwise in a batch; a bfloat16 log-softmax would be off
     # by 2^-8 of values around 30.
-    _assert_as_alone(ranking, _alone("bfloat16"), "sum", {"atol": 2e-2, "rtol": 0})
+    _assert_as_alone(result, _alone("bfloat16"), "sum", {"atol": 2e-2, "rtol": 0})
 
 
-def test_order_of_the_options_and_other_options_and_padding_change_no_score():
-    rank_fn = make_rank_fn(T5(CONFIG))
-    straight = rank_fn(_params(), INPUTS, pack_options(OPTIONS, WIDTH))
-    # Backwards, with one more, in wider rows, of which few places are measured at a time.
+def test_order_of_the_options_and_what_else_is_in_the_row_change_no_score():
+    _, straight = _rank(T5(CONFIG), _params())
+    # Backwards, with one more, in one wide row, of which few places are measured at a time.
     more = [[[9, 9, EOS], *row[::-1]] for row in OPTIONS]
-    in_parts = make_rank_fn(T5(CONFIG), logits_at_once=4 * 24 * 7)
-    wide = in_parts(_params(), np.pad(INPUTS, ((0, 0), (0, 3))), pack_options(more, 2 * WIDTH))
-    for i, row in enumerate(_by_option(wide, more)):
-        for ours, theirs in zip(row[:0:-1], _by_option(straight, OPTIONS)[i], strict=True):
+    rows = Pass([[3, 1, 0, 2]], 1, 16, 60)
+    _, wide = _rank(T5(CONFIG), _params(), more, rows=rows, logits_at_once=24 * 7)
+    for row, expected in zip(wide, straight, strict=True):
+        for ours, theirs in zip(row[:0:-1], expected, strict=True):
             for a, b in zip(ours, theirs, strict=True):
                 np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6)
-    scores = [[score for *_, score in row] for row in _by_option(wide, more)]
-    np.testing.assert_array_equal(wide.best, list(map(np.argmax, scores)))
 
 
-def test_rows_without_options_have_none_that_is_best():
-    options = pack_options(OPTIONS[:2] + [[[EOS]]], WIDTH)
-    for array in (options.tokens, options.numbers):
-        array[2] = 0
-    ranking = make_rank_fn(T5(CONFIG), "mean")(_params(), INPUTS[:3], options)
-    assert ranking.best[2] == -1 and (ranking.best[:2] >= 0).all()
-    np.testing.assert_array_equal(np.isneginf(ranking.scores), options.numbers == 0)
-    assert not ranking.log_probs[2].any() and not ranking.entropies[2].any()
-
-
-@pytest.mark.parametrize(("normalize", "best"), [("sum", [1, 0]), ("mean", [0, 0])])
-def test_lowest_index_among_equals(normalize, best):
+@pytest.mark.parametrize("normalize", ["sum", "mean"])
+def test_scores_of_a_model_that_knows_nothing(normalize):
     # All weights 0: every token has probability 1 / 24.
     params = jax.tree.map(np.zeros_like, _params())
-    options = pack_options([[[5, 6, 1], [7, 1], [8, 1]], [[9, 1], [3, 1]]], 8)
-    ranking = make_rank_fn(T5(CONFIG), normalize)(params, INPUTS[:2], options)
-    np.testing.assert_array_equal(ranking.best, best)
-    is_token = options.tokens > 0
-    np.testing.assert_allclose(ranking.log_probs, -np.log(24) * is_token, rtol=1e-6)
-    np.testing.assert_allclose(ranking.entropies, np.log(24) * is_token, rtol=1e-6)
+    options = [[[5, 6, 1], [7, 1], [8, 1]], [[9, 1], [3, 1]]]
+    _, result = _rank(T5(CONFIG), params, options, INPUTS[:2], normalize=normalize)
+    for row, texts in zip(result, options, strict=True):
+        for (log_probs, entropies, score), option in zip(row, texts, strict=True):
+            np.testing.assert_allclose(log_probs, -np.log(24), rtol=1e-6)
+            np.testing.assert_allclose(entropies, np.log(24), rtol=1e-6)
+            count = len(option) if normalize == "sum" else 1
+            np.testing.assert_allclose(score, -count * np.log(24), rtol=1e-6)
 
 
 def test_greedy_answer_as_an_option():
@@ -238,47 +240,49 @@ def test_greedy_answer_as_an_option():
     rows = np.flatnonzero(ends & ((tokens > 0).sum(axis=1) == lengths))
     assert len(set(lengths[rows])) >= 3  # the case is worth testing
     answers = [tokens[row, : lengths[row]].tolist() for row in rows]
-    rank_fn = make_rank_fn(T5(CONFIG))
 
     # Alone it is the whole answer, with generate's figures.
-    ranking = rank_fn(_params(), inputs[rows], pack_options([[a] for a in answers], LENGTH))
-    for name in ("log_probs", "entropies"):
-        expected = getattr(greedy, name)[rows]
-        np.testing.assert_allclose(getattr(ranking, name), expected, atol=1e-5, err_msg=name)
+    _, result = _rank(T5(CONFIG), _params(), [[a] for a in answers], inputs[rows])
+    for row, ((log_probs, entropies, _),) in zip(rows, result, strict=True):
+        length = lengths[row]
+        np.testing.assert_allclose(log_probs, greedy.log_probs[row, :length], atol=1e-5)
+        np.testing.assert_allclose(entropies, greedy.entropies[row, :length], atol=1e-5)
 
     # It beats whatever differs from it in the last token only,
     others = [[[*answer[:-1], i] for i in range(2, 24)] for answer in answers]
-    assert (_best_beside(rank_fn, inputs[rows], others, answers) == 0).all()
+    assert (_best_beside(inputs[rows], others, answers) == 0).all()
     # with more than half of the probability it beats everything, and else it may lose: greedy
     # decoding is no search for the likeliest answer.
     others = [[[EOS], *([i, EOS] for i in range(2, 24))]] * len(rows)
-    wins = _best_beside(rank_fn, inputs[rows], others, answers) == 0
+    wins = _best_beside(inputs[rows], others, answers) == 0
     is_likely = np.asarray(greedy.log_probs)[rows].sum(axis=1) > np.log(0.5)
     assert is_likely.any() and wins[is_likely].all() and not wins.all()
 
 
-def _best_beside(rank_fn, inputs, others, answers):
-    rows = [
+def _best_beside(inputs, others, answers):
+    options = [
         [answer, *(option for option in row if option != answer)]
         for row, answer in zip(others, answers, strict=True)
     ]
-    width = max(sum(map(len, row)) for row in rows)
-    return np.asarray(rank_fn(_params(), inputs, pack_options(rows, width)).best)
+    width = max(sum(map(len, row)) for row in options)
+    rows = _in_rows(options, width=width)
+    _, result = _rank(T5(CONFIG), _params(), options, inputs, rows)
+    return np.array([np.argmax([score for *_, score in row]) for row in result])
 
 
 def test_mesh_equals_one_device():
     config = fakes.t5_config(num_decoder_layers=2)
-    options = pack_options(OPTIONS, WIDTH)
+    packed = pack(_ids(INPUTS), OPTIONS, ROWS, 0)
     rank_fn = make_rank_fn(T5(config))
-    one_device = rank_fn(_params(config), INPUTS, options)
+    one_device = rank_fn(_params(config), *packed)
     mesh = MeshConfig(4, tensor=2).build()
     shardings = rules.parameter_shardings(parameter_shapes(config), mesh)
     params = jax.tree.map(jax.device_put, _params(config), shardings)
     by_row = rules.batch_sharding(mesh)
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules.RULES):
-        split = rank_fn(params, *jax.device_put((INPUTS, options), by_row))
+        split = rank_fn(params, *jax.device_put(packed, by_row))
     assert len(split.scores.sharding.device_set) == 8
-    for name in ("log_probs", "entropies", "scores", "best"):
+    for name in ("log_probs", "entropies", "scores"):
         np.testing.assert_allclose(
             getattr(split, name), getattr(one_device, name), atol=1e-5, rtol=1e-5, err_msg=name
         )
@@ -286,8 +290,8 @@ def test_mesh_equals_one_device():
 
 def test_inputs_are_encoded_once():
     _encoded.clear()
-    options = pack_options(OPTIONS, WIDTH)
-    jax.block_until_ready(make_rank_fn(CountingT5(CONFIG))(_params(), INPUTS, options))
+    packed = pack(_ids(INPUTS), OPTIONS, ROWS, 0)
+    jax.block_until_ready(make_rank_fn(CountingT5(CONFIG))(_params(), *packed))
     jax.effects_barrier()
     assert _encoded == [4]
 
@@ -298,8 +302,8 @@ def test_memory_does_not_grow_by_a_distribution_for_each_option():
     rank_fn = make_rank_fn(T5(config), logits_at_once=one_distribution // 4)
 
     def temporary_bytes(num_options):
-        width = jax.ShapeDtypeStruct((4, 8 * num_options), jnp.int32)
-        shapes = jax.ShapeDtypeStruct((4, 8), jnp.int32), Options(width, width)
+        packed = pack([[5]] * 4, [[[5]]] * 4, Pass([[0]], 4, 8, 8 * num_options), 0)
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), packed)
         compiled = rank_fn.lower(nn.meta.unbox(parameter_shapes(config)), *shapes).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
@@ -308,37 +312,38 @@ def test_memory_does_not_grow_by_a_distribution_for_each_option():
 
 
 def test_an_id_past_the_vocabulary_is_not_a_number():
-    options = pack_options([[[5, 1], [24, 1], [7, 24]]], LENGTH)
-    scores = make_rank_fn(T5(CONFIG))(_params(), INPUTS[:1], options).scores
-    np.testing.assert_array_equal(np.isnan(scores), [[False, False, True, True, True, True]])
+    _, ((*options,),) = _rank(T5(CONFIG), _params(), [[[5, 1], [24, 1], [7, 24]]], INPUTS[:1])
+    np.testing.assert_array_equal([np.isnan(each[2]) for each in options], [False, True, True])
 
 
-def test_options_of_a_row_stand_side_by_side():
-    options = pack_options([[[5, 6, 1]], [[7, 1], [1], [8, 9, 1]]], 7)
-    np.testing.assert_array_equal(options.tokens, [[5, 6, 1, 0, 0, 0, 0], [7, 1, 1, 8, 9, 1, 0]])
-    np.testing.assert_array_equal(options.numbers, [[1, 1, 1, 0, 0, 0, 0], [1, 1, 2, 3, 3, 3, 0]])
+def test_examples_stand_side_by_side_with_their_options():
+    """The example of `PackedAnswers`."""
+    rows, options = Pass([[1, 0]], 1, 6, 8), [[[5, 1]], [[5, 6, 1], [7, 1]]]
+    inputs, answers = pack([[9], [7, 8]], options, rows, 1)
+    np.testing.assert_array_equal(inputs.tokens, [[0, 7, 8, 0, 9, 0]])
+    np.testing.assert_array_equal(answers.tokens, [[5, 6, 1, 7, 1, 5, 1, 0]])
+    np.testing.assert_array_equal(answers.numbers, [[1, 1, 1, 2, 2, 3, 3, 0]])
+    np.testing.assert_array_equal(answers.segment_ids, [[1, 1, 1, 1, 1, 2, 2, 0]])
+    np.testing.assert_array_equal(answers.input_ends, [[2, 2, 2, 2, 2, 4, 4, 0]])
+    assert list(option_places(options, rows)) == [(1, 0, [0, 3]), (0, 0, [5])]
 
 
 @pytest.mark.parametrize(
-    ("options", "width", "message"),
+    ("options", "message"),
     [
-        ([[[1]], [[1], [5, 6, 1]]], 3, "the options of row 1 have 4 tokens: expected at most 3"),
-        ([[[1], []]], 2, "option 1 of row 0 is empty"),
-        ([[[1]], []], 2, "row 1 has no options to rank"),
-        ([[[4, 1], [5, 1], [4, 1]]], 6, r"option 2 of row 0 is the same as option 0: \[4, 1\]"),
-        ([[[0, 1]]], 2, r"option 0 of row 0 is \[0, 1\]: id 0 is padding"),
-        ([[[1]]], 0, "width is 0; must be an integer of at least 1"),
+        ([[1], []], "option 1 of row 3 is empty"),
+        ([], "row 3 has no options to rank"),
+        ([[4, 1], [5, 1], [4, 1]], r"option 2 of row 3 is the same as option 0: \[4, 1\]"),
+        ([[0, 1]], r"option 0 of row 3 is \[0, 1\]: id 0 is padding"),
     ],
 )
-def test_pack_options_refuses_what_cannot_be_ranked(options, width, message):
+def test_options_that_can_not_be_ranked_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        pack_options(options, width)
+        check_options({3: options})
 
 
-def test_refuses_unknown_normalization_and_shapes_that_do_not_fit():
+def test_refuses_unknown_normalization():
     with pytest.raises(
         ValueError, match="normalize is 'means'; must be one of sum, mean; did.*'me"
     ):
         make_rank_fn(T5(CONFIG), "means")
-    with pytest.raises(ValueError, match=r"are \(4, 5\), \(2, 3\), \(2, 3\): expected"):
-        make_rank_fn(T5(CONFIG))(_params(), INPUTS, pack_options([[[1]], [[1]]], 3))

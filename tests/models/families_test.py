@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cascade_jax.batch import Batch, DecoderBatch
-from cascade_jax.inference import rank
+from cascade_jax.inference import rank, rank_packing
 from cascade_jax.models import decoder, families, flops, pair
 from cascade_jax.models.config import DecoderConfig, T5Config
 from tests.support import fakes
@@ -86,7 +86,10 @@ def test_greedy_answers_are_the_argmax_of_teacher_forced_logits(config):
 def test_a_decoder_ranks_options_by_their_log_likelihood():
     model, params = families.build(DECODER), _params(DECODER)
     options = [[[5, 6, 1], [2, 1]], [[3, 1], [9, 9, 1]]]
-    actual = rank.make_rank_fn(model)(params, INPUTS, rank.pack_options(options, 6))
+    rows = rank_packing.Pass([[0, 1]], 1, 12, 12)
+    packed = rank.pack([row[row > 0] for row in INPUTS], options, rows, model.start_places)
+    scores = rank.make_rank_fn(model)(params, *packed).scores[0]
+    places = [firsts for _, _, firsts in rank.option_places(options, rows)]
     for k in range(2):
         targets = np.array([[*row[k], 0][:3] for row in options], np.int32)
         row = Batch(
@@ -98,8 +101,8 @@ def test_a_decoder_ranks_options_by_their_log_likelihood():
         log_p = jax.nn.log_softmax(fakes.logits(model, params, row))
         each = np.take_along_axis(np.asarray(log_p), targets[..., None], -1)[..., 0]
         expected = (each * (targets > 0)).sum(-1)
-        first = [0 if k == 0 else len(row[0]) for row in options]
-        np.testing.assert_allclose(actual.scores[np.arange(2), first], expected, rtol=1e-5)
+        actual = [scores[firsts[k]] for firsts in places]
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("config", [DECODER, T5])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cascade_jax.batch import Batch
-from cascade_jax.inference import rank
+from cascade_jax.inference import rank, rank_packing
 from cascade_jax.models import families, flops, layer_flops
 from cascade_jax.models.config import DecoderConfig, T5Config
 from cascade_jax.models.families import parameter_shapes
@@ -208,11 +208,12 @@ def test_an_answer_costs_its_input_and_each_of_its_tokens(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_options_cost_what_the_program_that_ranks_them_computes(name):
     config, count = MODELS[name], 3
-    model, inputs = families.build(config), jnp.ones((BATCH, INPUTS), jnp.int32)
-    numbers = jnp.tile(jnp.repeat(jnp.arange(1, count + 1), TARGETS), (BATCH, 1))
-    options = rank.Options(jnp.ones_like(numbers), numbers)
+    model, starts = families.build(config), families.build(config).start_places
+    options = [[[2 + k] * TARGETS for k in range(count)]]
+    rows = rank_packing.Pass([[0]], 1, INPUTS + starts, count * TARGETS)
+    packed = rank.pack([[1] * INPUTS], options, rows, starts)
     rank_fn = rank.make_rank_fn(model)
-    actual = _traced(lambda params: rank_fn(params, inputs, options), _params(config))
+    actual = _traced(lambda params: rank_fn(params, *packed), _params(config))
     tokens, expected = count * TARGETS, flops.ranking_flops(config, INPUTS, [TARGETS] * count)
     # What the program masks: the other options, ...
     score = 4 * config.num_heads * config.head_dim
@@ -224,7 +225,7 @@ def test_options_cost_what_the_program_that_ranks_them_computes(name):
         masked = config.num_layers * (masked + tokens + INPUTS * tokens + 2 * INPUTS + 1 + tokens)
         expected += config.num_layers * layer_flops.self_attention(config, 1, 0)
         expected += config.num_layers * layer_flops.mlp(config)
-    assert actual == BATCH * (expected + score * masked)
+    assert actual == expected + score * masked
 
 
 def test_parameters_are_split_at_embedding_and_logits():

@@ -45,14 +45,15 @@ class Bag(nn.Module):
         return self.unembed(self.hidden(inputs, targets))
 
     def hidden(self, inputs, targets, deterministic=True):
-        return self.hidden_after(inputs, targets, targets)
+        summed = self.encode(inputs).sum(1, keepdims=True)
+        return jnp.broadcast_to(summed, (*targets.shape, summed.shape[-1]))
 
     def encode(self, inputs):
         return self.config.sizes.scale * self.embedding[inputs]
 
-    def hidden_after(self, inputs, answers, numbers):
-        summed = self.encode(inputs).sum(1, keepdims=True)
-        return jnp.broadcast_to(summed, (*answers.shape, summed.shape[-1]))
+    def hidden_after(self, inputs, answers):
+        is_own = inputs.segment_ids[:, None, :] == answers.segment_ids[:, :, None]
+        return jnp.einsum("bws,bsd->bwd", is_own.astype(jnp.float32), self.encode(inputs.tokens))
 
     def unembed(self, hidden):
         return hidden @ self.embedding.T
