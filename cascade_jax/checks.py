@@ -7,6 +7,8 @@ import math
 import numbers
 from typing import Any
 
+from cascade_jax.short_text import cut_short
+
 LARGEST = 2**31 - 1  # of a size, a number of steps or a seed: what devices count with
 
 
@@ -56,5 +58,4 @@ def shown(value: Any) -> str:
     """A value for a message, cut short: repr, and of a number of very many digits their count."""
     if isinstance(value, int) and abs(value) >= 10**40:
         return f"an integer of {math.floor(math.log10(abs(value))) + 1} digits"
-    text = repr(value)
-    return text if len(text) <= 200 else text[:197] + "..."
+    return cut_short(repr(value))

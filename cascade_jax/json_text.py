@@ -10,6 +10,8 @@ import json
 import math
 from typing import Any
 
+from cascade_jax.short_text import cut_short
+
 MAX_DEPTH = 100  # objects and lists in each other; what goes through the values recurses
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _TOO_DEEP = f"nested too deeply to be read: more than {MAX_DEPTH} objects and lists in each other"
@@ -45,11 +47,21 @@ def parse(text: str | bytes, source: str = "", *, allow_nan: bool = False) -> An
 
 
 def shown(value: Any) -> str:
-    """A value as JSON, cut short, for messages."""
-    text = json.dumps(value, ensure_ascii=False)
+    """A value as JSON, cut short, for messages; what JSON has not as Python shows it."""
+    text = json.dumps(value, ensure_ascii=False, default=repr)
     # Some characters that JSON has as they are break lines, such as U+2028.
-    text = text if text.isprintable() else json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    text = text if text.isprintable() else json.dumps(value, default=repr)
+    return cut_short(text, 60)
+
+
+def require(is_allowed: bool, name: str, value: Any, allowed: str) -> None:
+    """Refuses a value of a file unless `is_allowed`; as `checks.require`, with the value as JSON.
+
+    Raises:
+      ValueError: name, value, and in words what it must be.
+    """
+    if not is_allowed:
+        raise ValueError(f"{name} is {shown(value)}; must be {allowed}")
 
 
 class _RefusedError(Exception):

@@ -4,6 +4,8 @@ import difflib
 import fnmatch
 from collections.abc import Iterable, Sequence
 
+from cascade_jax.short_text import cut_short
+
 
 def did_you_mean(name: object, known: Iterable[str], cutoff: float = 0.6) -> str:
     """What an error adds about an unknown name: "; did you mean 'train'?", or nothing.
@@ -18,8 +20,7 @@ def check_choice(field: str, value: object, choices: Iterable[str]) -> None:
     """Raises ValueError unless a field's value is one of the choices (the nearest is named)."""
     choices = list(choices)
     if value not in choices:
-        hint, shown = did_you_mean(value, choices), repr(value)
-        shown = shown if len(shown) <= 200 else f"{shown[:197]}..."  # a value out of a file, say
+        hint, shown = did_you_mean(value, choices), cut_short(repr(value))  # of a file, say
         raise ValueError(f"{field} is {shown}; must be one of {', '.join(choices)}{hint}")
 
 
@@ -37,7 +38,7 @@ def nearest_names(
 
 def listed(names: Sequence[str], most: int = 20) -> str:
     """The names with commas between, no more than `most` of them, and then how many there are."""
-    text = ", ".join(name if len(name) <= 200 else f"{name[:197]}..." for name in names[:most])
+    text = ", ".join(map(cut_short, names[:most]))
     return text if len(names) <= most else f"{text}, ... ({len(names)} in all)"
 
 

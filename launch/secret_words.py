@@ -28,6 +28,10 @@ _VOCABULARY = {
     "special", "sentinel", "next", "first", "last", "per", "target", "input", "output", "label",
     "answer", "decoder", "by", "think", "thinking", "max", "min", "num", "extra", "added",
 }  # fmt: skip
+# Before a name that has no value of its own here: docker passes the variable on, a shell names it.
+_NAMES_ONLY = {"-e", "--env", "export", "unset", "readonly", "local", "declare", "printenv"}
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")  # HF_TOKEN, TOKEN
+_OPERATOR = re.compile(r"[&|;<>(){}]+.*")  # of a shell
 _NEUTRAL = {"value", "string", "text", "base", "plain"}  # after the word: TOKEN_VALUE
 _HARMLESS = re.compile(r"(?i)(true|false|none|null|<.*>|\$.*|)")
 _NUMBER = re.compile(r"[-+]?[\d_.]+(e[-+]?\d+)?[kKmMgG]?")
@@ -35,6 +39,10 @@ _PATH = re.compile(r"(~|\.{0,2})/.*|\w+://.*|.*\.(json|ya?ml|txt|pem|pub|key|crt
 _PAIR = re.compile(r"""([A-Za-z_][\w.\-/]*)["']?\s*[=:]\s*["']*(?=([^\s"',;&)}\]]*))""")
 _SHAPES = {
     "a URL with a password": (r"\w://[^/\s:@]*:[^/\s@]+@|https?://(?!git@)[^/\s@]+@"),
+    "a signed URL": (
+        r"(?i)\w://\S*[?&](x-(amz|goog)-(signature|security-token)|sig|signature|"
+        r"((access|auth|api|id)[_-]?)?token)=(?![$<&])\S"
+    ),
     "an Authorization header": r"(?i)\bbearer\s+(?=\S*\d)[\w.~+/-]{6,}",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
     "an access token": (
@@ -63,11 +71,17 @@ def secret_in(words: Sequence[str]) -> str | None:
 
 
 def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Names and values: NAME=VALUE, NAME: VALUE, --NAME VALUE, also inside of a shell command."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    """Names and values, also inside of a shell command.
+
+    They are NAME=VALUE, NAME: VALUE, --NAME VALUE and, of a variable, NAME VALUE.
+    """
+    for before, word, following in zip(["", *words], words, [*words[1:], ""], strict=False):
         yield from _PAIR.findall(word)
         is_value = following and not following.startswith("--")
         if re.fullmatch(r"--?[A-Za-z][\w.-]*", word) and is_value:
+            yield word, following
+        is_variable = _VARIABLE.fullmatch(word) and before not in _NAMES_ONLY
+        if is_variable and is_value and not _OPERATOR.fullmatch(following):
             yield word, following
         if re.search(r"\s", word):
             try:
@@ -89,14 +103,17 @@ def _is_secret(name: str, value: str) -> bool:
     while parts and parts[-1] in _NEUTRAL:
         parts.pop()
     before, last = ["", "", *parts][-2:]
-    if last.endswith("s") and not last.endswith("ss"):
-        last = last[:-1]
+    is_plural = last.endswith("s") and not last.endswith("ss")
+    last = last[:-1] if is_plural else last
     is_always = last in _ALWAYS or last.endswith(("password", "passwd", "passphrase"))
     if is_always or ("secret" in parts and last == "key"):
         return True
     if last in _UNLESS_A_NUMBER or (last.endswith("pass") and last not in _NO_PASSWORD):
-        is_honest = last == "token" and before in _VOCABULARY
-        return not is_honest and not _NUMBER.fullmatch(value)
+        if last == "token" and before in _VOCABULARY:
+            return False
+        # A number of tokens has another name: num_tokens, or a word of the vocabulary before it.
+        may_be_digits = last == "token" and not is_plural and before in {"", *_KEYS}
+        return may_be_digits or not _NUMBER.fullmatch(value)
     if last in _UNLESS_A_PATH:
         is_method = last == "auth" and value.lower() in _METHODS
         return not is_method and not _PATH.fullmatch(value)

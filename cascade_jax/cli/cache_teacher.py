@@ -7,7 +7,7 @@ continues where it was interrupted. On many hosts each runs this command.
 
 CAT-Xent only needs whether the teacher is right (CACHE_TOP_K=0). The distillation losses
 need CACHE_TOP_K=64, say; CACHE_DTYPE='uint16' or 'uint8' rounds its log-probs.
-CACHE_LIMIT=1000 keeps the first rows of each task only, to see the cache's size and the time.
+With --limit=1000 the first rows of each task are kept only, to see the cache's size and the time.
 
 example, after the teacher was trained:
   cascade-jax cache-teacher --gin_file=gin/experiments/demo.gin \\
@@ -15,6 +15,7 @@ example, after the teacher was trained:
 """
 CONFIG = "cascade_jax.teacher_cache.make.CacheConfig"
 RUNS_MODELS = True
+LIMIT = "CACHE_LIMIT"
 
 
 def check(config) -> None:

@@ -14,6 +14,7 @@ example:
 """
 CONFIG = "cascade_jax.collection.collect.CollectConfig"
 RUNS_MODELS = True
+LIMIT = "COLLECT_LIMIT"
 
 
 def run(config) -> None:

@@ -22,7 +22,7 @@ import gin
 from gin import config as gin_config
 
 from cascade_jax.cli import commands, gin_text
-from cascade_jax.cli.flags import Config, Flags, UsageError, flag
+from cascade_jax.cli.flags import Config, Flags, UsageError, at_least, flag
 from cascade_jax.cli.task_modules import TaskModulesSkipped
 from cascade_jax.names import did_you_mean
 
@@ -53,6 +53,15 @@ class GinFlags:
         None,
         action="append",
         name="gin.MACRO",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LimitFlag:
+    """The flag of commands that may be tried on some rows; it sets the macro of their LIMIT."""
+
+    limit: int | None = flag(
+        "ROWS", "the first rows of each task only, to try it out", None, type=at_least(1)
     )
 
 

@@ -17,6 +17,7 @@ from gin import config_parser
 
 from cascade_jax import text_file
 from cascade_jax.cli.flags import UsageError
+from cascade_jax.short_text import cut_short
 
 _UNREADABLE = "gin can not read this"
 _VALUES = "a value is a number, True, False, None, a 'text', a list, %MACRO or @name()"
@@ -115,8 +116,7 @@ def check_binding(binding: str) -> None:
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else text[:57] + "..."
+    return cut_short(" ".join(text.split()), 60)
 
 
 def _decoded(path: str, data: bytes) -> str:

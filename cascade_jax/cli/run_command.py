@@ -22,8 +22,9 @@ def run(command: ModuleType, argv: list[str]) -> int:
     Args:
       command: a module of this package with HELP and run; CONFIG, the root that gin files bind
         (and NEEDS_TASKS = False where the tasks that they import need not be registered,
-        RUNS_MODELS = True where it compiles programs, on one host or many), or FLAGS, a dataclass
-        of flags, or functions flags and parse of its own.
+        RUNS_MODELS = True where it compiles programs, on one host or many, LIMIT, the macro that
+        its flag --limit sets), or FLAGS, a dataclass of flags, or functions flags and parse of its
+        own.
       argv: the arguments after the command's name.
 
     Returns:
@@ -54,6 +55,8 @@ def flags_of(command: ModuleType) -> Flags:
     if hasattr(command, "FLAGS"):
         return flags.add(command.FLAGS)
     flags.add(gin_config.GinFlags)
+    if hasattr(command, "LIMIT"):
+        flags.add(gin_config.LimitFlag)
     if _runs_models(command):
         flags.add(many_hosts.HostFlags).add(compilation_cache.CacheFlags)
     return flags
@@ -76,6 +79,8 @@ def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
             config = parse(command.FLAGS, argv)
         else:
             values = flags_of(command).parse(gin_config.with_bindings(argv))
+            if getattr(values, "limit", None) is not None:
+                values.bindings = [*(values.bindings or ()), f"{command.LIMIT}={values.limit}"]
             needs_tasks = getattr(command, "NEEDS_TASKS", True)
             config = gin_config.build(command.CONFIG, values, needs_tasks)
             if _runs_models(command):

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import PyTree
 
-from cascade_jax import checks, json_file
+from cascade_jax import checks, json_file, json_text
 from cascade_jax.interop import hf_blocks, hf_folder, hf_names, safetensors_io
 from cascade_jax.interop.hf_families import Config, Family, read_config, write_config
 from cascade_jax.interop.hf_keys import UnsupportedError
@@ -288,11 +288,11 @@ def _carried(tokenizer_from: str | os.PathLike | None) -> dict[str, Any]:
     keys = json_file.read_object(file)
     text = keys.get("text_config") or {}
     allowed = isinstance(text, dict)
-    checks.require(allowed, f"{file}: text_config", text, "an object")
+    json_text.require(allowed, f"{file}: text_config", text, "an object")
     keys = {**text, **keys}
     for key in _CARRIED:
         value = keys.get(key)
         numbers = value if isinstance(value, list) else [0 if value is None else value]
         allowed = all(type(number) is int and number >= 0 for number in numbers)
-        checks.require(allowed, f"{file}: {key}", value, "an integer of at least 0, or a list")
+        json_text.require(allowed, f"{file}: {key}", value, "an integer of at least 0, or a list")
     return keys

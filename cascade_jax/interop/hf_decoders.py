@@ -60,7 +60,7 @@ def read_decoder(keys: Keys, **own: Any) -> DecoderConfig:
     head_dim = keys.size("head_dim", None)
     if head_dim is None:
         head_dim = max(width // heads, 1)
-        if width % heads:
+        if width % heads and not keys.is_refused("num_attention_heads"):
             keys.refuse("hidden_size", width, f"a multiple of num_attention_heads = {heads} is")
     if "attention_kinds" not in own and hf_rope.attention_kinds(keys, ("full",)) != ("full",):
         keys.refuse("layer_types", keys("layer_types"), f"{hf_rope.FULL} in all layers is")

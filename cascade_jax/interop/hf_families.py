@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cascade_jax import checks
-from cascade_jax.checks import shown
 from cascade_jax.interop import hf_decoders as decoders
 from cascade_jax.interop.hf_keys import Keys, UnsupportedError
+from cascade_jax.json_text import shown
 from cascade_jax.models.config import DecoderConfig, T5Config
 from cascade_jax.models.families import ModelConfig as Config
 from cascade_jax.names import did_you_mean

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from cascade_jax import checks
+from cascade_jax import checks, json_text
 from cascade_jax.interop import hf_other_keys
+from cascade_jax.short_text import cut_short
 
 MOST_LAYERS = 10_000
 _NONE = object()
@@ -25,7 +26,7 @@ class Keys:
     def __init__(self, contents: Mapping[str, Any], defaults: Mapping[str, Any]):
         self._contents = contents
         self._defaults = defaults
-        self._problems = []
+        self._problems: dict[str, str] = {}  # by key: the first about it
         self._read = set()
 
     def __contains__(self, key: str) -> bool:
@@ -99,12 +100,19 @@ class Keys:
         value = self(key, allowed[0])
         is_allowed = any(value == each and _is_bool(value) == _is_bool(each) for each in allowed)
         if not is_allowed and not (allowed[0] is False and value is None):
-            self.refuse(key, value, hint or f"{' or '.join(map(repr, allowed))} is")
+            self.refuse(key, value, hint or f"{' or '.join(map(json_text.shown, allowed))} is")
 
     def refuse(self, key: str, value: Any, supported: str) -> None:
-        """Notes a value that is not supported; `build` raises."""
-        name = key if len(key) <= 100 else f"{key[:97]}..."
-        self._problems.append(f"{name} = {checks.shown(value)} is not supported: {supported}")
+        """Notes a value that is not supported, unless the key was refused before; `build` raises.
+
+        What comes second may be about the value that was taken instead of the refused one.
+        """
+        text = f"{cut_short(key, 100)} = {json_text.shown(value)} is not supported: {supported}"
+        self._problems.setdefault(key, text)
+
+    def is_refused(self, key: str) -> bool:
+        """Whether its value is not supported, so that another one was taken instead."""
+        return key in self._problems
 
     def refuse_unread(self) -> None:
         """Notes all keys that were not read, unless they change nothing."""
@@ -115,7 +123,7 @@ class Keys:
 
     def raise_problems(self) -> None:
         """Raises an UnsupportedError that names the problems noted, if there are any."""
-        problems = list(dict.fromkeys(self._problems))
+        problems = list(self._problems.values())
         if problems:
             more = f"; and {len(problems) - _LISTED} more" * (len(problems) > _LISTED)
             raise UnsupportedError(f"config.json: {'; '.join(problems[:_LISTED])}{more}")

@@ -7,6 +7,8 @@ changes the computation.
 import re
 from typing import Any
 
+from cascade_jax import json_text
+
 # Of training, of generation, of saving, and of models that answer with classes.
 _HARMLESS = frozenset(
     """
@@ -64,7 +66,7 @@ def refusal(key: str, value: Any) -> str | None:
         off = _OFF[key]
         is_off = value == off and isinstance(value, bool) == isinstance(off, bool)
         is_off = is_off or (value is None and off is not True)  # null counts as false there
-        return None if is_off else f"{off!r} is"
+        return None if is_off else f"{json_text.shown(off)} is"
     if value is None or value in ({}, []):
         return None
     if key in _HARMLESS or _HARMLESS_NAMES.fullmatch(key):

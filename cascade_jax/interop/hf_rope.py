@@ -131,6 +131,8 @@ def attention_kinds(keys: Keys, default: Sequence[str]) -> tuple[str, ...]:
     ):
         kinds = [name.removesuffix("_attention") for name in types]
     else:
+        if keys.is_refused("num_hidden_layers") and isinstance(types, list):
+            return ("full",)  # how many they must be is not known
         keys.refuse("layer_types", types, f"{count} of {FULL} and {SLIDING} are")
         return ("full",)
     for period in range(1, count):

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from cascade_jax import json_text
-from cascade_jax.checks import shown
+from cascade_jax.json_text import shown
 
 METADATA = "__metadata__"
 # Bits of a number.

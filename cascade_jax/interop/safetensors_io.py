@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from cascade_jax import json_file, numerics
-from cascade_jax.checks import shown
 from cascade_jax.interop import safetensors_header
+from cascade_jax.json_text import shown
 from cascade_jax.names import listed
 
 INDEX = "model.safetensors.index.json"

@@ -25,7 +25,7 @@ import tensorstore
 from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cascade_jax import checks, json_text
+from cascade_jax import json_text
 
 Name = tuple[str, ...]  # path of an array in the tree
 
@@ -145,8 +145,8 @@ def _open_index(path, folder, content: bytes) -> dict[Name, StoredArray]:
                 arrays[name] = StoredArray(tensorstore.array(np.asarray(leaf)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path}/{_INDEX}: {'/'.join(map(str, name))} is {checks.shown(leaf)}; must be an "
-                f"array of numbers or the description of one ({error})"
+                f"{path}/{_INDEX}: {'/'.join(map(str, name))} is {json_text.shown(leaf)}; must "
+                f"be an array of numbers or the description of one ({error})"
             ) from error
     return arrays | _open_all(path, specs)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from cascade_jax.records import schema
 from cascade_jax.records.table import Records, RecordsError
+from cascade_jax.short_text import cut_short
 
 
 def align(records: Sequence[Records]) -> list[Records]:
@@ -105,5 +106,4 @@ def _label(records: Records) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value if isinstance(value, str) else float(value))
-    return text if len(text) <= 60 else text[:57] + "..."
+    return cut_short(repr(value if isinstance(value, str) else float(value)), 60)

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
-from cascade_jax import checks, json_file, metrics
+from cascade_jax import checks, json_file, json_text, metrics
 from cascade_jax.names import check_choice, listed
 from cascade_jax.parallel import hosts
 from cascade_jax.runs import checkpoint_errors, completeness, digests
@@ -377,7 +377,7 @@ def config_of(run_folder: str | Path) -> dict:
         if not isinstance(value, kind) or isinstance(value, bool):
             names = {dict: "an object", int: "an integer", str: "a text"}
             raise CheckpointError(
-                f"{file}: {key!r} is {checks.shown(value)}; must be {names[kind]}. The file was "
+                f"{file}: {key!r} is {json_text.shown(value)}; must be {names[kind]}. The file was "
                 "changed or damaged: put it back as `cascade-jax train` or `import` wrote it"
             )
     return config

@@ -12,19 +12,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cascade_jax.names import check_choice, did_you_mean
+from cascade_jax.short_text import cut_short
 
 # sacrebleu's others (spm, flores200) load a model from elsewhere when first used.
 TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "char", "none")
 LANGUAGE_TOKENIZERS = {
     **dict.fromkeys(
-        ("bg", "cs", "da", "de", "el", "en", "es", "et", "fi", "fr", "hr", "hu", "is", "it", "lt",
-         "lv", "nl", "no", "pl", "pt", "ro", "ru", "sk", "sl", "sv", "tr", "uk"),
-        "13a",
+        "af ar az be bg bn bs ca cs cy da de el en eo es et eu fa fi fr ga gl gu ha he hi hr hu hy "
+        "id ig is it ka kk kn ko ky lb lt lv mk ml mn mr ms mt nb ne nl nn no pa pl ps pt ro ru si "
+        "sk sl so sq sr sv sw ta te tg tl tr uk ur uz vi xh yo zu".split(),
+        "13a",  # Korean too: sacrebleu's own tokenizer of it needs a dictionary beside it
     ),
     "ja": "ja-mecab",
-    "zh": "zh",
+    **dict.fromkeys(("yue", "zh"), "zh"),
     # Without spaces, and sacrebleu has no words of them that need no download.
-    **dict.fromkeys(("km", "lo", "my", "th"), "char"),
+    **dict.fromkeys(("bo", "dz", "km", "lo", "my", "th"), "char"),
 }  # fmt: skip
 LATIN = "a-z"  # for `words_by`: the metric sees the letters a to z and digits only
 
@@ -47,13 +49,18 @@ _SHOWN = 40
 
 
 def tokenizer_of(language: str) -> str:
-    """sacrebleu's tokenizer for texts of a language ("zh", "ja", "ru").
+    """sacrebleu's tokenizer for texts of a language ("zh", "ja", "pt-BR").
 
     Raises:
       ValueError: a language that is not in the table; name a tokenizer to the metric then.
     """
-    check_choice("language", language, sorted(LANGUAGE_TOKENIZERS))
-    return LANGUAGE_TOKENIZERS[language]
+    check_choice("language", _primary(language), sorted(LANGUAGE_TOKENIZERS))
+    return LANGUAGE_TOKENIZERS[_primary(language)]
+
+
+def _primary(language: str) -> str:
+    """The language of a tag (BCP 47): "zh" of "zh-Hans", "pt" of "pt_BR"."""
+    return re.split("[-_]", language)[0].lower()
 
 
 def tokenizer(name: str) -> str:
@@ -64,13 +71,13 @@ def tokenizer(name: str) -> str:
     """
     if name in TOKENIZERS:
         return name
-    if name not in LANGUAGE_TOKENIZERS:
+    if _primary(name) not in LANGUAGE_TOKENIZERS:
         known = [*TOKENIZERS, *sorted(LANGUAGE_TOKENIZERS)]
         raise ValueError(
             f"tokenizer is {name!r}; must be one of {', '.join(TOKENIZERS)}, or a language of "
             f"{', '.join(sorted(LANGUAGE_TOKENIZERS))}{did_you_mean(name, known)}"
         )
-    return LANGUAGE_TOKENIZERS[name]
+    return LANGUAGE_TOKENIZERS[_primary(name)]
 
 
 def check_installed(tokenize: str | None) -> None:
@@ -199,7 +206,7 @@ def unread(metric_fn: Any, targets: Sequence[Any]) -> Unread | None:
 
 def _reason(text: str, words_by: str) -> tuple[str, str] | None:
     """Why the words of a text can't be told apart, and the tokenizer that can; None if they can."""
-    shown = repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")
+    shown = repr(cut_short(text, _SHOWN))
     counts = {name: _letters(text, name) for name in _SCRIPTS}
     if words_by == LATIN:
         if _LATIN_WORD.search(text) or not any(map(str.isalnum, text)):

@@ -80,10 +80,10 @@ def message(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "keys, text",
     [
-        ({"is_causal": False}, "config.json: is_causal = False is not supported: True is"),
-        ({"model_type": ["llama"]}, "config.json: model_type = ['llama'] is not supported: llama"),
-        ({"rope_scaling": "x"}, "config.json: rope_scaling = 'x' is not supported: an object is"),
-        ({"rope_theta": None}, "config.json: rope_theta = None is not supported: a number"),
+        ({"is_causal": False}, "config.json: is_causal = false is not supported: true is"),
+        ({"model_type": ["llama"]}, 'config.json: model_type = ["llama"] is not supported: llama'),
+        ({"rope_scaling": "x"}, 'config.json: rope_scaling = "x" is not supported: an object is'),
+        ({"rope_theta": None}, "config.json: rope_theta = null is not supported: a number"),
         ({"deep": deep()}, "config.json: nested too deeply to be read: more than 100"),
         ({"num_hidden_layers": 10**9}, "config.json: num_hidden_layers = 1000000000 is not"),
     ],
@@ -107,7 +107,7 @@ def test_a_config_of_many_unknown_keys_is_refused_in_a_line_that_can_be_read(mes
 )
 def test_a_header_is_refused_by_tensor(key, value, text, message):
     line = message(change_header=set_entry(key, value))
-    assert line == f"model.safetensors is not a safetensors file: tensor '{NORM}': {text}"
+    assert line == f'model.safetensors is not a safetensors file: tensor "{NORM}": {text}'
 
 
 def test_numbers_of_two_tensors_do_not_overlap(message):

@@ -23,6 +23,11 @@ SECRETS = [
     ["AKIAABCDEFGHIJKLMNOP"], ["sk-proj-0123456789abcdef"],
     ["--user=me:pw"], ["--api-keys", "x"], ["--passwords", "x"], ["tokens=x"], ["--dbpass=x"],
     ["--auth=x"], ["--cookie", "x"], ["--cookies=x"], ["https://x@host/"], ["--privatekey=x"],
+    ["--token", "123456"], ["--token=123456"], ["HF_TOKEN=123456"], ["API_TOKEN", "12345678"],
+    ["HF_TOKEN", "abc"], ["--setup", "setenv HF_TOKEN abc; make"], ["WANDB_API_KEY", "0x1"],
+    ["https://b.s3.amazonaws.com/k?X-Amz-Date=1&X-Amz-Signature=0123"],
+    ["https://a.blob.core.windows.net/c?sv=2024&sig=xy%3D"], ["gs://b/k?x-goog-signature=ab"],
+    ["https://host/a?access_token=1234"], ["wget 'https://host/a?b=c&token=1234'"],
     ["git+https://x@host/a"], ["--ssh-key", "x"], ["smtpPass=x"], ["HF_TOKENS=x"],
 ]  # fmt: skip
 HONEST = [
@@ -41,6 +46,10 @@ HONEST = [
     ["--privatekey=/etc/k.pem"], ["--api-keys", "keys.json"], ["--max_token=128k"],
     ["--max_new_tokens=128k"], ["--think_token", "think"], ["--auth=basic"], ["authors=x"],
     ["--compass", "x"], ["ssh://git@github.com/a/b"], ["git+https://github.com/a/b@v1"],
+    ["docker", "run", "-e", "HF_TOKEN", "image"], ["--setup", "export HF_TOKEN && make"],
+    ["--setup", "test -n HF_TOKEN && make"], ["tokens=5"], ["--tokens", "128"], ["NUM_TOKENS", "5"],
+    ["https://host/a?max_tokens=5"], ["https://host/a?design=x"], ["https://host/a?token=$TOKEN"],
+    ["--gin.losses.mask_token=3"], ["TOKENIZER", "x"], ["HF_HOME", "/data"],
     ["--cookie", "cookies.txt"], ["--user=1000:1000"], ["passes=x"], ["tokenizers=x"],
 ]  # fmt: skip
 

@@ -41,6 +41,15 @@ def test_training_needs_the_cache_that_it_is_given(refused, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_limit_is_the_macro_of_the_command(refused, tmp_path):
+    cache = f"--gin.TEACHER_CACHE='{tmp_path}/cache'"
+    assert "limit is 7; must be" not in refused("cache-teacher", cache, "--limit=7")
+    assert gin.query_parameter("CACHE_LIMIT/gin.macro.value") == 7
+    refused("collect", "--limit", "5")
+    assert gin.query_parameter("COLLECT_LIMIT/gin.macro.value") == 5
+    assert "--limit: '0' is not an integer of at least 1" in refused("collect", "--limit=0")
+
+
 def test_a_misspelt_dtype(refused, tmp_path):
     cache = f"--gin.TEACHER_CACHE='{tmp_path}/cache'"
     assert "did you mean 'uint8'" in refused("cache-teacher", cache, "--gin.CACHE_DTYPE='unit8'")

@@ -345,7 +345,7 @@ def test_a_tensor_that_the_index_leaves_out_is_read_and_said(tmp_path, capsys):
         ("", "names files that are missing"),
         ("no\0", "names files that are missing"),
         (7, "weight_map.model.norm.weight is 7; must be a file's name"),
-        (None, "weight_map.model.norm.weight is None; must be a file's name"),
+        (None, "weight_map.model.norm.weight is null; must be a file's name"),
     ],
 )
 def test_an_index_with_files_that_can_not_be(file, said, tmp_path):

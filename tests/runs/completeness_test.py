@@ -148,11 +148,11 @@ def test_a_checkpoint_without_digests_loads(run):
         ("{", "not JSON"),
         ("[]", r"is \[\]; must be an object"),
         ("[" * 5000, "nested too deeply"),
-        ("{}", "'model' is None; must be an object"),
-        ('{"model": {}, "steps": true}', "'steps' is True; must be an integer"),
-        ('{"model": {}, "steps": 1}', "'vocabulary_fingerprint' is None; must be a text"),
+        ("{}", "'model' is null; must be an object"),
+        ('{"model": {}, "steps": true}', "'steps' is true; must be an integer"),
+        ('{"model": {}, "steps": 1}', "'vocabulary_fingerprint' is null; must be a text"),
         ('{"model": {}, "steps": 1, "vocabulary_fingerprint": "a", "lora": {"rank": 1}}',
-         "'start' is None; must be an object"),
+         "'start' is null; must be an object"),
     ],
 )  # fmt: skip
 def test_a_damaged_config_is_named(run, text, said):

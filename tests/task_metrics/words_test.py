@@ -106,9 +106,20 @@ def test_a_tokenizer_is_named_by_itself_or_by_a_language():
     assert [words.tokenizer(name) for name in ("13a", "th", "de", "ja")] == [
         *("13a", "char", "13a", "ja-mecab")
     ]
+    tags = ("ko", "zh-Hans", "zh_TW", "pt-BR", "EN", "yue", "vi")
+    assert [words.tokenizer(name) for name in tags] == [
+        "13a",
+        "zh",
+        "zh",
+        "13a",
+        "13a",
+        "zh",
+        "13a",
+    ]
+    assert Bleu.for_language("zh-Hant-HK") == Bleu("zh")
     assert words.with_tokenizer(Bleu(), "zh") == Bleu("zh")
     assert words.with_tokenizer(quality.token_f1, "zh").keywords == {"tokenize": "zh"}
-    with pytest.raises(ValueError, match=r"'zhh'; must be one of 13a.*of bg.*did you mean 'zh'"):
+    with pytest.raises(ValueError, match=r"'zhh'; must be one of 13a.*of af, .*did you mean 'zh'"):
         words.tokenizer("zhh")
     for metric in (quality.accuracy, quality.chrf, Chrf()):
         with pytest.raises(ValueError, match="takes no tokenizer, as it is no metric of words"):

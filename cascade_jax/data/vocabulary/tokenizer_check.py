@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cascade_jax.checks import LARGEST, require, shown
+from cascade_jax.checks import LARGEST
+from cascade_jax.json_text import require, shown
 
 # Steps that the library reads on its own, each of one of its types.
 _STEPS = ("normalizer", "pre_tokenizer", "decoder")

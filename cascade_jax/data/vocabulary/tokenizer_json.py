@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from cascade_jax import json_file
-from cascade_jax.checks import require
 from cascade_jax.data.vocabulary import tokenizer_check
+from cascade_jax.json_text import require
 from cascade_jax.names import did_you_mean
 
 NAMES = ("eos", "pad", "bos", "unk")

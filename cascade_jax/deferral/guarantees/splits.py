@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 
+from cascade_jax.short_text import cut_short
+
 Texts = Sequence[str] | np.ndarray
 _SHOWN = 5  # examples in a message
 _LETTERS = 48  # of a text in a message
@@ -121,8 +123,7 @@ def check_examples_disjoint(examples: Mapping[str, tuple[Texts, Texts]]) -> None
 def _mark(text: str) -> str:
     """The beginning of a text, for messages, and a fingerprint of all of it."""
     words = " ".join(text.split())
-    shown = words if len(words) <= _LETTERS else words[: _LETTERS - 3] + "..."
-    return f"{shown} [{example_fingerprint(words)[:16]}]"
+    return f"{cut_short(words, _LETTERS)} [{example_fingerprint(words)[:16]}]"
 
 
 def draw(

@@ -320,7 +320,7 @@ def _add_stated(
         group = [lacking[other] for other in (name, *fields[name].needs) if other in lacking]
         if count := int(np.sum(np.any(group, axis=0))):
             del columns[name]
-            if not np.all(group):
+            if not np.all(lacking[name]):
                 left_out[name] = count
     return left_out
 

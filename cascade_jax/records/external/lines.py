@@ -8,6 +8,7 @@ from typing import Any
 from cascade_jax import jsonl
 from cascade_jax.json_text import shown
 from cascade_jax.jsonl import IDS
+from cascade_jax.short_text import cut_short
 
 
 class LineError(ValueError):
@@ -100,7 +101,7 @@ def check_one(line: Line, name: str) -> None:
 def listed_keys(row: Mapping[str, Any]) -> str:
     """The keys of an object, for messages."""
     text = ", ".join(key if key.isprintable() else ascii(key) for key in row)
-    return (text if len(text) <= 200 else text[:197] + "...") or "nothing"
+    return cut_short(text) or "nothing"
 
 
 def _named(path: str) -> str:

@@ -287,7 +287,9 @@ def test_a_field_of_the_lines_is_the_quality(tmp_path):
 
 
 def test_a_corpus_metric_brings_its_counts(tmp_path):
-    read = convert(tmp_path, metric="bleu")
+    made = config(tmp_path, metric="bleu")
+    assert from_jsonl.from_jsonl(made).lines() == []  # of a live cascade, which is not there
+    read = records.read(made.output)
     rows = list(range(0, N, 2))
     expected = Bleu().statistics([TARGETS[i] for i in rows], [ANSWERS["student"][i] for i in rows])
     np.testing.assert_array_equal(read.statistics("t0").student, expected)
