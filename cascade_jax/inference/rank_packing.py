@@ -39,15 +39,18 @@ def plan(inputs: Sequence[int], options: Sequence[int], most_rows: int, shards: 
     Args:
       inputs: tokens of each example's input, with a start if the model has one.
       options: tokens of all its options together.
-      most_rows: the most packed rows of a pass.
+      most_rows: the most packed rows of a pass, if they are as long as the longest input; fewer of
+        longer rows, so that a pass has as many tokens.
       shards: numbers of rows are multiples of this.
     """
     if not len(inputs):
         return []
     lengths = np.array([inputs, options]).T
     totals = lengths.sum(axis=0)
-    least = min(power_of_two(-(-int(totals[0]) // most_rows)), USUAL)
-    size = bucket(max(int(lengths[:, 0].max()), least))
+    longest = bucket(int(lengths[:, 0].max()))
+    own = power_of_two(max(most_rows // shards, 1) * longest)  # tokens of a pass on a shard
+    size = bucket(max(longest, min(power_of_two(-(-int(totals[0]) // most_rows)), USUAL, own)))
+    most_rows = most_rows * longest // size
     widths = {bucket(round(share * size * totals[1] / totals[0])) for share in _SHARES}
     plans = [_plan(lengths, size, width, most_rows, shards) for width in sorted(widths)]
     return min(plans, key=lambda passes: sum(p.size * (p.inputs + p.options) for p in passes))

@@ -40,3 +40,10 @@ def test_an_example_with_very_many_options_does_not_widen_all_rows():
     passes = plan([40] * 1001, [4] * 1000 + [4000], 16, 1)
     assert passes[0].rows == [[1000]] and passes[0].options >= 4000 and passes[0].size == 1
     assert all(each.options <= 128 for each in passes[1:])
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_a_pass_has_no_more_tokens_than_as_many_of_the_longest_inputs(shards):
+    passes = plan([64] * 5 + [20] * 1000, [6] * 1005, 32, shards)
+    assert all(each.size * each.inputs <= 32 * 64 for each in passes)
+    assert _computed(passes) < 1.2 * (5 * 64 + 20 * 1000 + 6 * 1005)
