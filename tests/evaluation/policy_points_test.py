@@ -222,7 +222,7 @@ def test_files_that_are_no_policy(folder, tmp_path):
     with pytest.raises(PolicyError, match="of no policy: No threshold could be certified for mean"):
         points(folder, path)
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(ValueError, match="bad.json: not a certificate of schema 2"):
+    with pytest.raises(ValueError, match="bad.json: not a certificate of schema 3"):
         points(folder, tmp_path / "bad.json")
 
 

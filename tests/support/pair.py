@@ -25,9 +25,11 @@ saved_model.CascadeRuns.students = ["xent"]
 
 
 def write_gin(file: Path, macros: str = "", *imports: str) -> str:
-    """Writes the pair's gin file with other lines added; returns its flag."""
+    """Writes the pair's gin file, some lines added or in place of its own; returns its flag."""
     imports = "from cascade_jax.runs import saved_model", *imports
-    file.write_text(tiny_demo.gin_text(MACROS + macros, *imports))
+    names = {line.partition(" = ")[0] for line in macros.splitlines()}
+    own = [each for each in MACROS.splitlines(True) if each.partition(" = ")[0] not in names]
+    file.write_text(tiny_demo.gin_text("".join([*own, macros]), *imports))
     return f"--gin_file={file}"
 
 
