@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 DTYPE_NAMES = ("bfloat16", "float32")  # of a computation; sums are float32 in either
 LOWEST = -1e30  # used for -inf where 0 * -inf would be NaN
@@ -69,6 +69,17 @@ def entropy(log_p: Float[Array, "*n V"]) -> Float[Array, "*n"]:
     """Shannon entropy in nats of distributions given by their log-probs; log-prob -inf counts 0."""
     log_p = jnp.maximum(log_p, LOWEST)
     return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+
+def argmax(values: Float[Array, "*n V"]) -> Int[Array, "*n"]:
+    """`jnp.argmax` over the last axis, int32: the first of equals, the first NaN if there is one.
+
+    As two reductions of one array each, which a CPU does five times as fast as one of pairs.
+    """
+    largest = jnp.max(values, axis=-1, keepdims=True)
+    is_largest = (values == largest) | jnp.isnan(values)
+    index = jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1)
+    return jnp.min(jnp.where(is_largest, index, values.shape[-1] - 1), axis=-1)
 
 
 _all_finite = jax.jit(lambda values: jnp.isfinite(values).all())

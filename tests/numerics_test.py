@@ -35,3 +35,16 @@ def test_an_array_that_lies_on_several_devices():
     assert numerics.not_finite({"x": jax.device_put(array, sharding)}) == []
     array[13] = np.nan
     assert numerics.not_finite({"x": jax.device_put(array, sharding)}) == ["x"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_argmax_is_numpys_with_ties_and_what_is_no_number(dtype):
+    rng = np.random.default_rng(0)
+    values = rng.integers(-3, 3, (50, 2, 7)).astype(dtype)
+    values[rng.random(values.shape) < 0.1] = -np.inf
+    values[rng.random(values.shape) < 0.05] = np.inf
+    values[rng.random(values.shape) < 0.05] = np.nan
+    values[0], values[1], values[2] = -np.inf, np.nan, 0
+    actual = jax.jit(numerics.argmax)(values)
+    assert actual.dtype == np.int32
+    np.testing.assert_array_equal(actual, np.argmax(values.astype(np.float64), axis=-1))

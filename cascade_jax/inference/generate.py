@@ -151,7 +151,7 @@ def _advance(state, logits, cache, eos_id, top_k):
         top = top_of(logits, log_p, top_k)
         chosen = top[1][:, 0]
     else:
-        chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        chosen = numerics.argmax(logits)
     chosen_log_prob = jnp.take_along_axis(log_p, chosen[:, None], axis=-1)[:, 0]
     chosen = jnp.where(state.has_ended, 0, chosen)
     old, takes = state.answers, ~state.has_ended

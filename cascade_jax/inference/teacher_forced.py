@@ -69,7 +69,7 @@ def make_next_tokens_fn(
         logits = model.apply({"params": params}, hidden, method="unembed")
         log_p = numerics.log_probs(logits)
         is_right = terms.is_correct(logits, labels)
-        tokens = jnp.where(is_right, labels, jnp.argmax(logits, axis=-1).astype(labels.dtype))
+        tokens = jnp.where(is_right, labels, numerics.argmax(logits).astype(labels.dtype))
         top_log_probs, top_ids = generate.top_of(logits, log_p, top_k) if top_k else (None, None)
         return NextTokens(
             tokens=tokens,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from cascade_jax import checks
+from cascade_jax import checks, numerics
 from cascade_jax.inference.cascade import catch_up, rules
 from cascade_jax.inference.cascade.steppers import Stepper, stepper_of
 from cascade_jax.inference.generate import check_lengths
@@ -294,7 +294,7 @@ def _defer(setup, settings, params, state):
         logits, teacher = setup.teacher.step(params, teacher, tokens, where, last)
         done = done + taken
         is_through = (done == counts) & (taken > 0)
-        token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        token = numerics.argmax(logits)
         return done, computed + chunk.size, jnp.where(is_through, token, chosen), teacher
 
     carry = jnp.zeros_like(starts), answers.computed_tokens, jnp.zeros_like(starts), teacher

@@ -44,7 +44,7 @@ class Proposal:
 def propose(logits: Float[Array, "B V"], position: Int[Array, " B"]) -> Proposal:
     """The likeliest token, from the small model's logits at a position of each row."""
     log_probs = numerics.log_probs(logits)
-    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    token = numerics.argmax(logits)
     return Proposal(
         position=position,
         token=token,
