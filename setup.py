@@ -78,6 +78,7 @@ setuptools.setup(
         # What numbers are compared with; tests and benchmarks that want them are skipped without.
         "peers": ["accelerate", "gguf", "safetensors", "torch", "transformers"],
         "tpu": ["libtpu"],
+        "cuda": ["jax[cuda]"],
         # T5X is not on the package index, and its own requirements would replace ours: clones go on
         # PYTHONPATH, see docs/t5x.md. This is what they miss then.
         "t5x": ["cached_property", "fiddle", "grain", "tensorboard"],
