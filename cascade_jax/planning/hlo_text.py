@@ -58,6 +58,13 @@ class Instruction:
         return names
 
     @property
+    def aliases(self) -> dict[int, int]:
+        """By array of the result that takes the place of an operand, the operand's number."""
+        listed = re.search(r"output_to_operand_aliasing=\{(.*?)\)\}", self.attributes)
+        pairs = re.findall(r"\{(\d*)\}: \((\d+), \{\}", listed[1] if listed else "")
+        return {int(place or 0): int(operand) for place, operand in pairs}
+
+    @property
     def op_name(self) -> str:
         """The path of JAX's names, "" if there is none."""
         match = re.search(r'op_name="([^"]*)"', self.attributes)

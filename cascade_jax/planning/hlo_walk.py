@@ -52,7 +52,7 @@ class Totals:
       unknown_loops: names of loops whose number of runs can not be known, counted once.
     """
 
-    flops: float = 0.0  # of matmuls and convolutions; a multiply and an add are two
+    flops: float = 0.0  # of matmuls, convolutions and kernels; a multiply and an add are two
     bytes: float = 0.0  # read from and written to the chip's large memory by all operations
     collectives: dict[tuple[str, tuple[str, ...]], list[float]] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(lambda: [0.0, 0.0])
@@ -110,6 +110,8 @@ class _Walk:
                 self.computation(called, times, steps, inside)
             elif each.opcode in ("dot", "convolution"):
                 self.totals.flops += times * matmuls.flops(each, computation)
+            elif each.opcode == "custom-call":
+                self.totals.flops += times * matmuls.kernel_flops(each)
             elif kind in COLLECTIVES:
                 self._collective(kind, each, computation, times, steps if inside else None)
             elif each.opcode == "send":
@@ -172,8 +174,19 @@ class _Walk:
             return 2 * _large(sources[-1 if each.opcode == "scatter" else 1].shapes)
         if each.opcode == "fusion":
             body = self.program.computations[each.called("calls")]
-            read = sum(_read(body, place, source) for place, source in enumerate(sources))
-            return read + _written(body, each)
+            passed = each.aliases if _is_exchange_step(each) else {}
+            return _written(body, each, set(passed)) + sum(
+                _read(body, place, source)
+                for place, source in enumerate(sources)
+                if place not in passed.values()
+            )
+        if each.opcode == "custom-call" and 'target="AllocateBuffer"' in each.attributes:
+            return 0.0
+        if each.opcode == "copy-start":  # (result, operand, context)
+            return _large(each.shapes[:2])
+        if each.opcode == "slice-start":  # ((operand), result, context)
+            is_large = bool(_large(sources[0].shapes))
+            return is_large * each.shapes[1].bytes + _large(each.shapes[1:2])
         if each.opcode in ("send", "recv"):  # one array, which a send leaves where it is
             return _large(each.shapes[:1])
         result = each.shapes
@@ -195,6 +208,15 @@ class _Walk:
             self.totals.unknown_loops.append(loop.op_name or loop.name)
             return 1
         return self.longest_loop
+
+
+def _is_exchange_step(fusion: Instruction) -> bool:
+    """Whether a fusion begins, moves on or ends an exchange between chips, maybe beside its work.
+
+    The arrays of the exchange pass through it. Where they are made, at the start, they count.
+    """
+    names = fusion.name, fusion.called("calls")
+    return any(re.match(r"async[-_]collective[-_](start|done|fusion)", name) for name in names)
 
 
 def _large(shapes: tuple[Shape, ...]) -> float:
@@ -228,8 +250,11 @@ def _is_updated(user: Instruction, name: str) -> bool:
     return user.opcode == "dynamic-update-slice" and user.operands[0] == name
 
 
-def _written(body: Computation, fusion: Instruction) -> float:
-    """The result of a fusion; of an array that it changes in place, the changed part."""
+def _written(body: Computation, fusion: Instruction, passed: set[int]) -> float:
+    """The result of a fusion without arrays that pass through it.
+
+    Of an array that it changes in place, the changed part.
+    """
     root = body.instructions.get(body.root)
     while root is not None and root.opcode in ("bitcast", "copy") and root.operands:
         root = body.instructions.get(root.operands[0])
@@ -237,9 +262,11 @@ def _written(body: Computation, fusion: Instruction) -> float:
     if root is not None and root.opcode == "tuple":
         parts = [body.instructions.get(name) for name in root.operands]
     if len(parts) != len(fusion.shapes):
-        return _large(fusion.shapes)
+        parts = [None] * len(fusion.shapes)
     total = 0.0
-    for part, shape in zip(parts, fusion.shapes, strict=True):
+    for place, (part, shape) in enumerate(zip(parts, fusion.shapes, strict=True)):
+        if place in passed:
+            continue
         if part is not None and part.opcode == "dynamic-update-slice" and shape.memory == 0:
             total += body.instructions[part.operands[1]].bytes
         else:

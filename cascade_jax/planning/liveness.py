@@ -175,9 +175,8 @@ def _updated(program: Program, fusion: Instruction) -> list[str | None]:
             old = _behind_views(body, body.instructions[update.operands[0]])
             if old.opcode == "parameter":
                 changed[place] = fusion.operands[int(old.literal)]
-    aliases = re.search(r"output_to_operand_aliasing=\{(.*?)\)\}", fusion.attributes)
-    for place, operand in re.findall(r"\{(\d*)\}: \((\d+), \{\}", aliases[1] if aliases else ""):
-        changed[int(place or 0)] = fusion.operands[int(operand)]
+    for place, operand in fusion.aliases.items():
+        changed[place] = fusion.operands[operand]
     return changed
 
 

@@ -1,4 +1,4 @@
-"""FLOPs of one matmul or convolution of a compiled program."""
+"""FLOPs of one matmul, convolution or custom kernel of a compiled program."""
 
 import math
 import re
@@ -35,6 +35,12 @@ def flops(each: Instruction, computation: Computation) -> float:
     inputs = left[labels[1].index("f")] // groups.get("feature", 1)
     batch = left[labels[1].index("b")] // groups.get("batch", 1)
     return 2.0 * places * inputs * batch * right[labels[2].index("o")]
+
+
+def kernel_flops(each: Instruction) -> float:
+    """FLOPs of a custom kernel by the cost estimate that it brings; 0 of one that has none."""
+    match = re.search(r'"cost_estimate":\{"flops":"(\d+)"', each.attributes)
+    return float(match[1]) if match else 0.0
 
 
 def _valid(size: int, kernel: int, out: int, fields: Mapping[str, str], axis: int) -> int:

@@ -145,6 +145,41 @@ def test_a_batched_matmul_as_a_tpu_writes_it_counts_each_batch_once(count):
     assert actual.bytes == count * 4 * (16 * 32 + 16 * 8)  # b lies on the core
 
 
+# As the TPU compiler writes them: an exchange that goes on beside a fusion, a slice fetched ahead
+# onto the core, an array brought back from it, room for an array, and a Pallas kernel.
+MOVES = """\
+%async_collective_fusion.1 (p0: bf16[4,64], p1: bf16[16,64], p2: f32[32,32]) -> (f32[32,32], bf16[4,64], bf16[16,64]) {
+  %p0 = bf16[4,64] parameter(0)
+  %p1 = bf16[16,64] parameter(1)
+  %p2 = f32[32,32] parameter(2)
+  %exp = f32[32,32] exponential(%p2)
+  %gathered = bf16[16,64] all-gather(%p0), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %t = (f32[32,32], bf16[4,64], bf16[16,64]) tuple(%exp, %p0, %gathered)
+}
+
+ENTRY %main (a: bf16[4,64], b: bf16[16,64], c: f32[32,32], d: f32[8,128]) -> f32[32,32] {
+  %a = bf16[4,64] parameter(0)
+  %b = bf16[16,64] parameter(1)
+  %c = f32[32,32] parameter(2)
+  %d = f32[8,128] parameter(3)
+  %step = (f32[32,32], bf16[4,64], bf16[16,64]) fusion(%a, %b, %c), kind=kLoop, output_to_operand_aliasing={{1}: (0, {}), {2}: (1, {})}, calls=%async_collective_fusion.1
+  %ahead = ((f32[8,128]{1,0}), f32[2,128]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%d), slice={[0:2], [0:128]}
+  %fetched = f32[2,128]{1,0:S(1)} slice-done(%ahead)
+  %back = (f32[2,128]{1,0}, f32[2,128]{1,0:S(1)}, u32[]{:S(2)}) copy-start(%fetched)
+  %room = f32[512,512] custom-call(), custom_call_target="AllocateBuffer"
+  ROOT %kernel = f32[32,32] custom-call(%c), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"body":"x","cost_estimate":{"flops":"1234","transcendentals":"5","bytes_accessed":"6"}}}
+}
+"""  # noqa: E501
+
+
+def test_what_passes_through_or_is_set_aside_moves_no_bytes_and_kernels_say_their_flops():
+    actual = hlo_walk.walk(hlo_text.parse(MOVES), ONE | {"fsdp": 4})
+    fusion, ahead, back, kernel = 2 * 4096, 1024, 1024, 2 * 4096
+    assert actual.bytes == fusion + ahead + back + kernel
+    assert actual.flops == 1234
+    assert actual.collectives["all-gather", ("fsdp",)] == [1, 16 * 64 * 2 * 3 / 4]
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_a_convolution_counts_where_a_window_meets_the_input(seed):
     rng = np.random.default_rng(seed)
