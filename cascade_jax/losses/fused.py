@@ -7,68 +7,30 @@ do not count (padding) are left out of the chunks: a batch that is half padding 
 
 On a mesh the tokens are split over the data axes and the vocabulary over the tensor axis. Inside
 the loop only figures of a token each are exchanged, over the tensor axis; the gradient of the
-output matrix is added up over the data axes once, after the loop.
+output matrix is added up over the data axes once, after the loop. Of several microbatches each
+device adds it to its own sum (`HeadGradient`), and the devices add theirs once, after the last.
 """
 
 import dataclasses
 import functools
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from cascade_jax import metrics
 from cascade_jax.checks import whole_number
 from cascade_jax.losses import checks, closed_form, sums, teachers
 from cascade_jax.losses.columns import Columns
+from cascade_jax.losses.layout import HeadGradient, HeadState, Layout
 from cascade_jax.losses.variants import Loss
-from cascade_jax.names import check_choice
 from cascade_jax.unembedding import Unembedding
 
 # Begins the name of a scope around a loop whose length depends on the data; the most times that it
 # runs follows. `cascade-jax plan` finds it in the compiled program.
 LOOP_LIMIT = "at_most_"
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How the arrays lie on a mesh.
-
-    Attributes:
-      mesh: its axes are of type Auto, as `jax.sharding.Mesh` makes them.
-      data: the axis or axes that split the first axis of tokens.
-      tensor: the axis that splits the columns of the kernels.
-    """
-
-    mesh: Mesh
-    data: str | Sequence[str] = ("data", "fsdp")
-    tensor: str = "tensor"
-
-    def __post_init__(self):
-        data = (self.data,) if isinstance(self.data, str) else tuple(self.data)
-        object.__setattr__(self, "data", data)
-        if self.tensor in data:
-            raise ValueError(f"tensor {self.tensor!r} is among data {data}; give it another axis")
-        for axis in (*data, self.tensor):
-            check_choice("a mesh axis of the layout", axis, self.mesh.axis_names)
-        if set(self.mesh.axis_types) != {AxisType.Auto}:
-            raise ValueError(
-                f"the mesh has axes of types {self.mesh.axis_types}; all must be Auto, as "
-                "jax.sharding.Mesh makes them"
-            )
-
-    def shards(self) -> tuple[int, int]:
-        """Number of parts of the tokens and of the columns."""
-        return math.prod(self.mesh.shape[axis] for axis in self.data), self.mesh.shape[self.tensor]
-
-    def split_axes(self) -> tuple[tuple[str, ...], str | None]:
-        """The data axes and the tensor axis, without those that have a single device."""
-        data = tuple(axis for axis in self.data if self.mesh.shape[axis] > 1)
-        return data, self.tensor if self.mesh.shape[self.tensor] > 1 else None
 
 
 def loss_sums(
@@ -84,7 +46,7 @@ def loss_sums(
     chunk_tokens: int | None = None,
     layout: Layout | None = None,
 ) -> sums.LossSums:
-    """Loss sums and metrics of one microbatch; `loss_sum` can be differentiated.
+    """Loss sums and metrics of one batch; `loss_sum` can be differentiated.
 
     Gradients flow to `hidden` and to the kernel and bias of `unembedding`, to whichever of them is
     differentiated (a frozen output matrix costs nothing). All else is constant, the teacher and the
@@ -105,6 +67,46 @@ def loss_sums(
     Raises:
       ValueError: as `variants.Loss.__call__`, or if chunk_tokens is not positive.
     """
+    arguments = loss, hidden, unembedding, teacher, targets, weights
+    return _loss_sums(*arguments, None, step, every_metric, chunk_tokens, layout)[0]
+
+
+def microbatch_sums(
+    loss: Loss,
+    hidden: Float[Array, "*n D"],
+    teacher: Float[Array, "*n D_L"] | teachers.TeacherArgmax | teachers.TeacherTopK | None,
+    targets: Int[Array, "*n"],
+    weights: Float[Array, "*n"],
+    state: HeadState,
+    *,
+    step: Int[Array, ""] | None = None,
+    every_metric: bool = True,
+    chunk_tokens: int | None = None,
+    layout: Layout | None = None,
+) -> tuple[sums.LossSums, HeadState]:
+    """`loss_sums` of one microbatch of several, and the state after it.
+
+    The sum of the losses can be differentiated for `hidden` alone. What it would give for the
+    output layer is added to `state.gradient`, in place: that takes no memory besides, and no
+    exchange between devices until `HeadGradient.total`.
+
+    Args:
+      loss, hidden, targets, weights: as in `loss_sums`, like all settings.
+      teacher: its hidden states or facts; None for no teacher.
+      state: from `HeadState.begin`, or after the microbatch before.
+    """
+    if state.teacher is not None:
+        teacher = teachers.TeacherHidden(teacher, state.teacher)
+    student = jax.lax.stop_gradient(state.student)
+    arguments = loss, hidden, student, teacher, targets, weights, state.gradient
+    result, gradient = _loss_sums(*arguments, step, every_metric, chunk_tokens, layout)
+    return result, state.replace(gradient=gradient)
+
+
+def _loss_sums(
+    loss, hidden, unembedding, teacher, targets, weights, so_far, step, every_metric,
+    chunk_tokens, layout,
+):  # fmt: skip
     checks.check_targets(targets, weights, unembedding.num_ids)
     arguments = hidden, unembedding, teacher, targets, weights
     hidden, unembedding, teacher, targets, weights = jax.tree.map(jnp.asarray, arguments)
@@ -113,17 +115,20 @@ def loss_sums(
     _check(loss, hidden, unembedding, teacher, targets, weights, layout, chunk_tokens)
     setup = _Setup(loss, unembedding.num_ids, chunk_tokens, every_metric, layout)
     if not targets.size:
-        return sums.reduce(_no_terms(setup, teacher, 0), weights.reshape(0), loss.normalizer)
+        terms = _no_terms(setup, teacher, 0)
+        return sums.reduce(terms, weights.reshape(0), loss.normalizer), so_far
     columns = unembedding.columns
     if isinstance(teacher, teachers.TeacherHidden):
         # Columns of both models must lie on the same devices. (Nothing is copied where they do.)
         columns = max(columns, teacher.unembedding.columns)
         teacher = dataclasses.replace(teacher, unembedding=teacher.unembedding.widened(columns))
     constants = (teachers.with_wide_ids(teacher), targets.astype(jnp.int32), weights, step)
-    loss_sum, terms = _head(setup, hidden, unembedding.widened(columns), constants)
+    unembedding = unembedding.widened(columns)
+    loss_sum, terms, so_far = _head(setup, hidden, unembedding, constants, so_far)
     reduced = sums.reduce(terms, weights, loss.normalizer)
     shown = metrics.Ratio(loss_sum, reduced.count)
-    return sums.LossSums(loss_sum, reduced.count, reduced.metrics | {metrics.LOSS: shown})
+    result = sums.LossSums(loss_sum, reduced.count, reduced.metrics | {metrics.LOSS: shown})
+    return result, so_far
 
 
 def _check(loss, hidden, unembedding, teacher, targets, weights, layout, chunk_tokens) -> None:
@@ -174,21 +179,22 @@ class _Setup:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _head(setup: _Setup, hidden, unembedding, constants):
-    """(sum of the weighted losses, TokenTerms); the gradients are made along with them."""
-    loss_sum, terms, _ = _run(setup, hidden, unembedding, constants, (False, False))
-    return loss_sum, terms
+def _head(setup: _Setup, hidden, unembedding, constants, so_far):
+    """(sum of the weighted losses, TokenTerms, HeadGradient or None).
+
+    The gradients are made along with them.
+    """
+    return _run(setup, hidden, unembedding, constants, so_far, (False, False))[0]
 
 
-def _forward(setup, hidden, unembedding, constants):
+def _forward(setup, hidden, unembedding, constants, so_far):
     """`_head` and the gradients with respect to what is differentiated."""
     # With `symbolic_zeros` the arguments' leaves are pairs of `value` and `perturbed`.
     primals = functools.partial(jax.tree.map, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
     flags = jax.tree.leaves(primals(lambda leaf: leaf.perturbed, unembedding))
     perturbed = hidden.perturbed, any(flags)
-    values = primals(lambda leaf: leaf.value, (hidden, unembedding, constants))
-    loss_sum, terms, gradients = _run(setup, *values, perturbed)
-    return (loss_sum, terms), gradients
+    arguments = hidden, unembedding, constants, so_far
+    return _run(setup, *primals(lambda leaf: leaf.value, arguments), perturbed)
 
 
 def _backward(setup, gradients, cotangents):
@@ -198,50 +204,48 @@ def _backward(setup, gradients, cotangents):
     if isinstance(factor, jax.custom_derivatives.SymbolicZero):
         factor = jnp.zeros(factor.shape, factor.dtype)
     scaled = jax.tree.map(lambda g: (g.astype(jnp.float32) * factor).astype(g.dtype), gradients)
-    return (*scaled, None)
+    return (*scaled, None, None)
 
 
 _head.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _run(setup, hidden, unembedding, constants, perturbed):
-    """(loss sum, TokenTerms, gradients), the last (of hidden, of unembedding) or None for each."""
+def _run(setup, hidden, unembedding, constants, so_far, perturbed):
+    """((loss sum, TokenTerms, HeadGradient), gradients): of hidden and unembedding, or None."""
     sweep = functools.partial(_sweep, setup, perturbed)
     if setup.layout is not None:
-        sweep = _on_mesh(sweep, setup, hidden, unembedding, constants, perturbed)
-    terms, gradients = sweep(hidden, unembedding, constants)
+        sweep = _on_mesh(sweep, setup, hidden, unembedding, constants, so_far, perturbed)
+    terms, gradients, so_far = sweep(hidden, unembedding, constants, so_far)
     weights = constants[2].astype(jnp.float32)
-    return jnp.sum(terms.loss * weights), terms, gradients
+    return (jnp.sum(terms.loss * weights), terms, so_far), gradients
 
 
-def _on_mesh(sweep, setup, hidden, unembedding, constants, perturbed):
+def _on_mesh(sweep, setup, hidden, unembedding, constants, so_far, perturbed):
     """`sweep` under `jax.shard_map`, every device with its tokens and its columns."""
     layout = setup.layout
     by_token = PartitionSpec(layout.data)
     teacher, _, _, step = constants
-
-    def specs(head):
-        columns = PartitionSpec(layout.tensor)
-        kernel = columns if head.tied else PartitionSpec(None, layout.tensor)
-        return dataclasses.replace(head, kernel=kernel, bias=None if head.bias is None else columns)
-
-    head_specs = specs(unembedding)
+    head_specs = layout.head_specs(unembedding)
     teacher_specs = jax.tree.map(lambda _: by_token, teacher)
     if isinstance(teacher, teachers.TeacherHidden):
-        teacher_specs = teachers.TeacherHidden(by_token, specs(teacher.unembedding))
+        teacher_specs = teachers.TeacherHidden(by_token, layout.head_specs(teacher.unembedding))
     constant_specs = teacher_specs, by_token, by_token, None if step is None else PartitionSpec()
     gradient_specs = by_token if perturbed[0] else None, head_specs if perturbed[1] else None
+    sum_specs = None if so_far is None else layout.gradient_specs(unembedding)
     return jax.shard_map(
         sweep,
         mesh=layout.mesh,
-        in_specs=(by_token, head_specs, constant_specs),
-        out_specs=(by_token, gradient_specs),
+        in_specs=(by_token, head_specs, constant_specs, sum_specs),
+        out_specs=(by_token, gradient_specs, sum_specs),
         check_vma=False,  # a loop's carry starts the same on all devices and ends different
     )
 
 
-def _sweep(setup, perturbed, hidden, unembedding, constants):
-    """This device's part: a loop over chunks of its counted tokens. Returns (terms, gradients)."""
+def _sweep(setup, perturbed, hidden, unembedding, constants, so_far):
+    """This device's part: a loop over chunks of its counted tokens.
+
+    Returns (terms, gradients, so_far with this batch's part).
+    """
     teacher, targets, weights, step = constants
     data_axes, tensor_axis = ((), None) if setup.layout is None else setup.layout.split_axes()
     columns, shape = Columns(setup.num_ids, tensor_axis), targets.shape
@@ -272,8 +276,9 @@ def _sweep(setup, perturbed, hidden, unembedding, constants):
         is_real = start + jnp.arange(size) < num_counted
         tokens = jax.tree.map(lambda x: _keep(x[rows], is_real), per_token)
         chunk_terms, gradient = _chunk(
-            setup, head, teacher_head, tokens, is_real, step, columns, num_counted, any(perturbed)
-        )
+            setup, head, teacher_head, tokens, is_real, step, columns, num_counted,
+            with_gradient=any(perturbed) or so_far is not None,
+        )  # fmt: skip
         put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
         terms = jax.tree.map(put, terms, chunk_terms)
         if d_hidden is not None:
@@ -282,11 +287,14 @@ def _sweep(setup, perturbed, hidden, unembedding, constants):
             d_head = jax.tree.map(jnp.add, d_head, _d_head(head, tokens[0], gradient))
         return terms, d_hidden, d_head
 
-    first = (
-        _no_terms(setup, teacher, slots),
-        jnp.zeros((slots, hidden.shape[-1]), jnp.float32) if perturbed[0] else None,
-        jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), head) if perturbed[1] else None,
-    )
+    d_head = None
+    if so_far is not None:
+        own = jax.tree.map(lambda x: x[0], so_far)
+        d_head = dataclasses.replace(head, kernel=own.kernel, bias=own.bias)
+    elif perturbed[1]:
+        d_head = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), head)
+    d_hidden = jnp.zeros((slots, hidden.shape[-1]), jnp.float32) if perturbed[0] else None
+    first = _no_terms(setup, teacher, slots), d_hidden, d_head
     with jax.named_scope(f"{LOOP_LIMIT}{slots // size}"):
         terms, d_hidden, d_head = jax.lax.fori_loop(0, num_chunks, one_chunk, first)
 
@@ -296,10 +304,13 @@ def _sweep(setup, perturbed, hidden, unembedding, constants):
     if d_hidden is not None:
         d_hidden = jax.lax.psum(d_hidden, tensor_axis) if tensor_axis else d_hidden
         d_hidden = d_hidden[slot_of].reshape(hidden.shape).astype(hidden.dtype)
+    if so_far is not None:
+        so_far = HeadGradient(d_head.kernel, d_head.bias)
+        return terms, (d_hidden, None), jax.tree.map(lambda x: x[None], so_far)
     if d_head is not None:
         d_head = jax.lax.psum(d_head, data_axes) if data_axes else d_head
         d_head = jax.tree.map(lambda g, x: g.astype(x.dtype), d_head, unembedding)
-    return terms, (d_hidden, d_head)
+    return terms, (d_hidden, d_head), None
 
 
 def _chunk_size(count: int, most: int) -> int:

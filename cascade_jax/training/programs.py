@@ -119,4 +119,6 @@ def reading_frozen(loss_fn: Callable, lora: Lora | None = None) -> Callable:
             params = lora.merge(frozen.base, params)
         return loss_fn(params, frozen.teacher, *arguments, **settings)
 
+    if lora is None and hasattr(loss_fn, "begin_head"):
+        call.begin_head = lambda params, frozen: loss_fn.begin_head(params, frozen.teacher)
     return call

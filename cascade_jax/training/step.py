@@ -47,8 +47,10 @@ def make_loss_fn(
 
     Returns:
       A function (student_params, teacher_params, batch, dropout_key=None, step=None,
-      every_metric=False) -> LossSums. `step` is for schedules of the loss. Without a teacher, the
-      batch may be a CachedTeacherBatch.
+      every_metric=False, head_state=None) -> LossSums. `step` is for schedules of the loss.
+      Without a teacher, the batch may be a CachedTeacherBatch. With a `HeadState` the fused head
+      adds the output layer's gradient to it, and it is returned beside the LossSums; the
+      function's `begin_head` (student_params, teacher_params) -> HeadState begins one.
     """
     check_choice("head", head, HEADS)
     layout = None if mesh is None else fused.Layout(mesh, mesh_lib.BATCH_AXES, mesh_lib.TENSOR)
@@ -60,8 +62,9 @@ def make_loss_fn(
             return run_model(*arguments)
 
     def loss_fn(
-        student_params, teacher_params, batch, dropout_key=None, step=None, every_metric=False
-    ) -> sums.LossSums:
+        student_params, teacher_params, batch, dropout_key=None, step=None, every_metric=False,
+        head_state=None,
+    ):  # fmt: skip
         facts = None
         if isinstance(batch, CachedTeacherBatch):
             batch, facts = batch.batch, batch.teacher
@@ -74,12 +77,20 @@ def make_loss_fn(
         if head == "plain":
             theirs = facts if theirs is None else theirs
             return loss(ours, theirs, *tokens, step=step, every_metric=every_metric)
+        settings = dict(every_metric=every_metric, chunk_tokens=chunk_tokens, layout=layout)
+        if head_state is not None:
+            theirs = facts if theirs is None else theirs[0]
+            arguments = loss, ours[0], theirs, *tokens, head_state
+            return fused.microbatch_sums(*arguments, step=step, **settings)
         theirs = facts if theirs is None else teachers.TeacherHidden(*theirs)
-        return fused.loss_sums(
-            loss, *ours, theirs, *tokens,
-            step=step, every_metric=every_metric, chunk_tokens=chunk_tokens, layout=layout,
-        )  # fmt: skip
+        return fused.loss_sums(loss, *ours, theirs, *tokens, step=step, **settings)
 
+    def begin_head(student_params, teacher_params):
+        theirs = None if teacher is None else teacher.unembedding(teacher_params)
+        return fused.HeadState.begin(student.unembedding(student_params), theirs, layout)
+
+    if head == "fused":
+        loss_fn.begin_head = begin_head
     return loss_fn
 
 
@@ -99,7 +110,8 @@ def make_train_step(
       learning_rate: reported only; the optimizer holds its own.
       state_shardings, mesh: a TrainState of shardings, and the device mesh.
       microbatches: into how many parts the batch is cut, one after the other; gradients of the
-        loss *sums* are added and divided by the total count once.
+        loss *sums* are added and divided by the total count once. Of the output layer each device
+        adds its own, and they meet once, after the last part.
 
     Returns:
       A function (state, frozen, batch, key) -> (new state, metrics), where `frozen` is the second
@@ -110,20 +122,40 @@ def make_train_step(
     def train_step(state: TrainState, frozen: PyTree, batch: Batch | DecoderBatch, key):
         step_key = jax.random.fold_in(key, state.step)
 
-        def value(params, part, part_key):
-            losses = loss_fn(params, frozen, part, part_key, state.step)
-            return losses.loss_sum, losses
+        def value(params, part, part_key, head_state):
+            arguments = params, frozen, part, part_key, state.step
+            if head_state is None:
+                losses = loss_fn(*arguments)
+            else:
+                losses, head_state = loss_fn(*arguments, head_state=head_state)
+            return losses.loss_sum, (losses, head_state)
 
-        def grad_fn(params, part, part_key):
-            grads, losses = jax.grad(value, has_aux=True)(params, part, part_key)
+        def grad_fn(params, part, part_key, head_state=None):
+            arguments = params, part, part_key, head_state
+            grads, (losses, head_state) = jax.grad(value, has_aux=True)(*arguments)
             # As the parameters are, before they are added up: no device holds all of them.
-            return jax.lax.with_sharding_constraint(grads, state_shardings.params), losses
+            grads = jax.lax.with_sharding_constraint(grads, state_shardings.params)
+            return (grads, losses), head_state
 
         if microbatches == 1:
-            grad_sums, losses = grad_fn(state.params, batch, step_key)
+            (grad_sums, losses), _ = grad_fn(state.params, batch, step_key)
+        elif not hasattr(loss_fn, "begin_head"):
+            arguments = batch, step_key, microbatches, mesh
+            (grad_sums, losses), _ = _accumulate(grad_fn, state.params, None, *arguments)
         else:
-            arguments = state.params, batch, step_key, microbatches, mesh
-            grad_sums, losses = _accumulate(grad_fn, *arguments)
+
+            def begin_head(params):
+                head_state = loss_fn.begin_head(params, frozen)
+                return head_state.student, head_state
+
+            student, add_head, head_state = jax.vjp(begin_head, state.params, has_aux=True)
+            arguments = batch, step_key, microbatches, mesh
+            (grad_sums, losses), head_state = _accumulate(
+                grad_fn, state.params, head_state, *arguments
+            )
+            (of_head,) = add_head(head_state.gradient.total(student))
+            of_head = jax.lax.with_sharding_constraint(of_head, state_shardings.params)
+            grad_sums = jax.tree.map(jnp.add, grad_sums, of_head)
         grads = jax.tree.map(lambda g: numerics.safe_ratio(g, losses.count), grad_sums)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -145,12 +177,13 @@ def make_train_step(
 def _accumulate(
     grad_fn: Callable,
     params: PyTree,
+    head_state: fused.HeadState | None,
     batch: Batch,
     key: PRNGKeyArray,
     parts: int,
     mesh: Mesh,
-) -> tuple[PyTree, sums.LossSums]:
-    """Sums of gradients and losses over microbatches, in float32.
+) -> tuple[tuple[PyTree, sums.LossSums], fused.HeadState | None]:
+    """Sums of gradients and losses over microbatches, in float32, and the head's state after them.
 
     Row i goes to microbatch `i mod parts`, so that every device of the data axes has its share of
     each and nothing moves between devices.
@@ -163,16 +196,23 @@ def _accumulate(
 
     batches = jax.tree.map(cut, batch)
 
-    def add(total, part_and_index):
-        part, index = part_and_index
-        part_sums = grad_fn(params, part, jax.random.fold_in(key, index))
-        return jax.tree.map(jnp.add, total, part_sums), None
+    gradient = None if head_state is None else head_state.gradient
+
+    def one(part, part_key, gradient):
+        state = None if head_state is None else head_state.replace(gradient=gradient)
+        result, state = grad_fn(params, part, part_key, state)
+        return result, None if state is None else state.gradient
+
+    def add(carry, part_and_index):
+        (total, gradient), (part, index) = carry, part_and_index
+        more, gradient = one(part, jax.random.fold_in(key, index), gradient)
+        return (jax.tree.map(jnp.add, total, more), gradient), None
 
     first = jax.tree.map(lambda x: x[0], batches)
-    shapes = jax.eval_shape(grad_fn, params, first, key)
+    shapes, _ = jax.eval_shape(one, first, key, gradient)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, (batches, jnp.arange(parts)))
-    return total
+    (total, gradient), _ = jax.lax.scan(add, (zeros, gradient), (batches, jnp.arange(parts)))
+    return total, None if head_state is None else head_state.replace(gradient=gradient)
 
 
 def make_eval_step(loss_fn: Callable, mesh: Mesh) -> Callable[..., StepMetrics]:

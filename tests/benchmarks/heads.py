@@ -175,8 +175,14 @@ def _peer(value, mesh, columns):
     return lambda trained, fixed: mapped(*trained, fixed[2])
 
 
-def in_microbatches(step: Callable, sizes: Sizes, mesh: Mesh | None) -> Callable:
-    """The step over several microbatches in a scan, gradients added in float32 as in training."""
+def in_microbatches(head: Head, sizes: Sizes, loss: variants.Loss, mesh: Mesh | None) -> Callable:
+    """The head's step over several microbatches in a scan, gradients added in float32.
+
+    As in training, the fused head adds the output matrix's gradient itself.
+    """
+    adds_itself = head.name == FUSED.name
+    layout = None if mesh is None else fused.Layout(mesh, "data")
+    step = head.make(sizes, loss, mesh)
 
     def cut(rows):
         parts = rows.reshape(-1, sizes.microbatches, *rows.shape[1:]).swapaxes(0, 1)
@@ -185,23 +191,47 @@ def in_microbatches(step: Callable, sizes: Sizes, mesh: Mesh | None) -> Callable
         split = NamedSharding(mesh, PartitionSpec(None, "data"))
         return jax.lax.with_sharding_constraint(parts, split)
 
+    def begin(kernel, teacher_kernel):
+        theirs = None
+        if teacher_kernel is not None:
+            theirs = Unembedding(teacher_kernel, dtype=sizes.dtype)
+        return fused.HeadState.begin(Unembedding(kernel, dtype=sizes.dtype), theirs, layout)
+
+    def fused_part(head_state, hidden, teacher_hidden, labels):
+        def value(hidden):
+            result, state = fused.microbatch_sums(
+                loss, hidden, teacher_hidden, *labels, head_state,
+                chunk_tokens=sizes.chunk_tokens, layout=layout, **_every(sizes),
+            )  # fmt: skip
+            return result.loss_sum, state.gradient
+
+        return jax.value_and_grad(value, has_aux=True)(hidden)
+
     def whole_step(trained, fixed):
         hidden, kernel = trained
         teacher_hidden, teacher_kernel, *labels = fixed
+        state = begin(kernel, teacher_kernel) if adds_itself else None
 
-        def add(total, part):
-            hidden, teacher_hidden, labels = part
-            (loss_sum, _), (d_hidden, d_kernel) = step(
-                (hidden, kernel), (teacher_hidden, teacher_kernel, *labels)
-            )
-            result = loss_sum, d_kernel.astype(jnp.float32)
-            return jax.tree.map(jnp.add, total, result), d_hidden
+        def add(carry, part):
+            (loss_sum, total), (hidden, teacher_hidden, labels) = carry, part
+            if adds_itself:
+                arguments = state.replace(gradient=total), hidden, teacher_hidden, labels
+                (more, total), d_hidden = fused_part(*arguments)
+            else:
+                (more, _), (d_hidden, d_kernel) = step(
+                    (hidden, kernel), (teacher_hidden, teacher_kernel, *labels)
+                )
+                total = total + d_kernel.astype(jnp.float32)
+            return (loss_sum + more, total), d_hidden
 
-        zero = jnp.zeros(()), jnp.zeros(kernel.shape, jnp.float32)
+        zero = state.gradient if adds_itself else jnp.zeros(kernel.shape, jnp.float32)
         parts = jax.tree.map(cut, (hidden, teacher_hidden, labels))
-        (loss_sum, d_kernel), d_hidden = jax.lax.scan(add, zero, parts)
+        (loss_sum, total), d_hidden = jax.lax.scan(add, (jnp.zeros(()), zero), parts)
         d_hidden = d_hidden.swapaxes(0, 1).reshape(hidden.shape)
-        return (loss_sum, {}), (d_hidden, d_kernel.astype(kernel.dtype))
+        if adds_itself:
+            total = total.total(state.student).kernel
+            total = total if total.shape == kernel.shape else total.T
+        return (loss_sum, {}), (d_hidden, total.astype(kernel.dtype))
 
     return whole_step
 

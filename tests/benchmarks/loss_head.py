@@ -224,9 +224,9 @@ def tpu_row(head: Head, sizes: Sizes, loss: variants.Loss, mesh: Mesh) -> dict:
     outputs = (everywhere, everywhere), tuple(x.sharding for x in arguments[0])
     # On one chip there is nothing to split.
     mesh_or_none = mesh if mesh.size > 1 else None
-    step = head.make(sizes, loss, mesh_or_none)
-    if sizes.microbatches > 1 and not is_peer:
-        step = heads.in_microbatches(step, sizes, mesh_or_none)
+    in_parts = sizes.microbatches > 1 and not is_peer
+    make = functools.partial(heads.in_microbatches, head) if in_parts else head.make
+    step = make(sizes, loss, mesh_or_none)
     # tokamax asks the default device which kernels it may use.
     chosen = jax.default_device(mesh.devices.flat[0]) if is_peer else contextlib.nullcontext()
     with chosen:

@@ -132,6 +132,18 @@ def test_on_eight_tpu_chips_with_a_vocabulary_of_256k(repository):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the TPU compiler is not installed: pip install libtpu",
+)
+def test_on_eight_tpu_chips_microbatches_take_no_more_memory(repository):
+    flags = "--tpu", "--variants", "CAT-Dist", "--chips", "8", "--microbatches", "4"
+    row = benchmark(repository, *flags)["fused"]
+    assert row["temp_gb"] <= 3.0
+    assert (row["outside"], row["inside"]) == (1, 0)
+
+
+@pytest.mark.slow
 def test_on_cpu_the_fused_head_is_faster_and_exact(repository):
     rows = benchmark(repository, "--variants", "CAT-Dist")
     assert rows["fused"]["ratio"] <= 0.9
