@@ -42,6 +42,20 @@ def test_a_size_has_the_published_models_parameters(name):
     assert flops.parameter_count(families.parameter_shapes(config)) == PARAMETERS[name]
 
 
+@pytest.mark.parametrize(
+    "name, embedding, others",
+    [("gemma3_1b", 302_000_000, 698_000_000), ("gemma3_4b", 675_000_000, 3_209_000_000)],
+)
+def test_gemma_has_the_parameters_of_its_report(name, embedding, others):
+    # Gemma 3 Technical Report, table 1; the 4B's embedding has 64 rows more than ids in use.
+    gin_config.load([f"gin/models/{name}.gin"])
+    config = gin.query_parameter(f"{name.upper()}/gin.macro.value").scoped_configurable_fn()
+    rows = config.vocab_size * config.embed_dim
+    assert rows == pytest.approx(embedding, rel=6e-3)
+    count = flops.parameter_count(families.parameter_shapes(config))
+    assert count - rows == pytest.approx(others, rel=2e-3)
+
+
 @pytest.mark.parametrize("pair", ["t5_1_1_small_large", "t5_1_1_base_xxl"])
 def test_a_pair_file_says_which_is_which(pair):
     gin_config.load([f"gin/pairs/{pair}.gin"])

@@ -15,7 +15,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from cascade_jax import axes
-from cascade_jax.models.blocks import over_queries
+from cascade_jax.models import cudnn
+from cascade_jax.models.blocks import in_blocks
 from cascade_jax.models.config import DecoderConfig, RopeScaling
 from cascade_jax.models.layers import Dense, empty_cache, heads, keys_last, norm, write_cache
 from cascade_jax.models.ragged import Ragged
@@ -105,14 +106,18 @@ def attend(
     """`softmax(cap(scale * q k^T)) v` with the keys that each query may see; softmax in float32.
 
     Each of the G key heads serves H / G query heads that stand together. Long rows of queries are
-    taken in blocks (`over_queries`).
+    taken in blocks (`in_blocks`).
 
     Reference: Vaswani et al. 2017, section 3.2; Ainslie et al. 2023, "GQA".
     """
-    batch, _, num_heads, size = query.shape
-    groups = key.shape[1]
 
-    def block(query, places):
+    if soft_cap is None and cudnn.takes(query, key):
+        visible = is_visible(query_places, key_places, window)
+        return cudnn.attend(query, key, value, visible, scale)
+
+    def block(query, key, value, places):
+        batch, _, num_heads, size = query.shape
+        groups = key.shape[1]
         query = query.reshape(batch, -1, groups, num_heads // groups, size)
         logits = jnp.einsum("bqghk,bgkt->bghqt", query, key, preferred_element_type=jnp.float32)
         logits = logits * scale
@@ -124,7 +129,10 @@ def attend(
         answers = jnp.einsum("bghqt,bgkt->bqghk", weights, value)
         return answers.reshape(batch, -1, num_heads, size)
 
-    return over_queries(block, chunk, (query, 1), (query_places, 1))
+    return in_blocks(
+        block, chunk, key.shape[-1], (query, 1, 2), (key, None, 1), (value, None, 1),
+        (query_places, 1, None),
+    )  # fmt: skip
 
 
 @flax.struct.dataclass

@@ -16,7 +16,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from cascade_jax import axes
-from cascade_jax.models.blocks import over_queries
+from cascade_jax.models import cudnn
+from cascade_jax.models.blocks import in_blocks
 from cascade_jax.models.config import DecoderConfig, ModelConfig, T5Config
 from cascade_jax.models.ragged import Ragged
 
@@ -70,7 +71,9 @@ class Dense(nn.Module):
         # Rows in one axis: the kernel's gradient then sums over one axis. Over two, XLA's CPU
         # compiler transposes the larger operand first, which takes as long as the product.
         rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
-        product = (rows @ kernel.astype(self.dtype)).reshape(*x.shape[:-1], self.features)
+        whole = tuple(None if axis == axes.EMBED else axis for axis in self.kernel_axes)
+        gathered = nn.with_logical_constraint(kernel.astype(self.dtype), whole)
+        product = (rows @ gathered).reshape(*x.shape[:-1], self.features)
         if not self.use_bias:
             return product
         init = nn.with_logical_partitioning(nn.initializers.zeros, self.kernel_axes[1:])
@@ -324,20 +327,25 @@ class Attention(nn.Module):
 
 def _attend(query, key, value, mask, bias, chunk):
     """Attention output of the queries [B Q H K]."""
-    both = {"mask": mask, "bias": bias}
-    # A mask or bias may be one for all queries; else it is cut as they are.
-    cut = {k: (x, 2) for k, x in both.items() if x is not None and x.shape[2] == query.shape[1]}
+    if bias is None and cudnn.takes(query, key):
+        return cudnn.attend(query, key, value, mask[:, 0], 1.0)
 
-    def attend(query, *parts):
-        block = both | dict(zip(cut, parts, strict=True))
+    def attend(query, key, value, mask, bias):
         logits = jnp.einsum("bqhk,bhkt->bhqt", query, key, preferred_element_type=jnp.float32)
         if bias is not None:
-            logits = logits + block["bias"]
-        weights = jax.nn.softmax(jnp.where(block["mask"], logits, _MASKED), axis=-1)
-        weights = jnp.where(block["mask"], weights, 0.0).astype(value.dtype)
+            logits = logits + bias
+        weights = jax.nn.softmax(jnp.where(mask, logits, _MASKED), axis=-1)
+        weights = jnp.where(mask, weights, 0.0).astype(value.dtype)
         return jnp.einsum("bhqt,bhkt->bqhk", weights, value)
 
-    return over_queries(attend, chunk, (query, 1), *cut.values())
+    # A mask or bias may be one for all queries; else it is cut as they are.
+    def by_query(x):
+        return 2 if x is not None and x.shape[2] == query.shape[1] else None
+
+    return in_blocks(
+        attend, chunk, key.shape[-1], (query, 1, 2), (key, None, 1), (value, None, 1),
+        (mask, by_query(mask), None), (bias, by_query(bias), None if bias is None else 1),
+    )  # fmt: skip
 
 
 _KEYS = (axes.BATCH, axes.HEADS, axes.HEAD_SIZE, axes.LENGTH)
