@@ -257,16 +257,10 @@ def _sweep(setup, perturbed, hidden, unembedding, constants, so_far):
         lambda x: x.reshape(-1, *x.shape[len(shape) :]), (hidden, facts, targets, weights)
     )
 
-    ############################ Counted tokens first ############################
     count = per_token[3].size
     size = _chunk_size(count, setup.chunk_tokens)
     slots = -(-count // size) * size
-    is_counted = per_token[3] != 0
-    order = jnp.argsort(~is_counted, stable=True)
-    num_counted = jnp.sum(is_counted)
-    num_chunks = -(-num_counted // size)
-    if data_axes:  # every device does as many rounds: they meet in the exchanges
-        num_chunks = jax.lax.pmax(num_chunks, data_axes)
+    order, num_counted, num_chunks = _counted_first(per_token[3], size, data_axes)
 
     ############################ The loop ############################
     def one_chunk(i, carry):
@@ -287,12 +281,7 @@ def _sweep(setup, perturbed, hidden, unembedding, constants, so_far):
             d_head = jax.tree.map(jnp.add, d_head, _d_head(head, tokens[0], gradient))
         return terms, d_hidden, d_head
 
-    d_head = None
-    if so_far is not None:
-        own = jax.tree.map(lambda x: x[0], so_far)
-        d_head = dataclasses.replace(head, kernel=own.kernel, bias=own.bias)
-    elif perturbed[1]:
-        d_head = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), head)
+    d_head = _first_d_head(head, perturbed[1], so_far)
     d_hidden = jnp.zeros((slots, hidden.shape[-1]), jnp.float32) if perturbed[0] else None
     first = _no_terms(setup, teacher, slots), d_hidden, d_head
     with jax.named_scope(f"{LOOP_LIMIT}{slots // size}"):
@@ -311,6 +300,25 @@ def _sweep(setup, perturbed, hidden, unembedding, constants, so_far):
         d_head = jax.lax.psum(d_head, data_axes) if data_axes else d_head
         d_head = jax.tree.map(lambda g, x: g.astype(x.dtype), d_head, unembedding)
     return terms, (d_hidden, d_head), None
+
+
+def _first_d_head(head, is_perturbed, so_far):
+    """This device's gradient of the output layer before the batch, or None."""
+    if so_far is not None:
+        own = jax.tree.map(lambda x: x[0], so_far)
+        return dataclasses.replace(head, kernel=own.kernel, bias=own.bias)
+    zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, jnp.float32))
+    return zeros(head) if is_perturbed else None
+
+
+def _counted_first(weights, size, data_axes):
+    """(order of the tokens, number that count, number of chunks)."""
+    is_counted = weights != 0
+    num_counted = jnp.sum(is_counted)
+    num_chunks = -(-num_counted // size)
+    if data_axes:  # every device does as many rounds: they meet in the exchanges
+        num_chunks = jax.lax.pmax(num_chunks, data_axes)
+    return jnp.argsort(~is_counted, stable=True), num_counted, num_chunks
 
 
 def _chunk_size(count: int, most: int) -> int:

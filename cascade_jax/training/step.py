@@ -1,5 +1,6 @@
 """One update of the student: both forward passes, the loss, gradients, the optimizer."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -37,25 +38,24 @@ def make_loss_fn(
     """Both forward passes and the loss head.
 
     Args:
-      student, teacher: the models; None for no teacher.
-      loss: the variant.
+      student, teacher, loss: the models, None for no teacher, and the variant.
       head: "fused" never holds a [tokens, vocabulary] array; "plain" computes the same from whole
         logits and serves as its reference.
-      mesh: None for one device; the fused head needs to know.
-      chunk_tokens: of the fused head.
+      mesh, chunk_tokens: of the fused head; no mesh for one device.
       student_rules, teacher_rules: how each model is split, see `parallel/rules.py`.
 
     Returns:
       A function (student_params, teacher_params, batch, dropout_key=None, step=None,
       every_metric=False, head_state=None) -> LossSums. `step` is for schedules of the loss.
-      Without a teacher, the batch may be a CachedTeacherBatch. With a `HeadState` the fused head
-      adds the output layer's gradient to it, and it is returned beside the LossSums; the
-      function's `begin_head` (student_params, teacher_params) -> HeadState begins one.
+      Without a teacher, the batch may be a CachedTeacherBatch. A `HeadState`, which its attribute
+      `begin_head` makes of both parameters, is returned beside the LossSums with the output layer's
+      gradient added to it.
     """
     check_choice("head", head, HEADS)
     layout = None if mesh is None else fused.Layout(mesh, mesh_lib.BATCH_AXES, mesh_lib.TENSOR)
 
     run_model = families.hidden_and_unembedding if head == "fused" else families.logits
+    settings = dict(chunk_tokens=chunk_tokens, layout=layout)
 
     def forward(table, *arguments):
         with rules.applied(table):
@@ -68,30 +68,27 @@ def make_loss_fn(
         facts = None
         if isinstance(batch, CachedTeacherBatch):
             batch, facts = batch.batch, batch.teacher
-        ours = forward(student_rules, student, student_params, batch, dropout_key)
-        theirs = None
+        ours, theirs = forward(student_rules, student, student_params, batch, dropout_key), None
         if teacher is not None:
             # The one place where gradients stop: nothing flows into the frozen teacher.
             theirs = jax.lax.stop_gradient(forward(teacher_rules, teacher, teacher_params, batch))
-        tokens = batch.targets, batch.weights
+        tokens, at = (batch.targets, batch.weights), {"step": step, "every_metric": every_metric}
         if head == "plain":
-            theirs = facts if theirs is None else theirs
-            return loss(ours, theirs, *tokens, step=step, every_metric=every_metric)
-        settings = dict(every_metric=every_metric, chunk_tokens=chunk_tokens, layout=layout)
+            return loss(ours, facts if theirs is None else theirs, *tokens, **at)
         if head_state is not None:
-            theirs = facts if theirs is None else theirs[0]
-            arguments = loss, ours[0], theirs, *tokens, head_state
-            return fused.microbatch_sums(*arguments, step=step, **settings)
+            arguments = ours[0], facts if theirs is None else theirs[0], *tokens, head_state
+            return fused.microbatch_sums(loss, *arguments, **at, **settings)
         theirs = facts if theirs is None else teachers.TeacherHidden(*theirs)
-        return fused.loss_sums(loss, *ours, theirs, *tokens, step=step, **settings)
-
-    def begin_head(student_params, teacher_params):
-        theirs = None if teacher is None else teacher.unembedding(teacher_params)
-        return fused.HeadState.begin(student.unembedding(student_params), theirs, layout)
+        return fused.loss_sums(loss, *ours, theirs, *tokens, **at, **settings)
 
     if head == "fused":
-        loss_fn.begin_head = begin_head
+        loss_fn.begin_head = functools.partial(_begin_head, student, teacher, layout)
     return loss_fn
+
+
+def _begin_head(student, teacher, layout, student_params, teacher_params) -> fused.HeadState:
+    theirs = None if teacher is None else teacher.unembedding(teacher_params)
+    return fused.HeadState.begin(student.unembedding(student_params), theirs, layout)
 
 
 def make_train_step(
@@ -122,37 +119,17 @@ def make_train_step(
     def train_step(state: TrainState, frozen: PyTree, batch: Batch | DecoderBatch, key):
         step_key = jax.random.fold_in(key, state.step)
 
-        def value(params, part, part_key, head_state):
-            arguments = params, frozen, part, part_key, state.step
-            if head_state is None:
-                losses = loss_fn(*arguments)
-            else:
-                losses, head_state = loss_fn(*arguments, head_state=head_state)
-            return losses.loss_sum, (losses, head_state)
-
-        def grad_fn(params, part, part_key, head_state=None):
-            arguments = params, part, part_key, head_state
-            grads, (losses, head_state) = jax.grad(value, has_aux=True)(*arguments)
-            # As the parameters are, before they are added up: no device holds all of them.
-            grads = jax.lax.with_sharding_constraint(grads, state_shardings.params)
-            return (grads, losses), head_state
-
+        grad_fn = _gradients_of(loss_fn, frozen, state, state_shardings.params)
         if microbatches == 1:
             (grad_sums, losses), _ = grad_fn(state.params, batch, step_key)
         elif not hasattr(loss_fn, "begin_head"):
             arguments = batch, step_key, microbatches, mesh
             (grad_sums, losses), _ = _accumulate(grad_fn, state.params, None, *arguments)
         else:
-
-            def begin_head(params):
-                head_state = loss_fn.begin_head(params, frozen)
-                return head_state.student, head_state
-
+            begin_head = functools.partial(_student_head, loss_fn, frozen)
             student, add_head, head_state = jax.vjp(begin_head, state.params, has_aux=True)
-            arguments = batch, step_key, microbatches, mesh
-            (grad_sums, losses), head_state = _accumulate(
-                grad_fn, state.params, head_state, *arguments
-            )
+            arguments = state.params, head_state, batch, step_key, microbatches, mesh
+            (grad_sums, losses), head_state = _accumulate(grad_fn, *arguments)
             (of_head,) = add_head(head_state.gradient.total(student))
             of_head = jax.lax.with_sharding_constraint(of_head, state_shardings.params)
             grad_sums = jax.tree.map(jnp.add, grad_sums, of_head)
@@ -172,6 +149,34 @@ def make_train_step(
     everywhere = rules.replicated(mesh)
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(state_shardings, everywhere))
     return under_mesh(mesh, jitted)
+
+
+def _student_head(loss_fn, frozen, params):
+    """(the student's output layer, HeadState); the first is what can be differentiated."""
+    head_state = loss_fn.begin_head(params, frozen)
+    return head_state.student, head_state
+
+
+def _gradients_of(
+    loss_fn: Callable, frozen: PyTree, state: TrainState, shardings: PyTree
+) -> Callable:
+    """(params, batch, key, HeadState or None) -> ((gradient, LossSums), HeadState or None)."""
+
+    def value(params, part, part_key, head_state):
+        arguments = params, frozen, part, part_key, state.step
+        if head_state is None:
+            losses = loss_fn(*arguments)
+        else:
+            losses, head_state = loss_fn(*arguments, head_state=head_state)
+        return losses.loss_sum, (losses, head_state)
+
+    def grad_fn(params, part, part_key, head_state=None):
+        arguments = params, part, part_key, head_state
+        grads, (losses, head_state) = jax.grad(value, has_aux=True)(*arguments)
+        # As the parameters are, before they are added up: no device holds all of them.
+        return (jax.lax.with_sharding_constraint(grads, shardings), losses), head_state
+
+    return grad_fn
 
 
 def _accumulate(
@@ -195,7 +200,6 @@ def _accumulate(
         return jax.lax.with_sharding_constraint(rows, split)
 
     batches = jax.tree.map(cut, batch)
-
     gradient = None if head_state is None else head_state.gradient
 
     def one(part, part_key, gradient):
