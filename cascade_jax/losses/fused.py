@@ -97,8 +97,7 @@ def microbatch_sums(
     """
     if state.teacher is not None:
         teacher = teachers.TeacherHidden(teacher, state.teacher)
-    student = jax.lax.stop_gradient(state.student)
-    arguments = loss, hidden, student, teacher, targets, weights, state.gradient
+    arguments = loss, hidden, state.student, teacher, targets, weights, state.gradient
     result, gradient = _loss_sums(*arguments, step, every_metric, chunk_tokens, layout)
     return result, state.replace(gradient=gradient)
 
@@ -192,7 +191,7 @@ def _forward(setup, hidden, unembedding, constants, so_far):
     # With `symbolic_zeros` the arguments' leaves are pairs of `value` and `perturbed`.
     primals = functools.partial(jax.tree.map, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
     flags = jax.tree.leaves(primals(lambda leaf: leaf.perturbed, unembedding))
-    perturbed = hidden.perturbed, any(flags)
+    perturbed = hidden.perturbed, any(flags) and so_far is None
     arguments = hidden, unembedding, constants, so_far
     return _run(setup, *primals(lambda leaf: leaf.value, arguments), perturbed)
 
