@@ -75,8 +75,8 @@ LIMITS = {1: 0.35, 16: 0.9}
 HEAD = (
     "pair", "batch", "deferred", "large model alone, an answer", "live, an answer", "live / alone",
     "lock-step / alone", "calls", "calls in lock-step", "student's steps",
-    "parameters read / alone", "large model's FLOPs / alone", "both models' FLOPs / alone", "computed / read tokens",
-    "FLOPs as called",
+    "parameters read / alone", "large model's FLOPs / alone", "both models' FLOPs / alone",
+    "computed / read tokens", "FLOPs as called",
 )  # fmt: skip
 
 
@@ -143,9 +143,8 @@ def measure(pair: str, batch: int, options: argparse.Namespace) -> bool:
     size = (batch, options.input_length)
     rng = np.random.default_rng(1)
     inputs = rng.integers(2, small.vocab_size, size).astype(np.int32)
-    lengths = rng.integers(
-        options.shortest or options.input_length, options.input_length + 1, batch
-    )
+    longest = options.input_length
+    lengths = rng.integers(options.shortest or longest, longest + 1, batch)
     lengths[0] = longest
     inputs[np.arange(longest) >= lengths[:, None]] = 0
     lengths = lengths.tolist()
