@@ -166,7 +166,7 @@ def load(files: Iterable[str], bindings: Iterable[str] = (), needs_tasks: bool =
         # A wrong gin file, or one that uses what is in a module of tasks.
     with native_messages_hidden():
         # Keeps TensorFlow off the devices before a module of tasks makes a tensor.
-        importlib.import_module("cascade_jax.data.sources")
+        importlib.import_module("cascade_jax.data.lean_tensorflow")
     return _load(files, bindings)
 
 

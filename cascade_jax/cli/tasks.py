@@ -128,7 +128,7 @@ def _register(modules: Iterable[str]) -> None:
     gin_config.add_current_folder()
     with gin_config.native_messages_hidden():
         # Keeps TensorFlow off the devices, as for training, before a first row is read.
-        importlib.import_module("cascade_jax.data.sources")
+        importlib.import_module("cascade_jax.data.lean_tensorflow")
         for module in modules:
             try:
                 importlib.import_module(module)

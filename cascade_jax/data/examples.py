@@ -50,6 +50,8 @@ def decode_examples(
     Raises:
       ValueError: the mixture has no such task (nearest names), or the task no such split.
     """
+    from cascade_jax.data.lean_tensorflow import without_autograph
+
     mixture = open_mixture(config)
     if task_name not in mixture.tasks:
         near = ", ".join(nearest_names(task_name, mixture.tasks))
@@ -58,7 +60,8 @@ def decode_examples(
     if split not in task.splits:
         raise ValueError(f"{task_name!r} has no split {split!r}; it has {sorted(task.splits)}")
     lengths = features.sequence_length(config.input_length, config.target_length)
-    rows = task.get_dataset(lengths, split=split, shuffle=False, try_in_mem_cache=False)
+    options = {"split": split, "shuffle": False, "try_in_mem_cache": False}
+    rows = without_autograph(lambda: task.get_dataset(lengths, **options))
     for index, row in enumerate(rows.take(-1 if limit is None else limit).as_numpy_iterator()):
         texts = [_text(row, name, mixture) for name in (features.INPUTS, features.TARGETS)]
         tokens = row[features.INPUTS].astype(np.int32)

@@ -28,6 +28,7 @@ from cascade_jax.data.placement import fill_rows, host_shard, to_global_batch
 
 if TYPE_CHECKING:  # imported at its first use: it takes seconds, and not every command reads text
     import seqio
+    import tensorflow as tf
 
 __all__ = [
     "BatchIterator",
@@ -73,11 +74,17 @@ class HostBatches:
             or malformed data.
         """
         from cascade_jax.data import stream
+        from cascade_jax.data.lean_tensorflow import without_autograph
 
         mixture = open_mixture(config)
         mixture.rates(split)  # refuses before anything is read
-        cached = stream.cached_tasks(mixture, config, split)
-        self._iterator = iter(stream.training_batches(mixture, config, split, shard, cached))
+
+        def build():
+            cached = stream.cached_tasks(mixture, config, split)
+            return cached, stream.training_batches(mixture, config, split, shard, cached)
+
+        cached, batches = without_autograph(build)
+        self._iterator = iter(batches)
         rows = config.batch_size // shard.num_shards
         first = shard.index * rows if config.hosts_read == ALL_ROWS else 0
         self._rows = slice(first, first + rows)
@@ -276,7 +283,21 @@ def rows_once(
       max_rows: the most rows, with equally many (to one) of every task that has them.
       first_batch: the one to begin with.
     """
+    from cascade_jax.data.lean_tensorflow import without_autograph
+
     shard = host_shard(sharding, config.batch_size, config.row_length)
+    whole = without_autograph(lambda: _rows_in_order(config, split, max_rows))
+    host_rows = config.batch_size // shard.num_shards
+    mine = slice(shard.index * host_rows, (shard.index + 1) * host_rows)
+    for arrays in whole.batch(config.batch_size).skip(first_batch):
+        yield {
+            name: fill_rows(tensor.numpy(), config.batch_size)[mine]
+            for name, tensor in arrays.items()
+        }
+
+
+def _rows_in_order(config: DataConfig, split: str, max_rows: int | None) -> tf.data.Dataset:
+    """The rows of `rows_once` on all hosts, one by one."""
     tasks = open_mixture(config).tasks_with(split)
     trim = features.sequence_length(config.input_length, config.target_length)
     whole = None
@@ -288,10 +309,4 @@ def rows_once(
         converter = features.converter(architecture=config.architecture)
         rows = converter(rows, task_feature_lengths=trim)
         whole = rows if whole is None else whole.concatenate(rows)
-    host_rows = config.batch_size // shard.num_shards
-    mine = slice(shard.index * host_rows, (shard.index + 1) * host_rows)
-    for arrays in whole.batch(config.batch_size).skip(first_batch):
-        yield {
-            name: fill_rows(tensor.numpy(), config.batch_size)[mine]
-            for name, tensor in arrays.items()
-        }
+    return whole

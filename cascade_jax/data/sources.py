@@ -21,15 +21,11 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from cascade_jax.data import lean_tensorflow as lean_tensorflow  # first: keeps it off the devices
 from cascade_jax.data import presence, slices
 from cascade_jax.data.jsonl import FieldType as FieldType
 from cascade_jax.data.jsonl import ProblemOf as ProblemOf
 from cascade_jax.data.jsonl import Rows, count_rows, jsonl_path, read_jsonl
-
-# TensorFlow only reads text here; left alone it would take the accelerators' memory.
-for _kind in ("GPU", "TPU"):
-    if tf.config.list_physical_devices(_kind):
-        tf.config.set_visible_devices([], _kind)
 
 _data_dir: Path | None = None
 _DTYPES = {str: tf.string, int: tf.int64, float: tf.float32, bool: tf.bool}

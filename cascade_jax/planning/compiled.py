@@ -17,13 +17,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from cascade_jax.batch import PREFIX_LM, Batch, DecoderBatch
 from cascade_jax.data.mixtures import DataConfig
 from cascade_jax.inference import generate
 from cascade_jax.models import families
 from cascade_jax.parallel import rules
 from cascade_jax.runs import state as state_lib
-from cascade_jax.teacher_cache import batches
 from cascade_jax.training.experiment import TrainRun
 from cascade_jax.training.programs import Programs
 
@@ -130,25 +128,6 @@ def bytes_per_device(tree: PyTree) -> float:
     )
 
 
-def abstract_batch(run: TrainRun, mesh: Mesh) -> Batch | DecoderBatch:
-    """Shapes of one batch of a run."""
-    data, sharding = run.data, rules.batch_sharding(mesh)
-
-    def rows(length: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((data.batch_size, length), dtype, sharding=sharding)
-
-    inputs, targets = data.input_length, data.target_length
-    if data.architecture == PREFIX_LM:
-        both = inputs + targets
-        packing = {name: rows(both) for name in ("segment_ids", "positions") if data.pack}
-        return DecoderBatch(rows(both), rows(both), rows(both, jnp.float32), rows(both), **packing)
-    packing = {}
-    if data.pack:
-        for name, length in (("input", inputs), ("target", targets)):
-            packing |= {f"{name}_segment_ids": rows(length), f"{name}_positions": rows(length)}
-    return Batch(rows(inputs), rows(targets), rows(targets), rows(targets, jnp.float32), **packing)
-
-
 def train_step(run: TrainRun, mesh: Mesh) -> Step:
     """The step that `cascade-jax train` runs.
 
@@ -161,12 +140,9 @@ def train_step(run: TrainRun, mesh: Mesh) -> Step:
     parts = {"student": state.params, "optimizer": state.opt_state}
     parts |= {} if frozen.teacher is None else {"teacher": frozen.teacher}
     parts |= {} if frozen.base is None else {"base": frozen.base}
+    parts["batch"] = programs.abstract_batch
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=rules.replicated(mesh))
-    parts["batch"] = abstract_batch(run, mesh)
-    if run.teacher_cache is not None:
-        facts = batches.fact_shapes(run, rules.batch_sharding(mesh))
-        parts["batch"] = batches.CachedTeacherBatch(parts["batch"], facts)
     arguments = (state, frozen, parts["batch"], key)
     return Step(f"train {run.name}", programs.train_step.jitted, arguments, parts, mesh)
 

@@ -1,19 +1,25 @@
 """The programs of a run: what `cascade-jax train` runs is what `cascade-jax plan` compiles."""
 
+import contextlib
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
+from cascade_jax.batch import PREFIX_LM, Batch, DecoderBatch
 from cascade_jax.models import families
 from cascade_jax.models.lora import Lora
 from cascade_jax.parallel import rules
 from cascade_jax.runs import state as state_lib
 from cascade_jax.runs.state import Frozen, TrainState
+from cascade_jax.teacher_cache import batches
 from cascade_jax.training import skipping
 from cascade_jax.training import step as step_lib
 from cascade_jax.training.experiment import TrainRun
@@ -67,6 +73,49 @@ class Programs:
         if run.lora is not None:
             base = state_lib.abstract_parameters(self.student, mesh, table=run.rules)
         return Frozen(base, teacher)
+
+    @functools.cached_property
+    def abstract_batch(self) -> Batch | DecoderBatch | batches.CachedTeacherBatch:
+        """Shapes, dtypes and shardings of a batch of training."""
+        data, sharding = self.run.data, rules.batch_sharding(self.mesh)
+
+        def rows(length: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((data.batch_size, length), dtype, sharding=sharding)
+
+        inputs, targets, packing = data.input_length, data.target_length, {}
+        if data.architecture == PREFIX_LM:
+            both = inputs + targets
+            packing = {name: rows(both) for name in ("segment_ids", "positions") if data.pack}
+            arrays = rows(both), rows(both), rows(both, jnp.float32), rows(both)
+            batch = DecoderBatch(*arrays, **packing)
+        else:
+            for name, length in (("input", inputs), ("target", targets)) if data.pack else ():
+                packing |= {f"{name}_{part}": rows(length) for part in ("segment_ids", "positions")}
+            arrays = rows(inputs), rows(targets), rows(targets), rows(targets, jnp.float32)
+            batch = Batch(*arrays, **packing)
+        if self.run.teacher_cache is None:
+            return batch
+        return batches.CachedTeacherBatch(batch, batches.fact_shapes(self.run, sharding))
+
+    def compile_ahead(self, key: PRNGKeyArray) -> Callable[[], None]:
+        """Compiles the step in a thread, while what it needs is loaded.
+
+        Args:
+          key: as the step will get it.
+
+        Returns:
+          A function that waits for it. An error of the compiler comes again with the first step.
+        """
+        arguments = self.abstract_state, self.abstract_frozen, self.abstract_batch, key
+        jitted = self.train_step.jitted
+
+        def compile_step() -> None:
+            with contextlib.suppress(Exception), jax.set_mesh(self.mesh):
+                jitted.lower(*arguments).compile()  # JAX keeps it for the call
+
+        thread = threading.Thread(target=compile_step, name="compile the step")
+        thread.start()
+        return thread.join
 
     def initialize(self, key: PRNGKeyArray) -> TrainState:
         """A fresh state, each parameter created where it will live."""

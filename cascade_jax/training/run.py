@@ -100,6 +100,8 @@ def train_one(
     with lock, _store(folder, run, is_finished) as store:
         ############################ 4. The state ############################
         first_step, position = store.last_step() or 0, None
+        if first_step < run.steps:
+            wait_for_step = programs.compile_ahead(dropout_key)
         if first_step:
             has_one_position = run.data.hosts_read == pipeline.ALL_ROWS
             state, position = store.restore(first_step, programs.abstract_state, has_one_position)
@@ -123,6 +125,7 @@ def train_one(
             run_folder.claim(folder, config)
         ############################ 7. Steps ############################
         stop = stop or hosts.StopSignal()
+        wait_for_step()
         loop = StepLoop(programs, folder, config, store, frozen, dropout_key, stop, lock)
         return loop.run(state, first_step, batches, held_out)
 
