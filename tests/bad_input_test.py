@@ -7,6 +7,7 @@ records/table_test.py and evaluation/evaluate_test.py. A run that is killed
 while saving is in training/resume_test.py.
 """
 
+import functools
 import gc
 import json
 import resource
@@ -257,6 +258,7 @@ def test_a_loss_that_is_not_finite(
     def make_poisoned(*args):
         train_step = make(*args)
 
+        @functools.wraps(train_step)  # with its attribute `jitted`
         def step(state, *rest):
             state, result = train_step(state, *rest)
             if int(state.step) == poisoned_step:

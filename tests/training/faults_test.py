@@ -1,5 +1,6 @@
 """What breaks outside the program ends in one line, and the last checkpoint stays usable."""
 
+import functools
 import json
 import os
 import shutil
@@ -273,6 +274,7 @@ def poison(monkeypatch, bad_steps):
     def make_poisoned(*args):
         train_step = make(*args)
 
+        @functools.wraps(train_step)  # with its attribute `jitted`
         def step(state, frozen, batch, key):
             if int(state.step) + 1 in bad_steps:
                 batch = batch.replace(weights=batch.weights * np.float32(np.nan))

@@ -1,5 +1,7 @@
 """What the loop waits for."""
 
+import functools
+
 import jax
 import pytest
 from jax._src.array import ArrayImpl
@@ -42,6 +44,7 @@ def events(monkeypatch):
     def make_train_step(*args):
         train_step = make(*args)
 
+        @functools.wraps(train_step)  # with its attribute `jitted`
         def step(*arguments):
             state, result = train_step(*arguments)
             results.append(result)
