@@ -38,10 +38,9 @@ def render(evaluation: Evaluation, images: Mapping[str, bytes]) -> str:
     policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'"
     if evaluation.tables:
         code = _script(more)
-        data = page_data.script_text(page_data.build(evaluation))
+        data = page_data.element(page_data.build(evaluation))
         policy += f"; script-src '{_hash(code)}'"
-        scripts = f'<script type="application/json" id="data">{data}</script>\n'
-        scripts += f"<script>{code}</script>\n"
+        scripts = f"{data}\n<script>{code}</script>\n"
     policy += "; base-uri 'none'; form-action 'none'"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -192,7 +191,7 @@ def _script(has_budget: bool) -> str:
     """The page's script: its files are parts of one function, so nothing of them is global."""
     names = _SCRIPTS[:-1] + (_BUDGET_SCRIPT,) * has_budget + _SCRIPTS[-1:]
     parts = "\n".join(map(_page_file, names))
-    return f'"use strict";\n(() => {{\n{parts}\n}})();'
+    return f'"use strict";\n(async () => {{\n{parts}\n}})();'
 
 
 def _hash(text: str) -> str:

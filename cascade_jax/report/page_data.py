@@ -1,5 +1,7 @@
 """The data of a report's interactive page, as JSON values."""
 
+import base64
+import gzip
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +17,7 @@ from cascade_jax.records.table import Records
 from cascade_jax.report import budget, examples, headline
 from cascade_jax.report.metrics_json import MAX_POINTS, PANEL_FIELDS
 
+MOST_PLAIN = 2_000_000  # letters that stand on the page as they are
 _DIGITS = 6  # of what is drawn only; what is printed and compared is in full precision
 
 
@@ -164,6 +167,15 @@ def to_json(value: Any) -> Any:
 def _short(value: float) -> float | None:
     is_whole = value.is_integer() and abs(value) < 2**53
     return int(value) if is_whole else json_file.finite_or_null(value)
+
+
+def element(value: Any) -> str:
+    """The script element that holds JSON for the page; gzip in base64 where it is long."""
+    text = script_text(value)
+    if len(text) <= MOST_PLAIN:
+        return f'<script type="application/json" id="data">{text}</script>'
+    data = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode("ascii")
+    return f'<script type="text/plain" id="data" data-encoding="gzip">{data}</script>'
 
 
 def script_text(value: Any) -> str:

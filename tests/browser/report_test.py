@@ -14,6 +14,7 @@ import pytest
 from cascade_jax import records
 from cascade_jax.deferral import policy
 from cascade_jax.deferral.scores import Average
+from cascade_jax.report import page_data
 from tests.support import chromium, student_records
 from tests.support.reports import evaluate_and_write
 
@@ -46,6 +47,17 @@ def page(browser, report):
 @pytest.fixture(scope="module")
 def written(report):
     return json.loads((report[0] / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_data_that_is_compressed_moves_as_well(browser, monkeypatch, tmp_path):
+    monkeypatch.setattr(page_data, "MOST_PLAIN", 1000)
+    file = student_records.write(tmp_path / "xent.parquet", "xent", 0.2)
+    evaluate_and_write([file], tmp_path / "report", bootstrap_samples=2)
+    page = tmp_path / "report" / "report.html"
+    assert 'data-encoding="gzip"' in page.read_text("utf-8")
+    browser.get(page.as_uri())
+    WebDriverWait(browser, 20).until(lambda page: page.find_elements(By.CSS_SELECTOR, "html.live"))
+    assert float(figure(browser, "tau")) > 0
 
 
 def figure(page, key):

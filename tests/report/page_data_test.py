@@ -1,6 +1,9 @@
 """What is embedded in the page: the points of metrics.json, in text that ends no script."""
 
+import base64
+import gzip
 import json
+import re
 
 import numpy as np
 import pytest
@@ -20,6 +23,16 @@ def test_text_ends_no_script_and_reads_back():
     text = page_data.script_text(value)
     assert not set(text) & set("<>&\u2028\u2029")
     assert json.loads(text) == value
+
+
+def test_long_data_is_compressed_and_reads_back(monkeypatch):
+    value = {EVIL: list(range(100))}
+    assert page_data.element(value).startswith('<script type="application/json" id="data">{')
+    monkeypatch.setattr(page_data, "MOST_PLAIN", 50)
+    text = page_data.element(value)
+    assert text == page_data.element(value)  # no time is in it
+    (data,) = re.findall(r'<script type="text/plain" id="data" data-encoding="gzip">(.*)</s', text)
+    assert json.loads(gzip.decompress(base64.b64decode(data))) == value
 
 
 def test_values_become_those_of_json():

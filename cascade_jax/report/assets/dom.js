@@ -83,3 +83,11 @@ const extent = (values) => {
   const known = values.filter(isKnown);
   return [Math.min(...known), Math.max(...known)];
 };
+
+// Text of an element, which is compressed where it is long.
+async function textOf(element) {
+  if (element.dataset.encoding !== "gzip") return element.textContent;
+  const bytes = Uint8Array.from(atob(element.textContent), (letter) => letter.charCodeAt(0));
+  const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(plain).text();
+}

@@ -1,6 +1,6 @@
 // One state (panel, cascade, point of its curve) and all that follows it when it moves.
 
-const data = JSON.parse(document.getElementById("data").textContent);
+const data = JSON.parse(await textOf(document.getElementById("data")));
 for (const panel of data.panels)
   for (const c of Object.values(panel.cascades)) {
     // What follows from other columns is left out of the data.
