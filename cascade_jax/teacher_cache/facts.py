@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from cascade_jax import numerics
 from cascade_jax.batch import Batch, DecoderBatch
-from cascade_jax.losses import terms
 from cascade_jax.models import families
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.compiling import under_mesh
@@ -64,17 +64,32 @@ def make_facts_fn(
 def _facts(
     logits: Float[Array, "B P V"], targets: Int[Array, "B P"], holding: Holding
 ) -> dict[str, Array]:
+    """Facts of tokens. Few arrays of the logits' size are written: they are what takes time."""
+    best, log_total = _softmax(logits)
+
+    def log_probs(chosen: Float[Array, "B P n"]) -> Float[Array, "B P n"]:
+        value = (chosen - best[..., None]) - log_total[..., None]
+        return jnp.maximum(value, numerics.LOWEST)
+
+    label = jnp.take_along_axis(logits, targets[..., None], axis=-1)
     facts = {
-        "label_is_best": terms.is_correct(logits, targets),
-        "label_log_probs": -terms.cross_entropy(logits, targets),
+        "label_is_best": label[..., 0] >= best,  # a tie is right, as in `terms.is_correct`
+        "label_log_probs": log_probs(label)[..., 0],
     }
     if holding.top_k:
-        ids = jax.lax.top_k(logits, holding.top_k)[1]
-        log_probs = terms.top_k_log_probs(logits, ids)
-        facts |= {"ids": ids, "log_probs": log_probs[..., : holding.top_k]}
+        values, ids = jax.lax.top_k(logits, holding.top_k)
+        facts |= {"ids": ids, "log_probs": log_probs(values)}
         if holding.has_tail:
-            facts["log_tail"] = log_probs[..., -1]
+            rest = jnp.put_along_axis(logits, ids, numerics.LOWEST, axis=-1, inplace=False)
+            rest_best, rest_total = _softmax(rest)
+            facts["log_tail"] = (rest_best - best) + (rest_total - log_total)
     return facts
+
+
+def _softmax(logits: Float[Array, "B P V"]) -> tuple[Float[Array, "B P"], Float[Array, "B P"]]:
+    """The largest logit, and the log of the sum of the exponentials of `logits` less it."""
+    best = jnp.max(logits, axis=-1)
+    return best, jnp.log(jnp.sum(jnp.exp(logits - best[..., None]), axis=-1))
 
 
 def _cut(array: Array, places: int, parts: int) -> Array:

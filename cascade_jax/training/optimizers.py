@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -81,10 +82,30 @@ class Adafactor:
 
     def build(self) -> optax.GradientTransformation:
         """The optax transformation, clipped by update RMS 1."""
-        return optax.adafactor(
-            self.learning_rate_schedule(),
-            min_dim_size_to_factor=self.min_dim_size_to_factor,
-            decay_rate=self.decay_rate,
-            multiply_by_parameter_scale=self.multiply_by_parameter_scale,
-            weight_decay_rate=self.weight_decay,
-        )
+        transforms = [
+            optax.scale_by_factored_rms(
+                decay_rate=self.decay_rate, min_dim_size_to_factor=self.min_dim_size_to_factor
+            ),
+            optax.clip_by_block_rms(1.0),
+            optax.scale_by_learning_rate(self.learning_rate_schedule(), flip_sign=False),
+        ]
+        if self.multiply_by_parameter_scale:
+            transforms.append(_scale_by_parameter_rms(1e-3))
+        if self.weight_decay is not None:
+            transforms.append(optax.add_decayed_weights(self.weight_decay))
+        return optax.chain(*transforms, optax.scale(-1.0))
+
+
+def _scale_by_parameter_rms(least: float) -> optax.GradientTransformation:
+    """`update * max(rms(parameter), least)`, as `optax.scale_by_param_block_rms`.
+
+    That one can be differentiated at 0, for which it writes a copy of every parameter.
+    """
+
+    def scaled(update, parameter):
+        return update * jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(parameter))), least)
+
+    def update_fn(updates, state, params):
+        return jax.tree.map(scaled, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update_fn)

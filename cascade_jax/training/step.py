@@ -134,13 +134,15 @@ def make_train_step(
             of_head = jax.lax.with_sharding_constraint(of_head, state_shardings.params)
             grad_sums = jax.tree.map(jnp.add, grad_sums, of_head)
         grads = jax.tree.map(lambda g: numerics.safe_ratio(g, losses.count), grad_sums)
+        # Of the sums, which are in memory: XLA on a CPU would write quotients to square and add.
+        norm = numerics.safe_ratio(optax.tree.norm(grad_sums), losses.count)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         new_state = TrainState(state.step + 1, params, opt_state)
         one = jnp.ones(())
         tokens = losses.metrics[metrics.CROSS_ENTROPY].denominator
         report = losses.metrics | {
-            metrics.GRADIENT_NORM: metrics.Ratio(optax.tree.norm(grads), one),
+            metrics.GRADIENT_NORM: metrics.Ratio(norm, one),
             metrics.LEARNING_RATE: metrics.Ratio(jnp.asarray(learning_rate(state.step)), one),
             metrics.TARGET_TOKENS: metrics.Ratio(tokens, one),
         }

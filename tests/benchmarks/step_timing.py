@@ -1,0 +1,101 @@
+"""What the benchmarks of steps share: the processor, one matmul, runs in turns, the table."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+Run = Callable[[], None]
+
+
+def _cpu_facts() -> dict[str, str]:
+    """What the kernel says of the first core, or nothing."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []
+    pairs = (line.partition(":")[::2] for line in lines)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def processor() -> str:
+    """Name and number of cores of the processor."""
+    facts = _cpu_facts()
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in facts:
+        name += f" (family {facts['cpu family']}, model {facts.get('model', '?')})"
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def vectors(*, emulates_avx2: bool) -> str:
+    """The widest vectors that the rows use: "AVX-512", "AVX2" or "other"."""
+    flags = _cpu_facts().get("flags", "").split()
+    if "avx512f" in flags and not emulates_avx2:
+        return "AVX-512"
+    return "AVX2" if "avx2" in flags else "other"
+
+
+def matmul(rows: int, width: int, columns: int) -> tuple[Run, float]:
+    """A run of 16 products [rows, width] x [width, columns] in float32, and their FLOPs."""
+    x, kernel = jnp.ones((rows, width)), jnp.ones((width, columns))
+    many = jax.jit(lambda x, kernel: [(x + i) @ kernel for i in range(16)])
+    return lambda: jax.block_until_ready(many(x, kernel)), 16.0 * 2 * rows * width * columns
+
+
+def medians(runs: Mapping[str, Run], repetitions: int) -> dict[str, float]:
+    """Seconds of each, all taking turns; the first turn of each, which compiles, is not counted."""
+    seconds = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    for _ in range(repetitions):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def print_table(
+    works: Mapping[str, tuple[float, Mapping[str, Callable[[], Run]]]],
+    limits: Mapping[str, Mapping[str, float]],
+    one: tuple[Run, float],
+    repetitions: int,
+) -> bool:
+    """Times works one after the other, the rows of each in turns with one matmul.
+
+    Args:
+      works: by name, the FLOPs of its matmuls and what makes the run of "ours" and of the others.
+      limits: by name, the most that our time may be of another's, and of that of its "matmuls".
+      one: a matmul and its FLOPs.
+      repetitions: of each row.
+
+    Returns:
+      Whether all limits hold.
+    """
+    is_within, notes = True, []
+
+    def share(value: float, limit: float | None) -> str:
+        nonlocal is_within
+        is_within &= limit is None or value <= limit
+        return f"{value:.2f}" + ("" if limit is None else f" (at most {limit})")
+
+    print("| what | who | median | ours / theirs | ours / its matmuls |")
+    print("| --- | --- | --- | --- | --- |")
+    for what, (flops, makers) in works.items():
+        seconds = medians({who: make() for who, make in makers.items()} | {"": one[0]}, repetitions)
+        rate, own_limits = one[1] / seconds.pop(""), limits.get(what, {})
+        for who, time_of_row in seconds.items():
+            theirs = share(seconds["ours"] / time_of_row, own_limits.get(who))
+            matmuls = ""
+            if who == "ours":
+                matmuls = share(time_of_row * rate / flops, own_limits.get("matmuls"))
+            print(f"| {what} | {who} | {time_of_row:.2f} s | {theirs} | {matmuls} |", flush=True)
+        notes.append(
+            f"{what}: {flops / 1e12:.2f} TFLOP of matmuls, ours does "
+            f"{flops / seconds['ours'] / 1e12:.2f} TFLOP/s, one matmul alone {rate / 1e12:.2f}"
+        )
+    print("\n" + "\n".join(notes))
+    return is_within
