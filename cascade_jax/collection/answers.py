@@ -114,7 +114,9 @@ def _written(
         settings, model.params, inputs, questions.data.batch_size, counts, questions.before_batch
     ):
         length = int(made.lengths)
-        values = {name: getattr(made, name)[:length] for name in ("tokens", *_per_token(top_k))}
+        names = "tokens", *_per_token(top_k)
+        # Copies: what is cut out of an array keeps all of it, here the answers of all slots.
+        values = {name: getattr(made, name)[:length].copy() for name in names}
         values["texts"] = mixture.vocabulary.decode(values["tokens"].tolist())
         values["flops"] = flops.answer_flops(model.module.config, len(inputs[place]), length)
         yield rows[place], values | {"seconds": seconds}
@@ -162,7 +164,7 @@ def _ranked(
             size = len(inputs[index])
             values["flops"] = flops.ranking_flops(model.module.config, size, lengths)
             for name in _per_token(top_k):
-                values[name] = getattr(made, name)[place, firsts[best] :][: len(ids)]
+                values[name] = getattr(made, name)[place, firsts[best] :][: len(ids)].copy()
             yield rows[index], values
             bar.update(1)
 

@@ -194,6 +194,7 @@ class _Engine:
 
     def _read(self) -> None:
         """Reads a batch of the next examples in packed rows."""
+        self._before(False)
         rows = self._shards * -(-_rows_at_once() // self._shards)
         most = rows * packing.USUAL
         lengths = list(map(self._length, itertools.islice(self._queue, most)))

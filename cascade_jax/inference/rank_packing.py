@@ -46,7 +46,7 @@ def plan(inputs: Sequence[int], options: Sequence[int], most_rows: int, shards: 
     if not len(inputs):
         return []
     lengths = np.array([inputs, options]).T
-    totals = lengths.sum(axis=0)
+    totals = np.maximum(lengths.sum(axis=0), 1)  # inputs may all be empty
     longest = bucket(int(lengths[:, 0].max()))
     own = power_of_two(max(most_rows // shards, 1) * longest)  # tokens of a pass on a shard
     size = bucket(max(longest, min(power_of_two(-(-int(totals[0]) // most_rows)), USUAL, own)))

@@ -213,13 +213,13 @@ def _run(setup, hidden, unembedding, constants, so_far, perturbed):
     """((loss sum, TokenTerms, HeadGradient), gradients): of hidden and unembedding, or None."""
     sweep = functools.partial(_sweep, setup, perturbed)
     if setup.layout is not None:
-        sweep = _on_mesh(sweep, setup, hidden, unembedding, constants, so_far, perturbed)
+        sweep = _on_mesh(sweep, setup, unembedding, constants, so_far, perturbed)
     terms, gradients, so_far = sweep(hidden, unembedding, constants, so_far)
     weights = constants[2].astype(jnp.float32)
     return (jnp.sum(terms.loss * weights), terms, so_far), gradients
 
 
-def _on_mesh(sweep, setup, hidden, unembedding, constants, so_far, perturbed):
+def _on_mesh(sweep, setup, unembedding, constants, so_far, perturbed):
     """`sweep` under `jax.shard_map`, every device with its tokens and its columns."""
     layout = setup.layout
     by_token = PartitionSpec(layout.data)

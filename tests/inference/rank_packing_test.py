@@ -29,6 +29,12 @@ def test_each_example_is_in_one_row_that_holds_it(count, shards):
             assert sum(options[index] for index in row) <= each.options
 
 
+def test_inputs_that_are_all_empty():
+    (only,) = plan([0, 0], [5, 6], 8, 1)
+    assert sorted(index for row in only.rows for index in row) == [0, 1]
+    assert all(sum([5, 6][index] for index in row) <= only.options for row in only.rows)
+
+
 def test_hardly_any_padding_and_few_shapes():
     inputs, options = _lengths(500)
     passes = plan(inputs, options, 16, 1)

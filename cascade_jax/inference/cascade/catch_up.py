@@ -56,7 +56,7 @@ class Chunk:
         return Ragged.packed(starts, counts, number=self.size, row_width=self.width, length=length)
 
 
-def chunks(rows: int, length: int, is_packed: bool, least: int, overhead: int = 0) -> list[Chunk]:
+def chunks(rows: int, length: int, is_packed: bool, least: int) -> list[Chunk]:
     """Chunks to take one after the other, each while it is due; then no token is left.
 
     Args:

@@ -115,8 +115,8 @@ def make_cascade_decode_fn(
         makes the fewest calls, and most steps of the small model; 0 keeps rows in lock-step.
       is_packed: what waiting rows have to read is packed, row after row, and read in chunks.
         False: chunks have room for each row, waiting or not, for meshes that split the batch.
-      least_chunk: tokens computed while the parameters are read; None: 256, but 4 on a CPU, which
-        does one after the other.
+      least_chunk: tokens computed while the parameters are read; None: 256, and 4 on a CPU, where
+        arithmetic soon takes longer than reading.
 
     Raises:
       ValueError: an argument is out of range, or the vocabularies differ. The returned function
