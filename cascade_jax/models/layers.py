@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cascade_jax import axes
 from cascade_jax.models import cudnn
-from cascade_jax.models.blocks import in_blocks
+from cascade_jax.models.blocks import in_blocks, num_shards
 from cascade_jax.models.config import DecoderConfig, ModelConfig, T5Config
 from cascade_jax.models.ragged import Ragged
 
@@ -36,8 +36,13 @@ _fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 def residual_constraint(x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-    """Shards the residual stream by its logical axes; does nothing without a mesh and rules."""
-    return nn.with_logical_constraint(x, (axes.BATCH, axes.LENGTH, axes.EMBED))
+    """Shards the residual stream by its logical axes; does nothing without a mesh and rules.
+
+    A length that does not divide, such as that of a decoding step, stays whole.
+    """
+    divides = x.shape[1] % num_shards(axes.LENGTH) == 0
+    length = axes.LENGTH if divides else None
+    return nn.with_logical_constraint(x, (axes.BATCH, length, axes.EMBED))
 
 
 class Dense(nn.Module):

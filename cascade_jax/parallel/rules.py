@@ -33,6 +33,8 @@ TABLES: dict[str, Table] = {
     "fsdp": _WHOLE_BATCH + _FSDP,
     "tensor": _BATCH + _TENSOR,
     "fsdp_tensor": _BATCH + _FSDP + _TENSOR,
+    # Hidden states between the blocks, which the others leave whole, are split along the length.
+    "fsdp_tensor_length": _BATCH + _FSDP + _TENSOR + ((axes.LENGTH, mesh_lib.TENSOR),),
 }
 DEFAULT = "fsdp_tensor"
 RULES = TABLES[DEFAULT]

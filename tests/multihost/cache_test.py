@@ -29,9 +29,9 @@ def digest(folder) -> str:
 def test_a_cache_of_two_processes(tmp_path):
     file = processes.write_gin(tmp_path, "out", 2, 2)
     text = file.read_text().replace("teacher/experiment.TrainRun.model = %STUDENT\n", "")
-    small = [line for line in text.splitlines() if line.startswith("small/")]
-    large = [line.replace("small/", "large/") for line in small]
-    file.write_text("\n".join([text, *large]) + "\n")
+    lines = [line for line in text.splitlines() if not line.startswith("large/")]
+    large = [line.replace("small/", "large/") for line in lines if line.startswith("small/")]
+    file.write_text("\n".join([*lines, *large]) + "\n")
     processes.Command(file, tmp_path / "train.log").finish()
     for count in (1, 2):
         folder = f"--gin.TEACHER_CACHE='{tmp_path}/cache_{count}'"

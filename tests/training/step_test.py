@@ -136,7 +136,9 @@ def test_every_mesh_gives_the_update_of_one_device(shape, one_device):
 
 
 @pytest.mark.parametrize(
-    "tables", [("replicated", "fsdp_tensor"), slow(("fsdp", "tensor"))], ids=str
+    "tables",
+    [("replicated", "fsdp_tensor_length"), slow(("fsdp", "tensor")), slow(("fsdp_tensor",) * 2)],
+    ids=str,
 )
 def test_models_that_are_split_in_different_ways_give_the_update_of_one_device(tables, one_device):
     assert_same_update(update(MeshConfig(2, 2, 2), tables=tables), one_device)
