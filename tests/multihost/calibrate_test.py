@@ -112,7 +112,7 @@ def decoded(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     result = {}
     for file in sorted((folder / "decodings").iterdir()):
         with np.load(file) as arrays:
-            arrays = {name: arrays[name] for name in arrays.files if name != "sum"}
+            arrays = {name: arrays[name] for name in arrays.files if name != "digest"}
         result[file.stem.rpartition("_")[0]] = arrays
     return result
 
