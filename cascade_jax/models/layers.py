@@ -36,12 +36,8 @@ _fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 def residual_constraint(x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-    """Shards the residual stream by its logical axes; does nothing without a mesh and rules.
-
-    A length that does not divide, such as that of a decoding step, stays whole.
-    """
-    divides = x.shape[1] % num_shards(axes.LENGTH) == 0
-    length = axes.LENGTH if divides else None
+    """Shards the residual stream by the rules; a length that does not divide stays whole."""
+    length = None if x.shape[1] % num_shards(axes.LENGTH) else axes.LENGTH
     return nn.with_logical_constraint(x, (axes.BATCH, length, axes.EMBED))
 
 
