@@ -92,15 +92,15 @@ def answer(
     fn = teacher_forced.make_next_tokens_fn(model.module, top_k, embeddings)
     fn, rows = with_rules(fn, model.rules), range(len(targets))
     groups = grouped(questions, rows, counts, questions.data.target_length)
-    parts, of_row, seconds = [], [], np.zeros(len(targets))
+    parts, token_rows, seconds = [], [], np.zeros(len(targets))
     with progress_bar(f"{model.name} answers", len(targets)) as bar:
         for group, made, seconds_of_row in grouped_batches(fn, arguments, questions, groups, bar):
             at = is_token[group.rows, : group.shape[1]]
             # Padding is left behind here: over a whole split it would take as much memory again.
             parts.append(jax.tree.map(lambda a, at=at: a[: len(at)][at], made))
-            of_row += np.repeat(group.rows, counts[group.rows]).tolist()
+            token_rows += np.repeat(group.rows, counts[group.rows]).tolist()
             seconds[group.rows] = seconds_of_row
-    order = np.argsort(of_row, kind="stable")  # a row's tokens stay in their order
+    order = np.argsort(token_rows, kind="stable")  # a row's tokens stay in their order
     tokens = jax.tree.map(lambda *arrays: np.concatenate(arrays)[order], *parts)
     return _as_answers(model, questions, targets, tokens, seconds)
 

@@ -207,10 +207,10 @@ class _Engine:
         self._packed = jax.block_until_ready(self._call(self._programs.read, self._params, packed))
         taken = sum(lengths[: len(places)])
         self._left -= taken
-        of_token = (self._clock() - begin) / taken
+        seconds_per_token = (self._clock() - begin) / taken
         for index, (row, offset) in zip(indices, places, strict=True):
             self._ready.append(_Read(index, row, offset))
-            self._seconds[index] += of_token * self._length(index)
+            self._seconds[index] += seconds_per_token * self._length(index)
         self._counts.prefill_useful += sum(len(ids) + self._start for ids in inputs)
         self._counts.prefill_computed += rows * size
 

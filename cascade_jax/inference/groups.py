@@ -49,16 +49,17 @@ def plan(
       most_shapes: the most shapes, and so programs.
     """
     by_shape: dict[Shape, list[tuple[int, int]]] = {}
-    for row, of_row in zip(rows, lengths.tolist(), strict=True):
-        shape = tuple(map(bucket, of_row, limits))
-        by_shape.setdefault(shape, []).append((-sum(of_row), row))  # to be sorted, longest first
+    for row, row_lengths in zip(rows, lengths.tolist(), strict=True):
+        shape = tuple(map(bucket, row_lengths, limits))
+        # Sorted below, the longest first.
+        by_shape.setdefault(shape, []).append((-sum(row_lengths), row))
     while len(by_shape) > most_shapes:
         _join(by_shape, *_nearest(by_shape))
     while pair := _worth_joining({s: len(members) for s, members in by_shape.items()}, size):
         _join(by_shape, *pair)
     waiting = {s: [row for _, row in sorted(members)] for s, members in by_shape.items()}
     groups = []
-    for shape, counts in _batches({s: len(of_s) for s, of_s in waiting.items()}, size):
+    for shape, counts in _batches({s: len(members) for s, members in waiting.items()}, size):
         members = []
         for source, count in counts:
             members += waiting[source][:count]

@@ -134,8 +134,8 @@ class Decoder(nn.Module):
         starts, order = answers.is_first, jnp.arange(answers.tokens.shape[1])[None]
         positions = end + order - jax.lax.cummax(jnp.where(starts, order, 0), axis=1)
 
-        def joined(of_inputs: Any, of_answers: Any) -> Array:
-            return jnp.concatenate([of_inputs, of_answers], axis=1)
+        def joined(input_part: Any, answer_part: Any) -> Array:
+            return jnp.concatenate([input_part, answer_part], axis=1)
 
         is_input = inputs.segment_ids > 0
         both_ways = joined(is_input, starts) & self.config.bidirectional_prefix

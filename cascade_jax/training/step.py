@@ -130,9 +130,9 @@ def make_train_step(
             student, add_head, head_state = jax.vjp(begin_head, state.params, has_aux=True)
             arguments = state.params, head_state, batch, step_key, microbatches, mesh
             (grad_sums, losses), head_state = _accumulate(grad_fn, *arguments)
-            (of_head,) = add_head(head_state.gradient.total(student))
-            of_head = jax.lax.with_sharding_constraint(of_head, state_shardings.params)
-            grad_sums = jax.tree.map(jnp.add, grad_sums, of_head)
+            (head_gradient,) = add_head(head_state.gradient.total(student))
+            head_gradient = jax.lax.with_sharding_constraint(head_gradient, state_shardings.params)
+            grad_sums = jax.tree.map(jnp.add, grad_sums, head_gradient)
         grads = jax.tree.map(lambda g: numerics.safe_ratio(g, losses.count), grad_sums)
         # Of the sums, which are in memory: XLA on a CPU would write quotients to square and add.
         norm = numerics.safe_ratio(optax.tree.norm(grad_sums), losses.count)

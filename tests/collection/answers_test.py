@@ -179,8 +179,8 @@ def test_everything_else_that_is_asked_for(mixture, model):
     assert plain.top_log_probs is plain.top_ids is plain.embeddings is None
     assert plain.texts == actual.texts
     # None keeps more than itself in memory, such as a batch's padding.
-    for of_row in (actual.tokens, actual.log_probs, actual.top_ids):
-        assert all(values.base is None for values in of_row)
+    for column in (actual.tokens, actual.log_probs, actual.top_ids):
+        assert all(values.base is None for values in column)
 
 
 def test_a_token_past_the_vocabulary_has_its_number_as_text(mixture, model):
