@@ -32,9 +32,9 @@ class Questions:
     data: pipeline.DataConfig  # lengths, and how many are answered at once
     mesh: Mesh
     decoding: Mapping[str, str]  # by task, how it is answered
-    # Called before each batch, with whether it is the first one of a loop, for which a program may
-    # be compiled; may end the collection.
-    before_batch: Callable[[bool], None] = lambda is_first: None
+    # Called before each batch, with whether a program may be compiled for it; may end the
+    # collection.
+    before_batch: Callable[[bool], None] = lambda may_compile: None
 
     @functools.cached_property
     def piece_of(self) -> Callable[[int], str]:
