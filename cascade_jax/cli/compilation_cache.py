@@ -20,6 +20,7 @@ OFF = "off"
 MAX_BYTES = 4 << 30  # the least recently used entries go beyond it
 _WAIT_SECONDS = 10.0  # for another process that has the folder's lock
 _ENTRY, _TIME = "-cache", "-atime"  # how JAX names an entry, and the file with its last use
+_ZSTD = b"\x28\xb5\x2f\xfd"  # an entry begins with it where the package zstandard is installed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +140,10 @@ def _prepare(folder: Path) -> None:
 
 
 def _mend(entry: Path, stamp: Path) -> None:
+    data = entry.read_bytes()
     try:
-        zlib.decompress(entry.read_bytes())
+        if not data.startswith(_ZSTD):  # which JAX reads, or warns of and compiles anew
+            zlib.decompress(data)
     except zlib.error:
         with contextlib.suppress(FileNotFoundError):
             entry.unlink()

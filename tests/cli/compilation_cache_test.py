@@ -125,9 +125,13 @@ def test_what_a_killed_process_left_is_mended(tmp_path, events):
     whole.write_bytes(zlib.compress(b"program" * 100))
     half.write_bytes(zlib.compress(b"program" * 100)[:-9])
     (tmp_path / "c-atime").write_bytes(b"\0" * 8)
+    other = tmp_path / "d-cache"
+    other.write_bytes(b"\x28\xb5\x2f\xfd program")
     assert compilation_cache.use(str(tmp_path)) is None
     names = {path.name for path in tmp_path.iterdir()}
-    assert names - {".lockfile"} == {"a-cache", "a-atime"}
+    assert names - {".lockfile"} == {"a-cache", "a-atime", "d-cache", "d-atime"}
+    other.unlink()
+    (tmp_path / "d-atime").unlink()
     jax.config.update(SETTINGS[1], 1)  # no entry is so small: none stays
     with pytest.warns(UserWarning, match="exceeds the maximum cache size"):
         assert compute() == 18
