@@ -123,7 +123,7 @@ def test_a_digest_tells_an_edit_and_nothing_else(tmp_path):
     assert json_file.from_values(json_file.without_digest(values), Whole).count == 3
     respelt = dict(reversed([*values.items()])) | {"count": 3.0}
     assert "digest" not in json_file.without_digest(respelt)
-    assert json_file.without_digest({"name": "b"}) == {"name": "b"}  # a file of before
+    assert json_file.without_digest({"name": "b"}) == {"name": "b"}  # an old file
     for change in ({"count": 4}, {"name": "a "}, {"more": 1}, {"digest": ""}, {"parts": [1]}):
         with pytest.raises(
             ValueError, match="^a.json: was edited after it was written: its digest"

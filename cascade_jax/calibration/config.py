@@ -151,7 +151,7 @@ class CalibrateConfig:
             limited, self.delta, self.procedure, self.bound, tokens_per_sequence=length
         )
 
-    def open(self, before_batch: Callable[[bool], None] = lambda is_first: None) -> Pool:
+    def open(self, before_batch: Callable[[bool], None] = lambda may_compile: None) -> Pool:
         """The calibration set of the level; `before_batch`: see `questions.Questions`."""
         if self.level == TOKEN:
             return self.live.open(before_batch)

@@ -72,7 +72,7 @@ class LiveSource:
         allowed = "another than the split that is calibrated on, or None for what that leaves"
         checks.require(self.test_split != self.split, "test_split", self.test_split, allowed)
 
-    def open(self, before_batch: BeforeBatch = lambda is_first: None) -> "LivePool":
+    def open(self, before_batch: BeforeBatch = lambda may_compile: None) -> "LivePool":
         """Reads the examples and finds the checkpoints; loads no parameter yet.
 
         If `before_batch` (see `Questions`) raises hosts.Stopped, what was decoded before is kept.
@@ -107,8 +107,8 @@ class LivePool:
             examples = examples + tested
         decoding = dict.fromkeys(mixture.tasks, GREEDY)
 
-        def before(is_first: bool) -> None:
-            before_batch(is_first and not self.decoded)  # one program answers all
+        def before(may_compile: bool) -> None:
+            before_batch(may_compile and not self.decoded)  # one program answers all
 
         self._questions = Questions(examples, mixture, data, mesh, decoding, before)
         self.name = student.name

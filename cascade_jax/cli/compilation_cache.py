@@ -123,7 +123,7 @@ def _prepare(folder: Path) -> None:
     """
     import filelock
 
-    # Whoever writes here runs code in this process: it is the user's alone.
+    # Programs in this folder are run, so only the user may write to it.
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with filelock.FileLock(folder / ".lockfile", timeout=_WAIT_SECONDS):
         names = set(os.listdir(folder))

@@ -54,7 +54,7 @@ def answer(
     questions: Questions,
     top_k: int = 0,
     embeddings: bool = False,
-    counts: engine.TokenCounts | None = None,
+    counts: engine.ComputedTokens | None = None,
 ) -> Answers:
     """The answers of one model to all examples.
 
@@ -74,7 +74,7 @@ def answer(
     columns: dict[str, list] = {name: [None] * len(examples) for name in names}
     is_ranked = [questions.decoding.get(example.task) == RANK for example in examples]
     ranked, written = np.flatnonzero(is_ranked), np.flatnonzero(np.logical_not(is_ranked))
-    counts = engine.TokenCounts() if counts is None else counts
+    counts = engine.ComputedTokens() if counts is None else counts
     with progress_bar(f"{model.name} answers", len(examples)) as bar:
         parts = (
             _written(model, questions, written.tolist(), top_k, bar, counts),
@@ -101,7 +101,7 @@ def _written(
     rows: list[int],
     top_k: int,
     bar: tqdm.tqdm,
-    counts: engine.TokenCounts,
+    counts: engine.ComputedTokens,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Greedy answers to some of the examples: each one's row and values of the columns."""
     mixture, most = questions.mixture, questions.data.target_length
@@ -133,7 +133,7 @@ def _ranked(
     rows: list[int],
     top_k: int,
     bar: tqdm.tqdm,
-    counts: engine.TokenCounts,
+    counts: engine.ComputedTokens,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The likeliest option of some of the examples, in the form of `_written`."""
     examples = [questions.examples[row] for row in rows]

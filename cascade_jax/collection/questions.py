@@ -46,7 +46,7 @@ class Questions:
         return [row for row, example in enumerate(self.examples) if example.task == task]
 
 
-_Call = TypeVar("_Call")
+_Batch = TypeVar("_Batch")
 
 
 def decoding_by_task(
@@ -167,24 +167,27 @@ def grouped_batches(
 
 
 def calls(
-    fn: Callable, arguments: Callable[[_Call], tuple], questions: Questions, works: Iterable[_Call]
-) -> Iterator[tuple[_Call, Any, float]]:
-    """Calls a jitted function for one piece of work after the other, on all hosts.
+    fn: Callable,
+    arguments: Callable[[_Batch], tuple],
+    questions: Questions,
+    batches: Iterable[_Batch],
+) -> Iterator[tuple[_Batch, Any, float]]:
+    """Calls a jitted function for one batch after the other, on all hosts.
 
     Args:
       fn: jitted, or with a `lower` as jitted functions have.
-      arguments: of `fn` for a piece of work, by host.
-      questions: the mesh, and what is called before each.
-      works: the pieces.
+      arguments: batch -> the arguments of `fn`.
+      questions: the mesh, and what is called before each batch.
+      batches: of any kind.
 
     Yields:
-      The piece, what `fn` returns for it as NumPy arrays, and the seconds it took, without those of
+      The batch, what `fn` returns for it as NumPy arrays, and the seconds it took, without those of
       compiling.
     """
     seen = set()
-    for work in works:
+    for batch in batches:
         with jax.set_mesh(questions.mesh):
-            values = arguments(work)
+            values = arguments(batch)
             shapes = tuple(leaf.shape for leaf in jax.tree.leaves(values))
             questions.before_batch(shapes not in seen)
             if shapes not in seen:  # else compiling would count as decoding time
@@ -193,7 +196,7 @@ def calls(
             start = time.perf_counter()
             output = hosts.to_host(fn(*values))
             seconds = time.perf_counter() - start
-        yield work, output, seconds
+        yield batch, output, seconds
 
 
 def to_global(tree: Any, questions: Questions) -> Any:

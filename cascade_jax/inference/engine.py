@@ -35,7 +35,7 @@ _FEW = 16  # slots on a device, below which fewer are hardly faster
 
 
 @dataclasses.dataclass
-class TokenCounts:
+class ComputedTokens:
     """Tokens of the examples, and those that were computed, fill-ups included.
 
     Attributes:
@@ -86,7 +86,7 @@ def answers(
     params: Mapping[str, Any],
     inputs: Sequence[Int[np.ndarray, " _"]],
     slot_count: int,
-    counts: TokenCounts | None = None,
+    counts: ComputedTokens | None = None,
     before: Callable[[bool], None] = lambda may_compile: None,
 ) -> Iterator[tuple[int, Generation, float]]:
     """Greedy answers, as they end; each is what the model answers to that input alone.
@@ -110,7 +110,7 @@ def answers(
     checks.whole_number("slot_count", slot_count, 1)
     rules_lib.check_batch_size("slot_count", slot_count, settings.mesh, settings.rules)
     if len(inputs):
-        counts = TokenCounts() if counts is None else counts
+        counts = ComputedTokens() if counts is None else counts
         yield from _Engine(settings, params, inputs, slot_count, counts, before).answers()
 
 

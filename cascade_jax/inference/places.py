@@ -36,7 +36,8 @@ def measure(
     def whole(parts):
         joined = jnp.swapaxes(parts, 0, 1).reshape(rows, -1, *parts.shape[3:])[:, :length]
         is_token = labels != PAD_ID
-        return jnp.where(jnp.expand_dims(is_token, range(2, joined.ndim)), joined, 0)
+        is_token = jnp.expand_dims(is_token, range(2, joined.ndim))
+        return jnp.where(is_token, joined, jnp.zeros((), joined.dtype))
 
     return jax.tree.map(whole, measured)
 

@@ -32,9 +32,9 @@ class Pass:
 def plan(inputs: Sequence[int], options: Sequence[int], most_rows: int, shards: int) -> list[Pass]:
     """Packs examples, the largest first, each into the first row with room for it.
 
-    All passes have one shape, that of a few with which the fewest tokens are computed; but examples
-    with so many options that such rows would be mostly empty are in fewer rows with two, four, ...
-    times the places for options.
+    All passes have one shape: that, out of a few, with which the fewest tokens are computed. An
+    example with more tokens of options than such a row holds goes into a pass of fewer rows, which
+    have two, four, ... times the places for options.
 
     Args:
       inputs: tokens of each example's input, with a start if the model has one.

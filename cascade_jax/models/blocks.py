@@ -72,7 +72,7 @@ def num_shards(axis: str) -> int:
 
 
 def _over_heads(attend, shards: int, steps: int, *parts: Part):
-    """`attend` for the heads in so many steps; each takes some of every shard."""
+    """`attend` in `steps` steps, each for some of the heads of every shard."""
     if steps == 1:
         return attend(*(arrays for arrays, _, _ in parts))
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Int
 from cascade_jax import axes
 
 _ENCODED = "encoder_decoder_attention"  # keys of an encoder's output have no place for answers
+_BY_ROW = ("lengths", "is_readable")  # leaves of a cache that are no keys or values, by row
 
 
 @flax.struct.dataclass
@@ -87,7 +88,7 @@ def insert(cache: Any, packed: Any, arrivals: Arrivals, max_length: int) -> Any:
 
 
 def tail(packed: Any, places: int) -> Any:
-    """What `read_packed` creates, with so many places that windows may begin at each of its own."""
+    """What `read_packed` creates, padded to `places`: a window may then begin at any place."""
 
     def widen(leaf):
         return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, places - leaf.shape[-1])])
@@ -125,9 +126,6 @@ def constrained(tree: Any) -> Any:
         return nn.with_logical_constraint(leaf, names)
 
     return jax.tree.map(one, tree)
-
-
-_BY_ROW = ("lengths", "is_readable")
 
 
 def _keys_and_values(function: Callable, max_length: int, cache: Any, *others: Any) -> Any:

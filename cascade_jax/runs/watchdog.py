@@ -122,6 +122,6 @@ class Watch(Watchdog):
                 f"asked to stop; {self._kept()}. The same command goes on with {self._going_on}"
             )
 
-    def before_batch(self, is_first: bool) -> None:
+    def before_batch(self, may_compile: bool) -> None:
         """See `collection.questions.Questions`."""
-        self.before("a batch", may_compile=is_first)
+        self.before("a batch", may_compile=may_compile)

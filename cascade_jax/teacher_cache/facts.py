@@ -10,13 +10,12 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from cascade_jax import numerics
 from cascade_jax.batch import Batch, DecoderBatch
+from cascade_jax.inference import places
 from cascade_jax.models import families
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.compiling import under_mesh
 from cascade_jax.runs import digests
 from cascade_jax.teacher_cache.format import Holding
-
-_LOGITS_AT_ONCE = 1 << 25  # per shard of the batch: 128 MiB
 
 
 def make_facts_fn(
@@ -24,11 +23,12 @@ def make_facts_fn(
     holding: Holding,
     mesh: jax.sharding.Mesh,
     table: str | rules.Table = rules.DEFAULT,
-    logits_at_once: int = _LOGITS_AT_ONCE,
+    logits_at_once: int = places.LOGITS_AT_ONCE,
 ) -> Callable[[PyTree, Batch | DecoderBatch], dict[str, Array]]:
     """A jitted `(params, batch) -> facts`, of the arrays of `TokenFacts`, each [B, L, …].
 
-    The teacher runs as in a train step. Logits are made of some places of all rows at a time.
+    They are 0 at padding. The teacher runs as in a train step. Logits are made of some places of
+    all rows at a time.
 
     Args:
       teacher: an unbound module.
@@ -43,20 +43,12 @@ def make_facts_fn(
     def facts_fn(params, batch):
         with rules.applied(table):
             hidden, unembedding = families.hidden_and_unembedding(teacher, params, batch)
-        rows, length = batch.targets.shape
-        places = max(1, shards * logits_at_once // (rows * vocab_size))
-        parts = -(-length // places)
-        places = -(-length // parts)
 
-        def measure(part):
-            states, targets = part
+        def measure(states, targets):
             return _facts(unembedding.logits(states), targets, holding)
 
-        cut = _cut(hidden, places, parts), _cut(batch.targets, places, parts)
-        facts = jax.lax.map(measure, cut)
-        return jax.tree.map(
-            lambda x: jnp.swapaxes(x, 0, 1).reshape(rows, -1, *x.shape[3:])[:, :length], facts
-        )
+        most = shards * logits_at_once
+        return places.measure(measure, hidden, batch.targets, vocab_size, most)
 
     return under_mesh(mesh, jax.jit(facts_fn, out_shardings=rules.batch_sharding(mesh)))
 
@@ -90,13 +82,6 @@ def _softmax(logits: Float[Array, "B P V"]) -> tuple[Float[Array, "B P"], Float[
     """The largest logit, and the log of the sum of the exponentials of `logits` less it."""
     best = jnp.max(logits, axis=-1)
     return best, jnp.log(jnp.sum(jnp.exp(logits - best[..., None]), axis=-1))
-
-
-def _cut(array: Array, places: int, parts: int) -> Array:
-    """[B L …] -> [parts B places …], zeros at the end of the last part."""
-    rows, length, *rest = array.shape
-    padding = ((0, 0), (0, parts * places - length), *((0, 0) for _ in rest))
-    return jnp.swapaxes(jnp.pad(array, padding).reshape(rows, parts, places, *rest), 0, 1)
 
 
 def own_rows(array: Array) -> np.ndarray:

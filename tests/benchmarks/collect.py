@@ -54,7 +54,7 @@ import numpy as np  # noqa: E402
 
 from cascade_jax.batch import Batch  # noqa: E402
 from cascade_jax.collection import answers as answers_lib  # noqa: E402
-from cascade_jax.inference.engine import TokenCounts  # noqa: E402
+from cascade_jax.inference.engine import ComputedTokens  # noqa: E402
 from cascade_jax.interop import hf  # noqa: E402
 from cascade_jax.models import families, flops  # noqa: E402
 from cascade_jax.models.config import DecoderConfig, T5Config  # noqa: E402
@@ -102,7 +102,7 @@ def ours(config, params, mix: Mix, size: int, folder: Path | None) -> Run:
     model = LoadedModel("ours", families.build(config), params)
 
     def run():
-        counts = TokenCounts()
+        counts = ComputedTokens()
         made = answers_lib.answer(model, questions, counts=counts)
         answers = {}
         for row, options in enumerate(mix.options):

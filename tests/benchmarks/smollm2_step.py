@@ -38,15 +38,6 @@ CACHE = "cache-teacher"
 LIMITS = dict.fromkeys(LOSSES, {"torch": 0.5, "matmuls": 1.3}) | {CACHE: {"matmuls": 1.2}}
 
 
-def make_batch(rows: int, input_length: int, target_length: int) -> Batch:
-    """Full rows of random tokens."""
-    rng = np.random.default_rng(0)
-    inputs = rng.integers(2, STUDENT.vocab_size, (rows, input_length)).astype(np.int32)
-    targets = rng.integers(2, STUDENT.vocab_size, (rows, target_length)).astype(np.int32)
-    shifted = np.pad(targets[:, :-1], ((0, 0), (1, 0)))
-    return Batch(inputs, shifted, targets, np.ones(targets.shape, np.float32))
-
-
 def make_facts(targets: np.ndarray) -> teachers.TeacherTopK:
     """Facts of a teacher that is right on half of the tokens."""
     rng, shape = np.random.default_rng(1), targets.shape
@@ -144,7 +135,9 @@ def cache_teacher(batch: Batch) -> Callable[[], None]:
 
 def table(arguments, rows: list[str]) -> bool:
     """Prints the rows; whether ours are within their limits."""
-    batch = make_batch(arguments.batch, arguments.input_length, arguments.target_length)
+    batch = step_timing.make_batch(
+        STUDENT.vocab_size, arguments.batch, arguments.input_length, arguments.target_length
+    )
     lengths = arguments.input_length, arguments.target_length
     steps = {"ours": our_step, "torch": torch_step}
     step_flops = arguments.batch * flops.training_flops(STUDENT, *lengths)

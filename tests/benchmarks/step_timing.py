@@ -1,4 +1,4 @@
-"""What the benchmarks of steps share: the processor, one matmul, runs in turns, the table."""
+"""What the benchmarks of steps share: processor, batch, one matmul, runs in turns, the table."""
 
 import os
 import platform
@@ -9,6 +9,9 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from cascade_jax.batch import Batch
 
 Run = Callable[[], None]
 
@@ -36,6 +39,15 @@ def vectors(*, emulates_avx2: bool) -> str:
     if "avx512f" in flags and not emulates_avx2:
         return "AVX-512"
     return "AVX2" if "avx2" in flags else "other"
+
+
+def make_batch(vocab_size: int, rows: int, input_length: int, target_length: int) -> Batch:
+    """Full rows of random tokens."""
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(2, vocab_size, (rows, input_length)).astype(np.int32)
+    targets = rng.integers(2, vocab_size, (rows, target_length)).astype(np.int32)
+    shifted = np.pad(targets[:, :-1], ((0, 0), (1, 0)))
+    return Batch(inputs, shifted, targets, np.ones(targets.shape, np.float32))
 
 
 def matmul(rows: int, width: int, columns: int) -> tuple[Run, float]:

@@ -30,7 +30,6 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from cascade_jax.batch import Batch  # noqa: E402
 from cascade_jax.losses import teachers, variants  # noqa: E402
 from cascade_jax.models import families  # noqa: E402
 from cascade_jax.models.config import T5Config  # noqa: E402
@@ -41,6 +40,7 @@ from cascade_jax.teacher_cache import shards as shards_lib  # noqa: E402
 from cascade_jax.teacher_cache.format import FLOORS, Holding, TokenFacts  # noqa: E402
 from cascade_jax.training import step as step_lib  # noqa: E402
 from cascade_jax.training.optimizers import Adafactor  # noqa: E402
+from tests.benchmarks import step_timing  # noqa: E402
 
 K = 64
 
@@ -51,14 +51,6 @@ def models(args) -> tuple[T5Config, T5Config]:
     shared = dict(vocab_size=args.vocab, head_dim=64, **depth)
     small = T5Config(embed_dim=512, num_heads=6, mlp_dim=1024, **shared)
     return small, T5Config(embed_dim=768, num_heads=12, mlp_dim=2048, **shared)
-
-
-def batch_of(args) -> Batch:
-    rng = np.random.default_rng(0)
-    inputs = rng.integers(2, args.vocab, (args.rows, args.input)).astype(np.int32)
-    targets = rng.integers(2, args.vocab, (args.rows, args.target)).astype(np.int32)
-    shifted = np.pad(targets[:, :-1], ((0, 0), (1, 0)))
-    return Batch(inputs, shifted, targets, np.ones(targets.shape, np.float32))
 
 
 def facts_like(args, k: int):
@@ -80,7 +72,10 @@ def steps(args) -> None:
     small, base = models(args)
     student, teacher = families.build(small), families.build(base)
     frozen = state_lib.in_compute_dtype(teacher, families.initialize(teacher, jax.random.key(1)))
-    batch, optimizer = jax.device_put(batch_of(args)), Adafactor(learning_rate=1e-3)
+    batch, optimizer = (
+        jax.device_put(step_timing.make_batch(args.vocab, args.rows, args.input, args.target)),
+        Adafactor(learning_rate=1e-3),
+    )
     rows = {}
     for loss, k in ((variants.CATXent(), 0), (variants.CATDist(), K)):
         for is_cached in (False, True):

@@ -59,15 +59,6 @@ BASE = T5Config(
 LABEL_WEIGHT = 0.5
 
 
-def make_batch(rows: int, input_length: int, target_length: int) -> Batch:
-    """Full rows of random tokens."""
-    rng = np.random.default_rng(0)
-    inputs = rng.integers(2, SMALL.vocab_size, (rows, input_length)).astype(np.int32)
-    targets = rng.integers(2, SMALL.vocab_size, (rows, target_length)).astype(np.int32)
-    shifted = np.pad(targets[:, :-1], ((0, 0), (1, 0)))
-    return Batch(inputs, shifted, targets, np.ones(targets.shape, np.float32))
-
-
 # ------------------------------------------------------------------ steps
 
 
@@ -251,9 +242,11 @@ def missing(row: str) -> list[str]:
 
 def table(arguments, rows: list[str], limits: dict[str, dict[str, float]]) -> bool:
     """Prints the rows of the T5 pair; whether ours are within their limits."""
-    batch = make_batch(arguments.batch, arguments.input_length, arguments.target_length)
+    batch = step_timing.make_batch(
+        SMALL.vocab_size, arguments.batch, arguments.input_length, arguments.target_length
+    )
     lengths, answers = (arguments.input_length, arguments.target_length), arguments.answers
-    inputs = make_batch(answers, arguments.input_length, 1).inputs
+    inputs = step_timing.make_batch(SMALL.vocab_size, answers, arguments.input_length, 1).inputs
     step_flops = flops.training_flops(SMALL, *lengths) + flops.forward_flops(BASE, *lengths)
     decoders = {"ours": our_decoding, "torch": torch_decoding}
     works = {

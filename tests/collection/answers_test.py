@@ -170,7 +170,7 @@ def test_everything_else_that_is_asked_for(mixture, model):
         if example.task == "answers_test_colour_v1":
             assert "".join(texts) == actual.texts[row] and actual.pieces[row][-1] == "</s>"
         assert len(actual.pieces[row]) == len(ids)
-    counts = engine.TokenCounts()
+    counts = engine.ComputedTokens()
     plain = answers.answer(LoadedModel("tiny", *model), questions, counts=counts)
     assert counts.prefill_useful == actual.input_tokens.sum()
     options = [set(example.features.get("options", ())) for example in questions.examples]

@@ -84,7 +84,7 @@ def check(kind, rows, slot_count, mesh=_ONE_DEVICE, devices=1):
     model, params = model_of(kind)
     mesh = mesh.build(jax.devices()[:devices])
     settings = engine.Settings(model, MAX_LENGTH, EOS, TOP_K, mesh)
-    counts, calls, answers = engine.TokenCounts(), [], {}
+    counts, calls, answers = engine.ComputedTokens(), [], {}
     for index, answer, seconds in engine.answers(
         settings, params, rows, slot_count, counts, calls.append
     ):
@@ -122,7 +122,7 @@ def test_answers_are_those_of_each_input_alone(kind):
 def test_a_stop_is_looked_for_while_many_inputs_are_read():
     model, params = model_of("t5")
     settings = engine.Settings(model, MAX_LENGTH, EOS, TOP_K, _ONE_DEVICE.build(jax.devices()[:1]))
-    rows, counts, calls = [np.full(LONGEST, 4, np.int32)] * 32, engine.TokenCounts(), []
+    rows, counts, calls = [np.full(LONGEST, 4, np.int32)] * 32, engine.ComputedTokens(), []
 
     def before(may_compile):
         calls.append(may_compile)

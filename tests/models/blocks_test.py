@@ -19,7 +19,7 @@ ROWS, LENGTH, HEADS, SIZE = 2, 20, 4, 8
 
 @pytest.fixture
 def as_on_tpu(monkeypatch):
-    """Makes programs as for a TPU whose blocks have room for so many logits."""
+    """Traces programs as for a TPU, whose blocks hold a given number of logits."""
 
     def use(logits):
         monkeypatch.setattr(blocks, "platform", lambda: "tpu")

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Int
 from cascade_jax.models.ragged import Ragged
 
 _TIMES = (16, 8, 4, 2, 1)  # sizes of chunks, in multiples of `least`
-_CALL = 28  # a call takes as long as so many tokens beside its own, as measured on a CPU
+_CALL = 28  # what a call costs besides its tokens, in tokens; measured on a CPU
 _WIDTH = 16  # of packed rows: attention computes this many tokens of each row, used or not
 
 
@@ -66,7 +66,7 @@ def chunks(rows: int, length: int, is_packed: bool, least: int) -> list[Chunk]:
       least: number of tokens that take as long as one, since reading the parameters takes longer.
     """
     unit, most = (rows, rows * length) if is_packed else (1, length)
-    shared = 1 if is_packed else rows  # so many tokens are computed for one of the longest row
+    shared = 1 if is_packed else rows  # tokens computed for each token of the longest row
     least = -(-least // shared)
     sizes = sorted({unit, *(min(times * max(unit, least), most) for times in _TIMES)})
     both = _with_needed(sizes, least, _CALL / shared)[::-1]

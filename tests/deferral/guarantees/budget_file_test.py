@@ -248,7 +248,9 @@ def test_an_edit_is_refused(tmp_path):
     with pytest.raises(ValueError, match="budget.json: was edited .*: its digest, .* is missing"):
         budget_file.load(tmp_path / "budget.json")
     (tmp_path / "budget.json").write_text(json.dumps(values | {"schema_version": 1}))
-    assert budget_file.load(tmp_path / "budget.json").runs == whole.runs  # a file of before
+    assert (
+        budget_file.load(tmp_path / "budget.json").runs == whole.runs
+    )  # an old file has no digest
 
 
 def test_a_certificate_is_told_from_a_budget_file():

@@ -308,7 +308,7 @@ def test_any_edit_of_a_file_is_refused(tmp_path):
     del written["digest"]
     with pytest.raises(ValueError, match="c.json: was edited .*: its digest, .* is missing; take"):
         load(written)
-    assert load(written | {"schema": 2}) == made()  # a file of before
+    assert load(written | {"schema": 2}) == made()  # an old file has no digest
 
 
 def test_nan_is_written_nowhere():
