@@ -72,10 +72,8 @@ def steps(args) -> None:
     small, base = models(args)
     student, teacher = families.build(small), families.build(base)
     frozen = state_lib.in_compute_dtype(teacher, families.initialize(teacher, jax.random.key(1)))
-    batch, optimizer = (
-        jax.device_put(step_timing.make_batch(args.vocab, args.rows, args.input, args.target)),
-        Adafactor(learning_rate=1e-3),
-    )
+    batch = step_timing.make_batch(args.vocab, args.rows, args.input, args.target)
+    batch, optimizer = jax.device_put(batch), Adafactor(learning_rate=1e-3)
     rows = {}
     for loss, k in ((variants.CATXent(), 0), (variants.CATDist(), K)):
         for is_cached in (False, True):
