@@ -1,16 +1,17 @@
-"""`cascade-jax records`: records from other systems' JSONL, and back."""
+"""`cascade-jax records`: records from other systems' JSONL, and back; and without their text."""
 
 import argparse
 import dataclasses
+import os
 import re
 from collections.abc import Iterable
 
-from cascade_jax.cli.flags import Flags, UsageError, flag
+from cascade_jax.cli.flags import Flags, UsageError, at_least, comma_list, flag
 from cascade_jax.names import did_you_mean
 
 HELP = """\
 Makes a records table, which evaluate and fit-router read, of answers that other systems wrote as
-JSONL; and a plain table of JSONL of records.
+JSONL; a plain table of JSONL of records; and records without text, small enough to be kept.
 
 example:
   cascade-jax records from-jsonl --student small.jsonl --teacher large.jsonl \\
@@ -18,6 +19,8 @@ example:
     --student_parameters 1B --teacher_parameters 70B --output runs/trivia/small.parquet
   cascade-jax records to-jsonl --records runs/trivia/small.parquet --output table.jsonl
   cascade-jax records from-jsonl --student table.jsonl --output again.parquet
+  cascade-jax records without-text --records runs/demo/records/test/xent.parquet \\
+    --pair demo --size small --loss xent --seed 0 --output tables/xent.seed_0.parquet
 """
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
@@ -31,6 +34,17 @@ def _count(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"{text!r} must be a number such as 8e9, 270M or 1.5B"
         ) from None
+
+
+def named_files(text: str) -> dict[str, str]:
+    """A flag's type: ``NAME=FILE`` with commas between them."""
+    named = {}
+    for entry in comma_list(text):
+        name, _, file = entry.partition("=")
+        if not (name and file) or name in named:
+            raise argparse.ArgumentTypeError(f"{entry!r} is not NAME=FILE with a name of its own")
+        named[name] = file
+    return named
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,9 +134,38 @@ class ToJsonlConfig:
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithoutTextConfig:
+    """The values of without-text's flags."""
+
+    records: str = flag(
+        "FILE", "the records table; e.g. --records runs/demo/records/test/a.parquet"
+    )
+    output: str = flag("FILE", "the table to write; e.g. --output tables/a.seed_0.parquet")
+    pair: str = flag("NAME", "of models, one set of test examples; e.g. --pair smollm2")
+    size: str = flag("NAME", "of the student; e.g. --size layers_10")
+    loss: str = flag(
+        "NAME",
+        "as its file in gin/losses, or a Gatekeeper's with its weight; e.g. --loss cat_xent, "
+        "--loss gatekeeper_0.3",
+    )
+    seed: int = flag("N", "of the student's training; e.g. --seed 0", type=at_least(0))
+    scores: dict[str, str] = flag(
+        "NAME=FILE,...",
+        "routers of `cascade-jax fit-router`, whose scores are kept; e.g. "
+        "--scores edge_inference=router.npz",
+        None,
+        type=named_files,
+    )
+
+    def __post_init__(self):
+        object.__setattr__(self, "scores", dict(self.scores or {}))
+
+
 def flags() -> Flags:
-    """The flags of from-jsonl, with those of to-jsonl above them in the help."""
+    """The flags of from-jsonl, with those of the other verbs above them in the help."""
     other = Flags(HELP, "flags of to-jsonl").add(ToJsonlConfig)
+    other = Flags(other.format_help().rstrip(), "flags of without-text").add(WithoutTextConfig)
     heading = "flags of from-jsonl (formats and examples of their lines: docs/records.md)"
     return Flags(other.format_help().rstrip(), heading).add(FromJsonlFlags)
 
@@ -131,19 +174,23 @@ def parse(argv: Iterable[str]):
     """The config of the arguments after the command's name.
 
     Returns:
-      A `FromJsonlConfig`, or a `ToJsonlConfig`.
+      A `FromJsonlConfig`, a `ToJsonlConfig` or a `WithoutTextConfig`.
 
     Raises:
       ValueError: an unknown verb or flag, a value that is not allowed, a flag that is missing.
     """
-    verbs = {"from-jsonl": FromJsonlFlags, "to-jsonl": ToJsonlConfig}
+    verbs = {
+        "from-jsonl": FromJsonlFlags,
+        "to-jsonl": ToJsonlConfig,
+        "without-text": WithoutTextConfig,
+    }
     verb, *rest = [*argv] or [""]
     if verb not in verbs:
         hint = did_you_mean(verb, verbs)
         raise UsageError(f"{verb!r} is not one of {', '.join(verbs)}{hint}; see --help")
     values = vars(Flags(HELP).add(verbs[verb]).parse(rest))
-    if verb == "to-jsonl":
-        return ToJsonlConfig(**values)
+    if verb != "from-jsonl":
+        return verbs[verb](**values)
     from cascade_jax.records.external.from_jsonl import FromJsonlConfig
 
     return FromJsonlConfig(**values)
@@ -161,6 +208,9 @@ def run(config) -> None:
 
         print(f"{config.output}: {to_jsonl.to_jsonl(config.records, config.output):,} rows")
         return
+    if isinstance(config, WithoutTextConfig):
+        _without_text(config)
+        return
     from cascade_jax.records.external import from_jsonl
 
     made = from_jsonl.from_jsonl(config)
@@ -168,3 +218,14 @@ def run(config) -> None:
     print(f"{config.output}: {made.rows:,} examples, {formats}")
     for line in made.lines():
         print(line)
+
+
+def _without_text(config: WithoutTextConfig) -> None:
+    from cascade_jax.deferral import routers
+    from cascade_jax.records import run_table
+
+    run = run_table.Run(config.pair, config.size, config.loss, config.seed)
+    scores = {name: routers.Saved(file) for name, file in config.scores.items()}
+    table = run_table.write(config.records, config.output, run, scores)
+    size = os.path.getsize(config.output)
+    print(f"{config.output}: {len(table):,} examples of {run}; {size / 1000:,.0f} kB, no text")

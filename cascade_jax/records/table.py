@@ -158,6 +158,7 @@ def write(
     path: str | os.PathLike,
     rows: Mapping[str, Any] | Iterable[Mapping[str, Any]],
     metadata: Mapping[str, Any],
+    **parquet: Any,
 ) -> None:
     """Writes a records file, whole or not at all.
 
@@ -167,6 +168,7 @@ def write(
         largest log-probs of an answer may be an array [L, K].
       metadata: JSON values; name, mixture and split are required, schema_version and models are
         added.
+      **parquet: options of `pyarrow.parquet.write_table`: how the columns are coded.
 
     Raises:
       RecordsError: what `read` would refuse is refused here already.
@@ -182,7 +184,8 @@ def write(
     with files.replacing(path) as temporary:
         table = table.replace_schema_metadata({METADATA_KEY: text})
         # A page that changes on a disk or on its way is refused by `read`; costs 0.03 s for 30 MB.
-        pq.write_table(table, temporary, row_group_size=_ROW_GROUP, write_page_checksum=True)
+        options = {"row_group_size": _ROW_GROUP, "write_page_checksum": True, **parquet}
+        pq.write_table(table, temporary, **options)
 
 
 _ROW_GROUP = 1 << 17  # rows; a reader holds one column of one group at a time

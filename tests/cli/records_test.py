@@ -37,7 +37,8 @@ def from_table(folder, *changes, more=()):
 def test_the_help_names_every_flag_with_an_example():
     text = command.flags().format_help()
     flags = re.findall(r"^  --(\w+)", text, re.M)
-    assert set(flags) == {*from_jsonl.FromJsonlConfig.__dataclass_fields__, "records"}
+    own = {*command.WithoutTextConfig.__dataclass_fields__, "records"}
+    assert set(flags) == {*from_jsonl.FromJsonlConfig.__dataclass_fields__, *own}
     for described in re.split(r"^  --", text, flags=re.M)[1:]:
         assert re.search(r"e\.g\.\s+--", described), described
     for name in from_jsonl.METRICS:
@@ -52,6 +53,7 @@ def test_the_examples_of_the_help_parse():
         "FromJsonlConfig",
         "ToJsonlConfig",
         "FromJsonlConfig",
+        "WithoutTextConfig",
     ]
     assert configs[0].student_parameters == 1e9 and configs[0].teacher_parameters == 70e9
 
