@@ -85,10 +85,7 @@ def make_rank_fn(
 
     @jax.jit
     def rank_fn(params, inputs, options):
-        # An embedding that is NaN would reach other options, as NaN times a weight of 0 is NaN.
-        is_known = options.tokens < vocab_size
-        read = options.replace(tokens=jnp.where(is_known, options.tokens, PAD_ID))
-        hidden = model.apply({"params": params}, inputs, read, method="hidden_after")
+        hidden = model.apply({"params": params}, inputs, options, method="hidden_after")
         fn = functools.partial(_measure, model, params, top_k)
         measured = places.measure(fn, hidden, options.tokens, vocab_size, logits_at_once)
         scores = _scores(measured[0], options.numbers, normalize)

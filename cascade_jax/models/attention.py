@@ -18,6 +18,7 @@ from cascade_jax import axes
 from cascade_jax.models import cudnn
 from cascade_jax.models.blocks import in_blocks
 from cascade_jax.models.config import DecoderConfig, RopeScaling
+from cascade_jax.models.isolation import isolated
 from cascade_jax.models.layers import Dense, empty_cache, heads, keys_last, norm, write_cache
 from cascade_jax.models.ragged import Ragged
 
@@ -193,8 +194,10 @@ class GroupedAttention(nn.Module):
             query = norm(config, "query_norm", axes.HEAD_SIZE)(query)
             key = norm(config, "key_norm", axes.HEAD_SIZE)(key)
         query = rotate(query, query_places.positions, kind.freqs)
-        key = keys_last(rotate(key, query_places.positions, kind.freqs))
-        value = keys_last(value)
+        key = rotate(key, query_places.positions, kind.freqs)
+        if slot is not None or query_places.answers is not None:
+            key, value = isolated(key, value)
+        key, value = keys_last(key), keys_last(value)
         if slot is not None:
             length = key_places.positions.shape[1]
             cached_key = self.variable("cache", "cached_key", empty_cache, key, length)

@@ -35,13 +35,20 @@ def attend(
 ) -> Float[Array, "B Q H K"]:
     """`softmax(scale * q k^T) v` over the keys that the mask leaves; 0 where it leaves none.
 
+    A key that is not finite makes the answers of the queries that may look at it NaN, and no other.
+
     Args:
       implementation: of `jax.nn.dot_product_attention`; "xla" is for tests.
     """
     rows, queries, keys = query.shape[0], query.shape[1], key.shape[-1]
     mask = jnp.broadcast_to(mask, (rows, queries, keys))
+    # The kernels add a large number to the logit of a masked key, which leaves NaN as it is.
+    is_lost = ~jnp.all(jnp.isfinite(key), axis=(1, 2))
+    key = jnp.where(is_lost[:, None, None], 0, key)
     key, value = (x.transpose(0, 3, 1, 2) for x in (key, value))
     answers = jax.nn.dot_product_attention(
         query, key, value, mask=mask[:, None], scale=scale, implementation=implementation
     )
-    return jnp.where(jnp.any(mask, axis=-1)[:, :, None, None], answers, 0)
+    answers = jnp.where(jnp.any(mask, axis=-1)[:, :, None, None], answers, 0)
+    sees_lost = jnp.any(mask & is_lost[:, None], axis=-1)
+    return jnp.where(sees_lost[:, :, None, None], jnp.nan, answers)

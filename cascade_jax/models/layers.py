@@ -19,6 +19,7 @@ from cascade_jax import axes
 from cascade_jax.models import cudnn
 from cascade_jax.models.blocks import in_blocks, num_shards
 from cascade_jax.models.config import DecoderConfig, ModelConfig, T5Config
+from cascade_jax.models.isolation import isolated
 from cascade_jax.models.ragged import Ragged
 
 _MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
@@ -293,13 +294,12 @@ class Attention(nn.Module):
         projected = functools.partial(heads, config, num_heads=config.num_heads)
         query = projected("query", x, lambda *a: _fan_in(*a) / math.sqrt(config.head_dim))
 
-        def keys(name):
-            return keys_last(projected(name, source, _fan_in))
-
-        if position is None:
-            key, value = keys("key"), keys("value")
-        elif source is x:
-            key, value = keys("key"), keys("value")
+        if source is not None:
+            key, value = projected("key", source, _fan_in), projected("value", source, _fan_in)
+            if deterministic:
+                key, value = isolated(key, value)
+            key, value = keys_last(key), keys_last(value)
+        if position is not None and source is x:
             exists = self.has_variable("cache", "cached_key")
             length = mask.shape[-1]
             cached_key = self.variable("cache", "cached_key", empty_cache, key, length)
@@ -308,9 +308,9 @@ class Attention(nn.Module):
                 write_cache(cached_key, key, position)
                 write_cache(cached_value, value, position)
             key, value = cached_key.value, cached_value.value
-        else:  # a source that stays as it is: computed when the cache is created
-            key = self.variable("cache", "cached_key", keys, "key").value
-            value = self.variable("cache", "cached_value", keys, "value").value
+        elif position is not None:  # a source that stays as it is: kept when the cache is created
+            key = self.variable("cache", "cached_key", lambda: key).value
+            value = self.variable("cache", "cached_value", lambda: value).value
         if isinstance(position, Ragged):
             query = position.by_row(query)
         if config.dropout_rate and not deterministic:

@@ -119,6 +119,16 @@ def test_answers_are_those_of_each_input_alone(kind):
     check(kind, [], 8)
 
 
+@pytest.mark.parametrize("kind", ["t5", "decoder"])
+def test_an_input_that_is_not_a_number_changes_no_other_answer(kind):
+    rows = drawn(60)
+    for index in range(0, 60, 7):
+        rows[index] = np.append(rows[index], np.int32(23))  # past the vocabulary: NaN
+    check(kind, rows, 8)
+    is_nan = [np.isnan(alone(kind)(tuple(row.tolist())).log_probs).any() for row in rows]
+    assert is_nan == [23 in row for row in rows]
+
+
 def test_a_stop_is_looked_for_while_many_inputs_are_read():
     model, params = model_of("t5")
     settings = engine.Settings(model, MAX_LENGTH, EOS, TOP_K, _ONE_DEVICE.build(jax.devices()[:1]))

@@ -311,9 +311,22 @@ def test_memory_does_not_grow_by_a_distribution_for_each_option():
     assert temporary_bytes(32) - temporary_bytes(4) < 28 * one_distribution / 5
 
 
-def test_an_id_past_the_vocabulary_is_not_a_number():
-    _, ((*options,),) = _rank(T5(CONFIG), _params(), [[[5, 1], [24, 1], [7, 24]]], INPUTS[:1])
-    np.testing.assert_array_equal([np.isnan(each[2]) for each in options], [False, True, True])
+@pytest.mark.parametrize("name", ["t5", *DECODERS])
+def test_an_id_past_the_vocabulary_makes_its_own_options_not_a_number(name):
+    model = T5(CONFIG) if name == "t5" else families.build(DECODERS[name])
+    params = _params(model.config)
+    options = [[[5, 1], [24, 1], [7, 24], [6, 1]], [[3, 1], [9, 4, 1]], [[8, 7, 1], [5, 1]]]
+    inputs = INPUTS[:3].copy()
+    inputs[1, 0] = 24
+    rows = Pass([[0, 1, 2]], 1, 30, WIDTH)
+    _, result = _rank(model, params, options, inputs, rows)
+    scores = [np.array([score for *_, score in row]) for row in result]
+    for own, expected in zip(scores, ([0, 1, 1, 0], [1, 1], [0, 0]), strict=True):
+        np.testing.assert_array_equal(np.isnan(own), expected)
+    options[0][1:3], inputs[1, 0] = [[4, 1], [7, 4]], 4
+    _, clean = _rank(model, params, options, inputs, rows)
+    kept = np.array([clean[0][0][2], clean[0][3][2], *(score for *_, score in clean[2])])
+    np.testing.assert_array_equal(np.concatenate([scores[0][[0, 3]], scores[2]]), kept)
 
 
 def test_examples_stand_side_by_side_with_their_options():
