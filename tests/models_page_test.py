@@ -1,6 +1,7 @@
 """docs/models.md: its commands parse, its table is what is supported, its gin file builds."""
 
 import ast
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -18,7 +19,7 @@ from cascade_jax.cli import (
 )
 from cascade_jax.interop import hf_families
 from cascade_jax.losses import variants
-from cascade_jax.models import lora
+from cascade_jax.models import lora, shallow
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.runs import start
 
@@ -35,10 +36,13 @@ def commands(verb: str) -> list[list[str]]:
 
 
 def test_every_pair_has_its_commands():
-    downloads = re.findall(r"^hf download (\S+) --local-dir (\S+)$", PAGE, re.M)
     imported = [flags.parse(import_checkpoint.FLAGS, arguments) for arguments in commands("import")]
-    assert [config.path for config in imported] == [folder for _, folder in downloads]
+    shallow_ones = [config for config in imported if config.layers is not None]
+    assert [(config.layers, config.macro) for config in shallow_ones] == [(10, "SMALL")]
+    downloads = re.findall(r"^hf download (\S+) --local-dir (\S+)$", PAGE, re.M)
     assert len({config.out for config in imported}) == len(imported)
+    paths = [config.path for config in imported if config not in shallow_ones]
+    assert paths == [folder for _, folder in downloads]
     rows = PAGE.split("## Public pairs")[1].split("\n## ")[0]
     named = set(re.findall(r"[\w-]+/[\w.-]+", " ".join(re.findall(r"^\|.*\|$", rows, re.M))))
     assert named and named <= {name for name, _ in downloads}
@@ -94,3 +98,42 @@ def test_the_pair_of_the_page_builds_with_lora(in_folder):
     }
     assert run.lora == lora.Lora(rank=16)
     assert not run.optimizer.multiply_by_parameter_scale
+
+
+def layers_experiment(folder, *arguments):
+    """The page's experiment of one model, built with more bindings behind it."""
+    blocks = re.findall(r"```\n(# my_layers\.gin\n.*?|small/.*?)```", PAGE, re.S)
+    (folder / "my_layers.gin").write_text(blocks[0])
+    (folder / "small.gin").write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from cascade_jax.models import shallow\nfrom cascade_jax.runs import start\n"
+        "from cascade_jax.training import experiment\n" + blocks[1].replace("small/", "xent/")
+    )
+    (folder / "runs/smollm2_17b").mkdir(parents=True)
+    deep = dataclasses.replace(CONFIG, num_layers=12, sliding_window=4,
+                               attention_kinds=("sliding", "sliding", "full"))  # fmt: skip
+    (folder / "runs/smollm2_17b/model.gin").write_text(model_gin.text(deep, "LARGE", "a model"))
+    return deep, gin_config.parse(train.CONFIG, ["--gin_file=my_layers.gin", *arguments]).runs
+
+
+def test_the_experiment_of_one_model_builds(in_folder):
+    deep, (teacher, *students) = layers_experiment(in_folder, "--gin_file=small.gin")
+    assert teacher.model == deep and teacher.start == start.FromRun("runs/smollm2_17b")
+    assert teacher.lora == lora.Lora() and not teacher.optimizer.multiply_by_parameter_scale
+    assert [run.model.num_layers for run in students] == [6, 10, 10, 10]
+    for run in students:
+        assert run.lora is None and run.optimizer.multiply_by_parameter_scale
+        assert run.teacher == deep and run.teacher_run == "teacher"
+        depth = run.model.num_layers
+        assert run.start == start.FromLayers("teacher", deep, layers=depth)
+        chosen = shallow.evenly_spaced(depth, 12)
+        kinds = [deep.attention_kind(layer) for layer in chosen]
+        assert [run.model.attention_kind(place) for place in range(depth)] == kinds
+
+
+def test_students_are_layers_of_the_model_from_before_it_was_tuned(in_folder):
+    macro = "--gin.LAYERS_RUN=%PRETRAINED_TEACHER"
+    _, (teacher, *students) = layers_experiment(in_folder, macro, "--gin.STUDENT_LAYERS=[1, 4]")
+    assert {run.start.run for run in students} == {"runs/smollm2_17b"}
+    assert {tuple(run.start.layers) for run in students} == {(1, 4)}
+    assert {run.model.num_layers for run in students} == {2} and teacher.lora is not None

@@ -20,6 +20,7 @@ its checkpoint stand model.gin (the model as gin bindings) and the files of its 
 example:
   cascade-jax import --from hf --path models/gemma-3-270m --out runs/gemma_270m --macro SMALL
   cascade-jax import --from hf --path models/flan-t5-xxl --out runs/flan_xxl --scan_layers
+  cascade-jax import --from hf --path models/smollm2 --out runs/small --macro SMALL --layers 10
   cascade-jax import --from t5x --path flan_t5_small/checkpoint_1198000 --out runs/flan_small \\
     --vocabulary t5.model+100
 """
@@ -42,6 +43,15 @@ class ImportConfig:
     out: str = flag("FOLDER", "the run folder to make; does not exist yet, or is empty")
     macro: str = choice("what model.gin calls the model", "LARGE", "SMALL")
     scan_layers: bool = flag(None, "stacks the layers' parameters, for a model of many layers")
+    layers: int | None = flag(
+        "N",
+        "keeps so many of the layers, evenly spaced, for a student; of a T5, in each stack",
+        None,
+        type=at_least(1),
+    )
+    encoder_layers: int | None = flag(
+        "N", "with --layers: so many of a T5's encoder instead", None, type=at_least(1)
+    )
     dtype: str = choice("of the computation, for model.gin", "float32", "bfloat16")
     vocabulary: str | None = flag(
         "SPEC", "as in a data file; else the tokenizer in the folder", None
@@ -79,7 +89,7 @@ def run(config: ImportConfig) -> None:
 
     out = Path(config.out)
     hf_folder.check_empty(out)
-    loaded = (_from_hf if config.source == "hf" else _from_t5x)(config)
+    loaded = _with_layers(config, (_from_hf if config.source == "hf" else _from_t5x)(config))
     # All of the folder, or nothing of it.
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
@@ -97,6 +107,33 @@ def run(config: ImportConfig) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(loaded.params))
     kind = loaded.source["model_type"]
     print(f"{out}: {kind}, {count:,} parameters; include {out / 'model.gin'}")
+
+
+def _model_with_layers(config: ImportConfig, model: Any) -> Any:
+    """The model's config, with the layers that the flags ask for."""
+    if config.layers is None:
+        if config.encoder_layers is not None:
+            raise ValueError("--encoder_layers goes with --layers, those of the decoder")
+        return model
+    from cascade_jax.models import shallow
+
+    return shallow.with_layers(model, config.layers, config.encoder_layers)
+
+
+def _with_layers(config: ImportConfig, loaded: "_Loaded") -> "_Loaded":
+    """The model with some of its layers, if the flags ask for some."""
+    if config.layers is None:
+        return loaded
+    from cascade_jax.models import shallow
+
+    model = _model_with_layers(config, loaded.model)
+    asked = {"layers": config.layers, "encoder_layers": config.encoder_layers}
+    return dataclasses.replace(
+        loaded,
+        model=model,
+        params=shallow.choose_layers(loaded.params, model, loaded.model),
+        source=loaded.source | {name: value for name, value in asked.items() if value},
+    )
 
 
 def _absolute(path: str) -> str:
@@ -118,6 +155,7 @@ def _from_hf(config: ImportConfig) -> _Loaded:
     from cascade_jax.interop import hf
 
     family, described = hf.check(config.path)
+    _model_with_layers(config, described)  # refuses before it takes a while
     vocabulary = _vocabulary(config, family.model_type)
     pad_id = _pad_id(config, vocabulary)
     fingerprint = _fingerprint(vocabulary, config.vocab_size or described.vocab_size)
@@ -145,6 +183,7 @@ def _from_t5x(config: ImportConfig) -> _Loaded:
         raise ValueError("--pad_id and --vocab_size are for --from hf; T5X's ids stay as they are")
     changes = {"scan_layers": config.scan_layers, "dtype": config.dtype}
     model = dataclasses.replace(t5x_checkpoints.config_of(config.path), **changes)
+    _model_with_layers(config, model)  # refuses before it takes a while
     fingerprint = _fingerprint(config.vocabulary, model.vocab_size)
     checkpoint = t5x_checkpoints.load(config.path, model)
     print(

@@ -9,7 +9,7 @@ from typing import Any
 
 from cascade_jax import checks
 from cascade_jax.interop.hf_keys import Keys
-from cascade_jax.models.config import RopeScaling
+from cascade_jax.models.config import RopeScaling, shortest_cycle
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 # By kind of scaling, the keys of `rope_scaling` with the fields of RopeScaling that they are.
@@ -135,7 +135,4 @@ def attention_kinds(keys: Keys, default: Sequence[str]) -> tuple[str, ...]:
             return ("full",)  # how many they must be is not known
         keys.refuse("layer_types", types, f"{count} of {FULL} and {SLIDING} are")
         return ("full",)
-    for period in range(1, count):
-        if all(kind == kinds[i % period] for i, kind in enumerate(kinds)):
-            return tuple(kinds[:period])
-    return tuple(kinds)
+    return shortest_cycle(kinds)

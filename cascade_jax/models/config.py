@@ -140,6 +140,14 @@ class RopeScaling:
 ATTENTION_KINDS = ("full", "sliding")
 
 
+def shortest_cycle(kinds: Sequence[str]) -> tuple[str, ...]:
+    """The shortest tuple that gives these when it is repeated: the form of `attention_kinds`."""
+    for period in range(1, len(kinds)):
+        if all(kind == kinds[i % period] for i, kind in enumerate(kinds)):
+            return tuple(kinds[:period])
+    return tuple(kinds)
+
+
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig(ModelConfig):
     """A decoder-only Transformer of the Gemma, Llama and Qwen kind.

@@ -1,4 +1,4 @@
-"""A shallower model made of some layers of a deeper one."""
+"""A shallower model made of some layers of a deeper one: its config, and its parameters."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cascade_jax.models.config import DecoderConfig
+from cascade_jax import checks
+from cascade_jax.models.config import DecoderConfig, shortest_cycle
 from cascade_jax.models.families import ModelConfig, build
 
 # May differ: these change neither names nor shapes nor meaning of parameters.
@@ -33,6 +34,74 @@ def evenly_spaced(count: int, of: int) -> tuple[int, ...]:
     return tuple(round(i * (of - 1) / (count - 1)) for i in range(count))
 
 
+def choose(layers: int | Sequence[int] | None, count: int, of: int, name: str) -> tuple[int, ...]:
+    """The layers that stand for `layers` of a stack.
+
+    Args:
+      layers: how many, evenly spaced; or which, counted from 0, in their new order; None for
+        `count`, evenly spaced.
+      count: how many the shallow model has.
+      of: how many the deep one has.
+      name: of the setting, for messages.
+
+    Raises:
+      ValueError: if they are not as many, or not there.
+    """
+    if layers is None or (type(layers) is int and layers == count):
+        return evenly_spaced(count, of)
+    is_list = isinstance(layers, Sequence) and not isinstance(layers, str)
+    if not is_list or len(layers) != count or not all(_is_layer(i, of) for i in layers):
+        raise ValueError(
+            f"{name} is {list(layers) if is_list else repr(layers)}; must be {count} numbers from "
+            f"0 to {of - 1}, one for each layer of the shallow model, or {count} for evenly spaced "
+            "ones"
+        )
+    return tuple(layers)
+
+
+def _is_layer(value: object, of: int) -> bool:
+    return type(value) is int and 0 <= value < of
+
+
+def with_layers(
+    model: ModelConfig,
+    layers: int | Sequence[int],
+    encoder_layers: int | Sequence[int] | None = None,
+) -> ModelConfig:
+    """The config of a model that has some of the layers of another, as `choose_layers` fills it.
+
+    Args:
+      model: the deep model.
+      layers: how many layers of its decoder, evenly spaced; or which, counted from 0.
+      encoder_layers: likewise of a T5's encoder; None for as many as of the decoder.
+
+    Raises:
+      ValueError: the model has not so many layers, or no encoder.
+    """
+    stacks = build(model).stacks()
+    if encoder_layers is not None and "encoder" not in stacks:
+        raise ValueError("encoder_layers is given, but a decoder-only model has no encoder")
+    changes: dict[str, Any] = {}
+    for stack, depth in stacks.items():
+        name, asked = "layers", layers
+        if stack == "encoder":
+            name, asked = "encoder_layers", encoder_layers
+            asked = _number_of(layers) if asked is None else asked
+        checks.whole_number(name, _number_of(asked), 1, most=depth)
+        chosen = choose(asked, _number_of(asked), depth, name)
+        changes[f"num_{stack}_layers" if stack else "num_layers"] = len(chosen)
+        if hasattr(model, "attention_kind"):
+            changes["attention_kinds"] = shortest_cycle(
+                [model.attention_kind(layer) for layer in chosen]
+            )
+    return dataclasses.replace(model, **changes)
+
+
+def _number_of(layers: int | Sequence[int]) -> int:
+    is_list = isinstance(layers, Sequence) and not isinstance(layers, str)
+    return len(layers) if is_list else layers
+
+
 def check_alike(shallow: ModelConfig, deep: ModelConfig) -> None:
     """Raises ValueError for two models that differ in more than their depth: lists what differs."""
     if type(shallow) is not type(deep):
@@ -53,15 +122,16 @@ def choose_layers(
     params: Mapping[str, Any],
     shallow: ModelConfig,
     deep: ModelConfig,
-    layers: Sequence[int] | None = None,
-    encoder_layers: Sequence[int] | None = None,
+    layers: int | Sequence[int] | None = None,
+    encoder_layers: int | Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Parameters of the shallow model: everything of the deep one, but only some of its layers.
 
     Args:
       params: of the deep model, without boxes; layers stacked or not, as its config says.
       shallow, deep: configs that differ in their depth alone (and in layout, dtype, dropout).
-      layers: which layers of a decoder, counted from 0, in their new order; None for evenly spaced.
+      layers: which layers of a decoder, counted from 0, in their new order; None, or how many, for
+        evenly spaced ones.
       encoder_layers: likewise of a T5's encoder.
 
     Raises:
@@ -77,24 +147,13 @@ def choose_layers(
         name, asked = "layers", layers
         if stack == "encoder":
             name, asked = "encoder_layers", encoder_layers
-        chosen = _check(name, asked, depth, deep_depths[stack])
+        chosen = choose(asked, depth, deep_depths[stack], name)
         if hasattr(shallow, "attention_kind"):
             _check_kinds(chosen, shallow, deep)
         if not stack:
             return _choose(result, chosen, deep, shallow)
         result[stack] = _choose(params[stack], chosen, deep, shallow)
     return result
-
-
-def _check(name: str, layers: Sequence[int] | None, count: int, of: int) -> tuple[int, ...]:
-    if layers is None:
-        return evenly_spaced(count, of)
-    if len(layers) != count or not all(type(i) is int and 0 <= i < of for i in layers):
-        raise ValueError(
-            f"{name} is {list(layers)}; must be {count} numbers from 0 to {of - 1}, one for each "
-            "layer of the shallow model"
-        )
-    return tuple(layers)
 
 
 def _check_kinds(chosen: Sequence[int], shallow: DecoderConfig, deep: DecoderConfig) -> None:

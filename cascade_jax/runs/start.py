@@ -49,15 +49,16 @@ class FromLayers:
     Attributes:
       run: the deeper model's run: its name in the same output folder, or its folder.
       model: its config.
-      layers: which layers of its decoder, counted from 0; None for evenly spaced ones.
+      layers: which layers of its decoder, counted from 0; None, or how many, for evenly spaced
+        ones. `shallow.with_layers` makes the config of the run's own model.
       encoder_layers: likewise of a T5's encoder.
       checkpoint: "best" or "last".
     """
 
     run: str
     model: families.ModelConfig
-    layers: Sequence[int] | None = None
-    encoder_layers: Sequence[int] | None = None
+    layers: int | Sequence[int] | None = None
+    encoder_layers: int | Sequence[int] | None = None
     checkpoint: str = "best"
 
     def __post_init__(self):

@@ -60,6 +60,41 @@ def assert_same(actual, expected):
 
 
 @pytest.mark.parametrize("scan", [False, True])
+def test_some_layers_of_a_folder_are_a_run_of_their_own(scan, tmp_path, capsys):
+    source = public_folder(tmp_path / "public", DECODER)
+    argv = ["import", "--from=hf", f"--path={source}", "--vocabulary=byte", "--macro=SMALL"]
+    argv += ["--scan_layers"] if scan else []
+    assert main.main([*argv, f"--out={tmp_path}/run", "--layers=2"]) == 0, capsys.readouterr().err
+    described = checkpoints.config_of(tmp_path / "run")
+    model = run_folder.model_of(described)
+    # Layers 0 and 3 of four, of which every second has no window.
+    assert model == dataclasses.replace(DECODER, num_layers=2, scan_layers=scan)
+    assert described["imported"]["layers"] == 2
+    text = (tmp_path / "run/model.gin").read_text()
+    assert "SMALL = " in text and "small/config.DecoderConfig.num_layers = 2" in text
+    mesh = MeshConfig(data=1).build(jax.devices()[:1])
+    abstract = state.abstract_parameters(families.build(model), mesh)
+    result = checkpoints.load_parameters(tmp_path / "run", 0, abstract)
+    params = random_parameters(DECODER)
+    expected = {name: leaf for name, leaf in params.items() if not name.startswith("layers_")}
+    kept = [params["layers_0"], params["layers_3"]]
+    if scan:
+        expected["layers"] = jax.tree.map(lambda *both: np.stack(both), *kept)
+    else:
+        expected |= {"layers_0": kept[0], "layers_1": kept[1]}
+    assert_same(result, expected)
+    if not scan:
+        argv = [*argv, f"--out={tmp_path}/more"]
+        error = _fails(capsys, [*argv, "--layers=5"])
+        assert "layers is 5; must be an integer of at least 1 and at most 4" in error
+        assert "--encoder_layers goes with --layers" in _fails(
+            capsys, [*argv, "--encoder_layers=1"]
+        )
+        assert "has no encoder" in _fails(capsys, [*argv, "--layers=2", "--encoder_layers=1"])
+        assert not (tmp_path / "more").exists()
+
+
+@pytest.mark.parametrize("scan", [False, True])
 def test_from_a_checkpoint_of_t5x_to_a_run_and_back(scan, tmp_path, capsys):
     params = random_parameters(T5)
     source = t5x_checkpoints.save(tmp_path / "public", T5, params, 70)

@@ -119,3 +119,49 @@ def test_a_layer_keeps_its_kind_of_attention():
 def test_layers_of_another_kind_are_refused():
     with pytest.raises(ValueError, match="not T5Config and DecoderConfig"):
         shallow.choose_layers(_params(DEEP_DECODER), DEEP_T5, DEEP_DECODER)
+
+
+@pytest.mark.parametrize("layers", [3, [0, 2, 4]])
+def test_a_config_with_layers_is_filled_by_them(layers):
+    deep = dataclasses.replace(
+        DEEP_DECODER, sliding_window=2, attention_kinds=("sliding", "full", "full")
+    )
+    small = shallow.with_layers(deep, layers)
+    # Layers 0, 2 and 4: a window, none, none.
+    kinds = ("sliding", "full", "full")
+    assert small == dataclasses.replace(deep, num_layers=3, attention_kinds=kinds)
+    result = shallow.choose_layers(_params(deep), small, deep, layers)
+    for layer, source in zip(_layers(result), [0, 2, 4], strict=True):
+        _same(layer, _layers(_params(deep))[source])
+
+
+def test_the_kinds_of_layers_are_in_their_shortest_form():
+    deep = dataclasses.replace(DEEP_DECODER, sliding_window=2, attention_kinds=("sliding", "full"))
+    assert shallow.with_layers(deep, 3).attention_kinds == ("sliding",)
+    assert shallow.with_layers(DEEP_DECODER, 3) == dataclasses.replace(DEEP_DECODER, num_layers=3)
+    assert shallow.with_layers(deep, 5) == deep
+
+
+def test_a_t5_with_layers():
+    assert shallow.with_layers(DEEP_T5, 2) == dataclasses.replace(
+        DEEP_T5, num_encoder_layers=2, num_decoder_layers=2
+    )
+    small = shallow.with_layers(DEEP_T5, [3], encoder_layers=4)
+    assert (small.num_encoder_layers, small.num_decoder_layers) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((DEEP_DECODER, 6), "layers is 6; must be an integer of at least 1 and at most 5"),
+        ((DEEP_DECODER, 0), "layers is 0; must be"),
+        ((DEEP_DECODER, [1, 5]), r"layers is \[1, 5\]; must be 2 numbers from 0 to 4"),
+        ((DEEP_DECODER, "ten"), "layers is 'ten'; must be"),
+        ((DEEP_DECODER, 2, 2), "has no encoder"),
+        ((DEEP_T5, 5), "layers is 5; must be"),
+        ((DEEP_T5, 2, 6), "encoder_layers is 6; must be"),
+    ],
+)
+def test_layers_that_are_not_there_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        shallow.with_layers(*arguments)
