@@ -15,11 +15,11 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from cascade_jax import axes
-from cascade_jax.models import cudnn
+from cascade_jax.models import cache, cudnn
 from cascade_jax.models.blocks import in_blocks
 from cascade_jax.models.config import DecoderConfig, RopeScaling
 from cascade_jax.models.isolation import isolated
-from cascade_jax.models.layers import Dense, empty_cache, heads, keys_last, norm, write_cache
+from cascade_jax.models.layers import Dense, heads, norm
 from cascade_jax.models.ragged import Ragged
 
 _MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
@@ -95,7 +95,7 @@ def rotate(
 def attend(
     query: Float[Array, "B Q H K"],
     key: Float[Array, "B G K T"],
-    value: Float[Array, "B G K T"],
+    value: Float[Array, "B G T K"],
     query_places: Places,
     key_places: Places,
     *,
@@ -117,24 +117,22 @@ def attend(
         return cudnn.attend(query, key, value, visible, scale)
 
     def block(query, key, value, places):
-        batch, _, num_heads, size = query.shape
-        groups = key.shape[1]
-        query = query.reshape(batch, -1, groups, num_heads // groups, size)
-        if query.shape[1] == 1:  # products in this order take a CPU two thirds of the time
-            logits = jnp.matmul(query[:, 0], key, preferred_element_type=jnp.float32)[:, :, :, None]
-        else:
-            logits = jnp.einsum("bqghk,bgkt->bghqt", query, key, preferred_element_type=jnp.float32)
-        logits = logits * scale
+        # Queries of all heads that share a key head in one axis: these are two matrix products, of
+        # which only the small operands are transposed.
+        batch, length, num_heads, size = query.shape
+        groups, shared = key.shape[1], num_heads // key.shape[1]
+        query = query.reshape(batch, length, groups, shared, size).transpose(0, 2, 3, 1, 4)
+        query = query.reshape(batch, groups, shared * length, size)
+        logits = jnp.matmul(query, key, preferred_element_type=jnp.float32) * scale
         if soft_cap is not None:
             logits = soft_cap * jnp.tanh(logits / soft_cap)
         visible = is_visible(places, key_places, window)[:, None, None]
+        logits = logits.reshape(batch, groups, shared, length, -1)
         weights = jax.nn.softmax(jnp.where(visible, logits, _MASKED), axis=-1)
         weights = jnp.where(visible, weights, 0.0).astype(value.dtype)
-        if weights.shape[3] == 1:
-            answers = jnp.matmul(value, weights[:, :, :, 0].swapaxes(2, 3)).swapaxes(2, 3)
-        else:
-            answers = jnp.einsum("bghqt,bgkt->bqghk", weights, value)
-        return answers.reshape(batch, -1, num_heads, size)
+        answers = jnp.matmul(weights.reshape(batch, groups, shared * length, -1), value)
+        answers = answers.reshape(batch, groups, shared, length, size).transpose(0, 3, 1, 2, 4)
+        return answers.reshape(batch, length, num_heads, size)
 
     return in_blocks(
         block, chunk, key.shape[-1], (query, 1, 2), (key, None, 1), (value, None, 1),
@@ -197,14 +195,9 @@ class GroupedAttention(nn.Module):
         key = rotate(key, query_places.positions, kind.freqs)
         if slot is not None or query_places.answers is not None:
             key, value = isolated(key, value)
-        key, value = keys_last(key), keys_last(value)
+        key, value = cache.keys_last(key), cache.values_by_head(value)
         if slot is not None:
-            length = key_places.positions.shape[1]
-            cached_key = self.variable("cache", "cached_key", empty_cache, key, length)
-            cached_value = self.variable("cache", "cached_value", empty_cache, value, length)
-            write_cache(cached_key, key, slot)
-            write_cache(cached_value, value, slot)
-            key, value = cached_key.value, cached_value.value
+            key, value = cache.extended(self, key, value, key_places.positions.shape[1], slot)
         if isinstance(slot, Ragged):
             query, query_places = jax.tree.map(slot.by_row, (query, query_places))
         answers = attend(

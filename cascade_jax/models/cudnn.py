@@ -28,7 +28,7 @@ def takes(query: Float[Array, "B Q H K"], key: Float[Array, "B G K T"]) -> bool:
 def attend(
     query: Float[Array, "B Q H K"],
     key: Float[Array, "B G K T"],
-    value: Float[Array, "B G K T"],
+    value: Float[Array, "B G T K"],
     mask: Bool[Array, "#B #Q T"],
     scale: float,
     implementation: str = "cudnn",
@@ -45,7 +45,7 @@ def attend(
     # The kernels add a large number to the logit of a masked key, which leaves NaN as it is.
     is_lost = ~jnp.all(jnp.isfinite(key), axis=(1, 2))
     key = jnp.where(is_lost[:, None, None], 0, key)
-    key, value = (x.transpose(0, 3, 1, 2) for x in (key, value))
+    key, value = key.transpose(0, 3, 1, 2), value.swapaxes(1, 2)
     answers = jax.nn.dot_product_attention(
         query, key, value, mask=mask[:, None], scale=scale, implementation=implementation
     )

@@ -7,7 +7,6 @@ Parameter names and shapes are those of T5X's minimal T5. Heads are joined in th
 import functools
 import math
 import operator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from cascade_jax import axes
-from cascade_jax.models import cudnn
+from cascade_jax.models import cache, cudnn
 from cascade_jax.models.blocks import in_blocks, num_shards
 from cascade_jax.models.config import DecoderConfig, ModelConfig, T5Config
 from cascade_jax.models.isolation import isolated
@@ -298,25 +297,20 @@ class Attention(nn.Module):
             key, value = projected("key", source, _fan_in), projected("value", source, _fan_in)
             if deterministic:
                 key, value = isolated(key, value)
-            key, value = keys_last(key), keys_last(value)
+            key, value = cache.keys_last(key), cache.values_by_head(value)
         if position is not None and source is x:
-            exists = self.has_variable("cache", "cached_key")
-            length = mask.shape[-1]
-            cached_key = self.variable("cache", "cached_key", empty_cache, key, length)
-            cached_value = self.variable("cache", "cached_value", empty_cache, value, length)
-            if exists:  # the call that creates the cache adds nothing to it
-                write_cache(cached_key, key, position)
-                write_cache(cached_value, value, position)
-            key, value = cached_key.value, cached_value.value
+            # The call that creates the cache adds nothing to it.
+            where = position if self.has_variable("cache", cache.KEY) else None
+            key, value = cache.extended(self, key, value, mask.shape[-1], where)
         elif position is not None:  # a source that stays as it is: kept when the cache is created
-            key = self.variable("cache", "cached_key", lambda: key).value
-            value = self.variable("cache", "cached_value", lambda: value).value
+            key = self.variable("cache", cache.KEY, lambda: key).value
+            value = self.variable("cache", cache.VALUE, lambda: value).value
         if isinstance(position, Ragged):
             query = position.by_row(query)
         if config.dropout_rate and not deterministic:
             # Dropout of the weights takes the same keys from all queries of a head, so it might as
             # well take the values, which are fewer.
-            ones = jnp.ones((*key.shape[:2], 1, key.shape[-1]), config.dtype)
+            ones = jnp.ones((*value.shape[:3], 1), config.dtype)
             value = value * nn.Dropout(config.dropout_rate)(ones, deterministic=False)
         joined = _attend(query, key, value, mask, bias, config.query_chunk)
         if isinstance(position, Ragged):
@@ -337,7 +331,7 @@ def _attend(query, key, value, mask, bias, chunk):
             logits = logits + bias
         weights = jax.nn.softmax(jnp.where(mask, logits, _MASKED), axis=-1)
         weights = jnp.where(mask, weights, 0.0).astype(value.dtype)
-        return jnp.einsum("bhqt,bhkt->bqhk", weights, value)
+        return jnp.einsum("bhqt,bhtk->bqhk", weights, value)
 
     # A mask or bias may be one for all queries; else it is cut as they are.
     def by_query(x):
@@ -347,31 +341,6 @@ def _attend(query, key, value, mask, bias, chunk):
         attend, chunk, key.shape[-1], (query, 1, 2), (key, None, 1), (value, None, 1),
         (mask, by_query(mask), None), (bias, by_query(bias), None if bias is None else 1),
     )  # fmt: skip
-
-
-_KEYS = (axes.BATCH, axes.HEADS, axes.HEAD_SIZE, axes.LENGTH)
-
-
-def keys_last(x: Float[Array, "B L H K"]) -> Float[Array, "B H K L"]:
-    """Keys or values as attention multiplies them and as caches hold them.
-
-    Both products of attention then read a cache as it lies; in another order the whole cache would
-    be transposed for every token that is decoded.
-    """
-    return nn.with_logical_constraint(x.transpose(0, 2, 3, 1), _KEYS)
-
-
-def empty_cache(new: Float[Array, "B H K _"], length: int) -> Float[Array, "B H K {length}"]:
-    """Zeros for `length` keys of the kind of `new`."""
-    return nn.with_logical_constraint(jnp.zeros((*new.shape[:3], length), new.dtype), _KEYS)
-
-
-def write_cache(variable: nn.Variable, new: Float[Array, "B H K _"], where: Any) -> None:
-    """Puts keys or values into a cache, at a position or where ragged tokens belong."""
-    if isinstance(where, Ragged):
-        variable.value = where.put(variable.value, new)
-    else:
-        variable.value = jax.lax.dynamic_update_slice_in_dim(variable.value, new, where, axis=-1)
 
 
 class MLP(nn.Module):

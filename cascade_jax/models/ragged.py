@@ -108,17 +108,26 @@ class Ragged:
         index = rows * self.row_width + jnp.arange(self.number) - self.first[rows]
         return jnp.take(x.reshape(-1, *x.shape[2:]), index, axis=0, mode="clip")[:, None]
 
-    def put(self, cache: Float[Array, "B H D T"], new: Float[Array, "P H D K"]):
-        """The cache after the tokens' keys (or values) have gone to the last L of its T places."""
+    def put(self, cache: Float[Array, "B H ..."], new: Float[Array, "P H ..."], axis: int):
+        """The cache after the tokens' keys (or values) have gone to the last L of its T places.
+
+        Args:
+          cache: [B H D T], or [B H T D].
+          new: [P H D K], or [P H K D].
+          axis: of the places: -1, or -2.
+        """
         sources = self.sources
-        if new.shape[-1] == 1 and self.width is not None:
+        if new.shape[axis] == 1 and self.width is not None:
             values = new
         else:
-            flat = new.transpose(0, 3, 1, 2).reshape(-1, *new.shape[1:3])
-            values = jnp.take(flat, jnp.maximum(sources, 0), axis=0).transpose(0, 2, 3, 1)
-        first = cache.shape[-1] - self.length
-        answer = jnp.where((sources >= 0)[:, None, None, :], values, cache[..., first:])
-        return jax.lax.dynamic_update_slice_in_dim(cache, answer, first, axis=-1)
+            flat = jnp.moveaxis(new, axis, 1)
+            flat = flat.reshape(-1, *flat.shape[2:])  # [P * K, H, D]
+            values = jnp.moveaxis(jnp.take(flat, jnp.maximum(sources, 0), axis=0), 1, axis)
+        first = cache.shape[axis] - self.length
+        old = jax.lax.slice_in_dim(cache, first, None, axis=axis)
+        is_new = jnp.expand_dims(sources >= 0, (1, 2) if axis == -1 else (1, 3))
+        answer = jnp.where(is_new, values, old)
+        return jax.lax.dynamic_update_slice_in_dim(cache, answer, first, axis=axis)
 
 
 def causal_mask(tokens: Ragged) -> Bool[Array, "B 1 W L"]:

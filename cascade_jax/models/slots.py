@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Int
 
 from cascade_jax import axes
+from cascade_jax.models.cache import AXES, PLACES
 
 _ENCODED = "encoder_decoder_attention"  # keys of an encoder's output have no place for answers
 _BY_ROW = ("lengths", "is_readable")  # leaves of a cache that are no keys or values, by row
@@ -59,18 +60,20 @@ def insert(cache: Any, packed: Any, arrivals: Arrivals, max_length: int) -> Any:
       max_length: the argument of `start_decoding`.
     """
 
-    def put(leaf, source, width):
-        width = min(width, source.shape[-1] // 2)
+    def put(leaf, source, width, axis):
+        width = min(width, source.shape[axis] // 2)
         if not width:
             return leaf
 
         def window(row, offset):
-            start = (0,) * (source.ndim - 4) + (row, 0, 0, offset)
-            size = (*source.shape[:-4], 1, *source.shape[-3:-1], width)
+            start, size = [0] * source.ndim, list(source.shape)
+            start[-4], start[axis], size[-4], size[axis] = row, offset, 1, width
             return jax.lax.dynamic_slice(source, start, size).squeeze(-4)
 
         windows = jax.vmap(window, out_axes=-4)(arrivals.rows, arrivals.offsets)
-        return leaf.at[..., arrivals.slots, :, :, :width].set(windows, mode="drop")
+        places = [slice(None)] * 2
+        places[axis] = slice(width)
+        return leaf.at[..., arrivals.slots, :, *places].set(windows, mode="drop")
 
     cache = dict(cache)
     vectors = {name: cache.pop(name) for name in list(cache) if name in _BY_ROW}
@@ -90,26 +93,30 @@ def insert(cache: Any, packed: Any, arrivals: Arrivals, max_length: int) -> Any:
 def tail(packed: Any, places: int) -> Any:
     """What `read_packed` creates, padded to `places`: a window may then begin at any place."""
 
-    def widen(leaf):
-        return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, places - leaf.shape[-1])])
+    def widen(path, leaf):
+        pad, axis = [(0, 0)] * leaf.ndim, _place_axis(path)
+        pad[axis] = (0, places - leaf.shape[axis])
+        return jnp.pad(leaf, pad)
 
-    return jax.tree.map(widen, packed)
+    return jax.tree_util.tree_map_with_path(widen, packed)
 
 
 def select(cache: Any, rows: Int[Array, " N"], width: int, max_length: int) -> Any:
     """The cache of some rows, with `width` places for inputs, or as many as there were."""
 
-    def cut(leaf, inputs):
-        return jnp.concatenate([leaf[..., : min(width, inputs)], leaf[..., inputs:]], axis=-1)
+    def cut(leaf, inputs, axis):
+        kept = jax.lax.slice_in_dim(leaf, 0, min(width, inputs), axis=axis)
+        answers = jax.lax.slice_in_dim(leaf, inputs, None, axis=axis)
+        return jnp.concatenate([kept, answers], axis=axis)
 
     cache = dict(cache)
     vectors = {name: cache.pop(name)[rows] for name in list(cache) if name in _BY_ROW}
     step = cache.pop("step")
     vectors["is_readable"] = cut(
-        vectors["is_readable"], vectors["is_readable"].shape[1] - max_length
+        vectors["is_readable"], vectors["is_readable"].shape[1] - max_length, -1
     )
     result = _keys_and_values(
-        lambda leaf, inputs: cut(jnp.take(leaf, rows, axis=-4), inputs), max_length, cache
+        lambda leaf, *where: cut(jnp.take(leaf, rows, axis=-4), *where), max_length, cache
     )
     return constrained(result | vectors | {"step": step})
 
@@ -117,22 +124,29 @@ def select(cache: Any, rows: Int[Array, " N"], width: int, max_length: int) -> A
 def constrained(tree: Any) -> Any:
     """Arrays by row, split as models split them over the mesh."""
 
-    def one(leaf):
+    def one(path, leaf):
         if leaf.ndim < 4:
             names = (axes.BATCH,) * (leaf.ndim > 0) + (None,) * (leaf.ndim - 1)
         else:
-            keys = (axes.BATCH, axes.HEADS, axes.HEAD_SIZE, axes.LENGTH)
-            names = (None,) * (leaf.ndim - 4) + keys
+            names = (None,) * (leaf.ndim - 4) + AXES[_name(path)]
         return nn.with_logical_constraint(leaf, names)
 
-    return jax.tree.map(one, tree)
+    return jax.tree_util.tree_map_with_path(one, tree)
 
 
 def _keys_and_values(function: Callable, max_length: int, cache: Any, *others: Any) -> Any:
-    """`function(leaf, *leaves of others, places for inputs)` of all keys and values."""
+    """`function(leaf, *leaves of others, places for inputs, their axis)` of all keys and values."""
 
     def one(path, leaf, *rest):
-        is_encoded = any(key.key == _ENCODED for key in path)
-        return function(leaf, *rest, leaf.shape[-1] - (0 if is_encoded else max_length))
+        is_encoded, axis = any(key.key == _ENCODED for key in path), _place_axis(path)
+        return function(leaf, *rest, leaf.shape[axis] - (0 if is_encoded else max_length), axis)
 
     return jax.tree_util.tree_map_with_path(one, cache, *others)
+
+
+def _name(path) -> str:
+    return path[-1].key
+
+
+def _place_axis(path) -> int:
+    return PLACES[_name(path)]

@@ -47,7 +47,7 @@ def t5_problem(seed=0):
     """(arrays to differentiate, mask): T5's attention with padding and packed rows."""
     rng = np.random.default_rng(seed)
     query = draw(rng, ROWS, LENGTH, HEADS, SIZE)
-    key, value = (draw(rng, ROWS, HEADS, SIZE, LENGTH) for _ in range(2))
+    key, value = draw(rng, ROWS, HEADS, SIZE, LENGTH), draw(rng, ROWS, HEADS, LENGTH, SIZE)
     bias = draw(rng, 1, HEADS, LENGTH, LENGTH)
     segments = jnp.asarray(np.sort(rng.integers(0, 3, (ROWS, LENGTH)), axis=1))  # 0 is padding
     mask = (segments[:, :, None] == segments[:, None]) & (segments[:, None] > 0)
@@ -64,15 +64,15 @@ def float64_attention(arrays, mask):
     logits = np.einsum("bqhk,bhkt->bhqt", q, k) + bias
     weights = np.exp(logits - logits.max(-1, keepdims=True)) * np.asarray(mask)
     weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-300)
-    d_weights = np.einsum("bqhk,bhkt->bhqt", np.ones_like(q), v)
+    d_weights = np.einsum("bqhk,bhtk->bhqt", np.ones_like(q), v)
     d_logits = weights * (d_weights - (weights * d_weights).sum(-1, keepdims=True))
     gradients = (
         np.einsum("bhqt,bhkt->bqhk", d_logits, k),
         np.einsum("bhqt,bqhk->bhkt", d_logits, q),
-        np.einsum("bhqt,bqhk->bhkt", weights, np.ones_like(q)),
+        np.einsum("bhqt,bqhk->bhtk", weights, np.ones_like(q)),
         d_logits.sum(0, keepdims=True),
     )
-    return np.einsum("bhqt,bhkt->bqhk", weights, v), gradients
+    return np.einsum("bhqt,bhtk->bqhk", weights, v), gradients
 
 
 def assert_close(actual, expected, tolerance=2e-6):
@@ -124,7 +124,8 @@ def test_a_decoder_s_attention_is_that_of_one_block(room, groups, as_on_tpu):
     rng = np.random.default_rng(1)
     arrays = (
         draw(rng, ROWS, LENGTH, HEADS, SIZE),
-        *(draw(rng, ROWS, groups, SIZE, LENGTH) for _ in range(2)),
+        draw(rng, ROWS, groups, SIZE, LENGTH),
+        draw(rng, ROWS, groups, LENGTH, SIZE),
     )
     segments = jnp.asarray(np.sort(rng.integers(0, 3, (ROWS, LENGTH)), axis=1))
     positions = jnp.arange(LENGTH)[None] - jnp.argmax(segments[:, :, None] == segments[:, None], -1)

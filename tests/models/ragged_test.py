@@ -75,7 +75,9 @@ def test_a_cache_gets_the_new_keys_and_keeps_the_others(before, number):
     for token, value in zip(tokens_of(ragged), flat, strict=True):
         if token:
             expected[token[0], :, :, before + token[1]] = value
-    np.testing.assert_array_equal(ragged.put(jnp.asarray(cache), jnp.asarray(new)), expected)
+    np.testing.assert_array_equal(ragged.put(jnp.asarray(cache), jnp.asarray(new), -1), expected)
+    values = ragged.put(jnp.asarray(cache.swapaxes(2, 3)), jnp.asarray(new.swapaxes(2, 3)), -2)
+    np.testing.assert_array_equal(values, expected.swapaxes(2, 3))
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -86,7 +88,7 @@ def test_one_token_a_row_is_put_where_it_belongs(packed):
     )
     ragged = make(jnp.asarray(STARTS), counts, length=LENGTH, **size)
     cache, new = np.zeros((5, 1, 1, LENGTH)), np.arange(1.0, 6).reshape(5, 1, 1, 1)
-    actual = np.asarray(ragged.put(jnp.asarray(cache), jnp.asarray(new)))[:, 0, 0]
+    actual = np.asarray(ragged.put(jnp.asarray(cache), jnp.asarray(new), -1))[:, 0, 0]
     expected = np.zeros((5, LENGTH))
     expected[[0, 2, 3], [3, 7, 2]] = [1, 2, 3] if packed else [1, 3, 4]
     np.testing.assert_array_equal(actual, expected)
