@@ -4,9 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cascade_jax.models import cudnn
+from cascade_jax.models import cache, cudnn
 from cascade_jax.models.isolation import isolated
-from cascade_jax.models.layers import keys_last
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -18,7 +17,8 @@ def test_they_reach_the_queries_that_may_look_there_alone(part, bad):
     mask = np.broadcast_to(mask, (2, 6, 6))
 
     def attend(key, value):
-        key, value = map(keys_last, isolated(jnp.asarray(key), jnp.asarray(value)))
+        key, value = isolated(jnp.asarray(key), jnp.asarray(value))
+        key, value = cache.keys_last(key), cache.values_by_head(value)
         return np.asarray(cudnn.attend(query, key, value, mask, 0.5, implementation="xla"))
 
     expected = attend(key, value)
