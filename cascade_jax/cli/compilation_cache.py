@@ -18,6 +18,7 @@ from cascade_jax.cli.flags import flag
 
 OFF = "off"
 MAX_BYTES = 4 << 30  # the least recently used entries go beyond it
+MAX_ENTRIES = 1024  # the same at each start: JAX looks at all entries whenever it writes one
 _WAIT_SECONDS = 10.0  # for another process that has the folder's lock
 _ENTRY, _TIME = "-cache", "-atime"  # how JAX names an entry, and the file with its last use
 _ZSTD = b"\x28\xb5\x2f\xfd"  # an entry begins with it where the package zstandard is installed
@@ -134,9 +135,21 @@ def _prepare(folder: Path) -> None:
                     _mend(folder / name, folder / stamp)
             elif name.endswith(_TIME) and name.removesuffix(_TIME) + _ENTRY not in names:
                 (folder / name).unlink()
+        _remove_oldest(folder)
         probe = folder / f".{os.getpid()}"
         probe.write_bytes(b"")
         probe.unlink()
+
+
+def _remove_oldest(folder: Path) -> None:
+    """Leaves the entries that were used last."""
+    stamps = list(folder.glob(f"*{_TIME}"))
+    if len(stamps) <= MAX_ENTRIES:
+        return
+    stamps.sort(key=lambda stamp: int.from_bytes(stamp.read_bytes(), "little"))
+    for stamp in stamps[:-MAX_ENTRIES]:
+        stamp.with_name(stamp.name.removesuffix(_TIME) + _ENTRY).unlink()
+        stamp.unlink()
 
 
 def _mend(entry: Path, stamp: Path) -> None:

@@ -23,7 +23,11 @@ from gin import config as gin_config
 
 from cascade_jax.cli import commands, gin_text
 from cascade_jax.cli.flags import Config, Flags, UsageError, at_least, flag
-from cascade_jax.cli.task_modules import TaskModulesSkipped
+from cascade_jax.cli.task_modules import (
+    TaskModulesSkipped,
+    TensorFlowNeededError,
+    TensorFlowRefused,
+)
 from cascade_jax.names import did_you_mean
 
 _MACRO = "gin.macro"
@@ -106,6 +110,10 @@ def build(root: str, values: argparse.Namespace, needs_tasks: bool = True) -> An
     """
     if not values.gin_file:
         raise UsageError("give at least one --gin_file; see --help for an example")
+    if needs_tasks and "tensorflow" not in sys.modules:
+        # What can be refused without TensorFlow does not wait for it, which takes seconds.
+        with contextlib.suppress(TensorFlowNeededError), TensorFlowRefused():
+            build(root, values, needs_tasks=False)
     mentioned = load(values.gin_file, values.bindings or (), needs_tasks)
     if root not in _bound():
         raise UsageError(f"the gin files bind nothing of {root}, which this command needs")
@@ -161,9 +169,13 @@ def load(files: Iterable[str], bindings: Iterable[str] = (), needs_tasks: bool =
         if not any(os.path.isfile(folder / file) for folder in search_paths()):
             raise UsageError(_no_such_file(file))
     if not needs_tasks:
-        with contextlib.suppress(UsageError), TaskModulesSkipped():
-            return _load(files, bindings)
-        # A wrong gin file, or one that uses what is in a module of tasks.
+        skipped = TaskModulesSkipped()
+        try:
+            with skipped:
+                return _load(files, bindings)
+        except UsageError as error:
+            if not skipped.may_explain(error):
+                raise
     with native_messages_hidden():
         # Keeps TensorFlow off the devices before a module of tasks makes a tensor.
         importlib.import_module("cascade_jax.data.lean_tensorflow")

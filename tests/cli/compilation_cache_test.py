@@ -140,6 +140,17 @@ def test_what_a_killed_process_left_is_mended(tmp_path, events):
     assert compute() == 18 and not whole.exists() and entries(tmp_path)
 
 
+def test_a_start_keeps_the_programs_that_were_used_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(compilation_cache, "MAX_ENTRIES", 3)
+    for name, second in zip("abcde", (5, 1, 4, 2, 3), strict=True):
+        (tmp_path / f"{name}-cache").write_bytes(name.encode())
+        (tmp_path / f"{name}-atime").write_bytes(second.to_bytes(8, "little"))
+    for _ in range(2):
+        assert compilation_cache.use(str(tmp_path)) is None
+        assert [file.name for file in entries(tmp_path)] == ["a-cache", "c-cache", "e-cache"]
+        assert len(list(tmp_path.glob("*-atime"))) == 3
+
+
 def test_a_damaged_entry_is_a_warning_and_the_program_is_compiled(tmp_path):
     compilation_cache.use(str(tmp_path))
     compute()

@@ -36,6 +36,16 @@ COMMANDS = {  # argv and exit status; those of status 2 have imported all and th
     "export": (["--run=missing", "--out=exported", "--to=hf"], 2),
 }
 
+REFUSED = [  # before what reads text is imported
+    ["train", DEMO, "--gin.STUDENT_STEPZ=5"],
+    ["train", DEMO, "--gin.mesh.MeshConfig.tensr=2"],
+    ["train", DEMO, "--gin.ONLY='nobody'"],
+    ["collect", DEMO, "--gin.COLECT_SPLIT='test'"],
+    ["calibrate", DEMO, "--gin.LEVEL='word'"],
+    ["vocab", DEMO],
+    ["cache-teacher", DEMO, "--gin.SEEDS=1"],
+]
+
 
 @pytest.fixture
 def no_tasks():
@@ -57,7 +67,7 @@ def test_commands_that_read_no_text_import_no_tensorflow(tmp_path):
     output = f"--gin.OUTPUT_DIR='{tmp_path}'"
     argvs = [
         [name, *argv, *([output] if DEMO in argv else [])] for name, (argv, _) in COMMANDS.items()
-    ]
+    ] + REFUSED
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(argvs)],
         cwd=processes.ROOT,
@@ -68,6 +78,7 @@ def test_commands_that_read_no_text_import_no_tensorflow(tmp_path):
     )
     results = [json.loads(line[7:]) for line in done.stdout.splitlines() if line[:7] == "RESULT "]
     expected = [[name, status, []] for name, (_, status) in COMMANDS.items()]
+    expected += [[name, 2, []] for name, *_ in REFUSED]
     assert results == expected, done.stderr
 
 
@@ -88,6 +99,7 @@ def test_modules_of_tasks_are_found_but_not_run(tmp_path, monkeypatch, no_tasks)
     file.write_text("import tasks.miss\n")
     with pytest.raises(gin_config.UsageError, match=r"No module named 'tasks\.miss'"):
         gin_config.load([str(file)], needs_tasks=False)
+    assert "tasks.used" not in sys.modules
     # What a binding uses is run all the same.
     file.write_text(
         "from __gin__ import dynamic_registration\nfrom tasks import used\nused.Use.x = 2\n"
