@@ -1,4 +1,4 @@
-"""`cascade-jax compare`: what evaluate does, for tables and folders named on the command line."""
+"""`cascade-jax compare`: tables and folders named on the command line, and claims over seeds."""
 
 import dataclasses
 from pathlib import Path
@@ -11,11 +11,15 @@ Lays cascades side by side that were collected on the same examples with the sam
 records files, or the folders of experiments. Writes what `cascade-jax evaluate` writes, prints
 whether each is better than the first, and needs no gin file.
 
+With --claims it tests the papers' claims on tables of many runs (cascade-jax records without-text),
+seed by seed: claims.md, claims.json and pictures.
+
 example:
   cascade-jax compare runs/demo --split test
   cascade-jax compare a=runs/demo/records/test/xent.parquet runs/demo/records/test/cat_xent.parquet
   cascade-jax compare runs/demo --split test --names xent,cat_xent --scores standard
   cascade-jax compare runs/demo --split test --cost flops --output runs/demo/report_flops
+  cascade-jax compare docs/results/smollm2 --claims all --output runs/claims
 """
 
 
@@ -54,10 +58,23 @@ class CompareConfig:
         "parameters",
     )
     bootstrap: int = flag("N", "resamples for the intervals", 1000, type=at_least(1))
+    claims: tuple[str, ...] = flag(
+        "all|IDS",
+        "tests claims instead, all or those named, on the tables of runs in and below the folders",
+        (),
+        type=comma_list,
+    )
 
     def __post_init__(self):
         if not self.entries:
             raise UsageError("nothing to compare: give records files or folders of experiments")
+        if self.claims:
+            defaults = {f.name: f.default for f in dataclasses.fields(self)}
+            for name in ("split", "names", "score", "scores", "cost"):
+                if getattr(self, name) != defaults[name]:
+                    raise UsageError(
+                        f"--{name} does not go with --claims, which say what they need"
+                    )
 
 
 FLAGS = CompareConfig
@@ -70,9 +87,30 @@ def run(config: CompareConfig) -> None:
       FileNotFoundError: a file or folder that is not there.
       ValueError: a name that is not known, or records that do not compare.
     """
+    if config.claims:
+        _judge(config)
+        return
     from cascade_jax.cli import evaluate
 
     evaluate.run(evaluate_config(config))
+
+
+def _judge(config: CompareConfig) -> None:
+    """Tests the claims on every pair of models that there are tables of."""
+    from cascade_jax.evaluation.claims import papers, tables, verdicts
+    from cascade_jax.report import claims
+
+    known = {claim.id: claim for claim in papers.CLAIMS}
+    for name in config.claims:
+        check_choice("--claims", name, ["all", *known])
+    chosen = [c for c in papers.CLAIMS if c.id in config.claims or "all" in config.claims]
+    studies = [
+        verdicts.judge(study, chosen, config.bootstrap)
+        for study in tables.load(config.entries).values()
+    ]
+    claims.write(studies, config.output)
+    print(claims.for_terminal(studies))
+    print(f"\nwrote {config.output}/claims.md")
 
 
 def evaluate_config(config: CompareConfig):

@@ -190,7 +190,7 @@ class _Reader:
         self.num_statistics = student.shape[1]
         nodes = _NODES if self.scores_fn is None else _CORPUS_NODES
         orders = map(curves.deferral_order, (gain_of(cascade), *scores))
-        self.orders = [(order, _thinned(ends, nodes)) for order, ends in orders]
+        self.orders = [(order, thinned(ends, nodes)) for order, ends in orders]
         # What is summed along an order: draws, gains, and the teacher's costs if they differ.
         columns, totals = [np.ones((len(student), 1)), self.difference], [student]
         for column, cost in zip((totals, columns), self.costs, strict=True):
@@ -209,15 +209,15 @@ class _Reader:
         resamples = []
         for order, nodes in self.orders[1:]:
             rate, quality, cost = self._curves(counts, size, total, order, nodes)
-            at_quality = _first_reaching(rate, quality, cost, self.qualities)
+            at_quality = first_reaching(rate, quality, cost, self.qualities)
             resamples.append(
                 Resamples(
                     student_quality=ends[0],
                     teacher_quality=ends[1],
                     area=np.trapezoid(quality, rate, axis=1),
                     oracle_area=oracle_area,
-                    quality_at_rate=_read_off(self.rates, rate, quality),
-                    quality_at_cost=_read_off(self.at_costs, cost, quality, left=np.nan),
+                    quality_at_rate=read_off(self.rates, rate, quality),
+                    quality_at_cost=read_off(self.at_costs, cost, quality, left=np.nan),
                     rate_at_quality=at_quality[0],
                     cost_at_quality=at_quality[1],
                     **self._line_areas(ends, counts, total),
@@ -295,7 +295,7 @@ def _summed(
     return np.cumsum(sums, axis=0)
 
 
-def _thinned(ends: Int[np.ndarray, " groups"], nodes: int) -> Int[np.ndarray, " nodes"]:
+def thinned(ends: Int[np.ndarray, " groups"], nodes: int) -> Int[np.ndarray, " nodes"]:
     """About so many of the ends of tied groups, evenly spread over the examples, with the last."""
     if len(ends) <= nodes:
         return ends
@@ -303,26 +303,27 @@ def _thinned(ends: Int[np.ndarray, " groups"], nodes: int) -> Int[np.ndarray, " 
     return ends[np.unique(np.searchsorted(ends, np.floor(even)))]
 
 
-def _read_off(
+def read_off(
     at: tuple[float, ...], x: Float[np.ndarray, "B nodes"], y: Float[np.ndarray, "B nodes"], **ends
 ) -> Float[np.ndarray, "B at"]:
+    """Values of y at points of x, resample by resample, linear between nodes."""
     return np.stack([np.interp(at, *pair, **ends) for pair in zip(x, y, strict=True)])
 
 
-def _first_reaching(
+def first_reaching(
     rate: Float[np.ndarray, "B nodes"],
     quality: Float[np.ndarray, "B nodes"],
     cost: Float[np.ndarray, "B nodes"],
-    targets: Collection[float],
+    targets: Collection[float | Float[np.ndarray, " B"]],
 ) -> tuple[Float[np.ndarray, "B targets"], Float[np.ndarray, "B targets"]]:
     """Smallest rate with at least each target quality, and its cost, linear between nodes.
 
-    Both are inf where no rate has it.
+    A target is the same for all resamples, or one for each. Both are inf where no rate has it.
     """
     rows = np.arange(len(rate))
     rates, costs = np.empty((2, len(rate), len(targets)))
     for column, target in enumerate(targets):
-        reached = quality >= target - 1e-12
+        reached = quality >= np.asarray(target)[..., None] - 1e-12
         at = np.argmax(reached, axis=1)
         before = np.maximum(at - 1, 0)
         rise = quality[rows, at] - quality[rows, before]

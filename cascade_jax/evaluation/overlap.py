@@ -67,6 +67,39 @@ def overlap(confidence: Real[np.ndarray, " n"], is_right: Bool[np.ndarray, " n"]
     return float(np.sum(np.minimum(*masses)))
 
 
+def resampled(
+    confidence: Real[np.ndarray, " n"],
+    is_right: Bool[np.ndarray, " n"],
+    counts: Real[np.ndarray, "n draws"],
+) -> Float[np.ndarray, " draws"]:
+    """The overlap where each example counts as often as it was drawn.
+
+    Bandwidths stay those of the examples themselves; densities are summed on a grid of 1,024
+    points, which changes s_o by some 1e-3.
+
+    Returns:
+      One value a draw; NaN where a kind has no spread, or a draw has none of it.
+    """
+    confidence, is_right = np.asarray(confidence, np.float64), np.asarray(is_right)
+    kinds = [_density(confidence[is_right]), _density(confidence[~is_right])]
+    if None in kinds:
+        return np.full(counts.shape[1], math.nan)
+    widest = max(kind.width for kind in kinds)
+    edges = np.linspace(confidence.min() - 5 * widest, confidence.max() + 5 * widest, 1025)
+    middles, at = (edges[1:] + edges[:-1]) / 2, np.digitize(confidence, edges) - 1
+    heights = []
+    for kind, rows in zip(
+        kinds, (np.flatnonzero(is_right), np.flatnonzero(~is_right)), strict=True
+    ):
+        drawn = np.zeros((len(middles), counts.shape[1]))
+        np.add.at(drawn, at[rows], counts[rows].astype(np.float64))
+        z = (middles[:, None] - middles) / kind.width
+        kernel = np.exp(-0.5 * z * z)
+        with np.errstate(invalid="ignore"):  # 0 / 0: a draw without this kind
+            heights.append((kernel @ drawn) / (kernel.sum(axis=0) @ drawn))
+    return np.minimum(*heights).sum(axis=0)
+
+
 def _density(values: Float[np.ndarray, " n"]) -> _Density | None:
     """Of one kind of answers; None where it has no spread."""
     n = len(values)
