@@ -11,7 +11,7 @@ import absl.logging
 import gin
 
 from cascade_jax import files
-from cascade_jax.cli import compilation_cache, gin_config, many_hosts
+from cascade_jax.cli import compilation_cache, freed_memory, gin_config, many_hosts
 from cascade_jax.cli.flags import Flags, flag, parse
 from cascade_jax.cli.task_modules import TaskModulesSkipped
 
@@ -59,6 +59,7 @@ def flags_of(command: ModuleType) -> Flags:
         flags.add(gin_config.LimitFlag)
     if _runs_models(command):
         flags.add(many_hosts.HostFlags).add(compilation_cache.CacheFlags)
+        flags.add(freed_memory.FreedMemoryFlag)
     return flags
 
 
@@ -68,7 +69,7 @@ def _runs_models(command: ModuleType) -> bool:
 
 def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
     """The exit status, and what was printed on standard error."""
-    verbose, config = "--traceback" in argv, None
+    verbose, config, keeps_memory = "--traceback" in argv, None, False
     if not verbose:
         _hide_background_errors()
     try:
@@ -83,6 +84,9 @@ def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
                 values.bindings = [*(values.bindings or ()), f"{command.LIMIT}={values.limit}"]
             needs_tasks = getattr(command, "NEEDS_TASKS", True)
             config = gin_config.build(command.CONFIG, values, needs_tasks)
+            keeps_memory = _runs_models(command) and values.freed_memory == freed_memory.KEEP
+            if keeps_memory:
+                freed_memory.keep()
             if _runs_models(command):
                 _keep_compiled(values.compilation_cache, name)
                 many_hosts.meet(values, f"cascade-jax {name}")
@@ -92,6 +96,8 @@ def _run(command: ModuleType, name: str, argv: list[str]) -> tuple[int, str]:
         if check is not None:
             check(config)
             _write_configs(config)
+        if keeps_memory:
+            freed_memory.keep_on_cpu_alone()
         command.run(config)
         if check is None:
             _write_configs(config)

@@ -283,8 +283,11 @@ def _sweep(setup, perturbed, hidden, unembedding, constants, so_far):
     d_head = _first_d_head(head, perturbed[1], so_far)
     d_hidden = jnp.zeros((slots, hidden.shape[-1]), jnp.float32) if perturbed[0] else None
     first = _no_terms(setup, teacher, slots), d_hidden, d_head
-    with jax.named_scope(f"{LOOP_LIMIT}{slots // size}"):
-        terms, d_hidden, d_head = jax.lax.fori_loop(0, num_chunks, one_chunk, first)
+    if slots == size:  # no loop, so that nothing is added to zeros
+        terms, d_hidden, d_head = one_chunk(0, first)
+    else:
+        with jax.named_scope(f"{LOOP_LIMIT}{slots // size}"):
+            terms, d_hidden, d_head = jax.lax.fori_loop(0, num_chunks, one_chunk, first)
 
     ############################ Back in order, added up once ############################
     slot_of = jnp.zeros((count,), order.dtype).at[order].set(jnp.arange(count, dtype=order.dtype))

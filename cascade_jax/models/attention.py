@@ -15,8 +15,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from cascade_jax import axes
-from cascade_jax.models import cache, cudnn
-from cascade_jax.models.blocks import in_blocks
+from cascade_jax.models import cache, cpu_attention, cudnn
+from cascade_jax.models.blocks import in_blocks, platform
 from cascade_jax.models.config import DecoderConfig, RopeScaling
 from cascade_jax.models.isolation import isolated
 from cascade_jax.models.layers import Dense, heads, norm
@@ -86,7 +86,10 @@ def rotate(
 ) -> Float[Array, "B T H K"]:
     """Turns the pairs (x_i, x_{i + K/2}) of every head by `position * frequency_i`, in float32."""
     angles = positions.astype(jnp.float32)[:, :, None] * freqs[None, None, :]
-    sin, cos = jnp.sin(angles)[:, :, None], jnp.cos(angles)[:, :, None]
+    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    if platform() == "cpu":
+        return cpu_attention.rotate(x.astype(jnp.float32), sin, cos).astype(x.dtype)
+    sin, cos = sin[:, :, None], cos[:, :, None]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x.dtype)
@@ -103,11 +106,12 @@ def attend(
     scale: float,
     soft_cap: float | None,
     chunk: int,
+    is_isolated: bool = False,
 ) -> Float[Array, "B Q H K"]:
     """`softmax(cap(scale * q k^T)) v` with the keys that each query may see; softmax in float32.
 
     Each of the G key heads serves H / G query heads that stand together. Long rows of queries are
-    taken in blocks (`in_blocks`).
+    taken in blocks (`in_blocks`). With `is_isolated` a key may be NaN (`isolated`).
 
     Reference: Vaswani et al. 2017, section 3.2; Ainslie et al. 2023, "GQA".
     """
@@ -117,6 +121,10 @@ def attend(
         return cudnn.attend(query, key, value, visible, scale)
 
     def block(query, key, value, places):
+        if not is_isolated and cpu_attention.takes(query):
+            visible = is_visible(places, key_places, window)
+            settings = dict(scale=scale, soft_cap=soft_cap)
+            return cpu_attention.attend(query, key, value, visible, **settings)
         # Queries of all heads that share a key head in one axis: these are two matrix products, of
         # which only the small operands are transposed.
         batch, length, num_heads, size = query.shape
@@ -193,7 +201,8 @@ class GroupedAttention(nn.Module):
             key = norm(config, "key_norm", axes.HEAD_SIZE)(key)
         query = rotate(query, query_places.positions, kind.freqs)
         key = rotate(key, query_places.positions, kind.freqs)
-        if slot is not None or query_places.answers is not None:
+        is_isolated = slot is not None or query_places.answers is not None
+        if is_isolated:
             key, value = isolated(key, value)
         key, value = cache.keys_last(key), cache.values_by_head(value)
         if slot is not None:
@@ -203,7 +212,7 @@ class GroupedAttention(nn.Module):
         answers = attend(
             query, key, value, query_places, key_places,
             window=kind.window, scale=config.query_scale or config.head_dim**-0.5,
-            soft_cap=config.attention_soft_cap, chunk=config.query_chunk,
+            soft_cap=config.attention_soft_cap, chunk=config.query_chunk, is_isolated=is_isolated,
         )  # fmt: skip
         if isinstance(slot, Ragged):
             answers = slot.by_token(answers)

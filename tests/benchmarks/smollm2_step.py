@@ -149,5 +149,5 @@ def table(arguments, rows: list[str]) -> bool:
         arguments.batch * flops.forward_flops(TEACHER, *lengths),
         {"ours": functools.partial(cache_teacher, batch)},
     )
-    one = step_timing.matmul(arguments.batch * sum(lengths), STUDENT.embed_dim, STUDENT.mlp_dim)
+    one = arguments.batch * sum(lengths), STUDENT.embed_dim, STUDENT.mlp_dim
     return step_timing.print_table(works, LIMITS, one, arguments.repetitions)

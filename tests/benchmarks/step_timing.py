@@ -1,10 +1,14 @@
 """What the benchmarks of steps share: processor, batch, one matmul, runs in turns, the table."""
 
+import functools
+import math
+import multiprocessing
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import jax
@@ -12,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cascade_jax.batch import Batch
+from cascade_jax.cli import freed_memory
 
 Run = Callable[[], None]
 
@@ -50,30 +55,55 @@ def make_batch(vocab_size: int, rows: int, input_length: int, target_length: int
     return Batch(inputs, shifted, targets, np.ones(targets.shape, np.float32))
 
 
-def matmul(rows: int, width: int, columns: int) -> tuple[Run, float]:
-    """A run of 16 products [rows, width] x [width, columns] in float32, and their FLOPs."""
+def matmul(rows: int, width: int, columns: int) -> Run:
+    """A run of 16 products [rows, width] x [width, columns] in float32."""
     x, kernel = jnp.ones((rows, width)), jnp.ones((width, columns))
     many = jax.jit(lambda x, kernel: [(x + i) @ kernel for i in range(16)])
-    return lambda: jax.block_until_ready(many(x, kernel)), 16.0 * 2 * rows * width * columns
+    return lambda: jax.block_until_ready(many(x, kernel))
 
 
-def medians(runs: Mapping[str, Run], repetitions: int) -> dict[str, float]:
-    """Seconds of each, all taking turns; the first turn of each, which compiles, is not counted."""
-    seconds = {name: [] for name in runs}
-    for run in runs.values():
+def _serve(pipe: Connection, make: Callable[[], Run], keeps_memory: bool) -> None:
+    """Makes a run and does it when asked, for its seconds."""
+    if keeps_memory:
+        freed_memory.keep()
+    run = make()
+    run()  # compiles
+    pipe.send(None)
+    while pipe.recv():
+        start = time.perf_counter()
         run()
-    for _ in range(repetitions):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+        pipe.send(time.perf_counter() - start)
+
+
+def medians(makers: Mapping[str, Callable[[], Run]], repetitions: int) -> dict[str, float]:
+    """Seconds of each, all taking turns, each in a process of its own.
+
+    The processes of "ours" and of the matmul "" keep the memory that they free, as our commands do;
+    others have malloc as the system sets it.
+    """
+    context, pipes, processes = multiprocessing.get_context("spawn"), {}, []
+    for name, make in makers.items():
+        pipes[name], theirs = context.Pipe()
+        arguments = theirs, make, name in ("ours", "")
+        processes.append(context.Process(target=_serve, args=arguments, daemon=True))
+        processes[-1].start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+        pipes[name].recv()
+    seconds = {name: [] for name in makers}
+    for _ in range(1 + repetitions):
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            seconds[name].append(pipe.recv())
+    for pipe, process in zip(pipes.values(), processes, strict=True):
+        pipe.send(False)
+        process.join()
+    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
 
 
 def print_table(
     works: Mapping[str, tuple[float, Mapping[str, Callable[[], Run]]]],
     limits: Mapping[str, Mapping[str, float]],
-    one: tuple[Run, float],
+    one: tuple[int, int, int],
     repetitions: int,
 ) -> bool:
     """Times works one after the other, the rows of each in turns with one matmul.
@@ -81,7 +111,7 @@ def print_table(
     Args:
       works: by name, the FLOPs of its matmuls and what makes the run of "ours" and of the others.
       limits: by name, the most that our time may be of another's, and of that of its "matmuls".
-      one: a matmul and its FLOPs.
+      one: rows, width and columns of the one matmul.
       repetitions: of each row.
 
     Returns:
@@ -97,8 +127,9 @@ def print_table(
     print("| what | who | median | ours / theirs | ours / its matmuls |")
     print("| --- | --- | --- | --- | --- |")
     for what, (flops, makers) in works.items():
-        seconds = medians({who: make() for who, make in makers.items()} | {"": one[0]}, repetitions)
-        rate, own_limits = one[1] / seconds.pop(""), limits.get(what, {})
+        seconds = medians({**makers, "": functools.partial(matmul, *one)}, repetitions)
+        rate = 16.0 * 2 * math.prod(one) / seconds.pop("")
+        own_limits = limits.get(what, {})
         for who, time_of_row in seconds.items():
             theirs = share(seconds["ours"] / time_of_row, own_limits.get(who))
             matmuls = ""

@@ -7,10 +7,11 @@
 
 A step is both forward passes, the loss CAT-Dist, the gradients of the student and Adafactor's
 update, with dropout 0.1. Every row has the same sizes and random tokens; parameters are fresh. Rows
-and one matmul take turns within one process, so that a busy machine slows all of them; a time is
-the median of its repetitions. T5X's row is its example network (`t5x.examples.t5`) for both models
-in our own step, with the loss on whole logits: the network is what differs. Its row and torch's say
-so where the package cannot be imported.
+and one matmul, each in a process of its own, take turns, so that a busy machine slows all of them;
+a time is the median of its repetitions. Our processes keep freed memory, as `cascade-jax train`
+does; those of others have malloc as the system sets it. T5X's row is its example network
+(`t5x.examples.t5`) for both models in our own step, with the loss on whole logits: the network is
+what differs. Its row and torch's say so where the package cannot be imported.
 """
 
 import argparse
@@ -264,7 +265,7 @@ def table(arguments, rows: list[str], limits: dict[str, dict[str, float]]) -> bo
         ),
     }
     tokens = arguments.batch * arguments.input_length
-    one = step_timing.matmul(tokens, SMALL.embed_dim, SMALL.mlp_dim)
+    one = tokens, SMALL.embed_dim, SMALL.mlp_dim
     return step_timing.print_table(works, limits, one, arguments.repetitions)
 
 
