@@ -16,10 +16,12 @@ if {policy!r} == freed_memory.KEEP:
     freed_memory.keep()
 freed_memory.keep_on_cpu_alone()
 ones = jax.jit(lambda x: [x + i for i in range(8)])
-for _ in range(3):
+faults = []
+for _ in range(5):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     jax.block_until_ready(ones(np.ones(1 << 24, np.float32)))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults))  # the heap may grow in more than one run
 """
 
 
