@@ -283,11 +283,7 @@ def _sweep(setup, perturbed, hidden, unembedding, constants, so_far):
     d_head = _first_d_head(head, perturbed[1], so_far)
     d_hidden = jnp.zeros((slots, hidden.shape[-1]), jnp.float32) if perturbed[0] else None
     first = _no_terms(setup, teacher, slots), d_hidden, d_head
-    if slots == size:  # no loop, so that nothing is added to zeros
-        terms, d_hidden, d_head = one_chunk(0, first)
-    else:
-        with jax.named_scope(f"{LOOP_LIMIT}{slots // size}"):
-            terms, d_hidden, d_head = jax.lax.fori_loop(0, num_chunks, one_chunk, first)
+    terms, d_hidden, d_head = _over_chunks(num_chunks, slots // size, one_chunk, first)
 
     ############################ Back in order, added up once ############################
     slot_of = jnp.zeros((count,), order.dtype).at[order].set(jnp.arange(count, dtype=order.dtype))
@@ -302,6 +298,14 @@ def _sweep(setup, perturbed, hidden, unembedding, constants, so_far):
         d_head = jax.lax.psum(d_head, data_axes) if data_axes else d_head
         d_head = jax.tree.map(lambda g, x: g.astype(x.dtype), d_head, unembedding)
     return terms, (d_hidden, d_head), None
+
+
+def _over_chunks(num_chunks, most, one_chunk, first):
+    """What is carried after all chunks, of which there are `most` at most."""
+    if most == 1:  # no loop, so that nothing is added to zeros
+        return one_chunk(0, first)
+    with jax.named_scope(f"{LOOP_LIMIT}{most}"):
+        return jax.lax.fori_loop(0, num_chunks, one_chunk, first)
 
 
 def _first_d_head(head, is_perturbed, so_far):
