@@ -313,8 +313,7 @@ def _first_d_head(head, is_perturbed, so_far):
     if so_far is not None:
         own = jax.tree.map(lambda x: x[0], so_far)
         return dataclasses.replace(head, kernel=own.kernel, bias=own.bias)
-    zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, jnp.float32))
-    return zeros(head) if is_perturbed else None
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), head) if is_perturbed else None
 
 
 def _counted_first(weights, size, data_axes):
