@@ -63,20 +63,22 @@ def matmul(rows: int, width: int, columns: int) -> Run:
 
 
 def _serve(pipe: Connection, make: Callable[[], Run], keeps_memory: bool) -> None:
-    """Makes a run and does it when asked, for its seconds."""
+    """Makes a run and does it when asked, for its seconds and those of CPU time."""
     if keeps_memory:
         freed_memory.keep()
     run = make()
     run()  # compiles
     pipe.send(None)
     while pipe.recv():
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         run()
-        pipe.send(time.perf_counter() - start)
+        pipe.send((time.perf_counter() - start, time.process_time() - cpu_start))
 
 
-def medians(makers: Mapping[str, Callable[[], Run]], repetitions: int) -> dict[str, float]:
-    """Seconds of each, all taking turns, each in a process of its own.
+def medians(
+    makers: Mapping[str, Callable[[], Run]], repetitions: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds of each, and of CPU time, all taking turns, each in a process of its own.
 
     The processes of "ours" and of the matmul "" keep the memory that they free, as our commands do;
     others have malloc as the system sets it.
@@ -97,7 +99,9 @@ def medians(makers: Mapping[str, Callable[[], Run]], repetitions: int) -> dict[s
     for pipe, process in zip(pipes.values(), processes, strict=True):
         pipe.send(False)
         process.join()
-    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    pairs = {name: zip(*times[1:], strict=True) for name, times in seconds.items()}
+    both = {name: [statistics.median(x) for x in pair] for name, pair in pairs.items()}
+    return tuple({name: pair[i] for name, pair in both.items()} for i in range(2))
 
 
 def print_table(
@@ -127,7 +131,7 @@ def print_table(
     print("| what | who | median | ours / theirs | ours / its matmuls |")
     print("| --- | --- | --- | --- | --- |")
     for what, (flops, makers) in works.items():
-        seconds = medians({**makers, "": functools.partial(matmul, *one)}, repetitions)
+        seconds, cpu = medians({**makers, "": functools.partial(matmul, *one)}, repetitions)
         rate = 16.0 * 2 * math.prod(one) / seconds.pop("")
         own_limits = limits.get(what, {})
         for who, time_of_row in seconds.items():
@@ -140,5 +144,9 @@ def print_table(
             f"{what}: {flops / 1e12:.2f} TFLOP of matmuls, ours does "
             f"{flops / seconds['ours'] / 1e12:.2f} TFLOP/s, one matmul alone {rate / 1e12:.2f}"
         )
+        one_rate = 16.0 * 2 * math.prod(one) / cpu.pop("")
+        shares = [f"{cpu['ours'] / s:.2f} of {who}" for who, s in cpu.items() if who != "ours"]
+        shares.append(f"{cpu['ours'] * one_rate / flops:.2f} of its matmuls")
+        notes.append(f"  of CPU time ours takes {cpu['ours']:.2f} s: {', '.join(shares)}")
     print("\n" + "\n".join(notes))
     return is_within
