@@ -2,8 +2,8 @@
 
 XLA allocates what a step works on when it is called, often gigabytes, and frees it at the end. The
 system clears every page of it again for the next step, which took a fifth of the CPU time of one.
-Kept memory still serves every other part of the process, so that its peak hardly changes
-(docs/train.md); it is just not given back before the command ends.
+Kept memory still serves every other part of the process, so that its peak hardly changes;
+it is just not given back before the command ends.
 """
 
 import ctypes
