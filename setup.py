@@ -64,11 +64,13 @@ setuptools.setup(
         "tqdm",
     ],
     extras_require={
+        "chat": ["jinja2>=3.1"],  # chat templates of tokenizers
         "ja": ["sacrebleu[ja]"],  # BLEU of Japanese: MeCab and its dictionary
         "test": [
             "beartype",
             "hypothesis",
             "filelock",
+            "jinja2>=3.1",
             "pytest",
             "pytest-xdist",
             "ruff",

@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 from cascade_jax.data import features
 from cascade_jax.data.mixtures import DataConfig, OpenMixture, open_mixture
 from cascade_jax.data.placement import host_shard
+from cascade_jax.data.reading import reading
 from cascade_jax.names import nearest_names
 
 
@@ -62,18 +63,19 @@ def decode_examples(
     lengths = features.sequence_length(config.input_length, config.target_length)
     options = {"split": split, "shuffle": False, "try_in_mem_cache": False}
     rows = without_autograph(lambda: task.get_dataset(lengths, **options))
-    for index, row in enumerate(rows.take(-1 if limit is None else limit).as_numpy_iterator()):
-        texts = [_text(row, name, mixture) for name in (features.INPUTS, features.TARGETS)]
-        tokens = row[features.INPUTS].astype(np.int32)
-        yield Example(
-            example_id=f"{task_name}/{split}/{index}",
-            task=task_name,
-            inputs_text=texts[0],
-            target_text=texts[1],
-            target=task.postprocess_fn(texts[1], example=row, is_target=True),
-            inputs=np.pad(tokens, (0, config.input_length - len(tokens))),
-            features=row,
-        )
+    with reading(f"task {task_name!r}, split {split!r}"):
+        for index, row in enumerate(rows.take(-1 if limit is None else limit).as_numpy_iterator()):
+            texts = [_text(row, name, mixture) for name in (features.INPUTS, features.TARGETS)]
+            tokens = row[features.INPUTS].astype(np.int32)
+            yield Example(
+                example_id=f"{task_name}/{split}/{index}",
+                task=task_name,
+                inputs_text=texts[0],
+                target_text=texts[1],
+                target=task.postprocess_fn(texts[1], example=row, is_target=True),
+                inputs=np.pad(tokens, (0, config.input_length - len(tokens))),
+                features=row,
+            )
 
 
 def _text(row: Mapping[str, Any], name: str, mixture: OpenMixture) -> str:

@@ -76,7 +76,7 @@ def check_options(task: seqio.Task, name: str, split: str, config: DataConfig) -
 
 def _is_cut_at_the_end(task: seqio.Task) -> bool:
     """Whether lengths touch a task in the last of our own steps alone."""
-    ends = list(task.preprocessors[-1:]) == features.tokenizing()[1:]
+    ends = any(features.cuts_at_the_end(step) for step in task.preprocessors[-1:])
     return ends and "sequence_length" not in features.parameters_of(task.preprocessors[:-1])
 
 

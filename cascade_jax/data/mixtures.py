@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -78,6 +79,15 @@ class DataConfig:
         checks.require(is_folder, "cache_dir", folder, "None or the path of a folder")
 
     @property
+    def renders_chats(self) -> bool:
+        """Whether the vocabulary's chat template renders inputs, by the vocabulary's name."""
+        if self.vocabulary is None:
+            return False
+        from cascade_jax.data.vocabulary import tokenizer_json
+
+        return tokenizer_json.renders_chats(self.vocabulary)
+
+    @property
     def row_length(self) -> int:
         """Positions of a row of tokens: of the input, or of input and target together."""
         both = self.input_length + self.target_length
@@ -91,7 +101,7 @@ class OpenMixture:
     name: str
     provider: seqio.Mixture | seqio.Task  # on `vocabulary`
     tasks: Mapping[str, seqio.Task]  # by registered name, on `vocabulary`, in a fixed order
-    vocabulary: seqio.Vocabulary  # of inputs and targets
+    vocabulary: seqio.Vocabulary  # of targets; inputs have its ids too, rendered by it or not
     fingerprint: str  # equal exactly if two vocabularies give the same ids
 
     @property
@@ -101,7 +111,7 @@ class OpenMixture:
 
     @property
     def eos_id(self) -> int:
-        """Id that ends every input and target."""
+        """Id that ends every target, and every input that no chat template ends."""
         return self.vocabulary.eos_id
 
     def tasks_with(self, split: str) -> dict[str, seqio.Task]:
@@ -175,18 +185,52 @@ def _copy(provider, vocab: seqio.Vocabulary | None, shuffle_buffer: int | None):
     """An unregistered copy on another vocabulary, with another shuffle buffer."""
     import seqio
 
-    new_features = None if vocab else provider.output_features
+    copied = dict(provider.output_features)
+    for name in copied if vocab else ():
+        copied[name] = dataclasses.replace(copied[name], vocabulary=vocab)
+    chats = vocab.for_inputs() if hasattr(vocab, "for_inputs") else None
+    if chats is not None:
+        copied[features.INPUTS] = _rendered_inputs(provider, chats)
     copy = seqio.helpers.mixture_or_task_with_new_vocab(
         provider,
         f"{provider.name}__copy",
-        new_vocab=vocab,
-        new_output_features=new_features,
+        new_output_features=copied,
         add_to_seqio_registry=False,
     )
     for task in seqio.get_subtasks(copy) if shuffle_buffer else ():
         # A mixture hands no buffer size down to its tasks; these tasks are ours alone.
         task._shuffle_buffer_size = shuffle_buffer
     return copy
+
+
+def _rendered_inputs(provider, chats: seqio.Vocabulary) -> seqio.Feature:
+    """The feature of inputs that a chat template renders.
+
+    Raises:
+      ValueError: a task has no texts as inputs.
+    """
+    import seqio
+
+    for task in seqio.get_subtasks(provider):
+        ends = list(task.preprocessors[-2:]) == features.tokenizing()
+        if not ends or features.INPUTS not in task.output_features:
+            raise ValueError(
+                f"task {task.name!r} makes its own token ids, and a chat template renders texts: "
+                "let its preprocessors end in features.tokenizing(), or leave chat_template out of "
+                "the vocabulary"
+            )
+    inputs = provider.output_features[features.INPUTS]
+    return dataclasses.replace(inputs, vocabulary=chats, add_eos=False)
+
+
+def _check_room(inputs: seqio.Feature, length: int) -> None:
+    """Refuses a length that a chat template fills by itself."""
+    least = getattr(inputs.vocabulary, "template_length", 0) + 1
+    if length < least:
+        raise ValueError(
+            f"input_length {length} leaves no room for an input: the chat template itself takes "
+            f"{least - 1} tokens; take {least} or more"
+        )
 
 
 def _registered_name(task: seqio.Task, names: Iterable[str], default: str = "") -> str:
@@ -234,8 +278,9 @@ def open_mixture(config: DataConfig) -> OpenMixture:
     """Looks a mixture up and puts it on the config's vocabulary; reads no data yet.
 
     Raises:
-      ValueError: unknown name (the nearest are listed), inputs and targets of two vocabularies, or
-        a rate that is a number and not above 0.
+      ValueError: unknown name (the nearest are listed), inputs and targets of two vocabularies, a
+        rate that is a number and not above 0, a chat template that a task or the input_length has
+        no place for.
       FileNotFoundError: missing vocabulary.
     """
     import seqio
@@ -260,7 +305,8 @@ def open_mixture(config: DataConfig) -> OpenMixture:
     ]
     if vocabularies[0] != vocabularies[1]:
         raise ValueError(f"inputs and targets of {config.mixture!r} differ in vocabulary; must not")
-    fingerprint = vocabulary.fingerprint(vocabularies[0])
+    _check_room(provider.output_features[features.INPUTS], config.input_length)
+    fingerprint = vocabulary.fingerprint(vocabularies[1])
     return OpenMixture(
-        config.mixture, provider, dict(sorted(tasks.items())), vocabularies[0], fingerprint
+        config.mixture, provider, dict(sorted(tasks.items())), vocabularies[1], fingerprint
     )

@@ -25,6 +25,7 @@ from cascade_jax.data import features
 from cascade_jax.data.examples import Example, answer_for_metric, batch_inputs, decode_examples
 from cascade_jax.data.mixtures import ALL_ROWS, DataConfig, OpenMixture, open_mixture
 from cascade_jax.data.placement import fill_rows, host_shard, to_global_batch
+from cascade_jax.data.reading import reading
 
 if TYPE_CHECKING:  # imported at its first use: it takes seconds, and not every command reads text
     import seqio
@@ -104,14 +105,9 @@ class HostBatches:
 
     def read(self) -> dict[str, np.ndarray]:
         """The next batch: with "all_rows" that of all hosts, else this host's."""
-        import tensorflow as tf
-
-        try:
+        where = f"mixture {self._signature['mixture']!r}, split {self._signature['split']!r}"
+        with reading(where):
             batch = next(self._iterator)
-        except tf.errors.OpError as error:  # a file that is cut off or has a flipped bit, say
-            where = f"mixture {self._signature['mixture']!r}, split {self._signature['split']!r}"
-            text = " ".join(str(error.message).split())
-            raise ValueError(f"{where}: the data can't be read: {text}") from error
         # Not cut in tf.data, which would buffer, and save, the rows of this host.
         return {name: rows.numpy() for name, rows in batch.items()}
 
@@ -289,11 +285,12 @@ def rows_once(
     whole = without_autograph(lambda: _rows_in_order(config, split, max_rows))
     host_rows = config.batch_size // shard.num_shards
     mine = slice(shard.index * host_rows, (shard.index + 1) * host_rows)
-    for arrays in whole.batch(config.batch_size).skip(first_batch):
-        yield {
-            name: fill_rows(tensor.numpy(), config.batch_size)[mine]
-            for name, tensor in arrays.items()
-        }
+    with reading(f"mixture {config.mixture!r}, split {split!r}"):
+        for arrays in whole.batch(config.batch_size).skip(first_batch):
+            yield {
+                name: fill_rows(tensor.numpy(), config.batch_size)[mine]
+                for name, tensor in arrays.items()
+            }
 
 
 def _rows_in_order(config: DataConfig, split: str, max_rows: int | None) -> tf.data.Dataset:

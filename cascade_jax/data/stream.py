@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from cascade_jax.data import features, lengths
 from cascade_jax.data.mixtures import ALL_ROWS, DataConfig, OpenMixture
+from cascade_jax.data.reading import reading
 from cascade_jax.data.token_cache import CachedTokens, cached_tokens
 
 WHOLE = seqio.ShardInfo(0, 1)
@@ -22,9 +23,10 @@ def cached_tasks(
     mixture.check_files(split)
     tokens = {}
     for name, task in mixture.tasks_with(split).items():
-        tokens[name] = cached_tokens(task, name, split, config.cache_rows, config.cache_dir)
-        lengths.check_task(task, name, split, config, tokens[name])
-        lengths.check_options(task, name, split, config)
+        with reading(f"task {name!r}, split {split!r}"):
+            tokens[name] = cached_tokens(task, name, split, config.cache_rows, config.cache_dir)
+            lengths.check_task(task, name, split, config, tokens[name])
+            lengths.check_options(task, name, split, config)
     return tokens
 
 

@@ -89,11 +89,8 @@ class CachedTokens:
             ids_by_name = {}
             for name, (values, splits) in held.items():
                 feature = task.output_features[name]
-                start, end = splits[number], splits[number + 1]
-                ids = values[start : tf.minimum(end, start + lengths[name] - feature.add_eos)]
-                ids = tf.cast(ids, feature.dtype)
-                eos = [feature.vocabulary.eos_id] if feature.add_eos else []
-                ids_by_name[name] = tf.concat([ids, tf.constant(eos, feature.dtype)], axis=0)
+                ids = tf.cast(values[splits[number] : splits[number + 1]], feature.dtype)
+                ids_by_name[name] = features.cut(ids, feature, lengths[name])
             return ids_by_name
 
         dataset = tf.data.Dataset.from_tensor_slices(self.order(seed, shard)).repeat()
@@ -138,9 +135,9 @@ def _num_rows(source: seqio.DataSource, split: str) -> int | None:
 
 def _is_fixed(task: seqio.Task) -> bool:
     """Whether a task ends in our tokenisation, and no step before depends on seed or length."""
-    before, ending = task.preprocessors[:-2], list(task.preprocessors[-2:])
-    depends = features.parameters_of(before) & {"seed", "seeds", "sequence_length"}
-    return ending == features.tokenizing() and not depends and bool(task.shuffle_buffer_size)
+    steps = task.preprocessors
+    depends = features.parameters_of(steps[:-2]) & {"seed", "seeds", "sequence_length"}
+    return features.ends_in_tokenizing(steps) and not depends and bool(task.shuffle_buffer_size)
 
 
 # ------------------------------------------------------------------ making

@@ -210,6 +210,16 @@ def check_reads(config: ModelConfig, architecture: str, pack: bool) -> None:
     build(config).check_reads(architecture, pack)
 
 
+def check_reads_chats(config: ModelConfig) -> None:
+    """Raises ValueError for an encoder-decoder: a chat template ends in the start of an answer."""
+    if "encoder" in build(config).stacks():
+        raise ValueError(
+            f"a {type(config).__name__} can't read what a chat template renders, which ends in the "
+            "start of an answer: only a decoder-only model goes on from there; leave chat_template "
+            "out of the vocabulary"
+        )
+
+
 def start_decoding(
     model: Model, params: Mapping[str, Any], inputs: Int[Array, "B S"], max_length: int
 ) -> tuple[Int[Array, " B"], Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade_jax import checks, files
+from cascade_jax.data.vocabulary import chat_template
 from cascade_jax.models import families
 from cascade_jax.models.config import ADDED_LATER
 from cascade_jax.names import check_choice
@@ -174,10 +175,19 @@ def check_same_model(name: str, model: families.ModelConfig, folder: Path) -> No
 
 
 def check_same_vocabulary(name: str, fingerprint: str, folder: Path) -> None:
-    """Raises ValueError if a run (a teacher, or what a run starts from) had another vocabulary."""
-    theirs = checkpoints.config_of(folder)["vocabulary_fingerprint"]
+    """Raises ValueError if a run (a teacher, or what a run starts from) had another vocabulary.
+
+    An imported model goes with and without its chat template, a trained one only as it was trained.
+    """
+    config = checkpoints.config_of(folder)
+    theirs = config["vocabulary_fingerprint"]
     if theirs != fingerprint:
-        raise ValueError(
-            f"run {name!r}: vocabularies differ: its data has {fingerprint}, the run in "
-            f"{folder} was trained with {theirs}"
-        )
+        same_ids = chat_template.ids_part(theirs) == chat_template.ids_part(fingerprint)
+        if not (same_ids and _IMPORTED in config):
+            chats = "; the same ids, but not the same chat template: see chat_template" * same_ids
+            raise ValueError(
+                f"run {name!r}: vocabularies differ: its data has {fingerprint}, the run in "
+                f"{folder} was trained with {theirs}{chats}"
+            )
+    if chat_template.is_marked(fingerprint):
+        families.check_reads_chats(model_in(folder))

@@ -122,6 +122,8 @@ class TrainRun:
             )
         for model in filter(None, (self.model, self.teacher)):
             families.check_reads(model, self.data.architecture, self.data.pack)
+            if self.data.renders_chats:
+                families.check_reads_chats(model)
         if self.start is not None:
             self.start.check(self.model)
         if self.lora is not None:

@@ -9,7 +9,9 @@ import seqio
 from cascade_jax.data import features, options, sources
 from cascade_jax.data.browse import tasks as browse
 from cascade_jax.data.mixtures import DataConfig, open_mixture
+from cascade_jax.data.reading import reading
 from cascade_jax.data.vocabulary.pieces import piece_of, text_of
+from cascade_jax.data.vocabulary.tokenizer import ChatInputs
 
 _SPLIT_ORDER = ("validation", "test", "train")
 _ANY_LENGTH = 1 << 20  # "do not cut", where a length is required
@@ -56,8 +58,7 @@ class OpenTask:
     @property
     def fits_itself(self) -> bool:
         """Whether the task itself makes rows of the lengths, as span corruption does."""
-        cutting = seqio.preprocessors.append_eos_after_trim
-        own = [step for step in self.task.preprocessors if step is not cutting]
+        own = [step for step in self.task.preprocessors if not features.cuts_at_the_end(step)]
         return "sequence_length" in features.parameters_of(own)
 
     def rows(self, *, cut: bool) -> Iterator[dict[str, Any]]:
@@ -72,7 +73,8 @@ class OpenTask:
         dataset = self.task.get_dataset(
             lengths, split=self.split, shuffle=False, seed=0, try_in_mem_cache=False
         )
-        return dataset.as_numpy_iterator()
+        with reading(f"task {self.name!r}, split {self.split!r}"):
+            yield from dataset.as_numpy_iterator()
 
     def checked_rows(self) -> Iterator[Mapping[str, Any]]:
         """Whole examples in file order; a ValueError for one whose options are alike as targets."""
@@ -143,20 +145,28 @@ def seen_examples(opened: OpenTask, count: int) -> Iterator[SeenExample]:
     pairs = zip(opened.rows(cut=False), opened.rows(cut=True), strict=True)
     for index, (whole, cut) in zip(range(count), pairs, strict=False):
         names = (features.INPUTS, features.TARGETS)
-        texts = (_seen(name, whole, cut, opened.vocabulary) for name in names)
+        texts = (_seen(opened, name, whole, cut) for name in names)
         encoded = whole.get(options.OPTIONS)
         decoded = None if encoded is None else tuple(o.decode("utf-8") for o in encoded)
         yield SeenExample(index, *texts, decoded)
 
 
-def _seen(name: str, whole: Mapping, cut: Mapping, vocabulary: seqio.Vocabulary) -> SeenText:
+def _seen(opened: OpenTask, name: str, whole: Mapping, cut: Mapping) -> SeenText:
+    vocabulary = opened.vocabulary
     if name not in whole:  # a decoder-only task has no inputs
         return SeenText("", "", "", (), (), 0, 0)
     all_ids, ids = whole[name].tolist(), cut[name].tolist()
     spelt = whole.get(name + features.PRETOKENIZED)
     text = text_of(vocabulary, all_ids) if spelt is None else spelt.decode("utf-8")
+    own = opened.task.output_features[name].vocabulary
+    is_chat = isinstance(own, ChatInputs)
+    text = own.rendered(text) if is_chat else text
     kept_text, cut_text = text, ""
-    if len(ids) < len(all_ids):
+    if len(ids) < len(all_ids) and is_chat:  # the template's end stays
+        kept_text = own.spelt(ids)
+        start, stop = (len(some) - own.ending_length for some in (ids, all_ids))
+        cut_text = own.spelt(all_ids[start:stop])
+    elif len(ids) < len(all_ids):
         kept_text = vocabulary.decode(ids)
         kept_ids = len(ids) - (ids[-1] == vocabulary.eos_id)
         # Text that the vocabulary can't spell is not in what its ids say.

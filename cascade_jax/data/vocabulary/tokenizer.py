@@ -12,6 +12,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from cascade_jax.data.vocabulary import chat_template
 from cascade_jax.data.vocabulary.tokenizer_json import TokenizerFile
 
 
@@ -55,6 +56,7 @@ class TokenizerJsonVocabulary(seqio.Vocabulary):
         self._spec = spec
         self._special = special = file.special_ids()
         self._digest = file.digest()
+        self._chat = file.chat_template()
         self._tokenizer = file.tokenizer()
         # Names that a text must not turn into one id: padding, and those that the model lacks.
         withheld = [n for n, i in file.added.items() if i == special.pad or i >= special.size]
@@ -62,7 +64,7 @@ class TokenizerJsonVocabulary(seqio.Vocabulary):
         self._withheld = re.compile(f"({names})") if withheld else None
 
     def __reduce__(self):
-        return TokenizerJsonVocabulary, (self._spec, self.extra_ids)
+        return type(self), (self._spec, self.extra_ids)
 
     def __eq__(self, other) -> bool:
         if not isinstance(other, TokenizerJsonVocabulary):
@@ -73,13 +75,18 @@ class TokenizerJsonVocabulary(seqio.Vocabulary):
         return hash(self.fingerprint)
 
     def __repr__(self) -> str:
-        return f"TokenizerJsonVocabulary({self._spec!r}, extra_ids={self.extra_ids})"
+        return f"{type(self).__name__}({self._spec!r}, extra_ids={self.extra_ids})"
 
     @property
     def fingerprint(self) -> str:
         """The same for two vocabularies that give the same ids; see `load.fingerprint`."""
         ids = (self.vocab_size, self.extra_ids, self._special.pad, self._special.eos)
-        return "-".join(map(str, ("tokenizer", self._digest, *ids)))
+        ours = "-".join(map(str, ("tokenizer", self._digest, *ids)))
+        return ours if self._chat is None else chat_template.marked(ours, self._chat.digest)
+
+    def for_inputs(self) -> "ChatInputs | None":
+        """The vocabulary of inputs, where a chat template renders them."""
+        return None if self._chat is None else ChatInputs(self._spec, self.extra_ids)
 
     @property
     def eos_id(self) -> int:
@@ -169,3 +176,36 @@ class TokenizerJsonVocabulary(seqio.Vocabulary):
         texts = tf.numpy_function(decode, [ids], tf.string, stateful=False)
         texts.set_shape(ids.shape[:-1])
         return texts
+
+
+class ChatInputs(TokenizerJsonVocabulary):
+    """The vocabulary of inputs that a chat template renders, each as the user's one message.
+
+    The template says where an input ends, so that no EOS follows it. A text that starts with the
+    token that starts a text loses it: decoder-only models put it before every example.
+    """
+
+    def rendered(self, text: str) -> str:
+        """An input as the template renders it."""
+        return self._chat.render(text)
+
+    def spelt(self, ids: Iterable[int]) -> str:
+        """The text of ids, special tokens by their names."""
+        return self._tokenizer.decode([self._exchange(i) for i in ids], skip_special_tokens=False)
+
+    @functools.cached_property
+    def ending_length(self) -> int:
+        """Ids of the end of an input: of its message, and the start of the answer."""
+        return len(super()._encode(self._chat.ending))
+
+    @functools.cached_property
+    def template_length(self) -> int:
+        """Ids of an input without a text."""
+        return len(self._without_start(self._chat.opening)) + self.ending_length
+
+    def _without_start(self, text: str) -> list[int]:
+        ids = super()._encode(text)
+        return ids[1:] if ids and ids[0] == self.bos_id else ids
+
+    def _encode(self, s: str) -> list[int]:
+        return self._without_start(self.rendered(s))

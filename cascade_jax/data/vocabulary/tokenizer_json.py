@@ -2,7 +2,8 @@
 
 A vocabulary is spelt as the path of the file, then, if the files beside it do not say them, its
 special tokens: "model/tokenizer.json?eos=</s>&pad=<pad>". Options: eos, pad, bos and unk name a
-token, ids is the number of ids where the model has fewer than its tokenizer.
+token, ids is the number of ids where the model has fewer than its tokenizer; chat_template and
+chat.NAME say how inputs are rendered, see `chat_template`.
 
 Id 0 is padding in this project. Where a tokenizer has another token there, this token and the
 padding token (`padding_id`) exchange their ids; a checkpoint's rows are exchanged alike when it is
@@ -18,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from cascade_jax import json_file
-from cascade_jax.data.vocabulary import tokenizer_check
+from cascade_jax.data.vocabulary import chat_template, tokenizer_check
 from cascade_jax.json_text import require
 from cascade_jax.names import did_you_mean
 
 NAMES = ("eos", "pad", "bos", "unk")
-OPTIONS = (*NAMES, "ids")
+OPTIONS = (*NAMES, "ids", chat_template.OPTION)
 _NAMING_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 _NUMBERING_FILES = ("generation_config.json", "config.json")
 
@@ -56,6 +57,15 @@ def padding_id(spec: str) -> int:
     return TokenizerFile(spec).special_ids().pad
 
 
+def renders_chats(spec: str) -> bool:
+    """Whether a vocabulary's name asks for its chat template; the file is not read.
+
+    Raises:
+      ValueError: see `split_spec`.
+    """
+    return is_spec(spec) and chat_template.OPTION in split_spec(spec)[1]
+
+
 def is_spec(spec: str) -> bool:
     """Whether a vocabulary's name means a tokenizer.json, by its ending."""
     return _split(spec)[0].endswith(".json")
@@ -71,11 +81,13 @@ def split_spec(spec: str) -> tuple[Path, dict[str, str]]:
     options = {}
     for part in rest.split("&") if rest is not None else ():
         key, _, value = part.partition("=")
-        if key not in OPTIONS or not value:
-            hint = "" if key in OPTIONS else did_you_mean(key, OPTIONS)
+        is_known = key in OPTIONS or chat_template.is_variable(key)
+        if not is_known or not value:
+            hint = "" if is_known else did_you_mean(key, OPTIONS)
             raise ValueError(
                 f"vocabulary {spec!r} has {part!r} behind the path; must be one of "
-                f"{', '.join(f'{option}=...' for option in OPTIONS)}{hint}"
+                f"{', '.join(f'{option}=...' for option in OPTIONS)}, "
+                f"{chat_template.VARIABLE}NAME=...{hint}"
             )
         options[key] = value
     return Path(name), options
@@ -134,6 +146,27 @@ class TokenizerFile:
         parts = ("normalizer", "pre_tokenizer", "added_tokens")
         whole = {"model": model, **{name: self._data.get(name) for name in parts}}
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+    def chat_template(self) -> chat_template.ChatTemplate | None:
+        """The template that the options name, or None.
+
+        Raises:
+          ValueError: there is no such template, or it will not do; see `ChatTemplate`.
+        """
+        try:
+            return chat_template.find(self.path, self._options, self._special_names())
+        except ValueError as error:
+            raise ValueError(f"vocabulary {self.spec!r}: {error}") from None
+
+    def _special_names(self) -> dict[str, str]:
+        """Special tokens under the names that templates have for them: bos_token, eos_token, ..."""
+        names = {}
+        for file in reversed(_NAMING_FILES):
+            for key, name in self._settings[file].items():
+                name = name.get("content") if isinstance(name, dict) else name
+                if key.endswith("_token") and isinstance(name, str):
+                    names[key] = name
+        return names | {f"{key}_token": self._options[key] for key in NAMES if key in self._options}
 
     def special_ids(self) -> SpecialIds:
         """The special tokens, from the options and the files beside.
