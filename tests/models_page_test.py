@@ -37,11 +37,11 @@ def commands(verb: str) -> list[list[str]]:
 
 def test_every_pair_has_its_commands():
     imported = [flags.parse(import_checkpoint.FLAGS, arguments) for arguments in commands("import")]
-    shallow_ones = [config for config in imported if config.layers is not None]
-    assert [(config.layers, config.macro) for config in shallow_ones] == [(10, "SMALL")]
+    own = [config for config in imported if config.layers is not None or "mine" in config.path]
+    assert [(config.layers, config.macro) for config in own] == [(10, "SMALL"), (None, "LARGE")]
     downloads = re.findall(r"^hf download (\S+) --local-dir (\S+)$", PAGE, re.M)
     assert len({config.out for config in imported}) == len(imported)
-    paths = [config.path for config in imported if config not in shallow_ones]
+    paths = [config.path for config in imported if config not in own]
     assert paths == [folder for _, folder in downloads]
     rows = PAGE.split("## Public pairs")[1].split("\n## ")[0]
     named = set(re.findall(r"[\w-]+/[\w.-]+", " ".join(re.findall(r"^\|.*\|$", rows, re.M))))
@@ -72,7 +72,7 @@ def lay_out_pair(folder):
 
 def test_the_pair_of_the_page_builds_and_is_exported(in_folder):
     lay_out_pair(in_folder)
-    arguments, _ = commands("train")
+    arguments, *_ = commands("train")
     config = gin_config.parse(train.CONFIG, arguments)
     (run,) = config.runs
     assert run.model == run.teacher == CONFIG and run.teacher_run == "runs/gemma_1b"
@@ -87,7 +87,7 @@ def test_the_pair_of_the_page_builds_and_is_exported(in_folder):
 
 def test_the_pair_of_the_page_builds_with_lora(in_folder):
     lay_out_pair(in_folder)
-    _, arguments = commands("train")
+    *_, arguments = commands("train")
     (run,) = gin_config.parse(train.CONFIG, arguments).runs
     assert run.start == start.FromRun("runs/gemma_270m") and run.teacher_run == "runs/gemma_1b"
     stated = dict(re.findall(r"^\| (LORA_\w+) \| `?([^;`|]+?)`?(?:;| \|)", PAGE, re.M))
@@ -102,25 +102,25 @@ def test_the_pair_of_the_page_builds_with_lora(in_folder):
 
 def layers_experiment(folder, *arguments):
     """The page's experiment of one model, built with more bindings behind it."""
-    blocks = re.findall(r"```\n(# my_layers\.gin\n.*?|small/.*?)```", PAGE, re.S)
-    (folder / "my_layers.gin").write_text(blocks[0])
+    blocks = re.findall(r"```\n(# mine\.gin\n.*?|small/.*?)```", PAGE, re.S)
+    (folder / "mine.gin").write_text(blocks[0])
     (folder / "small.gin").write_text(
         "from __gin__ import dynamic_registration\n"
         "from cascade_jax.models import shallow\nfrom cascade_jax.runs import start\n"
         "from cascade_jax.training import experiment\n" + blocks[1].replace("small/", "xent/")
     )
-    (folder / "runs/smollm2_17b").mkdir(parents=True)
+    (folder / "runs/mine").mkdir(parents=True)
     deep = dataclasses.replace(CONFIG, num_layers=12, sliding_window=4,
                                attention_kinds=("sliding", "sliding", "full"))  # fmt: skip
-    (folder / "runs/smollm2_17b/model.gin").write_text(model_gin.text(deep, "LARGE", "a model"))
-    return deep, gin_config.parse(train.CONFIG, ["--gin_file=my_layers.gin", *arguments]).runs
+    (folder / "runs/mine/model.gin").write_text(model_gin.text(deep, "LARGE", "a model"))
+    return deep, gin_config.parse(train.CONFIG, ["--gin_file=mine.gin", *arguments]).runs
 
 
 def test_the_experiment_of_one_model_builds(in_folder):
     deep, (teacher, *students) = layers_experiment(in_folder, "--gin_file=small.gin")
-    assert teacher.model == deep and teacher.start == start.FromRun("runs/smollm2_17b")
+    assert teacher.model == deep and teacher.start == start.FromRun("runs/mine")
     assert teacher.lora == lora.Lora() and not teacher.optimizer.multiply_by_parameter_scale
-    assert [run.model.num_layers for run in students] == [6, 10, 10, 10]
+    assert [run.model.num_layers for run in students] == [6, 2, 2, 2]
     for run in students:
         assert run.lora is None and run.optimizer.multiply_by_parameter_scale
         assert run.teacher == deep and run.teacher_run == "teacher"
@@ -134,6 +134,6 @@ def test_the_experiment_of_one_model_builds(in_folder):
 def test_students_are_layers_of_the_model_from_before_it_was_tuned(in_folder):
     macro = "--gin.LAYERS_RUN=%PRETRAINED_TEACHER"
     _, (teacher, *students) = layers_experiment(in_folder, macro, "--gin.STUDENT_LAYERS=[1, 4]")
-    assert {run.start.run for run in students} == {"runs/smollm2_17b"}
+    assert {run.start.run for run in students} == {"runs/mine"}
     assert {tuple(run.start.layers) for run in students} == {(1, 4)}
     assert {run.model.num_layers for run in students} == {2} and teacher.lora is not None

@@ -51,7 +51,7 @@ def test_an_encoder_decoder_reads_no_chats(tmp_path):
     with pytest.raises(ValueError, match=message):
         run_folder.check_same_vocabulary("student", CHAT, run_of(tmp_path / "run", PLAIN, T5))
     data = pipeline.DataConfig("any", 8, 8, 8, vocabulary="a/tokenizer.json?chat_template=default")
-    rest = {"data": data, "loss": variants.Xent(), "optimizer": Adafactor(), "steps": 1}
+    rest = {"data": data, "loss": variants.Xent(), "optimizer": Adafactor(0.1), "steps": 1}
     with pytest.raises(ValueError, match=message):
         experiment.TrainRun("student", T5, **rest)
     experiment.TrainRun("student", DECODER, **rest)
