@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # The demo's four students again under other seeds (initial parameters, data order), with the teacher
-# that `make demo` trained: does a difference between two losses hold beyond one run?
+# that `make demo` trained: does a difference between two losses hold beyond one run? At the end the
+# tables of all seeds, without text, are in runs/demo_seeds/tables, and verdicts on the papers' claims
+# in runs/demo_seeds/claims.
 #
 #   launch/demo_seeds.sh "1 2"
 set -euo pipefail
@@ -24,3 +26,11 @@ list="[$(IFS=,; echo "${names[*]}")]"
 all=("${run[@]}" --gin_file=gin/losses/xent.gin "--gin.NAME='all'" "--gin.NAMES=$list")
 cascade-jax collect "${all[@]}"
 cascade-jax evaluate "${all[@]}"
+
+for seed in $seeds; do
+  for loss in xent dist cat_xent cat_dist; do
+    cascade-jax records without-text --records "$out/records/test/${loss}_$seed.parquet" \
+      --pair demo --size small --loss "$loss" --seed "$seed" --output "$out/tables/$loss.$seed.parquet"
+  done
+done
+cascade-jax compare "$out/tables" --claims all --output "$out/claims"
