@@ -117,7 +117,15 @@ def answers(
 class _Engine:
     """One run over some inputs."""
 
-    def __init__(self, settings, params, inputs, slot_count, counts, before):
+    def __init__(
+        self,
+        settings: Settings,
+        params: Mapping[str, Any],
+        inputs: Sequence[Int[np.ndarray, " _"]],
+        slot_count: int,
+        counts: ComputedTokens,
+        before: Callable[[bool], None],
+    ):
         self._settings, self._params, self._inputs = settings, params, inputs
         self._programs, self._counts, self._before = programs(settings), counts, before
         self._start = settings.model.start_places
@@ -125,6 +133,7 @@ class _Engine:
         self._compiling = 0.0  # seconds
         self._queue = deque(sorted(range(len(inputs)), key=lambda index: -len(inputs[index])))
         self._total = self._left = sum(map(self._length, self._queue))
+        self._packed: Any = None  # what `read_packed` made of the rows of those that are ready
         self._ready: deque[_Read] = deque()
         needed = self._shards * power_of_two(-(-len(inputs) // self._shards))
         # The example of each slot.

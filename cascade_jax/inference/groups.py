@@ -57,28 +57,42 @@ def plan(
         _join(by_shape, *_nearest(by_shape))
     while pair := _worth_joining({s: len(members) for s, members in by_shape.items()}, size):
         _join(by_shape, *pair)
-    waiting = {s: [row for _, row in sorted(members)] for s, members in by_shape.items()}
+    waiting = {s: iter([row for _, row in sorted(members)]) for s, members in by_shape.items()}
     groups = []
-    for shape, counts in _batches({s: len(members) for s, members in waiting.items()}, size):
-        members = []
-        for source, count in counts:
-            members += waiting[source][:count]
-            del waiting[source][:count]
-        groups.append(Group(members, size, shape))
+    for batch in _batches({s: len(members) for s, members in by_shape.items()}, size):
+        for _ in range(batch.number):
+            members = []
+            for source, count in batch.members:
+                members += itertools.islice(waiting[source], count)
+            groups.append(Group(members, size, batch.shape))
     return groups
 
 
-def _batches(counts: Mapping[Shape, int], size: int) -> list[tuple[Shape, list[tuple[Shape, int]]]]:
-    """The shape of each batch, the largest first, and how many rows of which shapes are in it."""
-    result: list[tuple[Shape, list[tuple[Shape, int]]]] = []
+@dataclasses.dataclass
+class _Batches:
+    """Batches that are alike: how many, their shape, and how many rows of which shapes are in each.
+
+    Those with room are by themselves.
+    """
+
+    number: int
+    shape: Shape
+    members: list[tuple[Shape, int]]
+
+
+def _batches(counts: Mapping[Shape, int], size: int) -> list[_Batches]:
+    """The batches, the largest shape first."""
+    result: list[_Batches] = []
     for shape in sorted(counts, key=lambda shape: (sum(shape), shape), reverse=True):
         left = counts[shape]
-        for other, members in result:
-            free = size - sum(count for _, count in members)
-            if free and left and _holds(other, shape):
-                members.append((shape, min(free, left)))
+        for other in result:
+            free = size - sum(count for _, count in other.members)
+            if free and left and _holds(other.shape, shape):
+                other.members.append((shape, min(free, left)))
                 left -= min(free, left)
-        result += [(shape, [(shape, min(size, left - i))]) for i in range(0, left, size)]
+        for number, count in ((left // size, size), (1, left % size)):
+            if number and count:
+                result.append(_Batches(number, shape, [(shape, count)]))
     return result
 
 
@@ -109,7 +123,7 @@ def _worth_joining(counts: Mapping[Shape, int], size: int) -> tuple[Shape, Shape
     """The two shapes that joined leave the fewest tokens to compute; None if all leave more."""
 
     def cost(counts: Mapping[Shape, int]) -> int:
-        return sum(sum(shape) for shape, _ in _batches(counts, size))
+        return sum(batch.number * sum(batch.shape) for batch in _batches(counts, size))
 
     def after(pair: tuple[Shape, Shape]) -> int:
         left = {shape: count for shape, count in counts.items() if shape not in pair}
