@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from cascade_jax.models import families
 from cascade_jax.models.lora import Lora
@@ -28,15 +28,18 @@ class TrainState:
 
 @flax.struct.dataclass
 class Frozen:
-    """Parameters that a run's steps read and never change; None for those that it does not have.
+    """What a run's steps read and never change; None for what it does not have.
 
     Attributes:
       base: with LoRA, those of the model that is adapted.
       teacher: those of the teacher that runs beside the student.
+      learning_rate: the peak, so that runs that differ in it have one program; None for the
+        optimizer's own.
     """
 
     base: PyTree
     teacher: PyTree
+    learning_rate: Float[Array, ""] | None = None
 
 
 def abstract_parameters(

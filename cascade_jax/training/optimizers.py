@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from cascade_jax import checks
 from cascade_jax.names import check_choice
@@ -60,9 +61,17 @@ class Adafactor:
         if self.schedule == "inverse_square_root" and self.warmup_steps == 0:
             raise ValueError("schedule 'inverse_square_root' needs warmup_steps of at least 1")
 
-    def learning_rate_schedule(self) -> optax.Schedule:
-        """Learning rate as a function of the number of updates done."""
-        peak, warmup = self.learning_rate, self.warmup_steps
+    def learning_rate_schedule(self, peak: Float[Array, ""] | None = None) -> optax.Schedule:
+        """Learning rate as a function of the number of updates done.
+
+        A peak that is an argument of a program stands for `learning_rate`: then runs that differ in
+        it have one program.
+        """
+        peak, share = self.learning_rate if peak is None else peak, self._share_of_the_peak()
+        return lambda step: peak * share(step)
+
+    def _share_of_the_peak(self) -> optax.Schedule:
+        peak, warmup = 1.0, self.warmup_steps
         if self.schedule == "constant":
             after = optax.constant_schedule(peak)
         elif self.schedule == "linear":
@@ -80,14 +89,14 @@ class Adafactor:
         ramp = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
         return optax.join_schedules([ramp, after], [warmup])
 
-    def build(self) -> optax.GradientTransformation:
-        """The optax transformation, clipped by update RMS 1."""
+    def build(self, peak: Float[Array, ""] | None = None) -> optax.GradientTransformation:
+        """The optax transformation, clipped by update RMS 1; `peak` as in its schedule."""
         transforms = [
             optax.scale_by_factored_rms(
                 decay_rate=self.decay_rate, min_dim_size_to_factor=self.min_dim_size_to_factor
             ),
             optax.clip_by_block_rms(1.0),
-            optax.scale_by_learning_rate(self.learning_rate_schedule(), flip_sign=False),
+            optax.scale_by_learning_rate(self.learning_rate_schedule(peak), flip_sign=False),
         ]
         if self.multiply_by_parameter_scale:
             transforms.append(_scale_by_parameter_rms(1e-3))

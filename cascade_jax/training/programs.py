@@ -45,8 +45,14 @@ class Programs:
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """The run's optimizer, which skips bad batches if the run does."""
-        optimizer = self.run.optimizer.build()
-        return skipping.skip_non_finite(optimizer) if self.run.skip_bad_batches else optimizer
+        return self._optimizer_at(None)[0]
+
+    def _optimizer_at(self, peak) -> tuple[optax.GradientTransformation, optax.Schedule]:
+        """The optimizer, and its learning rate with this peak; the run's own for None."""
+        settings, skips = self.run.optimizer, self.run.skip_bad_batches
+        optimizer = settings.build(peak)
+        optimizer = skipping.skip_non_finite(optimizer) if skips else optimizer
+        return optimizer, settings.learning_rate_schedule(peak)
 
     def check(self) -> None:
         """Raises ValueError for a batch or a parameter that does not divide over the mesh."""
@@ -72,7 +78,7 @@ class Programs:
             teacher = state_lib.in_compute_dtype(self.teacher, loaded)
         if run.lora is not None:
             base = state_lib.abstract_parameters(self.student, mesh, table=run.rules)
-        return Frozen(base, teacher)
+        return Frozen(base, teacher, jax.ShapeDtypeStruct((), jnp.float32))
 
     @functools.cached_property
     def abstract_batch(self) -> Batch | DecoderBatch | batches.CachedTeacherBatch:
@@ -136,10 +142,9 @@ class Programs:
     @functools.cached_property
     def train_step(self) -> Callable[..., tuple[TrainState, step_lib.StepMetrics]]:
         """See `step.make_train_step`."""
-        learning_rate = self.run.optimizer.learning_rate_schedule()
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-        arguments = self.loss_fn, self.optimizer, learning_rate, shardings, self.mesh
-        return step_lib.make_train_step(*arguments, self.run.microbatches)
+        arguments = self.loss_fn, *self._optimizer_at(None), shardings, self.mesh
+        return step_lib.make_train_step(*arguments, self.run.microbatches, self._optimizer_at)
 
     @functools.cached_property
     def eval_step(self) -> Callable[..., step_lib.StepMetrics]:

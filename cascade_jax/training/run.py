@@ -5,6 +5,7 @@ import functools
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from cascade_jax.data import pipeline
@@ -116,7 +117,8 @@ def train_one(
             hosts.print_once(f"{run.name}: resuming from step {first_step} of {run.steps}")
         ############################ 5. Teacher, LoRA's base ############################
         teacher = _load_teacher(programs, output_dir, mixture.fingerprint)
-        frozen = Frozen(start_parameters(is_base=True) if run.lora else None, teacher)
+        base = start_parameters(is_base=True) if run.lora else None
+        frozen = Frozen(base, teacher, np.float32(run.optimizer.learning_rate))
         ############################ 6. Data ############################
         batches, held_out = _open_data(run, mesh, mixture)
         if position is not None:

@@ -98,6 +98,7 @@ def make_train_step(
     state_shardings: PyTree,
     mesh: Mesh,
     microbatches: int = 1,
+    optimizer_at: Callable | None = None,
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Builds the jitted update; the old state's memory is reused (donated).
 
@@ -109,6 +110,8 @@ def make_train_step(
       microbatches: into how many parts the batch is cut, one after the other; gradients of the
         loss *sums* are added and divided by the total count once. Of the output layer each device
         adds its own, and they meet once, after the last part.
+      optimizer_at: (peak of the learning rate) -> (optimizer, learning_rate) in place of those, for
+        a `frozen` that holds the peak.
 
     Returns:
       A function (state, frozen, batch, key) -> (new state, metrics), where `frozen` is the second
@@ -136,14 +139,17 @@ def make_train_step(
         grads = jax.tree.map(lambda g: numerics.safe_ratio(g, losses.count), grad_sums)
         # Of the sums, which are in memory: XLA on a CPU would write quotients to square and add.
         norm = numerics.safe_ratio(optax.tree.norm(grad_sums), losses.count)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        own = optimizer, learning_rate
+        if optimizer_at is not None and frozen.learning_rate is not None:
+            own = optimizer_at(frozen.learning_rate)
+        updates, opt_state = own[0].update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         new_state = TrainState(state.step + 1, params, opt_state)
         one = jnp.ones(())
         tokens = losses.metrics[metrics.CROSS_ENTROPY].denominator
         report = losses.metrics | {
             metrics.GRADIENT_NORM: metrics.Ratio(norm, one),
-            metrics.LEARNING_RATE: metrics.Ratio(jnp.asarray(learning_rate(state.step)), one),
+            metrics.LEARNING_RATE: metrics.Ratio(jnp.asarray(own[1](state.step)), one),
             metrics.TARGET_TOKENS: metrics.Ratio(tokens, one),
         }
         return new_state, report
