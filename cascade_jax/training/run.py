@@ -116,9 +116,8 @@ def train_one(
         if first_step:
             hosts.print_once(f"{run.name}: resuming from step {first_step} of {run.steps}")
         ############################ 5. Teacher, LoRA's base ############################
-        teacher = _load_teacher(programs, output_dir, mixture.fingerprint)
         base = start_parameters(is_base=True) if run.lora else None
-        frozen = Frozen(base, teacher, np.float32(run.optimizer.learning_rate))
+        frozen = _frozen(programs, output_dir, mixture.fingerprint, base)
         ############################ 6. Data ############################
         batches, held_out = _open_data(run, mesh, mixture)
         if position is not None:
@@ -145,6 +144,11 @@ def _go_to(batches, position: bytes, folder: Path, step: int) -> None:
 def _store(folder: Path, run: TrainRun, read_only: bool):
     store = checkpoints.CheckpointStore(folder, run.keep_last, run.keep_best, read_only)
     return contextlib.closing(store)
+
+
+def _frozen(programs: Programs, output_dir: Path, fingerprint: str, base) -> Frozen:
+    teacher = _load_teacher(programs, output_dir, fingerprint)
+    return Frozen(base, teacher, np.float32(programs.run.optimizer.learning_rate))
 
 
 def _load_teacher(programs: Programs, output_dir: Path, fingerprint: str):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from cascade_jax import metrics, numerics
 from cascade_jax.batch import Batch, DecoderBatch
@@ -145,18 +145,22 @@ def make_train_step(
         updates, opt_state = own[0].update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         new_state = TrainState(state.step + 1, params, opt_state)
-        one = jnp.ones(())
-        tokens = losses.metrics[metrics.CROSS_ENTROPY].denominator
-        report = losses.metrics | {
-            metrics.GRADIENT_NORM: metrics.Ratio(norm, one),
-            metrics.LEARNING_RATE: metrics.Ratio(jnp.asarray(own[1](state.step)), one),
-            metrics.TARGET_TOKENS: metrics.Ratio(tokens, one),
-        }
-        return new_state, report
+        return new_state, _report(losses, norm, own[1](state.step))
 
     everywhere = rules.replicated(mesh)
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(state_shardings, everywhere))
     return under_mesh(mesh, jitted)
+
+
+def _report(losses: sums.LossSums, norm: Array, learning_rate: Array | float) -> StepMetrics:
+    """The loss's metrics, and those of the step."""
+    one = jnp.ones(())
+    tokens = losses.metrics[metrics.CROSS_ENTROPY].denominator
+    return losses.metrics | {
+        metrics.GRADIENT_NORM: metrics.Ratio(norm, one),
+        metrics.LEARNING_RATE: metrics.Ratio(jnp.asarray(learning_rate), one),
+        metrics.TARGET_TOKENS: metrics.Ratio(tokens, one),
+    }
 
 
 def _student_head(loss_fn, frozen, params):
