@@ -245,17 +245,18 @@ def eval_batches(
     split: str = "validation",
     max_batches: int | None = None,
 ) -> Iterator[Batch | DecoderBatch]:
-    """One pass over a split, task after task by name, in file order, unpacked.
+    """One pass over a split, task after task by name, in file order.
 
     Every host reads all rows and keeps its own, so that all hosts take equally many batches and
     these do not depend on the number of hosts.
 
     Args:
-      config: what to read; `seed`, `shuffle_buffer` and `pack` do not matter.
+      config: what to read; `seed` and `shuffle_buffer` do not matter. With `pack`, examples of one
+        task share rows.
       sharding: of a [batch, length] array.
       split: tasks without it are left out.
-      max_batches: the most batches, with equally many rows (to one) of every task that has them;
-        None for all rows.
+      max_batches: so many batches of examples before packing, at most, with equally many (to one)
+        of every task that has them; None for all.
 
     Yields:
       Batch or DecoderBatch; the last one is filled up with rows of weight 0.
@@ -276,7 +277,7 @@ def rows_once(
 
     Args:
       config, sharding, split: as there.
-      max_rows: the most rows, with equally many (to one) of every task that has them.
+      max_rows: the most examples, with equally many (to one) of every task that has them.
       first_batch: the one to begin with.
     """
     from cascade_jax.data.lean_tensorflow import without_autograph
@@ -303,7 +304,7 @@ def _rows_in_order(config: DataConfig, split: str, max_rows: int | None) -> tf.d
         if max_rows is not None:
             share, rest = divmod(max_rows, len(tasks))
             rows = rows.take(share + (number < rest))
-        converter = features.converter(architecture=config.architecture)
+        converter = features.converter(config.pack, config.architecture)
         rows = converter(rows, task_feature_lengths=trim)
         whole = rows if whole is None else whole.concatenate(rows)
     return whole

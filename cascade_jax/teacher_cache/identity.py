@@ -76,6 +76,7 @@ class _Fingerprint:
       eval_rows: rows of the held-out split.
       batch_size, shard_rows: how the rows were divided.
       limit: rows of each task of the training split; None for all.
+      pack: whether examples shared rows, which changes how they were divided.
     """
 
     format: int
@@ -87,6 +88,7 @@ class _Fingerprint:
     batch_size: int
     shard_rows: int
     limit: int | None = None
+    pack: bool | None = None
 
 
 def read_fingerprint(folder: Path) -> dict[str, Any] | None:
@@ -115,6 +117,7 @@ def making_flags(there: Mapping[str, Any]) -> str:
         f" --gin.CACHE_LABEL_LOG_PROBS={holding['label_log_probs']}"
         f" --gin.CACHE_BATCH_SIZE={there['batch_size']}"
         f" --gin.CACHE_SHARD_ROWS={there['shard_rows']} --gin.CACHE_LIMIT={there.get('limit')}"
+        + " --gin.PACK=True" * bool(there.get("pack"))
     )
 
 

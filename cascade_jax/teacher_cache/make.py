@@ -52,13 +52,14 @@ class CacheConfig:
     Attributes:
       folder: of the cache; training's `teacher_cache`.
       cascade: the teacher's run, the mesh, and the data as in training, which may pack: the cache
-        is of single examples. The students are not read.
+        is of single examples, and serves runs that pack and that do not. The students are not read.
       top_k, dtype, label_log_probs: what is kept beside whether the teacher is right: see
         `teacher_cache/format.py`.
       limit: the first rows of each task of the training split, to try a cache out; None for all,
         without which no run trains from it.
       eval_split: the held-out split; None for none.
-      eval_batches: of it, so many batches of `data.batch_size` are kept, as training takes them.
+      eval_batches: of it, so many batches of `data.batch_size` examples are kept, as training
+        takes them.
       batch_size: rows that the teacher reads at once; None for that of `data`.
       shard_rows: about so many rows are in a group, which is done again if it is interrupted.
       hang_seconds: a command without progress for so long is ended; None to wait for ever.
@@ -108,9 +109,9 @@ class CacheConfig:
         return self.batch_size or self.data.batch_size
 
     @property
-    def unpacked(self) -> pipeline.DataConfig:
+    def teacher_data(self) -> pipeline.DataConfig:
         """The data as the teacher reads it."""
-        return dataclasses.replace(self.data, pack=False, batch_size=self.rows_at_once)
+        return dataclasses.replace(self.data, batch_size=self.rows_at_once)
 
     def splits(self, mixture: pipeline.OpenMixture) -> dict[str, int | None]:
         """By split, how many rows of it are kept; None for all."""
@@ -142,7 +143,7 @@ def _opened(
     """The teacher, the mixture, and the fingerprint of the cache but for the parameters' digest."""
     cascade = config.cascade
     teacher = cascade.saved(cascade.teachers[-1])
-    families.check_reads(teacher.config, config.data.architecture, pack=False)
+    families.check_reads(teacher.config, config.data.architecture, config.data.pack)
     holding = config.holding(teacher.config.vocab_size)
     rules.check_batch_size("batch_size", config.rows_at_once, mesh, teacher.rules)
     mixture = pipeline.open_mixture(config.data)
@@ -163,11 +164,13 @@ def _opened(
     }
     if config.limit is not None:
         fingerprint["limit"] = config.limit
+    if config.data.pack:
+        fingerprint["pack"] = True
     there = cache_identity.read_fingerprint(Path(config.folder))
     differences = cache_identity.differences(there, fingerprint) if there is not None else []
     if differences:
         same_division = {
-            key: there.get(key) for key in ("holding", "batch_size", "shard_rows", "limit")
+            key: there.get(key) for key in ("holding", "batch_size", "shard_rows", "limit", "pack")
         }
         go_on = ""
         if not cache_identity.differences(there, fingerprint | same_division):
@@ -211,7 +214,7 @@ class _Maker:
         self._fingerprint, self._done = fingerprint, set(done)
         self._stop, self._watchdog, self._folder = stop, watchdog, Path(config.folder)
         self._holding = config.holding(teacher.config.vocab_size)
-        self._sharding, data = rules.batch_sharding(mesh), config.unpacked
+        self._sharding, data = rules.batch_sharding(mesh), config.teacher_data
         self._part = placement.host_shard(self._sharding, data.batch_size, data.row_length)
         self._num_groups: dict[str, int] = {}  # by split
 
@@ -300,7 +303,7 @@ class _Maker:
 
     def _batches(self, split: str, max_rows: int | None, facts_of: Callable) -> Iterator[tuple]:
         """(group, this host's rows, facts on devices) of the batches of missing groups."""
-        config, data = self._config, self._config.unpacked
+        config, data = self._config, self._config.teacher_data
         size = -(-config.shard_rows // data.batch_size)  # batches of a group
         done = _whole_groups(self._done, split)
         first = next(group for group in range(len(done) + 1) if group not in done) * size

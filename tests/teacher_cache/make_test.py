@@ -17,7 +17,7 @@ import seqio
 import tensorflow as tf
 
 from cascade_jax.batch import Batch
-from cascade_jax.data import features, pipeline, sources
+from cascade_jax.data import example_keys, features, pipeline, sources
 from cascade_jax.losses import variants
 from cascade_jax.models import families
 from cascade_jax.parallel import hosts, rules
@@ -298,6 +298,33 @@ def test_facts_are_those_of_whole_logits(folder, mesh, cache, pack):
     if holding.has_tail:
         tail = np.log(np.maximum(1 - np.exp(at_ids).sum(-1), 1e-300))
         np.testing.assert_allclose(facts.log_tail[counted], np.maximum(tail, floor), atol=2 * error)
+
+
+def test_a_teacher_that_reads_packed_rows_says_the_same_of_fewer_rows(folder, mesh, tmp_path):
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    data = dataclasses.replace(DATA, input_length=24, target_length=20)
+    examples = [
+        example.key
+        for batch in pipeline.rows_once(data, one, "train")
+        for example in example_keys.examples_of(batch, data.architecture)
+    ]
+    kept, num_batches = {}, {}
+    for pack in (False, True):
+        data = dataclasses.replace(data, pack=pack)
+        num_batches[pack] = len(list(pipeline.rows_once(data, one, "train")))
+        config = cache_config(folder, "unused", data=data, top_k=8)
+        config = dataclasses.replace(config, folder=str(tmp_path / f"pack_{pack}"))
+        make.make(config, mesh)
+        holding = Holding(VOCAB, top_k=8)
+        reader = shards.CacheReader(Path(config.folder), holding, _digest(Path(config.folder)), "")
+        kept[pack] = reader.find(examples)
+    assert num_batches[True] < num_batches[False] / 2
+    assert len(kept[True]) == len(examples) == 150
+    for ours, theirs in zip(*kept.values(), strict=True):
+        np.testing.assert_array_equal(ours.label_is_best, theirs.label_is_best)
+        np.testing.assert_allclose(ours.log_probs, theirs.log_probs, atol=1e-5)
+    with pytest.raises(shards.TeacherCacheError, match="pack is True there and None here"):
+        make.check(dataclasses.replace(config, cascade=cache_config(folder, "x").cascade))
 
 
 def test_every_example_is_kept_once_in_a_shard(folder):
