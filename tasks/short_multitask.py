@@ -1,7 +1,8 @@
 """Twelve real tasks with short inputs, from a data folder or from TFDS, for a pre-trained model.
 
-Four have one of a few classes as answer, two one of a row's own choices, two a word or a span (exact
-match), four a sentence (ROUGE-L). No input is cut: rows with more than MOST_BYTES are left out.
+Four have one of a few classes as answer, two one of a row's own choices, two a word or a span
+(exact match), four a sentence (ROUGE-L). No input is cut: rows with more than MOST_BYTES are left
+out.
 Besides "train" and "validation", by which checkpoints are chosen, each task has the splits
 "calibration" and "test" of other rows.
 
@@ -36,14 +37,13 @@ Row = Mapping[str, tf.Tensor]
 ToText = Callable[[Row], Row]
 
 
-def _splits(held_out: str, validation: int, calibration: int) -> dict[str, str]:
+def _splits(held_out: str) -> dict[str, str]:
     """Rows of one file of held-out rows: the first for choosing, then calibrating, then testing."""
-    middle = validation + calibration
     return {
         "train": f"train[:{TRAIN_ROWS}]",
-        "validation": f"{held_out}[:{validation}]",
-        "calibration": f"{held_out}[{validation}:{middle}]",
-        "test": f"{held_out}[{middle}:{middle + 250}]",
+        "validation": f"{held_out}[:50]",
+        "calibration": f"{held_out}[50:150]",
+        "test": f"{held_out}[150:350]",
     }
 
 
@@ -64,10 +64,8 @@ def _add(
     *,
     postprocess_fn: Callable | None = None,
     is_in_tfds: bool = True,
-    sizes: tuple[int, int] = (50, 200),
 ) -> str:
-    """Registers one task; `sizes` are the rows of "validation" and "calibration"."""
-    splits = _splits(held_out, *sizes)
+    splits = _splits(held_out)
     source = TfdsOrJsonlSource(tfds_name, fields, splits, is_in_tfds=is_in_tfds)
     steps = [seqio.map_over_dataset(to_text), lambda rows: rows.filter(_is_short)]
     if fields.get("label") == range(-1, 3):  # TFDS marks rows without an agreed label (snli)
@@ -219,7 +217,6 @@ def _add_listed(name: str, builder: str, field: str, prompt: str, separator: str
         quality.rouge_l,
         "generation",
         postprocess_fn=references_as_target,
-        sizes=(50, 120) if builder != "common_gen" else (50, 200),
     )
 
 
@@ -284,7 +281,6 @@ TASKS = (
         answer_in_sentence,
         short_answers.squad,
         "short_answer",
-        sizes=(50, 130),
     ),
     _add(
         "word_order",

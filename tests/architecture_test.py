@@ -20,7 +20,7 @@ LEVELS = {
     "records": 3, "runs": 3, "inference": 3, "interop": 3,
     "collection": 4, "evaluation": 4, "teacher_cache": 4,
     "training": 5, "calibration": 5, "report": 5,
-    "planning": 6,
+    "planning": 6, "study": 6,
     "cli": 8, "__main__": 9,
 }  # fmt: skip
 PRODUCT_FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tasks").rglob("*.py")])

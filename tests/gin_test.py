@@ -8,7 +8,14 @@ import gin
 import numpy as np
 import pytest
 
-from cascade_jax.cli import calibrate, collect, evaluate, gin_config, train, vocab
+from cascade_jax.cli import (
+    calibrate,
+    collect,
+    evaluate,
+    gin_config,
+    train,
+    vocab,
+)
 from cascade_jax.deferral import routers, scores
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 from cascade_jax.losses import schedules
@@ -39,7 +46,8 @@ def test_the_gin_folder_holds_no_python():
 
 def given(file: str) -> list[str]:
     """Arguments that an experiment leaves to the user."""
-    return ["--gin.DATA_DIR='/data'"] if "local" in file or "wmt22" in file else []
+    asks = any(name in file for name in ("local", "wmt22", "smollm2"))
+    return ["--gin.DATA_DIR='/data'"] if asks else []
 
 
 @pytest.mark.parametrize("command", [train, collect, evaluate, calibrate])

@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "train the models of an experiment; continues where it was interrupted",
     "cache-teacher": "run the teacher once over the data; train then runs without it",
     "collect": "decode a split with both models and write the records table",
+    "study": "train and collect many students: sizes, losses and seeds, on several machines",
     "evaluate": "from records: deferral curves, figures, pictures and one HTML report",
     "compare": "what evaluate does, for any tables or experiments, without a gin file",
     "calibrate": "thresholds that keep a budget with a guarantee, by tokens or by answers",

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from cascade_jax import checks, records
 from cascade_jax.collection import answers as answers_lib
+from cascade_jax.collection import kept_answers, measuring, next_tokens
 from cascade_jax.collection import live_policy as policy_lib
-from cascade_jax.collection import measuring, next_tokens
 from cascade_jax.collection.answers import Answers
+from cascade_jax.collection.kept_answers import ModelColumns
 from cascade_jax.collection.measuring import AnswerQuality
 from cascade_jax.collection.questions import DECODINGS, Questions, decoding_by_task
 from cascade_jax.data import pipeline
@@ -22,6 +23,8 @@ from cascade_jax.runs import checkpoints, identity
 from cascade_jax.runs.saved_model import CascadeRuns, SavedModel
 from cascade_jax.runs.watchdog import Watch
 from cascade_jax.task_metrics import corpus
+
+Figures = Mapping[str, Mapping[str, float | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +78,8 @@ class CollectConfig:
 def collect(config: CollectConfig) -> list[Path]:
     """Writes a records table for every student; the teacher answers once for all of them.
 
-    A table that is already there for the same checkpoints and examples is kept. Of many hosts, each
+    A table that is already there for the same checkpoints and examples is kept, and what another
+    student's table of the split has of the same teacher is taken from there. Of many hosts, each
     answers its part of every batch, all measure, and the first one writes. Returns the files.
 
     Raises:
@@ -107,6 +111,8 @@ def collect(config: CollectConfig) -> list[Path]:
             hosts.print_once(f"{table.student.name}: {table.file} is up to date")
     missing = [table for table in tables if not table.is_up_to_date]
     if missing:
+        kept_file = kept_answers.find(Path(config.output_dir), missing[0].metadata)
+        hosts.assert_equal_across_hosts("tables", {"with answers of the teacher": str(kept_file)})
         done: list[str] = []  # names of students
 
         def kept():
@@ -121,7 +127,7 @@ def collect(config: CollectConfig) -> list[Path]:
             questions = Questions(
                 examples, mixture, config.data, mesh, decoding, watch.before_batch
             )
-            _write_tables(config, missing, teacher, questions, watch, done)
+            _write_tables(config, missing, teacher, questions, watch, done, kept_file)
     return [table.file for table in tables]
 
 
@@ -132,6 +138,7 @@ def _write_tables(
     questions: Questions,
     watch: Watch,
     done: list[str],
+    kept_file: Path | None,
 ) -> None:
     """Asks all models and writes the tables; adds to `done` which are."""
     examples, what = questions.examples, "examples"
@@ -143,13 +150,20 @@ def _write_tables(
         examples, what = next_tokens.examples(questions), "target tokens"
     else:
         measuring.print_unread_words(questions)
-    teacher_side = _answer(config, teacher, questions, is_student=False)
+    teacher_side = None
+    if kept_file is not None:
+        ids = [example.example_id for example in examples]
+        teacher_side = kept_answers.of_teacher(kept_file, ids)
+    if teacher_side is None:
+        teacher_side = _answer(config, teacher, questions, tables[0].metadata, is_student=False)
+    else:
+        hosts.print_once(f"{teacher.name}: answers are taken from {kept_file}")
     for table in tables:
-        student_side = _answer(config, table.student, questions, is_student=True)
+        student_side = _answer(config, table.student, questions, table.metadata, is_student=True)
         watch.progress(f"the table of {table.student.name}")
-        models = dict(zip(schema.PAIR, (student_side, teacher_side), strict=True))
-        figures = _figures(student_side[1], teacher_side[1])
-        rows = _rows(config, examples, models, table.metadata)
+        figures = _figures(student_side.figures, teacher_side.figures)
+        rows = _example_columns(config, examples, student_side.metrics)
+        rows |= {**student_side.columns, **teacher_side.columns}
         rows |= table.policy.columns(table.student, teacher, questions)
         if hosts.is_first():
             records.write(table.file, rows, {**table.metadata, schema.FIGURES: figures})
@@ -169,31 +183,39 @@ def _corpus_metrics(config: CollectConfig, mixture: pipeline.OpenMixture) -> dic
 
 
 def _answer(
-    config: CollectConfig, saved: SavedModel, questions: Questions, is_student: bool
-) -> tuple[Answers, AnswerQuality]:
+    config: CollectConfig,
+    saved: SavedModel,
+    questions: Questions,
+    metadata: Mapping,
+    is_student: bool,
+) -> ModelColumns:
     """What a model answers, and how good that is; its parameters are freed on return."""
-    model = saved.load(questions.mesh)
+    model, role = saved.load(questions.mesh), schema.PAIR[not is_student]
     extras = (config.top_k, config.embeddings) if is_student else ()
     if config.decoding == schema.TEACHER_FORCED:
         answers = next_tokens.answer(model, questions, *extras)
-        return answers, next_tokens.measure(answers, questions)
-    answers = answers_lib.answer(model, questions, *extras)
-    return answers, measuring.measure(answers.texts, questions)
+        quality = next_tokens.measure(answers, questions)
+    else:
+        answers = answers_lib.answer(model, questions, *extras)
+        quality = measuring.measure(answers.texts, questions)
+    columns = _model_columns(role, answers, quality, metadata)
+    figures = {
+        task: {name: value if math.isfinite(value) else None for name, value in by_metric.items()}
+        for task, by_metric in quality.figures.items()
+    }
+    return ModelColumns(columns, quality.metrics, figures)
 
 
-def _figures(student: AnswerQuality, teacher: AnswerQuality) -> dict:
+def _figures(student: Figures, teacher: Figures) -> dict:
     """By task and metric, the value of both models; None for one that is not defined."""
 
     def both(task: str, name: str) -> dict[str, float | None]:
-        pair = [quality.figures[task].get(name, math.nan) for quality in (student, teacher)]
-        values = [figure if math.isfinite(figure) else None for figure in pair]
-        return dict(zip(schema.PAIR, values, strict=True))
+        pair = [figures[task].get(name) for figures in (student, teacher)]
+        return dict(zip(schema.PAIR, pair, strict=True))
 
     return {
-        task: {
-            name: both(task, name) for name in dict.fromkeys([*by_metric, *teacher.figures[task]])
-        }
-        for task, by_metric in student.figures.items()
+        task: {name: both(task, name) for name in dict.fromkeys([*by_metric, *teacher[task]])}
+        for task, by_metric in student.items()
     }
 
 
@@ -253,31 +275,32 @@ def _metadata(
     return metadata
 
 
-def _rows(
-    config: CollectConfig,
-    examples: Sequence[pipeline.Example],
-    models: Mapping[str, tuple[Answers, AnswerQuality]],
-    metadata: Mapping,
+def _example_columns(
+    config: CollectConfig, examples: Sequence[pipeline.Example], metrics: Sequence[str]
 ) -> dict:
-    """The columns of the table: those of COLUMNS that the models' answers or measures hold."""
+    """The columns of the table that are about no model."""
     count = len(examples)
-    columns = {
+    return {
         "mixture": [config.data.mixture] * count,
         "task": [example.task for example in examples],
         "split": [config.split] * count,
         "example_id": [example.example_id for example in examples],
         "inputs": [example.inputs_text for example in examples],
         "target": [example.target_text for example in examples],
-        "metric": next(iter(models.values()))[1].metrics,
+        "metric": metrics,
     }
-    for name, field in schema.fields(models).items():
-        if field.owner not in models:
+
+
+def _model_columns(role: str, answers: Answers, measured: AnswerQuality, metadata: Mapping) -> dict:
+    """The columns of a model: those of COLUMNS that its answers or measures hold."""
+    columns = {}
+    for name, field in schema.fields(schema.PAIR).items():
+        if field.owner != role:
             continue
         kind = _FIELDS.get(field.column.name, field.column.name)
-        answers, measured = models[field.owner]
         values = getattr(answers, kind, getattr(measured, kind, None))
         if kind == "flops_per_token":
-            values = [float(metadata[name])] * count
+            values = [float(metadata[name])] * len(answers.texts)
         if values is not None and (kind != "statistics" or metadata[schema.CORPUS_METRICS]):
             columns[name] = values
     return columns

@@ -117,7 +117,8 @@ def making_flags(there: Mapping[str, Any]) -> str:
         f" --gin.CACHE_LABEL_LOG_PROBS={holding['label_log_probs']}"
         f" --gin.CACHE_BATCH_SIZE={there['batch_size']}"
         f" --gin.CACHE_SHARD_ROWS={there['shard_rows']} --gin.CACHE_LIMIT={there.get('limit')}"
-        + " --gin.PACK=True" * bool(there.get("pack"))
+        + " --gin.PACK=True"
+        * bool(there.get("pack"))
     )
 
 
