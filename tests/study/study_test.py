@@ -111,8 +111,8 @@ def test_a_study_trains_answers_and_keeps_a_table_of_each_run_once(
 
 
 @pytest.fixture
-def config(trained_pair, tmp_path):
-    return gin_config.parse(study.CONFIG, [write_gin(tmp_path, trained_pair / "teacher")])
+def config(tmp_path):
+    return gin_config.parse(study.CONFIG, [write_gin(tmp_path, tmp_path / "teacher")])
 
 
 def test_runs_whose_loss_is_nan_are_named_and_the_others_done(config, monkeypatch):
@@ -178,6 +178,10 @@ study_lib.run(config, poll_seconds=0.05)
 """
 
 
+def workers_of(log: Path) -> set[str]:
+    return {line.split()[0] for line in log.read_text().splitlines()}
+
+
 def test_two_machines_share_the_runs_and_one_takes_over_what_a_dead_one_left(config, tmp_path):
     command = [sys.executable, "-c", WORKER, f"--gin_file={tmp_path / 'study.gin'}"]
     environment = os.environ | {"PYTHONPATH": str(processes.ROOT)}
@@ -185,7 +189,7 @@ def test_two_machines_share_the_runs_and_one_takes_over_what_a_dead_one_left(con
     log = tmp_path / "log"
     workers = [subprocess.Popen(command, **start) for _ in range(2)]
     try:
-        while not log.exists() or len({line.split()[0] for line in log.open()}) < 2:
+        while not log.exists() or len(workers_of(log)) < 2:
             assert any(worker.poll() is None for worker in workers)
             time.sleep(0.02)
         workers[0].kill()
@@ -199,8 +203,7 @@ def test_two_machines_share_the_runs_and_one_takes_over_what_a_dead_one_left(con
     begun = collections.Counter(run for _, what, run in lines if what == "begin")
     assert set(begun) == {run.name for run in config.runs}
     assert sum(begun.values()) - len(begun) in (0, 1)  # what the dead one had begun, if anything
-    by_worker = collections.Counter(worker for worker, *_ in lines)
-    assert sorted(by_worker) == sorted(str(worker.pid) for worker in workers)
+    assert workers_of(log) == {str(worker.pid) for worker in workers}
     whats = [(what, run) for _, what, run in lines]
     for run in config.runs:
         assert progress.done(config, run) is not None
