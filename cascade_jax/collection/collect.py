@@ -153,7 +153,7 @@ def _write_tables(
     teacher_side = None
     if kept_file is not None:
         ids = [example.example_id for example in examples]
-        teacher_side = kept_answers.of_teacher(kept_file, ids)
+        teacher_side = kept_answers.read_teacher(kept_file, ids)
     if teacher_side is None:
         teacher_side = _answer(config, teacher, questions, tables[0].metadata, is_student=False)
     else:

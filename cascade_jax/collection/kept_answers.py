@@ -56,7 +56,7 @@ def _compared(metadata: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def of_teacher(file: Path, example_ids: Sequence[str]) -> ModelColumns | None:
+def read_teacher(file: Path, example_ids: Sequence[str]) -> ModelColumns | None:
     """What a table holds of the large model; None if its examples are others after all."""
     table = records.read(file)
     if list(table.example_id) != list(example_ids):
