@@ -10,6 +10,7 @@ TOKENIZER_FILES = (
     "spiece.model", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja",
     "chat_template.json", "generation_config.json",
 )  # fmt: skip
+CHAT_TEMPLATES = "additional_chat_templates"  # a folder of them
 
 
 def check_empty(folder: str | os.PathLike) -> None:
@@ -29,3 +30,5 @@ def copy_tokenizer(
     for name in (*TOKENIZER_FILES, *(["config.json"] if with_config else [])):
         if source is not None and (Path(source) / name).is_file():
             shutil.copyfile(Path(source) / name, folder / name)
+    if source is not None and (Path(source) / CHAT_TEMPLATES).is_dir():
+        shutil.copytree(Path(source) / CHAT_TEMPLATES, folder / CHAT_TEMPLATES)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz.container_mutations import change_msgpack, change_safetensors
-from tests.fuzz.json_mutations import JSON, change_bytes
+from tests.fuzz.json_mutations import JSON, change_bytes, change_text
 from tests.fuzz.reader import Reader, WrongValue, command, other_folder, write_json
 
 _TEXTS = ("the cat sat on the mat", "a dog, and 12 cats: thé chat", "日本語 the and and")
@@ -98,6 +98,30 @@ def _read_vocabulary(name: str) -> Callable[[Path], None]:
             pieces.text_of(vocabulary, ids)
 
     return read
+
+
+_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m['role'] }}\n{{ m.content | trim }}"
+    "<|im_end|>{% endfor %}\n{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def _chat_files(folder: Path) -> None:
+    _tokenizer_files(folder, is_unigram=False)
+    (folder / "chat_template.jinja").write_text(_TEMPLATE)
+
+
+def _read_chat(folder: Path) -> None:
+    from cascade_jax.data.vocabulary import load
+
+    name = str(folder / "tokenizer.json?chat_template=default")
+    inputs = load.load_vocabulary(name).for_inputs()
+    load.fingerprint(inputs)
+    for text in _TEXTS:
+        if text.strip() not in inputs.rendered(text):
+            raise WrongValue(f"{text!r} is not in what the template makes of it")
+        if len(inputs.encode(text)) < inputs.ending_length:
+            raise WrongValue(f"{text!r} has fewer ids than the template's end")
 
 
 def _sentencepiece(folder: Path, name: str = "spiece.model") -> None:
@@ -222,6 +246,8 @@ def readers() -> list[Reader]:
                _read_vocabulary("tokenizer.json"), {"*.json": JSON} | tokenizer, 3),
         Reader("tokenizer.unigram", functools.partial(_tokenizer_files, is_unigram=True),
                _read_vocabulary("tokenizer.json"), {"*.json": JSON} | tokenizer, 3),
+        Reader("tokenizer.chat", _chat_files, _read_chat,
+               {"*.jinja": (change_text,), "tokenizer_config.json": JSON}, 1),
         Reader("sentencepiece", _sentencepiece, _read_vocabulary("spiece.model"),
                {"spiece.model": (change_bytes,)}, 1.5),
         Reader("hf.decoder", _decoder_folder, _import("hf"), decoder | {"tok*": JSON}, 2),

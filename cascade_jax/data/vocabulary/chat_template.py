@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cascade_jax import json_file, json_text
+from cascade_jax import json_file, json_text, text_file
 from cascade_jax.names import did_you_mean
 from cascade_jax.short_text import cut_short
 
@@ -62,8 +62,8 @@ def find(
       special_names: special tokens, which templates know as bos_token and so on.
 
     Raises:
-      ValueError: no such template, a variable whose value is not JSON or that has no template,
-        or a template that will not do.
+      ValueError: no such template, a variable whose value is not JSON or that the template does
+        not read, an error in the template, or no package jinja2; and see `ChatTemplate`.
     """
     variables = {}
     for option, value in options.items():
@@ -75,7 +75,14 @@ def find(
     if OPTION not in options:
         return None
     source, text = _text(path, options[OPTION])
-    return ChatTemplate(text, {**special_names, **variables}, source)
+    template, known = _compiled(text, source)
+    for name in variables:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ValueError(f"{VARIABLE}{name}: {source} reads no variable of this name{hint}")
+    # Those alone that it reads: others do not make it another template.
+    read = {name: special_names[name] for name in special_names if name in known}
+    return ChatTemplate(text, template, {**read, **variables}, source)
 
 
 def _value(place: str, text: str) -> Any:
@@ -95,44 +102,42 @@ def _text(path: Path, name: str) -> tuple[str, str]:
     files = {DEFAULT: path.parent / FILE}
     files |= {file.stem: file for file in sorted((path.parent / FOLDER).glob("*.jinja"))}
     files = {known: file for known, file in files.items() if file.is_file()}
-    config = path.parent / CONFIG
-    if files:  # transformers does not read the others then
-        templates = {known: (str(file), file) for known, file in files.items()}
-    else:
-        own = json_file.read_object(config).get("chat_template") if config.is_file() else None
-        place = f"{config}: chat_template"
-        if isinstance(own, list):
-            texts = {each.get("name"): each.get("template") for each in own if _is_object(each)}
-        else:
-            texts = {} if own is None else {DEFAULT: own}
-        for text in texts.values():
-            is_text = isinstance(text, str)
-            json_text.require(is_text, place, text, "a template, a list of them or null")
-        templates = {known: (place, text) for known, text in texts.items()}
-    if name not in templates:
-        if not templates:
-            raise ValueError(
-                f"{OPTION}={name}: there is no chat template: no {FILE} beside it, and no "
-                f"chat_template in {CONFIG}; leave the option out for a model without one"
-            )
-        hint = did_you_mean(name, templates)
-        known = ", ".join(sorted(templates))
-        raise ValueError(f"{OPTION}={name}: no chat template of this name; there are {known}{hint}")
-    source, found = templates[name]
-    if isinstance(found, Path):
-        try:
-            found = found.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise ValueError(f"{source} is not UTF-8 text") from None
-    return source, found
+    texts = {} if files else _in_config(path.parent / CONFIG)  # as transformers reads them
+    known = {**files, **texts}
+    if not known:
+        raise ValueError(
+            f"{OPTION}={name}: there is no chat template: no {FILE} beside it, and no "
+            f"chat_template in {CONFIG}; leave the option out for a model without one"
+        )
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise ValueError(
+            f"{OPTION}={name}: no chat template has this name; there are "
+            f"{', '.join(sorted(known))}{hint}"
+        )
+    if texts:
+        return f"{path.parent / CONFIG}: chat_template", texts[name]
+    return str(files[name]), text_file.decode(files[name].read_bytes(), str(files[name]))
 
 
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("name"), str)
+def _in_config(config: Path) -> dict[str, str]:
+    """The templates of a tokenizer_config.json by name: of one, or of a list of objects."""
+    own = json_file.read_object(config).get("chat_template") if config.is_file() else None
+    if own is None:
+        return {}
+    listed = [{"name": DEFAULT, "template": own}] if isinstance(own, str) else own
+    keys = ("name", "template")
+    is_right = isinstance(listed, list) and all(
+        isinstance(each, dict) and all(isinstance(each.get(key), str) for key in keys)
+        for each in listed
+    )
+    allowed = "a template, a list of objects with texts as name and template, or null"
+    json_text.require(is_right, f"{config}: chat_template", own, allowed)
+    return {each["name"]: each["template"] for each in listed}
 
 
 class ChatTemplate:
-    """A compiled template with its variables.
+    """A template with its variables; `find` makes it.
 
     Attributes:
       source: where it stands.
@@ -140,21 +145,22 @@ class ChatTemplate:
       opening: what it writes before.
     """
 
-    def __init__(self, text: str, variables: Mapping[str, Any], source: str):
-        """Compiles the template and renders a short input, to see whether it will do.
+    def __init__(self, text: str, template: Any, variables: Mapping[str, Any], source: str):
+        """Renders a short input, to see whether the template will do.
 
         Args:
           text: in Jinja.
+          template: the text compiled.
           variables: by name; special tokens among them.
           source: for messages.
 
         Raises:
-          ValueError: no package jinja2, an error in the template, or one that leaves the input out.
+          ValueError: it raises, or leaves the input out.
         """
         self.source = source
         self._variables = dict(variables)
         self._text = text
-        self._template = _compiled(text, source)
+        self._template = template
         self.opening, _, self.ending = self.render(_PROBE).rpartition(_PROBE)
 
     @property
@@ -193,8 +199,22 @@ def _shown(text: str) -> str:
     return repr(cut_short(text, 60))
 
 
+def _compiled(text: str, source: str) -> tuple[Any, set[str]]:
+    """The template, and the names that it reads and does not set."""
+    environment = _environment()
+    from jinja2 import TemplateSyntaxError, meta
+
+    try:
+        names = meta.find_undeclared_variables(environment.parse(text))
+        return environment.from_string(text), names
+    except TemplateSyntaxError as error:
+        raise ValueError(f"{source}, line {error.lineno}: {error.message}") from None
+    except Exception as error:  # nested too deep for Python, say
+        raise ValueError(f"{source} is no template that Jinja can compile: {error}") from None
+
+
 @functools.cache
-def _compiled(text: str, source: str) -> Any:
+def _environment() -> Any:
     try:
         import jinja2.ext
         from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -223,10 +243,7 @@ def _compiled(text: str, source: str) -> Any:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = raise_exception
-    try:
-        return environment.from_string(text)
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"{source}, line {error.lineno}: {error.message}") from None
+    return environment
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, **layout: Any) -> str:

@@ -159,6 +159,15 @@ def test_the_template_is_part_of_the_fingerprint(tmp_path, tokenizer):
     assert load.fingerprint(load.load_vocabulary(same)) == fingerprints[1]
     inputs = load.load_vocabulary(spec).for_inputs()
     assert load.fingerprint(inputs) == fingerprints[1]
+    # A special token that the template does not read changes nothing.
+    named = write(tmp_path / "named", tokenizer, THINKING, unk_token="<unk>")
+    assert load.fingerprint(load.load_vocabulary(named)) == fingerprints[1]
+
+
+@pytest.mark.parametrize("own", [7, ["{{ x }}"], [{"name": "default"}], {"default": CHATML}])
+def test_templates_of_another_form_are_refused(own, tmp_path, tokenizer):
+    with pytest.raises(ValueError, match="tokenizer_config.json: chat_template is .*; must be a"):
+        load.load_vocabulary(write(tmp_path, tokenizer, None, chat_template=own))
 
 
 # ------------------------------------------------------------------ rows
@@ -185,6 +194,7 @@ def test_a_long_input_loses_its_own_text_and_not_the_templates(name, tmp_path, t
     assert inputs.spelt(whole[-ending:]) == inputs._chat.ending
 
 
+@pytest.mark.medium
 def test_training_cached_or_not_and_collecting_read_the_same_rows(tmp_path, tokenizer):
     spec = write(tmp_path, tokenizer, ROLES)
     inputs = load.load_vocabulary(spec).for_inputs()
@@ -245,6 +255,8 @@ def test_the_browser_shows_the_rendered_row(tmp_path, tokenizer):
         ("{{ messages[7].content.upper() }}", "fails on 'seventeen': .*no element 7"),
         ("{% for m in messages %}", "chat_template.jinja, line 1: Unexpected end of template"),
         ("{% if %}", "line 1: "),
+        ("{{ messages | shout }}", "line 1: No filter named 'shout'"),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "is no template that Jinja can compile: "),
         ("<|start|>hello", "leaves the input out: 'seventeen' becomes '<|start|>hello'"),
         ("{{ messages[0].content.__class__.x }}", "fails on 'seventeen': access to attribute"),
         ("{{ messages.append(1) }}", "fails on 'seventeen': "),
@@ -261,8 +273,10 @@ def test_templates_that_will_not_do(template, message, tmp_path, tokenizer):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ("chat_template=defalt", "no chat template of this name; there are default; did you mean"),
+        ("chat_template=defalt", "no chat template has this name; there are default; did you mean"),
         ("chat_template=default&chat.thinking=no", "value must be JSON"),
+        ("chat_template=default&chat.add_generation=true", "reads no variable of this name; did"),
+        ("chat_template=default&chat.thinking=true", "reads no variable of this name$"),
         ("chat_template=default&chat.messages=[]", "messages is set already"),
         ("chat.thinking=false", "is for a chat template; add chat_template=default"),
         ("chat.=false", "must be one of"),
@@ -275,6 +289,7 @@ def test_options_that_will_not_do(options, message, tmp_path, tokenizer):
         load.load_vocabulary(f"{spec}?{options}")
 
 
+@pytest.mark.medium
 def test_a_template_that_loses_one_input_is_refused_with_it(tmp_path, tokenizer):
     picky = "{{ messages[0].content if 'last' not in messages[0].content else 'nothing' }}!"
     spec = write(tmp_path, tokenizer, picky)
@@ -319,7 +334,7 @@ def test_a_cache_of_one_template_is_not_read_for_another(tmp_path, tokenizer):
 
 def test_without_jinja_it_says_what_to_install(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "jinja2.sandbox", None)
-    chat_template._compiled.cache_clear()
+    chat_template._environment.cache_clear()
     with pytest.raises(ValueError, match=r"needs the package jinja2: pip install 'cascade-jax\[ch"):
         load.load_vocabulary(write(tmp_path, tokenizer))
-    chat_template._compiled.cache_clear()
+    chat_template._environment.cache_clear()
