@@ -60,7 +60,7 @@ class Family(Protocol):
 
         The cache's leaves: `step` [], which of the last `max_length` places the next token goes to;
         `is_readable` [B T], which places a row sees; `lengths` [B] of a family whose inputs and
-        answers share a cache; keys [B H K T] and values [B H T K] of each layer, inputs first.
+        answers share a cache; keys and values of each layer (`cache.py`), inputs first.
 
         Args:
           inputs: tokens, 0 for padding, which stands at the end only.

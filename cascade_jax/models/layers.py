@@ -293,6 +293,7 @@ class Attention(nn.Module):
         projected = functools.partial(heads, config, num_heads=config.num_heads)
         query = projected("query", x, lambda *a: _fan_in(*a) / math.sqrt(config.head_dim))
 
+        key = value = None
         if source is not None:
             key, value = projected("key", source, _fan_in), projected("value", source, _fan_in)
             if deterministic:
@@ -303,8 +304,7 @@ class Attention(nn.Module):
             where = position if self.has_variable("cache", cache.KEY) else None
             key, value = cache.extended(self, key, value, mask.shape[-1], where)
         elif position is not None:  # a source that stays as it is: kept when the cache is created
-            key = self.variable("cache", cache.KEY, lambda: key).value
-            value = self.variable("cache", cache.VALUE, lambda: value).value
+            key, value = cache.kept(self, key, value)
         if isinstance(position, Ragged):
             query = position.by_row(query)
         if config.dropout_rate and not deterministic:

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Int
 
 from cascade_jax import axes
-from cascade_jax.models.cache import AXES, PLACES
+from cascade_jax.models.cache import leaf_axes, place_axis
 
 _ENCODED = "encoder_decoder_attention"  # keys of an encoder's output have no place for answers
 _BY_ROW = ("lengths", "is_readable")  # leaves of a cache that are no keys or values, by row
@@ -94,7 +94,7 @@ def tail(packed: Any, places: int) -> Any:
     """What `read_packed` creates, padded to `places`: a window may then begin at any place."""
 
     def widen(path, leaf):
-        pad, axis = [(0, 0)] * leaf.ndim, _place_axis(path)
+        pad, axis = [(0, 0)] * leaf.ndim, place_axis(path[-1].key)
         pad[axis] = (0, places - leaf.shape[axis])
         return jnp.pad(leaf, pad)
 
@@ -128,7 +128,7 @@ def constrained(tree: Any) -> Any:
         if leaf.ndim < 4:
             names = (axes.BATCH,) * (leaf.ndim > 0) + (None,) * (leaf.ndim - 1)
         else:
-            names = (None,) * (leaf.ndim - 4) + AXES[_name(path)]
+            names = (None,) * (leaf.ndim - 4) + leaf_axes(path[-1].key)
         return nn.with_logical_constraint(leaf, names)
 
     return jax.tree_util.tree_map_with_path(one, tree)
@@ -138,15 +138,7 @@ def _keys_and_values(function: Callable, max_length: int, cache: Any, *others: A
     """`function(leaf, *leaves of others, places for inputs, their axis)` of all keys and values."""
 
     def one(path, leaf, *rest):
-        is_encoded, axis = any(key.key == _ENCODED for key in path), _place_axis(path)
+        is_encoded, axis = any(key.key == _ENCODED for key in path), place_axis(path[-1].key)
         return function(leaf, *rest, leaf.shape[axis] - (0 if is_encoded else max_length), axis)
 
     return jax.tree_util.tree_map_with_path(one, cache, *others)
-
-
-def _name(path) -> str:
-    return path[-1].key
-
-
-def _place_axis(path) -> int:
-    return PLACES[_name(path)]

@@ -9,8 +9,9 @@ import pytest
 from flax import linen as nn
 
 from cascade_jax.inference import engine
+from cascade_jax.inference.engine_programs import programs
 from cascade_jax.inference.generate import make_generate_fn
-from cascade_jax.models import families
+from cascade_jax.models import cache, families
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.models.families import parameter_shapes
 from cascade_jax.parallel.mesh import MeshConfig
@@ -103,6 +104,17 @@ def check(kind, rows, slot_count, mesh=_ONE_DEVICE, devices=1):
     assert counts.prefill_useful == sum(len(row) + start for row in rows)
     assert counts.decode_useful == sum(int(answer.lengths) for answer in answers.values())
     return counts
+
+
+@pytest.mark.parametrize("kind", ["t5", "scanned"])
+def test_so_are_those_of_a_cache_as_it_is_on_a_tpu(kind, monkeypatch):
+    alone(kind)
+    monkeypatch.setattr(cache, "leaf_axes", lambda name: cache._KEYS_LAST)
+    programs.cache_clear()
+    try:
+        check(kind, drawn(9), 4)
+    finally:
+        programs.cache_clear()
 
 
 @pytest.mark.parametrize("kind", ["t5", "decoder"])

@@ -237,8 +237,8 @@ def test_at_the_ends_one_model_writes_what_it_writes_alone(pair):
         np.testing.assert_array_equal(actual.lengths, alone.lengths)
         lengths.update(alone.lengths.tolist())
         if limit == np.inf:
-            np.testing.assert_allclose(actual.log_probs, alone.log_probs, atol=1e-5)
-            np.testing.assert_allclose(actual.entropies, alone.entropies, atol=1e-5)
+            np.testing.assert_allclose(actual.log_probs, alone.log_probs, atol=5e-5)
+            np.testing.assert_allclose(actual.entropies, alone.entropies, atol=5e-5)
     assert len(lengths) > 1  # answers end apart
 
 
