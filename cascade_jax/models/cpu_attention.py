@@ -22,12 +22,13 @@ def attend(
     query: Float[Array, "B Q H K"],
     key: Float[Array, "B G K T"],
     value: Float[Array, "B G T K"],
-    mask: Bool[Array, "B Q T"],
+    mask: Bool[Array, "#B #Q T"],
     *,
-    scale: float,
-    soft_cap: float | None,
+    scale: float = 1.0,
+    soft_cap: float | None = None,
+    bias: Float[Array, "#B G #Q T"] | None = None,
 ) -> Float[Array, "B Q H K"]:
-    """`softmax(cap(scale * q k^T)) v` over the keys that the mask leaves; 0 where it leaves none.
+    """`softmax(cap(scale * q k^T) + bias) v` over the keys that the mask leaves; 0 without any.
 
     Each of the G key heads serves H / G query heads that stand together. All keys are finite.
     """
@@ -38,8 +39,11 @@ def attend(
     logits = jnp.matmul(query.reshape(*joined, size), key, preferred_element_type=jnp.float32)
     if soft_cap is not None:
         logits = soft_cap * jnp.tanh(logits / soft_cap)
+    logits = logits.reshape(*apart, keys)
+    if bias is not None:
+        logits = _with_bias(logits, bias[:, :, None])
     addend = jnp.where(mask, 0.0, _MASKED)[:, None, None]
-    weights = _softmax_of_sum(logits.reshape(*apart, keys), addend).astype(value.dtype)
+    weights = _softmax_of_sum(logits, addend).astype(value.dtype)
     answers = jnp.matmul(weights.reshape(*joined, keys), value)
     is_somewhere = jnp.any(mask, axis=-1)[:, None, None, :, None]
     answers = jnp.where(is_somewhere, answers.reshape(*apart, size), 0.0)
@@ -63,6 +67,30 @@ def _backward(weights, cotangent):
 
 
 _softmax_of_sum.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def _with_bias(logits: Array, bias: Array) -> Array:
+    """`logits + bias`; the gradient of one bias for all rows is a product with ones.
+
+    As a sum over rows it would be one loop with the softmax's gradient, computed there once more.
+    """
+    return logits + bias
+
+
+def _bias_forward(logits, bias):
+    return logits + bias, bias
+
+
+def _bias_backward(bias, cotangent):
+    rows = len(cotangent)
+    if bias.shape == (1, *cotangent.shape[1:]):
+        return cotangent, (jnp.ones((1, rows)) @ cotangent.reshape(rows, -1)).reshape(bias.shape)
+    repeated = [i for i, size in enumerate(bias.shape) if size != cotangent.shape[i]]
+    return cotangent, jnp.sum(cotangent, axis=repeated, keepdims=True)
+
+
+_with_bias.defvjp(_bias_forward, _bias_backward)
 
 
 def rotate(

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from cascade_jax import axes
-from cascade_jax.models import cache, cudnn
+from cascade_jax.models import cache, cpu_attention, cudnn
 from cascade_jax.models.blocks import in_blocks, num_shards
 from cascade_jax.models.config import DecoderConfig, ModelConfig, T5Config
 from cascade_jax.models.isolation import isolated
@@ -312,7 +312,7 @@ class Attention(nn.Module):
             # well take the values, which are fewer.
             ones = jnp.ones((*value.shape[:3], 1), config.dtype)
             value = value * nn.Dropout(config.dropout_rate)(ones, deterministic=False)
-        joined = _attend(query, key, value, mask, bias, config.query_chunk)
+        joined = _attend(query, key, value, mask, bias, config.query_chunk, deterministic)
         if isinstance(position, Ragged):
             joined = position.by_token(joined)
         joined = joined.reshape(*joined.shape[:2], config.num_heads * config.head_dim)
@@ -320,12 +320,14 @@ class Attention(nn.Module):
         return out(joined)
 
 
-def _attend(query, key, value, mask, bias, chunk):
-    """Attention output of the queries [B Q H K]."""
+def _attend(query, key, value, mask, bias, chunk, is_isolated=False):
+    """Attention output of the queries [B Q H K]; with `is_isolated` a key may be NaN."""
     if bias is None and cudnn.takes(query, key):
         return cudnn.attend(query, key, value, mask[:, 0], 1.0)
 
     def attend(query, key, value, mask, bias):
+        if not is_isolated and cpu_attention.takes(query):
+            return cpu_attention.attend(query, key, value, mask[:, 0], bias=bias)
         logits = jnp.einsum("bqhk,bhkt->bhqt", query, key, preferred_element_type=jnp.float32)
         if bias is not None:
             logits = logits + bias
