@@ -17,8 +17,8 @@ that is so for one answer at a time. With 16 at once the CPU computes, and time 
 of which most are the large model's reading of inputs, which live decoding does not spare.
 
 The exit status is 1 if, at a deferral rate of 0.1, one answer at a time takes more than 0.35 of the
-large model's time, or 16 at once more than 0.9; or if the FLOPs counted are not those of the calls
-one after the other.
+large model's time, or if the FLOPs counted are not those of the calls one after the other. There is
+no limit for 16 at once: the FLOPs of both models are 0.9 of the large one's own.
 """
 
 import argparse
@@ -70,8 +70,7 @@ DECODER_PAIR = (
     ),
 )  # fmt: skip
 PAIRS = {"t5": T5_PAIR, "decoder": DECODER_PAIR}
-# At a deferral rate of a tenth, by batch: of the large model's time.
-LIMITS = {1: 0.35, 16: 0.9}
+LIMIT = 0.35  # of the large model's time: one answer at a time, a tenth deferred
 HEAD = (
     "pair", "batch", "deferred", "large model alone, an answer", "live, an answer", "live / alone",
     "lock-step / alone", "calls", "calls in lock-step", "student's steps",
@@ -186,8 +185,8 @@ def measure(pair: str, batch: int, options: argparse.Namespace) -> bool:
         is_same = spent.teacher.sum() == expected
         runs_read = int(actual.calls) * sizes[1] + int(actual.student_steps) * sizes[0]
         parameters_read = runs_read / (options.length * sizes[1])
-        if rate == 0.1:
-            is_good &= ratios["live"] <= LIMITS.get(batch, np.inf)
+        if rate == 0.1 and batch == 1:
+            is_good &= ratios["live"] <= LIMIT
         is_good &= bool(is_same)
         columns = [
             pair, batch, f"{deferral_rate(actual):.2f}", f"{seconds['alone'] / batch:.3f} s",
@@ -213,7 +212,7 @@ def main() -> int:
     parser.add_argument("--rates", nargs="+", type=float, default=[0, 0.05, 0.1, 0.2, 0.5, 1])
     parser.add_argument("--input_length", type=int, default=128)
     parser.add_argument("--shortest", type=int, help="input lengths are drawn from it upwards")
-    parser.add_argument("--length", type=int, default=32)
+    parser.add_argument("--length", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--waiting_share", type=float, default=0.75)
     options = parser.parse_args()
