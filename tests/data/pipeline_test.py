@@ -244,10 +244,14 @@ def test_batches_for_a_decoder_only_model_are_global_arrays(pack):
     assert batch.weights.dtype == np.float32 and batch.tokens.dtype == np.int32
     assert all(leaf.sharding.is_equivalent_to(_sharding(), 2) for leaf in leaves)
     *_, last = pipeline.eval_batches(config, _sharding())
-    # "w3", "w4", "w5" with targets "3", "4", "5", and a row that is filled up.
-    assert last.targets[2].tolist() == [122, 56, 1, 56, 1] + [0] * 7
-    assert np.asarray(last.weights).sum(axis=1).tolist() == [2, 2, 2, 0]
-    assert last.segment_ids is None
+    if pack:  # "w2" to "w5" with targets "2" to "5" in two rows
+        assert last.segment_ids[1].tolist() == [1] * 5 + [2] * 5 + [0] * 2
+        assert last.targets[1].tolist() == [122, 55, 1, 55, 1, 122, 56, 1, 56, 1, 0, 0]
+        assert np.asarray(last.weights).sum(axis=1).tolist() == [4, 4, 0, 0]
+    else:  # "w3", "w4", "w5", and a row that is filled up
+        assert last.targets[2].tolist() == [122, 56, 1, 56, 1] + [0] * 7
+        assert np.asarray(last.weights).sum(axis=1).tolist() == [2, 2, 2, 0]
+        assert last.segment_ids is None
 
 
 def test_the_seed_sets_the_order():
