@@ -19,7 +19,7 @@ example:
   cascade-jax compare a=runs/demo/records/test/xent.parquet runs/demo/records/test/cat_xent.parquet
   cascade-jax compare runs/demo --split test --names xent,cat_xent --scores standard
   cascade-jax compare runs/demo --split test --cost flops --output runs/demo/report_flops
-  cascade-jax compare docs/results/smollm2 --claims all --output runs/claims
+  cascade-jax compare runs/smollm2/tables --claims all --output runs/claims
 """
 
 
