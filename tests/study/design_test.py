@@ -50,6 +50,7 @@ def test_a_run_has_its_seed_everywhere_and_starts_where_its_size_does(config):
     assert run.start == start.FromRun("layers_3.recovered")
     assert run.loss == variants.CATDist(label_weight=0.5)
     assert run.steps == run.optimizer.decay_steps
+    assert run.data.mixture == config.collect.data.mixture == "short_learned_v1"
     second = runs["layers_6.gatekeeper_0.1.seed_2"]
     assert second.start == start.FromRun("layers_6.xent.seed_2")
     assert second.steps == second.optimizer.decay_steps == run.steps // 2

@@ -85,6 +85,8 @@ def test_words_in_order_have_the_words_of_the_sentence():
 def test_rows_read_as_written_and_splits_share_none(config):
     mixture = pipeline.open_mixture(config)
     assert len(mixture.tasks) == 12
+    learned = seqio.MixtureRegistry.get(short.LEARNED_MIXTURE).tasks
+    assert {*mixture.tasks} - {task.name for task in learned} == {*short.NOT_LEARNED}
     for name, expected in FIRST_TRAIN_ROWS.items():
         first = next(pipeline.decode_examples(config, f"short_{name}_v1", "train", limit=1))
         assert (first.inputs_text, first.target_text) == expected
