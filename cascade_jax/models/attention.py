@@ -7,12 +7,13 @@ length.
 
 import functools
 import math
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cascade_jax import axes
 from cascade_jax.models import cache, cpu_attention, cudnn
@@ -150,10 +151,28 @@ def attend(
 
 @flax.struct.dataclass
 class Kind:
-    """The settings by which "full" and "sliding" layers differ, as arrays that a scan can stack."""
+    """What differs from layer to layer, as arrays that a scan can stack.
+
+    Attributes:
+      window, freqs: by which "full" and "sliding" layers differ.
+      only_at: of which places an output is wanted; None for all of them.
+    """
 
     window: Int[Array, "..."]
     freqs: Float[Array, "... half"]
+    only_at: Int[Array, "B A"] | None = None
+
+    def asked(self, tree: Any) -> Any:
+        """The places of arrays [B, Q, ...] of which an output is wanted."""
+        if self.only_at is None:
+            return tree
+        return jax.tree.map(lambda array: take_places(array, self.only_at), tree)
+
+
+def take_places(array: Shaped[Array, "B Q *n"], places: Int[Array, "B A"]) -> Array:
+    """`array[b, places[b, a]]`."""
+    index = places.reshape(*places.shape, *[1] * (array.ndim - 2))
+    return jnp.take_along_axis(array, index, axis=1)
 
 
 def kind_of(config: DecoderConfig, layer: int) -> Kind:
@@ -180,8 +199,8 @@ class GroupedAttention(nn.Module):
         query_places: Places,
         key_places: Places,
         slot: Int[Array, ""] | Ragged | None,
-    ) -> Float[Array, "B Q D"]:
-        """Attends from x.
+    ) -> Float[Array, "B A D"]:
+        """Attends from x, or from the places of it that `kind` asks for.
 
         Args:
           x: what queries, keys and values are made of.
@@ -193,14 +212,15 @@ class GroupedAttention(nn.Module):
         """
         config = self.config
         projected = functools.partial(heads, config, use_bias=config.qkv_bias)
-        query = projected("query", x, num_heads=config.num_heads)
+        query = projected("query", kind.asked(x), num_heads=config.num_heads)
         key = projected("key", x, num_heads=config.num_kv_heads)
         value = projected("value", x, num_heads=config.num_kv_heads)
         if config.qk_norm:
             query = norm(config, "query_norm", axes.HEAD_SIZE)(query)
             key = norm(config, "key_norm", axes.HEAD_SIZE)(key)
-        query = rotate(query, query_places.positions, kind.freqs)
         key = rotate(key, query_places.positions, kind.freqs)
+        query_places = kind.asked(query_places)
+        query = rotate(query, query_places.positions, kind.freqs)
         is_isolated = slot is not None or query_places.answers is not None
         if is_isolated:
             key, value = isolated(key, value)

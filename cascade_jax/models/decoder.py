@@ -21,6 +21,7 @@ from cascade_jax.models.attention import (
     Kind,
     Places,
     kind_of,
+    take_places,
 )
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.models.layers import MLP, Dense, Embed, norm, residual_constraint
@@ -50,12 +51,15 @@ class Layer(nn.Module):
         key_places: Places,
         slot: Int[Array, ""] | Ragged | None,
         deterministic: bool,
-    ) -> tuple[Float[Array, "B Q D"], None]:
-        """Returns the new residual stream, and None as `nn.scan` wants a second output."""
+    ) -> tuple[Float[Array, "B A D"], None]:
+        """Returns the new residual stream at the places that `kind` asks for.
+
+        The second output is None, as `nn.scan` wants one.
+        """
         config = self.config
         y = norm(config, "pre_attention_norm")(x)
         y = GroupedAttention(config, name="attention")(y, kind, query_places, key_places, slot)
-        x = x + self._after("post_attention_norm", y, deterministic)
+        x = kind.asked(x) + self._after("post_attention_norm", y, deterministic)
         y = norm(config, "pre_mlp_norm")(x)
         y = MLP(config, name="mlp")(y, deterministic)
         return residual_constraint(x + self._after("post_mlp_norm", y, deterministic)), None
@@ -93,9 +97,12 @@ class Decoder(nn.Module):
         is_prefix: Int[Array, "B L"] | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         positions: Int[Array, "B L"] | None = None,
+        only_at: Int[Array, "B A"] | None = None,
         deterministic: bool = True,
-    ) -> Float[Array, "B L D"]:
+    ) -> Float[Array, "B A D"]:
         """What `unembed` turns into logits; arguments as in `DecoderBatch`.
+
+        With `only_at` only what predicts after these places of each row.
 
         Raises:
           ValueError: if only one of segment_ids and positions is given.
@@ -109,7 +116,7 @@ class Decoder(nn.Module):
         if self.config.bidirectional_prefix and is_prefix is not None:
             both_ways = is_prefix.astype(bool)
         places = Places(positions, segment_ids, both_ways, jnp.ones(tokens.shape, bool))
-        return self._run(tokens, places, places, None, deterministic)
+        return self._run(tokens, places, places, None, deterministic, only_at)
 
     def encode(self, inputs: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         """Hidden states of the input's tokens, read as a prompt."""
@@ -148,7 +155,8 @@ class Decoder(nn.Module):
         )
         key = query.replace(is_readable=joined(is_input, ~starts))
         tokens = joined(inputs.tokens, answers.before(last))
-        return self._run(tokens, query, key, None, True)[:, inputs.tokens.shape[1] :]
+        only_at = inputs.tokens.shape[1] + jnp.broadcast_to(order, answers.tokens.shape)
+        return self._run(tokens, query, key, None, True, only_at)
 
     def unembed(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Projects hidden states to float32 logits."""
@@ -241,14 +249,22 @@ class Decoder(nn.Module):
         positions = lengths[:, None] - 1 + places
         return Places(positions, jnp.ones_like(places), both_ways, is_readable)
 
-    def _run(self, tokens, query_places, key_places, slot, deterministic):
-        """Hidden states of tokens; `slot` is where they go in the cache, if there is one."""
+    def _run(self, tokens, query_places, key_places, slot, deterministic, only_at=None):
+        """Hidden states of tokens, or at these places of theirs alone.
+
+        `slot` is where they go in the cache, if there is one. What is not asked for is left out of
+        the last layer but for its keys and values. A scan has no last layer that could differ.
+        """
         config = self.config
         at_start = (query_places.positions == 0) & (tokens == PAD_ID)
         x = self.token_embedder(jnp.where(at_start, config.bos_id, tokens))
         kinds = [kind_of(config, layer) for layer in range(config.num_layers)]
         arguments = query_places, key_places, slot, deterministic
+        if not config.scan_layers:
+            kinds[-1] = kinds[-1].replace(only_at=only_at)
         x = run_layers(self.layers, x, *arguments, own=kinds)
+        if config.scan_layers and only_at is not None:
+            x = take_places(x, only_at)
         return self.final_norm(x)
 
     # What follows needs no parameters; see `families.Family`.
@@ -272,17 +288,17 @@ class Decoder(nn.Module):
             raise ValueError(_PACKED)
 
     @nn.nowrap
-    def reading(self, batch: Batch | DecoderBatch) -> tuple[tuple, dict[str, Any], Any]:
-        """The arguments of `hidden` that read a batch, and where its targets are predicted."""
-        rows, places = batch, None
+    def reading(self, batch: Batch | DecoderBatch) -> tuple[tuple, dict[str, Any]]:
+        """The arguments of `hidden` that read a batch and predict its targets."""
+        rows, only_at = batch, None
         if isinstance(batch, Batch):
             if batch.input_segment_ids is not None:
                 raise ValueError(_PACKED)
             rows = joined_rows(batch)
             # Where in these rows stands what predicts each target.
-            places = _input_lengths(batch)[:, None] + jnp.arange(batch.targets.shape[1])[None]
+            only_at = _input_lengths(batch)[:, None] + jnp.arange(batch.targets.shape[1])[None]
         settings = {name: getattr(rows, name) for name in ("is_prefix", "segment_ids", "positions")}
-        return (rows.tokens,), settings, places
+        return (rows.tokens,), settings | {"only_at": only_at}
 
     @nn.nowrap
     def unembedding(self, params: Mapping[str, Any]) -> Unembedding:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -109,11 +108,10 @@ class Family(Protocol):
     def check_reads(self, architecture: str, pack: bool) -> None:
         """Raises ValueError for rows that it cannot read, saying which setting to change."""
 
-    def reading(self, batch: Any) -> tuple[tuple, dict[str, Any], Int[Array, "B L"] | None]:
-        """Arguments and keywords of `hidden`, and where in its result targets are predicted.
+    def reading(self, batch: Any) -> tuple[tuple, dict[str, Any]]:
+        """Arguments and keywords with which `hidden` gives the states that predict the targets.
 
-        None for the places says that they are predicted in their order. Raises ValueError for a
-        batch that it cannot read.
+        Raises ValueError for a batch that it cannot read.
         """
 
     def unembedding(self, params: Mapping[str, Any]) -> Unembedding:
@@ -172,8 +170,8 @@ def hidden(
       ValueError: an encoder-decoder for a DecoderBatch, or a decoder for packed encoder-decoder
         rows.
     """
-    arguments, settings, places = model.reading(batch)
-    states = model.apply(
+    arguments, settings = model.reading(batch)
+    return model.apply(
         {"params": params},
         *arguments,
         **settings,
@@ -181,7 +179,6 @@ def hidden(
         deterministic=dropout_key is None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
-    return states if places is None else jnp.take_along_axis(states, places[:, :, None], axis=1)
 
 
 def hidden_and_unembedding(

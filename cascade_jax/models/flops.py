@@ -59,7 +59,8 @@ def parameters(config: ModelConfig) -> Parameters:
 def forward_flops(config: ModelConfig, input_length: int, target_length: int) -> int:
     """FLOPs of reading one example and predicting all its target tokens (training, scoring).
 
-    Attention is counted over whole rows, masked or not, as it is computed.
+    Attention is counted over whole rows, masked or not, as it is computed. Every layer counts at
+    all places, though a decoder's last one is computed where targets are predicted alone.
     """
     return build(config).forward_flops(input_length, target_length)
 

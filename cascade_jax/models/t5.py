@@ -212,7 +212,7 @@ class T5(nn.Module):
             raise ValueError(_FOR_DECODERS)
 
     @nn.nowrap
-    def reading(self, batch: Batch | DecoderBatch) -> tuple[tuple, dict[str, Any], None]:
+    def reading(self, batch: Batch | DecoderBatch) -> tuple[tuple, dict[str, Any]]:
         """The arguments of `hidden` that read a batch."""
         if isinstance(batch, DecoderBatch):
             raise ValueError(_FOR_DECODERS)
@@ -220,7 +220,7 @@ class T5(nn.Module):
             "input_segment_ids": batch.input_segment_ids,
             "target_segment_ids": batch.target_segment_ids,
         }
-        return (batch.inputs, batch.decoder_inputs), segments, None
+        return (batch.inputs, batch.decoder_inputs), segments
 
     @nn.nowrap
     def unembedding(self, params: Mapping[str, Any]) -> Unembedding:

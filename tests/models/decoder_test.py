@@ -372,3 +372,28 @@ def test_settings_that_cannot_be_are_refused(changes, message):
 def test_scalings_that_cannot_be_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         RopeScaling(*arguments)
+
+
+@pytest.mark.parametrize("is_scanned", [False, True])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_states_at_some_places_are_those_of_the_whole_rows(name, is_scanned):
+    config = dataclasses.replace(CONFIGS[name], scan_layers=is_scanned)
+    params = _params(config)
+    params = _stacked(params, config) if is_scanned else params
+    places = np.array([[4, 9, 9], [0, 10, 2]])
+    weights = np.random.default_rng(3).normal(size=(2, 3, config.embed_dim)).astype(np.float32)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def states_and_gradient(params, is_whole):
+        def total(params):
+            settings = {} if is_whole else {"only_at": places}
+            states = decoder.Decoder(config).apply(
+                {"params": params}, TOKENS, is_prefix=IS_PREFIX, method="hidden", **settings
+            )
+            states = states[np.arange(2)[:, None], places] if is_whole else states
+            return jnp.sum(states * weights), states
+
+        return jax.grad(total, has_aux=True)(params)
+
+    whole, some = (states_and_gradient(params, is_whole) for is_whole in (True, False))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5), some, whole)

@@ -103,6 +103,12 @@ def _position_bias(config, queries, keys) -> int:
     return 2 * config.num_heads * config.relative_buckets * queries * keys
 
 
+def _left_out(config, places, keys) -> int:
+    """What a decoder's last layer leaves out at places of which no state is wanted."""
+    layer = layer_flops.self_attention(config, places, keys) + places * layer_flops.mlp(config)
+    return layer - places * 4 * config.embed_dim * config.num_kv_heads * config.head_dim
+
+
 def _traced(fn, *arguments) -> int:
     return _dots(jax.make_jaxpr(fn)(*arguments).jaxpr)
 
@@ -123,6 +129,8 @@ def test_forward_flops_are_the_matmuls_of_the_program(name):
     actual = _traced(lambda p: families.logits(model, p, batch), _params(config))
     if isinstance(config, T5Config):
         actual -= _position_bias(config, INPUTS, INPUTS) + _position_bias(config, TARGETS, TARGETS)
+    else:
+        actual += BATCH * _left_out(config, INPUTS, INPUTS + TARGETS)
     expected = flops.forward_flops(config, INPUTS, TARGETS)
     assert actual == BATCH * expected
     assert flops.training_flops(config, INPUTS, TARGETS) == 3 * expected
@@ -225,6 +233,7 @@ def test_options_cost_what_the_program_that_ranks_them_computes(name):
         masked = config.num_layers * (masked + tokens + INPUTS * tokens + 2 * INPUTS + 1 + tokens)
         expected += config.num_layers * layer_flops.self_attention(config, 1, 0)
         expected += config.num_layers * layer_flops.mlp(config)
+        expected -= _left_out(config, INPUTS + 1, INPUTS + 1 + tokens)
     assert actual == expected + score * masked
 
 

@@ -70,7 +70,7 @@ class Bag(nn.Module):
 
     @nn.nowrap
     def reading(self, batch):
-        return (batch.inputs, batch.targets), {}, None
+        return (batch.inputs, batch.targets), {}
 
     @nn.nowrap
     def unembedding(self, params):
