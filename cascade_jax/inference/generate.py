@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from cascade_jax import checks, numerics
+from cascade_jax.inference import largest
 from cascade_jax.models import families
 
 
@@ -108,7 +109,7 @@ def top_of(
     logits: Float[Array, "*n V"], log_p: Float[Array, "*n V"], top_k: int
 ) -> tuple[Float[Array, "*n K"], Int[Array, "*n K"]]:
     """The K largest log-probs and their ids, in the order of the logits, as argmax has it."""
-    ids = jax.lax.top_k(logits, top_k)[1].astype(jnp.int32)
+    ids = largest.top_k(logits, top_k)[1].astype(jnp.int32)
     return jnp.take_along_axis(log_p, ids, axis=-1), ids
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from cascade_jax import numerics
 from cascade_jax.batch import Batch, DecoderBatch
-from cascade_jax.inference import places
+from cascade_jax.inference import largest, places
 from cascade_jax.models import families
 from cascade_jax.parallel import rules
 from cascade_jax.parallel.compiling import under_mesh
@@ -57,31 +57,22 @@ def _facts(
     logits: Float[Array, "B P V"], targets: Int[Array, "B P"], holding: Holding
 ) -> dict[str, Array]:
     """Facts of tokens. Few arrays of the logits' size are written: they are what takes time."""
-    best, log_total = _softmax(logits)
+    top = largest.top_and_rest(logits, max(holding.top_k, 1))
 
     def log_probs(chosen: Float[Array, "B P n"]) -> Float[Array, "B P n"]:
-        value = (chosen - best[..., None]) - log_total[..., None]
+        value = (chosen - top.best[..., None]) - top.log_total[..., None]
         return jnp.maximum(value, numerics.LOWEST)
 
     label = jnp.take_along_axis(logits, targets[..., None], axis=-1)
     facts = {
-        "label_is_best": label[..., 0] >= best,  # a tie is right, as in `terms.is_correct`
+        "label_is_best": label[..., 0] >= top.best,  # a tie is right, as in `terms.is_correct`
         "label_log_probs": log_probs(label)[..., 0],
     }
     if holding.top_k:
-        values, ids = jax.lax.top_k(logits, holding.top_k)
-        facts |= {"ids": ids, "log_probs": log_probs(values)}
+        facts |= {"ids": top.ids, "log_probs": log_probs(top.values)}
         if holding.has_tail:
-            rest = jnp.put_along_axis(logits, ids, numerics.LOWEST, axis=-1, inplace=False)
-            rest_best, rest_total = _softmax(rest)
-            facts["log_tail"] = (rest_best - best) + (rest_total - log_total)
+            facts["log_tail"] = top.log_rest - top.log_total
     return facts
-
-
-def _softmax(logits: Float[Array, "B P V"]) -> tuple[Float[Array, "B P"], Float[Array, "B P"]]:
-    """The largest logit, and the log of the sum of the exponentials of `logits` less it."""
-    best = jnp.max(logits, axis=-1)
-    return best, jnp.log(jnp.sum(jnp.exp(logits - best[..., None]), axis=-1))
 
 
 def own_rows(array: Array) -> np.ndarray:
