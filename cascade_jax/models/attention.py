@@ -107,12 +107,14 @@ def attend(
     scale: float,
     soft_cap: float | None,
     chunk: int,
+    is_in_order: bool = False,
     is_isolated: bool = False,
 ) -> Float[Array, "B Q H K"]:
     """`softmax(cap(scale * q k^T)) v` with the keys that each query may see; softmax in float32.
 
     Each of the G key heads serves H / G query heads that stand together. Long rows of queries are
-    taken in blocks (`in_blocks`). With `is_isolated` a key may be NaN (`isolated`).
+    taken in blocks (`in_blocks`). `is_in_order` says that no query sees a key after its own place;
+    with `is_isolated` a key may be NaN (`isolated`).
 
     Reference: Vaswani et al. 2017, section 3.2; Ainslie et al. 2023, "GQA".
     """
@@ -125,7 +127,9 @@ def attend(
         if not is_isolated and cpu_attention.takes(query):
             visible = is_visible(places, key_places, window)
             settings = dict(scale=scale, soft_cap=soft_cap)
-            return cpu_attention.attend(query, key, value, visible, **settings)
+            has_all_queries = is_in_order and query.shape[1] == key.shape[-1]
+            form = cpu_attention.attend_in_order if has_all_queries else cpu_attention.attend
+            return form(query, key, value, visible, **settings)
         # Queries of all heads that share a key head in one axis: these are two matrix products, of
         # which only the small operands are transposed.
         batch, length, num_heads, size = query.shape
@@ -233,6 +237,7 @@ class GroupedAttention(nn.Module):
             query, key, value, query_places, key_places,
             window=kind.window, scale=config.query_scale or config.head_dim**-0.5,
             soft_cap=config.attention_soft_cap, chunk=config.query_chunk, is_isolated=is_isolated,
+            is_in_order=slot is None and kind.only_at is None and not config.bidirectional_prefix,
         )  # fmt: skip
         if isinstance(slot, Ragged):
             answers = slot.by_token(answers)

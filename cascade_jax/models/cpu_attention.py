@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from cascade_jax.models import blocks
 
 _MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
+_MOST_BLOCKS, _LEAST_QUERIES = 4, 64  # of queries in `attend_in_order`
 
 
 def takes(query: Float[Array, "B Q H K"]) -> bool:
@@ -48,6 +49,27 @@ def attend(
     is_somewhere = jnp.any(mask, axis=-1)[:, None, None, :, None]
     answers = jnp.where(is_somewhere, answers.reshape(*apart, size), 0.0)
     return answers.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, size)
+
+
+def attend_in_order(
+    query: Float[Array, "B Q H K"],
+    key: Float[Array, "B G K Q"],
+    value: Float[Array, "B G Q K"],
+    mask: Bool[Array, "B Q Q"],
+    **settings: float | None,
+) -> Float[Array, "B Q H K"]:
+    """`attend` where no query sees a key after its own place: a few blocks of queries do without.
+
+    Four blocks do five eighths of the work.
+    """
+    length = query.shape[1]
+    size = max(_LEAST_QUERIES, -(-length // _MOST_BLOCKS))
+    blocks = []
+    for start in range(0, length, size):
+        end = start + size
+        keys = key[..., :end], value[:, :, :end], mask[:, start:end, :end]
+        blocks.append(attend(query[:, start:end], *keys, **settings))
+    return jnp.concatenate(blocks, axis=1)
 
 
 @jax.custom_vjp

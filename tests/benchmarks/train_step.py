@@ -28,8 +28,10 @@ if __name__ == "__main__":
 
 EMULATE_AVX2 = "--emulate_avx2"
 if EMULATE_AVX2 in sys.argv:
-    # Read when JAX and torch are imported: XLA's vectors and torch's, oneDNN's and MKL's.
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_max_isa=AVX2"
+    # Read when JAX and torch are imported: XLA's vectors and torch's, oneDNN's and MKL's. XLA's
+    # YNNPACK knows no such limit and is switched off; products are then Eigen's, by oneDNN.
+    flags = "--xla_cpu_max_isa=AVX2 --xla_cpu_experimental_ynn_fusion_type="
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     os.environ |= {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
     os.environ |= {"ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}
 

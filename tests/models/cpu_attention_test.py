@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cascade_jax.models import attention, cpu_attention
+from cascade_jax.models import attention, cpu_attention, families
+from cascade_jax.models.config import DecoderConfig
 
 ROWS, QUERIES, HEADS, GROUPS, SIZE = 2, 6, 4, 2, 8
 
@@ -49,3 +50,54 @@ def test_a_cpu_gets_what_other_devices_get(monkeypatch, soft_cap):
     assert not np.any(np.asarray(ours[0])[:, -1])  # it may look nowhere
     for one, other in zip(ours, plain, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 130, 256, 301])
+def test_queries_in_order_need_no_later_keys(length):
+    rng = np.random.default_rng(length)
+    query, key, value = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in (
+            (ROWS, length, HEADS, SIZE),
+            (ROWS, GROUPS, SIZE, length),
+            (ROWS, GROUPS, length, SIZE),
+        )
+    )
+    segments = np.sort(rng.integers(0, 4, size=(ROWS, length)), axis=1)
+    visible = np.tril(segments[:, :, None] == segments[:, None])
+    visible &= rng.random(visible.shape) < 0.7  # some may look nowhere
+
+    def both_passes(form):
+        def total(*arguments):
+            answers = form(*arguments, visible, scale=0.3, soft_cap=2.0)
+            return jnp.sum(jnp.sin(answers)), answers
+
+        return jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(query, key, value)
+
+    forms = cpu_attention.attend_in_order, cpu_attention.attend
+    ours, plain = (jax.tree.leaves(both_passes(form)) for form in forms)
+    for one, other in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-6)
+    later = np.arange(length) > np.arange(length)[:, None]
+    assert not (visible & later).any()
+
+
+@pytest.mark.parametrize("is_both_ways", [False, True])
+def test_a_decoder_with_long_rows_is_the_same_on_a_cpu(monkeypatch, is_both_ways):
+    config = DecoderConfig(
+        vocab_size=40, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
+        mlp_dim=24, bidirectional_prefix=is_both_ways, sliding_window=70,
+        attention_kinds=("sliding", "full"),
+    )  # fmt: skip
+    model, rng = families.build(config), np.random.default_rng(0)
+    params = families.initialize(model, jax.random.key(0))
+    tokens = rng.integers(1, 40, size=(2, 150))
+    segments = 1 + (np.arange(150) >= np.array([[80], [31]]))
+    positions = np.stack([np.r_[:80, :70], np.r_[:31, :119]])
+    arguments = dict(segment_ids=segments, positions=positions, is_prefix=positions < 40)
+
+    def states(is_cpu):
+        monkeypatch.setattr(cpu_attention, "takes", lambda query: is_cpu)
+        return model.apply({"params": params}, tokens, method="hidden", **arguments)
+
+    np.testing.assert_allclose(states(True), states(False), rtol=1e-4, atol=1e-5)
