@@ -1,9 +1,10 @@
-"""Greedy answers to any number of inputs: slots of a cache that are refilled as rows end.
+"""Answers to any number of inputs: slots of a cache that are refilled as rows end.
 
 Inputs are read longest first, packed into rows of one size (`packing.py`). Each then takes a slot
 of the cache; all slots write a token at a time in a loop on the device, which stops when enough of
 them have ended for the next inputs to take their places. So no row waits for the slowest of its
 batch. The cache shrinks as the inputs get shorter, and in the end to the rows that are left.
+Answers are greedy, or several are drawn to each input, which is read once for all of them.
 
 What is computed depends on which inputs there are and when answers end, not on time, so that all
 hosts take the same turns.
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt32
 
 from cascade_jax import checks
 from cascade_jax.inference import packing
@@ -74,9 +75,9 @@ class ComputedTokens:
 
 
 class _Read(NamedTuple):
-    """An example that was read: its index, and where it is in the packed rows."""
+    """An answer whose input was read: its number, and where the input is in the packed rows."""
 
-    index: int
+    answer: int
     row: int
     offset: int
 
@@ -107,26 +108,68 @@ def answers(
     Raises:
       ValueError: slot_count does not divide over the mesh.
     """
+    checks.require(settings.distribution is None, "distribution", settings.distribution, "None")
+    yield from _run(settings, params, inputs, None, slot_count, counts, before)
+
+
+def samples(
+    settings: Settings,
+    params: Mapping[str, Any],
+    inputs: Sequence[Int[np.ndarray, " _"]],
+    keys: UInt32[np.ndarray, "N n 2"],
+    slot_count: int,
+    counts: ComputedTokens | None = None,
+    before: Callable[[bool], None] = lambda may_compile: None,
+) -> Iterator[tuple[int, int, Generation, float]]:
+    """Answers drawn at random from `settings.distribution`, n to each input, as they end.
+
+    An input is read once for all its answers.
+
+    Args:
+      settings, params, inputs, slot_count, counts, before: as those of `answers`.
+      keys: of the answers, from `sample.answer_keys`.
+
+    Yields:
+      The index of an input and the number of its answer; the answer and its seconds as `answers`
+      yields them, with an equal part of the seconds of reading.
+
+    Raises:
+      ValueError: see `answers`; no distribution.
+    """
+    has_distribution = settings.distribution is not None
+    checks.require(has_distribution, "distribution", None, "what the tokens are drawn from")
+    for number, *answer in _run(settings, params, inputs, keys, slot_count, counts, before):
+        yield (*divmod(number, keys.shape[1]), *answer)
+
+
+def _run(settings, params, inputs, keys, slot_count, counts, before):
+    """The answers of an engine that is made for them."""
     checks.whole_number("slot_count", slot_count, 1)
     rules_lib.check_batch_size("slot_count", slot_count, settings.mesh, settings.rules)
     if len(inputs):
         counts = ComputedTokens() if counts is None else counts
-        yield from _Engine(settings, params, inputs, slot_count, counts, before).answers()
+        yield from _Engine(settings, params, inputs, keys, slot_count, counts, before).answers()
 
 
 class _Engine:
-    """One run over some inputs."""
+    """One run over some inputs, with one answer to each or several.
+
+    Answer i is about input i // `each`.
+    """
 
     def __init__(
         self,
         settings: Settings,
         params: Mapping[str, Any],
         inputs: Sequence[Int[np.ndarray, " _"]],
+        keys: UInt32[np.ndarray, "N n 2"] | None,
         slot_count: int,
         counts: ComputedTokens,
         before: Callable[[bool], None],
     ):
         self._settings, self._params, self._inputs = settings, params, inputs
+        self._each = 1 if keys is None else keys.shape[1]
+        self._keys = None if keys is None else keys.reshape(-1, 2)
         self._programs, self._counts, self._before = programs(settings), counts, before
         self._start = settings.model.start_places
         self._shards = rules_lib.batch_shards(settings.mesh, settings.rules)
@@ -135,12 +178,12 @@ class _Engine:
         self._total = self._left = sum(map(self._length, self._queue))
         self._packed: Any = None  # what `read_packed` made of the rows of those that are ready
         self._ready: deque[_Read] = deque()
-        needed = self._shards * power_of_two(-(-len(inputs) // self._shards))
-        # The example of each slot.
+        needed = self._shards * power_of_two(-(-len(inputs) * self._each // self._shards))
+        # The number of the answer in each slot.
         self._members: list[int | None] = [None] * min(slot_count, needed)
         self._longest = bucket(len(inputs[self._queue[0]]))
         self._width = self._longest
-        self._seconds = np.zeros(len(inputs))
+        self._seconds = np.zeros(len(inputs) * self._each)
         self._state = self._call(self._programs.empty, len(self._members), self._width)
 
     def answers(self) -> Iterator[tuple[int, Generation, float]]:
@@ -160,13 +203,16 @@ class _Engine:
     def _live(self) -> list[int]:
         return [slot for slot, index in enumerate(self._members) if index is not None]
 
+    def _input(self, answer: int) -> Int[np.ndarray, " _"]:
+        return self._inputs[answer // self._each]
+
     def _length(self, index: int) -> int:
         """Places that an example takes in a packed row."""
         return max(len(self._inputs[index]) + self._start, 1)
 
-    def _width_for(self, indices: Iterable[int]) -> int:
+    def _width_for(self, lengths: Iterable[int]) -> int:
         """Places for the input of each slot: a power of two, and between two large ones another."""
-        longest = max(max(len(self._inputs[index]) for index in indices), _WIDTH)
+        longest = max(*lengths, _WIDTH)
         whole = power_of_two(longest)
         middle = whole * 3 // 4
         width = middle if longest <= middle and middle > 4 * _WIDTH else whole
@@ -216,27 +262,31 @@ class _Engine:
         self._packed = jax.block_until_ready(self._call(self._programs.read, self._params, packed))
         taken = sum(lengths[: len(places)])
         self._left -= taken
-        seconds_per_token = (self._clock() - begin) / taken
+        seconds_per_token = (self._clock() - begin) / taken / self._each
         for index, (row, offset) in zip(indices, places, strict=True):
-            self._ready.append(_Read(index, row, offset))
-            self._seconds[index] += seconds_per_token * self._length(index)
+            for answer in range(index * self._each, (index + 1) * self._each):
+                self._ready.append(_Read(answer, row, offset))
+                self._seconds[answer] += seconds_per_token * self._length(index)
         self._counts.prefill_useful += sum(len(ids) + self._start for ids in inputs)
         self._counts.prefill_computed += rows * size
 
-    def _insert(self, examples: Sequence[_Read], free: Sequence[int], most: int) -> None:
-        """Puts examples that were read into free slots."""
+    def _insert(self, reads: Sequence[_Read], free: Sequence[int], most: int) -> None:
+        """Puts inputs that were read into free slots."""
         rows, offsets, lengths, first = np.zeros((4, most), np.int32)
         to = np.full(most, len(self._members), np.int32)  # past the last slot: nowhere
         tokens = np.zeros((most, self._width), np.int32)
-        for place, (read, slot) in enumerate(zip(examples, free, strict=True)):
-            ids = self._inputs[read.index]
+        keys = None if self._keys is None else np.zeros((most, 2), np.uint32)
+        for place, (read, slot) in enumerate(zip(reads, free, strict=True)):
+            ids = self._input(read.answer)
             rows[place], offsets[place], to[place] = read.row, read.offset, slot
             lengths[place] = len(ids) + self._start
             first[place] = ids[-1] if self._start and len(ids) else 0
             tokens[place, : len(ids)] = ids
-            self._members[slot] = read.index
+            self._members[slot] = read.answer
+            if keys is not None:
+                keys[place] = self._keys[read.answer]
         arrivals = slots.Arrivals(rows, offsets, lengths, to)
-        args = self._state, self._packed, arrivals, tokens, first
+        args = self._state, self._packed, arrivals, tokens, first, keys
         self._state = self._call(self._programs.insert, *args)
 
     # -------------------------------------------------------------- decoding
@@ -258,10 +308,10 @@ class _Engine:
         self._counts.loops += 1
         self._counts.decode_computed += int(steps) * count
         for slot in ended:
-            index, self._members[slot] = self._members[slot], None
+            number, self._members[slot] = self._members[slot], None
             answer = jax.tree.map(lambda leaf, slot=slot: leaf[slot], made)
             self._counts.decode_useful += int(answer.lengths)
-            yield index, answer, float(self._seconds[index])
+            yield number, answer, float(self._seconds[number])
 
     def _fewer(self, count: int) -> int:
         """The number of slots after `count`, when no example is left for them."""
@@ -273,8 +323,9 @@ class _Engine:
         live, count, width = self._live(), len(self._members), self._width
         if self._is_waiting():
             left = [self._members[slot] for slot in live]
-            left += [read.index for read in itertools.islice(self._ready, 1)]
-            width = self._width_for([*left, *itertools.islice(self._queue, 1)])
+            left += [read.answer for read in itertools.islice(self._ready, 1)]
+            longest = [len(self._inputs[index]) for index in itertools.islice(self._queue, 1)]
+            width = self._width_for([len(self._input(answer)) for answer in left] + longest)
         else:
             while len(live) <= self._fewer(count) < count:
                 count = self._fewer(count)

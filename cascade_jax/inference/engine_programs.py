@@ -14,6 +14,7 @@ from jaxtyping import Array, Int
 from cascade_jax.inference import generate
 from cascade_jax.inference.buckets import power_of_two
 from cascade_jax.inference.generate import Decoding
+from cascade_jax.inference.sample import Distribution
 from cascade_jax.models import families, slots
 from cascade_jax.parallel import rules as rules_lib
 from cascade_jax.parallel.compiling import compile_together
@@ -30,6 +31,7 @@ class Settings:
       max_length, eos_id, top_k: see `generate.make_generate_fn`.
       mesh: which devices.
       rules: how the model's activations are split over them.
+      distribution: what each token is drawn from; None for the likeliest token.
     """
 
     model: families.Model
@@ -38,6 +40,7 @@ class Settings:
     top_k: int
     mesh: Mesh
     rules: rules_lib.Table = rules_lib.RULES
+    distribution: Distribution | None = None
 
     def __post_init__(self):
         vocab_size = self.model.config.vocab_size
@@ -103,9 +106,11 @@ class Programs:
             jax.tree.map(lambda box: box.value, shapes, is_leaf=lambda x: hasattr(x, "names")),
         )
         cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cache)
-        answers = generate.no_answers(count, settings.max_length, settings.top_k)
+        are_drawn = settings.distribution is not None
+        answers = generate.no_answers(count, settings.max_length, settings.top_k, are_drawn)
         last, has_ended = jnp.zeros((count,), jnp.int32), jnp.ones((count,), bool)
-        return slots.constrained(Slots(inputs, Decoding(last, has_ended, answers, cache)))
+        keys = jnp.zeros((count, 2), jnp.uint32) if are_drawn else None
+        return slots.constrained(Slots(inputs, Decoding(last, has_ended, answers, cache, keys)))
 
     def _read(self, params, packed):
         _, created = self._settings.model.apply(
@@ -115,7 +120,7 @@ class Programs:
         places = 2 * power_of_two(packed.tokens.shape[1])
         return slots.constrained(slots.tail(created["cache"], places))
 
-    def _insert(self, state, packed, arrivals, inputs, first):
+    def _insert(self, state, packed, arrivals, inputs, first, keys):
         old, to = state.decoding, arrivals.slots
         cache = slots.insert(old.cache, packed, arrivals, self._settings.max_length)
         answers = jax.tree.map(lambda leaf: leaf.at[to].set(0, mode="drop"), old.answers)
@@ -124,6 +129,7 @@ class Programs:
             has_ended=old.has_ended.at[to].set(False, mode="drop"),
             answers=answers,
             cache=cache,
+            keys=None if keys is None else old.keys.at[to].set(keys, mode="drop"),
         )
         return slots.constrained(Slots(state.inputs.at[to].set(inputs, mode="drop"), decoding))
 
@@ -137,7 +143,7 @@ class Programs:
         def body(carry):
             steps, decoding = carry
             args = settings.model, params, state.inputs, decoding, settings.eos_id, settings.top_k
-            return steps + 1, generate.next_tokens(*args)
+            return steps + 1, generate.next_tokens(*args, settings.distribution)
 
         start = jnp.zeros((), jnp.int32), state.decoding
         steps, decoding = jax.lax.while_loop(is_running, body, start)
@@ -151,6 +157,7 @@ class Programs:
             has_ended=old.has_ended[rows],
             answers=jax.tree.map(lambda leaf: leaf[rows], old.answers),
             cache=slots.select(old.cache, rows, places, settings.max_length),
+            keys=None if old.keys is None else old.keys[rows],
         )
         return slots.constrained(Slots(state.inputs[rows, :width], decoding))
 

@@ -1,4 +1,4 @@
-"""Batched greedy decoding with a key-value cache."""
+"""Batched decoding with a key-value cache: greedy, or a token of each row drawn at random."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -7,10 +7,11 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from cascade_jax import checks, numerics
 from cascade_jax.inference import largest
+from cascade_jax.inference.sample import Distribution, draw
 from cascade_jax.models import families
 
 
@@ -27,8 +28,10 @@ class Generation:
       entropies: of each whole next-token distribution, in nats.
       lengths: number of tokens, the end of sequence included; max_length for a row without one.
       top_log_probs: the K largest log-probs of each next-token distribution, descending; the first
-        is that of the chosen token. None without any (top_k = 0).
+        is that of a greedy answer's token. None without any (top_k = 0).
       top_ids: ids of their tokens, the lowest first among equals.
+      drawn_log_probs: of each token, in the distribution that it was drawn from. None of greedy
+        answers.
     """
 
     tokens: Int[Array, "B L"]
@@ -37,6 +40,7 @@ class Generation:
     lengths: Int[Array, " B"]
     top_log_probs: Float[Array, "B L K"] | None = None
     top_ids: Int[Array, "B L K"] | None = None
+    drawn_log_probs: Float[Array, "B L"] | None = None
 
 
 @flax.struct.dataclass
@@ -48,12 +52,14 @@ class Decoding:
       has_ended: by its end of sequence or its length; such a row stays as it is.
       answers: what there is of them, 0 after a row's last token.
       cache: of the model.
+      keys: of the answers, where tokens are drawn at random.
     """
 
     last: Int[Array, " B"]
     has_ended: Bool[Array, " B"]
     answers: Generation
     cache: Any
+    keys: UInt32[Array, "B 2"] | None = None
 
 
 @functools.lru_cache(maxsize=32)
@@ -113,7 +119,7 @@ def top_of(
     return jnp.take_along_axis(log_p, ids, axis=-1), ids
 
 
-def no_answers(rows: int, max_length: int, top_k: int) -> Generation:
+def no_answers(rows: int, max_length: int, top_k: int, are_drawn: bool = False) -> Generation:
     """Answers of no tokens."""
     shape, top = (rows, max_length), (rows, max_length, top_k)
     return Generation(
@@ -123,6 +129,7 @@ def no_answers(rows: int, max_length: int, top_k: int) -> Generation:
         lengths=jnp.zeros((rows,), jnp.int32),
         top_log_probs=jnp.zeros(top, jnp.float32) if top_k else None,
         top_ids=jnp.zeros(top, jnp.int32) if top_k else None,
+        drawn_log_probs=jnp.zeros(shape, jnp.float32) if are_drawn else None,
     )
 
 
@@ -133,8 +140,9 @@ def next_tokens(
     state: Decoding,
     eos_id: int,
     top_k: int,
+    distribution: Distribution | None = None,
 ) -> Decoding:
-    """Appends the likeliest token to the rows that have not ended."""
+    """Appends the likeliest token, or one that is drawn, to the rows that have not ended."""
     logits, updated = model.apply(
         {"params": params, "cache": state.cache},
         state.last[:, None],
@@ -142,38 +150,41 @@ def next_tokens(
         method="decode_step",
         mutable=["cache"],
     )
-    return _advance(state, logits[:, 0], updated["cache"], eos_id, top_k)
+    return _advance(state, logits[:, 0], updated["cache"], eos_id, top_k, distribution)
 
 
-def _advance(state, logits, cache, eos_id, top_k):
-    """Appends the argmax of logits [B V] to the rows that have not ended."""
-    log_p, top = numerics.log_probs(logits), None
-    if top_k:  # whose first is the argmax
-        top = top_of(logits, log_p, top_k)
-        chosen = top[1][:, 0]
+def _advance(state, logits, cache, eos_id, top_k, distribution):
+    """Appends the argmax of logits [B V], or a draw, to the rows that have not ended."""
+    log_p = numerics.log_probs(logits)
+    new = {"entropies": numerics.entropy(log_p)}
+    if top_k:
+        new["top_log_probs"], new["top_ids"] = top_of(logits, log_p, top_k)
+    if distribution is None:  # the first of the top is the argmax
+        chosen = new["top_ids"][:, 0] if top_k else numerics.argmax(logits)
     else:
-        chosen = numerics.argmax(logits)
-    chosen_log_prob = jnp.take_along_axis(log_p, chosen[:, None], axis=-1)[:, 0]
-    chosen = jnp.where(state.has_ended, 0, chosen)
+        drawn_from = distribution.log_probs(logits)
+        chosen = draw(state.keys, state.answers.lengths, drawn_from)
+        new["drawn_log_probs"] = _at(drawn_from, chosen)
+    new["log_probs"] = _at(log_p, chosen)
+    new["tokens"] = chosen = jnp.where(state.has_ended, 0, chosen)
     old, takes = state.answers, ~state.has_ended
     lengths = old.lengths + takes
 
-    def put(values, new):
+    def put(name, new):
+        values = getattr(old, name)
         is_here = (jnp.arange(values.shape[1])[None] == old.lengths[:, None]) & takes[:, None]
         is_here = jnp.expand_dims(is_here, range(2, values.ndim))
         return jnp.where(is_here, new[:, None].astype(values.dtype), values)
 
     has_ended = (chosen == eos_id) | (lengths == old.tokens.shape[1])
-    return Decoding(
+    return state.replace(
         last=chosen,
         has_ended=state.has_ended | (takes & has_ended),
-        answers=Generation(
-            tokens=put(old.tokens, chosen),
-            log_probs=put(old.log_probs, chosen_log_prob),
-            entropies=put(old.entropies, numerics.entropy(log_p)),
-            lengths=lengths,
-            top_log_probs=put(old.top_log_probs, top[0]) if top_k else None,
-            top_ids=put(old.top_ids, top[1]) if top_k else None,
-        ),
+        answers=old.replace(lengths=lengths, **{name: put(name, new[name]) for name in new}),
         cache=cache,
     )
+
+
+def _at(values, ids):
+    """From each row of [B V], the value at its id."""
+    return jnp.take_along_axis(values, ids[:, None], axis=-1)[:, 0]

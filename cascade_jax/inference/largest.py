@@ -34,13 +34,13 @@ class Top:
 
 def top_k(logits: Float[Array, "*n V"], k: int) -> tuple[Float[Array, "*n k"], Int[Array, "*n k"]]:
     """`jax.lax.top_k`: the k largest, of equal ones the first, and where they stand."""
-    blocks = _in_blocks(logits)
+    blocks = in_blocks(logits)
     return _top(blocks, jnp.max(blocks, axis=-1), k)[:2]
 
 
 def top_and_rest(logits: Float[Array, "*n V"], k: int) -> Top:
     """The k largest logits, k at least 1, and the sums of exponentials of all and of the others."""
-    blocks = _in_blocks(logits)
+    blocks = in_blocks(logits)
     most = jnp.max(blocks, axis=-1)
     values, ids, chosen, candidates, places = _top(blocks, most, k)
     best, most = jnp.max(most, axis=-1), jnp.maximum(most, numerics.LOWEST)
@@ -57,16 +57,17 @@ def top_and_rest(logits: Float[Array, "*n V"], k: int) -> Top:
     return Top(values, ids, best, log_total, (best_left - best) + jnp.log(sum_left))
 
 
-def _sum(factors: Array | float, logs: Array, best: Array) -> Array:
-    return jnp.sum(factors * jnp.exp(logs - best[..., None]), axis=-1)
-
-
-def _in_blocks(logits: Float[Array, "*n V"]) -> Float[Array, "*n blocks width"]:
+def in_blocks(logits: Float[Array, "*n V"]) -> Float[Array, "*n blocks width"]:
+    """Logits in blocks of one width, the last filled up with -inf."""
     padding = -logits.shape[-1] % _WIDTH
     if padding:
         widths = [(0, 0)] * (logits.ndim - 1) + [(0, padding)]
         logits = jnp.pad(logits, widths, constant_values=-jnp.inf)
     return logits.reshape(*logits.shape[:-1], -1, _WIDTH)
+
+
+def _sum(factors: Array | float, logs: Array, best: Array) -> Array:
+    return jnp.sum(factors * jnp.exp(logs - best[..., None]), axis=-1)
 
 
 def _top(blocks: Array, most: Array, k: int) -> tuple[Array, ...]:
