@@ -6,15 +6,19 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Float
+
 from cascade_jax import files
 from cascade_jax.evaluation.claims import claim as claims
 from cascade_jax.evaluation.claims import verdicts
 from cascade_jax.evaluation.claims.effects import Effect
+from cascade_jax.evaluation.claims.losses import LossResult
 from cascade_jax.evaluation.claims.verdicts import Outcome, StudyVerdicts, Verdict
 from cascade_jax.json_file import finite_or_null, to_values
 from cascade_jax.report import metrics_json
 from cascade_jax.report.plots import claims as plots
-from cascade_jax.report.plots import curves
+from cascade_jax.report.plots import curves, loss_curves
 from cascade_jax.text_table import NOT_MEASURED, Column, Table, as_markdown, as_text, markdown_text
 
 _HEAD = (
@@ -28,26 +32,35 @@ def write(studies: Sequence[StudyVerdicts], output_dir: str | os.PathLike) -> No
     """Writes all files into a folder, which is made if needed.
 
     ``claims.md`` (the rule, a row for each claim, every comparison), ``claims.json`` (every figure
-    in full precision; null = undefined) and ``claims_<pair>.png`` and ``.svg``.
+    in full precision; null = undefined), and for each pair ``claims_<pair>.png`` and ``.svg``, and
+    ``losses_<pair>`` with the deferral curves.
     """
     folder = pathlib.Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {_picture(study): plots.forest_figure(study) for study in studies}
+    pictures = {_picture("claims", study): plots.forest_figure(study) for study in studies}
+    pictures |= {_picture("losses", s): loss_curves.loss_figure(s.pair, s.losses) for s in studies}
     curves.write(pictures, folder)
     values = {study.pair: to_json(study) for study in studies}
     files.write_text(folder / "claims.json", metrics_json.dump(values))
     files.write_text(folder / "claims.md", render(studies))
 
 
-def _picture(study: StudyVerdicts) -> str:
+def _picture(kind: str, study: StudyVerdicts) -> str:
     """A file's name, whatever the pair's is."""
-    return "claims_" + re.sub(r"[^\w.-]", "_", study.pair)
+    return f"{kind}_" + re.sub(r"[^\w.-]", "_", study.pair)
 
 
 def to_json(study: StudyVerdicts) -> dict:
     """All figures of a study as JSON values."""
-    values = to_values({k: v for k, v in vars(study).items() if k != "verdicts"}, finite_or_null)
+    apart = {"verdicts": None, "losses": [_loss_values(result) for result in study.losses]}
+    values = to_values(vars(study) | apart, finite_or_null)
+    del values["verdicts"]
     return {**values, "claims": {v.claim.id: _verdict_values(v) for v in study.verdicts}}
+
+
+def _loss_values(result: LossResult) -> dict:
+    arrays = {k: getattr(result, k).tolist() for k in ("small", "area", "quality_at_cost")}
+    return {"size": result.size, "loss": result.loss, "seeds": result.seeds} | arrays
 
 
 def _verdict_values(verdict: Verdict) -> dict:
@@ -113,8 +126,10 @@ def render(studies: Sequence[StudyVerdicts]) -> str:
     parts = ["# Claims of the papers", _HEAD, verdicts.RULE, as_markdown(_summary(studies))]
     for study in studies:
         parts += [f"## {markdown_text(study.pair)}", _about(study)]
+        parts += [f"![curves of every loss]({_picture('losses', study)}.png)"]
+        parts += [as_markdown(_reached(study))]
         if any(verdict.outcomes for verdict in study.verdicts):
-            parts.append(f"![effects of every claim]({_picture(study)}.png)")
+            parts.append(f"![effects of every claim]({_picture('claims', study)}.png)")
             parts.append(as_markdown(_comparisons(study)))
         parts += _lists(study)
     return "\n\n".join(parts) + "\n"
@@ -155,6 +170,28 @@ def _about(study: StudyVerdicts) -> str:
         seeds = [", ".join(map(str, of_size.get(loss, ()))) or NOT_MEASURED for loss in losses]
         columns.append(Column(size, seeds))
     return "\n\n".join([*lines, as_markdown(Table("", columns))])
+
+
+def _reached(study: StudyVerdicts) -> Table:
+    """What each size and loss reaches."""
+    results, large = study.losses, study.losses[0].large
+    return Table(
+        f"What each loss reaches in the pool of all examples, mean ± deviation over seeds; "
+        f"the large model alone {large:.4f}",
+        [
+            Column("student", [r.size for r in results]),
+            Column("loss", [r.loss for r in results]),
+            Column("seeds", [str(len(r.seeds)) for r in results]),
+            Column("small model alone", [_spread(r.small) for r in results]),
+            Column("area", [_spread(r.area) for r in results]),
+            Column("quality at cost", [_spread(r.quality_at_cost) for r in results]),
+        ],
+    )
+
+
+def _spread(values: Float[np.ndarray, " seeds"]) -> str:
+    mean = f"{values.mean():.4f}"
+    return f"{mean} ± {values.std(ddof=1):.4f}" if len(values) > 1 else mean
 
 
 def _comparisons(study: StudyVerdicts) -> Table:

@@ -174,7 +174,7 @@ class Sampled:
 
     def saved(self, second: tuple[RunTable, str], first: tuple[RunTable, str], on: str) -> _Values:
         """`cost_saved` of two runs, each by its score, whose tokens cost the same."""
-        costs = self.costs(second[0])
+        costs = second[0].costs
         values = [
             _joined(
                 functools.partial(cost_saved, costs=costs),
@@ -184,11 +184,6 @@ class Sampled:
             for number in range(len(self.places[on]))
         ]
         return np.mean(values, axis=0)
-
-    def costs(self, entry: RunTable) -> tuple[float, float]:
-        """FLOPs per token of both models."""
-        table = entry.table
-        return float(table.student_flops_per_token[0]), float(table.teacher_flops_per_token[0])
 
     def _curves(
         self, entry: RunTable, score: str, on: str, number: int

@@ -31,6 +31,12 @@ class RunTable:
     table: Records
     budgets: tuple[Budget, ...] = ()
 
+    @property
+    def costs(self) -> tuple[float, float]:
+        """FLOPs per token of both models."""
+        table = self.table
+        return float(table.student_flops_per_token[0]), float(table.teacher_flops_per_token[0])
+
     def has_score(self, name: str) -> bool:
         """Whether the table gives a score, by its columns or because it holds it."""
         if name in _SCORES:
@@ -75,6 +81,10 @@ class Study:
     def sizes(self) -> tuple[str, ...]:
         """Sizes of students, in order of their names."""
         return tuple(sorted({run.size for run in self.tables}))
+
+    def table(self, size: str, loss: str, seed: int) -> RunTable:
+        """That of one run."""
+        return self.tables[Run(self.pair, size, loss, seed)]
 
     def losses(self, size: str) -> dict[str, tuple[int, ...]]:
         """Seeds of each loss of a size."""

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from cascade_jax.evaluation.claims import claim as claims
-from cascade_jax.evaluation.claims import effects, figures
+from cascade_jax.evaluation.claims import effects, figures, losses
 from cascade_jax.evaluation.claims.claim import Arm, Claim, Comparison
 from cascade_jax.evaluation.claims.effects import Effect
 from cascade_jax.evaluation.claims.figures import Sampled
+from cascade_jax.evaluation.claims.losses import LossResult
 from cascade_jax.evaluation.claims.tables import RunTable, Study
-from cascade_jax.records.run_table import Run
 
 CONFIRMED, NOT_SHOWN, REFUTED, LACKING = "confirmed", "not shown", "refuted", "no tables"
 LEVEL = 0.025  # of one-sided tests, after Holm
@@ -97,6 +97,7 @@ class StudyVerdicts:
       num_examples: in every table.
       tasks: examples of each.
       sizes: by size and loss, the seeds that have a table.
+      losses: what each size and loss reaches.
       verdicts: in the order of the claims.
       samples, seed: of the draws of examples.
     """
@@ -105,6 +106,7 @@ class StudyVerdicts:
     num_examples: int
     tasks: dict[str, int]
     sizes: dict[str, dict[str, tuple[int, ...]]]
+    losses: tuple[LossResult, ...]
     verdicts: tuple[Verdict, ...]
     samples: int
     seed: int
@@ -145,6 +147,7 @@ def judge(
         num_examples=len(study.first),
         tasks={task: len(rows) for task, rows in study.rows_by_task().items()},
         sizes={size: study.losses(size) for size in study.sizes},
+        losses=losses.measure(study),
         verdicts=tuple(closed),
         samples=samples,
         seed=seed,
@@ -274,8 +277,8 @@ def _size_effects(
     ]
     values = {}
     for seed in common:
-        pairs = [(_table(sampled.study, size, arm.loss, seed), arm.score) for arm in named]
-        _check_costs(sampled, pairs)
+        pairs = [(sampled.study.table(size, arm.loss, seed), arm.score) for arm in named]
+        _check_costs(pairs)
         values[seed] = _difference(sampled, comparison, pairs)
     return values, " − ".join(map(str, named)), notes
 
@@ -331,19 +334,15 @@ def _resolved(study: Study, arm: Arm, size: str) -> Arm:
 def _seeds(study: Study, arm: Arm, size: str) -> list[int]:
     """Seeds whose table has the arm's score."""
     seeds = study.losses(size)[arm.loss]
-    having = [s for s in seeds if _table(study, size, arm.loss, s).has_score(arm.score)]
+    having = [s for s in seeds if study.table(size, arm.loss, s).has_score(arm.score)]
     if not having:
         raise _Lacking(f"{size}: the score {arm.score} of {arm.loss}")
     return having
 
 
-def _table(study: Study, size: str, loss: str, seed: int) -> RunTable:
-    return study.tables[Run(study.pair, size, loss, seed)]
-
-
-def _check_costs(sampled: Sampled, pairs: Sequence[tuple[RunTable, str]]) -> None:
+def _check_costs(pairs: Sequence[tuple[RunTable, str]]) -> None:
     """Refuses students of one size whose tokens cost differently: rates are then no costs."""
-    costs = [sampled.costs(entry) for entry, _ in pairs]
+    costs = [entry.costs for entry, _ in pairs]
     if len(set(costs)) > 1:
         sources = " and ".join(entry.table.source for entry, _ in pairs)
         raise ValueError(
