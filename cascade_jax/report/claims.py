@@ -26,6 +26,7 @@ _HEAD = (
     "smallest effects of interest are those of `cascade_jax/evaluation/claims/papers.py`; of a "
     "claim of several comparisons the table shows the weakest."
 )
+_BASELINE = "xent"
 
 
 def write(studies: Sequence[StudyVerdicts], output_dir: str | os.PathLike) -> None:
@@ -127,7 +128,7 @@ def render(studies: Sequence[StudyVerdicts]) -> str:
     for study in studies:
         parts += [f"## {markdown_text(study.pair)}", _about(study)]
         parts += [f"![curves of every loss]({_picture('losses', study)}.png)"]
-        parts += [as_markdown(_reached(study))]
+        parts += [as_markdown(_reached(study)), as_markdown(_by_task(study))]
         if any(verdict.outcomes for verdict in study.verdicts):
             parts.append(f"![effects of every claim]({_picture('claims', study)}.png)")
             parts.append(as_markdown(_comparisons(study)))
@@ -187,6 +188,24 @@ def _reached(study: StudyVerdicts) -> Table:
             Column("quality at cost", [_spread(r.quality_at_cost) for r in results]),
         ],
     )
+
+
+def _by_task(study: StudyVerdicts) -> Table:
+    """What both models reach alone on each task, under the loss that others are compared with."""
+    of_size = {}
+    for result in study.losses:
+        if result.size not in of_size or result.loss == _BASELINE:
+            of_size[result.size] = result
+    tasks = next(iter(of_size.values())).tasks
+    columns = [
+        Column("task", list(tasks)),
+        Column("examples", list(map(str, study.tasks.values()))),
+    ]
+    for size, result in of_size.items():
+        values = [_spread(small) for small, _ in result.tasks.values()]
+        columns.append(Column(f"{size}, {result.loss}", values))
+    columns.append(Column("large model", [f"{large:.4f}" for _, large in tasks.values()]))
+    return Table("Quality of each model alone, by task", columns)
 
 
 def _spread(values: Float[np.ndarray, " seeds"]) -> str:

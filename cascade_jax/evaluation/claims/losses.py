@@ -24,6 +24,7 @@ class LossResult:
       large: quality of the large model alone.
       area: under quality over the deferral rate, by seed.
       quality_at_cost: mean over the costs of deferring 25, 50 and 75 %, by seed.
+      tasks: quality of the small model (by seed) and of the large one, alone, on each task.
     """
 
     size: str
@@ -34,6 +35,7 @@ class LossResult:
     large: float
     area: Float[np.ndarray, " seeds"]
     quality_at_cost: Float[np.ndarray, " seeds"]
+    tasks: dict[str, tuple[Float[np.ndarray, " seeds"], float]]
 
     @property
     def small(self) -> Float[np.ndarray, " seeds"]:
@@ -49,6 +51,7 @@ def measure(study: Study) -> tuple[LossResult, ...]:
             entries = [study.table(size, loss, seed) for seed in seeds]
             measured = [_curve(entry) for entry in entries]
             table = entries[0].table
+            small = np.stack([entry.table.student_quality for entry in entries])
             results.append(
                 LossResult(
                     size=size,
@@ -59,6 +62,13 @@ def measure(study: Study) -> tuple[LossResult, ...]:
                     large=float(table.teacher_quality.mean()),
                     area=np.concatenate([figures.area(c) for c in measured]),
                     quality_at_cost=np.concatenate([figures.quality_at_cost(c) for c in measured]),
+                    tasks={
+                        task: (
+                            small[:, rows].mean(axis=1),
+                            float(table.teacher_quality[rows].mean()),
+                        )
+                        for task, rows in study.rows_by_task().items()
+                    },
                 )
             )
     return tuple(results)

@@ -10,6 +10,7 @@ def test_curves_are_those_of_sorted_examples(tmp_path):
     study_tables.write(tmp_path, {("xent", 0): 0.0, ("xent", 3): 0.3, ("dist", 0): 0.6})
     study = tables.load([tmp_path])["p"]
     results = {result.loss: result for result in losses.measure(study)}
+    assert set(results["xent"].tasks) == set(study_tables.TASKS)
     assert results["xent"].seeds == (0, 3) and results["dist"].seeds == (0,)
     for number, seed in enumerate((0, 3)):
         entry = study.table("small", "xent", seed)
@@ -26,3 +27,6 @@ def test_curves_are_those_of_sorted_examples(tmp_path):
         np.testing.assert_allclose(results["xent"].quality_at_cost[number], at_cost)
         assert results["xent"].small[number] == small.mean()
         assert results["xent"].large == large.mean()
+        for task, (small_alone, large_alone) in results["xent"].tasks.items():
+            rows = entry.table.task == task
+            assert small_alone[number] == small[rows].mean() and large_alone == large[rows].mean()
