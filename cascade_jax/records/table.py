@@ -6,6 +6,7 @@ metadata are described in metadata.py. Columns hold no nulls; others are ignored
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -20,6 +21,7 @@ from jaxtyping import Int
 from cascade_jax import files, json_text
 from cascade_jax.checks import shown
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
+from cascade_jax.deferral.scores.samples.answers import SampledAnswers
 from cascade_jax.names import did_you_mean
 from cascade_jax.records import columns as records_columns
 from cascade_jax.records import metadata as records_metadata
@@ -119,6 +121,7 @@ class Records:
             if field.column.is_for_scores and field.owner == model and field.name in columns:
                 more[bool(field.offsets)][field.column.name] = columns[field.name]
         top, embedding = f"{model}_top_log_probs", f"{model}_embedding"
+        has_samples = f"{model}_sample_answers" in columns
         return AnswerTokens(
             log_probs=columns[f"{model}_log_probs"],
             entropies=columns[f"{model}_entropies"],
@@ -128,6 +131,22 @@ class Records:
             embeddings=columns[embedding] if embedding in columns else None,
             per_token=more[True],
             per_example=more[False],
+            samples_fn=functools.partial(self._samples, model) if has_samples else None,
+        )
+
+    def _samples(self, model: str) -> SampledAnswers:
+        """A model's sampled answers, which are read only when a score asks for them."""
+        column = {
+            name: self.columns[f"{model}_{name}"]
+            for name in ("sample_answers", "sample_log_probs", "sample_tokens", "answer")
+        }
+        return SampledAnswers(
+            texts=column["sample_answers"],
+            offsets=self.columns[f"{model}_sample_offsets"],
+            log_probs=column["sample_log_probs"],
+            token_offsets=self.columns[f"{model}_sample_token_offsets"],
+            tokens=column["sample_tokens"],
+            greedy=column["answer"],
         )
 
     def decoding(self, task: str) -> str:

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/scores.py            # areas, the tables of docs/scores.md; seconds
     python tests/benchmarks/scores.py --speed    # seconds for a million answers of 32 tokens; 6 GB
+    python tests/benchmarks/scores.py --samples  # seconds for 3,000 examples of ten samples
 
 Two kinds of answers, by the small model; the large model is right on 85 % of all.
 
@@ -100,18 +101,47 @@ def million(n: int = 1_000_000) -> scores.AnswerTokens:
     return scores.AnswerTokens(top[:, 0].copy(), -top[:, 0], offsets, None, top)
 
 
+def sampled(n: int = 3000, samples: int = 10, words: int = 12) -> scores.AnswerTokens:
+    """Sampled answers of `words` words, almost no two of them equal."""
+    rng = np.random.default_rng(0)
+    texts = rng.integers(0, 500, (n, 1, words)).repeat(samples, axis=1)
+    is_other = rng.random(texts.shape) < 0.4
+    texts = np.where(is_other, rng.integers(0, 500, texts.shape), texts)
+    spoken = [[" ".join(map(str, text)) for text in row] for row in texts.tolist()]
+    log_probs = -rng.exponential(size=n * samples * (words + 1))
+    made = scores.SampledAnswers(
+        texts=[text for row in spoken for text in row],
+        offsets=np.arange(0, n * samples + 1, samples),
+        log_probs=log_probs,
+        token_offsets=np.arange(0, len(log_probs) + 1, words + 1),
+        greedy=[row[0] for row in spoken],
+    )
+    one_each = np.arange(n + 1)
+    return scores.AnswerTokens(np.zeros(n), None, one_each, samples_fn=lambda: made)
+
+
+def print_seconds(answers: scores.AnswerTokens, several) -> None:
+    """Seconds that each score takes, in order: a similarity is computed by the first that asks."""
+    print(f"| score | seconds, {answers.num_examples:,} answers |\n| --- | --- |")
+    for score in several:
+        start = time.perf_counter()
+        score(answers)
+        print(f"| {score.name} | {time.perf_counter() - start:.2f} |")
+
+
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--speed", action="store_true")
-    if parser.parse_args().speed:
+    parser.add_argument("--samples", action="store_true")
+    options = parser.parse_args()
+    if options.samples:
+        print_seconds(sampled(), scores.FROM_SAMPLES)
+        return
+    if options.speed:
         answers = million()
         fitted = [router.fit(*spiky(2000, seed=1), "calibration") for router in ROUTERS]
-        print(f"| score | seconds, {answers.num_examples:,} answers |\n| --- | --- |")
-        for score in [*scores.ALL, *fitted]:
-            start = time.perf_counter()
-            score(answers)
-            print(f"| {score.name} | {time.perf_counter() - start:.2f} |")
+        print_seconds(answers, [*scores.available(answers), *fitted])
         return
     columns = {kind: areas(make) for kind, make in MAKES.items()}
     print("| score | spiky | length |\n| --- | --- | --- |")

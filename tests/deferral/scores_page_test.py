@@ -4,14 +4,18 @@ import contextlib
 import io
 import re
 import shlex
+import sys
 
 import gin
 import numpy as np
 import pytest
 
+from cascade_jax import records
 from cascade_jax.cli import commands, gin_config
 from cascade_jax.deferral import routers, scores
+from cascade_jax.evaluation import evaluate, panels
 from tests.benchmarks import scores as made
+from tests.support import records_table
 
 
 @pytest.fixture
@@ -24,9 +28,10 @@ def cells(row: str) -> list[str]:
 
 
 def test_the_table_has_every_score_and_its_class(page):
-    table = page.split("| score | class |")[1].split("\n\n")[0].splitlines()[2:]
+    tables = page.split("| score | class |")[1:]
+    rows = [row for table in tables for row in table.split("\n\n")[0].splitlines()[2:]]
     actual = [
-        (name, cells(row)[1].strip("`")) for row in table for name in cells(row)[0].split(", ")
+        (name, cells(row)[1].strip("`")) for row in rows for name in cells(row)[0].split(", ")
     ]
     assert actual == [(score.name, type(score).__name__) for score in scores.ALL]
 
@@ -40,7 +45,7 @@ def test_the_table_has_every_router(page):
 
 def test_the_examples_run_and_print_what_they_say(page):
     namespace = {}
-    for block in re.findall(r"```python\n(.*?)```", page, re.S):
+    for block in re.findall(r"```python\n(?!# my_)(.*?)```", page, re.S):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(block, "docs/scores.md", "exec"), namespace)
@@ -59,12 +64,41 @@ def test_the_commands_build(page, in_root, monkeypatch):
     monkeypatch.setattr(routers.kinds, "load", lambda path: path)
     blocks = re.findall(r"```bash\n(.*?)```", page, re.S)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 8
     for line in lines:
+        if "my.gin" in line:
+            continue  # is called below
         _, name, *argv = shlex.split(line)
         config = gin_config.parse(commands.module_of(name).CONFIG, argv)
         if "Saved" in line:
             assert config.score == routers.Saved("runs/demo/router.npz")
+
+
+def test_a_score_and_a_similarity_of_ones_own(page, tmp_path, monkeypatch):
+    """The page, followed to the letter, on records with samples."""
+    for name, text in re.findall(r"```\w*\n# (my\w*\.\w+)\n(.*?)```", page, re.S):
+        (tmp_path / name).write_text(text)
+    (command,) = [b for b in re.findall(r"```bash\n(.*?)```", page, re.S) if "my.gin" in b]
+    (path,) = re.findall(r"'(\S+\.parquet)'", command)
+    rows = records_table.make_rows(4)
+    for row, texts in zip(
+        rows, (["a b"], ["a b", "c d e"], ["", "a"], ["a b", "a c"]), strict=True
+    ):
+        row["student_sample_answers"] = texts
+    records.write(tmp_path / path, rows, {"name": "s", "mixture": "m", "split": "test"})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        argv = [*shlex.split(command.replace("\\\n", " "))[2:], "--gin.BOOTSTRAP_SAMPLES=1"]
+        config = gin_config.parse(commands.module_of("evaluate").CONFIG, argv)
+        tables = evaluate.load(config.records_files)
+        _, by_score = panels.score_all(tables, config)
+    finally:
+        gin.clear_config(clear_constants=True)
+        sys.modules.pop("my_scores", None)
+    values = by_score["s"]
+    np.testing.assert_array_equal(values["longest sample"], [3, 5, 1, 3])
+    np.testing.assert_array_equal(values["Deg same_first_word"], [0, 0.5, 0.5, 0])
 
 
 def test_the_areas_are_those_of_the_made_answers(page):

@@ -90,8 +90,10 @@ def test_every_score_is_bound_by_its_name(score):
         "--gin.REPORT_DIR='c'",
         f"--gin.SCORE=@scores.{type(score).__name__}()",
     ]
-    if isinstance(score, scores.Quantile):
-        argv.append(f"--gin.scores.Quantile.q={score.q}")
+    usual = type(score)()
+    for name, value in vars(score).items():
+        if value != getattr(usual, name):
+            argv.append(f"--gin.scores.{type(score).__name__}.{name}={value!r}")
     assert gin_config.parse(evaluate.CONFIG, argv).score == score
 
 

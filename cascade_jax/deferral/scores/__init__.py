@@ -5,6 +5,21 @@ A gin file finds every score here. Learned scores are in `cascade_jax.deferral.r
 
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 from cascade_jax.deferral.scores.base import DeferralScore, Score, name_of
+from cascade_jax.deferral.scores.samples.agreement import Disagreement
+from cascade_jax.deferral.scores.samples.answers import SampledAnswers
+from cascade_jax.deferral.scores.samples.classes import (
+    DiscreteSemanticEntropy,
+    NumSet,
+    SemanticEntropy,
+)
+from cascade_jax.deferral.scores.samples.graph import (
+    Deg,
+    Ecc,
+    EigV,
+    KernelLanguageEntropy,
+    LexicalSimilarity,
+)
+from cascade_jax.deferral.scores.samples.likelihood import SAR, PredictiveEntropy, SentSAR
 from cascade_jax.deferral.scores.sequence import (
     Average,
     GeometricMean,
@@ -25,9 +40,12 @@ from cascade_jax.deferral.scores.token import (
 )
 
 __all__ = [
-    "ALL", "STANDARD", "AnswerTokens", "ArithmeticMean", "Average", "DeferralScore", "Entropy",
-    "EntropyProductionRate", "GeometricMean", "Kurtosis", "Margin", "MaxSoftmax", "Maximum",
-    "Minimum", "Perplexity", "Quantile", "Score", "Sum", "TopKurtosis", "available", "name_of",
+    "ALL", "FROM_SAMPLES", "FROM_TOKENS", "SAR", "STANDARD", "AnswerTokens", "ArithmeticMean",
+    "Average", "DeferralScore", "Deg", "Disagreement", "DiscreteSemanticEntropy", "Ecc", "EigV",
+    "Entropy", "EntropyProductionRate", "GeometricMean", "KernelLanguageEntropy", "Kurtosis",
+    "LexicalSimilarity", "Margin", "MaxSoftmax", "Maximum", "Minimum", "NumSet", "Perplexity",
+    "PredictiveEntropy", "Quantile", "SampledAnswers", "Score", "SemanticEntropy", "SentSAR", "Sum",
+    "TopKurtosis", "available", "name_of",
 ]  # fmt: skip
 
 # The rules that CAT's figure 6 compares; its ChowQuantile-0 is the minimum.
@@ -35,11 +53,21 @@ STANDARD: tuple[Score, ...] = (
     Average(), Minimum(), Maximum(), Sum(), Quantile(0.4), Quantile(0.8),
 )  # fmt: skip
 
-# Every score with its usual settings.
-ALL: tuple[Score, ...] = (
+# Of the tokens of the answer itself.
+FROM_TOKENS: tuple[Score, ...] = (
     *STANDARD, Perplexity(), GeometricMean(), ArithmeticMean(), Kurtosis(), MaxSoftmax(),
     Entropy(), Margin(), EntropyProductionRate(), TopKurtosis(),
 )  # fmt: skip
+
+# Of more answers to each example, drawn at random.
+FROM_SAMPLES: tuple[Score, ...] = (
+    PredictiveEntropy(), PredictiveEntropy(per_token=True), DiscreteSemanticEntropy(),
+    SemanticEntropy(), SemanticEntropy(form="normalized"), SentSAR(), SAR(), LexicalSimilarity(),
+    Deg(), Ecc(), EigV(), NumSet(), KernelLanguageEntropy(), Disagreement(),
+)  # fmt: skip
+
+# Every score with its usual settings.
+ALL: tuple[Score, ...] = FROM_TOKENS + FROM_SAMPLES
 
 
 def available(answers: AnswerTokens) -> list[Score]:

@@ -1,11 +1,14 @@
 """Log-probs and entropies of a model's own answer tokens: the input of deferral scores."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from cascade_jax.deferral.scores.samples.answers import SampledAnswers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,6 +28,7 @@ class AnswerTokens:
       embeddings: one vector per example, the mean of the model's hidden states of its input; None
         when not kept.
       per_token, per_example: other columns of records that scores read (`schema.Column`), by name.
+      samples_fn: makes `samples` when a score first asks for them; None when there are none.
     """
 
     log_probs: Float[np.ndarray, " tokens"]
@@ -35,6 +39,7 @@ class AnswerTokens:
     embeddings: Float[np.ndarray, "examples D"] | None = None
     per_token: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     per_example: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    samples_fn: Callable[[], SampledAnswers] | None = None
 
     def __post_init__(self):
         offsets = self.offsets
@@ -59,6 +64,7 @@ class AnswerTokens:
         example_ids: Sequence[str] | None = None,
         top_log_probs: Float[np.ndarray, "B L K"] | None = None,
         embeddings: Float[np.ndarray, "B D"] | None = None,
+        samples_fn: Callable[[], SampledAnswers] | None = None,
     ) -> "AnswerTokens":
         """The first ``lengths[i]`` positions of every row, as decoding gives them."""
         log_probs, lengths = np.asarray(log_probs), np.asarray(lengths)
@@ -73,6 +79,7 @@ class AnswerTokens:
             example_ids=example_ids,
             top_log_probs=_taken(top_log_probs, is_counted),
             embeddings=embeddings,
+            samples_fn=samples_fn,
         )
 
     @property
@@ -89,6 +96,14 @@ class AnswerTokens:
         """How many log-probs are kept per token besides the chosen one's; 0 when none are."""
         return 0 if self.top_log_probs is None else self.top_log_probs.shape[1]
 
+    @functools.cached_property
+    def samples(self) -> SampledAnswers | None:
+        """More answers to each example, drawn at random; None when there are none."""
+        samples = self.samples_fn and self.samples_fn()
+        if samples and samples.num_examples != self.num_examples:
+            raise ValueError(f"samples of {samples.num_examples} examples for {self.num_examples}")
+        return samples
+
     def take(self, rows: Int[np.ndarray, " rows"]) -> "AnswerTokens":
         """These rows, in this order."""
         rows = np.asarray(rows)
@@ -104,6 +119,7 @@ class AnswerTokens:
         return self._selected(offsets, tokens, slice(start, stop))
 
     def _selected(self, offsets, tokens: Any, rows: Any) -> "AnswerTokens":
+        every_row = np.arange(self.num_examples)
         return AnswerTokens(
             log_probs=self.log_probs[tokens],
             entropies=_taken(self.entropies, tokens),
@@ -113,6 +129,7 @@ class AnswerTokens:
             embeddings=_taken(self.embeddings, rows),
             per_token={name: _taken(v, tokens) for name, v in self.per_token.items()},
             per_example={name: _taken(v, rows) for name, v in self.per_example.items()},
+            samples_fn=self.samples_fn and (lambda: self.samples.take(every_row[rows])),
         )
 
     def describe(self, row: int) -> str:

@@ -44,7 +44,7 @@ def _answers_of_several_blocks():
     return answers_of(lists, k=10)
 
 
-@pytest.mark.parametrize("score", scores.ALL, ids=lambda score: score.name)
+@pytest.mark.parametrize("score", scores.FROM_TOKENS, ids=lambda score: score.name)
 def test_answers_of_several_blocks_give_what_each_gives_alone(score):
     answers = _answers_of_several_blocks()
     alone = [score(answers.take(np.array([row])))[0] for row in (0, 6, 7, 8, 39, 40, 339)]
@@ -53,7 +53,7 @@ def test_answers_of_several_blocks_give_what_each_gives_alone(score):
     )
 
 
-@pytest.mark.parametrize("score", scores.ALL, ids=lambda score: score.name)
+@pytest.mark.parametrize("score", scores.FROM_TOKENS, ids=lambda score: score.name)
 def test_the_order_of_examples_does_not_matter(score):
     rng = np.random.default_rng(1)
     answers = answers_of([-rng.exponential(size=n) for n in rng.integers(1, 9, 50)], k=10)
@@ -65,7 +65,7 @@ KURTOSES = ("kurtosis", "top-10 kurtosis")  # of the shape, not of how sure the 
 
 
 @pytest.mark.parametrize(
-    "score", [s for s in scores.ALL if s.name not in KURTOSES], ids=lambda score: score.name
+    "score", [s for s in scores.FROM_TOKENS if s.name not in KURTOSES], ids=lambda score: score.name
 )
 def test_a_surer_answer_has_a_lower_score(score):
     def answers(sharpness: float) -> AnswerTokens:
@@ -133,12 +133,12 @@ def test_average_sums_in_float64():
     np.testing.assert_allclose(score, [float(np.float32(0.1))], rtol=1e-9)
 
 
-@pytest.mark.parametrize("score", scores.ALL, ids=lambda score: score.name)
+@pytest.mark.parametrize("score", scores.FROM_TOKENS, ids=lambda score: score.name)
 def test_no_examples_give_no_scores(score):
     assert score(answers_of([], k=10)).shape == (0,)
 
 
-@pytest.mark.parametrize("score", scores.ALL, ids=lambda score: score.name)
+@pytest.mark.parametrize("score", scores.FROM_TOKENS, ids=lambda score: score.name)
 def test_an_answer_without_tokens_is_named(score):
     answers = answers_of([[-1.0], [], [-1.0], []], ["a", "b", "c", "d"], k=10)
     with pytest.raises(ValueError, match=r"example 'b' \(row 1\) has an answer without tokens"):
@@ -146,7 +146,7 @@ def test_an_answer_without_tokens_is_named(score):
 
 
 @pytest.mark.parametrize("bad", [math.nan, -math.inf, math.inf])
-@pytest.mark.parametrize("score", scores.ALL, ids=lambda score: score.name)
+@pytest.mark.parametrize("score", scores.FROM_TOKENS, ids=lambda score: score.name)
 def test_a_value_that_is_not_finite_is_named_with_its_token(score, bad):
     answers = answers_of([[-1.0], [-1.0, -2.0], [-1.0]], ["a", "b", "c"], k=10)
     values = getattr(answers, score.column_of(answers))
@@ -180,10 +180,10 @@ def test_what_can_be_had_of_which_answers():
     log_probs_only = answers_of([[-1.0]])
     names = [score.name for score in scores.available(log_probs_only)]
     needing_more = {"entropy", "margin", "entropy production rate", "top-10 kurtosis"}
-    assert set(names) == {score.name for score in scores.ALL} - needing_more
+    assert set(names) == {score.name for score in scores.FROM_TOKENS} - needing_more
     with_5 = [score.name for score in scores.available(answers_of([[-1.0]], k=5))]
     assert set(with_5) == set(names) | {"entropy", "margin"}
-    assert scores.available(answers_of([[-1.0]], k=10)) == list(scores.ALL)
+    assert scores.available(answers_of([[-1.0]], k=10)) == list(scores.FROM_TOKENS)
 
 
 def test_names_differ_and_a_function_has_its_own():
