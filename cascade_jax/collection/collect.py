@@ -9,10 +9,12 @@ from cascade_jax import checks, records
 from cascade_jax.collection import answers as answers_lib
 from cascade_jax.collection import kept_answers, measuring, next_tokens
 from cascade_jax.collection import live_policy as policy_lib
+from cascade_jax.collection import samples as samples_lib
 from cascade_jax.collection.answers import Answers
 from cascade_jax.collection.kept_answers import ModelColumns
 from cascade_jax.collection.measuring import AnswerQuality
 from cascade_jax.collection.questions import DECODINGS, Questions, decoding_by_task
+from cascade_jax.collection.samples import SampleConfig
 from cascade_jax.data import pipeline
 from cascade_jax.inference import generate
 from cascade_jax.models import families, flops
@@ -43,6 +45,7 @@ class CollectConfig:
       embeddings: whether the student's mean-pooled hidden state of each input is kept, which
         learned routers can use. The inputs are read once more for it. (With "teacher_forced": the
         hidden state that each token is predicted from.)
+      samples: how many more answers to each example are drawn at random, how, and by which models.
       policy: a certificate file of `cascade-jax calibrate` for single tokens: its student's table
         then also has what both models write together (columns cascade_*); "" for none.
       hang_seconds: a collection without progress for so long is ended; None to wait for ever.
@@ -54,6 +57,7 @@ class CollectConfig:
     decoding: str = schema.GREEDY
     top_k: int = 10
     embeddings: bool = False
+    samples: SampleConfig = SampleConfig()
     policy: str = ""
     hang_seconds: float | None = 1800.0
 
@@ -62,6 +66,11 @@ class CollectConfig:
         checks.whole_number("top_k", self.top_k, 0)
         if self.policy and self.decoding != schema.GREEDY:
             raise ValueError(f"a policy needs decoding {schema.GREEDY!r}, got {self.decoding!r}")
+        if self.samples.count and self.decoding == schema.TEACHER_FORCED:
+            raise ValueError(
+                f"samples are whole answers, and with decoding {self.decoding!r} there are none; "
+                f"must be {schema.GREEDY!r} or {schema.RANK!r}"
+            )
         checks.positive("hang_seconds", self.hang_seconds, optional=True)
 
     @property
@@ -94,6 +103,7 @@ def collect(config: CollectConfig) -> list[Path]:
     students, teacher = [models[0] for models in cascades], cascades[0][-1]
     for student in students:
         generate.check_top_k(config.top_k, student.config.vocab_size)
+        config.samples.check_vocabulary(student.config.vocab_size)
     policy = policy_lib.load(config.policy, students, teacher, mixture.fingerprint, config.data)
 
     mixture.check_files(config.split)
@@ -198,7 +208,10 @@ def _answer(
     else:
         answers = answers_lib.answer(model, questions, *extras)
         quality = measuring.measure(answers.texts, questions)
-    columns = _model_columns(role, answers, quality, metadata)
+    samples = None
+    if config.samples.are_drawn_by(role):
+        samples = samples_lib.draw(model, questions, config.samples)
+    columns = _model_columns(role, metadata, answers, quality, samples)
     figures = {
         task: {name: value if math.isfinite(value) else None for name, value in by_metric.items()}
         for task, by_metric in quality.figures.items()
@@ -262,6 +275,7 @@ def _metadata(
         "loss": checkpoints.config_of(student.folder)["loss"],
         schema.TOP_K: config.top_k,
         "embeddings": config.embeddings,
+        **config.samples.metadata,
         **facts,
     }
     for role, model in zip(schema.PAIR, (student, teacher), strict=True):
@@ -291,14 +305,21 @@ def _example_columns(
     }
 
 
-def _model_columns(role: str, answers: Answers, measured: AnswerQuality, metadata: Mapping) -> dict:
-    """The columns of a model: those of COLUMNS that its answers or measures hold."""
+def _model_columns(
+    role: str,
+    metadata: Mapping,
+    answers: Answers,
+    measured: AnswerQuality,
+    samples: samples_lib.Samples | None,
+) -> dict:
+    """The columns of a model: those of COLUMNS that its answers, measures or samples hold."""
     columns = {}
     for name, field in schema.fields(schema.PAIR).items():
         if field.owner != role:
             continue
         kind = _FIELDS.get(field.column.name, field.column.name)
-        values = getattr(answers, kind, getattr(measured, kind, None))
+        parts = (part for part in (answers, measured, samples) if hasattr(part, kind))
+        values = getattr(next(parts, None), kind, None)
         if kind == "flops_per_token":
             values = [float(metadata[name])] * len(answers.texts)
         if values is not None and (kind != "statistics" or metadata[schema.CORPUS_METRICS]):

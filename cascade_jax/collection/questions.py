@@ -229,9 +229,7 @@ def filled(group: Group) -> list[int]:
     return group.rows + group.rows[-1:] * (group.size - len(group.rows))
 
 
-def progress_bar(label: str, count: int, stays: bool = True) -> tqdm.tqdm:
-    """Counts examples; on many hosts the first one draws it."""
+def progress_bar(label: str, count: int, stays: bool = True, unit: str = "example") -> tqdm.tqdm:
+    """Counts examples, or other units; on many hosts the first one draws it."""
     is_hidden = not hosts.is_first()
-    return progress.progress_bar(
-        total=count, desc=label, unit="example", leave=stays, disable=is_hidden
-    )
+    return progress.progress_bar(total=count, desc=label, unit=unit, leave=stays, disable=is_hidden)

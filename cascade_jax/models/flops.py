@@ -90,6 +90,13 @@ def answer_flops(config: ModelConfig, input_length: int, answer_length: int) -> 
     return whole
 
 
+def samples_flops(config: ModelConfig, input_length: int, answer_lengths: Sequence[int]) -> int:
+    """FLOPs of several answers to an input that is read once for all of them."""
+    prefill = prefill_flops(config, input_length)
+    answers = [answer_flops(config, input_length, length) for length in answer_lengths]
+    return prefill + sum(answers) - prefill * len(answers)
+
+
 def live_flops(config: ModelConfig, input_length: int, answer_length: int, num_logits: int) -> int:
     """FLOPs of reading an input and answer tokens with a cache, a few or one at a time.
 

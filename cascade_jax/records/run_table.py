@@ -27,7 +27,7 @@ RUN, EXAMPLES, SCORES = "run", "examples", "stored_scores"  # the last also a co
 MANTISSA_BITS = 12  # that are kept of log-probs: a relative error of at most 2 ** -13
 # What a table loses. Paths are of one machine, and the texts are the data's.
 _LEFT_OUT = ("pieces", "top_log_probs", "top_ids", "embedding")
-_LEFT_OUT += ("sample_answers", "sample_log_probs", "sample_tokens")
+_LEFT_OUT += ("sample_answers", "sample_log_probs", "sample_tokens", "sample_drawn_log_probs")
 _EMPTY_TEXTS = ("target", "answer")
 _ROUNDED = ("log_probs", "entropies", "seconds")
 _Name = Annotated[str, Meta(min_length=1)]

@@ -158,7 +158,7 @@ _key = functools.partial(_example, is_read_at_once=True)
 _model = functools.partial(Column, owner=EVERY_MODEL)
 _needed = functools.partial(_model, is_required=True)
 _measure = functools.partial(_model, is_shared=True, is_read_at_once=True)
-_sample = functools.partial(_model, collected="not yet")
+_sample = functools.partial(_model, collected="`SAMPLES = 10`")
 _deferring = functools.partial(Column, owner=DEFERRING_MODEL)
 _top = functools.partial(_deferring, collected="`TOP_K = 10`")
 _live = functools.partial(Column, owner=LIVE, needs=_LIVE_NAMES, collected="`POLICY`")
@@ -201,10 +201,15 @@ COLUMNS: tuple[Column, ...] = (
              used_by="costs in seconds"),
     _sample("sample_answers", _TEXTS, "more answers to the example, drawn at random", PER_SAMPLE,
             sets_lengths=True),
-    _sample("sample_log_probs", pa.list_(_FLOATS), "log-prob of each of their tokens",
-            PER_SAMPLE_TOKEN, LOG_PROB, needs=("sample_answers",), sets_lengths=True),
+    _sample("sample_log_probs", pa.list_(_FLOATS), "log-prob of each of their tokens, at "
+            "temperature 1", PER_SAMPLE_TOKEN, LOG_PROB, needs=("sample_answers",),
+            sets_lengths=True),
     _sample("sample_tokens", pa.list_(_INTS), "their tokens", PER_SAMPLE_TOKEN, COUNT,
             needs=("sample_log_probs",)),
+    _sample("sample_drawn_log_probs", pa.list_(_FLOATS), "log-prob of each in the distribution it "
+            "was drawn from: at a temperature, cut by top-k and top-p", PER_SAMPLE_TOKEN, LOG_PROB,
+            needs=("sample_log_probs",)),
+    _sample("sample_flops", _FLOAT, "FLOPs of all of them, the input read once", ONE, POSITIVE),
     _live("answer", _TEXT, "the answer, each token by one of the models"),
     _live("tokens", _INTS, "its tokens", PER_TOKEN, COUNT, sets_lengths=True),
     _live("pieces", _TEXTS, "text of each token", PER_TOKEN),

@@ -60,7 +60,9 @@ def same_records(trained: Path, log: Path, *argv: str) -> None:
 
 @pytest.mark.slow
 def test_records_of_two_processes(trained, tmp_path):
-    same_records(trained, tmp_path / "log", *LIMIT)
+    samples = ["--gin.SAMPLES=3", "--gin.SAMPLE_TOP_P=0.9"]
+    samples += ["--gin.SAMPLE_MODELS=['student', 'teacher']"]
+    same_records(trained, tmp_path / "log", *LIMIT, *samples)
 
 
 @pytest.mark.slow

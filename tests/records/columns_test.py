@@ -211,9 +211,11 @@ def sampled_rows():
             lengths = rng.integers(0, 4, count)
             row[f"{model}_sample_answers"] = [f"sample é{k}" for k in range(count)]
             row[f"{model}_sample_tokens"] = [rng.integers(0, 99, n).tolist() for n in lengths]
-            row[f"{model}_sample_log_probs"] = [
-                (-rng.exponential(size=n)).astype(np.float32).tolist() for n in lengths
-            ]
+            row[f"{model}_sample_flops"] = 1e9 + i
+            for name in ("sample_log_probs", "sample_drawn_log_probs"):
+                row[f"{model}_{name}"] = [
+                    (-rng.exponential(size=n)).astype(np.float32).tolist() for n in lengths
+                ]
     return rows
 
 
@@ -235,7 +237,8 @@ def test_samples_of_each_example_are_written_read_taken_and_exchanged(
                     of_row = range(samples[i], samples[i + 1])
                     texts = getattr(table, f"{model}_sample_answers")[samples[i] : samples[i + 1]]
                     assert texts.tolist() == rows[row][f"{model}_sample_answers"]
-                    for kind in ("tokens", "log_probs"):
+                    assert getattr(table, f"{model}_sample_flops")[i] == 1e9 + row
+                    for kind in ("tokens", "log_probs", "drawn_log_probs"):
                         values = getattr(table, f"{model}_sample_{kind}")
                         assert [values[tokens[s] : tokens[s + 1]].tolist() for s in of_row] == (
                             rows[row][f"{model}_sample_{kind}"]
@@ -274,11 +277,15 @@ def test_samples_that_are_refused(tmp_path, changes, message):
 
 
 def test_sampled_tokens_need_their_log_probs_and_those_the_answers(tmp_path):
-    for gone, needing in (("answers", "log_probs"), ("log_probs", "tokens")):
+    pairs = ("answers", "log_probs"), ("log_probs", "tokens"), ("log_probs", "drawn_log_probs")
+    for gone, needing in pairs:
         rows = [
             {k: v for k, v in row.items() if k != f"student_sample_{gone}"}
             for row in sampled_rows()
         ]
+        for row in rows:
+            if needing == "drawn_log_probs":
+                del row["student_sample_tokens"]
         message = f"column 'student_sample_{needing}' needs 'student_sample_{gone}' beside it"
         with pytest.raises(RecordsError, match=message):
             records.write(tmp_path / "a", rows, METADATA)

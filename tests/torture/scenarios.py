@@ -141,9 +141,11 @@ def events(folder: Path) -> list[tuple[int, list[str]]]:
 
 
 def _collect(folder: Path) -> None:
-    from cascade_jax.collection import collect
+    from cascade_jax.collection import collect, samples
 
-    collect.collect(collect.CollectConfig(settings()["cascade"](folder), limit=24, top_k=4))
+    drawn = samples.SampleConfig(count=2, temperature=0.8, models=("student", "teacher"))
+    cascade = settings()["cascade"](folder)
+    collect.collect(collect.CollectConfig(cascade, limit=24, top_k=4, samples=drawn))
 
 
 def _records(folder: Path) -> dict:

@@ -10,7 +10,7 @@ import pytest
 
 import tasks.demo  # noqa: F401
 from cascade_jax import records
-from cascade_jax.collection import collect
+from cascade_jax.collection import collect, samples
 from cascade_jax.data import pipeline
 from cascade_jax.losses import variants
 from cascade_jax.models import families, shallow
@@ -77,7 +77,7 @@ def _saved(folder, run, model):
 def test_a_decoder_pair_trains_and_its_cascade_is_collected(folder):
     alike = dataclasses.replace(SMALL, attention_kinds=LARGE.attention_kinds)
     cascade = CascadeRuns(str(folder), ["student"], ["teacher"], DATA, mesh=MESH)
-    config = collect.CollectConfig(cascade, limit=10)
+    config = collect.CollectConfig(cascade, limit=10, samples=samples.SampleConfig(2))
     (file,) = collect.collect(config)
     table = records.read(file)
     assert len(table) == 10
@@ -86,13 +86,17 @@ def test_a_decoder_pair_trains_and_its_cascade_is_collected(folder):
     examples = list(pipeline.decode_examples(DATA, "demo_reverse_v1", "validation", limit=10))
     for row, example in enumerate(examples[:3]):
         span = slice(table.student_offsets[row], table.student_offsets[row + 1])
-        tokens = table.student_tokens[span][None]
-        inputs = example.inputs[None]
-        shifted = np.pad(tokens[:, :-1], ((0, 0), (1, 0)))
-        batch = fakes.Batch(inputs, shifted, tokens, np.ones(tokens.shape, np.float32))
-        log_p = jax.nn.log_softmax(fakes.logits(families.build(alike), params, batch))
-        expected = np.take_along_axis(np.asarray(log_p), tokens[..., None], -1)[0, :, 0]
-        np.testing.assert_allclose(table.student_log_probs[span], expected, rtol=1e-3, atol=1e-4)
+        answers = [(table.student_tokens[span], table.student_log_probs[span])]
+        drawn = (table.columns.value(f"student_sample_{n}", row) for n in ("tokens", "log_probs"))
+        answers += zip(*drawn, strict=True)
+        assert len(answers) == 3
+        for ids, log_probs in answers:
+            tokens, inputs = ids[None], example.inputs[None]
+            shifted = np.pad(tokens[:, :-1], ((0, 0), (1, 0)))
+            batch = fakes.Batch(inputs, shifted, tokens, np.ones(tokens.shape, np.float32))
+            log_p = jax.nn.log_softmax(fakes.logits(families.build(alike), params, batch))
+            expected = np.take_along_axis(np.asarray(log_p), tokens[..., None], -1)[0, :, 0]
+            np.testing.assert_allclose(log_probs, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_run_starts_from_layers_of_another(folder):

@@ -185,7 +185,7 @@ def parsed(line: Line, columns: Mapping[str, Column], lengths: str) -> dict[str,
     for name, value in values.items():
         if columns[name].shape in _TOKEN_SHAPES and len(value) != count:
             raise line.fail(f"{name} has {len(value)} values, {lengths} {count}")
-    for name, other in (("top_ids", "top_log_probs"), ("sample_tokens", "sample_log_probs")):
+    for name, other in _ALIKE:
         if name in values:
             sizes = [list(map(len, values.get(key, ()))) for key in (other, name)]
             if sizes[0] != sizes[1]:
@@ -195,6 +195,11 @@ def parsed(line: Line, columns: Mapping[str, Column], lengths: str) -> dict[str,
 
 
 _TOKEN_SHAPES = (schema.PER_TOKEN, schema.TOP_PER_TOKEN)
+_ALIKE = (  # lists of lists, and those whose lengths they must have
+    ("top_ids", "top_log_probs"),
+    ("sample_tokens", "sample_log_probs"),
+    ("sample_drawn_log_probs", "sample_log_probs"),
+)
 
 
 @functools.cache
