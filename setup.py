@@ -79,6 +79,7 @@ setuptools.setup(
         "browser": ["selenium"],  # tests of the report in Chromium; skipped without
         # What numbers are compared with; tests and benchmarks that want them are skipped without.
         "peers": ["accelerate", "gguf", "safetensors", "torch", "transformers"],
+        "transformers": ["torch", "transformers"],  # similarity of answers by a cross-encoder
         "tpu": ["libtpu"],
         "cuda": ["jax[cuda]"],
         # T5X is not on the package index, and its own requirements would replace ours: clones go on

@@ -16,6 +16,7 @@ from cascade_jax.deferral import routers, scores
 from cascade_jax.evaluation import evaluate, panels
 from tests.benchmarks import scores as made
 from tests.support import records_table
+from tests.support.sampled import answers_of
 
 
 @pytest.fixture
@@ -99,6 +100,16 @@ def test_a_score_and_a_similarity_of_ones_own(page, tmp_path, monkeypatch):
     values = by_score["s"]
     np.testing.assert_array_equal(values["longest sample"], [3, 5, 1, 3])
     np.testing.assert_array_equal(values["Deg same_first_word"], [0, 0.5, 0.5, 0])
+
+
+def test_the_numbers_of_worked_solutions_are_compared(page, tmp_path, in_root):
+    (text,) = re.findall(r"```\n# numbers.gin\n(.*?)```", page, re.S)
+    (tmp_path / "numbers.gin").write_text(text)
+    argv = [f"--gin_file={tmp_path}/numbers.gin", "--gin.RECORDS='a'", "--gin.REPORT_DIR='b'"]
+    score = gin_config.parse(commands.module_of("evaluate").CONFIG, argv).score
+    assert score.name == "discrete semantic entropy exact match by final_number"
+    samples = [["so 5 + 5 = 10. #### 10", "It is 10.00", "#### 1,000", "12"]]
+    assert score(answers_of(samples))[0] == pytest.approx(1.5 * np.log(2))
 
 
 def test_the_areas_are_those_of_the_made_answers(page):

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from cascade_jax.deferral.scores.samples import similarity as similarity_lib
+from cascade_jax.deferral.scores.samples import pairwise
 from cascade_jax.deferral.scores.samples.base import SimilarityScore
 
 
@@ -29,5 +29,5 @@ class Disagreement(SimilarityScore):
     needs: ClassVar[tuple[str, ...]] = ("greedy",)
 
     def _block(self, answers, rows, at) -> Float[np.ndarray, " m"]:
-        alike = similarity_lib.to_greedy(answers, self.similarity, rows, at)
+        alike = pairwise.to_greedy(answers, self.similarity, rows, at)
         return 1.0 - np.mean(alike, axis=1)

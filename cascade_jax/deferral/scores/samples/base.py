@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from cascade_jax import checks
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 from cascade_jax.deferral.scores.base import Score, name_of
-from cascade_jax.deferral.scores.samples import similarity as similarity_lib
-from cascade_jax.deferral.scores.samples.similarity import ExactMatch, Similarity
+from cascade_jax.deferral.scores.samples import pairwise
+from cascade_jax.deferral.scores.samples.similarity import ExactMatch, Similarity, check
 
 # Rounding of sums must not put an order on examples whose samples are all equal.
 _DECIMALS = 12
@@ -86,10 +86,10 @@ class SimilarityScore(SampleScore):
     similarity: Similarity = ExactMatch()
 
     def __post_init__(self):
-        similarity_lib.check("similarity", self.similarity)
+        check("similarity", self.similarity)
 
     def _matrices(self, answers, rows, at) -> Float[np.ndarray, "m n n"]:
-        return similarity_lib.matrices(answers, self.similarity, rows, at)
+        return pairwise.matrices(answers, self.similarity, rows, at)
 
 
 def _shown(setting: str, value: Any) -> str:

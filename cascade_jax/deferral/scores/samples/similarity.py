@@ -10,19 +10,18 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Float, Int
+from cascade_jax.checks import require
 
-from cascade_jax.checks import require, shown
-from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
-from cascade_jax.deferral.scores.base import name_of
-
-_ROUNDING = 1e-6  # beyond [0, 1], and between both ways round
+_KEPT = 512  # texts whose words are kept: pairs of one example's are asked one after the other
 
 
 @runtime_checkable
 class Similarity(Protocol):
-    """How alike two texts are, from 0 to 1; ours say `is_symmetric` and are asked one way only."""
+    """How alike two texts are, from 0 to 1.
+
+    One that has `is_symmetric = True` is asked one way round only, and one that has a method
+    ``many([(first, second), ...])`` is asked all pairs at once.
+    """
 
     def __call__(self, first: str, second: str) -> float: ...
 
@@ -40,8 +39,11 @@ class ExactMatch:
     """
 
     normalize: Callable[[str], str] = str.strip
-    name: ClassVar[str] = "exact match"
     is_symmetric: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        return _named("exact match", self.normalize, str.strip)
 
     def __call__(self, first: str, second: str) -> float:
         return float(self.normalize(first) == self.normalize(second))
@@ -68,8 +70,11 @@ class Jaccard:
     """
 
     words: Callable[[str], Sequence[str]] = lower_words
-    name: ClassVar[str] = "Jaccard"
     is_symmetric: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        return _named("Jaccard", self.words, lower_words)
 
     def __call__(self, first: str, second: str) -> float:
         a, b = (_word_set(self.words, text) for text in (first, second))
@@ -93,8 +98,11 @@ class RougeL:
     """
 
     words: Callable[[str], Sequence[str]] = lower_words
-    name: ClassVar[str] = "ROUGE-L"
     is_symmetric: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        return _named("ROUGE-L", self.words, lower_words)
 
     def __call__(self, first: str, second: str) -> float:
         (a, places), (b, _) = (_word_places(self.words, text) for text in (first, second))
@@ -108,21 +116,23 @@ class RougeL:
         return 2.0 * (len(a) - bits.bit_count()) / (len(a) + len(b))
 
 
-@functools.lru_cache(1 << 16)
+def _named(name: str, setting: Callable, usual: Callable) -> str:
+    """A similarity's name, with the function that it is not usually made with."""
+    return name if setting is usual else f"{name} by {getattr(setting, '__name__', repr(setting))}"
+
+
+@functools.lru_cache(_KEPT)
 def _word_set(words: Callable, text: str) -> frozenset[str]:
     return frozenset(words(text))
 
 
-@functools.lru_cache(1 << 14)
+@functools.lru_cache(_KEPT)
 def _word_places(words: Callable, text: str) -> tuple[tuple[str, ...], dict[str, int]]:
     """The words, and for each the places where it stands, as bits."""
     listed, places = tuple(words(text)), {}
     for i, word in enumerate(listed):
         places[word] = places.get(word, 0) | 1 << i
     return listed, places
-
-
-# ------------------------------------------------------------------ of many samples
 
 
 def check(name: str, similarity: Any) -> None:
@@ -134,90 +144,3 @@ def check(name: str, similarity: Any) -> None:
         is_one = False
     allowed = "a function of two texts, or a frozen dataclass such as RougeL(), with its brackets"
     require(is_one, name, similarity, allowed)
-
-
-def matrices(
-    answers: AnswerTokens,
-    similarity: Similarity,
-    rows: Int[np.ndarray, " m"],
-    at: Int[np.ndarray, "m n"],
-) -> Float[np.ndarray, "m n n"]:
-    """Similarity of every two samples of each example: symmetric, 1 where texts are equal.
-
-    Args:
-      answers: with samples.
-      similarity: asked once for each pair of different texts, whatever scores ask for it.
-      rows, at: a block of `SampledAnswers.blocks`.
-
-    Raises:
-      ValueError: a value that is no number in [0, 1] or differs the other way round; names the
-        similarity, both texts and the example.
-    """
-    _, numbers, _ = answers.samples.numbers
-    first, second = np.broadcast_arrays(numbers[at][:, :, None], numbers[at][:, None, :])
-    return _values(answers, similarity, rows, first, second)
-
-
-def to_greedy(
-    answers: AnswerTokens,
-    similarity: Similarity,
-    rows: Int[np.ndarray, " m"],
-    at: Int[np.ndarray, "m n"],
-) -> Float[np.ndarray, "m n"]:
-    """Similarity of the greedy answer and every sample; see `matrices`."""
-    _, numbers, greedy = answers.samples.numbers
-    first, second = np.broadcast_arrays(greedy[rows][:, None], numbers[at])
-    return _values(answers, similarity, rows, first, second)
-
-
-def _values(answers, similarity, rows, first, second) -> Float[np.ndarray, "m ..."]:
-    """Similarity of texts by their numbers, each pair of different ones computed once."""
-    texts, known = answers.samples.numbers[0], answers.samples.similarities
-    known = known.setdefault(similarity, {})
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    pairs, places, inverse = np.unique(
-        low * len(texts) + high, return_index=True, return_inverse=True
-    )
-    per_row = first.size // max(1, len(rows))
-    values = np.ones(len(pairs))
-    for i, pair in enumerate(pairs.tolist()):
-        a, b = divmod(pair, len(texts))
-        if a == b:
-            continue
-        value = known.get(pair)
-        if value is None:
-            row = int(rows[places[i] // per_row])
-            value = known[pair] = _checked(similarity, texts[a], texts[b], answers, row)
-        values[i] = value
-    return values[inverse.reshape(first.shape)]
-
-
-def _checked(
-    similarity: Similarity, first: str, second: str, answers: AnswerTokens, row: int
-) -> float:
-    """What a similarity gives for two texts, both ways round, if it is allowed."""
-    value = back = similarity(first, second)
-    if not getattr(similarity, "is_symmetric", False):
-        back = similarity(second, first)
-    for number in (value, back):
-        try:
-            is_allowed = -_ROUNDING <= float(number) <= 1 + _ROUNDING
-        except (TypeError, ValueError):
-            is_allowed = False
-        if not is_allowed:
-            raise ValueError(
-                f"{_named(similarity, first, second, answers, row)} is {shown(number)}; must be a "
-                "number in [0, 1]"
-            )
-    value, back = float(value), float(back)
-    if abs(value - back) > _ROUNDING:
-        raise ValueError(
-            f"{_named(similarity, first, second, answers, row)} is {value:g}, and {back:g} the "
-            "other way round; must be the same, the mean of both say"
-        )
-    return min(max((value + back) / 2, 0.0), 1.0)
-
-
-def _named(similarity: Similarity, first: str, second: str, answers: AnswerTokens, row: int) -> str:
-    texts = f"{shown(first)} and {shown(second)}"
-    return f"similarity {name_of(similarity)!r} of {texts}, answers to {answers.describe(row)},"

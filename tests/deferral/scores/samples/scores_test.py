@@ -400,5 +400,6 @@ def test_names_say_which_settings_are_not_the_usual_ones():
         return 0.0
 
     assert scores.Deg(ExactMatch()).name == "Deg exact match"
+    assert scores.Deg(Jaccard(str.split)).name == "Deg Jaccard by split"
     assert scores.SentSAR(own, t=0.01).name == "SentSAR own t 0.01"
     assert scores.SemanticEntropy(per_token=True).name == "semantic entropy per token"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer, tokenizers
 
-from cascade_jax.deferral.scores.samples import similarity
+from cascade_jax.deferral.scores.samples import pairwise, similarity
 from cascade_jax.deferral.scores.samples.similarity import ExactMatch, Jaccard, RougeL
 from tests.support.sampled import answers_of
 
@@ -84,7 +84,7 @@ class Counting:
 
 def all_matrices(answers, kind):
     blocks = answers.samples.blocks()
-    return {n: similarity.matrices(answers, kind, *rows) for rows in blocks if (n := len(rows[1]))}
+    return {n: pairwise.matrices(answers, kind, *rows) for rows in blocks if (n := len(rows[1]))}
 
 
 def test_each_pair_of_different_texts_is_asked_once_for_all_examples():
@@ -123,6 +123,31 @@ def test_values_that_are_numbers_of_other_kinds_or_rounded_are_taken():
     for value, expected in ((True, 1.0), (np.float32(0.25), 0.25), (1 + 1e-9, 1.0), (-1e-9, 0.0)):
         (matrix,) = all_matrices(answers, lambda first, second, value=value: value).values()
         np.testing.assert_array_equal(matrix, [[[1, expected], [expected, 1]]])
+
+
+@dataclasses.dataclass(frozen=True)
+class AtOnce:
+    """Jaccard, asked many pairs at once; counts the calls."""
+
+    lost: int = 0
+    calls: list = dataclasses.field(default_factory=list, compare=False)
+
+    def __call__(self, first: str, second: str) -> float:
+        raise AssertionError("is asked by many()")
+
+    def many(self, pairs):
+        self.calls.append(len(pairs))
+        return [Jaccard()(*pair) for pair in pairs[self.lost :]]
+
+
+def test_a_similarity_may_be_asked_many_pairs_at_once():
+    answers = answers_of([["a", "a b", "a"], ["a b", "b", ""]])
+    at_once = AtOnce()
+    (matrices,) = all_matrices(answers, at_once).values()
+    np.testing.assert_array_equal(matrices, next(iter(all_matrices(answers, Jaccard()).values())))
+    assert at_once.calls == [4, 4]  # both ways round
+    with pytest.raises(ValueError, match="gave 3 for 4 pairs"):
+        all_matrices(answers, AtOnce(lost=1))
 
 
 @pytest.mark.parametrize("value", [RougeL, "rouge", None, 0.5, dict])
