@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from cascade_jax import checks, numerics
 from cascade_jax.inference import largest
@@ -62,31 +62,30 @@ class Distribution:
         logits = logits - jnp.max(logits, axis=-1, keepdims=True)
         log_p = numerics.log_probs(logits, temperature=self.temperature)
         if 0 < self.top_k < log_p.shape[-1]:
-            least = largest.top_k(log_p, self.top_k)[0][..., -1:]
-            log_p = numerics.log_probs(log_p, where=log_p >= least)
+            log_p = numerics.log_probs(log_p, where=_fewest(log_p, jnp.ones(()), self.top_k))
         if self.top_p < 1:
-            log_p = numerics.log_probs(log_p, where=_is_in_nucleus(jnp.exp(log_p), self.top_p))
+            log_p = numerics.log_probs(log_p, where=_fewest(log_p, jnp.exp(log_p), self.top_p))
         return log_p
 
 
-def _is_in_nucleus(p: Float[Array, "*n V"], top_p: float) -> Array:
-    """Whether an outcome is one of the fewest of the likeliest that have top_p of the mass.
+def _fewest(log_p: Float[Array, "*n V"], weights: Array, least: float) -> Bool[Array, "*n V"]:
+    """Whether an outcome is one of the fewest of the likeliest that weigh `least` together.
 
-    The least probability of these is looked for by bisection: as bits, numbers above 0 have the
-    order of integers. Sorting a vocabulary would take several times as long.
+    The least log-prob among these is found by bisection: as bits, numbers above 0 have the order of
+    integers. Sorting a vocabulary would take several times as long.
     """
-    bits = jax.lax.bitcast_convert_type(p, jnp.int32)
-    low = jnp.zeros((*p.shape[:-1], 1), jnp.int32)
-    high = jnp.full_like(low, 1 << 30)  # the bits of 2.0
+    bits = jax.lax.bitcast_convert_type(jnp.maximum(-log_p, 0.0), jnp.int32)
+    low = jnp.full((*log_p.shape[:-1], 1), -1, jnp.int32)
+    high = jnp.full_like(low, 0x7F800000)  # the bits of infinity
 
-    def halve(_, ends):  # outcomes from `low` on have enough, those from `high` on have not
+    def halve(_, ends):  # outcomes up to `high` weigh enough, those up to `low` do not
         low, high = ends
-        middle = (low + high) // 2
-        mass = jnp.sum(jnp.where(bits >= middle, p, 0.0), axis=-1, keepdims=True)
-        is_enough = mass >= top_p
-        return jnp.where(is_enough, middle, low), jnp.where(is_enough, high, middle)
+        middle = low + (high - low) // 2
+        weight = jnp.sum(jnp.where(bits <= middle, weights, 0.0), axis=-1, keepdims=True)
+        is_enough = weight >= least
+        return jnp.where(is_enough, low, middle), jnp.where(is_enough, middle, high)
 
-    return bits >= jax.lax.fori_loop(0, 30, halve, (low, high))[0]
+    return bits <= jax.lax.fori_loop(0, 31, halve, (low, high))[1]
 
 
 def draw(
