@@ -200,12 +200,12 @@ COLUMNS: tuple[Column, ...] = (
     _measure("seconds", _FLOAT, "wall time of the answer", ONE, NOT_NEGATIVE,
              used_by="costs in seconds"),
     _sample("sample_answers", _TEXTS, "more answers to the example, drawn at random", PER_SAMPLE,
-            sets_lengths=True),
+            sets_lengths=True, used_by="scores of samples"),
     _sample("sample_log_probs", pa.list_(_FLOATS), "log-prob of each of their tokens, at "
             "temperature 1", PER_SAMPLE_TOKEN, LOG_PROB, needs=("sample_answers",),
-            sets_lengths=True),
+            sets_lengths=True, used_by="scores of samples"),
     _sample("sample_tokens", pa.list_(_INTS), "their tokens", PER_SAMPLE_TOKEN, COUNT,
-            needs=("sample_log_probs",)),
+            needs=("sample_log_probs",), used_by="SAR with a relevance"),
     _sample("sample_drawn_log_probs", pa.list_(_FLOATS), "log-prob of each in the distribution it "
             "was drawn from: at a temperature, cut by top-k and top-p", PER_SAMPLE_TOKEN, LOG_PROB,
             needs=("sample_log_probs",)),

@@ -14,6 +14,7 @@ from cascade_jax.cli.main import main
 from cascade_jax.collection.collect import CollectConfig
 from cascade_jax.collection.samples import SampleConfig
 from cascade_jax.data import pipeline
+from cascade_jax.deferral import scores
 from cascade_jax.inference.sample import Distribution
 from cascade_jax.models import flops
 from cascade_jax.runs.saved_model import CascadeRuns
@@ -79,6 +80,9 @@ def test_samples_are_the_models_and_part_of_what_a_table_is(collect, argv):
     assert table.teacher_sample_answers is None
     assert table.student_answer.tolist() == plain.student_answer.tolist()
     _check_numbers(table, gin_config.parse(collect_lib.CONFIG, argv))
+    assert set(scores.FROM_SAMPLES) <= set(scores.available(table.student))
+    for score in scores.FROM_SAMPLES:
+        assert np.all(np.isfinite(score(table.student))), score.name
 
     # Fewer of them in larger batches are the first ones, and the same command again does nothing.
     fewer = ["--gin.SAMPLES=2", "--gin.DECODE_BATCH_SIZE=16"]
