@@ -21,6 +21,7 @@ from cascade_jax.models.blocks import in_blocks, platform
 from cascade_jax.models.config import DecoderConfig, RopeScaling
 from cascade_jax.models.isolation import isolated
 from cascade_jax.models.layers import Dense, heads, norm
+from cascade_jax.models.probe import Probe, at_distances, put_attention
 from cascade_jax.models.ragged import Ragged
 
 _MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
@@ -130,19 +131,10 @@ def attend(
             has_all_queries = is_in_order and query.shape[1] == key.shape[-1]
             form = cpu_attention.attend_in_order if has_all_queries else cpu_attention.attend
             return form(query, key, value, visible, **settings)
-        # Queries of all heads that share a key head in one axis: these are two matrix products, of
-        # which only the small operands are transposed.
+        visible = is_visible(places, key_places, window)
+        weights = _weights(query, key, visible, scale, soft_cap).astype(value.dtype)
         batch, length, num_heads, size = query.shape
         groups, shared = key.shape[1], num_heads // key.shape[1]
-        query = query.reshape(batch, length, groups, shared, size).transpose(0, 2, 3, 1, 4)
-        query = query.reshape(batch, groups, shared * length, size)
-        logits = jnp.matmul(query, key, preferred_element_type=jnp.float32) * scale
-        if soft_cap is not None:
-            logits = soft_cap * jnp.tanh(logits / soft_cap)
-        visible = is_visible(places, key_places, window)[:, None, None]
-        logits = logits.reshape(batch, groups, shared, length, -1)
-        weights = jax.nn.softmax(jnp.where(visible, logits, _MASKED), axis=-1)
-        weights = jnp.where(visible, weights, 0.0).astype(value.dtype)
         answers = jnp.matmul(weights.reshape(batch, groups, shared * length, -1), value)
         answers = answers.reshape(batch, groups, shared, length, size).transpose(0, 3, 1, 2, 4)
         return answers.reshape(batch, length, num_heads, size)
@@ -153,6 +145,62 @@ def attend(
     )  # fmt: skip
 
 
+def _weights(
+    query: Float[Array, "B Q H K"],
+    key: Float[Array, "B G K T"],
+    visible: Bool[Array, "B Q T"],
+    scale: float,
+    soft_cap: float | None,
+) -> Float[Array, "B G shared Q T"]:
+    """The softmax of `attend`, float32; 0 for keys that are not visible."""
+    # Queries of all heads that share a key head in one axis: with the values these are two matrix
+    # products, of which only the small operands are transposed.
+    batch, length, num_heads, size = query.shape
+    groups, shared = key.shape[1], num_heads // key.shape[1]
+    query = query.reshape(batch, length, groups, shared, size).transpose(0, 2, 3, 1, 4)
+    query = query.reshape(batch, groups, shared * length, size)
+    logits = jnp.matmul(query, key, preferred_element_type=jnp.float32) * scale
+    if soft_cap is not None:
+        logits = soft_cap * jnp.tanh(logits / soft_cap)
+    visible = visible[:, None, None]
+    logits = logits.reshape(batch, groups, shared, length, -1)
+    weights = jax.nn.softmax(jnp.where(visible, logits, _MASKED), axis=-1)
+    return jnp.where(visible, weights, 0.0)
+
+
+def weights_at(
+    query: Float[Array, "B Q H K"],
+    key: Float[Array, "B G K T"],
+    query_places: Places,
+    key_places: Places,
+    at: Int[Array, "B Q"],
+    distances: tuple[int, ...],
+    *,
+    window: Int[Array, ""],
+    scale: float,
+    soft_cap: float | None,
+    chunk: int,
+) -> Float[Array, "B Q H d"]:
+    """Of the weights in `attend`, those of the keys some distances before each query's own place.
+
+    Args:
+      query, key, query_places, key_places, window, scale, soft_cap, chunk: as in `attend`.
+      at: where each query stands among the keys.
+      distances: 0 for its own place.
+    """
+
+    def block(query, key, places, at):
+        visible = is_visible(places, key_places, window)
+        weights = _weights(query, key, visible, scale, soft_cap)
+        by_head = weights.reshape(len(query), query.shape[2], query.shape[1], -1)
+        return at_distances(by_head, at, distances)
+
+    return in_blocks(
+        block, chunk, key.shape[-1], (query, 1, 2), (key, None, 1), (query_places, 1, None),
+        (at, 1, None),
+    )  # fmt: skip
+
+
 @flax.struct.dataclass
 class Kind:
     """What differs from layer to layer, as arrays that a scan can stack.
@@ -160,17 +208,25 @@ class Kind:
     Attributes:
       window, freqs: by which "full" and "sliding" layers differ.
       only_at: of which places an output is wanted; None for all of them.
+      probe: what the layer measures beside its output; None for nothing.
     """
 
     window: Int[Array, "..."]
     freqs: Float[Array, "... half"]
     only_at: Int[Array, "B A"] | None = None
+    probe: Probe | None = None
 
     def asked(self, tree: Any) -> Any:
         """The places of arrays [B, Q, ...] of which an output is wanted."""
         if self.only_at is None:
             return tree
         return jax.tree.map(lambda array: take_places(array, self.only_at), tree)
+
+    def probed(self, tree: Any) -> Any:
+        """The places of arrays [B, Q, ...] at which the probe looks, after `asked`."""
+        if self.only_at is not None:  # which are the same
+            return tree
+        return jax.tree.map(lambda array: take_places(array, self.probe.at), tree)
 
 
 def take_places(array: Shaped[Array, "B Q *n"], places: Int[Array, "B A"]) -> Array:
@@ -233,11 +289,19 @@ class GroupedAttention(nn.Module):
             key, value = cache.extended(self, key, value, key_places.positions.shape[1], slot)
         if isinstance(slot, Ragged):
             query, query_places = jax.tree.map(slot.by_row, (query, query_places))
-        answers = attend(
-            query, key, value, query_places, key_places,
+        settings = dict(
             window=kind.window, scale=config.query_scale or config.head_dim**-0.5,
-            soft_cap=config.attention_soft_cap, chunk=config.query_chunk, is_isolated=is_isolated,
+            soft_cap=config.attention_soft_cap, chunk=config.query_chunk,
+        )  # fmt: skip
+        if kind.probe is not None and kind.probe.distances:
+            at, distances = kind.probe.at, kind.probe.distances
+            looking, places = kind.probed((query, query_places))
+            weights = weights_at(looking, key, places, key_places, at, distances, **settings)
+            put_attention(self, weights)
+        answers = attend(
+            query, key, value, query_places, key_places, is_isolated=is_isolated,
             is_in_order=slot is None and kind.only_at is None and not config.bidirectional_prefix,
+            **settings,
         )  # fmt: skip
         if isinstance(slot, Ragged):
             answers = slot.by_token(answers)

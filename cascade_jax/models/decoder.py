@@ -26,6 +26,7 @@ from cascade_jax.models.attention import (
 from cascade_jax.models.config import DecoderConfig
 from cascade_jax.models.layers import MLP, Dense, Embed, norm, residual_constraint
 from cascade_jax.models.packed_answers import PackedAnswers
+from cascade_jax.models.probe import Probe
 from cascade_jax.models.ragged import Ragged
 from cascade_jax.models.slots import PackedInputs
 from cascade_jax.models.stack import layer_stack, run_layers
@@ -62,7 +63,10 @@ class Layer(nn.Module):
         x = kind.asked(x) + self._after("post_attention_norm", y, deterministic)
         y = norm(config, "pre_mlp_norm")(x)
         y = MLP(config, name="mlp")(y, deterministic)
-        return residual_constraint(x + self._after("post_mlp_norm", y, deterministic)), None
+        x = residual_constraint(x + self._after("post_mlp_norm", y, deterministic))
+        if kind.probe is not None:
+            kind.probe.put_states(self, kind.probed(x))
+        return x, None
 
     def _after(self, name: str, y: Any, deterministic: bool) -> Any:
         y = norm(self.config, name)(y) if self.config.post_norms else y
@@ -98,15 +102,20 @@ class Decoder(nn.Module):
         segment_ids: Int[Array, "B L"] | None = None,
         positions: Int[Array, "B L"] | None = None,
         only_at: Int[Array, "B A"] | None = None,
+        probe: Probe | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "B A D"]:
         """What `unembed` turns into logits; arguments as in `DecoderBatch`.
 
-        With `only_at` only what predicts after these places of each row.
+        With `only_at` only what predicts after these places of each row, where a probe looks too.
 
         Raises:
-          ValueError: if only one of segment_ids and positions is given.
+          ValueError: if only one of segment_ids and positions is given, or a probe without only_at.
         """
+        if probe is not None:
+            if only_at is None:
+                raise ValueError("a probe looks at the places of only_at, which is None")
+            probe = probe.replace(at=only_at)
         if (segment_ids is None) != (positions is None):
             raise ValueError("give segment_ids and positions together, or neither")
         if positions is None:
@@ -116,7 +125,7 @@ class Decoder(nn.Module):
         if self.config.bidirectional_prefix and is_prefix is not None:
             both_ways = is_prefix.astype(bool)
         places = Places(positions, segment_ids, both_ways, jnp.ones(tokens.shape, bool))
-        return self._run(tokens, places, places, None, deterministic, only_at)
+        return self._run(tokens, places, places, None, deterministic, only_at, probe)
 
     def encode(self, inputs: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         """Hidden states of the input's tokens, read as a prompt."""
@@ -249,7 +258,7 @@ class Decoder(nn.Module):
         positions = lengths[:, None] - 1 + places
         return Places(positions, jnp.ones_like(places), both_ways, is_readable)
 
-    def _run(self, tokens, query_places, key_places, slot, deterministic, only_at=None):
+    def _run(self, tokens, query_places, key_places, slot, deterministic, only_at=None, probe=None):
         """Hidden states of tokens, or at these places of theirs alone.
 
         `slot` is where they go in the cache, if there is one. What is not asked for is left out of
@@ -258,7 +267,8 @@ class Decoder(nn.Module):
         config = self.config
         at_start = (query_places.positions == 0) & (tokens == PAD_ID)
         x = self.token_embedder(jnp.where(at_start, config.bos_id, tokens))
-        kinds = [kind_of(config, layer) for layer in range(config.num_layers)]
+        layers = range(config.num_layers)
+        kinds = [kind_of(config, layer).replace(probe=probe) for layer in layers]
         arguments = query_places, key_places, slot, deterministic
         if not config.scan_layers:
             kinds[-1] = kinds[-1].replace(only_at=only_at)

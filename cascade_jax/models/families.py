@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from cascade_jax.batch import Batch, DecoderBatch
 from cascade_jax.models import decoder, t5
+from cascade_jax.models import probe as probe_lib
 from cascade_jax.models.config import DecoderConfig, ModelConfig, T5Config
 from cascade_jax.models.packed_answers import PackedAnswers
 from cascade_jax.models.ragged import Ragged
@@ -38,7 +39,10 @@ class Family(Protocol):
     start_places: int
 
     def hidden(self, *arguments: Any, deterministic: bool = True, **settings: Any):
-        """Hidden states [B L D] that predict targets; what `reading` gives are its arguments."""
+        """Hidden states [B L D] that predict targets; what `reading` gives are its arguments.
+
+        With `probe` (`models/probe.py`) its layers measure more; a family may be without it.
+        """
 
     def unembed(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Logits of hidden states, float32."""
@@ -179,6 +183,27 @@ def hidden(
         deterministic=dropout_key is None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
+
+
+def probed(
+    model: Model, params: Mapping[str, Any], batch: Batch, probe: probe_lib.Probe
+) -> tuple[Float[Array, "B L D"], probe_lib.Measured]:
+    """As `hidden` without dropout, and what the layers that answers go through measured."""
+    arguments, settings = model.reading(batch)
+    states, variables = model.apply(
+        {"params": params},
+        *arguments,
+        **settings,
+        probe=probe,
+        method="hidden",
+        mutable=[probe_lib.COLLECTION],
+    )
+    return states, probe_lib.measured(variables)
+
+
+def answer_layers(config: ModelConfig) -> int:
+    """How many layers an answer's tokens go through: those of the last stack."""
+    return list(build(config).stacks().values())[-1]
 
 
 def hidden_and_unembedding(

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from cascade_jax import axes
-from cascade_jax.models import cache, cpu_attention, cudnn
+from cascade_jax.models import cache, cpu_attention, cudnn, probe
 from cascade_jax.models.blocks import in_blocks, num_shards
 from cascade_jax.models.config import DecoderConfig, ModelConfig, T5Config
 from cascade_jax.models.isolation import isolated
@@ -276,6 +276,7 @@ class Attention(nn.Module):
         bias: Float[Array, "#B H #Q S"] | None,
         position: Int[Array, ""] | Ragged | None,
         deterministic: bool,
+        asked: probe.Probe | None = None,
     ) -> Float[Array, "B Q D"]:
         """Attends from x.
 
@@ -288,6 +289,7 @@ class Attention(nn.Module):
             else `x is source` (self-attention) adds one key at this position to the cache, or the
             keys of ragged tokens where they belong; mask and bias are then by row.
           deterministic: True switches dropout off.
+          asked: what is measured besides, without a cache; None for nothing.
         """
         config = self.config
         projected = functools.partial(heads, config, num_heads=config.num_heads)
@@ -307,6 +309,9 @@ class Attention(nn.Module):
             key, value = cache.kept(self, key, value)
         if isinstance(position, Ragged):
             query = position.by_row(query)
+        if asked is not None and asked.distances:
+            weights = _weights_at(query, key, mask, bias, config.query_chunk, asked.distances)
+            probe.put_attention(self, weights)
         if config.dropout_rate and not deterministic:
             # Dropout of the weights takes the same keys from all queries of a head, so it might as
             # well take the values, which are fewer.
@@ -328,21 +333,40 @@ def _attend(query, key, value, mask, bias, chunk, is_isolated=False):
     def attend(query, key, value, mask, bias):
         if not is_isolated and cpu_attention.takes(query):
             return cpu_attention.attend(query, key, value, mask[:, 0], bias=bias)
-        logits = jnp.einsum("bqhk,bhkt->bhqt", query, key, preferred_element_type=jnp.float32)
-        if bias is not None:
-            logits = logits + bias
-        weights = jax.nn.softmax(jnp.where(mask, logits, _MASKED), axis=-1)
-        weights = jnp.where(mask, weights, 0.0).astype(value.dtype)
+        weights = _weights(query, key, mask, bias).astype(value.dtype)
         return jnp.einsum("bhqt,bhtk->bqhk", weights, value)
 
-    # A mask or bias may be one for all queries; else it is cut as they are.
+    parts = (query, 1, 2), (key, None, 1), (value, None, 1), *_mask_parts(query, mask, bias)
+    return in_blocks(attend, chunk, key.shape[-1], *parts)
+
+
+def _weights(query, key, mask, bias):
+    """The softmax [B H Q T] of `_attend`, float32; 0 where the mask is False."""
+    logits = jnp.einsum("bqhk,bhkt->bhqt", query, key, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + bias
+    weights = jax.nn.softmax(jnp.where(mask, logits, _MASKED), axis=-1)
+    return jnp.where(mask, weights, 0.0)
+
+
+def _mask_parts(query, mask, bias):
+    """Mask and bias for `in_blocks`: one may be for all queries; else it is cut as they are."""
+
     def by_query(x):
         return 2 if x is not None and x.shape[2] == query.shape[1] else None
 
-    return in_blocks(
-        attend, chunk, key.shape[-1], (query, 1, 2), (key, None, 1), (value, None, 1),
-        (mask, by_query(mask), None), (bias, by_query(bias), None if bias is None else 1),
-    )  # fmt: skip
+    return (mask, by_query(mask), None), (bias, by_query(bias), None if bias is None else 1)
+
+
+def _weights_at(query, key, mask, bias, chunk, distances):
+    """Weights [B Q H d] of the keys some distances before each query; see `probe.Probe`."""
+
+    def at(query, key, mask, bias, places):
+        return probe.at_distances(_weights(query, key, mask, bias), places, distances)
+
+    places = probe.own_places(query.shape[1], len(query))
+    parts = (query, 1, 2), (key, None, 1), *_mask_parts(query, mask, bias), (places, 1, None)
+    return in_blocks(at, chunk, key.shape[-1], *parts)
 
 
 class MLP(nn.Module):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cascade_jax import axes
+from cascade_jax.models import probe
 from cascade_jax.models.config import ModelConfig
 
 _REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
@@ -41,7 +42,7 @@ def layer_stack(
     in_axes = (0,) * has_own + (nn.broadcast,) * (num_arguments - has_own)
     scanned = nn.scan(
         layer,
-        variable_axes={"params": 0, "cache": 0},
+        variable_axes={"params": 0, "cache": 0, probe.COLLECTION: 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=in_axes,
         length=num_layers,

@@ -20,6 +20,7 @@ from cascade_jax.models import layer_flops
 from cascade_jax.models.config import T5Config
 from cascade_jax.models.layers import Embed
 from cascade_jax.models.packed_answers import PackedAnswers
+from cascade_jax.models.probe import Probe
 from cascade_jax.models.ragged import Ragged, causal_mask
 from cascade_jax.models.slots import PackedInputs
 from cascade_jax.models.t5_stacks import Decoder, Encoder
@@ -61,9 +62,12 @@ class T5(nn.Module):
         *,
         input_segment_ids: Int[Array, "B S"] | None = None,
         target_segment_ids: Int[Array, "B L"] | None = None,
+        probe: Probe | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "B L D"]:
         """What `unembed` makes logits of; arguments as in `Batch`, deterministic=False for dropout.
+
+        A probe looks at the decoder's places.
 
         Raises:
           ValueError: if only one of the two segment ids is given.
@@ -72,9 +76,8 @@ class T5(nn.Module):
             raise ValueError("give input_segment_ids and target_segment_ids together, or neither")
         settings = {"input_segment_ids": input_segment_ids, "deterministic": deterministic}
         encoded = self.encode(inputs, **settings)
-        return self.decode(
-            encoded, inputs, decoder_inputs, target_segment_ids=target_segment_ids, **settings
-        )
+        settings |= {"target_segment_ids": target_segment_ids, "probe": probe}
+        return self.decode(encoded, inputs, decoder_inputs, **settings)
 
     def decode(
         self,
@@ -85,6 +88,7 @@ class T5(nn.Module):
         input_segment_ids: Int[Array, "B S"] | None = None,
         target_segment_ids: Int[Array, "B L"] | None = None,
         answer_numbers: Int[Array, "B L"] | None = None,
+        probe: Probe | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "B L D"]:
         """What `unembed` turns into logits, from what `encode` made of the inputs.
@@ -100,7 +104,7 @@ class T5(nn.Module):
         if answer_numbers is not None:
             self_mask = self_mask & _same_segment(answer_numbers, answer_numbers)
         x = self.token_embedder(decoder_inputs)
-        return self.decoder(x, encoded, self_mask, cross_mask, None, deterministic)
+        return self.decoder(x, encoded, self_mask, cross_mask, None, deterministic, probe)
 
     def hidden_after(self, inputs: PackedInputs, answers: PackedAnswers) -> Float[Array, "R W D"]:
         """Hidden states that predict each token of answers to packed inputs."""

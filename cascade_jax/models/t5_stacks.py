@@ -14,6 +14,7 @@ from cascade_jax.models.layers import (
     RMSNorm,
     residual_constraint,
 )
+from cascade_jax.models.probe import Probe
 from cascade_jax.models.ragged import Ragged
 from cascade_jax.models.stack import layer_stack, run_layers
 
@@ -61,6 +62,7 @@ class DecoderLayer(nn.Module):
         cross_mask: Bool[Array, "B 1 #L S"],
         bias: Float[Array, "#B H L T"] | Places,
         position: Int[Array, ""] | Ragged | None,
+        probe: Probe | None,
         deterministic: bool,
     ) -> tuple[Float[Array, "B L D"], None]:
         """Returns the new residual stream, and None as `nn.scan` wants a second output."""
@@ -70,7 +72,7 @@ class DecoderLayer(nn.Module):
         dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
         y = RMSNorm(config.dtype, name="pre_self_attention_layer_norm")(x)
         attention = Attention(config, name="self_attention")
-        y = attention(y, y, self_mask, bias, position, deterministic)
+        y = attention(y, y, self_mask, bias, position, deterministic, probe)
         x = x + dropout(y, deterministic=deterministic)
         y = RMSNorm(config.dtype, name="pre_cross_attention_layer_norm")(x)
         attention = Attention(config, name="encoder_decoder_attention")
@@ -78,7 +80,10 @@ class DecoderLayer(nn.Module):
         x = x + dropout(y, deterministic=deterministic)
         y = RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x)
         y = MLP(config, name="mlp")(y, deterministic)
-        return residual_constraint(x + dropout(y, deterministic=deterministic)), None
+        x = residual_constraint(x + dropout(y, deterministic=deterministic))
+        if probe is not None:
+            probe.put_states(self, x)
+        return x, None
 
 
 class Encoder(nn.Module):
@@ -116,7 +121,7 @@ class Decoder(nn.Module):
         config = self.config
         if not config.relative_bias_per_layer:
             self.relpos_bias = RelativePositionBias(config, bidirectional=False)
-        self.layers = layer_stack(DecoderLayer, config, config.num_decoder_layers, 6)
+        self.layers = layer_stack(DecoderLayer, config, config.num_decoder_layers, 7)
         self.decoder_norm = RMSNorm(config.dtype)
         self.input_dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
         self.output_dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
@@ -132,6 +137,7 @@ class Decoder(nn.Module):
         cross_mask: Bool[Array, "B 1 #L S"],
         position: Int[Array, ""] | Ragged | None,
         deterministic: bool,
+        probe: Probe | None = None,
     ) -> Float[Array, "B L D"]:
         """`position` says where x goes in a cache, and is None without one.
 
@@ -147,9 +153,8 @@ class Decoder(nn.Module):
             places = position[None], position - (position - keys) % keys.size
         bias = places if self.config.relative_bias_per_layer else self.relpos_bias(*places)
         x = self.input_dropout(x, deterministic=deterministic)
-        x = run_layers(
-            self.layers, x, encoded, self_mask, cross_mask, bias, position, deterministic
-        )
+        arguments = encoded, self_mask, cross_mask, bias, position, probe, deterministic
+        x = run_layers(self.layers, x, *arguments)
         return self.output_dropout(self.decoder_norm(x), deterministic=deterministic)
 
     def unembed(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
