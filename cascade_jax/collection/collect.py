@@ -9,6 +9,7 @@ from cascade_jax import checks, records
 from cascade_jax.collection import answers as answers_lib
 from cascade_jax.collection import kept_answers, measuring, next_tokens
 from cascade_jax.collection import live_policy as policy_lib
+from cascade_jax.collection import probes as probes_lib
 from cascade_jax.collection import samples as samples_lib
 from cascade_jax.collection.answers import Answers
 from cascade_jax.collection.kept_answers import ModelColumns
@@ -46,6 +47,8 @@ class CollectConfig:
         learned routers can use. The inputs are read once more for it. (With "teacher_forced": the
         hidden state that each token is predicted from.)
       samples: how many more answers to each example are drawn at random, how, and by which models.
+      probes: what is measured of the student's answers for scores that need more than log-probs,
+        such as `probes.SelfCertainty`; for most of them input and answer are read once more.
       policy: a certificate file of `cascade-jax calibrate` for single tokens: its student's table
         then also has what both models write together (columns cascade_*); "" for none.
       hang_seconds: a collection without progress for so long is ended; None to wait for ever.
@@ -58,6 +61,7 @@ class CollectConfig:
     top_k: int = 10
     embeddings: bool = False
     samples: SampleConfig = SampleConfig()
+    probes: Sequence[probes_lib.Probe] = ()
     policy: str = ""
     hang_seconds: float | None = 1800.0
 
@@ -71,6 +75,11 @@ class CollectConfig:
                 f"samples are whole answers, and with decoding {self.decoding!r} there are none; "
                 f"must be {schema.GREEDY!r} or {schema.RANK!r}"
             )
+        for probe in self.probes:
+            is_probe = isinstance(probe, probes_lib.Probe)
+            checks.require(is_probe, "probes", probe, "a list such as [@probes.SelfCertainty()]")
+        if self.probes and self.decoding == schema.TEACHER_FORCED:
+            raise ValueError(f"probes are measured of answers, and {self.decoding!r} writes none")
         checks.positive("hang_seconds", self.hang_seconds, optional=True)
 
     @property
@@ -104,6 +113,7 @@ def collect(config: CollectConfig) -> list[Path]:
     for student in students:
         generate.check_top_k(config.top_k, student.config.vocab_size)
         config.samples.check_vocabulary(student.config.vocab_size)
+        probes_lib.check(config.probes, student.config, config.top_k)
     policy = policy_lib.load(config.policy, students, teacher, mixture.fingerprint, config.data)
 
     mixture.check_files(config.split)
@@ -212,6 +222,9 @@ def _answer(
     if config.samples.are_drawn_by(role):
         samples = samples_lib.draw(model, questions, config.samples)
     columns = _model_columns(role, metadata, answers, quality, samples)
+    if is_student:
+        measured = probes_lib.measure(model, questions, answers, config.probes)
+        columns |= {f"{role}_{name}": values for name, values in measured.items()}
     figures = {
         task: {name: value if math.isfinite(value) else None for name, value in by_metric.items()}
         for task, by_metric in quality.figures.items()
@@ -278,6 +291,8 @@ def _metadata(
         **config.samples.metadata,
         **facts,
     }
+    if config.probes:
+        metadata[schema.PROBES] = [repr(probe) for probe in config.probes]
     for role, model in zip(schema.PAIR, (student, teacher), strict=True):
         shapes = families.parameter_shapes(model.config)
         metadata |= {

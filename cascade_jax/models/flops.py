@@ -13,7 +13,7 @@ import jax
 from flax import linen as nn
 
 from cascade_jax.models import layer_flops
-from cascade_jax.models.families import ModelConfig, build, parameter_shapes
+from cascade_jax.models.families import ModelConfig, answer_layers, build, parameter_shapes
 
 
 def parameter_count(params: Mapping[str, Any]) -> int:
@@ -105,6 +105,31 @@ def live_flops(config: ModelConfig, input_length: int, answer_length: int, num_l
     """
     whole = answer_flops(config, input_length, answer_length)
     return whole - (answer_length - num_logits) * layer_flops.logits(config)
+
+
+def probe_flops(
+    config: ModelConfig, input_length: int, answer_length: int, has_logits: bool, layers: int
+) -> int:
+    """FLOPs of reading an input and its answer once more to measure what scores need.
+
+    Args:
+      config: of the model.
+      input_length, answer_length: tokens, end of sequence too.
+      has_logits: whether the logits of the answer's tokens are made.
+      layers: how many layers compute attention weights for it.
+
+    Raises:
+      ValueError: more layers than an answer goes through.
+    """
+    if layers > answer_layers(config):
+        raise ValueError(f"layers is {layers}; an answer goes through {answer_layers(config)}")
+    whole = forward_flops(config, input_length, answer_length)
+    if not has_logits:
+        whole -= answer_length * layer_flops.logits(config)
+    keys = answer_length + ("encoder" not in build(config).stacks()) * input_length
+    return whole + (
+        layers * layer_flops.attention_weights(config, answer_length, keys) if layers else 0
+    )
 
 
 def ranking_flops(config: ModelConfig, input_length: int, option_lengths: Sequence[int]) -> int:

@@ -33,6 +33,11 @@ def self_attention(config: T5Config | DecoderConfig, queries: int, keys: int) ->
     return queries * (projections + 4 * config.num_heads * config.head_dim * keys)
 
 
+def attention_weights(config: T5Config | DecoderConfig, queries: int, keys: int) -> int:
+    """One layer's weights once more, without the values that they weigh."""
+    return queries * 2 * config.num_heads * config.head_dim * keys
+
+
 def cross_attention(config: T5Config, queries: int, keys: int) -> int:
     """One layer, without the keys and values, which are made once for an input."""
     width = config.num_heads * config.head_dim

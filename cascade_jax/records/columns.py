@@ -181,6 +181,10 @@ class Columns:
         width = 1
         if shape == schema.TOP_PER_TOKEN:
             width = self._metadata[schema.TOP_K]
+        elif shape == schema.LAYERS_PER_TOKEN:
+            first = int(np.argmax(expected[0] > 0)) if self.num_rows else 0
+            has_token = self.num_rows and expected[0][first]
+            width = max(int(lengths[0][first] // expected[0][first]), 1) if has_token else 1
         elif shape == schema.VECTOR:
             expected = [np.ones(self.num_rows, np.int64)]
             width = int(lengths[0][0]) if self.num_rows else 1
@@ -198,7 +202,7 @@ class Columns:
             self._check_lengths(field, level, lengths[level], lengths_expected, width)
         if sets_offsets:
             self._made[offsets[-1]] = offsets_of(lengths[-1])
-        is_wide = shape in (schema.TOP_PER_TOKEN, schema.VECTOR)
+        is_wide = shape in (schema.TOP_PER_TOKEN, schema.LAYERS_PER_TOKEN, schema.VECTOR)
         self._made[field.name] = values.reshape(-1, width) if is_wide else values
 
     # --------------------------------------------------------------- checking
@@ -218,7 +222,9 @@ class Columns:
         must = f"that of row 0 has {width}"
         if field.offsets:
             must = f"{self.setter_of(field.offsets[level]).name!r} has {expected[row]}"
-            must += f" and {schema.TOP_K} is {width}" * (width != 1)
+            is_top = field.column.shape == schema.TOP_PER_TOKEN
+            unit = f"{schema.TOP_K} is {width}" if is_top else f"a token has {width} in others"
+            must += f" and {unit}" * (width != 1)
         raise RecordsError(
             f"{self._source}: {field.name!r} of {('row', 'sample')[level]} {row} has "
             f"{lengths[row]} values, {must}"

@@ -23,6 +23,7 @@ CORPUS_METRICS, FIGURES, DECODING = "corpus_metrics", "figures", "decoding"  # o
 MODELS = "models"  # names in order of cost
 POLICY = "policy"  # optional: the certificate that the live cascade keeps to, as a dict
 TOP_K = "top_k"  # optional: how many log-probs a token has in the columns of top log-probs
+PROBES = "probes"  # optional: what was measured of the first model's answers for scores
 # What `collect` writes under "decoding".
 GREEDY, RANK, TEACHER_FORCED = "greedy", "rank_classification", "teacher_forced"
 
@@ -32,6 +33,7 @@ EXAMPLE, EVERY_MODEL, DEFERRING_MODEL, LIVE = "example", "model", "deferring mod
 ONE = "one"
 PER_TOKEN = "one per token"
 TOP_PER_TOKEN = "top_k per token"
+LAYERS_PER_TOKEN = "one per layer of each token, as many in all rows"
 VECTOR = "a vector, of one length in all rows"
 COUNTS = "as many as the corpus metric has"
 PER_SAMPLE = "one per sampled answer"
@@ -160,6 +162,7 @@ _needed = functools.partial(_model, is_required=True)
 _measure = functools.partial(_model, is_shared=True, is_read_at_once=True)
 _sample = functools.partial(_model, collected="`SAMPLES = 10`")
 _deferring = functools.partial(Column, owner=DEFERRING_MODEL)
+_probe = functools.partial(_deferring, is_for_scores=True)
 _top = functools.partial(_deferring, collected="`TOP_K = 10`")
 _live = functools.partial(Column, owner=LIVE, needs=_LIVE_NAMES, collected="`POLICY`")
 
@@ -194,6 +197,28 @@ COLUMNS: tuple[Column, ...] = (
     _deferring("stored_scores", _FLOATS,
                "deferral scores of the answer that other columns do not give", VECTOR, FINITE,
                collected="no, `records without-text`", used_by="claims"),
+    _probe("mean_log_probs", _FLOATS, "mean over the vocabulary of its log-probs at each token",
+           PER_TOKEN, LOG_PROB, collected="`SelfCertainty()`", used_by="self-certainty"),
+    _probe("vocab_size", _INT, "ids that a token is one of", ONE, POSITIVE,
+           collected="`SelfCertainty()`, `PreviousAttention()`",
+           used_by="self-certainty, RAUQ (entropy)"),
+    _probe("previous_attention", _FLOATS,
+           "attention to the token before it when a token was predicted, of a head of each layer",
+           LAYERS_PER_TOKEN, IN_UNIT_INTERVAL, collected="`PreviousAttention()`", used_by="RAUQ"),
+    _probe("self_attention_logs", _FLOATS,
+           "mean over a layer's heads of the log of that attention", PER_TOKEN, FINITE,
+           collected="`SelfAttention()`", used_by="the attention score"),
+    _probe("relevances", _FLOATS, "how much a token changes the meaning of the answer", PER_TOKEN,
+           NOT_NEGATIVE, collected="`Relevance()`", used_by="TokenSAR"),
+    _probe("surface_log_probs", _FLOATS,
+           "log of the share of the likeliest tokens that are spelled as it is", PER_TOKEN,
+           LOG_PROB, collected="`SurfaceForms()`", used_by="surface-form CCP"),
+    _deferring("input_state", _FLOATS, "hidden state at the end of the input", VECTOR, FINITE,
+               collected="`States()`", used_by="learned scores"),
+    _deferring("answer_state", _FLOATS, "mean hidden state of the answer", VECTOR, FINITE,
+               collected="`States()`", used_by="learned scores"),
+    _deferring("probe_flops", _FLOAT, "FLOPs of the pass that measured for scores", ONE,
+               NOT_NEGATIVE, collected="`PROBES`", used_by="the cost of scores"),
     _measure("input_tokens", _INT, "tokens read", ONE, NOT_NEGATIVE, used_by="prices"),
     _measure("flops", _FLOAT, "FLOPs of the whole answer, reading and writing", ONE, POSITIVE,
              used_by="costs in real FLOPs"),
@@ -269,6 +294,7 @@ def _fields(columns: tuple[Column, ...], models: tuple[str, ...]) -> Mapping[str
             offsets = {
                 PER_TOKEN: (f"{owner}_offsets",),
                 TOP_PER_TOKEN: (f"{owner}_offsets",),
+                LAYERS_PER_TOKEN: (f"{owner}_offsets",),
                 COUNTS: ("statistics_offsets",),
                 PER_SAMPLE: (f"{owner}_sample_offsets",),
                 PER_SAMPLE_TOKEN: (f"{owner}_sample_offsets", f"{owner}_sample_token_offsets"),

@@ -1,5 +1,7 @@
 """Answers of any lengths for the tests of scores."""
 
+import dataclasses
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -24,6 +26,23 @@ def answers_of(lists, ids=None, dtype=np.float32, k=0) -> AnswerTokens:
     top = -np.sort(-log_probs, axis=1)[:, :k]
     entropies = -np.sum(np.exp(log_probs) * log_probs, axis=1)
     return AnswerTokens(values, entropies.astype(dtype), offsets, ids, top.astype(dtype))
+
+
+def probed(lists, layers=3, vocab_size=40) -> AnswerTokens:
+    """Answers with these log-probs, and all columns that probes measure drawn for them."""
+    answers = answers_of(lists, k=2)
+    rng = np.random.default_rng(len(answers.log_probs) + 1)
+    count = len(answers.log_probs)
+    per_token = {
+        "mean_log_probs": -np.log(vocab_size) - rng.exponential(size=count),
+        "previous_attention": rng.random((count, layers)),
+        "self_attention_logs": np.log(rng.random(count)),
+        "relevances": rng.random(count),
+        "surface_log_probs": -rng.exponential(size=count),
+    }
+    per_token = {name: values.astype(np.float32) for name, values in per_token.items()}
+    sizes = np.full(answers.num_examples, vocab_size, np.int32)
+    return dataclasses.replace(answers, per_token=per_token, per_example={"vocab_size": sizes})
 
 
 def rows_of(answers: AnswerTokens, values) -> list[np.ndarray]:

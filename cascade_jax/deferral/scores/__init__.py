@@ -4,7 +4,10 @@ A gin file finds every score here. Learned scores are in `cascade_jax.deferral.r
 """
 
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
+from cascade_jax.deferral.scores.attention import AttentionScore, Rauq, RauqEntropy
 from cascade_jax.deferral.scores.base import DeferralScore, Score, name_of
+from cascade_jax.deferral.scores.distribution import SelfCertainty, SurfaceFormCcp
+from cascade_jax.deferral.scores.relevance import TokenSar
 from cascade_jax.deferral.scores.samples.agreement import Disagreement
 from cascade_jax.deferral.scores.samples.answers import SampledAnswers
 from cascade_jax.deferral.scores.samples.classes import (
@@ -40,12 +43,13 @@ from cascade_jax.deferral.scores.token import (
 )
 
 __all__ = [
-    "ALL", "FROM_SAMPLES", "FROM_TOKENS", "SAR", "STANDARD", "AnswerTokens", "ArithmeticMean",
-    "Average", "DeferralScore", "Deg", "Disagreement", "DiscreteSemanticEntropy", "Ecc", "EigV",
-    "Entropy", "EntropyProductionRate", "GeometricMean", "KernelLanguageEntropy", "Kurtosis",
-    "LexicalSimilarity", "Margin", "MaxSoftmax", "Maximum", "Minimum", "NumSet", "Perplexity",
-    "PredictiveEntropy", "Quantile", "SampledAnswers", "Score", "SemanticEntropy", "SentSAR", "Sum",
-    "TopKurtosis", "available", "name_of",
+    "ALL", "FROM_PROBES", "FROM_SAMPLES", "FROM_TOKENS", "SAR", "STANDARD", "AnswerTokens",
+    "ArithmeticMean", "AttentionScore", "Average", "DeferralScore", "Deg", "Disagreement",
+    "DiscreteSemanticEntropy", "Ecc", "EigV", "Entropy", "EntropyProductionRate",
+    "GeometricMean", "KernelLanguageEntropy", "Kurtosis", "LexicalSimilarity", "Margin",
+    "MaxSoftmax", "Maximum", "Minimum", "NumSet", "Perplexity", "PredictiveEntropy", "Quantile",
+    "Rauq", "RauqEntropy", "SampledAnswers", "Score", "SelfCertainty", "SemanticEntropy",
+    "SentSAR", "Sum", "SurfaceFormCcp", "TokenSar", "TopKurtosis", "available", "name_of",
 ]  # fmt: skip
 
 # The rules that CAT's figure 6 compares; its ChowQuantile-0 is the minimum.
@@ -59,6 +63,11 @@ FROM_TOKENS: tuple[Score, ...] = (
     Entropy(), Margin(), EntropyProductionRate(), TopKurtosis(),
 )  # fmt: skip
 
+# Of what probes measure of the answer.
+FROM_PROBES: tuple[Score, ...] = (
+    SelfCertainty(), Rauq(), RauqEntropy(), AttentionScore(), TokenSar(), SurfaceFormCcp(),
+)  # fmt: skip
+
 # Of more answers to each example, drawn at random.
 FROM_SAMPLES: tuple[Score, ...] = (
     PredictiveEntropy(), PredictiveEntropy(per_token=True), DiscreteSemanticEntropy(),
@@ -67,7 +76,7 @@ FROM_SAMPLES: tuple[Score, ...] = (
 )  # fmt: skip
 
 # Every score with its usual settings.
-ALL: tuple[Score, ...] = FROM_TOKENS + FROM_SAMPLES
+ALL: tuple[Score, ...] = FROM_TOKENS + FROM_PROBES + FROM_SAMPLES
 
 
 def available(answers: AnswerTokens) -> list[Score]:

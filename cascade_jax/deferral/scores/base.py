@@ -6,6 +6,7 @@ and the meaning of zero are the score's own: everything after it uses the order 
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -36,11 +37,14 @@ class Score:
       name: for tables and axes: "average", "quantile 0.4".
       column: the field of `AnswerTokens` that it reads.
       least_k: number of the likeliest tokens' log-probs that it needs.
+      measured: columns of `AnswerTokens.per_token` and `per_example` that it reads besides, each
+        with the setting by which `collect` adds it.
     """
 
     name: ClassVar[str] = ""
     column: ClassVar[str] = "log_probs"
     least_k: ClassVar[int] = 0
+    measured: ClassVar[Mapping[str, str]] = {}
 
     def __call__(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
         """Scores every example in float64; higher = more reason to defer.
@@ -57,6 +61,9 @@ class Score:
         refuse_empty(answers)
         column = self.column_of(answers)
         refuse_non_finite(answers, getattr(answers, column), _COLUMN_NAMES[column])
+        for name in self.measured:
+            if name in answers.per_token:
+                refuse_non_finite(answers, answers.per_token[name], name.replace("_", " "))
         if answers.num_examples == 0:
             return np.zeros(0)
         return self._values(answers)
@@ -79,6 +86,12 @@ class Score:
                 f"column student_top_log_probs, and {held}; `cascade-jax collect` with TOP_K = "
                 f"{max(10, self.least_k)} adds it"
             )
+        for name, setting in self.measured.items():
+            if name not in answers.per_token and name not in answers.per_example:
+                return (
+                    f"score {self.name!r} needs the column student_{name}, which is not there; "
+                    f"`cascade-jax collect` with {setting} adds it"
+                )
         return ""
 
     def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:

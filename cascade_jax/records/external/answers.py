@@ -194,7 +194,7 @@ def parsed(line: Line, columns: Mapping[str, Column], lengths: str) -> dict[str,
     return values
 
 
-_TOKEN_SHAPES = (schema.PER_TOKEN, schema.TOP_PER_TOKEN)
+_TOKEN_SHAPES = (schema.PER_TOKEN, schema.TOP_PER_TOKEN, schema.LAYERS_PER_TOKEN)
 _ALIKE = (  # lists of lists, and those whose lengths they must have
     ("top_ids", "top_log_probs"),
     ("sample_tokens", "sample_log_probs"),
@@ -253,9 +253,9 @@ def _list(line: Line, column: Column, values: Any, name: str = "") -> np.ndarray
 
 
 def _lists(line: Line, column: Column, values: Any) -> list[Shaped[np.ndarray, " _"]]:
-    name, is_top = column.name, column.shape == schema.TOP_PER_TOKEN
+    name = column.name
     if not isinstance(values, list) or not all(isinstance(inner, list) for inner in values):
-        unit = "token" if is_top else "sample"
+        unit = "token" if column.shape in _TOKEN_SHAPES else "sample"
         raise line.fail(f"{name} is {shown(values)}; must be a list for each {unit}")
     # All at once: a call for each token would take most of the time of a file.
     flat = _list(line, column, [v for inner in values for v in inner], f"{name} end to end")
@@ -279,10 +279,18 @@ def _lists(line: Line, column: Column, values: Any) -> list[Shaped[np.ndarray, "
     return [flat[start:end] for start, end in zip(ends - sizes, ends, strict=True)]
 
 
+def _layers(line: Line, column: Column, values: Any) -> Shaped[np.ndarray, "tokens layers"]:
+    by_token = _lists(line, column, values)
+    if len(sizes := sorted(set(map(len, by_token)))) > 1:
+        raise line.fail(f"{column.name} has {sizes[0]} to {sizes[-1]} values at a token")
+    return np.stack(by_token) if by_token else np.zeros((0, 1), column.dtype)
+
+
 _PARSERS = {
     schema.ONE: _one,
     schema.PER_TOKEN: _list,
     schema.TOP_PER_TOKEN: _lists,
+    schema.LAYERS_PER_TOKEN: _layers,
     schema.VECTOR: _list,
     schema.COUNTS: _list,
     schema.PER_SAMPLE: _list,

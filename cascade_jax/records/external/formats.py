@@ -79,7 +79,8 @@ def table_answer(line: Line, example_id: str, compares: bool) -> ModelAnswer:
 
 def _spelled(line: Line, notes: collections.Counter) -> Mapping[str, Any]:
     """The fields with the answer's tokens alone, by their pieces."""
-    row, shapes = line.row, (schema.PER_TOKEN, schema.TOP_PER_TOKEN)
+    row = line.row
+    shapes = schema.PER_TOKEN, schema.TOP_PER_TOKEN, schema.LAYERS_PER_TOKEN
     names = [name for name, column in model_columns().items() if column.shape in shapes]
     lists = {name: row[name] for name in names if row.get(name) is not None}
     pieces = lists.get("pieces")
