@@ -113,7 +113,8 @@ def collect(config: CollectConfig) -> list[Path]:
     for student in students:
         generate.check_top_k(config.top_k, student.config.vocab_size)
         config.samples.check_vocabulary(student.config.vocab_size)
-        probes_lib.check(config.probes, student.config, config.top_k)
+        drawn = config.samples.count * config.samples.are_drawn_by(schema.PAIR[0])
+        probes_lib.check(config.probes, student.config, config.top_k, drawn)
     policy = policy_lib.load(config.policy, students, teacher, mixture.fingerprint, config.data)
 
     mixture.check_files(config.split)
@@ -223,7 +224,7 @@ def _answer(
         samples = samples_lib.draw(model, questions, config.samples)
     columns = _model_columns(role, metadata, answers, quality, samples)
     if is_student:
-        measured = probes_lib.measure(model, questions, answers, config.probes)
+        measured = probes_lib.measure(model, questions, answers, config.probes, samples)
         columns |= {f"{role}_{name}": values for name, values in measured.items()}
     figures = {
         task: {name: value if math.isfinite(value) else None for name, value in by_metric.items()}

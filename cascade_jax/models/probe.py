@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 COLLECTION = "probe"  # of Flax, in which layers put what they measured
 ATTENTION, STATES = "attention", "states"
+FIRST, MEAN, LAST = range(3)  # of the states that are kept of an answer's places
 
 
 @flax.struct.dataclass
@@ -34,15 +35,16 @@ class Probe:
     states: bool = flax.struct.field(pytree_node=False, default=False)
 
     def put_states(self, layer: nn.Module, x: Float[Array, "B A D"]) -> None:
-        """Keeps of a layer's output that of the first place, and the mean over the tokens' places.
+        """Keeps of a layer's output that of the FIRST place of an answer, the MEAN and the LAST.
 
-        Nothing where states are not asked for. The mean of an answer without a token is 0.
+        Nothing where states are not asked for. Those of an answer without a token are 0.
         """
         if self.states:
             x = jnp.where(self.is_token[:, :, None], x.astype(jnp.float32), 0.0)
-            count = jnp.maximum(jnp.sum(self.is_token, axis=1), 1)
-            mean = jnp.sum(x, axis=1) / count[:, None].astype(jnp.float32)
-            layer.sow(COLLECTION, STATES, jnp.stack([x[:, 0], mean], axis=1))
+            count = jnp.maximum(jnp.sum(self.is_token, axis=1, keepdims=True), 1)
+            mean = jnp.sum(x, axis=1) / count.astype(jnp.float32)
+            last = jnp.take_along_axis(x, count[:, :, None] - 1, axis=1)[:, 0]
+            layer.sow(COLLECTION, STATES, jnp.stack([x[:, 0], mean, last], axis=1))
 
 
 def at_distances(
@@ -68,14 +70,13 @@ class Measured:
 
     Attributes:
       attention: weights in [0, 1] by place, head and distance.
-      states: after each layer, float32: first that of the place that predicts the first token, then
-        the mean over the answer's places.
+      states: after each layer, float32, of the places that predict tokens: FIRST, MEAN and LAST.
 
     What was not asked for is None.
     """
 
     attention: Float[Array, "layers B A H d"] | None = None
-    states: Float[Array, "layers B 2 D"] | None = None
+    states: Float[Array, "layers B 3 D"] | None = None
 
 
 def measured(variables: Mapping[str, Any]) -> Measured:

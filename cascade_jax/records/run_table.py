@@ -29,7 +29,7 @@ MANTISSA_BITS = 12  # that are kept of log-probs: a relative error of at most 2 
 _LEFT_OUT = ("pieces", "top_log_probs", "top_ids", "embedding")
 _LEFT_OUT += ("sample_answers", "sample_log_probs", "sample_tokens", "sample_drawn_log_probs")
 _LEFT_OUT += ("mean_log_probs", "previous_attention", "self_attention_logs", "relevances")
-_LEFT_OUT += ("surface_log_probs", "input_state", "answer_state")
+_LEFT_OUT += ("surface_log_probs", "input_state", "answer_state", "sample_state_eigenvalues")
 _EMPTY_TEXTS = ("target", "answer")
 _ROUNDED = ("log_probs", "entropies", "seconds")
 _Name = Annotated[str, Meta(min_length=1)]

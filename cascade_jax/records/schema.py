@@ -234,6 +234,9 @@ COLUMNS: tuple[Column, ...] = (
     _sample("sample_drawn_log_probs", pa.list_(_FLOATS), "log-prob of each in the distribution it "
             "was drawn from: at a temperature, cut by top-k and top-p", PER_SAMPLE_TOKEN, LOG_PROB,
             needs=("sample_log_probs",)),
+    _sample("sample_state_eigenvalues", _FLOATS, "of the covariance of their hidden states, rising",
+            PER_SAMPLE, NOT_NEGATIVE, owner=DEFERRING_MODEL, needs=("sample_answers",),
+            collected="`SampleStates()`", used_by="EigenScore"),
     _sample("sample_flops", _FLOAT, "FLOPs of all of them, the input read once", ONE, POSITIVE),
     _live("answer", _TEXT, "the answer, each token by one of the models"),
     _live("tokens", _INTS, "its tokens", PER_TOKEN, COUNT, sets_lengths=True),

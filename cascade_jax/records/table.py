@@ -140,6 +140,7 @@ class Records:
             name: self.columns[f"{model}_{name}"]
             for name in ("sample_answers", "sample_log_probs", "sample_tokens", "answer")
         }
+        states = f"{model}_sample_state_eigenvalues"
         return SampledAnswers(
             texts=column["sample_answers"],
             offsets=self.columns[f"{model}_sample_offsets"],
@@ -147,6 +148,7 @@ class Records:
             token_offsets=self.columns[f"{model}_sample_token_offsets"],
             tokens=column["sample_tokens"],
             greedy=column["answer"],
+            state_eigenvalues=self.columns[states] if states in self.columns else None,
         )
 
     def decoding(self, task: str) -> str:

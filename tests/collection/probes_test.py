@@ -11,21 +11,22 @@ import pytest
 import seqio
 from flax import linen as nn
 
-from cascade_jax import records
+from cascade_jax import numerics, records
 from cascade_jax.batch import Batch
 from cascade_jax.cli.main import main
-from cascade_jax.collection import answers, collect, probes
-from cascade_jax.collection.probes import probe_pass, surface_forms
+from cascade_jax.collection import answers, collect, probes, samples
+from cascade_jax.collection.probes import probe_pass, sample_states, surface_forms
 from cascade_jax.collection.questions import RANK, Questions, decoding_by_task
 from cascade_jax.data import pipeline
 from cascade_jax.deferral import scores
 from cascade_jax.models import families, flops
 from cascade_jax.models.config import DecoderConfig
+from cascade_jax.models.probe import FIRST, MEAN
 from cascade_jax.models.probe import Probe as LayerProbe
 from cascade_jax.parallel.mesh import MeshConfig
 from cascade_jax.records import schema
 from cascade_jax.runs.saved_model import CascadeRuns, LoadedModel
-from tests.support import fakes, pair, records_table
+from tests.support import fakes, pair, polygraph, records_table
 
 VOCAB, EOS, LAYERS = 264, 1, 5
 T5 = fakes.t5_config(vocab_size=VOCAB, num_decoder_layers=LAYERS, num_heads=4)
@@ -90,7 +91,7 @@ def test_columns_are_those_of_whole_arrays(kind):
             np.testing.assert_allclose(own["previous_attention"], expected, atol=1e-5)
         logs = np.log(weights[LAYERS // 2] + 1e-12).mean(axis=-1)
         np.testing.assert_allclose(own["self_attention_logs"], logs, rtol=1e-3, atol=1e-4)
-        for name, index in (("input_state", 0), ("answer_state", 1)):
+        for name, index in (("input_state", FIRST), ("answer_state", MEAN)):
             np.testing.assert_allclose(made[name][row], states[1, row, index], rtol=1e-3, atol=1e-4)
         mean = hidden[row, :size].mean(axis=0)
         for place in range(size):
@@ -122,17 +123,22 @@ def test_the_middle_third_of_layers():
             "States.layer: a layer is 7; must be a layer of the model, 0 to 4",
         ),
         (probes.SurfaceForms(), "TOP_K is 1; must be 2 or more for SurfaceForms"),
+        (
+            probes.SampleStates(layer=5),
+            "SampleStates.layer: a layer is 5; must be a layer of the m",
+        ),
+        (probes.SampleStates(), "SAMPLES is 1; must be 2 or more for SampleStates"),
     ],
 )
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_layer_that_a_model_does_not_have_is_refused(kind, probe, message):
     with pytest.raises(ValueError, match=message):
-        probes.check([probe], CONFIGS[kind], 1)
+        probes.check([probe], CONFIGS[kind], 1, 1)
 
 
 def test_settings_that_are_refused():
     with pytest.raises(ValueError, match="probes has States 2 times; must be once at most"):
-        probes.check([probes.States(), probes.States(layer=1)], T5, 10)
+        probes.check([probes.States(), probes.States(layer=1)], T5, 10, 0)
     with pytest.raises(ValueError, match=r"layers is \[\]; must be different layers, or None"):
         probes.PreviousAttention(layers=())
     runs = CascadeRuns("out", ["a"], ["teacher"], DATA)
@@ -183,6 +189,83 @@ def test_shares_of_surface_forms_are_those_by_hand():
     assert next(surface_forms.log_shares(*empty, texts.get)).shape == (0,)
 
 
+@polygraph.needs_polygraph
+def test_ccp_is_that_of_lm_polygraph_with_the_rule_as_its_language_inference():
+    rng = np.random.default_rng(0)
+    texts = dict(enumerate(["▁a", "A", "b", "b.", "▁c", "C!", "d", "</s>"]))
+    tokens, own, ids, logs = [], [], [], []
+    statistics = {"greedy_tokens_alternatives": [], "greedy_tokens_alternatives_nli": []}
+    for length in (1, 2, 40):
+        top = np.stack([rng.permutation(len(texts))[:5] for _ in range(length)])
+        values = -np.sort(rng.exponential(size=(length, 5)) + 1.7, axis=1)
+        tokens.append(top[:, 0])
+        own.append(values[:, 0])
+        ids.append(top)
+        logs.append(values)
+        statistics["greedy_tokens_alternatives"].append(
+            [list(zip(map(texts.get, t), v, strict=True)) for t, v in zip(top, values, strict=True)]
+        )
+        forms = [[surface_forms.surface_form(texts[i]) for i in row] for row in top]
+        says = {True: "entail", False: "contra"}
+        statistics["greedy_tokens_alternatives_nli"].append(
+            [[[says[one == other] for other in row] for one in row] for row in forms]
+        )
+    statistics["greedy_tokens"] = [row.tolist() for row in tokens]
+    expected = polygraph.estimator("claim_conditioned_probability", "ClaimConditionedProbability")(
+        statistics
+    )
+    shares = np.concatenate(list(surface_forms.log_shares(tokens, own, ids, logs, texts.get)))
+    offsets = np.cumsum([0, *map(len, tokens)])
+    answered = scores.AnswerTokens(
+        np.concatenate(own), None, offsets, per_token={"surface_log_probs": shares}
+    )
+    np.testing.assert_allclose(scores.SurfaceFormCcp()(answered), expected, rtol=1e-6)
+
+
+@polygraph.needs_polygraph
+def test_eigenscore_is_that_of_lm_polygraph():
+    states = 3 * np.random.default_rng(0).normal(size=(4, 6, 11))  # of four examples
+    values = np.concatenate([sample_states.eigenvalues(each) for each in states])
+    theirs = polygraph.estimator("eigenscore", "EigenScore")({"sample_embeddings": states})
+    np.testing.assert_allclose(eigen_scores(values, 6), theirs, rtol=1e-6)
+
+
+def eigen_scores(values, count, **settings):
+    """Scores of examples that have as many samples each."""
+    samples = scores.SampledAnswers(
+        [""] * len(values), np.arange(0, len(values) + 1, count), state_eigenvalues=values
+    )
+    rows = len(values) // count
+    none = np.zeros(rows), None, np.arange(rows + 1)
+    return scores.EigenScore(**settings)(scores.AnswerTokens(*none, samples_fn=lambda: samples))
+
+
+def test_eigenscore_at_its_edges():
+    rng = np.random.default_rng(1)
+    assert eigen_scores(np.array([0.0, 4.0]), 2) == pytest.approx([-2.761], abs=1e-3)
+    same = np.tile(rng.normal(size=9), (5, 1))
+    equal, other = (sample_states.eigenvalues(s) for s in (same, rng.normal(size=(5, 9))))
+    assert np.all(equal[:-1] < 1e-9) and equal[-1] == pytest.approx(5 * same[0].var() * 9)
+    assert eigen_scores(equal, 5)[0] < eigen_scores(other, 5)[0]
+    alone = sample_states.eigenvalues(np.zeros((1, 9)))
+    assert eigen_scores(alone, 1) == pytest.approx([np.log(1e-3)])
+    with pytest.raises(ValueError, match="row 1 has the eigenvalue nan of its samples' states"):
+        eigen_scores(np.array([0.0, 1.0, np.nan, 1.0]), 2)
+    with pytest.raises(ValueError, match="alpha is 0.0; must be a number above 0"):
+        scores.EigenScore(0.0)
+    with pytest.raises(ValueError, match="SAMPLES = 10 and PROBES = .@probes.SampleStates... adds"):
+        scores.EigenScore()(scores.AnswerTokens(np.zeros(1), None, np.arange(2)))
+
+
+def test_ids_that_can_not_come_are_left_out_of_the_mean():
+    log_p = numerics.log_probs(jnp.array([[[0.0, -jnp.inf, 1.0, 2.0]]]))
+    seen = probes.Seen(
+        jnp.ones((1, 1), int), jnp.ones((1, 1), bool), 1, 4, None, None, None, lambda fn: fn(log_p)
+    )
+    mean = probes.SelfCertainty().measure(seen)["mean_log_probs"]
+    assert mean[0, 0] == pytest.approx(1 - np.log(np.exp([0, 1, 2]).sum()))
+
+
 # ---- from answers to records and scores
 
 TASK = "probes_test_colour_v1"
@@ -222,20 +305,34 @@ def test_measured_columns_are_records_and_give_scores(mixture, tmp_path, capsys,
     mesh = MeshConfig(data=2, tensor=4).build()
     questions = Questions(examples, mixture, DATA, mesh, decoding)
     answered = answers.answer(model, questions, top_k=4)
-    columns = probes.measure(model, questions, answered, [*ALL, probes.SurfaceForms()])
+    drawn = samples.Samples(
+        [["a", "b"], ["c"], ["d", "e", "f"]],
+        [[[5, 9, EOS], [7, EOS]], [[EOS]], [[4, EOS]] * 3],
+        [[[-0.5] * 3, [-0.5] * 2], [[-0.5]], [[-0.5] * 2] * 3],
+        None,
+        None,
+    )
+    asked = [*ALL, probes.SurfaceForms(), probes.SampleStates()]
+    columns = probes.measure(model, questions, answered, asked, drawn)
     assert "tiny probes: " in capsys.readouterr().out
     rows = records_table.make_rows(3)
     for i, row in enumerate(rows):
         row["student_log_probs"] = answered.log_probs[i]
         row["student_tokens"], row["student_entropies"] = answered.tokens[i], answered.entropies[i]
         row |= {f"student_{name}": values[i] for name, values in columns.items()}
+        for name in ("answers", "log_probs"):
+            row[f"student_sample_{name}"] = getattr(drawn, f"sample_{name}")[i]
         size = np.count_nonzero(examples[i].inputs), len(answered.tokens[i])
         expected = probe_pass._flops(config, ALL, *size)
+        for ids in drawn.sample_tokens[i]:
+            expected += probe_pass._flops(config, (probes.States(),), size[0], len(ids))
         assert row["student_probe_flops"] == pytest.approx(expected)
     read = records_table.write(tmp_path / "a", None, rows)
     assert read.student_previous_attention.shape == (len(read.student_log_probs), len(MIDDLE))
     assert read.student_input_state.shape == (3, config.embed_dim)
-    for score in scores.FROM_PROBES:
+    eigenvalues = read.student.samples.state_eigenvalues
+    assert np.count_nonzero(eigenvalues > 1e-6) == 4  # equal samples have one
+    for score in (*scores.FROM_PROBES, scores.EigenScore()):
         assert np.isfinite(score(read.student)).all(), score.name
     taken = read.take(np.array([2, 0]))
     np.testing.assert_array_equal(scores.Rauq()(taken.student), scores.Rauq()(read.student)[[2, 0]])

@@ -12,9 +12,10 @@ from cascade_jax.collection.probes.pass_probes import (
     States,
 )
 from cascade_jax.collection.probes.probe_pass import check, measure
+from cascade_jax.collection.probes.sample_states import SampleStates
 from cascade_jax.collection.probes.surface_forms import SurfaceForms
 
 __all__ = [
-    "PassProbe", "PreviousAttention", "Probe", "Relevance", "Seen", "SelfAttention",
-    "SelfCertainty", "States", "SurfaceForms", "check", "measure",
+    "PassProbe", "PreviousAttention", "Probe", "Relevance", "SampleStates", "Seen",
+    "SelfAttention", "SelfCertainty", "States", "SurfaceForms", "check", "measure",
 ]  # fmt: skip

@@ -27,15 +27,16 @@ class Probe:
 
     columns: ClassVar[tuple[str, ...]] = ()
 
-    def check(self, config: ModelConfig, top_k: int) -> None:
+    def check(self, config: ModelConfig, top_k: int, samples: int) -> None:
         """Refuses a model or a collection that it can't measure.
 
         Args:
           config: of the model.
           top_k: how many of the largest log-probs of each token are kept.
+          samples: how many more answers to each example are drawn.
 
         Raises:
-          ValueError: the model has no such layer, or too few log-probs are kept.
+          ValueError: the model has no such layer, or too few log-probs or samples are kept.
         """
 
 
@@ -53,8 +54,7 @@ class Seen:
       hidden: what the logits of each token are made of.
       attention: of the place that predicts each token to the token that it reads, by layer and
         head.
-      states: after each layer, of the place that predicts the first token, and the mean over all
-        places.
+      states: after each layer, of the places that predict tokens: see `models.probe.Measured`.
       on_log_probs: `fn` -> what it makes of the log-probs [B P V] of some places at a time, arrays
         [B P ...], joined to [B L ...].
 
@@ -67,7 +67,7 @@ class Seen:
     vocab_size: int
     hidden: Float[Array, "B L D"]
     attention: Float[Array, "layers B L H"] | None
-    states: Float[Array, "layers B 2 D"] | None
+    states: Float[Array, "layers B 3 D"] | None
     on_log_probs: Callable[[Callable[[Float[Array, "B P V"]], Any]], Any]
 
 

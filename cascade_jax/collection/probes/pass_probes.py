@@ -17,6 +17,7 @@ from cascade_jax.collection.probes.base import (
     check_layers,
 )
 from cascade_jax.models.config import ModelConfig
+from cascade_jax.models.probe import FIRST, MEAN
 
 
 def _vocab_size(seen: Seen) -> Float[Array, " B"]:
@@ -68,7 +69,7 @@ class PreviousAttention(PassProbe):
             if not layers or len(set(layers)) < len(layers):
                 raise ValueError(f"layers is {list(layers)}; must be different layers, or None")
 
-    def check(self, config: ModelConfig, top_k: int) -> None:
+    def check(self, config: ModelConfig, top_k: int, samples: int) -> None:
         check_layers("PreviousAttention.layers", self.layers or (), config)
 
     def attention_layers(self, count: int) -> tuple[int, ...]:
@@ -101,7 +102,7 @@ class SelfAttention(PassProbe):
     layer: int | None = None
     columns: ClassVar[tuple[str, ...]] = ("self_attention_logs",)
 
-    def check(self, config: ModelConfig, top_k: int) -> None:
+    def check(self, config: ModelConfig, top_k: int, samples: int) -> None:
         check_layers("SelfAttention.layer", _as_tuple(self.layer), config)
 
     def attention_layers(self, count: int) -> tuple[int, ...]:
@@ -159,13 +160,13 @@ class States(PassProbe):
     columns: ClassVar[tuple[str, ...]] = ("input_state", "answer_state")
     reads: ClassVar[tuple[str, ...]] = (STATES,)
 
-    def check(self, config: ModelConfig, top_k: int) -> None:
+    def check(self, config: ModelConfig, top_k: int, samples: int) -> None:
         check_layers("States.layer", _as_tuple(self.layer), config)
 
     def measure(self, seen: Seen) -> Mapping[str, Array]:
         count = len(seen.states)
         states = seen.states[count // 2 if self.layer is None else self.layer]
-        return {"input_state": states[:, 0], "answer_state": states[:, 1]}
+        return {"input_state": states[:, FIRST], "answer_state": states[:, MEAN]}
 
 
 def _as_tuple(layer: int | None) -> tuple[int, ...]:

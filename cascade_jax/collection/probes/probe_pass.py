@@ -1,5 +1,6 @@
 """Measures columns for scores: one teacher-forced pass over inputs and the model's own answers."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from cascade_jax import numerics
 from cascade_jax.batch import Batch
 from cascade_jax.collection.answers import Answers
 from cascade_jax.collection.probes.base import LOGITS, STATES, PassProbe, Probe, Seen
+from cascade_jax.collection.probes.sample_states import LastState, SampleStates, eigenvalues
 from cascade_jax.collection.probes.surface_forms import SurfaceForms, log_shares
 from cascade_jax.collection.questions import (
     Questions,
@@ -24,6 +26,7 @@ from cascade_jax.collection.questions import (
     to_global,
     with_rules,
 )
+from cascade_jax.collection.samples import Samples
 from cascade_jax.inference import places
 from cascade_jax.models import families, flops
 from cascade_jax.models import probe as model_probe
@@ -39,23 +42,27 @@ _PER_TOKEN = {
 _NUMBERS = {column.name for column in schema.COLUMNS if column.shape == schema.ONE}
 
 
-def check(probes: Sequence[Probe], model: families.ModelConfig, top_k: int) -> None:
-    """Refuses probes that can't be measured of a model.
+def check(probes: Sequence[Probe], model: families.ModelConfig, top_k: int, samples: int) -> None:
+    """Refuses probes that can't be measured of a model; arguments as in `Probe.check`.
 
     Raises:
       ValueError: two probes of one kind, a layer that the model does not have, too few top
-        log-probs.
+        log-probs or samples.
     """
     kinds = [type(probe).__name__ for probe in probes]
     for kind in kinds:
         if kinds.count(kind) > 1:
             raise ValueError(f"probes has {kind} {kinds.count(kind)} times; must be once at most")
     for probe in probes:
-        probe.check(model, top_k)
+        probe.check(model, top_k, samples)
 
 
 def measure(
-    model: LoadedModel, questions: Questions, answers: Answers, probes: Sequence[Probe]
+    model: LoadedModel,
+    questions: Questions,
+    answers: Answers,
+    probes: Sequence[Probe],
+    samples: Samples | None = None,
 ) -> dict[str, Any]:
     """Columns of records by name, those of the probes and `probe_flops`, in the examples' order.
 
@@ -64,6 +71,7 @@ def measure(
       questions: what was asked.
       answers: what it answered.
       probes: what to measure; only what they read is computed.
+      samples: what it answered besides, for the probes that need it.
     """
     in_pass = tuple(probe for probe in probes if isinstance(probe, PassProbe))
     columns: dict[str, Any] = {}
@@ -74,16 +82,45 @@ def measure(
         return columns
     spent = np.zeros(len(answers.tokens))
     if in_pass:
-        columns |= _pass_columns(model, questions, answers.tokens, in_pass)
-        lengths = zip(map(input_length, questions.examples), map(len, answers.tokens), strict=True)
-        each = functools.cache(functools.partial(_flops, model.module.config, in_pass))
-        spent = np.array([each(*sizes) for sizes in lengths], np.float64)
+        made, spent = _run_pass(model, questions, answers.tokens, in_pass)
+        columns |= made
+    for probe in probes:
+        if isinstance(probe, SampleStates):
+            values, more = _eigenvalues(model, questions, samples, probe)
+            columns["sample_state_eigenvalues"], spent = values, spent + more
     share = np.sum(spent) / max(np.sum(answers.flops), 1.0)
     hosts.print_once(
         f"{model.name} probes: {np.mean(spent) if len(spent) else 0:.3g} FLOPs for each answer, "
         f"{share:.2f} of what answering takes"
     )
     return columns | {"probe_flops": spent}
+
+
+def _eigenvalues(
+    model: LoadedModel, questions: Questions, samples: Samples, probe: SampleStates
+) -> tuple[list[np.ndarray], Float[np.ndarray, " n"]]:
+    """The column of SampleStates, and the FLOPs that it took for each example."""
+    counts = list(map(len, samples.sample_tokens))
+    ends = np.cumsum(counts)[:-1]
+    repeated = [e for e, n in zip(questions.examples, counts, strict=True) for _ in range(n)]
+    tokens = [ids for each in samples.sample_tokens for ids in each]
+    asked = dataclasses.replace(questions, examples=repeated)
+    made, spent = _run_pass(model, asked, tokens, (LastState(probe.layer),))
+    states = np.split(np.array(made["last_state"]), ends)
+    return list(map(eigenvalues, states)), np.array([part.sum() for part in np.split(spent, ends)])
+
+
+def _run_pass(
+    model: LoadedModel,
+    questions: Questions,
+    tokens: Sequence[Int[np.ndarray, " _"]],
+    probes: tuple[PassProbe, ...],
+) -> tuple[dict[str, Any], Float[np.ndarray, " n"]]:
+    """Columns of an answer to each example, and the FLOPs that each took."""
+    lengths = zip(map(input_length, questions.examples), map(len, tokens), strict=True)
+    each = functools.cache(functools.partial(_flops, model.module.config, probes))
+    spent = np.array([each(*sizes) for sizes in lengths], np.float64)
+    return _pass_columns(model, questions, tokens, probes), spent
 
 
 def _flops(

@@ -31,7 +31,7 @@ class SurfaceForms(Probe):
 
     columns: ClassVar[tuple[str, ...]] = ("surface_log_probs",)
 
-    def check(self, config: ModelConfig, top_k: int) -> None:
+    def check(self, config: ModelConfig, top_k: int, samples: int) -> None:
         checks.require(top_k >= 2, "TOP_K", top_k, "2 or more for SurfaceForms, which reads them")
 
 

@@ -23,6 +23,7 @@ from cascade_jax.deferral.scores.samples.graph import (
     LexicalSimilarity,
 )
 from cascade_jax.deferral.scores.samples.likelihood import SAR, PredictiveEntropy, SentSAR
+from cascade_jax.deferral.scores.samples.states import EigenScore
 from cascade_jax.deferral.scores.sequence import (
     Average,
     GeometricMean,
@@ -45,7 +46,7 @@ from cascade_jax.deferral.scores.token import (
 __all__ = [
     "ALL", "FROM_PROBES", "FROM_SAMPLES", "FROM_TOKENS", "SAR", "STANDARD", "AnswerTokens",
     "ArithmeticMean", "AttentionScore", "Average", "DeferralScore", "Deg", "Disagreement",
-    "DiscreteSemanticEntropy", "Ecc", "EigV", "Entropy", "EntropyProductionRate",
+    "DiscreteSemanticEntropy", "Ecc", "EigV", "EigenScore", "Entropy", "EntropyProductionRate",
     "GeometricMean", "KernelLanguageEntropy", "Kurtosis", "LexicalSimilarity", "Margin",
     "MaxSoftmax", "Maximum", "Minimum", "NumSet", "Perplexity", "PredictiveEntropy", "Quantile",
     "Rauq", "RauqEntropy", "SampledAnswers", "Score", "SelfCertainty", "SemanticEntropy",
@@ -76,7 +77,7 @@ FROM_SAMPLES: tuple[Score, ...] = (
 )  # fmt: skip
 
 # Every score with its usual settings.
-ALL: tuple[Score, ...] = FROM_TOKENS + FROM_PROBES + FROM_SAMPLES
+ALL: tuple[Score, ...] = (*FROM_TOKENS, *FROM_PROBES, *FROM_SAMPLES, EigenScore())
 
 
 def available(answers: AnswerTokens) -> list[Score]:

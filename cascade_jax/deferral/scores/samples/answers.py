@@ -26,6 +26,8 @@ class SampledAnswers:
       token_offsets: tokens of sample j are ``[token_offsets[j], token_offsets[j + 1])``.
       tokens: their ids; None when not kept.
       greedy: text of the answer that each example has beside its samples; None when not kept.
+      state_eigenvalues: as many as an example has samples, of the covariance of their hidden states
+        (`probes.SampleStates`); None when not kept.
     """
 
     texts: Sequence[str] | np.ndarray
@@ -34,6 +36,7 @@ class SampledAnswers:
     token_offsets: Int[np.ndarray, " samples_plus_1"] | None = None
     tokens: Int[np.ndarray, " tokens"] | None = None
     greedy: Sequence[str] | np.ndarray | None = None
+    state_eigenvalues: Float[np.ndarray, " samples"] | None = None
     # Values that similarities gave, by similarity and pair of texts; several scores ask for them.
     similarities: dict = dataclasses.field(default_factory=dict, init=False, repr=False)
 
@@ -52,6 +55,9 @@ class SampledAnswers:
             raise ValueError(f"{len(self.tokens)} tokens of samples do not fit their log_probs")
         if self.greedy is not None and len(self.greedy) != self.num_examples:
             raise ValueError(f"{len(self.greedy)} greedy texts for {self.num_examples} examples")
+        states = self.state_eigenvalues
+        if states is not None and len(states) != len(self.texts):
+            raise ValueError(f"{len(states)} state_eigenvalues for {len(self.texts)} samples")
 
     @classmethod
     def from_lists(
@@ -122,6 +128,7 @@ class SampledAnswers:
             token_offsets=token_offsets,
             tokens=None if self.tokens is None else self.tokens[at],
             greedy=None if self.greedy is None else np.asarray(self.greedy, object)[rows],
+            state_eigenvalues=None if (s := self.state_eigenvalues) is None else s[samples],
         )
 
 
