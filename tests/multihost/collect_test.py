@@ -62,7 +62,10 @@ def same_records(trained: Path, log: Path, *argv: str) -> None:
 def test_records_of_two_processes(trained, tmp_path):
     samples = ["--gin.SAMPLES=3", "--gin.SAMPLE_TOP_P=0.9"]
     samples += ["--gin.SAMPLE_MODELS=['student', 'teacher']"]
-    same_records(trained, tmp_path / "log", *LIMIT, *samples)
+    names = ("SelfCertainty", "PreviousAttention", "SelfAttention", "Relevance", "States")
+    named = [f"@probes.{name}()" for name in (*names, "SampleStates", "SurfaceForms")]
+    probes = f"--gin.PROBES=[{', '.join(named)}]"
+    same_records(trained, tmp_path / "log", *LIMIT, *samples, probes)
 
 
 @pytest.mark.slow
