@@ -167,6 +167,37 @@ def test_a_mesh_that_splits_heads_and_rows_gives_the_encoder_of_one_device(shape
     assert_close((actual[0], used["a"]), (expected[0], used["b"]), 2e-5)
 
 
+@pytest.mark.parametrize("room", ["heads", "queries"])
+def test_weights_that_a_probe_asks_for_are_those_of_float64(room, as_on_tpu):
+    (query, key, _, bias), mask = t5_problem(4)
+    rng, places, distances = np.random.default_rng(4), jnp.arange(LENGTH), (0, 1)
+    as_on_tpu(ROOMS[room])
+
+    def expected(query, key, mask, bias):
+        q, k, bias = (np.asarray(x, np.float64) for x in (query, key, bias))
+        weights = np.exp(np.einsum("bqhk,bhkt->bhqt", q, k) + bias) * np.asarray(mask)
+        weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-300)
+        at = [np.diagonal(np.pad(weights, [(0, 0)] * 3 + [(d, 0)]), 0, 2, 3) for d in distances]
+        return np.stack(at, axis=-1).swapaxes(1, 2)
+
+    run = jax.jit(lambda *arrays: layers._weights_at(*arrays, LENGTH, distances))
+    assert_close(run(query, key, mask, bias), expected(query, key, mask, bias))
+    shared = draw(rng, ROWS, 2, SIZE, LENGTH)
+    rows = jnp.broadcast_to(places, (ROWS, LENGTH))
+    seen = attention.Places(rows, jnp.ones_like(rows), rows < 4, rows >= 0)
+    chosen = jnp.asarray(rng.integers(0, LENGTH, (ROWS, 7)))
+    looking = attention.take_places(query, chosen)
+    actual = jax.jit(
+        lambda query, key: attention.weights_at(
+            query, key, jax.tree.map(lambda x: attention.take_places(x, chosen), seen), seen,
+            chosen, distances, window=jnp.asarray(6), scale=1.0, soft_cap=None, chunk=LENGTH,
+        )
+    )(looking, shared)  # fmt: skip
+    visible = attention.is_visible(seen, seen, jnp.asarray(6))[:, None]
+    whole = expected(query, jnp.repeat(shared, 2, axis=1), visible, jnp.zeros(()))
+    assert_close(actual, np.take_along_axis(whole, np.asarray(chosen)[:, :, None, None], axis=1))
+
+
 def test_the_platform_is_that_of_the_mesh_or_the_default():
     assert blocks.platform() == jax.default_backend() == "cpu"
     with jax.set_mesh(MeshConfig(8).build()):

@@ -26,7 +26,7 @@ class SampleStates(Probe):
       layer: counted from 0, of a T5 of its decoder; None for ``n // 2`` of n.
 
     Reference: Chen et al. 2024, INSIDE: LLMs' Internal States Retain the Power of Hallucination
-    Detection, equations 4 to 6.
+    Detection.
     """
 
     layer: int | None = None

@@ -25,7 +25,7 @@ class TokenSar(Score):
     Example: log-probs ``[-0.1 -2.0 -0.3]`` and relevances ``[0.1 0.3 0]`` give 0.1 / 4 + 2 * 3 / 4
     = 1.525.
 
-    Reference: Duan et al. 2024, Shifting Attention to Relevance, equations 3 to 5 (tokenSAR).
+    Reference: Duan et al. 2023, Shifting Attention to Relevance (tokenSAR).
     """
 
     name: ClassVar[str] = "TokenSAR"

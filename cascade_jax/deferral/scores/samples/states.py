@@ -24,7 +24,7 @@ class EigenScore(SampleScore):
       alpha: added to the diagonal of the covariance, above 0; the paper's 0.001.
 
     Reference: Chen et al. 2024, INSIDE: LLMs' Internal States Retain the Power of Hallucination
-    Detection, equation 6.
+    Detection, without its clipping of states.
     """
 
     alpha: float = 1e-3
