@@ -28,7 +28,7 @@ def _vocab_size(seen: Seen) -> Float[Array, " B"]:
 class SelfCertainty(PassProbe):
     """The mean over the vocabulary of the log-probs at each token, ``(1/V) * sum_v log p_v``.
 
-    Ids of which a model says that they can't come, with a logit of minus infinity, are left out.
+    Ids that can't come, with a logit of minus infinity, are left out of the mean, not of V.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("mean_log_probs", "vocab_size")
