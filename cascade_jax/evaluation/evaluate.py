@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cascade_jax import checks, records
 from cascade_jax.deferral.guarantees import budget_file
@@ -27,6 +27,8 @@ class EvaluateConfig(panels.Settings):
       score, scores, cost, groups, bootstrap_samples, seed: see `panels.Settings`.
       budget: a budget.json of `cascade-jax calibrate`, to show beside; "" for none.
       policy: a certificate of it, whose point on the curve is shown with its promise; "" for none.
+      token_values: quantities by which the report's examples can be coloured, beside those that the
+        records have: functions from `AnswerTokens` to a number for each token.
     """
 
     records_files: RecordsFiles = ()
@@ -36,8 +38,13 @@ class EvaluateConfig(panels.Settings):
     names: Sequence[str] = ()
     budget: str | os.PathLike = ""
     policy: str | os.PathLike = ""
+    token_values: Sequence[Callable] = ()
 
     def __post_init__(self):
+        for value in self.token_values:
+            is_function = callable(value) and not isinstance(value, type)
+            allowed = "a function of answers (a class needs its brackets)"
+            checks.require(is_function, "token_values", value, allowed)
         if self.experiment_dir:
             self._fill_in()
         if not self.records_files:
@@ -83,6 +90,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         live={name: cascade for name, cascade in live.items() if cascade},
         budget=budget,
         points=points,
+        token_values=config.token_values,
     )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -200,6 +200,7 @@ class Evaluation:
       budget: a calibration to show beside; None for none.
       points: by cascade name, where a certified policy stands.
       tables, cascades: by cascade name, the examples behind the figures.
+      token_values: quantities of tokens to colour the examples by, beside those known.
     """
 
     pooled: Panel
@@ -218,6 +219,7 @@ class Evaluation:
     points: dict[str, PolicyPoint] = dataclasses.field(default_factory=dict)
     tables: Mapping[str, Records] = dataclasses.field(default_factory=dict)
     cascades: Mapping[str, Cascade] = dataclasses.field(default_factory=dict)
+    token_values: Sequence[Callable] = ()
 
     @property
     def shows_tasks(self) -> bool:

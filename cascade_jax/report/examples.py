@@ -1,18 +1,27 @@
 """The sample of examples that a report's page can be searched through."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from cascade_jax.deferral import policy
+from cascade_jax.deferral.scores import ArithmeticMean, GeometricMean, Kurtosis
 from cascade_jax.evaluation import confusion
 from cascade_jax.records.table import Records
+from cascade_jax.report import token_values
 
 MAX_EXAMPLES = 1000
 MAX_BYTES = 5_000_000
+# Of each answer, as the pictures of Park et al. 2025 have them. A score is the number with its sign
+# turned: "excess kurtosis" here.
+STATISTICS = {
+    "geometric mean": GeometricMean(),
+    "arithmetic mean": ArithmeticMean(),
+    "excess kurtosis": Kurtosis(),
+}
 _TEXT_LIMIT, _TOKEN_LIMIT = 4000, 256
 
 
@@ -20,6 +29,7 @@ def sample(
     tables: Mapping[str, Records],
     scores: Mapping[str, Float[np.ndarray, " n"]],
     *,
+    values: Sequence[Callable] = (),
     seed: int = 0,
     max_examples: int = MAX_EXAMPLES,
     max_bytes: int = MAX_BYTES,
@@ -28,11 +38,13 @@ def sample(
 
     Args:
       tables, scores: aligned records and deferral scores by cascade name.
+      values: quantities of tokens beside those of `token_values.KNOWN`.
       seed: of the draw.
       max_examples, max_bytes: where it ends; bytes are those of the rows in the page.
 
     Returns:
-      The ``total`` number of examples, and the ``rows`` drawn, in the order of the records. A row
+      The ``total`` number of examples, the ``rows`` drawn, in the order of the records, the
+      quantities of tokens, ``token_values``, and the names of each answer's ``statistics``. A row
       has what all cascades share, and under ``answers`` what each small model wrote; its ``rank``
       is the number of rows with a higher score.
     """
@@ -41,18 +53,59 @@ def sample(
     # Texts of the drawn rows only are read.
     tables = {name: table.take(drawn) for name, table in tables.items()}
     scores = {name: score[drawn] for name, score in scores.items()}
+    answers = {name: table.student for name, table in tables.items()}
+    quantities = token_values.offered(answers, values)
+    statistics = {
+        name: np.stack([-score(tokens) for score in STATISTICS.values()], axis=1)
+        for name, tokens in answers.items()
+    }
     rows, used = {}, 0
     for position, row in enumerate(drawn.tolist()):
         rows[row] = _describe(tables, scores, position)
+        for name, answer in rows[row]["answers"].items():
+            answer["statistics"] = list(map(token_values.short, statistics[name][position]))
+            answer["values"] = _values(answers[name].offsets, quantities, name, position)
         used += _bytes(rows[row])
         if used > max_bytes:
             del rows[row]
             break
     for name, score in scores.items():
-        answers = [row["answers"][name] for row in rows.values()]
-        for answer, rank in zip(answers, num_deferred(score[: len(rows)], score), strict=False):
+        described = [row["answers"][name] for row in rows.values()]
+        for answer, rank in zip(described, num_deferred(score[: len(rows)], score), strict=False):
             answer["rank"] = int(rank)
-    return {"total": len(first), "rows": [rows[row] for row in sorted(rows)]}
+    return {
+        "total": len(first),
+        "rows": [rows[row] for row in sorted(rows)],
+        "statistics": list(STATISTICS),
+        "token_values": _scales(quantities, rows.values()),
+    }
+
+
+def _values(
+    offsets: Int[np.ndarray, " n_plus_1"],
+    quantities: Sequence[tuple[token_values.TokenValue, Mapping[str, Any]]],
+    name: str,
+    row: int,
+) -> list[list[float] | None]:
+    """Every quantity of the answer's first tokens; None for one that its records do not have."""
+    shown = slice(offsets[row], min(offsets[row + 1], offsets[row] + _TOKEN_LIMIT))
+    columns = [by_name[name] for _, by_name in quantities]
+    return [
+        None if column is None else list(map(token_values.short, column[shown]))
+        for column in columns
+    ]
+
+
+def _scales(
+    quantities: Sequence[tuple[token_values.TokenValue, Any]], rows: Collection[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """How each quantity is coloured: by its values in these rows, of all cascades alike."""
+    scales = []
+    for number, (quantity, _) in enumerate(quantities):
+        lists = (a["values"][number] for row in rows for a in row["answers"].values())
+        values = [value for one in lists if one is not None for value in one]
+        scales.append(token_values.scale(quantity, np.array(values or [0.0])))
+    return scales
 
 
 def num_deferred(
@@ -107,13 +160,12 @@ def _describe(
     }
 
 
-def _tokens(table: Records, row: int) -> dict[str, Sequence[Any]]:
-    """Log-probs of the answer's first tokens, and their texts where the records have them."""
-    start, end = table.student_offsets[row], table.student_offsets[row + 1]
-    log_probs = table.student_log_probs[start:end][:_TOKEN_LIMIT]
-    shown: dict[str, Sequence[Any]] = {"log_probs": [round(float(v), 3) for v in log_probs]}
-    if end - start > _TOKEN_LIMIT:
-        shown["more_tokens"] = int(end - start) - _TOKEN_LIMIT
+def _tokens(table: Records, row: int) -> dict[str, Any]:
+    """Texts of the answer's first tokens where the records have them, and how many are left."""
+    shown: dict[str, Any] = {}
+    num_tokens = table.student_offsets[row + 1] - table.student_offsets[row]
+    if num_tokens > _TOKEN_LIMIT:
+        shown["more_tokens"] = int(num_tokens) - _TOKEN_LIMIT
     pieces = table.pieces("student", row)
     if pieces is not None:
         shown["pieces"] = list(pieces[:_TOKEN_LIMIT])

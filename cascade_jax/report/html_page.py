@@ -19,7 +19,7 @@ from cascade_jax.report.numbers import cost_text, repeats_text, threshold_text
 from cascade_jax.text_table import Table, as_html, number, percent
 
 _PAGE = pathlib.Path(__file__).parent / "assets"
-_SCRIPTS = ("dom.js", "charts.js", "explore.js", "examples.js", "report.js")
+_SCRIPTS = ("dom.js", "charts.js", "explore.js", "tokens.js", "examples.js", "report.js")
 _BUDGET_SCRIPT, _BUDGET_STYLE = "budget.js", "budget.css"  # of pages with budgets
 
 

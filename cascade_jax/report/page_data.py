@@ -28,7 +28,7 @@ def build(evaluation: Evaluation, *, seed: int = 0) -> dict[str, Any]:
     """
     tables = evaluation.tables
     scores = {name: cascade.score for name, cascade in evaluation.cascades.items()}
-    sample = examples.sample(tables, scores, seed=seed)
+    sample = examples.sample(tables, scores, values=evaluation.token_values, seed=seed)
     sampled = {
         name: np.array([row["answers"][name]["score"] for row in sample["rows"]]) for name in tables
     }

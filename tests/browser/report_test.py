@@ -30,7 +30,7 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     files = [
         student_records.write(folder / "xent.parquet", "xent", 0.2, pieces=False),
-        student_records.write(folder / "cat.parquet", "cat", 0.4, seed=1),
+        student_records.write(folder / "cat.parquet", "cat", 0.4, seed=1, measured=True),
     ]
     groups = {"exact": ["yes_no", "add", "copy"]}
     evaluate_and_write(files, folder / "report", bootstrap_samples=20, groups=groups)
@@ -268,25 +268,78 @@ def test_markup_in_a_prompt_stays_text(page):
     assert len(page.find_elements(By.CSS_SELECTOR, ".card img, .card script")) == 0
 
 
-def test_tokens_have_their_probability_and_a_thicker_line_the_less_likely(page, report):
-    choose(page, "Cascade", "cat")
+def tokens_of_row_5(page):
+    """The tokens of one example, and what each says on its title."""
+    page.find_element(By.ID, "search").clear()
     page.find_element(By.ID, "search").send_keys("question 5 ")
     WebDriverWait(page, 5).until(lambda _: len(cards(page)) == 1)
+    tokens = cards(page)[0].find_elements(By.CSS_SELECTOR, ".token")
+    return tokens, [token.get_attribute("title") for token in tokens]
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "column", "values_fn"),
+    [
+        ("probability", "", "log_probs", np.exp),
+        ("entropy", " nats", "entropies", np.asarray),
+        ("relevance", "", "relevances", np.asarray),
+        ("surface-form CCP", "", "surface_log_probs", np.exp),
+        ("mean log-prob", " nats", "mean_log_probs", np.asarray),
+        ("self attention logs", "", "self_attention_logs", np.asarray),
+    ],
+)
+def test_tokens_are_coloured_by_any_quantity(page, report, name, unit, column, values_fn):
+    choose(page, "Cascade", "cat")
+    choose(page, "Colour tokens by", name)
     table = report[1]["cat"]
-    start, end = table.student_offsets[5:7]
-    result = cards(page)[0].find_elements(By.CSS_SELECTOR, ".token")
-    assert len(result) == end - start
-    probabilities = np.exp(table.student_log_probs[start:end])
-    for token, probability in zip(result, probabilities, strict=True):
-        stated = float(token.get_attribute("title").removeprefix("probability "))
-        assert stated == pytest.approx(probability, abs=6e-4)
-    page.find_element(By.ID, "search").clear()
-    widths = {}
+    everything = values_fn(getattr(table, f"student_{column}").astype(np.float64))
+    values = everything[slice(*table.student_offsets[5:7])]
+    tokens, titles = tokens_of_row_5(page)
+    stated = [float(title.removeprefix(f"{name} ").removesuffix(unit)) for title in titles]
+    np.testing.assert_allclose(stated, values, rtol=6e-3, atol=1e-9)
+    is_share = name in ("probability", "surface-form CCP")
+    low, high = (0, 1) if is_share else np.percentile(everything, [5, 95])
+    strength = 6 * (np.array(stated) - low) / (high - low)
+    strength = 6 - strength if is_share else strength
+    for token, exact in zip(tokens, strength, strict=True):
+        level = int(re.search(r"\bt(\d)\b", token.get_attribute("class"))[1])
+        assert min(max(exact - 1.05, 0), 5) <= level <= min(max(exact + 0.05, 0), 5)
+    key = page.find_element(By.XPATH, f"//p[starts-with(., 'Tokens by {name}')]")
+    ends = re.search(r"Here they go from (\S+) to (\S+)\.$", key.text).groups()
+    expected = everything.min(), everything.max()
+    actual = [float(end.replace("−", "-")) for end in ends]
+    np.testing.assert_allclose(actual, expected, rtol=0.05, atol=6e-3)
+
+
+def test_colours_have_thicker_lines_the_stronger_they_are(page):
+    choose(page, "Cascade", "cat")
+    widths = []
     for token in page.find_elements(By.CSS_SELECTOR, "p .token"):
         thickness = token.value_of_css_property("text-decoration-thickness")
         line = token.value_of_css_property("text-decoration-line")
-        widths[token.text] = 0.0 if line == "none" else float(thickness.removesuffix("px"))
-    assert list(widths.values()) == sorted(set(widths.values())) and len(widths) == 4
+        widths.append(0.0 if line == "none" else float(thickness.removesuffix("px")))
+    assert widths == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_cascade_without_a_quantity_says_so_and_numbers_stand_in_for_lacking_pieces(page):
+    choose(page, "Colour tokens by", "relevance")
+    choose(page, "Cascade", "xent")
+    said = "The records of xent do not have relevance; their tokens are not coloured."
+    WebDriverWait(page, 5).until(lambda _: page.find_elements(By.XPATH, f"//p[. = '{said}']"))
+    assert tokens_of_row_5(page)[0] == []
+    choose(page, "Colour tokens by", "entropy")
+    assert "entropy of each token: " in cards(page)[0].text
+    assert len(tokens_of_row_5(page)[0]) == 7
+
+
+def test_answers_have_the_means_and_kurtosis_of_their_probabilities(page, report):
+    choose(page, "Cascade", "cat")
+    tokens_of_row_5(page)
+    table = report[1]["cat"]
+    p = np.exp(table.student_log_probs[slice(*table.student_offsets[5:7])].astype(np.float64))
+    line = cards(page)[0].find_element(By.CSS_SELECTOR, ".statistics").text
+    mean = f"geometric mean {np.exp(np.log(p).mean()):.2f}, arithmetic mean {p.mean():.2f}"
+    assert line == f"token probabilities: {mean}, excess kurtosis 0.00"  # all are equal
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -315,6 +368,7 @@ def test_text_stands_out(page, scheme):
                         *((f"c{i}", 3) for i in range(7))]:  # fmt: skip
         ours = luminance(name)
         assert (max(ours, back) + 0.05) / (min(ours, back) + 0.05) >= least, name
+    chromium.assert_contrast(page, "p .token.t5", 4.5)
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from cascade_jax import records
 from cascade_jax.report import examples, page_data
@@ -98,14 +99,26 @@ def test_rows_hold_what_was_recorded(tables, scores):
     assert row["task"] == "large" and row["example_id"] == "large/test/17"
     assert row["answers"]["b"]["text"] == "b 17" and row["teacher_quality"] == 1.0
     assert row["answers"]["b"]["score"] == scores["b"][17]  # in full: it is compared with τ
-    assert row["answers"]["a"]["log_probs"] == [-1.0, -0.55, -0.1]
+    assert row["answers"]["a"]["values"] == [[0.368, 0.577, 0.905], [1.0, 0.55, 0.1]]
     assert row["answers"]["a"]["pieces"] == ["p17.0", "p17.1", "p17.2"]
     assert "pieces" not in row["answers"]["b"]
+
+
+def test_answers_have_means_and_kurtosis_of_their_probabilities(tables, scores):
+    actual = examples.sample(tables, scores)
+    assert actual["statistics"] == ["geometric mean", "arithmetic mean", "excess kurtosis"]
+    for row in actual["rows"][:30]:
+        log_probs = np.linspace(-1, -0.1, 1 + int(row["inputs"]) % 3)
+        p = np.exp(log_probs)
+        kurtosis = scipy.stats.kurtosis(p) if len(p) > 1 else 0.0
+        expected = [np.exp(log_probs.mean()), p.mean(), kurtosis]
+        np.testing.assert_allclose(row["answers"]["a"]["statistics"], expected, rtol=6e-3)
 
 
 def test_long_texts_and_answers_say_what_is_left_out(tmp_path):
     table = write(tmp_path / "a", "a", [True], text=lambda i: "x" * 5000)
     (row,) = examples.sample({"a": table}, {"a": np.zeros(1)})["rows"]
+    assert row["answers"]["a"]["values"] == [[0.368], [1.0]]
     assert row["inputs"] == "x" * 4000 + "… (1,000 more characters are in the records)"
 
 

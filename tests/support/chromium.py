@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 selenium = pytest.importorskip("selenium", reason="no selenium: pip install '.[browser]'")
@@ -60,6 +61,25 @@ def assert_keys_and_tables_are_named(page):
         if table.is_displayed():
             assert table.find_elements(By.CSS_SELECTOR, "th[scope=col]")
             assert table.find_elements(By.CSS_SELECTOR, "caption")
+
+
+def assert_contrast(page, selector, least):
+    """Text of an element stands out from its half transparent background, by WCAG's formula."""
+    script = """
+        const token = document.querySelector(arguments[0]);
+        const canvas = document.createElement("canvas").getContext("2d");
+        const paint = (...colors) => { for (const color of colors) {
+          canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); }
+          return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3); };
+        const page = getComputedStyle(document.body).backgroundColor;
+        const style = getComputedStyle(token);
+        return [paint(style.color), paint(page, style.backgroundColor)];"""
+    linear = []
+    for color in page.execute_script(script, selector):
+        channels = np.array(color) / 255
+        parts = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        linear.append(parts @ [0.2126, 0.7152, 0.0722])
+    assert (max(linear) + 0.05) / (min(linear) + 0.05) >= least
 
 
 def assert_fits_a_phone(page):

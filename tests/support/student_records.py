@@ -16,7 +16,8 @@ TASKS = ("yes_no", "add", "copy", "to_english")
 _WORDS = "the cat sat on a mat and saw two birds in one old tree by the river".split()
 
 
-def write(path, name, skill, *, n=400, seed=0, pieces=True, live=False, **metadata):
+def write(path, name, skill, *, n=400, seed=0, pieces=True, live=False, measured=False,
+          **metadata):  # fmt: skip
     """A student of some skill in [0, 1] beside one teacher; 10 tenths of log-probs, so with ties.
 
     Example 0 has markup in its prompt, and `yes_no` is so easy that both models have it right.
@@ -63,12 +64,26 @@ def write(path, name, skill, *, n=400, seed=0, pieces=True, live=False, **metada
         columns["student_pieces"] = [
             [*(f"{word} " for word in answer.split()), "</s>"] for answer in answers["student"]
         ]
+    if measured:
+        columns |= _measured(lengths, seed)
     if live:
         columns |= _live(answers, targets, seed)
     metadata = {"name": name, "mixture": "demo", "split": "test", **metadata}
     metadata["corpus_metrics"] = {"to_english": corpus.describe(Bleu())}
     records.write(path, columns, metadata)
     return str(path)
+
+
+def _measured(lengths, seed):
+    """What probes measure for each token: entropies and log-probs no longer say the same."""
+    rng = np.random.default_rng(2000 + seed)
+    return {
+        "student_relevances": [np.round(rng.exponential(0.02, n), 4) for n in lengths],
+        "student_mean_log_probs": [-np.round(rng.gamma(9.0, 1.0, n), 3) for n in lengths],
+        "student_surface_log_probs": [-np.round(rng.exponential(0.3, n), 3) for n in lengths],
+        "student_self_attention_logs": [-np.round(rng.exponential(1.0, n), 3) for n in lengths],
+        "student_vocab_size": [32_000] * len(lengths),
+    }
 
 
 def rename_models(path, output, small, large):

@@ -122,7 +122,7 @@ function positions() {
 function writtenBy(text, isLarge, uncertainty) {
   const model = isLarge ? "large" : "small";
   const title = `${model} model; uncertainty of the small one ${uncertainty.toFixed(3)}`;
-  return numbered(text, `by-${model}`, title, uncertainty);
+  return numbered(text, `by-${model}`, title, short(uncertainty));
 }
 
 function mixedAnswer(live) {

@@ -35,29 +35,6 @@ function longText(text) {
   return [rest, more];
 }
 
-const LEVELS = [0.9, 0.5, 0.1]; // thicker underlines below each of these probabilities
-
-// A token with a number above it, that is shown when asked for.
-const numbered = (text, name, title, value) => h("ruby", { class: `token ${name}`, title }, text,
-  h("rp", {}, " ("), h("rt", {}, value.toFixed(2)), h("rp", {}, ") "));
-
-function token(text, logProb) {
-  const p = Math.min(Math.exp(logProb), 1);
-  const level = LEVELS.filter((bound) => p < bound).length;
-  return numbered(text, `t${level}`, `probability ${p.toFixed(3)}`, p);
-}
-
-const moreTokens = (answer) => (answer.more_tokens ? ` … ${answer.more_tokens} more tokens` : "");
-
-function tokens(answer) {
-  if (answer.pieces)
-    return h("div", { class: "tokens" }, answer.pieces.map((piece, i) =>
-      token(piece.replaceAll("▁", " "), answer.log_probs[i])), moreTokens(answer));
-  return h("div", {}, h("div", {}, ...longText(answer.text)), h("div", { class: "tokens soft" },
-    "probability of each token: ", answer.log_probs.flatMap((value) =>
-      [token(Math.exp(value).toFixed(2), value), " "]), moreTokens(answer)));
-}
-
 function verdict(quality) {
   const text = isRight(quality) ? "✓ right" : "✗ wrong";
   return h("span", { class: isRight(quality) ? "right" : "wrong" },
@@ -73,7 +50,7 @@ function card(example) {
       h("span", { class: "soft" }, `score ${show.tau(answer.score)}`)),
     h("dl", {}, row("input", ...longText(example.inputs)),
       row("target", ...longText(example.target)),
-      row("small model", verdict(answer.quality), tokens(answer)),
+      row("small model", verdict(answer.quality), tokens(answer), statistics(answer)),
       row("large model", verdict(example.teacher_quality),
         h("div", {}, ...longText(example.teacher_answer))),
       extra.rows.map((build) => build(answer)).filter(isKnown).map((cells) => row(...cells)).flat()));
@@ -103,6 +80,11 @@ function browser() {
     select("At this τ", options(DECISIONS), "all", (decision) => set({ decision })),
     select("Order", options(ORDERS), "none", (order) => set({ order })),
     h("label", { class: "control" }, h("span", {}, "Search"), search),
+    quantities.length > 1 ? select("Colour tokens by", quantities.map((q, i) => [i, q.name]), 0,
+      (i) => {
+        coloured.by = Number(i);
+        fill();
+      }) : "",
     hasPieces ? h("label", { class: "control check" }, numbers, " numbers on tokens") : "");
   const count = h("p", { class: "soft", role: "status", id: "matches" });
   const list = h("div", { class: "cards" });
@@ -120,7 +102,10 @@ function browser() {
       (!filter.text || texts.some((text) => text.toLowerCase().includes(filter.text)));
   }
 
+  const key = h("p", { class: "soft tokens" });
+
   function fill() {
+    key.replaceChildren(...tokenKey());
     const matching = rows.filter(matches);
     if (filter.order !== "none")
       matching.sort((a, b) => ORDERS[filter.order][1](a.answers[state.name], b.answers[state.name]));
@@ -138,8 +123,5 @@ function browser() {
     waiting = setTimeout(fill, 120);
   });
   fill();
-  const key = h("p", { class: "soft tokens" }, "Tokens by the small model's probability: ",
-    ["0.9 or more", "below 0.9", "below 0.5", "below 0.1"]
-      .flatMap((text, level) => [h("span", { class: `token t${level}` }, text), "  "]));
   return h("div", {}, bar, count, key, extra.keys.map((build) => build()), list, more);
 }
