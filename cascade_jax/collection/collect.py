@@ -294,6 +294,10 @@ def _metadata(
     }
     if config.probes:
         metadata[schema.PROBES] = [repr(probe) for probe in config.probes]
+    for probe in config.probes:
+        if isinstance(probe, probes_lib.States):
+            layers = probe.state_layers(families.answer_layers(student.config))
+            metadata[schema.STATE_LAYERS] = list(layers)
     for role, model in zip(schema.PAIR, (student, teacher), strict=True):
         shapes = families.parameter_shapes(model.config)
         metadata |= {

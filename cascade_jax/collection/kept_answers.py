@@ -12,7 +12,7 @@ from cascade_jax.records import schema
 
 # Of metadata, what is not about the large model, the examples and how they are answered.
 _OF_STUDENT = ("name", "loss", schema.TOP_K, "embeddings", schema.FIGURES, schema.POLICY)
-_OF_STUDENT += (schema.PROBES,)
+_OF_STUDENT += (schema.PROBES, schema.STATE_LAYERS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

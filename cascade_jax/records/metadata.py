@@ -2,7 +2,8 @@
 
 The Parquet file's metadata hold, under the key "cascade_jax", a JSON object: schema_version, name
 (the first model's label in tables and plots), mixture, split, models (names in order of cost),
-top_k where there is a column of top log-probs, policy (the certificate of a live cascade), and by
+top_k where there is a column of top log-probs, policy (the certificate of a live cascade),
+state_layers (the layers, from 0, after which the first model's hidden states were taken), and by
 custom <model>_parameters and <model>_checkpoint; other keys are kept. Three more keys are objects
 by task:
 
@@ -29,6 +30,7 @@ from cascade_jax.records.schema import (
     POLICY,
     REQUIRED_METADATA,
     SCHEMA_VERSION,
+    STATE_LAYERS,
     TOP_K,
     RecordsError,
     fields,
@@ -68,6 +70,10 @@ def upgraded(metadata: Mapping[str, Any], source: str) -> dict[str, Any]:
     _check_figures(metadata.get(FIGURES, {}), models, source)
     top_k = metadata.get(TOP_K, 0)
     check(TOP_K, top_k, type(top_k) is int and top_k >= 0, "a whole number, 0 for none")
+    layers = metadata.get(STATE_LAYERS, [0])
+    is_list = isinstance(layers, list | tuple) and all(type(n) is int and n >= 0 for n in layers)
+    rises = is_list and len(layers) > 0 and sorted(set(layers)) == list(layers)
+    check(STATE_LAYERS, layers, rises, "a rising list of layers, counted from 0")
     return metadata
 
 

@@ -24,6 +24,9 @@ MODELS = "models"  # names in order of cost
 POLICY = "policy"  # optional: the certificate that the live cascade keeps to, as a dict
 TOP_K = "top_k"  # optional: how many log-probs a token has in the columns of top log-probs
 PROBES = "probes"  # optional: what was measured of the first model's answers for scores
+STATE_LAYERS = (
+    "state_layers"  # optional: the layers of the first model's states, end to end in a row
+)
 # What `collect` writes under "decoding".
 GREEDY, RANK, TEACHER_FORCED = "greedy", "rank_classification", "teacher_forced"
 
@@ -213,10 +216,10 @@ COLUMNS: tuple[Column, ...] = (
     _probe("surface_log_probs", _FLOATS,
            "log of the share of the likeliest tokens that are spelled as it is", PER_TOKEN,
            LOG_PROB, collected="`SurfaceForms()`", used_by="surface-form CCP"),
-    _deferring("input_state", _FLOATS, "hidden state at the end of the input", VECTOR, FINITE,
-               collected="`States()`", used_by="learned scores"),
-    _deferring("answer_state", _FLOATS, "mean hidden state of the answer", VECTOR, FINITE,
-               collected="`States()`", used_by="learned scores"),
+    _deferring("input_state", _FLOATS, "hidden states at the end of the input, layer by layer",
+               VECTOR, FINITE, collected="`States()`", used_by="learned scores"),
+    _deferring("answer_state", _FLOATS, "mean hidden states of the answer, layer by layer", VECTOR,
+               FINITE, collected="`States()`", used_by="learned scores"),
     _deferring("probe_flops", _FLOAT, "FLOPs of the pass that measured for scores", ONE,
                NOT_NEGATIVE, collected="`PROBES`", used_by="the cost of scores"),
     _measure("input_tokens", _INT, "tokens read", ONE, NOT_NEGATIVE, used_by="prices"),

@@ -21,6 +21,7 @@ from jaxtyping import Int
 from cascade_jax import files, json_text
 from cascade_jax.checks import shown
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
+from cascade_jax.deferral.scores.hidden_states import STATES, HiddenStates
 from cascade_jax.deferral.scores.samples.answers import SampledAnswers
 from cascade_jax.names import did_you_mean
 from cascade_jax.records import columns as records_columns
@@ -122,6 +123,7 @@ class Records:
                 more[bool(field.offsets)][field.column.name] = columns[field.name]
         top, embedding = f"{model}_top_log_probs", f"{model}_embedding"
         has_samples = f"{model}_sample_answers" in columns
+        has_states = any(f"{model}_{name}_state" in columns for name in STATES)
         return AnswerTokens(
             log_probs=columns[f"{model}_log_probs"],
             entropies=columns[f"{model}_entropies"],
@@ -132,6 +134,7 @@ class Records:
             per_token=more[True],
             per_example=more[False],
             samples_fn=functools.partial(self._samples, model) if has_samples else None,
+            states_fn=functools.partial(self._states, model) if has_states else None,
         )
 
     def _samples(self, model: str) -> SampledAnswers:
@@ -150,6 +153,24 @@ class Records:
             greedy=column["answer"],
             state_eigenvalues=self.columns[states] if states in self.columns else None,
         )
+
+    def _states(self, model: str) -> HiddenStates:
+        """A model's hidden states, which are read only when a score asks for them."""
+        is_first = model == self.models[0]
+        layers = self.metadata.get(schema.STATE_LAYERS) if is_first else None
+        count, states = 1 if layers is None else len(layers), {}
+        for name in STATES:
+            column = f"{model}_{name}_state"
+            values = self.columns[column] if column in self.columns else None
+            if values is not None and values.shape[1] % count:
+                raise RecordsError(
+                    f"{self.source}: {column} has {values.shape[1]} values in each row, which are "
+                    f"no whole vectors of {count} layers; metadata under {schema.STATE_LAYERS!r} "
+                    f"have {list(layers)}"
+                )
+            states[name] = None if values is None else values.reshape(len(self), count, -1)
+        stated = [self.stated(model, key) for key in ("saved", "checkpoint")]
+        return HiddenStates(layers=layers, model=str(next(filter(None, stated), "")), **states)
 
     def decoding(self, task: str) -> str:
         """How the answers of a task were made: "greedy", say; "" if unknown."""

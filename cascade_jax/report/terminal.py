@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from cascade_jax.deferral.policy import ANSWER
+from cascade_jax.deferral.routers import StateFeatures
 from cascade_jax.evaluation import curves
 from cascade_jax.evaluation.fit_router import RouterRun
 from cascade_jax.evaluation.policy_points import PolicyPoint
@@ -59,7 +60,10 @@ def _comparison(panel: Panel, name: str) -> str:
 
 
 def format_router(run: RouterRun) -> str:
-    """A fitted router beside every score that its records hold enough for, best area first."""
+    """A fitted router beside every score that its records hold enough for, best area first.
+
+    Of a router on hidden states also the layer that it has chosen.
+    """
     table, router = run.table, run.router
     student, teacher = float(table.student_quality.mean()), float(table.teacher_quality.mean())
     names = sorted(run.areas, key=lambda name: -run.areas[name])
@@ -73,4 +77,9 @@ def format_router(run: RouterRun) -> str:
         f"{table.name}, {table.metadata['mixture']}, split {router.split!r}: {len(table):,} "
         f"examples, small model {student:.3f}, large model {teacher:.3f}"
     )
-    return f"{title}\n\n{as_text(Table('', columns), rule=True)}"
+    text = f"{title}\n\n{as_text(Table('', columns), rule=True)}"
+    if isinstance(router.features, StateFeatures) and router.features.layer is not None:
+        layers = ", ".join(map(str, table.student.states.layers))
+        chosen = f"state after layer {router.features.layer} ({router.features.state})"
+        text += f"\n\nreads: {chosen}, of the layers {layers}"
+    return text

@@ -37,7 +37,7 @@ DECODER = DecoderConfig(
 CONFIGS = {"t5": T5, "decoder": DECODER}
 ALL = (
     probes.SelfCertainty(), probes.PreviousAttention(), probes.SelfAttention(), probes.Relevance(),
-    probes.States(layer=1),
+    probes.States(layers=(3, 1)),
 )  # fmt: skip
 INPUTS = np.array([[5, 6, 7, 8], [9, 3, 0, 0], [4, 4, 4, 0]], np.int32)
 ANSWERS = np.array([[13, 14, 0, 16, EOS], [17, EOS, 0, 0, 0], [EOS, 0, 0, 0, 0]], np.int32)
@@ -92,7 +92,8 @@ def test_columns_are_those_of_whole_arrays(kind):
         logs = np.log(weights[LAYERS // 2] + 1e-12).mean(axis=-1)
         np.testing.assert_allclose(own["self_attention_logs"], logs, rtol=1e-3, atol=1e-4)
         for name, index in (("input_state", FIRST), ("answer_state", MEAN)):
-            np.testing.assert_allclose(made[name][row], states[1, row, index], rtol=1e-3, atol=1e-4)
+            expected = states[[1, 3], row, index].ravel()
+            np.testing.assert_allclose(made[name][row], expected, rtol=1e-3, atol=1e-4)
         mean = hidden[row, :size].mean(axis=0)
         for place in range(size):
             rest = np.delete(hidden[row, :size], place, axis=0).sum(axis=0)
@@ -119,8 +120,8 @@ def test_the_middle_third_of_layers():
             "SelfAttention.layer: a layer is -1; must be a layer of t",
         ),
         (
-            probes.States(layer=7),
-            "States.layer: a layer is 7; must be a layer of the model, 0 to 4",
+            probes.States(layers=7),
+            "States.layers: a layer is 7; must be a layer of the model, 0 to 4",
         ),
         (probes.SurfaceForms(), "TOP_K is 1; must be 2 or more for SurfaceForms"),
         (
@@ -138,7 +139,7 @@ def test_a_layer_that_a_model_does_not_have_is_refused(kind, probe, message):
 
 def test_settings_that_are_refused():
     with pytest.raises(ValueError, match="probes has States 2 times; must be once at most"):
-        probes.check([probes.States(), probes.States(layer=1)], T5, 10, 0)
+        probes.check([probes.States(), probes.States(layers=1)], T5, 10, 0)
     with pytest.raises(ValueError, match=r"layers is \[\]; must be different layers, or None"):
         probes.PreviousAttention(layers=())
     runs = CascadeRuns("out", ["a"], ["teacher"], DATA)
@@ -327,9 +328,9 @@ def test_measured_columns_are_records_and_give_scores(mixture, tmp_path, capsys,
         for ids in drawn.sample_tokens[i]:
             expected += probe_pass._flops(config, (probes.States(),), size[0], len(ids))
         assert row["student_probe_flops"] == pytest.approx(expected)
-    read = records_table.write(tmp_path / "a", None, rows)
+    read = records_table.write(tmp_path / "a", None, rows, state_layers=[1, 3])
     assert read.student_previous_attention.shape == (len(read.student_log_probs), len(MIDDLE))
-    assert read.student_input_state.shape == (3, config.embed_dim)
+    assert read.student.states.input.shape == (3, 2, config.embed_dim)
     eigenvalues = read.student.samples.state_eigenvalues
     assert np.count_nonzero(eigenvalues > 1e-6) == 4  # equal samples have one
     for score in (*scores.FROM_PROBES, scores.EigenScore()):

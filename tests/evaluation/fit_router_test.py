@@ -24,8 +24,10 @@ def in_root(monkeypatch, repository):
     gin.clear_config(clear_constants=True)
 
 
-def write(path, n=400, seed=1, split="validation", quality=None) -> records.Records:
-    """A records file of made answers."""
+def write(
+    path, n=400, seed=1, split="validation", quality=None, columns=None, **metadata
+) -> records.Records:
+    """A records file of made answers, with more columns by name."""
     answers, student, teacher = made.spiky(n, seed)
     lists = np.split(answers.log_probs, answers.offsets[1:-1])
     rows = {name: ["x"] * n for name in ("target", "student_answer", "teacher_answer")} | {
@@ -44,7 +46,8 @@ def write(path, n=400, seed=1, split="validation", quality=None) -> records.Reco
         "teacher_flops_per_token": np.full(n, 80.0),
     }
     rows |= {f"teacher_{kind}": [[]] * n for kind in ("tokens", "log_probs", "entropies")}
-    records.write(path, rows, {"name": "cat", "mixture": "made", "split": split})
+    metadata = {"name": "cat", "mixture": "made", "split": split, **metadata}
+    records.write(path, {**rows, **(columns or {})}, metadata)
     return records.read(path)
 
 
@@ -144,6 +147,47 @@ def test_evaluation_refuses_a_router_on_the_examples_it_has_learned_from(tmp_pat
                 EvaluateConfig(tmp_path / "a.parquet", tmp_path / "report", **settings)
             )
     assert not (tmp_path / "report").exists()
+
+
+def with_states(path, n=400, seed=1, layers=(1, 4), saved="2026-01-01", **more):
+    """A records file with states, the first number of whose second layer tells the quality."""
+    _, student, _ = made.spiky(n, seed)
+    states = np.random.default_rng(seed).normal(size=(n, 2, 3)).astype(np.float32)
+    states[:, 1, 0] += 6 * student
+    columns = {f"student_{name}_state": states.reshape(n, -1) for name in ("input", "answer")}
+    stated = {"state_layers": list(layers), "student_saved": saved}
+    return write(path, n, seed, columns=columns, **stated, **more)
+
+
+def test_a_router_on_states_is_fitted_saved_and_evaluated(tmp_path, capsys):
+    with_states(tmp_path / "a.parquet")
+    bound = ["--gin.ROUTER=@routers.StateRouter()", "--gin.routers.StateRouter.state='input'"]
+    argv = arguments(tmp_path / "a.parquet", tmp_path / "r.npz", *bound)
+    assert main.main(["fit-router", *argv]) == 0
+    printed = capsys.readouterr().out
+    assert "\nreads: state after layer 4 (input), of the layers 1, 4\n" in printed
+    assert "input state router (5-fold)" in printed
+    with_states(tmp_path / "b.parquet", seed=2, split="dev")
+    judged = tmp_path / "b.parquet", tmp_path / "report"
+    score = routers.Saved(str(tmp_path / "r.npz"))
+    panel = evaluate_records(EvaluateConfig(*judged, scores=[score], bootstrap_samples=9)).pooled
+    assert panel.scores["cat"]["input state router"].ranking.auroc > 0.99
+    for changes, message in (
+        ({"layers": (1, 5)}, "fitted on the state after layer 4, the records have the state after"),
+        ({"saved": "2026-02-02"}, "those of the records are of the model of '2026-02-02'"),
+    ):
+        with_states(judged[0], seed=2, split="dev", **changes)
+        with pytest.raises(ValueError, match=message):
+            evaluate_records(EvaluateConfig(*judged, score=score))
+
+
+def test_records_without_states_name_the_setting(tmp_path, capsys):
+    write(tmp_path / "a.parquet", n=20)
+    bound = "--gin.ROUTER=@routers.StateNetworkRouter()"
+    assert main.main(["fit-router", *arguments(tmp_path / "a.parquet", "r.npz", bound)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cascade-jax fit-router: the router needs the column student_answer_st")
+    assert error.endswith("with PROBES = [@probes.States()] adds it\n")
 
 
 def test_a_test_split_is_refused(tmp_path, capsys):

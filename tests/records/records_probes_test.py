@@ -113,3 +113,36 @@ def test_lines_whose_tokens_have_other_numbers_of_layers_are_refused(tmp_path):
     config = from_jsonl.FromJsonlConfig(student=str(tmp_path / "a.jsonl"), output=output)
     with pytest.raises(ValueError, match="previous_attention has 2 to 3 values at a token"):
         from_jsonl.from_jsonl(config)
+
+
+def test_states_of_several_layers(tmp_path):
+    """Those of a row lie end to end; the metadata say of which layers they are."""
+    rows = make_rows()
+    stated = {"state_layers": [1, 4, 6], "student_saved": "2026-01-01"}
+    table = records_table.write(tmp_path / "a.parquet", None, rows, **stated)
+    states = table.student.states
+    assert states.layers == (1, 4, 6) and states.model == "2026-01-01"
+    for i, row in enumerate(rows):
+        assert states.input[i].ravel().tolist() == row["student_input_state"].tolist()
+        assert states.answer[i, 1].tolist() == [row["student_answer_state"][1]]
+    taken = table.student.take(np.array([3, 0])).states
+    np.testing.assert_array_equal(taken.answer, states.answer[[3, 0]])
+    unknown = records_table.write(tmp_path / "b.parquet", None, rows).student.states
+    assert unknown.layers is None and unknown.model == "" and unknown.input.shape == (5, 1, 3)
+    without = records_table.write(tmp_path / "c.parquet").student
+    assert without.states is None and without.take(np.array([0])).states is None
+
+
+@pytest.mark.parametrize("layers", [[], [3, 1], [1, 1], [-1], [True], [1.5], "1", 3])
+def test_layers_of_states_that_are_no_list(tmp_path, layers):
+    with pytest.raises(RecordsError, match="'state_layers' must be a rising list of layers, count"):
+        records_table.write(tmp_path / "a.parquet", None, make_rows(), state_layers=layers)
+
+
+def test_states_that_are_no_whole_vectors(tmp_path):
+    table = records_table.write(tmp_path / "a.parquet", None, make_rows(), state_layers=[1, 2])
+    message = (
+        "student_answer_state has 3 values in each row, which are no whole vectors of 2 layers"
+    )
+    with pytest.raises(RecordsError, match=message):
+        _ = table.student.states

@@ -62,12 +62,7 @@ class PreviousAttention(PassProbe):
     columns: ClassVar[tuple[str, ...]] = ("previous_attention", "vocab_size")
 
     def __post_init__(self):
-        if self.layers is not None:
-            is_list = isinstance(self.layers, Sequence) and not isinstance(self.layers, str)
-            layers = tuple(self.layers) if is_list else (self.layers,)
-            object.__setattr__(self, "layers", layers)
-            if not layers or len(set(layers)) < len(layers):
-                raise ValueError(f"layers is {list(layers)}; must be different layers, or None")
+        _make_layers(self)
 
     def check(self, config: ModelConfig, top_k: int, samples: int) -> None:
         check_layers("PreviousAttention.layers", self.layers or (), config)
@@ -144,29 +139,47 @@ def _unit(vectors: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
 
 @dataclasses.dataclass(frozen=True)
 class States(PassProbe):
-    """Hidden states after a layer: at the end of the input, and the mean over the answer.
+    """Hidden states after some layers: at the end of the input, and the mean over the answer.
 
     At the end of the input is the place that predicts the first token: the input's last token, and
     of a T5 the start of its decoder, which has read the whole input. The mean is over the places
-    that predict the answer's tokens.
+    that predict the answer's tokens. Those of several layers lie end to end, layers rising.
 
     Attributes:
-      layer: counted from 0, of a T5 of its decoder; None for ``n // 2`` of n.
+      layers: counted from 0, or one layer; of a T5 of its decoder. None for ``n // 2`` of n.
 
     Reference: Azaria and Mitchell 2023, The Internal State of an LLM Knows When It's Lying.
     """
 
-    layer: int | None = None
+    layers: Sequence[int] | int | None = None
     columns: ClassVar[tuple[str, ...]] = ("input_state", "answer_state")
     reads: ClassVar[tuple[str, ...]] = (STATES,)
 
+    def __post_init__(self):
+        _make_layers(self)
+
     def check(self, config: ModelConfig, top_k: int, samples: int) -> None:
-        check_layers("States.layer", _as_tuple(self.layer), config)
+        check_layers("States.layers", self.layers or (), config)
+
+    def state_layers(self, count: int) -> tuple[int, ...]:
+        """The layers, of so many, after which it takes states, rising."""
+        return (count // 2,) if self.layers is None else tuple(sorted(self.layers))
 
     def measure(self, seen: Seen) -> Mapping[str, Array]:
-        count = len(seen.states)
-        states = seen.states[count // 2 if self.layer is None else self.layer]
+        layers = jnp.array(self.state_layers(len(seen.states)))
+        states = jnp.moveaxis(seen.states[layers], 0, 2)  # [B 3 layers D]
+        states = states.reshape(*states.shape[:2], -1)
         return {"input_state": states[:, FIRST], "answer_state": states[:, MEAN]}
+
+
+def _make_layers(probe: "PreviousAttention | States") -> None:
+    """Makes the layers of a probe a tuple; refuses one that is there twice, and none at all."""
+    if probe.layers is not None:
+        is_list = isinstance(probe.layers, Sequence) and not isinstance(probe.layers, str)
+        layers = tuple(probe.layers) if is_list else (probe.layers,)
+        object.__setattr__(probe, "layers", layers)
+        if not layers or len(set(layers)) < len(layers):
+            raise ValueError(f"layers is {list(layers)}; must be different layers, or None")
 
 
 def _as_tuple(layer: int | None) -> tuple[int, ...]:

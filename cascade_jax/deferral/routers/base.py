@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int, Real
@@ -55,13 +55,14 @@ class Router:
         qualities = student_quality, teacher_quality
         labels = self._targets(answers, *qualities)
         features, matrix = self._read(answers)
+        features, model = self._chosen(features, self._learn(matrix, labels))
         import sklearn
 
         return FittedRouter(
             name=self.name,
             features=features,
             target=self.target,
-            model=self._learn(matrix, labels),
+            model=model,
             split=split,
             fingerprint=fingerprint or fingerprints.fingerprint(answers, *qualities),
             seen=fingerprints.id_hashes(answers.example_ids),
@@ -114,6 +115,10 @@ class Router:
         features.check(answers, width)
         return features, features.matrix(answers, width)
 
+    def _chosen(self, features: Any, model: Any) -> tuple[router_features.Features, arrays.Model]:
+        """The features that the model reads, and the model, where there was a choice."""
+        return features, model
+
     def _targets(
         self, answers: AnswerTokens, student_quality: _Quality, teacher_quality: _Quality
     ) -> Float[np.ndarray, " examples"]:
@@ -129,9 +134,7 @@ class Router:
                 )
         return fitted.targets(student_quality, teacher_quality, self.target)
 
-    def _learn(
-        self, features: Float[np.ndarray, "n F"], labels: Float[np.ndarray, " n"]
-    ) -> arrays.Model:
+    def _learn(self, features: Float[np.ndarray, "n ..."], labels: Float[np.ndarray, " n"]) -> Any:
         if len(labels) == 0 or np.ptp(labels) == 0:
             same = {STUDENT_WRONG: "all small answers", TEACHER_GAIN: "all gains by deferring"}
             raise ValueError(

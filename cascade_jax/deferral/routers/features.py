@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cascade_jax import checks
+from cascade_jax.deferral.routers.state_features import StateFeatures
 from cascade_jax.deferral.scores import segments
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 from cascade_jax.deferral.scores.base import refuse_empty, refuse_non_finite
@@ -73,6 +74,14 @@ class QuantileFeatures:
         """Numbers per answer where embeddings have that size."""
         return len(self.quantiles) + self.lengths + self.embeddings * embedding_size
 
+    def misfit(self, width: int) -> str:
+        """What is wrong with a model that reads so many features; "" if nothing is."""
+        least = self.width_with(0)
+        if width > least if self.embeddings else width == least:
+            return ""
+        more = " and embeddings" * self.embeddings
+        return f"its arrays read {width} features, {self} give {least}{more}"
+
     def check(self, answers: AnswerTokens, width: int) -> None:
         """Refuses answers that a model of this width can not read.
 
@@ -127,9 +136,10 @@ class ProbabilityFeatures:
         """Columns that are not zero for all: those up to the longest answer."""
         return min(self.length, int(np.max(answers.lengths, initial=1)))
 
-    def width_with(self, embedding_size: int) -> int:
-        """The most columns there can be; embeddings are not used."""
-        return self.length
+    def misfit(self, width: int) -> str:
+        """What is wrong with a model that reads so many features; "" if nothing is."""
+        is_right = width <= self.length
+        return "" if is_right else f"its arrays read {width} features of {self}"
 
     def check(self, answers: AnswerTokens, width: int) -> None:
         """Refuses an answer without a token, and a log-prob that is NaN or infinite."""
@@ -149,8 +159,10 @@ class ProbabilityFeatures:
         return {"kind": "probabilities", **dataclasses.asdict(self)}
 
 
-Features = QuantileFeatures | ProbabilityFeatures
-_KINDS = {"quantiles": QuantileFeatures, "probabilities": ProbabilityFeatures}
+Features = QuantileFeatures | ProbabilityFeatures | StateFeatures
+_KINDS = {
+    "quantiles": QuantileFeatures, "probabilities": ProbabilityFeatures, "states": StateFeatures,
+}  # fmt: skip
 
 
 def build(description: Mapping[str, Any]) -> Features:

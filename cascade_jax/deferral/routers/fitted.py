@@ -185,14 +185,8 @@ def _built(about: Any, arrays: dict[str, np.ndarray], source: str) -> FittedRout
         model = kind.from_arrays({name.removeprefix(_MODEL): v for name, v in own.items()})
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-    if isinstance(features, router_features.QuantileFeatures):
-        least, width = features.width_with(0), model.width
-        if not (width > least if features.embeddings else width == least):
-            more = " and embeddings" * features.embeddings
-            read = f"its arrays read {width} features, {features} give {least}{more}"
-            raise ValueError(f"{source}: {read}")
-    elif model.width > features.length:
-        raise ValueError(f"{source}: its arrays read {model.width} features of {features}")
+    if misfit := features.misfit(model.width):
+        raise ValueError(f"{source}: {misfit}")
     return FittedRouter(**vars(header) | {"features": features, "model": model, "seen": seen})
 
 

@@ -1,7 +1,7 @@
 """Fits routers with scikit-learn, and takes the fitted models out of it as arrays."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -72,6 +72,34 @@ def network(
         model.fit(rows, labels, sample_weight=weights)
     learned = arrays.Network(mean, scale, tuple(model.coefs_), tuple(model.intercepts_))
     chance = model.predict_proba(standard)[:, 1].astype(np.float64)
+    _agreeing(lambda rows: 0.5 + 0.5 * np.tanh(learned(rows) / 2), features, chance)
+    return learned
+
+
+def network_by_epochs(
+    features: _Rows,
+    targets: _Targets,
+    hidden: Sequence[int],
+    l2: float,
+    epochs: int,
+    seed: int,
+    goes_on: Callable[[arrays.Network], bool] = lambda network: True,
+) -> arrays.Network:
+    """A multi-layer perceptron by Adam on standardised features, after so many epochs or fewer.
+
+    `goes_on` is asked after every epoch; the settings are `states.StateNetworkRouter`'s.
+    """
+    from sklearn.neural_network import MLPClassifier
+
+    mean, scale = _standard(features)
+    rows, labels, weights = weighted_labels((features - mean) / scale, targets)
+    model = MLPClassifier(hidden_layer_sizes=tuple(hidden), alpha=l2, random_state=seed)
+    for _ in range(epochs):
+        model.partial_fit(rows, labels, sample_weight=weights, classes=(0, 1))
+        learned = arrays.Network(mean, scale, tuple(model.coefs_), tuple(model.intercepts_))
+        if not goes_on(learned):
+            break
+    chance = model.predict_proba((features - mean) / scale)[:, 1]
     _agreeing(lambda rows: 0.5 + 0.5 * np.tanh(learned(rows) / 2), features, chance)
     return learned
 

@@ -80,7 +80,7 @@ class MlpRouter(QuantileRouter):
 
     def _check(self) -> None:
         super()._check()
-        _check_network(self)
+        check_network(self)
 
     def _fit(self, features, labels) -> arrays.Network:
         return fitting.network(features, labels, self.hidden, self.l2, self.max_epochs, self.seed)
@@ -143,7 +143,7 @@ class EdgeRouter(Router):
     name: ClassVar[str] = "EdgeInference router"
 
     def _check(self) -> None:
-        _check_network(self)
+        check_network(self)
         self._features()
 
     def _features(self) -> ProbabilityFeatures:
@@ -199,7 +199,8 @@ def check_not_fitted_on(
         router.check_not_fitted_on(fingerprint, split, answers.example_ids)
 
 
-def _check_network(router: "MlpRouter | EdgeRouter") -> None:
+def check_network(router: Router) -> None:
+    """Checks the settings of a router that has those of `MlpRouter`; makes `hidden` a tuple."""
     is_list = isinstance(router.hidden, list | tuple) and len(router.hidden) > 0
     checks.require(is_list, "hidden", router.hidden, "widths of layers, such as (32,)")
     for width in router.hidden:

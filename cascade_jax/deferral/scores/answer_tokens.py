@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from cascade_jax.deferral.scores.hidden_states import HiddenStates
 from cascade_jax.deferral.scores.samples.answers import SampledAnswers
 
 
@@ -29,6 +30,7 @@ class AnswerTokens:
         when not kept.
       per_token, per_example: other columns of records that scores read (`schema.Column`), by name.
       samples_fn: makes `samples` when a score first asks for them; None when there are none.
+      states_fn: makes `states` likewise.
     """
 
     log_probs: Float[np.ndarray, " tokens"]
@@ -40,6 +42,7 @@ class AnswerTokens:
     per_token: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     per_example: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     samples_fn: Callable[[], SampledAnswers] | None = None
+    states_fn: Callable[[], HiddenStates] | None = None
 
     def __post_init__(self):
         offsets = self.offsets
@@ -104,6 +107,11 @@ class AnswerTokens:
             raise ValueError(f"samples of {samples.num_examples} examples for {self.num_examples}")
         return samples
 
+    @functools.cached_property
+    def states(self) -> HiddenStates | None:
+        """The model's hidden states of each example; None when there are none."""
+        return self.states_fn and self.states_fn()
+
     def take(self, rows: Int[np.ndarray, " rows"]) -> "AnswerTokens":
         """These rows, in this order."""
         rows = np.asarray(rows)
@@ -130,6 +138,7 @@ class AnswerTokens:
             per_token={name: _taken(v, tokens) for name, v in self.per_token.items()},
             per_example={name: _taken(v, rows) for name, v in self.per_example.items()},
             samples_fn=self.samples_fn and (lambda: self.samples.take(every_row[rows])),
+            states_fn=self.states_fn and (lambda: self.states.take(rows)),
         )
 
     def describe(self, row: int) -> str:
