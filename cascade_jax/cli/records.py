@@ -75,9 +75,9 @@ class FromJsonlFlags:
     )
     metric: str | None = flag(
         "NAME",
-        "accuracy, token_f1, rouge_l, chrf, squad, trivia_qa, bleu, corpus_chrf; or a field of "
-        'numbers in [0, 1] that the lines bring, "quality" without it; e.g. --metric rouge_l, '
-        "--metric judged",
+        "accuracy, token_f1, rouge_l, chrf, squad, trivia_qa, set_f1, bleu, corpus_chrf; or a "
+        'field of numbers in [0, 1] that the lines bring, "quality" without it; e.g. --metric '
+        "rouge_l, --metric judged",
         None,
     )
     tokenizer: str | None = flag(

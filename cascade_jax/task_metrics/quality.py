@@ -10,6 +10,7 @@ threshold. A metric of the whole list (`corpus_metric`) is not; it says what mea
 | here | accuracy, word F1, ROUGE-L of words split at white space, sentence chrF |
 | classes.py | F1 of classes, groups, Matthews, correlations |
 | short_answers.py | SQuAD, TriviaQA |
+| answer_sets.py | F1 of the answers that a text lists, all of which are asked for |
 | overlap.py | ROUGE, word edit distance |
 | words.py | words of a text by a tokenizer, and texts that a metric of words is blind to |
 | translation.py | corpus BLEU and chrF, by statistics that add up |

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cascade_jax.records.external.lines import LineError
-from cascade_jax.task_metrics import quality, short_answers, words
+from cascade_jax.task_metrics import answer_sets, quality, short_answers, words
 from cascade_jax.task_metrics.translation import Bleu, Chrf
 
 METRICS: dict[str, Callable] = {
@@ -14,6 +14,7 @@ METRICS: dict[str, Callable] = {
     "chrf": quality.chrf,
     "squad": short_answers.squad,
     "trivia_qa": short_answers.trivia_qa,
+    "set_f1": answer_sets.SetF1(),
     "bleu": Bleu(),
     "corpus_chrf": Chrf(),
 }
