@@ -105,6 +105,11 @@ class Table:
     columns: Sequence[Column]
 
     @property
+    def has_rows(self) -> bool:
+        """Whether there is anything below the heads."""
+        return any(len(column.cells) > 0 for column in self.columns)
+
+    @property
     def texts(self) -> list[list[str]]:
         """The heads and then every row, as texts of one line."""
         heads = [column.head for column in self.columns]

@@ -94,6 +94,12 @@ class RecordsPool:
         self._flops = None
         if all(table.student_flops is not None for table in tables):
             self._flops = [_joined(tables, f"{model}_flops") for model in PAIR]
+            try:
+                self._flops[0] = self._flops[0] + np.concatenate(
+                    [base.own_flops(source.score, table.student) for table in tables]
+                )
+            except base.UnknownCost:  # nor is what the cascade costs
+                self._flops = None
         first = len(tables[0])
         self.test_rows = None if len(tables) == 1 else np.arange(first, len(self.ids))
         parts = [slice(None)] if self.test_rows is None else [slice(first), slice(first, None)]

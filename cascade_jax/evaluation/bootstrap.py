@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int, Real, UInt8
 
 from cascade_jax import checks
-from cascade_jax.evaluation import curves
+from cascade_jax.evaluation import curves, equal_cost
 from cascade_jax.evaluation.cascades import Cascade, gain_of
 from cascade_jax.names import check_choice
 
@@ -57,6 +57,7 @@ class Resamples:
       quality_at_cost: for each of the costs asked for; NaN below the small model's.
       rate_at_quality: smallest rate reaching each of the qualities asked for; inf where none does.
       cost_at_quality: the cost of that rate; inf where none does.
+      equal_cost_area: `equal_cost.area`; NaN where it was not asked for.
     """
 
     student_quality: Float[np.ndarray, " B"]
@@ -69,6 +70,7 @@ class Resamples:
     quality_at_cost: Float[np.ndarray, "B costs"]
     rate_at_quality: Float[np.ndarray, "B qualities"]
     cost_at_quality: Float[np.ndarray, "B qualities"]
+    equal_cost_area: Float[np.ndarray, " B"]
 
     def deferral_performance(self, best: str) -> Float[np.ndarray, " B"]:
         """s_d of each resample, under the "ideal" line or the "oracle"; NaN where undefined."""
@@ -131,6 +133,8 @@ def draws(
 def resample_all(
     cascades: Sequence[tuple[Cascade, Sequence[Real[np.ndarray, " n"]]]],
     *,
+    score_costs: Sequence[Sequence[curves.Cost]] | None = None,
+    equal_costs: bool = False,
     rates: tuple[float, ...] = (),
     costs: tuple[float, ...] = (),
     qualities: Collection[float] = (),
@@ -142,6 +146,8 @@ def resample_all(
     Args:
       cascades: each with the deferral scores whose curves are resampled; of the same n examples,
         whose inputs are those that the first cascade says.
+      score_costs: what each of these scores spends; None where it is the cascade's `score_cost`.
+      equal_costs: whether areas at equal cost are asked for.
       rates: deferral rates to give the quality at.
       costs: costs to give the quality at.
       qualities: qualities to give the smallest deferral rate and cost for.
@@ -152,7 +158,12 @@ def resample_all(
       For each cascade, resamples for each of its scores.
     """
     checks.whole_number("samples", samples, 1)
-    readers = [_Reader(*pair, rates, costs, qualities) for pair in cascades]
+    if score_costs is None:
+        score_costs = [[cascade.score_cost] * len(scores) for cascade, scores in cascades]
+    readers = [
+        _Reader(*pair, own, equal_costs, rates, costs, qualities)
+        for pair, own in zip(cascades, score_costs, strict=True)
+    ]
     pieces = [
         [reader.read(counts) for reader in readers]
         for counts in _draws_of_examples(cascades[0][0], samples, seed)
@@ -183,10 +194,12 @@ def _joined(pieces: Sequence[Resamples]) -> Resamples:
 class _Reader:
     """Orders of one cascade, its scores' and the oracle's, and what is read off along them."""
 
-    def __init__(self, cascade: Cascade, scores, rates, costs, qualities):
+    def __init__(self, cascade: Cascade, scores, own, equal_costs, rates, costs, qualities):
+        self.own_costs, self.equal_costs = own, equal_costs
         self.rates, self.at_costs, self.qualities = rates, costs, qualities
         student, teacher, self.scores_fn = cascade.additive()
-        self.difference, self.costs = teacher - student, cascade.costs
+        self.difference = teacher - student
+        self.costs = cascade.student_cost, cascade.teacher_cost
         self.num_statistics = student.shape[1]
         nodes = _NODES if self.scores_fn is None else _CORPUS_NODES
         orders = map(curves.deferral_order, (gain_of(cascade), *scores))
@@ -207,8 +220,16 @@ class _Reader:
         oracle_area = np.trapezoid(oracle_quality, oracle_rate, axis=1)
         ends = oracle_quality[:, 0], oracle_quality[:, -1]
         resamples = []
-        for order, nodes in self.orders[1:]:
+        for (order, nodes), own in zip(self.orders[1:], self.own_costs, strict=True):
             rate, quality, cost = self._curves(counts, size, total, order, nodes)
+            small, large = cost[:, 0], cost[:, -1] - cost[:, 0]
+            if not curves.is_one_cost(own):
+                cost = cost + (_total(counts, np.reshape(own, (-1, 1)))[:, 0] / size)[:, None]
+            elif curves.mean_cost(own):
+                cost = cost + curves.mean_cost(own)
+            equal = np.full(len(size), np.nan)
+            if self.equal_costs:
+                equal = equal_cost.area(quality, cost, small, large)
             at_quality = first_reaching(rate, quality, cost, self.qualities)
             resamples.append(
                 Resamples(
@@ -220,6 +241,7 @@ class _Reader:
                     quality_at_cost=read_off(self.at_costs, cost, quality, left=np.nan),
                     rate_at_quality=at_quality[0],
                     cost_at_quality=at_quality[1],
+                    equal_cost_area=equal,
                     **self._line_areas(ends, counts, total),
                 )
             )

@@ -21,6 +21,8 @@ class Cascade:
       score: deferral score, higher = defer.
       student_quality, teacher_quality: of single examples, in [0, 1].
       student_cost, teacher_cost: one for all examples, or one for each.
+      score_cost: what the score spends beside the small model's answer, likewise; paid for every
+        example, deferred or not.
       statistics: of a corpus metric; None for means over examples.
       confidence: of the small model's answers, in [0, 1]; None where it is not known, and what
         needs it (ECE, overlap) is then undefined.
@@ -36,6 +38,7 @@ class Cascade:
     statistics: corpus.Statistics | None = None
     confidence: Float[np.ndarray, " n"] | None = None
     inputs: Int[np.ndarray, " n"] | None = None
+    score_cost: curves.Cost = 0.0
 
     @property
     def num_inputs(self) -> int:
@@ -44,12 +47,12 @@ class Cascade:
 
     @property
     def costs(self) -> tuple[curves.Cost, curves.Cost]:
-        """Costs of both models."""
-        return self.student_cost, self.teacher_cost
+        """What every example costs, the small model and the score, and what deferring it adds."""
+        return curves.added(self.student_cost, self.score_cost), self.teacher_cost
 
     @property
     def mean_costs(self) -> tuple[float, float]:
-        """Mean costs of both models."""
+        """Means of `costs`."""
         return tuple(curves.mean_cost(cost) for cost in self.costs)
 
     @property
@@ -88,6 +91,7 @@ class Cascade:
             return values if values is None or np.ndim(values) == 0 else values[rows]
 
         names = ("score", "student_quality", "teacher_quality", "student_cost", "teacher_cost")
+        names += ("score_cost",)
         changes = {name: taken(getattr(self, name)) for name in (*names, "confidence")}
         inputs = self.inputs
         if inputs is not None:
@@ -131,7 +135,7 @@ def gain_of(cascade: Cascade) -> Float[np.ndarray, " n"]:
 
 
 def curve_of(cascade: Cascade, score: Real[np.ndarray, " n"] | None = None) -> curves.Curve:
-    """The cascade's curve, by its own score or by another."""
+    """The cascade's curve, by its own score or by another of the same cost."""
     score, counts = cascade.score if score is None else score, cascade.statistics
     if counts is None:
         qualities = cascade.student_quality, cascade.teacher_quality

@@ -65,17 +65,18 @@ def compare_resamples(
     def differences(read, points, field) -> tuple[Difference, ...]:
         values = [read(pair[1], point) - read(pair[0], point) for point in points]
         resampled = [None] * len(points) if first is None else drawn(field)
-        return tuple(map(_difference, values, resampled))
+        return tuple(map(difference, values, resampled))
 
     return Comparison(
         first=first_name,
         at_rate=differences(curves.quality_at_rate, rates, "quality_at_rate"),
         at_cost=differences(curves.quality_at_cost, costs, "quality_at_cost"),
-        area=_difference(curves.area(pair[1]) - curves.area(pair[0]), drawn("area")),
+        area=difference(curves.area(pair[1]) - curves.area(pair[0]), drawn("area")),
     )
 
 
-def _difference(value: float, values: Float[np.ndarray, " B"] | None) -> Difference:
+def difference(value: float, values: Float[np.ndarray, " B"] | None) -> Difference:
+    """A difference with what its paired resamples say of it, if there are any."""
     if values is None:
         return Difference(value)
     return Difference(value, *bootstrap.interval(values), bootstrap.p_value(value, values))

@@ -2,7 +2,7 @@
 
 A cost model is any callable from `Records` to the costs of both models' answers, with a `label` for
 axes and a `unit`. The cascade pays the small model always and the large one where it defers:
-``cost = mean_i(C_S,i) + sum_{i deferred} C_L,i / n``.
+``cost = mean_i(C_S,i) + sum_{i deferred} C_L,i / n``, and always what the score spends besides.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cascade_jax import checks
+from cascade_jax.deferral.scores.base import UnknownCost
 from cascade_jax.records.schema import PAIR
 from cascade_jax.records.table import Records, RecordsError
 from cascade_jax.text_table import number
@@ -31,6 +32,9 @@ class CostModel(Protocol):
     Called with records, a model returns the costs of both models' answers to each example, and
     raises RecordsError for a missing column, a value that is negative or not finite, or parameters
     that vary between rows.
+
+    A method ``score_cost(records, flops)`` puts FLOPs that scores spend [n] into its unit; it
+    raises `UnknownCost` where it can't. Without the method they are not known in its unit.
 
     Attributes:
       label: of an axis, begins with the unit: ``FLOPs per example``.
@@ -72,6 +76,24 @@ class Parameters:
             costs.append(values)
         return tuple(costs)
 
+    def score_cost(
+        self, records: Records, flops: Float[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """``C_S * F_i / F_S,i``: as much more than the small model's answer as it is in FLOPs.
+
+        F_i are what the score of example i spends and F_S,i what its answer took, from the column
+        student_flops. To divide F_i by the tokens of the answer instead would count the reading
+        of the input for the score, which `2 x parameters` a token leaves out for the answer.
+
+        Raises:
+          UnknownCost: no column student_flops.
+        """
+        if records.student_flops is None:
+            raise UnknownCost(
+                "FLOPs of a score per token need the column student_flops, which is not there"
+            )
+        return records.student_flops_per_token * flops / _column(records, "student_flops")
+
 
 class _PerAnswer:
     """Costs that the records hold for every answer, in a column of each model."""
@@ -94,6 +116,12 @@ class Flops(_PerAnswer):
     unit: ClassVar[str] = "FLOPs"
     column: ClassVar[str] = "flops"
 
+    def score_cost(
+        self, records: Records, flops: Float[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """The same: they are in its unit."""
+        return flops
+
 
 @dataclasses.dataclass(frozen=True)
 class Latency(_PerAnswer):
@@ -106,6 +134,12 @@ class Latency(_PerAnswer):
     label: ClassVar[str] = "s per example (measured while collecting)"
     unit: ClassVar[str] = "s"
     column: ClassVar[str] = "seconds"
+
+    def score_cost(
+        self, records: Records, flops: Float[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """Always raises UnknownCost: FLOPs at once take less time than FLOPs token by token."""
+        raise UnknownCost("the seconds that scores take were not measured, and FLOPs do not tell")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +191,12 @@ class Price:
                 )
             costs.append(getattr(self, f"{model}_input") * tokens_in + output_price * tokens_out)
         return tuple(costs)
+
+    def score_cost(
+        self, records: Records, flops: Float[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """Always raises UnknownCost: prices are of tokens that are read and written."""
+        raise UnknownCost("prices are of tokens, so FLOPs that scores take have none")
 
 
 def _column(records: Records, column: str) -> Float[np.ndarray, " n"]:

@@ -187,6 +187,11 @@ def mean_cost(cost: Cost) -> float:
     return float(np.ravel(cost)[0] if is_one_cost(cost) else np.mean(cost))
 
 
+def added(cost: Cost, more: Cost) -> Cost:
+    """The sum; the first as it is where nothing is added."""
+    return cost if np.ndim(more) == 0 and more == 0 else np.add(cost, more)
+
+
 def corpus_curve(
     score: Real[np.ndarray, " n"],
     student_statistics: Int[np.ndarray, "n K"],

@@ -80,13 +80,13 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """
     tables = load(config.records_files)
     budget = budget_file.load(config.budget) if config.budget else None
-    cascades, by_score = panels.score_all(tables, config)
+    cascades, by_score, spent = panels.score_all(tables, config)
     points = {}
     if config.policy:
         points = policy_points.points(config.policy, tables, cascades, config.score, config.cost)
     live = {name: live_cascades.from_records(table) for name, table in tables.items()}
     return dataclasses.replace(
-        panels.evaluate_tables(tables, cascades, by_score, config),
+        panels.evaluate_tables(tables, cascades, by_score, spent, config),
         live={name: cascade for name, cascade in live.items() if cascade},
         budget=budget,
         points=points,

@@ -12,7 +12,7 @@ from cascade_jax.deferral import scores as scores_lib
 from cascade_jax.deferral.guarantees import splits
 from cascade_jax.deferral.scores import Average
 from cascade_jax.deferral.scores.base import DeferralScore, name_of
-from cascade_jax.evaluation import reliability, split_figures, summaries
+from cascade_jax.evaluation import reliability, score_costs, split_figures, summaries
 from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.costs import CostModel, Parameters
 from cascade_jax.evaluation.results import Evaluation, Panel, RecordsSource
@@ -79,8 +79,10 @@ ByScore = dict[str, Real[np.ndarray, " n"]]
 
 def score_all(
     tables: Mapping[str, Records], settings: Settings
-) -> tuple[dict[str, Cascade], dict[str, ByScore]]:
-    """Cascades by the main score, and all scores of each where several are asked for.
+) -> tuple[dict[str, Cascade], dict[str, ByScore], dict[str, score_costs.ByScore]]:
+    """Cascades by the main score, all scores of each where there are several, and what they spend.
+
+    The average log-prob is among them where another spends anything, to compare that with.
 
     Raises:
       ValueError: a score that the records lack a column for, an answer that has no score, or a
@@ -88,7 +90,7 @@ def score_all(
       RecordsError: a cost that the records lack a column for.
     """
     cascades, by_score = {}, {}
-    several = _several(tables, settings)
+    several, spent = _with_costs(tables, settings, _several(tables, settings))
     # Tables that are compared have the same inputs in one order.
     inputs = splits.text_numbers(next(iter(tables.values())).inputs)
     for name, table in tables.items():
@@ -104,9 +106,14 @@ def score_all(
         by_score[name] = values
         confidence = reliability.confidence_of(answers)
         cascades[name] = Cascade(
-            main, *qualities, *settings.cost(table), confidence=confidence, inputs=inputs
+            main,
+            *qualities,
+            *settings.cost(table),
+            confidence=confidence,
+            inputs=inputs,
+            score_cost=spent[name][name_of(settings.score)].cost if spent else 0.0,
         )
-    return cascades, by_score
+    return cascades, by_score, spent
 
 
 def _several(tables: Mapping[str, Records], settings: Settings) -> Sequence[DeferralScore]:
@@ -114,6 +121,30 @@ def _several(tables: Mapping[str, Records], settings: Settings) -> Sequence[Defe
         return settings.scores
     available = [scores_lib.available(table.student) for table in tables.values()]
     return [score for score in available[0] if all(score in others for others in available)]
+
+
+def _with_costs(
+    tables: Mapping[str, Records], settings: Settings, several: Sequence[DeferralScore]
+) -> tuple[Sequence[DeferralScore], dict[str, score_costs.ByScore]]:
+    """The other scores, and what all spend by table and score; nothing if all are free."""
+    scores = {name_of(score): score for score in (*several, settings.score)}
+    spent = {
+        name: {own: score_costs.cost_of(s, table, settings.cost) for own, s in scores.items()}
+        for name, table in tables.items()
+    }
+    if all(cost.is_free for by_score in spent.values() for cost in by_score.values()):
+        return several, {}
+    average = summaries.BASELINE
+    if average not in scores:
+        several = [*several, Average()]
+        for name, table in tables.items():
+            spent[name][average] = score_costs.cost_of(Average(), table, settings.cost)
+    elif scores[average] != Average():
+        raise ValueError(
+            f"a score is named {average!r}, as the one is that scores which cost something are "
+            "compared with; give it another name"
+        )
+    return several, spent
 
 
 def rows_by_task(tasks: np.ndarray) -> dict[str, Int[np.ndarray, " rows"]]:
@@ -149,9 +180,16 @@ def evaluate_tables(
     tables: Mapping[str, Records],
     cascades: Mapping[str, Cascade],
     by_score: Mapping[str, ByScore],
+    spent: Mapping[str, score_costs.ByScore],
     settings: Settings,
 ) -> Evaluation:
-    """All panels, the tasks in the order in which they first come, and every figure."""
+    """All panels, the tasks in the order in which they first come, and every figure.
+
+    Args:
+      tables: by name.
+      cascades, by_score, spent: of `score_all`.
+      settings: how panels are made.
+    """
     first = next(iter(tables.values()))
     rows = rows_by_task(first.task)
     groups = tasks_of_groups(settings.groups, list(rows))
@@ -161,7 +199,8 @@ def evaluate_tables(
         return settings.panel(title, _metric_names(first.metric[rows]), taken)
 
     mixture = str(first.metadata["mixture"])
-    pooled = settings.panel(mixture, _metric_names(first.metric), cascades, scores=by_score)
+    several = {"scores": by_score, "score_costs": spent or None}
+    pooled = settings.panel(mixture, _metric_names(first.metric), cascades, **several)
     tasks, per_example, notes = {}, {}, []
     for task, task_rows in rows.items():
         tasks[task] = means(task, task_rows)
@@ -179,6 +218,7 @@ def evaluate_tables(
         per_example=per_example,
         figures=split_figures.compute(tables, tasks, per_example),
         notes=tuple(notes),
+        cost_notes=score_costs.notes(name_of(settings.score), spent),
         groups={
             group: means(group, np.sort(np.concatenate([rows[task] for task in members])))
             for group, members in groups.items()

@@ -17,7 +17,7 @@ from cascade_jax.deferral.guarantees import certificate as certificate_file
 from cascade_jax.deferral.guarantees.certificate import CERTIFIED, Certificate, ModelIdentity
 from cascade_jax.deferral.guarantees.risks import Risk
 from cascade_jax.deferral.policy import ANSWER
-from cascade_jax.deferral.scores.base import DeferralScore, name_of
+from cascade_jax.deferral.scores.base import DeferralScore, UnknownCost, name_of, own_flops
 from cascade_jax.evaluation import curves, live_cascades
 from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.costs import CostModel, Flops, Parameters
@@ -60,7 +60,7 @@ class PolicyPoint:
       rate: share of answers deferred, or of the tokens written.
       quality: mean, per example.
       cost: mean, in the unit of the evaluation; NaN if it has none for tokens.
-      flops: mean FLOPs of an example; NaN if not known.
+      flops: mean FLOPs of an example, what the score spends included; NaN if not known.
       kept: each promise beside what was measured.
       warnings: what a reader must know before believing it.
     """
@@ -106,7 +106,7 @@ def points(
         listed = "; ".join(f"{name}: {text}" for name, text in differing.items())
         raise PolicyError(f"{path} is not a certificate of what is evaluated: {listed}")
     return {
-        name: _point(os.fspath(path), certificate, tables[name], cascades[name], cost)
+        name: _point(os.fspath(path), certificate, tables[name], cascades[name], score, cost)
         for name, text in differing.items()
         if not text
     }
@@ -173,14 +173,19 @@ def _other_model(role: str, identity: ModelIdentity, table: Records) -> str:
 
 
 def _point(
-    path: str, certificate: Certificate, table: Records, cascade: Cascade, cost: CostModel
+    path: str,
+    certificate: Certificate,
+    table: Records,
+    cascade: Cascade,
+    score: DeferralScore,
+    cost: CostModel,
 ) -> PolicyPoint:
     rows = _unseen(certificate, table)
-    figures, _ = _measured(certificate, table, cascade, cost)
+    figures, _ = _measured(certificate, table, cascade, score, cost)
     spent = lost = math.nan
     if len(rows):
         new = table.take(rows)
-        unseen, spent = _measured(certificate, new, cascade.take(rows), cost)
+        unseen, spent = _measured(certificate, new, cascade.take(rows), score, cost)
         lost = float(np.mean(new.teacher_quality)) - unseen["quality"]
     shared = ("level", "status", "promise", "score", "thresholds", "delta")
     return PolicyPoint(
@@ -209,11 +214,16 @@ def _unseen(certificate: Certificate, table: Records) -> Int[np.ndarray, " rows"
 
 
 def _measured(
-    certificate: Certificate, table: Records, cascade: Cascade, cost: CostModel
+    certificate: Certificate,
+    table: Records,
+    cascade: Cascade,
+    score: DeferralScore,
+    cost: CostModel,
 ) -> tuple[dict[str, float], float]:
     """Rate, quality, cost and FLOPs of a point, and the cost that a budget limits.
 
-    Of answers: ``deferred = score > τ``, and the cost is ``mean(C_S + deferred · C_L)``.
+    Of answers: ``deferred = score > τ``, and the cost is ``mean(C_S + F + deferred · C_L)``, F what
+    the score spends itself.
     """
     if certificate.level != ANSWER:
         live = live_cascades.from_records(table)
@@ -228,10 +238,14 @@ def _measured(
     flops, rate = math.nan, float(np.mean(deferred))
     if table.student_flops is not None and table.teacher_flops is not None:
         flops = float(np.mean(table.student_flops + deferred * table.teacher_flops))
+        try:
+            flops += float(np.mean(own_flops(score, table.student)))
+        except UnknownCost:
+            flops = math.nan
     return {
         "rate": rate,
         "quality": float(np.mean(quality)),
-        "cost": curves.mean_cost(cascade.student_cost) + float(np.mean(deferred * large)),
+        "cost": curves.mean_cost(cascade.costs[0]) + float(np.mean(deferred * large)),
         "flops": flops,
     }, rate
 
@@ -245,7 +259,7 @@ def cost_of_live(live: LiveCascade, cascade: Cascade, cost: CostModel) -> float:
     if isinstance(cost, Flops):
         return live.flops
     if isinstance(cost, Parameters):
-        small, large = cascade.mean_costs
+        small, large = map(curves.mean_cost, (cascade.student_cost, cascade.teacher_cost))
         return small + live.token_share * large
     return math.nan
 

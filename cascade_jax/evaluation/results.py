@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from cascade_jax.deferral.guarantees.budget_file import Budget
 from cascade_jax.evaluation.cascades import Cascade
-from cascade_jax.evaluation.comparison import Comparison
+from cascade_jax.evaluation.comparison import Comparison, Difference
 from cascade_jax.evaluation.curves import Curve
 from cascade_jax.evaluation.live_cascades import LiveCascade
 from cascade_jax.evaluation.policy_points import PolicyPoint
@@ -91,6 +91,24 @@ class CascadeSummary:
         return self.separation.auroc
 
 
+@dataclasses.dataclass(frozen=True)
+class OwnCost:
+    """What a score spends itself, and how it does where that counts; NaN where it is not known.
+
+    Attributes:
+      flops: mean of an example, beside the small model's own answer.
+      area: under quality over the total cost, see `equal_cost.area`.
+      area_minus_average: minus that of the average log-prob, paired.
+      pays_from: deferral rate from which it has at least the quality that the average log-prob has
+        at the same total cost; inf for never. See `equal_cost.pays_from`.
+    """
+
+    flops: float
+    area: Estimate
+    area_minus_average: Difference
+    pays_from: float
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScoreSummary:
     """One deferral score of one cascade, beside others.
@@ -99,6 +117,8 @@ class ScoreSummary:
       area, s_d_ideal, s_d_oracle: as in `CascadeSummary`, by the same draws.
       ranking: how well it tells errors.
       curve: with some 400 points.
+      own_cost: what it spends itself, and what that does; None where no score beside it spends
+        anything.
     """
 
     area: Estimate
@@ -106,6 +126,7 @@ class ScoreSummary:
     s_d_oracle: Estimate
     ranking: Ranking
     curve: Curve
+    own_cost: OwnCost | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -194,6 +215,7 @@ class Evaluation:
       per_example: the tasks with a corpus metric once more, by means of per-example quality.
       figures: every metric of every task over the whole split.
       notes: remarks on how the figures were made.
+      cost_notes: the scores whose own cost is not known, and why.
       groups: by name, some tasks pooled as one set, as the pool is.
       group_tasks: by name, the tasks of each group.
       live: by cascade name, token-level cascades that ran live, where the records hold them.
@@ -212,6 +234,7 @@ class Evaluation:
     per_example: dict[str, Panel] = dataclasses.field(default_factory=dict)
     figures: tuple[SplitFigure, ...] = ()
     notes: tuple[str, ...] = ()
+    cost_notes: tuple[str, ...] = ()
     groups: dict[str, Panel] = dataclasses.field(default_factory=dict)
     group_tasks: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     live: dict[str, LiveCascade] = dataclasses.field(default_factory=dict)

@@ -1,17 +1,27 @@
 """Summaries of cascades side by side: one Panel per mixture or task, one row per cascade."""
 
-from collections.abc import Collection, Mapping, Sequence
+import dataclasses
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Real
 
-from cascade_jax.evaluation import bootstrap, curves
+from cascade_jax.deferral.scores import Average
+from cascade_jax.evaluation import bootstrap, curves, equal_cost
+from cascade_jax.evaluation import score_costs as score_costs_lib
 from cascade_jax.evaluation.cascades import Cascade, Lines, curve_of, lines_of
-from cascade_jax.evaluation.comparison import Comparison, compare_resamples
+from cascade_jax.evaluation.comparison import (
+    Comparison,
+    Difference,
+    compare_resamples,
+    difference,
+)
 from cascade_jax.evaluation.costs import CostModel, Parameters
 from cascade_jax.evaluation.results import (
     CascadeSummary,
     Estimate,
+    OwnCost,
     Panel,
     References,
     ScoreSummary,
@@ -19,6 +29,7 @@ from cascade_jax.evaluation.results import (
 from cascade_jax.evaluation.separation import ranking, separation
 
 REFERENCE_RATES = (0.25, 0.5, 0.75)
+BASELINE = Average.name  # what scores that cost something are compared with
 _SCORE_POINTS = 401
 _PARAMETERS = Parameters()
 Scores = Mapping[str, Real[np.ndarray, " n"]]
@@ -47,6 +58,7 @@ def compare(
     seed: int = 0,
     cost: CostModel = _PARAMETERS,
     scores: Mapping[str, Scores] | None = None,
+    score_costs: Mapping[str, score_costs_lib.ByScore] | None = None,
 ) -> Panel:
     """Curves and summaries of cascades on one set of examples.
 
@@ -57,20 +69,17 @@ def compare(
       seed: of the draws.
       cost: what the costs of the cascades are; only its label and unit are used.
       scores: more scores of each cascade, by its name and theirs.
+      score_costs: what they spend, likewise, `BASELINE` among them; None where all are free.
 
     Raises:
       ValueError: if there is no cascade, they hold different numbers of examples, or only some have
         statistics.
     """
-    sizes = {name: len(cascade.score) for name, cascade in cascades.items()}
-    if len(set(sizes.values())) != 1:
-        raise ValueError(f"cascades side by side need the same examples, got {sizes}")
-    if len({cascade.statistics is None for cascade in cascades.values()}) != 1:
-        raise ValueError("cascades side by side need statistics all of them, or none")
+    _check_comparable(cascades)
     points = references(cascades)
-    more = {name: dict((scores or {}).get(name, {})) for name in cascades}
-    orders = [(cascade, (cascade.score, *more[n].values())) for n, cascade in cascades.items()]
-    resampled = _resample(orders, points, bootstrap_samples, seed)
+    costs = score_costs or {}
+    by_own = _by_own_cost(cascades, scores or {}, costs)
+    resampled = _resample(by_own, points, bootstrap_samples, seed, bool(score_costs))
     lines, summaries, comparisons, by_score = {}, {}, {}, {}
     first = next(iter(cascades))
     for (name, cascade), resamples in zip(cascades.items(), resampled, strict=True):
@@ -80,8 +89,9 @@ def compare(
         summaries[name] = _summarize(cascade, lines[name], points, resamples[0], comparison)
         if name != first:
             comparisons[name] = comparison
-        if more[name]:
-            by_score[name] = _scores(cascade, lines[name], more[name], resamples[1:])
+        if len(resamples) > 1:
+            names, others = scores[name], resamples[1:]
+            by_score[name] = _scores(by_own[name], lines[name], names, others, costs.get(name))
     return Panel(
         title=title,
         metric=metric,
@@ -99,13 +109,47 @@ def compare(
     )
 
 
-def _resample(orders, points: References, samples: int, seed: int):
+def _check_comparable(cascades: Mapping[str, Cascade]) -> None:
+    sizes = {name: len(cascade.score) for name, cascade in cascades.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"cascades side by side need the same examples, got {sizes}")
+    if len({cascade.statistics is None for cascade in cascades.values()}) != 1:
+        raise ValueError("cascades side by side need statistics all of them, or none")
+
+
+def _by_own_cost(
+    cascades: Mapping[str, Cascade],
+    scores: Mapping[str, Scores],
+    costs: Mapping[str, score_costs_lib.ByScore],
+) -> dict[str, list[Cascade]]:
+    """Each cascade, and the same by each of its other scores, with what that spends."""
+    result = {}
+    for name, cascade in cascades.items():
+        result[name] = [cascade]
+        for score, values in scores.get(name, {}).items():
+            own = costs[name][score].cost if name in costs else 0.0
+            changed = {"score": values, "score_cost": own}
+            result[name].append(dataclasses.replace(cascade, **changed))
+    return result
+
+
+def _resample(
+    by_own: Mapping[str, Sequence[Cascade]],
+    points: References,
+    samples: int,
+    seed: int,
+    equal: bool,
+):
     """Resamples of each cascade by each of its scores; None in place of each without any."""
-    first = orders[0][0]
+    cascades = list(by_own.values())
+    first = cascades[0][0]
     has_one_input = first.num_inputs == 1 < len(first.score)  # all resamples would be alike
     if samples == 0 or has_one_input:
-        return [[None] * len(scores) for _, scores in orders]
-    at = {"rates": points.rates, "costs": points.costs, "qualities": points.qualities.values()}
+        return [[None] * len(several) for several in cascades]
+    orders = [(several[0], [each.score for each in several]) for several in cascades]
+    own = [[each.score_cost for each in several] for several in cascades]
+    at = {"score_costs": own, "equal_costs": equal}
+    at |= {"rates": points.rates, "costs": points.costs, "qualities": points.qualities.values()}
     return bootstrap.resample_all(orders, **at, samples=samples, seed=seed)
 
 
@@ -166,18 +210,52 @@ def _areas(
 
 
 def _scores(
-    cascade: Cascade,
+    by_own: Sequence[Cascade],
     lines: Lines,
-    scores: Scores,
+    names: Iterable[str],
     resamples: Sequence[bootstrap.Resamples | None],
+    costs: score_costs_lib.ByScore | None,
 ) -> dict[str, ScoreSummary]:
-    """The cascade by each of several scores."""
+    """The cascade by each of several scores, which follow the main one."""
     summaries = {}
-    for (name, score), score_resamples in zip(scores.items(), resamples, strict=True):
-        curve = curve_of(cascade, score)
+    for name, cascade, score_resamples in zip(names, by_own[1:], resamples, strict=True):
+        curve = curve_of(cascade)
         summaries[name] = ScoreSummary(
             **_areas(curve, lines, score_resamples),
-            ranking=ranking(score, cascade.student_quality, cascade.is_binary),
+            ranking=ranking(cascade.score, cascade.student_quality, cascade.is_binary),
             curve=curve.thin(_SCORE_POINTS),
         )
-    return summaries
+    return _own_costs(by_own, summaries, costs, resamples) if costs else summaries
+
+
+def _own_costs(
+    by_own: Sequence[Cascade],
+    summaries: Mapping[str, ScoreSummary],
+    costs: score_costs_lib.ByScore,
+    resamples: Sequence[bootstrap.Resamples | None],
+) -> dict[str, ScoreSummary]:
+    """The summaries of several scores with what they spend themselves."""
+    cascades = dict(zip(summaries, by_own[1:], strict=True))
+    of_score = dict(zip(summaries, resamples, strict=True))
+    first = by_own[0]
+    ends = curves.mean_cost(first.student_cost), curves.mean_cost(first.teacher_cost)
+    average = curve_of(cascades[BASELINE])
+
+    def area(curve: curves.Curve) -> float:
+        return float(equal_cost.area(curve.quality, curve.cost, *ends))
+
+    result = {}
+    for name, summary in summaries.items():
+        own = OwnCost(costs[name].mean_flops, Estimate(math.nan), Difference(math.nan), math.nan)
+        if not costs[name].unknown:
+            curve, drawn, base = curve_of(cascades[name]), of_score[name], of_score[BASELINE]
+            values = drawn and drawn.equal_cost_area
+            paired = None if drawn is None else values - base.equal_cost_area
+            own = OwnCost(
+                flops=own.flops,
+                area=_estimate(area(curve), values),
+                area_minus_average=difference(area(curve) - area(average), paired),
+                pays_from=equal_cost.pays_from(curve, average, *ends),
+            )
+        result[name] = dataclasses.replace(summary, own_cost=own)
+    return result

@@ -63,6 +63,9 @@ def _sections(evaluation: Evaluation, images: Mapping[str, bytes]) -> list[str]:
     parts += _budget_sections(evaluation, images)
     if evaluation.scores:
         parts += ['<h2 id="scores">Deferral scores</h2>', *_scores(evaluation)]
+        costs = tables.score_costs(evaluation.scores)
+        parts += [as_html(costs), words.SCORE_COSTS] * costs.has_rows
+        parts += [f'<p class="soft">{escape(note)}.</p>' for note in evaluation.cost_notes]
         if "scores" in images:
             parts += [_picture(images["scores"], words.SCORES_CAPTION)]
     if evaluation.shows_tasks:

@@ -28,6 +28,9 @@ def render(evaluation: Evaluation) -> str:
     parts.append(as_markdown(tables.separation(pooled)))
     if evaluation.scores:
         parts.append(as_markdown(tables.scores(pooled.scores)))
+        costs = tables.score_costs(pooled.scores)
+        parts += [as_markdown(costs)] * costs.has_rows
+    parts += [f"{markdown_text(note)}." for note in evaluation.cost_notes]
     if pooled.comparisons:
         parts.append(as_markdown(tables.comparisons(pooled)))
     parts.append(as_markdown(tables.curve(pooled)))

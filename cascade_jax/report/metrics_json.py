@@ -1,11 +1,18 @@
 """An evaluation as JSON: every figure in full precision, in lines that a reader can follow."""
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from cascade_jax import json_file, records
-from cascade_jax.evaluation.results import Evaluation, Panel, RecordsSource, ScoreSummary
+from cascade_jax.evaluation.results import (
+    Evaluation,
+    OwnCost,
+    Panel,
+    RecordsSource,
+    ScoreSummary,
+)
 from cascade_jax.records.schema import POLICY
 
 MAX_POINTS = 201  # of a curve
@@ -37,6 +44,8 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "per_example": {t: _panel(panel) for t, panel in evaluation.per_example.items()},
             "figures": evaluation.figures,
             "notes": evaluation.notes,
+            # Only where a score's own cost is not known.
+            **({"cost_notes": evaluation.cost_notes} if evaluation.cost_notes else {}),
             # Only where a cascade ran live, or a policy was laid on the curves.
             **({"live": evaluation.live} if evaluation.live else {}),
             **({"policy": evaluation.points} if evaluation.points else {}),
@@ -96,4 +105,10 @@ def _score(summary: ScoreSummary) -> dict[str, Any]:
     curve = summary.curve.thin(_SCORE_POINTS)
     figures = {name: getattr(summary, name) for name in ("area", "s_d_ideal", "s_d_oracle")}
     points = {name: getattr(curve, name) for name in ("rate", "quality", "cost")}
-    return {**figures, **vars(summary.ranking), "curve": points}
+    own = {} if summary.own_cost is None else {"own_cost": _own_cost(summary.own_cost)}
+    return {**figures, **vars(summary.ranking), **own, "curve": points}
+
+
+def _own_cost(own: OwnCost) -> dict[str, Any]:
+    """With a word for a score that never pays: null is for what is not known."""
+    return vars(own) | ({"pays_from": "never"} if own.pays_from == math.inf else {})

@@ -1,13 +1,14 @@
 """What the tables of a report hold; `text_table` renders them as text, Markdown and HTML."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cascade_jax.evaluation import curves
 from cascade_jax.evaluation.comparison import Difference
 from cascade_jax.evaluation.costs import format_cost, short_label
 from cascade_jax.evaluation.results import Estimate, Evaluation, Panel, ScoreSummary
-from cascade_jax.evaluation.summaries import REFERENCE_RATES
+from cascade_jax.evaluation.summaries import BASELINE, REFERENCE_RATES
 from cascade_jax.records.schema import CORPUS_METRICS, DECODING, FIGURES, MODELS, POLICY
 from cascade_jax.report import headline
 from cascade_jax.report.numbers import cost_text, promise_text
@@ -163,6 +164,35 @@ def scores(scores_of: Mapping[str, Mapping[str, ScoreSummary]]) -> Table:
             *_read(_RANKING, [row.ranking for _, _, row in rows]),
         ],
     )
+
+
+def score_costs(scores_of: Mapping[str, Mapping[str, ScoreSummary]]) -> Table:
+    """What each score spends itself, and whether that pays; empty where all are free."""
+    rows = [(name, score, row) for name, by in scores_of.items() for score, row in by.items()]
+    rows = [(name, score, row, row.own_cost) for name, score, row in rows if row.own_cost]
+    flops = functools.partial(format_cost, unit="FLOPs")
+    against = [
+        NOT_MEASURED if score == BASELINE or math.isnan(own.area.value)
+        else difference(own.area_minus_average)
+        for _, score, _, own in rows
+    ]  # fmt: skip
+    return Table(
+        "What scores themselves cost, and whether that pays",
+        [
+            Column("cascade", [name for name, *_ in rows]),
+            Column("score", [score for _, score, *_ in rows]),
+            *_read(("auroc", "prr"), [row.ranking for _, _, row, _ in rows]),
+            Column("area", [row.area.value for _, _, row, _ in rows]),
+            Column("own FLOPs per example", [own.flops for *_, own in rows], flops),
+            Column("area at equal cost", [estimate(own.area) for *_, own in rows]),
+            Column(f"− {BASELINE}", against, signed),
+            Column("pays for itself from", [_pays_from(own.pays_from) for *_, own in rows]),
+        ],
+    )
+
+
+def _pays_from(rate: float) -> str:
+    return "never" if rate == math.inf else percent(rate)
 
 
 def best_score(by_score: Mapping[str, ScoreSummary]) -> str:

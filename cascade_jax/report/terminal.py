@@ -1,5 +1,6 @@
 """What `cascade-jax evaluate` and `fit-router` print."""
 
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -32,10 +33,18 @@ def format_table(evaluation: Evaluation) -> str:
 
 
 def below(evaluation: Evaluation, output_dir: str | os.PathLike) -> str:
-    """A policy, scores beside the main one, differences to the first cascade, and the report."""
+    """A policy, scores beside the main one, differences to the first cascade, and the report.
+
+    Where a score costs something itself, the scores are shown with that.
+    """
     pooled = evaluation.pooled
     parts = [_policy(pooled, name, point) for name, point in evaluation.points.items()]
-    parts += [as_text(tables.areas_by_score(pooled))] if pooled.scores else []
+    costs = tables.score_costs(pooled.scores)
+    if costs.has_rows:
+        parts += [as_text(dataclasses.replace(costs, columns=[c.plain() for c in costs.columns]))]
+        parts += [one_line(f"{note}.") for note in evaluation.cost_notes]
+    elif pooled.scores:
+        parts += [as_text(tables.areas_by_score(pooled))]
     parts += [_comparison(pooled, name) for name in pooled.comparisons]
     return "\n\n".join([*parts, f"Open {Path(output_dir) / 'report.html'}"])
 

@@ -175,10 +175,10 @@ def measure(paths: dict[str, Path], draws: int, report: Path) -> tuple[list[dict
         tables = {name: records.read(path) for name, path in paths.items()}
     settings = panels.Settings(scores=panels.AVAILABLE, bootstrap_samples=draws)
     with stage(rows, "scores"):
-        cascades, by_score = panels.score_all(tables, settings)
+        cascades, by_score, spent = panels.score_all(tables, settings)
     rows[-1]["name"] += f" ({len(next(iter(by_score.values())))})"
     with stage(rows, "curves, metrics, tasks"):
-        evaluation = panels.evaluate_tables(tables, cascades, by_score, settings)
+        evaluation = panels.evaluate_tables(tables, cascades, by_score, spent, settings)
     with stage(rows, "pictures, page, metrics.json"):
         write_report(evaluation, report)
     del evaluation, by_score, cascades

@@ -39,7 +39,8 @@ def test_the_table_has_every_score_and_its_class(page):
 
 def test_the_table_has_every_router(page):
     table = page.split("| router | sees |")[1].split("\n\n")[0].splitlines()[2:]
-    kinds = [type(router).__name__ for router in made.ROUTERS]
+    of_states = routers.StateRouter(), routers.StateNetworkRouter()
+    kinds = [type(router).__name__ for router in (*made.ROUTERS, *of_states)]
     assert [cells(row)[0].strip("`") for row in table] == kinds
     assert f"{len(routers.LogisticRouter().quantiles)} quantiles" in table[0]
 
@@ -65,7 +66,7 @@ def test_the_commands_build(page, in_root, monkeypatch):
     monkeypatch.setattr(routers.kinds, "load", lambda path: path)
     blocks = re.findall(r"```bash\n(.*?)```", page, re.S)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 10
     for line in lines:
         if "my.gin" in line:
             continue  # is called below
@@ -93,13 +94,14 @@ def test_a_score_and_a_similarity_of_ones_own(page, tmp_path, monkeypatch):
         argv = [*shlex.split(command.replace("\\\n", " "))[2:], "--gin.BOOTSTRAP_SAMPLES=1"]
         config = gin_config.parse(commands.module_of("evaluate").CONFIG, argv)
         tables = evaluate.load(config.records_files)
-        _, by_score = panels.score_all(tables, config)
+        _, by_score, spent = panels.score_all(tables, config)
     finally:
         gin.clear_config(clear_constants=True)
         sys.modules.pop("my_scores", None)
     values = by_score["s"]
     np.testing.assert_array_equal(values["longest sample"], [3, 5, 1, 3])
     np.testing.assert_array_equal(values["Deg same_first_word"], [0, 0.5, 0.5, 0])
+    assert "student_sample_flops" in spent["s"]["longest sample"].unknown
 
 
 def test_the_numbers_of_worked_solutions_are_compared(page, tmp_path, in_root):

@@ -54,7 +54,7 @@ def points(folder, path, *names, cost=COST_OF_PARAMETERS):
     """Points of a policy, without a report."""
     tables = evaluate.load(files_of(folder, names))
     settings = panels.Settings(cost=cost, bootstrap_samples=1)
-    cascades, _ = panels.score_all(tables, settings)
+    cascades, _, _ = panels.score_all(tables, settings)
     return policy_points.points(path, tables, cascades, Average(), cost)
 
 

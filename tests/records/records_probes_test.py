@@ -52,7 +52,7 @@ def test_round_trips(tmp_path):
     assert_holds(table, rows)
     assert_holds(table.take(np.array([3, 0])), [rows[3], rows[0]])
     assert set(table.student.per_token) == {*PER_TOKEN, "previous_attention"}
-    assert set(table.student.per_example) == {"vocab_size"}
+    assert set(table.student.per_example) == {"vocab_size", "probe_flops"}
     to_jsonl.to_jsonl(tmp_path / "a.parquet", tmp_path / "a.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert np.shape(lines[1]["student"]["previous_attention"])[1] == LAYERS

@@ -64,7 +64,10 @@ def measure(
     probes: Sequence[Probe],
     samples: Samples | None = None,
 ) -> dict[str, Any]:
-    """Columns of records by name, those of the probes and `probe_flops`, in the examples' order.
+    """Columns of records by name, those of the probes and the FLOPs that they took.
+
+    Rows are in the examples' order. `probe_flops` are of the pass over the answers, which its
+    probes share, `sample_state_flops` of that over the samples.
 
     Args:
       model: what answered.
@@ -80,20 +83,21 @@ def measure(
         columns["surface_log_probs"] = list(log_shares(*parts, questions.piece_of))
     if not probes:
         return columns
-    spent = np.zeros(len(answers.tokens))
+    spent = columns["probe_flops"] = np.zeros(len(answers.tokens))
     if in_pass:
         made, spent = _run_pass(model, questions, answers.tokens, in_pass)
-        columns |= made
+        columns |= made | {"probe_flops": spent}
     for probe in probes:
         if isinstance(probe, SampleStates):
             values, more = _eigenvalues(model, questions, samples, probe)
-            columns["sample_state_eigenvalues"], spent = values, spent + more
+            columns |= {"sample_state_eigenvalues": values, "sample_state_flops": more}
+            spent = spent + more
     share = np.sum(spent) / max(np.sum(answers.flops), 1.0)
     hosts.print_once(
         f"{model.name} probes: {np.mean(spent) if len(spent) else 0:.3g} FLOPs for each answer, "
         f"{share:.2f} of what answering takes"
     )
-    return columns | {"probe_flops": spent}
+    return columns
 
 
 def _eigenvalues(

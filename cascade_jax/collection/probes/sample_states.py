@@ -30,7 +30,7 @@ class SampleStates(Probe):
     """
 
     layer: int | None = None
-    columns: ClassVar[tuple[str, ...]] = ("sample_state_eigenvalues",)
+    columns: ClassVar[tuple[str, ...]] = ("sample_state_eigenvalues", "sample_state_flops")
 
     def check(self, config: ModelConfig, top_k: int, samples: int) -> None:
         check_layers("SampleStates.layer", () if self.layer is None else (self.layer,), config)

@@ -14,6 +14,7 @@ from cascade_jax.deferral.routers import arrays as router_models
 from cascade_jax.deferral.routers import features as router_features
 from cascade_jax.deferral.routers import fingerprints
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
+from cascade_jax.deferral.scores.base import spent
 from cascade_jax.names import check_choice
 
 FORMAT = 2  # 1 differs in the hash of ids
@@ -100,6 +101,14 @@ class FittedRouter:
             log_odds = self.model(self.features.matrix(answers.part(start, stop), width))
             result[start:stop] = target_value(log_odds, self.target)
         return result
+
+    def own_flops(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+        """FLOPs of what its features read beside the answer; see `scores.Score`.
+
+        Raises:
+          UnknownCost: the answers do not hold them.
+        """
+        return spent(answers, *getattr(self.features, "spends", ()))
 
     def check_not_fitted_on(
         self,

@@ -181,6 +181,10 @@ class Saved:
         """See `FittedRouter`."""
         return self.router(answers)
 
+    def own_flops(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+        """See `FittedRouter`."""
+        return self.router.own_flops(answers)
+
 
 def check_not_fitted_on(
     score: DeferralScore,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -28,6 +28,7 @@ class StateFeatures:
     state: str = ANSWER
     layer: int | None = None
     model: str = ""
+    spends: ClassVar[tuple[str, ...]] = ("probe_flops",)  # as of `scores.Score`
 
     def __post_init__(self):
         check_choice("state", self.state, STATES)

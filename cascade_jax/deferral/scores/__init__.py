@@ -5,7 +5,14 @@ A gin file finds every score here. Learned scores are in `cascade_jax.deferral.r
 
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 from cascade_jax.deferral.scores.attention import AttentionScore, Rauq, RauqEntropy
-from cascade_jax.deferral.scores.base import DeferralScore, Score, name_of
+from cascade_jax.deferral.scores.base import (
+    DeferralScore,
+    Score,
+    UnknownCost,
+    name_of,
+    own_flops,
+    spent,
+)
 from cascade_jax.deferral.scores.distribution import SelfCertainty, SurfaceFormCcp
 from cascade_jax.deferral.scores.relevance import TokenSar
 from cascade_jax.deferral.scores.samples.agreement import Disagreement
@@ -50,7 +57,8 @@ __all__ = [
     "GeometricMean", "KernelLanguageEntropy", "Kurtosis", "LexicalSimilarity", "Margin",
     "MaxSoftmax", "Maximum", "Minimum", "NumSet", "Perplexity", "PredictiveEntropy", "Quantile",
     "Rauq", "RauqEntropy", "SampledAnswers", "Score", "SelfCertainty", "SemanticEntropy",
-    "SentSAR", "Sum", "SurfaceFormCcp", "TokenSar", "TopKurtosis", "available", "name_of",
+    "SentSAR", "Sum", "SurfaceFormCcp", "TokenSar", "TopKurtosis", "UnknownCost", "available",
+    "name_of", "own_flops", "spent",
 ]  # fmt: skip
 
 # The rules that CAT's figure 6 compares; its ChowQuantile-0 is the minimum.

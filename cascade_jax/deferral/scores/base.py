@@ -3,6 +3,9 @@
 A score is any callable from `AnswerTokens` to float64 of shape [n], one value per example, higher =
 defer. A frozen dataclass is the usual form, so that its settings can be bound in a config. The unit
 and the meaning of zero are the score's own: everything after it uses the order of the values only.
+
+What a model computes for a score beside the answer is the score's own cost (`own_flops`). What the
+score itself makes of it, means, similarities of words or a router's prediction, is not counted.
 """
 
 import dataclasses
@@ -14,12 +17,21 @@ from jaxtyping import Float
 
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 
+# Columns of what models compute for scores, and the setting by which `collect` adds each.
+_FLOPS = {
+    "probe_flops": "PROBES",
+    "sample_flops": "SAMPLES = 10",
+    "sample_state_flops": "PROBES = [@probes.SampleStates()]",
+}
 _COLUMN_NAMES = {"log_probs": "log-prob", "entropies": "entropy", "top_log_probs": "top log-prob"}
 
 
 @runtime_checkable
 class DeferralScore(Protocol):
-    """Protocol of all deferral scores; ours have a text `name` besides."""
+    """Protocol of all deferral scores.
+
+    Ours have a text `name` besides, and a method ``own_flops(answers)``: see `Score`.
+    """
 
     def __call__(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]: ...
 
@@ -27,6 +39,53 @@ class DeferralScore(Protocol):
 def name_of(score: DeferralScore) -> str:
     """A score's name for tables and axes; that of a plain function is its own."""
     return str(getattr(score, "name", None) or getattr(score, "__name__", None) or repr(score))
+
+
+class UnknownCost(ValueError):
+    """What a score costs is not known; the message says why."""
+
+
+def spent(answers: AnswerTokens, *columns: str) -> Float[np.ndarray, " examples"]:
+    """The sum of columns of FLOPs, "sample_flops" say, of each example: for a score's `own_flops`.
+
+    Raises:
+      UnknownCost: the answers lack one of them.
+    """
+    total = np.zeros(answers.num_examples)
+    for name in columns:
+        if name not in answers.per_example:
+            setting = _FLOPS.get(name, "its probe")
+            raise UnknownCost(
+                f"there is no column student_{name}; `cascade-jax collect` with {setting} adds it"
+            )
+        total += answers.per_example[name]
+    return total
+
+
+def own_flops(score: DeferralScore, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+    """FLOPs that models spend on each example's score beside the small model's own answer.
+
+    A score without a method of that name spends none.
+
+    Raises:
+      UnknownCost: they are not known.
+      ValueError: the score's method gives anything but a finite number of 0 or more per example.
+    """
+    if not hasattr(score, "own_flops"):
+        return np.zeros(answers.num_examples)
+    values = np.asarray(score.own_flops(answers), np.float64)
+    if values.shape != (answers.num_examples,):
+        count = f"one for each of {answers.num_examples} examples"
+        raise ValueError(
+            f"own_flops of {name_of(score)!r} has shape {values.shape}; must be {count}"
+        )
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if len(bad):
+        raise ValueError(
+            f"own_flops of {name_of(score)!r} for {answers.describe(int(bad[0]))} is "
+            f"{values[bad[0]]}; must be finite and 0 or more ({len(bad)} such)"
+        )
+    return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +104,19 @@ class Score:
     column: ClassVar[str] = "log_probs"
     least_k: ClassVar[int] = 0
     measured: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def spends(self) -> tuple[str, ...]:
+        """Columns of FLOPs that add up to its own: of the probes' pass if it has `measured`."""
+        return ("probe_flops",) if self.measured else ()
+
+    def own_flops(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+        """FLOPs that models spend on each example's score beside the small model's own answer.
+
+        Raises:
+          UnknownCost: the answers lack a column that says it.
+        """
+        return spent(answers, *self.spends)
 
     def __call__(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
         """Scores every example in float64; higher = more reason to defer.

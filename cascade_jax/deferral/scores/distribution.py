@@ -56,6 +56,7 @@ class SurfaceFormCcp(Score):
     """
 
     name: ClassVar[str] = "surface-form CCP"
+    spends: ClassVar[tuple[str, ...]] = ()  # it reads the likeliest tokens of the answer itself
     measured: ClassVar[Mapping[str, str]] = {"surface_log_probs": _SURFACE}
 
     def _values(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from cascade_jax import checks
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
-from cascade_jax.deferral.scores.base import Score, name_of
+from cascade_jax.deferral.scores.base import Score, UnknownCost, name_of
 from cascade_jax.deferral.scores.samples import pairwise
 from cascade_jax.deferral.scores.samples.similarity import ExactMatch, Similarity, check
 
@@ -24,10 +24,12 @@ class SampleScore(Score):
     Attributes:
       label: the score's name; `name` has the settings besides that are not the usual ones.
       needs: fields of `SampledAnswers` that it reads beside the texts.
+      spends: see `Score`.
     """
 
     label: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()
+    spends: ClassVar[tuple[str, ...]] = ("sample_flops",)
 
     @property
     def name(self) -> str:
@@ -67,6 +69,19 @@ class SampleScore(Score):
         is_small = np.abs(result) < 1e3  # the others have no such decimals
         result[is_small] = np.round(result[is_small], _DECIMALS) + 0.0  # + 0.0: no -0.0
         return result
+
+    def own_flops(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
+        """FLOPs of drawing the samples; see `Score`.
+
+        Raises:
+          UnknownCost: the answers lack them, or samples are compared by a model (a setting whose
+            value has ``is_model = True``).
+        """
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if getattr(value, "is_model", False):
+                raise UnknownCost(f"its {field.name}, {name_of(value)!r}, is a model's")
+        return super().own_flops(answers)
 
     def _block(
         self, answers: AnswerTokens, rows: Int[np.ndarray, " m"], at: Int[np.ndarray, "m n"]

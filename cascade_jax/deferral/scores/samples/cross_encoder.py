@@ -50,6 +50,7 @@ class CrossEncoder:
     batch_size: int = 32
     truncate: bool = False
     is_symmetric: ClassVar[bool] = True
+    is_model: ClassVar[bool] = True
 
     def __post_init__(self):
         checks.require(bool(self.path), "path", self.path, "a folder of transformers")

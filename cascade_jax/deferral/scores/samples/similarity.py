@@ -20,7 +20,8 @@ class Similarity(Protocol):
     """How alike two texts are, from 0 to 1.
 
     One that has `is_symmetric = True` is asked one way round only, and one that has a method
-    ``many([(first, second), ...])`` is asked all pairs at once.
+    ``many([(first, second), ...])`` is asked all pairs at once. One that runs a model says so by
+    `is_model = True`: what scores by it cost is then not known.
     """
 
     def __call__(self, first: str, second: str) -> float: ...

@@ -29,6 +29,7 @@ class EigenScore(SampleScore):
 
     alpha: float = 1e-3
     label: ClassVar[str] = "EigenScore"
+    spends: ClassVar[tuple[str, ...]] = ("sample_flops", "sample_state_flops")
 
     def __post_init__(self):
         checks.positive("alpha", self.alpha)
