@@ -41,6 +41,8 @@ class EvaluateConfig(panels.Settings):
     token_values: Sequence[Callable] = ()
 
     def __post_init__(self):
+        is_list = isinstance(self.token_values, list | tuple)
+        checks.require(is_list, "token_values", self.token_values, "a list of functions of answers")
         for value in self.token_values:
             is_function = callable(value) and not isinstance(value, type)
             allowed = "a function of answers (a class needs its brackets)"

@@ -76,6 +76,11 @@ quality there is nothing else.</dd>
 those of the large model. A corpus metric is no such sum.</dd>
 <dt>Corrected, regressed</dt><dd>Deferred examples where only the large model is right, and where
 only the small one is.</dd>
+<dt>Token probabilities</dt><dd>Of the tokens of the small model's answer, end of sequence included:
+their geometric and arithmetic mean, and their excess kurtosis, which is below 0 where they are even
+or of two kinds, above 0 where a few stand out, and taken as 0 where all are equal.</dd>
+<dt>Token colours</dt><dd>Six steps of the chosen quantity, for all cascades alike: from 0 to 1 for
+a share, else from the 5th to the 95th percentile of the tokens of these examples.</dd>
 <dt>Reliability diagram</dt><dd>Mean confidence and mean quality in ten bins of equal width,
 whatever the deferral score; the area of a dot goes by the number of examples.</dd>
 </dl>"""
