@@ -60,8 +60,12 @@ def to_json(study: StudyVerdicts) -> dict:
 
 
 def _loss_values(result: LossResult) -> dict:
-    arrays = {k: getattr(result, k).tolist() for k in ("small", "area", "quality_at_cost")}
-    return {"size": result.size, "loss": result.loss, "seeds": result.seeds} | arrays
+    named = {"size": result.size, "loss": result.loss, "seeds": result.seeds}
+    figures = "small", "area", "quality_at_cost"
+    return named | {
+        place: {name: getattr(of_place, name).tolist() for name in figures}
+        for place, of_place in result.places.items()
+    }
 
 
 def _verdict_values(verdict: Verdict) -> dict:
@@ -175,19 +179,22 @@ def _about(study: StudyVerdicts) -> str:
 
 def _reached(study: StudyVerdicts) -> Table:
     """What each size and loss reaches."""
-    results, large = study.losses, study.losses[0].large
-    return Table(
-        f"What each loss reaches in the pool of all examples, mean ± deviation over seeds; "
-        f"the large model alone {large:.4f}",
-        [
-            Column("student", [r.size for r in results]),
-            Column("loss", [r.loss for r in results]),
-            Column("seeds", [str(len(r.seeds)) for r in results]),
-            Column("small model alone", [_spread(r.small) for r in results]),
-            Column("area", [_spread(r.area) for r in results]),
-            Column("quality at cost", [_spread(r.quality_at_cost) for r in results]),
-        ],
-    )
+    results = study.losses
+    columns = [
+        Column("student", [r.size for r in results]),
+        Column("loss", [r.loss for r in results]),
+        Column("seeds", [str(len(r.seeds)) for r in results]),
+    ]
+    large = []
+    for place, of_place in results[0].places.items():
+        of_loss = [result.places[place] for result in results]
+        large.append(f"{of_place.large:.4f} ({place})")
+        columns += [
+            Column(f"small model, {place}", [_spread(r.small) for r in of_loss]),
+            Column(f"area, {place}", [_spread(r.area) for r in of_loss]),
+        ]
+    head = "What each loss reaches, mean ± standard deviation over seeds; the large model alone "
+    return Table(head + ", ".join(large), columns)
 
 
 def _by_task(study: StudyVerdicts) -> Table:
@@ -202,9 +209,9 @@ def _by_task(study: StudyVerdicts) -> Table:
         Column("examples", list(map(str, study.tasks.values()))),
     ]
     for size, result in of_size.items():
-        values = [_spread(small) for small, _ in result.tasks.values()]
+        values = [_spread(of_task.small) for of_task in result.tasks.values()]
         columns.append(Column(f"{size}, {result.loss}", values))
-    columns.append(Column("large model", [f"{large:.4f}" for _, large in tasks.values()]))
+    columns.append(Column("large model", [f"{t.large:.4f}" for t in tasks.values()]))
     return Table("Quality of each model alone, by task", columns)
 
 

@@ -46,7 +46,7 @@ def test_the_command_writes_every_claim_of_every_pair(folder, tmp_path, capsys):
         "small: cat_dist; small: dist",
     ):
         assert text in page
-    reached = {(r["loss"], len(r["area"])) for r in values["p"]["losses"]}
+    reached = {(r["loss"], len(r["pool"]["area"])) for r in values["p"]["losses"]}
     assert reached == {("xent", 4), ("cat_xent", 4)}
     assert re.search(r"\| small +\| cat_xent +\| 4 +\| 0\.\d{4} ± 0\.\d{4} \|", page)
     for pair in values:
