@@ -166,7 +166,7 @@ def resample_all(
     ]
     pieces = [
         [reader.read(counts) for reader in readers]
-        for counts in _draws_of_examples(cascades[0][0], samples, seed)
+        for counts in draws_of_examples(cascades[0][0], samples, seed)
     ]
     return [
         tuple(map(_joined, zip(*of_cascade, strict=True)))
@@ -174,7 +174,7 @@ def resample_all(
     ]
 
 
-def _draws_of_examples(
+def draws_of_examples(
     cascade: Cascade, samples: int, seed: int
 ) -> Iterator[UInt8[np.ndarray, "n B"]]:
     """How often each example is drawn: as often as its input."""

@@ -50,9 +50,9 @@ def area(
 def pays_from(curve: Curve, baseline: Curve, small: float, large: float) -> float:
     """The least deferral rate at which a score has paid for what it spends, against another score.
 
-    There the cascade has at least the quality that the other's has at the same total cost. Total
-    costs are compared up to C_S + C_L, that of deferring everything without a score. A score that
-    spends nothing has paid at rate 0.
+    There the cascade is above the small model alone, and has at least the quality that the other's
+    has at the same total cost. Total costs are compared up to C_S + C_L, that of deferring
+    everything, for which no score is needed.
 
     Args:
       curve: of the score.
@@ -61,7 +61,7 @@ def pays_from(curve: Curve, baseline: Curve, small: float, large: float) -> floa
       large: C_L.
 
     Returns:
-      A rate of the score's curve, linear between points; `NEVER` where there is none.
+      A rate of the score's curve below 1, linear between points; `NEVER` where there is none.
     """
     start, end = curve.cost[0], small + large
     if start > end:
@@ -69,12 +69,20 @@ def pays_from(curve: Curve, baseline: Curve, small: float, large: float) -> floa
     at = np.unique(np.concatenate([curve.cost, baseline.cost, [end]]))
     at = at[(at >= start) & (at <= end)]
     ours, theirs = (np.interp(at, c.cost, c.quality) for c in (curve, baseline))
-    ahead = ours - theirs
-    reached = np.flatnonzero(ahead >= -_ROUNDING)
+    gained, ahead = ours - curve.quality[0], ours - theirs
+    reached = np.flatnonzero((ahead >= -_ROUNDING) & (gained > _ROUNDING))
     if not len(reached):
         return NEVER
-    k = int(reached[0])
-    cost = at[k]
-    if k and ahead[k] > 0:
-        cost = at[k - 1] + (at[k] - at[k - 1]) * ahead[k - 1] / (ahead[k - 1] - ahead[k])
-    return float(np.interp(cost, curve.cost, curve.rate))
+    cost, k = at[reached[0]], int(reached[0])
+    if k:  # where the later of both begins, between the point before and this one
+        shares = [_crossing(gained[k - 1], gained[k]), _crossing(ahead[k - 1], ahead[k])]
+        cost = at[k - 1] + max(shares) * (at[k] - at[k - 1])
+    rate = float(np.interp(cost, curve.cost, curve.rate))
+    return rate if rate < 1 - _ROUNDING else NEVER
+
+
+def _crossing(before: float, after: float) -> float:
+    """The share of the way from one value to another at which a line between them reaches 0."""
+    if before >= -_ROUNDING:
+        return 0.0
+    return float(np.clip(before / (before - max(after, 0.0)), 0.0, 1.0))

@@ -99,8 +99,8 @@ class OwnCost:
       flops: mean of an example, beside the small model's own answer.
       area: under quality over the total cost, see `equal_cost.area`.
       area_minus_average: minus that of the average log-prob, paired.
-      pays_from: deferral rate from which it has at least the quality that the average log-prob has
-        at the same total cost; inf for never. See `equal_cost.pays_from`.
+      pays_from: the least deferral rate at which it has at least the quality that the average
+        log-prob has at the same total cost, see `equal_cost.pays_from`; inf for never.
     """
 
     flops: float

@@ -186,7 +186,13 @@ def score_costs(scores_of: Mapping[str, Mapping[str, ScoreSummary]]) -> Table:
             Column("own FLOPs per example", [own.flops for *_, own in rows], flops),
             Column("area at equal cost", [estimate(own.area) for *_, own in rows]),
             Column(f"− {BASELINE}", against, signed),
-            Column("pays for itself from", [_pays_from(own.pays_from) for *_, own in rows]),
+            Column(
+                "pays for itself from",
+                [
+                    NOT_MEASURED if score == BASELINE else _pays_from(own.pays_from)
+                    for _, score, _, own in rows
+                ],
+            ),
         ],
     )
 

@@ -5,6 +5,7 @@ import numpy as np
 from cascade_jax import records
 
 N = 60
+_WORDS = ("yes", "", "no")
 
 
 def write(path, name, seed=0, changes=None, metadata=None, n=N):
@@ -38,3 +39,20 @@ def write(path, name, seed=0, changes=None, metadata=None, n=N):
     metadata = {"name": name, "mixture": "demo", "split": "test", **(metadata or {})}
     records.write(path, columns, metadata)
     return str(path)
+
+
+def write_sampled(path, name="xent", seed=0, without=()):
+    """The same with four sampled answers to each example, and costs that differ by example."""
+    rng = np.random.default_rng(seed + 5)
+    changes = {
+        "student_sample_answers": [list(rng.choice(_WORDS, 4)) for _ in range(N)],
+        "student_flops": rng.uniform(50.0, 150.0, N),
+        "teacher_flops": rng.uniform(500.0, 1500.0, N),
+        "student_sample_flops": rng.uniform(50.0, 400.0, N),
+        "student_seconds": np.full(N, 0.1),
+        "teacher_seconds": np.full(N, 0.5),
+        "student_input_tokens": np.full(N, 7),
+        "teacher_input_tokens": np.full(N, 7),
+    }
+    changes = {name: values for name, values in changes.items() if name not in without}
+    return write(path, name, seed, changes)
