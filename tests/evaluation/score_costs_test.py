@@ -273,6 +273,27 @@ def test_a_table_without_the_flops_names_them(tmp_path, file):
     assert "student_flops, which is not there" in note
 
 
+def test_a_cost_model_of_ones_own_says_what_scores_cost_or_is_named(file):
+    class Calls:
+        label, unit = "calls per example", "calls"
+
+        def __call__(self, records):
+            return np.ones(len(records)), np.full(len(records), 9.0)
+
+        def __repr__(self):
+            return "Calls()"
+
+    (note,) = evaluate([file], Calls()).cost_notes
+    assert "Calls() says nothing of what scores cost" in note
+
+    class Counted(Calls):
+        def score_cost(self, records, flops):
+            return 4.0 * (flops > 0)
+
+    result = evaluate([file], Counted())
+    assert result.cost_notes == () and result.pooled.curves["xent"].cost[0] == 5.0
+
+
 def test_another_score_named_average_is_refused(file):
     class Average(scores.Sum):
         name = "average"
