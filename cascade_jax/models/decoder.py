@@ -318,10 +318,21 @@ class Decoder(nn.Module):
         return Unembedding(params[name[0]][name[1]], tied=is_tied, soft_cap=cap)
 
     @nn.nowrap
+    def _layer_flops(self, queries: int, keys: int) -> int:
+        """One layer; windows only mask."""
+        attention = layer_flops.self_attention(self.config, queries, keys)
+        return attention + queries * layer_flops.mlp(self.config)
+
+    @nn.nowrap
     def _token_flops(self, queries: int, keys: int) -> int:
-        """All layers, without the logits; windows only mask."""
-        layer = layer_flops.self_attention(self.config, queries, keys)
-        return self.config.num_layers * (layer + queries * layer_flops.mlp(self.config))
+        """All layers, without the logits."""
+        return self.config.num_layers * self._layer_flops(queries, keys)
+
+    @nn.nowrap
+    def state_flops(self, input_length: int, layer: int) -> int:
+        """Reading an input, and the first step up to the state after a layer."""
+        reading = self._layer_flops(input_length, input_length)
+        return (layer + 1) * (reading + self._layer_flops(1, input_length + 1))
 
     @nn.nowrap
     def prefill_flops(self, input_length: int) -> int:

@@ -124,6 +124,9 @@ class Family(Protocol):
     def prefill_flops(self, input_length: int) -> int:
         """FLOPs of reading an input."""
 
+    def state_flops(self, input_length: int, layer: int) -> int:
+        """FLOPs of reading an input up to the state after a layer that predicts the first token."""
+
     def forward_flops(self, input_length: int, target_length: int) -> int:
         """FLOPs of reading one example and predicting all its target tokens."""
 

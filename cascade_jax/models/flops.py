@@ -75,6 +75,24 @@ def prefill_flops(config: ModelConfig, input_length: int) -> int:
     return build(config).prefill_flops(input_length)
 
 
+def state_flops(config: ModelConfig, input_length: int, layer: int) -> int:
+    """FLOPs of reading an input up to the state after a layer that predicts the first token.
+
+    That is where an answer begins, so the model spends no more on it if it answers after all.
+
+    Args:
+      config: of the model.
+      input_length: in tokens.
+      layer: counted from 0, of a T5 of its decoder.
+
+    Raises:
+      ValueError: the model has no such layer.
+    """
+    if not 0 <= layer < answer_layers(config):
+        raise ValueError(f"layer is {layer}; must be in [0, {answer_layers(config)})")
+    return build(config).state_flops(input_length, layer)
+
+
 def decode_flops(config: ModelConfig, input_length: int, position: int) -> int:
     """FLOPs of one more answer token with a cache, after `position` others."""
     return build(config).decode_flops(input_length, position)

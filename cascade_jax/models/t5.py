@@ -237,11 +237,24 @@ class T5(nn.Module):
     @nn.nowrap
     def prefill_flops(self, input_length: int) -> int:
         """The encoder, and the keys and values that the decoder needs of its output."""
+        return self._reading_flops(input_length, self.config.num_decoder_layers)
+
+    @nn.nowrap
+    def _reading_flops(self, input_length: int, decoder_layers: int) -> int:
+        """The encoder, and the keys and values that so many of the decoder's layers need."""
         config = self.config
         layer = layer_flops.self_attention(config, input_length, input_length)
         layer += input_length * layer_flops.mlp(config)
         cross = 2 * config.embed_dim * config.head_dim * 2 * config.num_heads
-        return config.num_encoder_layers * layer + config.num_decoder_layers * input_length * cross
+        return config.num_encoder_layers * layer + decoder_layers * input_length * cross
+
+    @nn.nowrap
+    def state_flops(self, input_length: int, layer: int) -> int:
+        """Reading an input, and its decoder's start up to the state after a layer."""
+        layers = layer + 1
+        return self._reading_flops(input_length, layers) + layers * self._step_flops(
+            input_length, 0
+        )
 
     @nn.nowrap
     def forward_flops(self, input_length: int, target_length: int) -> int:
@@ -256,10 +269,15 @@ class T5(nn.Module):
     @nn.nowrap
     def decode_flops(self, input_length: int, position: int) -> int:
         """One more answer token with a cache."""
-        config = self.config
-        layer = layer_flops.self_attention(config, 1, position + 1) + layer_flops.mlp(config)
-        layer += layer_flops.cross_attention(config, 1, input_length)
-        return config.num_decoder_layers * layer + layer_flops.logits(config)
+        layers = self.config.num_decoder_layers * self._step_flops(input_length, position)
+        return layers + layer_flops.logits(self.config)
+
+    @nn.nowrap
+    def _step_flops(self, input_length: int, position: int) -> int:
+        """One more answer token through one layer of the decoder."""
+        layer = layer_flops.self_attention(self.config, 1, position + 1)
+        layer += layer_flops.mlp(self.config)
+        return layer + layer_flops.cross_attention(self.config, 1, input_length)
 
 
 def _same_segment(query_ids, key_ids):

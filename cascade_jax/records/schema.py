@@ -218,6 +218,9 @@ COLUMNS: tuple[Column, ...] = (
            LOG_PROB, collected="`SurfaceForms()`", used_by="surface-form CCP"),
     _deferring("input_state", _FLOATS, "hidden states at the end of the input, layer by layer",
                VECTOR, FINITE, collected="`States()`", used_by="learned scores"),
+    _deferring("input_state_flops", pa.list_(_FLOAT), "FLOPs of reading the input up to each of "
+               "these", VECTOR, NOT_NEGATIVE, needs=("input_state",), collected="`States()`",
+               used_by="pre-routers"),
     _deferring("answer_state", _FLOATS, "mean hidden states of the answer, layer by layer", VECTOR,
                FINITE, collected="`States()`", used_by="learned scores"),
     _probe("probe_flops", _FLOAT, "FLOPs of the pass that measured for scores", ONE, NOT_NEGATIVE,

@@ -30,6 +30,8 @@ from cascade_jax.records import schema
 from cascade_jax.records.schema import METADATA_KEY, PAIR, RecordsError
 from cascade_jax.task_metrics import corpus
 
+_STATE_FLOPS = "input_state_flops"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
@@ -158,19 +160,28 @@ class Records:
         """A model's hidden states, which are read only when a score asks for them."""
         is_first = model == self.models[0]
         layers = self.metadata.get(schema.STATE_LAYERS) if is_first else None
-        count, states = 1 if layers is None else len(layers), {}
-        for name in STATES:
-            column = f"{model}_{name}_state"
+        count, parts = 1 if layers is None else len(layers), {}
+        for name in (*STATES, _STATE_FLOPS):
+            column = f"{model}_{name}" if name == _STATE_FLOPS else f"{model}_{name}_state"
             values = self.columns[column] if column in self.columns else None
-            if values is not None and values.shape[1] % count:
+            width = count if values is None else values.shape[1]
+            if width % count or (name == _STATE_FLOPS and width != count):
                 raise RecordsError(
-                    f"{self.source}: {column} has {values.shape[1]} values in each row, which are "
-                    f"no whole vectors of {count} layers; metadata under {schema.STATE_LAYERS!r} "
-                    f"have {list(layers)}"
+                    f"{self.source}: {column} has {width} values in each row, not as many for each "
+                    f"of {count} layers; metadata under {schema.STATE_LAYERS!r} have {layers}"
                 )
-            states[name] = None if values is None else values.reshape(len(self), count, -1)
+            parts[name] = values
         stated = [self.stated(model, key) for key in ("saved", "checkpoint")]
-        return HiddenStates(layers=layers, model=str(next(filter(None, stated), "")), **states)
+        states = {
+            name: v if v is None else v.reshape(len(v), count, -1) for name, v in parts.items()
+        }
+        flops = states.pop(_STATE_FLOPS)
+        return HiddenStates(
+            layers=layers,
+            model=str(next(filter(None, stated), "")),
+            input_flops=None if flops is None else flops[:, :, 0],
+            **states,
+        )
 
     def decoding(self, task: str) -> str:
         """How the answers of a task were made: "greedy", say; "" if unknown."""

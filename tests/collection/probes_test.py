@@ -79,7 +79,8 @@ def test_columns_are_those_of_whole_arrays(kind):
     fn = probe_pass.make_probe_fn(families.build(config), ALL, EOS, logits_at_once=3 * VOCAB * 2)
     longer = [np.pad(a, ((0, 0), (0, 3))) for a in (INPUTS, ANSWERS)]
     made = jax.tree.map(np.asarray, fn(params, *longer, SIZES))
-    assert set(made) == {name for probe in ALL for name in probe.columns}
+    measured = {name for probe in ALL for name in probe.columns}
+    assert set(made) == measured - {"input_state_flops"}  # which lengths alone give
     assert made["vocab_size"].tolist() == [VOCAB] * 3
     for row, size in enumerate(SIZES):
         own = {name: values[row][:size] for name, values in made.items() if values.ndim > 1}
@@ -332,6 +333,9 @@ def test_measured_columns_are_records_and_give_scores(mixture, tmp_path, capsys,
     read = records_table.write(tmp_path / "a", None, rows, state_layers=[1, 3])
     assert read.student_previous_attention.shape == (len(read.student_log_probs), len(MIDDLE))
     assert read.student.states.input.shape == (3, 2, config.embed_dim)
+    for i, example in enumerate(examples):
+        spent = [flops.state_flops(config, np.count_nonzero(example.inputs), n) for n in (1, 3)]
+        assert read.student.states.input_flops[i].tolist() == spent
     eigenvalues = read.student.samples.state_eigenvalues
     assert np.count_nonzero(eigenvalues > 1e-6) == 4  # equal samples have one
     for score in (*scores.FROM_PROBES, scores.EigenScore()):
@@ -348,6 +352,7 @@ def test_the_command_measures_and_evaluate_shows(trained_pair, tmp_path, in_the_
     for run in ("teacher", "xent"):
         (out / run).symlink_to(trained_pair / run)
     named = "[@probes.SelfCertainty(), @probes.PreviousAttention(), @probes.SurfaceForms()]"
+    states = ["--gin.PROBES=[@probes.States()]", "--gin.probes.States.layers=[0]"]
     argv = [flag, pair.output(out), "--gin.COLLECT_LIMIT=5"]
     assert main(["collect", *argv, f"--gin.PROBES={named}"]) == 0
     assert "xent probes: " in capsys.readouterr().out
@@ -366,3 +371,7 @@ def test_the_command_measures_and_evaluate_shows(trained_pair, tmp_path, in_the_
     assert "PROBES = [@probes.Relevance()] adds it" in capsys.readouterr().err
     assert main(["collect", *argv, f"--gin.PROBES={named}"]) == 0
     assert "is up to date" in capsys.readouterr().out
+    assert main(["collect", *argv, *states]) == 0
+    read = records.read(file)
+    assert read.metadata[schema.STATE_LAYERS] == [0] == list(read.student.states.layers)
+    assert read.student.states.model == read.metadata["student_saved"]

@@ -205,6 +205,24 @@ def test_live_decoding_makes_logits_for_some_of_its_tokens(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_the_state_that_predicts_the_first_token_is_the_beginning_of_an_answer(name):
+    """After the last layer the answer's first token lacks its logits alone; layers are alike."""
+    config = MODELS[name]
+    count = families.answer_layers(config)
+    spent = [flops.state_flops(config, INPUTS, layer) for layer in range(count)]
+    logits = 2 * config.embed_dim * config.vocab_size
+    assert spent[-1] == flops.answer_flops(config, INPUTS, 1) - logits
+    assert len(set(np.diff(spent).tolist())) <= 1 and sorted(spent) == spent
+    encoder = 0
+    if isinstance(config, T5Config):
+        layer = layer_flops.self_attention(config, INPUTS, INPUTS)
+        encoder = config.num_encoder_layers * (layer + INPUTS * layer_flops.mlp(config))
+    assert (spent[-1] - encoder) == count * (spent[0] - encoder)
+    with pytest.raises(ValueError, match=f"layer is {count}; must be in "):
+        flops.state_flops(config, INPUTS, count)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_an_answer_costs_its_input_and_each_of_its_tokens(name):
     config = MODELS[name]
     for length in range(4):

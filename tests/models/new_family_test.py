@@ -81,6 +81,10 @@ class Bag(nn.Module):
         return 0
 
     @nn.nowrap
+    def state_flops(self, input_length, layer):
+        return 0
+
+    @nn.nowrap
     def forward_flops(self, input_length, target_length):
         return target_length * layer_flops.logits(self.config)
 

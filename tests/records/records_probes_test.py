@@ -118,6 +118,8 @@ def test_lines_whose_tokens_have_other_numbers_of_layers_are_refused(tmp_path):
 def test_states_of_several_layers(tmp_path):
     """Those of a row lie end to end; the metadata say of which layers they are."""
     rows = make_rows()
+    for i, row in enumerate(rows):
+        row["student_input_state_flops"] = [10.0 * i, 20.0, 1e15 + i]
     stated = {"state_layers": [1, 4, 6], "student_saved": "2026-01-01"}
     table = records_table.write(tmp_path / "a.parquet", None, rows, **stated)
     states = table.student.states
@@ -127,6 +129,11 @@ def test_states_of_several_layers(tmp_path):
         assert states.answer[i, 1].tolist() == [row["student_answer_state"][1]]
     taken = table.student.take(np.array([3, 0])).states
     np.testing.assert_array_equal(taken.answer, states.answer[[3, 0]])
+    assert taken.input_flops.tolist() == [[30.0, 20.0, 1e15 + 3], [0.0, 20.0, 1e15]]
+    with pytest.raises(RecordsError, match="input_state_flops has 3 values in each row, not as ma"):
+        _ = records_table.write(tmp_path / "d.parquet", None, rows).student.states
+    for row in rows:
+        del row["student_input_state_flops"]
     unknown = records_table.write(tmp_path / "b.parquet", None, rows).student.states
     assert unknown.layers is None and unknown.model == "" and unknown.input.shape == (5, 1, 3)
     without = records_table.write(tmp_path / "c.parquet").student
@@ -141,8 +148,6 @@ def test_layers_of_states_that_are_no_list(tmp_path, layers):
 
 def test_states_that_are_no_whole_vectors(tmp_path):
     table = records_table.write(tmp_path / "a.parquet", None, make_rows(), state_layers=[1, 2])
-    message = (
-        "student_answer_state has 3 values in each row, which are no whole vectors of 2 layers"
-    )
+    message = "student_answer_state has 3 values in each row, not as many for each of 2 layers"
     with pytest.raises(RecordsError, match=message):
         _ = table.student.states

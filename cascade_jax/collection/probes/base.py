@@ -5,7 +5,7 @@ collection names share the pass, which computes what they read and nothing else.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from jaxtyping import Array, Bool, Float, Int
@@ -38,6 +38,10 @@ class Probe:
         Raises:
           ValueError: the model has no such layer, or too few log-probs or samples are kept.
         """
+
+    def of_input(self, config: ModelConfig, input_length: int) -> Mapping[str, Sequence[float]]:
+        """Those of its columns that the model and the length of an input give, for one example."""
+        return {}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

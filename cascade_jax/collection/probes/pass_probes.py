@@ -16,6 +16,7 @@ from cascade_jax.collection.probes.base import (
     Seen,
     check_layers,
 )
+from cascade_jax.models import families, flops
 from cascade_jax.models.config import ModelConfig
 from cascade_jax.models.probe import FIRST, MEAN
 
@@ -152,7 +153,7 @@ class States(PassProbe):
     """
 
     layers: Sequence[int] | int | None = None
-    columns: ClassVar[tuple[str, ...]] = ("input_state", "answer_state")
+    columns: ClassVar[tuple[str, ...]] = ("input_state", "answer_state", "input_state_flops")
     reads: ClassVar[tuple[str, ...]] = (STATES,)
 
     def __post_init__(self):
@@ -164,6 +165,11 @@ class States(PassProbe):
     def state_layers(self, count: int) -> tuple[int, ...]:
         """The layers, of so many, after which it takes states, rising."""
         return (count // 2,) if self.layers is None else tuple(sorted(self.layers))
+
+    def of_input(self, config: ModelConfig, input_length: int) -> Mapping[str, Sequence[float]]:
+        layers = self.state_layers(families.answer_layers(config))
+        spent = [flops.state_flops(config, input_length, layer) for layer in layers]
+        return {"input_state_flops": list(map(float, spent))}
 
     def measure(self, seen: Seen) -> Mapping[str, Array]:
         layers = jnp.array(self.state_layers(len(seen.states)))

@@ -29,12 +29,13 @@ from cascade_jax.deferral.routers.kinds import (
     Saved,
     check_not_fitted_on,
 )
+from cascade_jax.deferral.routers.pre_router import PreRouted, PreRouter
 from cascade_jax.deferral.routers.state_features import StateFeatures
 from cascade_jax.deferral.routers.states import StateNetworkRouter, StateRouter
 
 __all__ = [
-    "BoostedRouter", "EdgeRouter", "FittedRouter", "LogisticRouter", "MlpRouter",
-    "ProbabilityFeatures", "QuantileFeatures", "QuantileRouter", "Router", "STUDENT_WRONG", "Saved",
-    "StateFeatures", "StateNetworkRouter", "StateRouter", "TEACHER_GAIN", "check_not_fitted_on",
-    "load",
+    "BoostedRouter", "EdgeRouter", "FittedRouter", "LogisticRouter", "MlpRouter", "PreRouted",
+    "PreRouter", "ProbabilityFeatures", "QuantileFeatures", "QuantileRouter", "Router",
+    "STUDENT_WRONG", "Saved", "StateFeatures", "StateNetworkRouter", "StateRouter", "TEACHER_GAIN",
+    "check_not_fitted_on", "load",
 ]  # fmt: skip

@@ -2,7 +2,8 @@
 
 scikit-learn fits; its objects could only be stored by pickle, which runs whatever a file says. The
 arrays of a linear model, a network or trees are few, and predicting with them is short. Predictions
-are the log-odds that scikit-learn's own have, which is checked when a router is fitted.
+are the log-odds that scikit-learn's own have, which is checked when a router is fitted; those of a
+three-way model are chances.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 from cascade_jax import array_file
 
 _BLOCK = 1 << 13  # rows whose way through the trees stays in a processor's cache
+SMALL, BY_SCORE, AT_ONCE = range(3)  # classes of `ThreeWay`
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -64,6 +66,47 @@ class Linear(_Model):
     def __call__(self, features: Float[np.ndarray, "n F"]) -> Float[np.ndarray, " n"]:
         """Log-odds of each row."""
         return (features - self.mean) / self.scale @ self.weights + self.bias
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ThreeWay(_Model):
+    """Chances of the classes SMALL, BY_SCORE and AT_ONCE, of a pre-router.
+
+    ``softmax(((f - mean) / scale) . weights + bias)``. What has a chance above `least_chance` to be
+    SMALL (the small model answers) or AT_ONCE (the large one does, and the small one does not) is
+    that, the rest BY_SCORE.
+    """
+
+    mean: Float[np.ndarray, " F"]
+    scale: Float[np.ndarray, " F"]
+    weights: Float[np.ndarray, "F 3"]
+    bias: Float[np.ndarray, " 3"]
+    least_chance: float
+    kind: ClassVar[str] = "three-way"
+    layout: ClassVar[dict[str, str]] = {
+        "mean": "f1", "scale": "f1", "weights": "f2", "bias": "f1", "least_chance": "f0",
+    }  # fmt: skip
+
+    @staticmethod
+    def check(**arrays: Any) -> None:
+        """Refuses arrays that do not fit together."""
+        _check_scaling(arrays["mean"], arrays["scale"])
+        _check_shape("weights", arrays["weights"], (len(arrays["mean"]), 3))
+        _check_shape("bias", arrays["bias"], (3,))
+        _check_finite(weights=arrays["weights"], bias=arrays["bias"])
+        if not 0.5 <= arrays["least_chance"] < 1:
+            raise ValueError(f"least_chance is {arrays['least_chance']}; must be in [0.5, 1)")
+
+    def __call__(self, features: Float[np.ndarray, "n F"]) -> Float[np.ndarray, "n 3"]:
+        """Chances of each row."""
+        values = (features - self.mean) / self.scale @ self.weights + self.bias
+        values = np.exp(values - np.max(values, axis=1, keepdims=True))
+        return values / np.sum(values, axis=1, keepdims=True)
+
+    def routes(self, chances: Float[np.ndarray, "n 3"]) -> Int[np.ndarray, " n"]:
+        """The class that each row counts as."""
+        is_one = chances[:, [SMALL, AT_ONCE]] > self.least_chance
+        return np.select(list(is_one.T), [SMALL, AT_ONCE], BY_SCORE)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -200,5 +243,5 @@ def _check_scaling(mean: np.ndarray, scale: np.ndarray) -> None:
         raise ValueError("array 'scale' holds a deviation that is not above 0")
 
 
-Model = Linear | Network | Trees
-KINDS: dict[str, Any] = {model.kind: model for model in (Linear, Network, Trees)}
+Model = Linear | ThreeWay | Network | Trees
+KINDS: dict[str, Any] = {model.kind: model for model in (Linear, ThreeWay, Network, Trees)}

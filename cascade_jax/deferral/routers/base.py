@@ -5,7 +5,7 @@ import re
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int, Real
+from jaxtyping import Bool, Float, Int, Real
 
 from cascade_jax.deferral.routers import arrays, fingerprints, fitted
 from cascade_jax.deferral.routers import features as router_features
@@ -105,8 +105,14 @@ class Router:
         for held_out in range(folds):
             is_held_out = fold == held_out
             model = self._learn(matrix[~is_held_out], labels[~is_held_out])
-            result[is_held_out] = fitted.target_value(model(matrix[is_held_out]), self.target)
+            result[is_held_out] = self._values(model(matrix[is_held_out]), answers, is_held_out)
         return result
+
+    def _values(
+        self, predicted: np.ndarray, answers: AnswerTokens, rows: Bool[np.ndarray, " examples"]
+    ) -> Float[np.ndarray, " n"]:
+        """The score of some rows, from what the model predicts of them."""
+        return fitted.target_value(predicted, self.target)
 
     def _read(self, answers: AnswerTokens) -> tuple[router_features.Features, np.ndarray]:
         """Features, and the matrix of them."""

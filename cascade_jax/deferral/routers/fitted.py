@@ -92,15 +92,22 @@ class FittedRouter:
           ValueError: features that it was not fitted for, an answer without a token, a value that
             is NaN or infinite.
         """
+        if isinstance(self.model, router_models.ThreeWay):
+            raise ValueError(
+                f"a {self.name} is no score by itself: bind it as @routers.PreRouted()"
+            )
+        return target_value(self.predict(answers), self.target)
+
+    def predict(self, answers: AnswerTokens) -> Float[np.ndarray, "examples ..."]:
+        """The log-odds of every example, or of a three-way model the chances [n, 3]; see above."""
         width = self.model.width
         self.features.check(answers, width)
-        result = np.empty(answers.num_examples)
+        parts, n = [], answers.num_examples
         step = max(1, _BLOCK // width)
-        for start in range(0, answers.num_examples, step):
-            stop = min(start + step, answers.num_examples)
-            log_odds = self.model(self.features.matrix(answers.part(start, stop), width))
-            result[start:stop] = target_value(log_odds, self.target)
-        return result
+        for start in range(0, max(n, 1), step):
+            part = answers.part(start, min(start + step, n))
+            parts.append(self.model(self.features.matrix(part, width)))
+        return np.concatenate(parts)
 
     def own_flops(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
         """FLOPs of what its features read beside the answer; see `scores.Score`.

@@ -43,6 +43,29 @@ def logistic(features: _Rows, targets: _Targets, l2: float) -> arrays.Linear:
     return _agreeing(learned, features, model.decision_function((features - mean) / scale))
 
 
+def three_way(
+    features: _Rows, classes: Int[np.ndarray, " n"], l2: float, least_chance: float
+) -> arrays.ThreeWay:
+    """Multinomial logistic regression on standardised features; see `pre_router.PreRouter`.
+
+    A class without an example has next to no chance.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean, scale = _standard(features)
+    model = LogisticRegression(C=1.0 / l2, max_iter=1000)
+    model.fit((features - mean) / scale, classes)
+    own, bias = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # of the second class against the first
+        own, bias = np.concatenate([np.zeros_like(own), own]), np.append(0.0, bias)
+    weights, biases = np.zeros((features.shape[1], 3)), np.full(3, np.min(bias) - 40.0)
+    weights[:, model.classes_], biases[model.classes_] = own.T, bias
+    learned = arrays.ThreeWay(mean, scale, weights, biases, least_chance)
+    chances = np.zeros((len(features), 3))
+    chances[:, model.classes_] = model.predict_proba((features - mean) / scale)
+    return _agreeing(learned, features, chances)
+
+
 def network(
     features: _Rows,
     targets: _Targets,

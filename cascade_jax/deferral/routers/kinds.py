@@ -170,7 +170,10 @@ class Saved:
     router: FittedRouter = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "router", load(self.path))
+        router = load(self.path)
+        if isinstance(router.model, arrays.ThreeWay):
+            raise ValueError(f"{self.path} holds a {router.name}: bind it as @routers.PreRouted()")
+        object.__setattr__(self, "router", router)
 
     @property
     def name(self) -> str:
@@ -197,7 +200,9 @@ def check_not_fitted_on(
 
     Any other score passes.
     """
-    router = score.router if isinstance(score, Saved) else score
+    if isinstance(getattr(score, "score", None), Saved):  # a pre-router's
+        check_not_fitted_on(score.score, answers, student_quality, teacher_quality, split)
+    router = getattr(score, "router", score)
     if isinstance(router, FittedRouter):
         fingerprint = fingerprints.fingerprint(answers, student_quality, teacher_quality)
         router.check_not_fitted_on(fingerprint, split, answers.example_ids)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 
 from cascade_jax import checks
 from cascade_jax.deferral.routers import arrays, fitting
@@ -20,7 +20,7 @@ from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 from cascade_jax.deferral.scores.hidden_states import ANSWER
 
 _States = Float[np.ndarray, "n layers D"]
-_Labels = Float[np.ndarray, " n"]
+_Labels = Real[np.ndarray, " n"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +30,13 @@ class _OfLayer:
     place: int
     model: arrays.Model
 
-    def __call__(self, states: _States) -> Float[np.ndarray, " n"]:
+    def __call__(self, states: _States) -> Float[np.ndarray, "n ..."]:
         return self.model(states[:, self.place])
 
 
 @dataclasses.dataclass(frozen=True)
 class HiddenStateRouter(Router):
-    """Base of routers on hidden states; build one of the next two.
+    """Base of routers on hidden states; build one of its kinds.
 
     Attributes:
       state: "answer", the mean over the places that predict the answer's tokens, or "input", that
@@ -108,11 +108,7 @@ class StateRouter(HiddenStateRouter):
 
     def _check(self) -> None:
         super()._check()
-        is_list = isinstance(self.l2, Sequence) and not isinstance(self.l2, str) and len(self.l2)
-        checks.require(bool(is_list), "l2", self.l2, "a list of numbers above 0")
-        for value in self.l2:
-            checks.positive("a value of l2", value)
-        object.__setattr__(self, "l2", tuple(self.l2))
+        checked_l2(self)
 
     def _held_out_losses(self, rows, labels, other_rows, other_labels) -> Mapping[float, float]:
         def loss(l2: float) -> float:
@@ -166,6 +162,15 @@ class StateNetworkRouter(HiddenStateRouter):
     def _fit_one(self, rows, labels, setting: int) -> arrays.Network:
         settings = self.hidden, self.l2, setting, self.seed
         return fitting.network_by_epochs(rows, labels, *settings)
+
+
+def checked_l2(router: HiddenStateRouter) -> None:
+    """Makes the penalties `l2` of a router a tuple; raises ValueError unless they are above 0."""
+    is_list = isinstance(router.l2, Sequence) and not isinstance(router.l2, str) and len(router.l2)
+    checks.require(bool(is_list), "l2", router.l2, "a list of numbers above 0")
+    for value in router.l2:
+        checks.positive("a value of l2", value)
+    object.__setattr__(router, "l2", tuple(router.l2))
 
 
 def held_out_rows(labels: _Labels, share: float, seed: int) -> Bool[np.ndarray, " n"]:

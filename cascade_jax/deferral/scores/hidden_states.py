@@ -18,6 +18,8 @@ class HiddenStates:
       answer: the mean over the places that predict the answer's tokens; None when not kept.
       input: at the end of the input, where the first token is predicted; None when not kept.
       layers: counted from 0, rising; None if it is not known which, and there is one.
+      input_flops: what the model spends to have each state at the end of the input, the beginning
+        of its answer; None when not known.
       model: when the model that has these states was saved, or another text that tells it from
         others; "" if it is not known.
     """
@@ -25,6 +27,7 @@ class HiddenStates:
     answer: Float[np.ndarray, "n layers D"] | None = None
     input: Float[np.ndarray, "n layers D"] | None = None
     layers: Sequence[int] | None = None
+    input_flops: Float[np.ndarray, "n layers"] | None = None
     model: str = ""
 
     def __post_init__(self):
@@ -36,9 +39,12 @@ class HiddenStates:
             if values is not None and (values.ndim != 3 or values.shape[1] != count):
                 shape = list(values.shape)
                 raise ValueError(f"{name} states have the shape {shape}; must be [n, {count}, D]")
+        if self.input_flops is not None and self.input_flops.shape[1] != count:
+            shape = list(self.input_flops.shape)
+            raise ValueError(f"input_flops have the shape {shape}; must be [n, {count}]")
 
     def take(self, rows: Int[np.ndarray, " rows"] | slice) -> "HiddenStates":
         """Those of some examples."""
-        parts = {name: getattr(self, name) for name in STATES}
+        parts = {name: getattr(self, name) for name in (*STATES, "input_flops")}
         taken = {name: None if part is None else part[rows] for name, part in parts.items()}
         return dataclasses.replace(self, **taken)
