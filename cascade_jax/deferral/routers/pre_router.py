@@ -162,7 +162,7 @@ class PreRouted:
         return np.where(self.routes(answers) == BY_SCORE, own_flops(self.score, answers), 0.0)
 
     def early_flops(self, answers: AnswerTokens) -> Float[np.ndarray, " examples"]:
-        """FLOPs of the small model on inputs that are sent to the large one at once; NaN for others.
+        """FLOPs of the small model on inputs that go to the large one at once; NaN for others.
 
         Raises:
           UnknownCost: the answers do not say.
