@@ -95,9 +95,13 @@ class RecordsPool:
         if all(table.student_flops is not None for table in tables):
             self._flops = [_joined(tables, f"{model}_flops") for model in PAIR]
             try:
-                self._flops[0] = self._flops[0] + np.concatenate(
-                    [base.own_flops(source.score, table.student) for table in tables]
-                )
+                own = [base.own_flops(source.score, table.student) for table in tables]
+                saved = [
+                    base.saved_flops(source.score, table.student, table.student_flops)
+                    for table in tables
+                ]
+                self._flops[0] = self._flops[0] + np.concatenate(own)
+                self._flops[1] = self._flops[1] - np.concatenate(saved)  # where it is deferred
             except base.UnknownCost:  # nor is what the cascade costs
                 self._flops = None
         first = len(tables[0])

@@ -133,7 +133,7 @@ def draws(
 def resample_all(
     cascades: Sequence[tuple[Cascade, Sequence[Real[np.ndarray, " n"]]]],
     *,
-    score_costs: Sequence[Sequence[curves.Cost]] | None = None,
+    score_costs: Sequence[Sequence[tuple[curves.Cost, curves.Cost]]] | None = None,
     equal_costs: bool = False,
     rates: tuple[float, ...] = (),
     costs: tuple[float, ...] = (),
@@ -146,7 +146,8 @@ def resample_all(
     Args:
       cascades: each with the deferral scores whose curves are resampled; of the same n examples,
         whose inputs are those that the first cascade says.
-      score_costs: what each of these scores spends; None where it is the cascade's `score_cost`.
+      score_costs: what each of these scores spends, and saves of a deferred example; None where it
+        is the cascade's `score_cost` and `saving`.
       equal_costs: whether areas at equal cost are asked for.
       rates: deferral rates to give the quality at.
       costs: costs to give the quality at.
@@ -159,7 +160,7 @@ def resample_all(
     """
     checks.whole_number("samples", samples, 1)
     if score_costs is None:
-        score_costs = [[cascade.score_cost] * len(scores) for cascade, scores in cascades]
+        score_costs = [[(c.score_cost, c.saving)] * len(scores) for c, scores in cascades]
     readers = [
         _Reader(*pair, own, equal_costs, rates, costs, qualities)
         for pair, own in zip(cascades, score_costs, strict=True)
@@ -220,9 +221,13 @@ class _Reader:
         oracle_area = np.trapezoid(oracle_quality, oracle_rate, axis=1)
         ends = oracle_quality[:, 0], oracle_quality[:, -1]
         resamples = []
-        for (order, nodes), own in zip(self.orders[1:], self.own_costs, strict=True):
+        for (order, nodes), costs in zip(self.orders[1:], self.own_costs, strict=True):
             rate, quality, cost = self._curves(counts, size, total, order, nodes)
             small, large = cost[:, 0], cost[:, -1] - cost[:, 0]
+            own, saved = costs
+            if np.any(saved):
+                each = np.broadcast_to(np.reshape(saved, (-1, 1)), (len(counts), 1))
+                cost = cost - (_summed(counts, each, order, nodes)[..., 0] / size).T
             if not curves.is_one_cost(own):
                 cost = cost + (_total(counts, np.reshape(own, (-1, 1)))[:, 0] / size)[:, None]
             elif curves.mean_cost(own):

@@ -23,6 +23,8 @@ class Cascade:
       student_cost, teacher_cost: one for all examples, or one for each.
       score_cost: what the score spends beside the small model's answer, likewise; paid for every
         example, deferred or not.
+      saved_cost: what an example that is deferred does not cost, likewise: of the small model's
+        answer, if the score defers the example before.
       statistics: of a corpus metric; None for means over examples.
       confidence: of the small model's answers, in [0, 1]; None where it is not known, and what
         needs it (ECE, overlap) is then undefined.
@@ -39,6 +41,7 @@ class Cascade:
     confidence: Float[np.ndarray, " n"] | None = None
     inputs: Int[np.ndarray, " n"] | None = None
     score_cost: curves.Cost = 0.0
+    saved_cost: curves.Cost = 0.0
 
     @property
     def num_inputs(self) -> int:
@@ -48,7 +51,16 @@ class Cascade:
     @property
     def costs(self) -> tuple[curves.Cost, curves.Cost]:
         """What every example costs, the small model and the score, and what deferring it adds."""
-        return curves.added(self.student_cost, self.score_cost), self.teacher_cost
+        if not np.any(self.saved_cost):
+            return curves.added(self.student_cost, self.score_cost), self.teacher_cost
+        deferring = np.subtract(self.teacher_cost, self.saving)
+        return curves.added(self.student_cost, self.score_cost), deferring
+
+    @property
+    def saving(self) -> curves.Cost:
+        """What of `saved_cost` is counted: no more than the large model costs."""
+        is_any = np.any(self.saved_cost)
+        return np.minimum(self.saved_cost, self.teacher_cost) if is_any else 0.0
 
     @property
     def mean_costs(self) -> tuple[float, float]:
@@ -91,7 +103,7 @@ class Cascade:
             return values if values is None or np.ndim(values) == 0 else values[rows]
 
         names = ("score", "student_quality", "teacher_quality", "student_cost", "teacher_cost")
-        names += ("score_cost",)
+        names += ("score_cost", "saved_cost")
         changes = {name: taken(getattr(self, name)) for name in (*names, "confidence")}
         inputs = self.inputs
         if inputs is not None:

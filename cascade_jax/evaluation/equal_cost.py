@@ -29,7 +29,8 @@ def area(
 
     Args:
       quality: of the curve's points, or of the points of several curves.
-      cost: of the same points, from C_S + F on, rising to C_S + F + C_L.
+      cost: of the same points, from C_S + F on, rising to C_S + F + C_L, or less where deferring
+        early saves some of C_S.
       small: C_S.
       large: C_L.
 
@@ -42,6 +43,8 @@ def area(
     inside = np.clip(end[..., None] - cost[..., :-1], 0.0, width)
     rise = np.diff(quality, axis=-1) / np.where(width > 0, width, 1.0)
     reached = np.sum(inside * (quality[..., :-1] + rise * inside / 2), axis=-1)
+    beyond = end - cost[..., -1]  # of a score that saves: it has deferred all for less
+    reached = reached + np.where(beyond > _ROUNDING * end, beyond, 0.0) * quality[..., -1]
     before = np.clip(cost[..., 0] - small, 0.0, large) * quality[..., 0]
     safe = np.where(large > 0, large, 1.0)
     return np.where(large > 0, (before + reached) / safe, np.nan)

@@ -105,13 +105,15 @@ def score_all(
                 values[name_of(score)] = np.asarray(score(answers))
         by_score[name] = values
         confidence = reliability.confidence_of(answers)
+        own = spent[name][name_of(settings.score)] if spent else score_costs.FREE
         cascades[name] = Cascade(
             main,
             *qualities,
             *settings.cost(table),
             confidence=confidence,
             inputs=inputs,
-            score_cost=spent[name][name_of(settings.score)].cost if spent else 0.0,
+            score_cost=own.cost,
+            saved_cost=own.saved,
         )
     return cascades, by_score, spent
 

@@ -17,7 +17,13 @@ from cascade_jax.deferral.guarantees import certificate as certificate_file
 from cascade_jax.deferral.guarantees.certificate import CERTIFIED, Certificate, ModelIdentity
 from cascade_jax.deferral.guarantees.risks import Risk
 from cascade_jax.deferral.policy import ANSWER
-from cascade_jax.deferral.scores.base import DeferralScore, UnknownCost, name_of, own_flops
+from cascade_jax.deferral.scores.base import (
+    DeferralScore,
+    UnknownCost,
+    name_of,
+    own_flops,
+    saved_flops,
+)
 from cascade_jax.evaluation import curves, live_cascades
 from cascade_jax.evaluation.cascades import Cascade
 from cascade_jax.evaluation.costs import CostModel, Flops, Parameters
@@ -223,7 +229,7 @@ def _measured(
     """Rate, quality, cost and FLOPs of a point, and the cost that a budget limits.
 
     Of answers: ``deferred = score > τ``, and the cost is ``mean(C_S + F + deferred · C_L)``, F what
-    the score spends itself.
+    the score spends itself; less what of C_S an example does not cost that is deferred early.
     """
     if certificate.level != ANSWER:
         live = live_cascades.from_records(table)
@@ -234,18 +240,21 @@ def _measured(
         return {"rate": live.token_share, "quality": live.quality, **costs}, spent
     deferred = certificate.policy().defers(cascade.score)
     quality = np.where(deferred, table.teacher_quality, table.student_quality)
-    large = np.broadcast_to(np.asarray(cascade.teacher_cost, np.float64), deferred.shape)
+    small, large = cascade.costs
+    large = np.broadcast_to(np.asarray(large, np.float64), deferred.shape)
     flops, rate = math.nan, float(np.mean(deferred))
     if table.student_flops is not None and table.teacher_flops is not None:
         flops = float(np.mean(table.student_flops + deferred * table.teacher_flops))
         try:
             flops += float(np.mean(own_flops(score, table.student)))
+            saved = saved_flops(score, table.student, table.student_flops)
+            flops -= float(np.mean(deferred * saved))
         except UnknownCost:
             flops = math.nan
     return {
         "rate": rate,
         "quality": float(np.mean(quality)),
-        "cost": curves.mean_cost(cascade.costs[0]) + float(np.mean(deferred * large)),
+        "cost": curves.mean_cost(small) + float(np.mean(deferred * large)),
         "flops": flops,
     }, rate
 

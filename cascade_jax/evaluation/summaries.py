@@ -127,8 +127,8 @@ def _by_own_cost(
     for name, cascade in cascades.items():
         result[name] = [cascade]
         for score, values in scores.get(name, {}).items():
-            own = costs[name][score].cost if name in costs else 0.0
-            changed = {"score": values, "score_cost": own}
+            own = costs[name][score] if name in costs else score_costs_lib.FREE
+            changed = {"score": values, "score_cost": own.cost, "saved_cost": own.saved}
             result[name].append(dataclasses.replace(cascade, **changed))
     return result
 
@@ -147,7 +147,7 @@ def _resample(
     if samples == 0 or has_one_input:
         return [[None] * len(several) for several in cascades]
     orders = [(several[0], [each.score for each in several]) for several in cascades]
-    own = [[each.score_cost for each in several] for several in cascades]
+    own = [[(each.score_cost, each.saving) for each in several] for several in cascades]
     at = {"score_costs": own, "equal_costs": equal}
     at |= {"rates": points.rates, "costs": points.costs, "qualities": points.qualities.values()}
     return bootstrap.resample_all(orders, **at, samples=samples, seed=seed)

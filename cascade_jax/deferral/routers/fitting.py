@@ -184,7 +184,7 @@ def _standard(features: _Rows) -> tuple[Float[np.ndarray, " F"], Float[np.ndarra
     return mean, np.where(scale > 1e-12 * np.abs(mean), scale, np.ones_like(scale))
 
 
-def _agreeing(learned, features: _Rows, expected: Float[np.ndarray, " n"]):
+def _agreeing(learned, features: _Rows, expected: Float[np.ndarray, "n ..."]):
     """Checks that the arrays predict as scikit-learn does: a new version may store others."""
     predicted = learned(features)
     if not np.allclose(predicted, expected, rtol=1e-4, atol=1e-4):

@@ -5,7 +5,7 @@ once costs the small model's reading of the input up to that state, and no answe
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class PreRouter(HiddenStateRouter):
     score: DeferralScore = Average()
     unsure: float = 0.5
     least_chance: float = 0.5
-    l2: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4)
+    l2: Sequence[float] = (1.0, 10.0, 100.0, 1e3, 1e4)
 
     @property
     def name(self) -> str:

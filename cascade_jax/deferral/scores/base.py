@@ -74,18 +74,49 @@ def own_flops(score: DeferralScore, answers: AnswerTokens) -> Float[np.ndarray, 
     if not hasattr(score, "own_flops"):
         return np.zeros(answers.num_examples)
     values = np.asarray(score.own_flops(answers), np.float64)
+    _check_flops(score, "own_flops", answers, values, values)
+    return values
+
+
+def saved_flops(
+    score: DeferralScore, answers: AnswerTokens, student_flops: Float[np.ndarray, " n"] | None
+) -> Float[np.ndarray, " examples"]:
+    """FLOPs of the small model's answer that are not spent on each example if it is deferred.
+
+    A score says so by a method ``early_flops(answers)``, as pre-routers do: what the small model
+    spends on an example that is deferred before it is answered, NaN for one that is answered first.
+    0 for the latter, and for a score without the method.
+
+    Args:
+      score: any.
+      answers: of the small model.
+      student_flops: what the whole answers take; None if not known.
+
+    Raises:
+      UnknownCost: they, or what the small model spends, are not known.
+      ValueError: the score's method gives neither NaN nor a finite number of 0 or more.
+    """
+    if not hasattr(score, "early_flops"):
+        return np.zeros(answers.num_examples)
+    early = np.asarray(score.early_flops(answers), np.float64)
+    _check_flops(score, "early_flops", answers, early, np.where(np.isnan(early), 0.0, early))
+    if student_flops is None:
+        raise UnknownCost("there is no column student_flops")
+    return np.where(np.isnan(early), 0.0, student_flops - early)
+
+
+def _check_flops(score, method: str, answers: AnswerTokens, values, checked) -> None:
     if values.shape != (answers.num_examples,):
         count = f"one for each of {answers.num_examples} examples"
         raise ValueError(
-            f"own_flops of {name_of(score)!r} has shape {values.shape}; must be {count}"
+            f"{method} of {name_of(score)!r} has shape {values.shape}; must be {count}"
         )
-    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    bad = np.flatnonzero(~(np.isfinite(checked) & (checked >= 0)))
     if len(bad):
         raise ValueError(
-            f"own_flops of {name_of(score)!r} for {answers.describe(int(bad[0]))} is "
+            f"{method} of {name_of(score)!r} for {answers.describe(int(bad[0]))} is "
             f"{values[bad[0]]}; must be finite and 0 or more ({len(bad)} such)"
         )
-    return values
 
 
 @dataclasses.dataclass(frozen=True)

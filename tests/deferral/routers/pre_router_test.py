@@ -172,7 +172,7 @@ def test_cross_validated_scores_defer_the_hard_first():
         ({"state": "answer"}, "state is 'answer'; must be 'input': no other is there"),
         ({"unsure": 1.0}, "unsure is 1.0; must be above 0 and below 1"),
         ({"least_chance": 0.4}, "least_chance is 0.4; must be at least 0.5 and below 1"),
-        ({"l2": 3.0}, "l2 is 3.0; must be a list of numbers above 0"),
+        ({"l2": ()}, r"l2 is \(\); must be a list of numbers above 0"),
     ],
 )
 def test_settings_that_are_not_allowed(settings, message):
