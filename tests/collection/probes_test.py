@@ -374,4 +374,4 @@ def test_the_command_measures_and_evaluate_shows(trained_pair, tmp_path, in_the_
     assert main(["collect", *argv, *states]) == 0
     read = records.read(file)
     assert read.metadata[schema.STATE_LAYERS] == [0] == list(read.student.states.layers)
-    assert read.student.states.model == read.metadata["student_saved"]
+    assert read.student.states.model == str(read.metadata["student_saved"])

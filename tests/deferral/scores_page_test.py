@@ -5,6 +5,7 @@ import io
 import re
 import shlex
 import sys
+import types
 
 import gin
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from cascade_jax import records
 from cascade_jax.cli import commands, gin_config
 from cascade_jax.deferral import routers, scores
+from cascade_jax.deferral.routers import arrays
 from cascade_jax.evaluation import evaluate, panels
 from tests.benchmarks import scores as made
 from tests.support import records_table
@@ -63,10 +65,13 @@ def in_root(repository, monkeypatch):
 
 
 def test_the_commands_build(page, in_root, monkeypatch):
-    monkeypatch.setattr(routers.kinds, "load", lambda path: path)
+    three_way = arrays.ThreeWay(*np.ones((4, 3)), 0.5)
+    models = {"runs/demo/router.npz": None, "runs/demo/pre.npz": three_way}
+    for module in (routers.kinds, routers.pre_router):
+        monkeypatch.setattr(module, "load", lambda path: types.SimpleNamespace(model=models[path]))
     blocks = re.findall(r"```bash\n(.*?)```", page, re.S)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 12
     for line in lines:
         if "my.gin" in line:
             continue  # is called below
@@ -74,6 +79,8 @@ def test_the_commands_build(page, in_root, monkeypatch):
         config = gin_config.parse(commands.module_of(name).CONFIG, argv)
         if "Saved" in line:
             assert config.score == routers.Saved("runs/demo/router.npz")
+        if "PreRouted" in line:
+            assert config.score == routers.PreRouted("runs/demo/pre.npz")
 
 
 def test_a_score_and_a_similarity_of_ones_own(page, tmp_path, monkeypatch):
