@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cascade_jax import checks, records
+from cascade_jax.calibration import search
 from cascade_jax.calibration.pool import CascadeAnswers
 from cascade_jax.deferral import routers
-from cascade_jax.deferral.guarantees import search, splits
+from cascade_jax.deferral.guarantees import splits
 from cascade_jax.deferral.guarantees.certificate import DataIdentity, ModelIdentity
 from cascade_jax.deferral.policy import ANSWER, Thresholds, defers
 from cascade_jax.deferral.scores import Average, base

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from cascade_jax import json_file
-from cascade_jax.calibration import summary
+from cascade_jax.calibration import search, summary
 from cascade_jax.calibration.config import GRID, MOST_CANDIDATES, CalibrateConfig
 from cascade_jax.calibration.passes import evaluate_all, run_search
 from cascade_jax.calibration.pool import Pool
 from cascade_jax.calibration.summary import Repeat
-from cascade_jax.deferral.guarantees import certificate, learn_then_test, risks, search, splits
+from cascade_jax.deferral.guarantees import certificate, learn_then_test, risks, splits
 from cascade_jax.deferral.guarantees.budget_file import Budget
 from cascade_jax.deferral.guarantees.budget_runs import COST
 from cascade_jax.deferral.guarantees.losses import CalibrationLosses

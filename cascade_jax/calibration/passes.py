@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from cascade_jax.calibration.pool import CascadeAnswers
-from cascade_jax.deferral.guarantees.search import Search
+from cascade_jax.calibration.search import Search
 from cascade_jax.deferral.policy import Thresholds
 from cascade_jax.parallel import hosts
 from cascade_jax.progress import progress_bar

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from cascade_jax.calibration import baselines
+from cascade_jax.calibration import baselines, search
 from cascade_jax.calibration.config import CalibrateConfig
 from cascade_jax.calibration.passes import evaluate_all
 from cascade_jax.calibration.pool import CascadeAnswers, Pool
-from cascade_jax.deferral.guarantees import budget_runs, risks, search
+from cascade_jax.deferral.guarantees import budget_runs, risks
 from cascade_jax.deferral.guarantees.budget_file import Budget
 from cascade_jax.deferral.guarantees.budget_runs import COST, Point, PValues, Run
 from cascade_jax.deferral.guarantees.learn_then_test import Calibration

@@ -19,9 +19,10 @@ import sys
 
 import numpy as np
 
+from cascade_jax.calibration import search
 from cascade_jax.calibration.passes import run_search
 from cascade_jax.cli import calibrate, gin_config
-from cascade_jax.deferral.guarantees import pareto, search
+from cascade_jax.deferral.guarantees import pareto
 
 COUNT, EVALUATIONS, SEEDS = 400, 25, 3
 AFTER = (5, 10, 15, 20, 25)

@@ -14,10 +14,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from cascade_jax.deferral.guarantees import (
-    pareto,  # noqa: E402
-    search,  # noqa: E402
-)
+from cascade_jax.calibration import search  # noqa: E402
+from cascade_jax.deferral.guarantees import pareto  # noqa: E402
 
 
 def schaffer_1(x):

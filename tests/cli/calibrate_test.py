@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade_jax import records
-from cascade_jax.calibration import token_pool
+from cascade_jax.calibration import search, token_pool
 from cascade_jax.calibration.passes import Passes, evaluate_all, run_search
 from cascade_jax.cli import calibrate, gin_config
 from cascade_jax.cli.main import main
-from cascade_jax.deferral.guarantees import certificate, pareto, search
+from cascade_jax.deferral.guarantees import certificate, pareto
 from cascade_jax.parallel import hosts
 from tests.support import certificates, pair
 from tests.support.pair import output

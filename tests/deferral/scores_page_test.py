@@ -65,7 +65,7 @@ def in_root(repository, monkeypatch):
 
 
 def test_the_commands_build(page, in_root, monkeypatch):
-    three_way = arrays.ThreeWay(*np.ones((4, 3)), 0.5)
+    three_way = arrays.ThreeWay(np.ones(1), np.ones(1), np.ones((1, 3)), np.ones(3), 0.5)
     models = {"runs/demo/router.npz": None, "runs/demo/pre.npz": three_way}
     for module in (routers.kinds, routers.pre_router):
         monkeypatch.setattr(module, "load", lambda path: types.SimpleNamespace(model=models[path]))

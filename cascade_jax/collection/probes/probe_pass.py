@@ -82,7 +82,7 @@ def measure(
         parts = answers.tokens, answers.log_probs, answers.top_ids, answers.top_log_probs
         columns["surface_log_probs"] = list(log_shares(*parts, questions.piece_of))
     for probe in probes:
-        each = functools.cache(functools.partial(probe.of_input, model.module.config))
+        each = functools.cache(functools.partial(probe.input_columns, model.module.config))
         by_example = [each(input_length(example)) for example in questions.examples]
         for name in by_example[0] if by_example else ():
             columns[name] = [values[name] for values in by_example]

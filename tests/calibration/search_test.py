@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from cascade_jax.deferral.guarantees import pareto, search
+from cascade_jax.calibration import search
+from cascade_jax.deferral.guarantees import pareto
 from tests.benchmarks import search_curves as curves
 
 GRID = np.linspace(0.0, 1.0, 400)[:, None]
