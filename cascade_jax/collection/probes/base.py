@@ -39,7 +39,9 @@ class Probe:
           ValueError: the model has no such layer, or too few log-probs or samples are kept.
         """
 
-    def input_columns(self, config: ModelConfig, input_length: int) -> Mapping[str, Sequence[float]]:
+    def input_columns(
+        self, config: ModelConfig, input_length: int
+    ) -> Mapping[str, Sequence[float]]:
         """Those of its columns that the model and the length of an input give, for one example."""
         return {}
 

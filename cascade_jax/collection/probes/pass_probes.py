@@ -166,7 +166,9 @@ class States(PassProbe):
         """The layers, of so many, after which it takes states, rising."""
         return (count // 2,) if self.layers is None else tuple(sorted(self.layers))
 
-    def input_columns(self, config: ModelConfig, input_length: int) -> Mapping[str, Sequence[float]]:
+    def input_columns(
+        self, config: ModelConfig, input_length: int
+    ) -> Mapping[str, Sequence[float]]:
         layers = self.state_layers(families.answer_layers(config))
         spent = [flops.state_flops(config, input_length, layer) for layer in layers]
         return {"input_state_flops": list(map(float, spent))}
