@@ -23,6 +23,7 @@ from cascade_jax.deferral.routers.fitted import STUDENT_WRONG, TEACHER_GAIN, Fit
 from cascade_jax.deferral.routers.kinds import (
     BoostedRouter,
     EdgeRouter,
+    EntropyRateRouter,
     LogisticRouter,
     MlpRouter,
     QuantileRouter,
@@ -30,12 +31,13 @@ from cascade_jax.deferral.routers.kinds import (
     check_not_fitted_on,
 )
 from cascade_jax.deferral.routers.pre_router import PreRouted, PreRouter
+from cascade_jax.deferral.routers.rank_features import RankFeatures
 from cascade_jax.deferral.routers.state_features import StateFeatures
 from cascade_jax.deferral.routers.states import StateNetworkRouter, StateRouter
 
 __all__ = [
-    "BoostedRouter", "EdgeRouter", "FittedRouter", "LogisticRouter", "MlpRouter", "PreRouted",
-    "PreRouter", "ProbabilityFeatures", "QuantileFeatures", "QuantileRouter", "Router",
-    "STUDENT_WRONG", "Saved", "StateFeatures", "StateNetworkRouter", "StateRouter", "TEACHER_GAIN",
-    "check_not_fitted_on", "load",
+    "BoostedRouter", "EdgeRouter", "EntropyRateRouter", "FittedRouter", "LogisticRouter",
+    "MlpRouter", "PreRouted", "PreRouter", "ProbabilityFeatures", "QuantileFeatures",
+    "QuantileRouter", "RankFeatures", "Router", "STUDENT_WRONG", "Saved", "StateFeatures",
+    "StateNetworkRouter", "StateRouter", "TEACHER_GAIN", "check_not_fitted_on", "load",
 ]  # fmt: skip

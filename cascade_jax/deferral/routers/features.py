@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cascade_jax import checks
+from cascade_jax.deferral.routers.rank_features import RankFeatures
 from cascade_jax.deferral.routers.state_features import StateFeatures
 from cascade_jax.deferral.scores import segments
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
@@ -159,9 +160,10 @@ class ProbabilityFeatures:
         return {"kind": "probabilities", **dataclasses.asdict(self)}
 
 
-Features = QuantileFeatures | ProbabilityFeatures | StateFeatures
+Features = QuantileFeatures | ProbabilityFeatures | RankFeatures | StateFeatures
 _KINDS = {
-    "quantiles": QuantileFeatures, "probabilities": ProbabilityFeatures, "states": StateFeatures,
+    "quantiles": QuantileFeatures, "probabilities": ProbabilityFeatures, "ranks": RankFeatures,
+    "states": StateFeatures,
 }  # fmt: skip
 
 

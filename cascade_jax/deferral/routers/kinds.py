@@ -13,6 +13,7 @@ from cascade_jax.deferral.routers import features as router_features
 from cascade_jax.deferral.routers.base import Router
 from cascade_jax.deferral.routers.features import ProbabilityFeatures, QuantileFeatures
 from cascade_jax.deferral.routers.fitted import FittedRouter, load
+from cascade_jax.deferral.routers.rank_features import RankFeatures
 from cascade_jax.deferral.scores.answer_tokens import AnswerTokens
 from cascade_jax.deferral.scores.base import DeferralScore
 
@@ -120,6 +121,35 @@ class BoostedRouter(QuantileRouter):
     def _fit(self, features, labels) -> arrays.Trees:
         names = ("trees", "learning_rate", "max_depth", "min_leaf", "l2", "seed")
         return fitting.boosted(features, labels, *(getattr(self, name) for name in names))
+
+
+@dataclasses.dataclass(frozen=True)
+class EntropyRateRouter(Router):
+    """The entropy production rate in its learned form: a weight for each rank, by mean and largest.
+
+    Logistic regression on `RankFeatures`; with every weight of a mean equal and none of a largest
+    value it orders answers as `scores.EntropyProductionRate`.
+
+    Attributes:
+      k: the paper's 10.
+      l2: see `LogisticRouter`; of standardised features, while the paper does not state any.
+
+    Reference: Moslonka et al. 2025, weighted entropy production rate, equation 8.
+    """
+
+    k: int = 10
+    l2: float = 1.0
+    name: ClassVar[str] = "weighted entropy production rate"
+
+    def _check(self) -> None:
+        self._features()
+        checks.positive("l2", self.l2)
+
+    def _features(self) -> RankFeatures:
+        return RankFeatures(self.k)
+
+    def _fit(self, features, labels) -> arrays.Linear:
+        return fitting.logistic(features, labels, self.l2)
 
 
 @dataclasses.dataclass(frozen=True)
