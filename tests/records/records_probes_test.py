@@ -27,6 +27,7 @@ def make_rows(n=5):
         row["student_previous_attention"] = rng.random((count, LAYERS)).astype(np.float32)
         row["student_vocab_size"] = 32
         row["student_probe_flops"] = 1e6
+        row["student_input_state_flops"] = [1e15 + 1]
         for name in ("input_state", "answer_state"):
             row[f"student_{name}"] = rng.normal(size=3).astype(np.float32)
     return rows
@@ -40,7 +41,13 @@ def assert_holds(table, rows):
             np.testing.assert_array_equal(
                 getattr(table, f"student_{name}")[span], row[f"student_{name}"]
             )
-        for name in ("input_state", "answer_state", "vocab_size", "probe_flops"):
+        for name in (
+            "input_state",
+            "input_state_flops",
+            "answer_state",
+            "vocab_size",
+            "probe_flops",
+        ):
             np.testing.assert_array_equal(
                 getattr(table, f"student_{name}")[i], row[f"student_{name}"]
             )
