@@ -50,12 +50,13 @@ def area(
     return np.where(large > 0, (before + reached) / safe, np.nan)
 
 
-def pays_from(curve: Curve, baseline: Curve, small: float, large: float) -> float:
-    """The least deferral rate at which a score has paid for what it spends, against another score.
+def pays_between(curve: Curve, baseline: Curve, small: float, large: float) -> tuple[float, float]:
+    """The deferral rates between which a score has paid for what it spends, against another score.
 
     There the cascade is above the small model alone, and has at least the quality that the other's
-    has at the same total cost. Total costs are compared up to C_S + C_L, that of deferring
-    everything, for which no score is needed.
+    has at the same total cost. Of several such stretches it is the longest in total cost: a curve
+    of few examples crosses another more than once. Total costs are compared up to C_S + C_L, that
+    of deferring everything, for which no score is needed.
 
     Args:
       curve: of the score.
@@ -64,28 +65,39 @@ def pays_from(curve: Curve, baseline: Curve, small: float, large: float) -> floa
       large: C_L.
 
     Returns:
-      A rate of the score's curve below 1, linear between points; `NEVER` where there is none.
+      Two rates of the score's curve, linear between points; `NEVER` and NaN where there are none.
     """
     start, end = curve.cost[0], small + large
-    if start > end:
-        return NEVER
     at = np.unique(np.concatenate([curve.cost, baseline.cost, [end]]))
     at = at[(at >= start) & (at <= end)]
+    if len(at) < 2:
+        return NEVER, np.nan
     ours, theirs = (np.interp(at, c.cost, c.quality) for c in (curve, baseline))
-    gained, ahead = ours - curve.quality[0], ours - theirs
-    reached = np.flatnonzero((ahead >= -_ROUNDING) & (gained > _ROUNDING))
-    if not len(reached):
-        return NEVER
-    cost, k = at[reached[0]], int(reached[0])
-    if k:  # where the later of both begins, between the point before and this one
-        shares = [_crossing(gained[k - 1], gained[k]), _crossing(ahead[k - 1], ahead[k])]
-        cost = at[k - 1] + max(shares) * (at[k] - at[k - 1])
-    rate = float(np.interp(cost, curve.cost, curve.rate))
-    return rate if rate < 1 - _ROUNDING else NEVER
+    ahead, gained = _parts(ours - theirs, strict=False), _parts(ours - ours[0], strict=True)
+    low, high = np.maximum(ahead[0], gained[0]), np.minimum(ahead[1], gained[1])
+    kept = np.flatnonzero(high > low)
+    if not len(kept):
+        return NEVER, np.nan
+    low, high, width = low[kept], high[kept], np.diff(at)[kept]
+    first, last = at[kept] + low * width, at[kept] + high * width
+    goes_on = (np.diff(kept) == 1) & (high[:-1] == 1) & (low[1:] == 0)
+    firsts, lasts = first[np.append(True, ~goes_on)], last[np.append(~goes_on, True)]
+    longest = int(np.argmax(lasts - firsts))
+    ends = np.interp([firsts[longest], lasts[longest]], curve.cost, curve.rate)
+    return float(ends[0]), float(ends[1])
 
 
-def _crossing(before: float, after: float) -> float:
-    """The share of the way from one value to another at which a line between them reaches 0."""
-    if before >= -_ROUNDING:
-        return 0.0
-    return float(np.clip(before / (before - max(after, 0.0)), 0.0, 1.0))
+def _parts(
+    values: Float[np.ndarray, " points"], strict: bool
+) -> tuple[Float[np.ndarray, " parts"], Float[np.ndarray, " parts"]]:
+    """From and up to which share of the way between two points a line is above 0.
+
+    Or at least 0, unless `strict`; where it is nowhere, from 1 to 0.
+    """
+    values = np.where(np.abs(values) <= _ROUNDING, 0.0, values)
+    before, after = values[:-1], values[1:]
+    crossing = before / np.where(before == after, 1.0, before - after)
+    low = np.where(before >= 0, 0.0, np.where(after > 0, crossing, 1.0))
+    high = np.where(after >= 0, 1.0, np.where(before > 0, crossing, 0.0))
+    is_none = (before <= 0) & (after <= 0) if strict else (before < 0) & (after < 0)
+    return np.where(is_none, 1.0, low), np.where(is_none, 0.0, high)

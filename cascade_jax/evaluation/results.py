@@ -99,14 +99,16 @@ class OwnCost:
       flops: mean of an example, beside the small model's own answer.
       area: under quality over the total cost, see `equal_cost.area`.
       area_minus_average: minus that of the average log-prob, paired.
-      pays_from: the least deferral rate at which it has at least the quality that the average
-        log-prob has at the same total cost, see `equal_cost.pays_from`; inf for never.
+      pays_from, pays_until: deferral rates between which it has at least the quality that the
+        average log-prob has at the same total cost, see `equal_cost.pays_between`; inf and NaN for
+        never.
     """
 
     flops: float
     area: Estimate
     area_minus_average: Difference
-    pays_from: float
+    pays_from: float = math.nan
+    pays_until: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -246,16 +246,16 @@ def _own_costs(
 
     result = {}
     for name, summary in summaries.items():
-        own = OwnCost(costs[name].mean_flops, Estimate(math.nan), Difference(math.nan), math.nan)
+        own = OwnCost(costs[name].mean_flops, Estimate(math.nan), Difference(math.nan))
         if not costs[name].unknown:
             curve, drawn, base = curve_of(cascades[name]), of_score[name], of_score[BASELINE]
             values = drawn and drawn.equal_cost_area
             paired = None if drawn is None else values - base.equal_cost_area
             own = OwnCost(
-                flops=own.flops,
-                area=_estimate(area(curve), values),
-                area_minus_average=difference(area(curve) - area(average), paired),
-                pays_from=equal_cost.pays_from(curve, average, *ends),
+                own.flops,
+                _estimate(area(curve), values),
+                difference(area(curve) - area(average), paired),
+                *equal_cost.pays_between(curve, average, *ends),
             )
         result[name] = dataclasses.replace(summary, own_cost=own)
     return result

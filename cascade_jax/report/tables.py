@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from cascade_jax.evaluation import curves
 from cascade_jax.evaluation.comparison import Difference
 from cascade_jax.evaluation.costs import format_cost, short_label
-from cascade_jax.evaluation.results import Estimate, Evaluation, Panel, ScoreSummary
+from cascade_jax.evaluation.results import Estimate, Evaluation, OwnCost, Panel, ScoreSummary
 from cascade_jax.evaluation.summaries import BASELINE, REFERENCE_RATES
 from cascade_jax.records.schema import CORPUS_METRICS, DECODING, FIGURES, MODELS, POLICY
 from cascade_jax.report import headline
@@ -189,7 +189,7 @@ def score_costs(scores_of: Mapping[str, Mapping[str, ScoreSummary]]) -> Table:
             Column(
                 "pays for itself from",
                 [
-                    NOT_MEASURED if score == BASELINE else _pays_from(own.pays_from)
+                    NOT_MEASURED if score == BASELINE else _pays_from(own)
                     for _, score, _, own in rows
                 ],
             ),
@@ -197,8 +197,11 @@ def score_costs(scores_of: Mapping[str, Mapping[str, ScoreSummary]]) -> Table:
     )
 
 
-def _pays_from(rate: float) -> str:
-    return "never" if rate == math.inf else percent(rate)
+def _pays_from(own: OwnCost) -> str:
+    if own.pays_from == math.inf:
+        return "never"
+    is_known = not math.isnan(own.pays_from)
+    return f"{percent(own.pays_from)} to {percent(own.pays_until)}" if is_known else NOT_MEASURED
 
 
 def best_score(by_score: Mapping[str, ScoreSummary]) -> str:

@@ -14,9 +14,9 @@ SCORE_COSTS = (
     '<p class="soft">Every cost on this page counts what the score itself spends on each example, '
     "deferred or not. Area at equal cost: mean quality over total costs from that of the small "
     "model to that of deferring everything, the small model's quality where the score is not yet "
-    "paid. A score pays for itself from the least deferral rate at which its cascade is above the "
+    "paid. A score pays for itself between the deferral rates at which its cascade is above the "
     "small model alone and has at least the quality that the average log-prob has at the same "
-    "total cost.</p>"
+    "total cost; of several such stretches it is the longest.</p>"
 )
 READING = """<dl>
 <dt>Cascade</dt><dd>The small model answers every example. Those with the highest deferral score go

@@ -5,8 +5,8 @@
 
 Columns: AUROC and PRR of telling the small model's errors, area under quality against deferral
 rate, what the score spends itself, area under quality against total cost with that in it, the same
-minus that of the average log-prob on the same draws, and the deferral rate from which the score has
-paid for itself (docs/evaluate.md). In brackets 95 % bootstrap intervals over inputs.
+minus that of the average log-prob on the same draws, and the deferral rates between which the score
+has paid for itself (docs/evaluate.md). In brackets 95 % bootstrap intervals over inputs.
 
 Without --records the demo's teacher and its student of plain cross-entropy are trained for --steps
 steps, and answer the demo's test split with ten samples and every probe; what lies in --folder is

@@ -157,8 +157,13 @@ def test_area_at_equal_cost_and_where_it_pays_by_brute_force(file):
         assert difference == pytest.approx(mine.mean() - base.mean(), abs=2e-5)
         is_paid = (grid >= points[0][0]) & (mine >= base) & (mine > alone)
         rates = np.interp(grid, points[0], np.arange(N + 1) / N)
-        expected = rates[is_paid][0] if is_paid.any() else np.inf
-        assert shown.pays_from == pytest.approx(expected, abs=2e-4)
+        changes = np.flatnonzero(np.diff(np.pad(is_paid.astype(int), 1))).reshape(-1, 2)
+        lengths = changes[:, 1] - changes[:, 0]
+        expected = np.inf, np.nan
+        if len(lengths):
+            expected = rates[changes[np.argmax(lengths)] - [0, 1]]
+        actual = shown.pays_from, shown.pays_until
+        assert actual == pytest.approx(expected, abs=2e-4, nan_ok=True)
     assert result.scores["xent"]["average"].own_cost.area_minus_average.value == 0.0
 
 
@@ -184,18 +189,25 @@ def test_a_score_pays_where_its_line_crosses_the_average_line():
     average = line([1.0, 11.0], [0.0, 1.0])
     # At rate r it costs 3 + 10 r and has min(1, 2 r); the average has 0.2 + r there.
     steep = line([3.0, 8.0, 13.0], [0.0, 1.0, 1.0])
-    assert equal_cost.pays_from(steep, average, 1.0, 10.0) == pytest.approx(0.2)
-    assert equal_cost.pays_from(line([3.0, 13.0], [0.0, 1.0]), average, 1.0, 10.0) == np.inf
-    assert equal_cost.pays_from(line([12.0, 22.0], [1.0, 1.0]), average, 1.0, 10.0) == np.inf
-    assert equal_cost.pays_from(average, average, 1.0, 10.0) == 0.0
+    never = pytest.approx((np.inf, np.nan), nan_ok=True)
+
+    def pays(curve, other=average):
+        return equal_cost.pays_between(curve, other, 1.0, 10.0)
+
+    assert pays(steep) == pytest.approx((0.2, 0.8))  # the costs end at rate 0.8
+    assert pays(line([3.0, 13.0], [0.0, 1.0])) == never
+    assert pays(line([12.0, 22.0], [1.0, 1.0])) == pays(line([11.0, 21.0], [1.0, 1.0])) == never
+    assert pays(average) == (0.0, 1.0)
     # Nothing is paid where nothing is gained yet, nor by deferring everything.
     late = line([1.0, 6.0, 11.0], [0.0, 0.0, 1.0])
-    assert equal_cost.pays_from(late, late, 1.0, 10.0) == pytest.approx(0.5)
-    assert equal_cost.pays_from(late, average, 1.0, 10.0) == np.inf
+    assert pays(late, late) == pytest.approx((0.5, 1.0)) and pays(late) == never
+    # The longest of two stretches.
+    twice = line([1.0, 2.0, 3.0, 5.0, 9.0, 11.0], [0.0, 0.2, 0.1, 0.3, 0.9, 0.95])
+    assert pays(twice) == pytest.approx((0.2 * 3.5, 0.2 * (4 + 2 / 3)))
     # The other one falls below the small model: being above that is what is left to reach.
     falls = line([1.0, 6.0, 11.0], [0.5, 0.0, 1.0])
     dips = line([2.0, 4.5, 7.0, 9.5, 12.0], [0.5, 0.3, 0.4, 0.9, 1.0])
-    assert equal_cost.pays_from(dips, falls, 1.0, 10.0) == pytest.approx(0.55)
+    assert pays(dips, falls)[0] == pytest.approx(0.55)
 
 
 def test_resamples_count_what_is_drawn(file):
