@@ -42,8 +42,8 @@ def test_the_table_has_every_score_and_its_class(page):
 def test_the_table_has_every_router(page):
     table = page.split("| router | sees |")[1].split("\n\n")[0].splitlines()[2:]
     of_states = routers.StateRouter(), routers.StateNetworkRouter()
-    kinds = [type(router).__name__ for router in (*made.ROUTERS, *of_states)]
-    assert [cells(row)[0].strip("`") for row in table] == kinds
+    kinds = [*made.ROUTERS, routers.EntropyRateRouter(), *of_states]
+    assert [cells(row)[0].strip("`") for row in table] == [type(kind).__name__ for kind in kinds]
     assert f"{len(routers.LogisticRouter().quantiles)} quantiles" in table[0]
 
 

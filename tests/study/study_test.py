@@ -182,6 +182,7 @@ def workers_of(log: Path) -> set[str]:
     return {line.split()[0] for line in log.read_text().splitlines()}
 
 
+@pytest.mark.slow  # locks: tests/runs/folder_lock_test.py; one machine is above
 def test_two_machines_share_the_runs_and_one_takes_over_what_a_dead_one_left(config, tmp_path):
     command = [sys.executable, "-c", WORKER, f"--gin_file={tmp_path / 'study.gin'}"]
     environment = os.environ | {"PYTHONPATH": str(processes.ROOT)}

@@ -80,7 +80,7 @@ def test_runs_that_differ_in_data_and_numbers_share_their_programs(tmp_path, fol
         np.testing.assert_allclose(far - zero, 2 * (near - zero), rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.medium
+@pytest.mark.slow  # one that did not run would only be compiled twice
 def test_the_step_that_is_compiled_ahead_is_the_one_that_runs(tmp_path, folder):
     mesh, packed = MeshConfig(2, 2).build(jax.devices()[:4]), {"pack": True}
     kinds = {

@@ -326,8 +326,8 @@ next(busy)
 
 
 # Each starts another process; tests/data/token_cache_test.py restores positions with a cache.
-@pytest.mark.medium
-@pytest.mark.parametrize("cache_rows", [0, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cache_rows", [0, 100_000])
 def test_a_saved_position_is_restored_here_and_in_a_new_process(
     chat, tmp_path, repository, cache_rows
 ):
