@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cascade_jax import checks, records
@@ -93,12 +93,24 @@ class CollectConfig:
         return str(Path(self.cascade.experiment_dir) / "records" / self.split)
 
 
-def collect(config: CollectConfig) -> list[Path]:
+def read_examples(config: CollectConfig, mixture: pipeline.OpenMixture) -> list[pipeline.Example]:
+    """What models are asked: the examples of all tasks that have the split."""
+    examples = []
+    for task in mixture.tasks_with(config.split):
+        examples += pipeline.decode_examples(config.data, task, config.split, config.limit)
+    return examples
+
+
+def collect(config: CollectConfig, read: Callable = read_examples) -> list[Path]:
     """Writes a records table for every student; the teacher answers once for all of them.
 
     A table that is already there for the same checkpoints and examples is kept, and what another
     student's table of the split has of the same teacher is taken from there. Of many hosts, each
     answers its part of every batch, all measure, and the first one writes. Returns the files.
+
+    Args:
+      config: what is asked.
+      read: as `read_examples`, for one who asks several models the same one after the other.
 
     Raises:
       ValueError: for runs on another vocabulary, checkpoints that do not fit, an unknown split, a
@@ -142,11 +154,8 @@ def collect(config: CollectConfig) -> list[Path]:
         with Watch(
             "collect", config.hang_seconds, config.output_dir, kept, "the other tables"
         ) as watch:
-            examples = []
-            for task in mixture.tasks_with(config.split):
-                examples += pipeline.decode_examples(config.data, task, config.split, config.limit)
             questions = Questions(
-                examples, mixture, config.data, mesh, decoding, watch.before_batch
+                read(config, mixture), mixture, config.data, mesh, decoding, watch.before_batch
             )
             _write_tables(config, missing, teacher, questions, watch, done, kept_file)
     return [table.file for table in tables]

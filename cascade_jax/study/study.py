@@ -17,6 +17,8 @@ import jax
 from jax.sharding import Mesh
 
 from cascade_jax.collection import collect as collect_lib
+from cascade_jax.collection.collect import CollectConfig
+from cascade_jax.data.pipeline import Example, OpenMixture
 from cascade_jax.deferral.scores import DeferralScore
 from cascade_jax.evaluation.fit_router import FitRouterConfig, fit_router
 from cascade_jax.parallel import hosts
@@ -68,12 +70,12 @@ def run(config: StudyConfig, poll_seconds: float = _POLL_SECONDS) -> None:
       hosts.Stopped: asked to; what was done is saved.
     """
     mesh, runs = config.collect.cascade.mesh.build(), config.selected()
-    waiting = ""
+    read, waiting = _Examples(), ""
     with hosts.StopSignal() as stop:
         while open_runs := [run for run in runs if _is_open(config, run)]:
             if stop.asked():
                 raise hosts.Stopped(progress.summary(config, runs))
-            in_use = _do_first(config, open_runs, mesh, stop)
+            in_use = _do_first(config, open_runs, mesh, stop, read)
             if in_use is None:
                 waiting = ""
                 continue
@@ -102,8 +104,25 @@ def _failure(config: StudyConfig, run: StudyRun) -> str | None:
     return theirs and f"it starts from {run.first}"
 
 
+class _Examples:
+    """Examples of splits, read once: TensorFlow keeps the graph of each reading for good."""
+
+    def __init__(self):
+        self._kept: dict[tuple, list[Example]] = {}
+
+    def __call__(self, config: CollectConfig, mixture: OpenMixture) -> list[Example]:
+        key = (config.data, config.split, config.limit)
+        if key not in self._kept:
+            self._kept[key] = collect_lib.read_examples(config, mixture)
+        return self._kept[key]
+
+
 def _do_first(
-    config: StudyConfig, runs: Sequence[StudyRun], mesh: Mesh, stop: hosts.StopSignal
+    config: StudyConfig,
+    runs: Sequence[StudyRun],
+    mesh: Mesh,
+    stop: hosts.StopSignal,
+    read: _Examples,
 ) -> str | None:
     """Does the first run that nobody else works on; says who does, if there is none."""
     names = {run.name for run in runs}
@@ -117,7 +136,7 @@ def _do_first(
                 if not _is_open(config, run):  # finished by another one before the lock was free
                     return None
                 print(f"{run.name}; {progress.summary(config, config.selected())}", flush=True)
-                _do(config, run, mesh, stop, lock.check)
+                _do(config, run, mesh, stop, lock.check, read)
                 return None
         except FolderInUseError as error:
             reasons.append(str(error).partition(";")[0])
@@ -125,7 +144,12 @@ def _do_first(
 
 
 def _do(
-    config: StudyConfig, run: StudyRun, mesh: Mesh, stop: hosts.StopSignal, is_mine: Callable
+    config: StudyConfig,
+    run: StudyRun,
+    mesh: Mesh,
+    stop: hosts.StopSignal,
+    is_mine: Callable,
+    read: _Examples,
 ) -> None:
     """All of one run."""
     _check_first(config, run)
@@ -149,7 +173,7 @@ def _do(
         return
     for split in config.splits:
         answers = config.collect_config(run, split)
-        timed(split, functools.partial(collect_lib.collect, answers))
+        timed(split, functools.partial(collect_lib.collect, answers, read))
     timed("table", lambda: _write_table(config, run))
     progress.write(config, run, progress.Done(seconds, train_run.steps, socket.gethostname()))
     jax.clear_caches()  # each run has programs of its own

@@ -124,7 +124,7 @@ def test_runs_whose_loss_is_nan_are_named_and_the_others_done(config, monkeypatc
             raise NonFiniteLossError("NaN at step 3")
 
     monkeypatch.setattr(run_lib, "train_one", train_one)
-    monkeypatch.setattr(study_lib.collect_lib, "collect", lambda config: None)
+    monkeypatch.setattr(study_lib.collect_lib, "collect", lambda config, read: None)
     monkeypatch.setattr(study_lib, "_write_table", lambda *arguments: None)
     message = "4 runs can not be finished: small.xent.seed_0: NaN at step 3; "
     message += "small.gatekeeper_0.1.seed_0: it starts from small.xent.seed_0; "
@@ -165,7 +165,7 @@ log = folder / "log"
 while len(list(folder.glob("*.ready"))) < 2:
     time.sleep(0.02)
 
-def do(config, run, mesh, stop, is_mine):
+def do(config, run, mesh, stop, is_mine, read):
     with log.open("a") as file:
         file.write(f"{os.getpid()} begin {run.name}\\n")
     time.sleep(0.3)
