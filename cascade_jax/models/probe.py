@@ -24,8 +24,8 @@ class Probe:
     Attributes:
       is_token: False where a row has fewer answer tokens than places.
       at: the places in the rows that a layer reads; None where it reads nothing else.
-      distances: attention is measured from each place to the places so many before it, 0 for
-        itself; () for none.
+      distances: how many places before each place stand those to which its attention is measured:
+        0 for itself; () for no attention.
       states: whether hidden states are measured.
     """
 
@@ -50,7 +50,7 @@ class Probe:
 def at_distances(
     weights: Float[Array, "B H Q T"], places: Int[Array, "B Q"], distances: tuple[int, ...]
 ) -> Float[Array, "B Q H d"]:
-    """The weights that queries at these places give to the keys so many places before them.
+    """The weights that queries at these places give to the keys at some distances before them.
 
     0 where there is no such place. A sum over a comparison and not a gather: XLA makes it with the
     softmax, and the weights are never written to memory.

@@ -241,7 +241,7 @@ class T5(nn.Module):
 
     @nn.nowrap
     def _reading_flops(self, input_length: int, decoder_layers: int) -> int:
-        """The encoder, and the keys and values that so many of the decoder's layers need."""
+        """The encoder, and the keys and values that this number of decoder layers needs."""
         config = self.config
         layer = layer_flops.self_attention(config, input_length, input_length)
         layer += input_length * layer_flops.mlp(config)

@@ -1,6 +1,7 @@
 """What pre-routers save, on the cost axis: brute force over every threshold, resamples by hand."""
 
 import dataclasses
+import functools
 
 import gin
 import numpy as np
@@ -49,12 +50,7 @@ def write(path, seed=0, **changes):
     return evaluated.write(path, "xent", seed, columns)
 
 
-def evaluate(files, cost=None, score=EARLY, several=(), samples=1):
-    settings = panels.Settings(
-        score=score, cost=cost or Flops(), scores=several, bootstrap_samples=samples
-    )
-    read = load(files)
-    return panels.evaluate_tables(read, *panels.score_all(read, settings), settings)
+evaluate = functools.partial(evaluated.evaluate, score=EARLY)
 
 
 @pytest.fixture(scope="module")

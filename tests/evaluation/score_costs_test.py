@@ -1,6 +1,7 @@
 """What scores themselves spend, on the cost axis, against a brute force over thresholds."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -23,12 +24,7 @@ from tests.support.reports import evaluate_and_write
 DISAGREEMENT = scores.Disagreement()
 
 
-def evaluate(files, cost=None, score=DISAGREEMENT, several=(), samples=1):
-    settings = panels.Settings(
-        score=score, cost=cost or Flops(), scores=several, bootstrap_samples=samples
-    )
-    read = load(files)
-    return panels.evaluate_tables(read, *panels.score_all(read, settings), settings)
+evaluate = functools.partial(evaluated.evaluate, score=DISAGREEMENT)
 
 
 @pytest.fixture(scope="module")
@@ -238,15 +234,15 @@ def test_resamples_count_what_is_drawn(file):
 
 
 def test_free_scores_change_nothing(tmp_path):
-    """A table without columns of what scores spend is shown as before, and so is one with them."""
+    """A table without columns of what scores spend is shown as before."""
     bare = evaluated.write(tmp_path / "a.parquet", "xent")
     several = (scores.Sum(), scores.Maximum())
-    results = [evaluate([f], Parameters(), scores.Average(), several) for f in (bare,)]
-    assert results[0].scores["xent"]["sum"].own_cost is None
-    written = json.dumps(metrics_json.to_json(results[0]))
+    result = evaluate([bare], Parameters(), score=scores.Average(), several=several)
+    assert result.scores["xent"]["sum"].own_cost is None
+    written = json.dumps(metrics_json.to_json(result))
     assert "own_cost" not in written and "cost_notes" not in written
-    assert "itself" not in markdown.render(results[0])
-    assert results[0].pooled.curves["xent"].cost[0] == 2e6
+    assert "itself" not in markdown.render(result)
+    assert result.pooled.curves["xent"].cost[0] == 2e6
 
 
 @pytest.mark.parametrize(

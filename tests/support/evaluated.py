@@ -3,6 +3,9 @@
 import numpy as np
 
 from cascade_jax import records
+from cascade_jax.evaluation import panels
+from cascade_jax.evaluation.costs import Flops
+from cascade_jax.evaluation.evaluate import load
 
 N = 60
 _WORDS = ("yes", "", "no")
@@ -56,3 +59,12 @@ def write_sampled(path, name="xent", seed=0, without=()):
     }
     changes = {name: values for name, values in changes.items() if name not in without}
     return write(path, name, seed, changes)
+
+
+def evaluate(files, cost=None, *, score, several=(), samples=1):
+    """The panels of some records with a score; costs are FLOPs unless others are given."""
+    settings = panels.Settings(
+        score=score, cost=cost or Flops(), scores=several, bootstrap_samples=samples
+    )
+    read = load(files)
+    return panels.evaluate_tables(read, *panels.score_all(read, settings), settings)

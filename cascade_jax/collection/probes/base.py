@@ -88,7 +88,7 @@ class PassProbe(Probe):
     reads: ClassVar[tuple[str, ...]] = ()
 
     def attention_layers(self, count: int) -> tuple[int, ...]:
-        """The layers, of so many, of which it reads attention."""
+        """The layers whose attention it reads, in a model with `count` layers."""
         return ()
 
     def measure(self, seen: Seen) -> Mapping[str, Array]:

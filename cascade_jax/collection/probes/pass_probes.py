@@ -163,7 +163,7 @@ class States(PassProbe):
         check_layers("States.layers", self.layers or (), config)
 
     def state_layers(self, count: int) -> tuple[int, ...]:
-        """The layers, of so many, after which it takes states, rising."""
+        """The layers after which it takes states, in order, in a model with `count` layers."""
         return (count // 2,) if self.layers is None else tuple(sorted(self.layers))
 
     def input_columns(
@@ -181,7 +181,7 @@ class States(PassProbe):
 
 
 def _make_layers(probe: "PreviousAttention | States") -> None:
-    """Makes the layers of a probe a tuple; refuses one that is there twice, and none at all."""
+    """Makes a probe's layers a tuple; refuses an empty list and a layer that is listed twice."""
     if probe.layers is not None:
         is_list = isinstance(probe.layers, Sequence) and not isinstance(probe.layers, str)
         layers = tuple(probe.layers) if is_list else (probe.layers,)

@@ -76,7 +76,7 @@ class QuantileFeatures:
         return len(self.quantiles) + self.lengths + self.embeddings * embedding_size
 
     def misfit(self, width: int) -> str:
-        """What is wrong with a model that reads so many features; "" if nothing is."""
+        """Why a model with this number of features does not fit; "" if it does."""
         least = self.width_with(0)
         if width > least if self.embeddings else width == least:
             return ""
@@ -138,7 +138,7 @@ class ProbabilityFeatures:
         return min(self.length, int(np.max(answers.lengths, initial=1)))
 
     def misfit(self, width: int) -> str:
-        """What is wrong with a model that reads so many features; "" if nothing is."""
+        """Why a model with this number of features does not fit; "" if it does."""
         is_right = width <= self.length
         return "" if is_right else f"its arrays read {width} features of {self}"
 

@@ -108,7 +108,7 @@ def network_by_epochs(
     seed: int,
     goes_on: Callable[[arrays.Network], bool] = lambda network: True,
 ) -> arrays.Network:
-    """A multi-layer perceptron by Adam on standardised features, after so many epochs or fewer.
+    """A multi-layer perceptron, fitted by Adam on standardised features in `epochs` at most.
 
     `goes_on` is asked after every epoch; the settings are `states.StateNetworkRouter`'s.
     """

@@ -38,7 +38,7 @@ class RankFeatures:
         return 2 * self.k
 
     def misfit(self, width: int) -> str:
-        """What is wrong with a model that reads so many features; "" if nothing is."""
+        """Why a model with this number of features does not fit; "" if it does."""
         is_right = width == 2 * self.k
         return "" if is_right else f"its arrays read {width} features, {self} gives {2 * self.k}"
 

@@ -43,7 +43,7 @@ class StateFeatures:
         return recorded(answers, self.state)[1].shape[2]
 
     def misfit(self, width: int) -> str:
-        """What is wrong with a model that reads so many features: nothing."""
+        """As in other features: "", since a model of any width may fit."""
         return ""
 
     def check(self, answers: AnswerTokens, width: int) -> None:
